@@ -1,0 +1,32 @@
+# `make demo` and `make test` work from a clean clone with Python 3.11 or later, git and make.
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP := .venv/.setup-done
+
+.PHONY: setup demo test lint clean
+
+setup: $(SETUP)
+
+# Runs again when what is to be installed has changed.
+$(SETUP): pyproject.toml constraints.txt tools/system_packages.sh
+	sh tools/system_packages.sh
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
+	touch $@
+
+demo: $(SETUP)
+	$(BIN)/i2am demo --out i2am-demo --overwrite
+
+test: $(SETUP)
+	$(BIN)/python -m pytest
+
+lint: $(SETUP)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/codespell
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis i2am-demo

@@ -1,0 +1,166 @@
+"""What figures and report say in words: titles, captions, and why a map does not exist.
+
+One place for them, so that a figure and the page that shows it never tell different things.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
+
+import xarray as xr
+
+from i2am.schemas import LayerAttributes, dims
+from i2am.schemas.attributes import ATTRIBUTE_KEY
+
+__all__ = [
+    "CAPTIONS",
+    "DIRECTIONS",
+    "SCORES",
+    "Direction",
+    "absence",
+    "layer_attributes",
+    "layer_titles",
+    "similarity_note",
+    "spatial_layers",
+    "time_titles",
+    "unit",
+]
+
+Direction = Literal["r2g", "g2r"]
+
+DIRECTIONS: Final[Mapping[Direction, str]] = {
+    "r2g": "R2G: generated regions that draw on the reference",
+    "g2r": "G2R: parts of the reference that were used",
+}
+CAPTIONS: Final = {
+    "overview": "The pictures, and the maps averaged over layers, steps and heads: R2G shows which "
+    "generated regions draw on the reference, G2R which parts of the reference were used.",
+    "tlam": "When the reference is used, and where: one map per group of denoising steps, noisiest "
+    "first, averaged over layers and heads.",
+    "hlam": "What each attention head looks at: one map per head, averaged over layers and steps.",
+    "llam": "What each layer looks at: one map per attention layer, averaged over steps and heads.",
+    "sram": "For each numbered patch of the generated picture, where on the reference it looks, "
+    "averaged over layers, steps and heads.",
+}
+
+SCORES: Final = {
+    "imacs_g": "R2G attention inside the inpainting mask, less a penalty for that outside: 1 is "
+    "best.",
+    "imacs_r": "G2R attention on the reference's object, less a penalty for that off it: 1 is "
+    "best.",
+    "detection_iou": "Overlap of the box found from R2G with the true one: 1 is best.",
+    "whole_image_iou": "For comparison: the whole image as the box.",
+    "random_box_iou": "For comparison: the mean of random boxes.",
+}
+
+
+def similarity_note(sample: xr.DataTree, maps: xr.DataTree) -> str:
+    """Return the warning that goes with R2G maps of one-token layers; empty if there are none.
+
+    A softmax over one token is 1 whatever query and key are, so the layer's output does not depend
+    on them and the map describes similarity alone.
+    """
+    alone = [_is_one_token(node) for node in _mapped_layers(sample, maps)]
+    if not any(alone):
+        return ""
+    if all(alone):
+        return "similarity map, not causal: one reference token"
+    return f"in {sum(alone)} of {len(alone)} layers a similarity, not causal: one reference token"
+
+
+def absence(sample: xr.DataTree, direction: Direction) -> str:
+    """Return a sentence that says why a sample has no maps of a direction."""
+    layers = list(sample.children["layers"].children.values())
+    if direction == "g2r" and all(map(_is_one_token, layers)):
+        return "No G2R map: the reference is one token, so every patch gives it all its attention."
+    if direction == "g2r" and not spatial_layers(sample):
+        return "No G2R map: the reference tokens have no layout."
+    return f"No {direction.upper()} map: it is not in this store."
+
+
+def spatial_layers(sample: xr.DataTree) -> dict[str, LayerAttributes]:
+    """Return the layers that can be shown on the reference: a grid of more than one token."""
+    return {
+        name: attributes
+        for name, attributes in layer_attributes(sample).items()
+        if attributes.reference_grid and not _is_one_token(sample.children["layers"].children[name])
+    }
+
+
+def layer_attributes(sample: xr.DataTree) -> dict[str, LayerAttributes]:
+    """Return each captured layer's attributes, in the order in which the layers run."""
+    found = {
+        name: LayerAttributes.model_validate(node.attrs[ATTRIBUTE_KEY])
+        for name, node in sample.children["layers"].children.items()
+    }
+    return dict(sorted(found.items(), key=lambda item: item[1].order))
+
+
+def layer_titles(sample: xr.DataTree, names: Sequence[str], direction: Direction) -> list[str]:
+    """Return each layer's path without the end that all share, and its grid where it is known."""
+    known = layer_attributes(sample)
+    titles = []
+    for name, short in zip(names, _without_shared_end(names), strict=True):
+        attributes = known.get(name)
+        grid = attributes and (
+            attributes.generated_grid if direction == "r2g" else attributes.reference_grid
+        )
+        titles.append(f"{short}\n{grid[0]}×{grid[1]}" if grid else short)
+    return titles
+
+
+def time_titles(sample: xr.DataTree, tlam: xr.DataArray) -> list[str]:
+    """Return each time group's steps and the scheduler's timesteps at both its ends."""
+    titles = []
+    timestep = sample.dataset["timestep"]
+    for first, last in zip(tlam[dims.FIRST_STEP].values, tlam[dims.LAST_STEP].values, strict=True):
+        begin, end = (float(timestep.sel({dims.STEP: step})) for step in (first, last))
+        if first == last:
+            titles.append(f"step {first}\nt = {begin:g}")
+        else:
+            titles.append(f"steps {first}–{last}\nt = {begin:g}–{end:g}")
+    return titles
+
+
+def unit(maps: xr.DataTree) -> str:
+    """Return what the maps' values are, as a label of a scale."""
+    attributes = maps.root.attrs.get(ATTRIBUTE_KEY) or maps.attrs.get(ATTRIBUTE_KEY) or {}
+    if attributes.get("normalisation") == "density":
+        return "attention (uniform = 1)"
+    return "attention per position"
+
+
+def _mapped_layers(sample: xr.DataTree, maps: xr.DataTree) -> list[xr.DataTree]:
+    """Return the captured layers that the R2G maps were made from."""
+    if "r2g" not in maps.children:
+        return []
+    layers = sample.children["layers"].children
+    return [
+        layers[name] for name in maps.children["r2g"].dataset[dims.LAYER].values if name in layers
+    ]
+
+
+def _is_one_token(layer: xr.DataTree) -> bool:
+    attributes = LayerAttributes.model_validate(layer.attrs[ATTRIBUTE_KEY])
+    return not attributes.causal or layer.sizes.get(dims.REFERENCE) == 1
+
+
+def _without_shared_end(names: Sequence[str]) -> list[str]:
+    """Return dotted names without the last parts that are the same in all of them.
+
+    Examples
+    --------
+    >>> _without_shared_end(["down.0.attn2", "up.1.attn2"])
+    ['down.0', 'up.1']
+    >>> _without_shared_end(["only.attn2"])
+    ['only.attn2']
+    """
+    parts = [name.split(".") for name in names]
+    if len(parts) < 2:
+        return list(names)
+    most = min(map(len, parts)) - 1
+    shared = 0
+    while shared < most and len({part[-1 - shared] for part in parts}) == 1:
+        shared += 1
+    return [".".join(part[: len(part) - shared]) for part in parts]

@@ -1,0 +1,76 @@
+"""Which maps belong to a run: the store beside it, or else computed when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import xarray as xr
+
+from i2am.analysis.maps import analyze
+from i2am.analysis.store import StoreLike, open_maps, open_root, own_attributes
+from i2am.schemas import I2AMError
+
+__all__ = ["default_maps_path", "find_maps", "maps_of"]
+
+_SUFFIX: Final = ".zarr"
+
+
+def default_maps_path(run_path: str | Path) -> Path:
+    """Return where a run's maps go unless the user says otherwise.
+
+    Examples
+    --------
+    >>> default_maps_path("out/run.zarr").as_posix(), default_maps_path("shirts.zarr").as_posix()
+    ('out/maps.zarr', 'shirts.maps.zarr')
+    """
+    path = Path(run_path)
+    stem = path.name.removesuffix(_SUFFIX)
+    return path.with_name("maps.zarr" if stem == "run" else f"{stem}.maps.zarr")
+
+
+def find_maps(run_path: str | Path) -> Path | None:
+    """Return the maps store that lies beside a run and was made from it, or None."""
+    path = default_maps_path(run_path)
+    if not path.is_dir():
+        return None
+    try:
+        own = own_attributes(open_root(path))
+    except I2AMError:
+        return None
+    # By name alone: the two are often moved together.
+    is_ours = own.get("kind") == "maps" and Path(str(own["source"])).name == Path(run_path).name
+    return path if is_ours else None
+
+
+def maps_of(
+    run: Mapping[str, xr.DataTree], maps: StoreLike | None = None
+) -> Mapping[str, xr.DataTree]:
+    """Return the maps of every sample of a run, lazily.
+
+    Parameters
+    ----------
+    run : Mapping of str to DataTree
+        As `open_run` gives it.
+    maps : str, Path or zarr Store, optional
+        The maps store. Samples that it lacks, or all without one, are analysed when asked for.
+    """
+    return _MapsOnDemand(run, {} if maps is None else open_maps(maps))
+
+
+class _MapsOnDemand(Mapping[str, xr.DataTree]):
+    def __init__(self, run: Mapping[str, xr.DataTree], stored: Mapping[str, xr.DataTree]) -> None:
+        self._run, self._stored = run, stored
+
+    def __getitem__(self, name: str) -> xr.DataTree:
+        return self._stored[name] if name in self._stored else analyze(self._run[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._run)
+
+    def __len__(self) -> int:
+        return len(self._run)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._run

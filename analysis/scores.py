@@ -1,0 +1,269 @@
+"""Scores on maps: how well attention keeps to the mask, and whether it boxes the painted thing."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from i2am.analysis.detection import bounding_box, box_iou, detect_box, random_box
+from i2am.analysis.grid import normalise, resize
+from i2am.analysis.store import StoreLike, open_maps, open_run
+from i2am.schemas import AnalysisError, SchemaError, StoreError, did_you_mean, require
+from i2am.schemas.attributes import ATTRIBUTE_KEY
+
+__all__ = ["Polarity", "imacs", "read_scores", "score_maps", "summarise_scores"]
+
+Polarity = Literal["direct", "inverted"]
+
+_PENALTY: Final = 3.0
+_THRESHOLD: Final = 0.4
+_RANDOM_BOXES: Final = 100
+
+
+def imacs(
+    attention: NDArray[Any],
+    mask: NDArray[Any],
+    *,
+    penalty: float = _PENALTY,
+    threshold: float = _THRESHOLD,
+    polarity: Polarity = "direct",
+    premask: bool = False,
+) -> float:
+    """Return the Inpainting Mask Attention Consistency Score of one map.
+
+    Parameters
+    ----------
+    attention : array (y, x)
+        A ULAM, on its own grid.
+    mask : array (image y, image x), 0..1
+        Where attention belongs; fractions count as weights.
+    penalty : float
+        The weight of attention outside the mask.
+    threshold : float
+        Normalised attention up to here counts as none.
+    polarity : "direct" or "inverted"
+        "inverted" scores 1 - normalised attention.
+    premask : bool
+        Multiply the map by the mask beforehand, as the authors' code does for IMACS_r; the penalty
+        then means little.
+
+    Returns
+    -------
+    float
+        At most 1.
+
+    Raises
+    ------
+    AnalysisError
+        If the mask is empty or whole, not within 0..1, or the polarity is unknown.
+
+    Notes
+    -----
+    ``mean of E inside the mask - penalty * mean of E outside``, E = min-max normalised map,
+    bicubic to the mask's size, min-max again, thresholded. Agrees with the authors' code.
+
+    Examples
+    --------
+    >>> mask = np.array([[1.0, 0.0], [0.0, 0.0]])
+    >>> imacs(mask, mask)
+    1.0
+    >>> imacs(1 - mask, mask)
+    -3.0
+    """
+    _check_polarity(polarity)
+    weights = np.asarray(mask, np.float64)
+    inside, outside = weights.sum(), (1 - weights).sum()
+    if weights.min() < 0 or weights.max() > 1 or inside == 0 or outside == 0:
+        msg = (
+            f"Expected a mask within 0..1 that is neither empty nor whole, got {weights.min():g} "
+            f"to {weights.max():g}, at mask. A score needs an inside and an outside."
+        )
+        raise AnalysisError(msg)
+    values = np.asarray(attention, np.float64)
+    if premask:
+        values = values * resize(weights, (values.shape[0], values.shape[1]))
+    values = _with_polarity(normalise(values), polarity)
+    values = normalise(resize(values, (weights.shape[0], weights.shape[1])))
+    values = np.where(values <= threshold, 0, values)
+    within = (values * weights).sum() / inside
+    beyond = (values * (1 - weights)).sum() / outside
+    return float(within - penalty * beyond)
+
+
+def score_maps(
+    maps: StoreLike,
+    *,
+    run: StoreLike | None = None,
+    out: str | Path | None = None,
+    samples: Iterable[str] | None = None,
+    penalty: float = _PENALTY,
+    threshold: float = _THRESHOLD,
+    polarity: Polarity = "direct",
+    premask: bool = False,
+    overwrite: bool = False,
+) -> pd.DataFrame:
+    """Score every sample of a maps store and return one tidy table.
+
+    Parameters
+    ----------
+    maps : str, Path or zarr Store
+    run : str, Path or zarr Store, optional
+        Where images and masks are; by default what the maps' ``source`` says, which is absolute or
+        relative to the maps store.
+    out : str or Path, optional
+        A ``.csv`` or ``.parquet`` file to write the table to.
+    samples : iterable of str, optional
+        All by default.
+    penalty, threshold, premask
+        As in `imacs`; `premask` is for IMACS_r alone.
+    polarity : "direct" or "inverted"
+        Of R2G; G2R is always scored directly.
+    overwrite : bool
+        Whether `out` may exist.
+
+    Returns
+    -------
+    DataFrame
+        Columns sample, score, value. Scores: imacs_g, imacs_r, detection_iou and its baselines
+        whole_image_iou and random_box_iou (the mean of 100 boxes). A score that does not exist for
+        a sample has no row: no mask, no G2R.
+
+    Raises
+    ------
+    StoreError
+        If a store is missing or of the wrong kind, a sample is not there, or `out` exists and
+        `overwrite` is false.
+    AnalysisError
+        If no sample has a score, or an option is unknown.
+    """
+    _check_polarity(polarity)
+    if out is not None and Path(out).suffix not in {".csv", ".parquet"}:
+        msg = f"Expected a .csv or .parquet file, got {Path(out).name}, at out. Rename it."
+        raise AnalysisError(msg)
+    if out is not None and Path(out).exists() and not overwrite:
+        msg = f"Expected no file, got one, at {out}. Allow overwriting or name a new file."
+        raise StoreError(msg)
+    opened = open_maps(maps)
+    captured = open_run(run if run is not None else _source(maps, opened.attributes["source"]))
+    rows = []
+    for name in opened if samples is None else samples:
+        found = _scores(
+            opened[name],
+            captured[name],
+            penalty=penalty,
+            threshold=threshold,
+            polarity=polarity,
+            premask=premask,
+        )
+        rows += [(name, score, value) for score, value in found]
+    if not rows:
+        msg = (
+            f"Expected samples with an inpainting or reference mask, got none, at {maps}. "
+            "Capture with add_images(inpainting_mask=…)."
+        )
+        raise AnalysisError(msg)
+    table = pd.DataFrame(rows, columns=["sample", "score", "value"])
+    if out is not None:
+        _write(table, Path(out))
+    return table
+
+
+def read_scores(path: str | Path) -> pd.DataFrame:
+    """Read a table that `score_maps` wrote; sample names stay text.
+
+    Raises
+    ------
+    SchemaError
+        If the file is not such a table.
+    """
+    try:
+        is_parquet = Path(path).suffix == ".parquet"
+        table = pd.read_parquet(path) if is_parquet else pd.read_csv(path, dtype={"sample": str})
+        return table[["sample", "score", "value"]]
+    except (ValueError, KeyError) as e:
+        msg = f"Expected columns sample, score and value, got another table, at {path} ({e})."
+        raise SchemaError(msg) from e
+
+
+def summarise_scores(table: pd.DataFrame) -> pd.DataFrame:
+    """Return count, mean and standard deviation of each score, in the table's order of scores."""
+    values = table.groupby("score", sort=False)["value"]
+    return values.agg(["count", "mean", "std"])
+
+
+def _scores(
+    maps: xr.DataTree,
+    sample: xr.DataTree,
+    *,
+    penalty: float,
+    threshold: float,
+    polarity: Polarity,
+    premask: bool,
+) -> Iterator[tuple[str, float]]:
+    """Yield the scores of one sample that exist."""
+    images = sample.children["images"]
+    options: dict[str, Any] = {"penalty": penalty, "threshold": threshold}
+    r2g = maps["r2g/ulam"].to_numpy()
+    mask = _mask(images, "inpainting_mask")
+    if mask is not None:
+        yield "imacs_g", imacs(r2g, mask, polarity=polarity, **options)
+    reference_mask = _mask(images, "reference_mask")
+    if reference_mask is not None and "g2r" in maps.children:
+        g2r = maps["g2r/ulam"].to_numpy()
+        yield "imacs_r", imacs(g2r, reference_mask, premask=premask, **options)
+    box = sample.attrs[ATTRIBUTE_KEY].get("box") or (None if mask is None else bounding_box(mask))
+    if box is not None:
+        height, width = images["generated"].shape[:2]
+        heat = resize(_with_polarity(normalise(r2g.astype(np.float64)), polarity), (height, width))
+        found = detect_box(heat)
+        yield "detection_iou", box_iou(found, box) if found else 0.0
+        yield "whole_image_iou", box_iou((0, 0, width, height), box)
+        rng = np.random.default_rng(zlib.crc32(str(sample.name).encode()))
+        chance = [box_iou(random_box((height, width), rng), box) for _ in range(_RANDOM_BOXES)]
+        yield "random_box_iou", float(np.mean(chance))
+
+
+def _mask(images: xr.DataTree, name: str) -> NDArray[np.float64] | None:
+    """Return a stored mask as weights; None where there is none or it says nothing."""
+    if name not in images:
+        return None
+    weights: NDArray[np.float64] = images[name].to_numpy() / 255.0
+    return weights if 0 < weights.mean() < 1 else None
+
+
+def _source(maps: StoreLike, source: str) -> StoreLike:
+    """Return where the run is: absolute, a URL, or relative to the maps store."""
+    if "://" in source or Path(source).is_absolute():
+        return source
+    if not isinstance(maps, str | Path):
+        msg = f"Expected run=, got maps without a path whose source is {source!r}. Give the run."
+        raise StoreError(msg)
+    return (Path(maps) / source).resolve()
+
+
+def _check_polarity(polarity: str) -> None:
+    known = ("direct", "inverted")
+    if polarity not in known:
+        hint = did_you_mean(polarity, known)
+        msg = f"Expected a known polarity, got {polarity!r}, at polarity. {hint}"
+        raise AnalysisError(msg)
+
+
+def _with_polarity(values: NDArray[np.float64], polarity: Polarity) -> NDArray[np.float64]:
+    return 1 - values if polarity == "inverted" else values
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        require("pyarrow", "to write a Parquet table", "capture")
+        table.to_parquet(path, index=False)
+    else:
+        table.to_csv(path, index=False)

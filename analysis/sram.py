@@ -1,0 +1,174 @@
+"""Specific-reference maps: what one place of the generated image read, and the mirror question.
+
+Only the query rows (for the mirror: the keys) of the place that is asked about are read and
+multiplied, so a question costs a hundredth of the volumes.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from i2am.analysis.blocks import layer_rows
+from i2am.analysis.grid import Grid, largest_grid
+from i2am.analysis.levels import mean_over, stack_layers
+from i2am.analysis.maps import Normalisation, check_options
+from i2am.analysis.selection import SelectedLayer, select_layers
+from i2am.schemas import AnalysisError, did_you_mean
+from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, STEP
+
+__all__ = ["Place", "sram"]
+
+# A pixel (y, x), or a boolean mask of the image's size.
+Place = tuple[int, int] | NDArray[np.bool_] | xr.DataArray
+
+
+def sram(
+    sample: xr.DataTree,
+    *,
+    generated: Place | None = None,
+    reference: Place | None = None,
+    layers: str | Iterable[str] | None = None,
+    steps: Iterable[int] | None = None,
+    heads: Iterable[int] | None = None,
+    keep: Iterable[str] = (),
+    guidance: str = CONDITIONAL,
+    normalisation: Normalisation = "mass",
+) -> xr.DataArray:
+    """Return where on the reference a place of the generated image read from, or the mirror.
+
+    Parameters
+    ----------
+    sample : DataTree
+        As `open_run` gives it.
+    generated : (y, x) or bool array (y, x), optional
+        A pixel of the stored generated image: each layer takes the patch that holds it. Or a mask
+        of that image's size: each layer takes the mean over the patches that hold its pixels.
+    reference : (y, x) or bool array (reference_y, reference_x), optional
+        The same of the stored reference image: where on the generated image that place went. Give
+        one of the two.
+    layers, steps, heads, guidance, normalisation
+        As in `analyze`.
+    keep : iterable of str
+        Of "layer", "step" and "head": the dimensions that are not averaged over.
+
+    Returns
+    -------
+    DataArray
+        Dims (kept dims, reference_y, reference_x), for the mirror (kept dims, y, x), on the largest
+        grid of the selected layers; float32, at least 0, lazy. Layers without a reference grid or
+        with one token have no part in it.
+
+    Raises
+    ------
+    AnalysisError
+        If no selected layer has such a map, the place is not in the image, neither or both places
+        are given, or a label is asked for that was not captured.
+
+    Notes
+    -----
+    ``softmax_R(S)[p, :]``, for the mirror ``softmax_P(S)[:, r]``; resized and clamped at 0 before
+    the means over layers, steps and heads.
+    """
+    if (generated is None) == (reference is None):
+        got = "neither" if generated is None else "both"
+        msg = f"Expected generated= or reference=, got {got}, at sram. Give one of the two."
+        raise AnalysisError(msg)
+    kept = _kept_dims(keep)
+    check_options("i2am", normalisation)
+    selected = _spatial(sample, select_layers(sample, layers, steps, heads, guidance))
+    of_reference = reference is not None
+    pixels = _pixels(sample, reference if of_reference else generated, of_reference=of_reference)
+    grid = largest_grid(_grid(layer, of_reference=not of_reference) for layer in selected)
+    density = normalisation == "density"
+    maps = []
+    for layer in selected:
+        rows = _tokens(layer, pixels, of_reference=of_reference)
+        asked = layer_rows(layer, rows, grid, of_reference=of_reference, density=density)
+        maps.append((layer, asked))
+    labels = sample[STEP].to_numpy() if steps is None else sorted(set(steps))
+    volume = stack_layers(maps).assign_coords({STEP: labels})
+    averaged = [dim for dim in (LAYER, STEP, HEAD) if dim not in kept]
+    return mean_over(volume, averaged).rename("sram")
+
+
+def _kept_dims(keep: Iterable[str]) -> set[str]:
+    known = (LAYER, STEP, HEAD)
+    kept = {keep} if isinstance(keep, str) else set(keep)
+    for dim in sorted(kept.difference(known)):
+        msg = f"Expected a dimension to keep, got {dim!r}, at keep. {did_you_mean(dim, known)}"
+        raise AnalysisError(msg)
+    return kept
+
+
+def _spatial(sample: xr.DataTree, selected: list[SelectedLayer]) -> list[SelectedLayer]:
+    spatial = [layer for layer in selected if layer.has_g2r]
+    if not spatial:
+        why = (
+            "one token each"
+            if all(layer.tokens == 1 for layer in selected)
+            else "no reference grid"
+        )
+        msg = (
+            f"Expected layers with a reference grid, got {why}, at {sample.name or 'sample'}. "
+            "SRAM does not exist here; R2G does, see analyze()."
+        )
+        raise AnalysisError(msg)
+    return spatial
+
+
+def _pixels(
+    sample: xr.DataTree, place: Any, *, of_reference: bool
+) -> tuple[NDArray[np.intp], tuple[int, int]]:
+    """Return the place's pixels (n, 2) and the image's size."""
+    name = "reference" if of_reference else "generated"
+    image = sample["images"].get(name) if "images" in sample.children else None
+    if image is None:
+        msg = (
+            f"Expected the {name} image that the place is in, got none, "
+            f"at {sample.name or 'sample'}. Capture it with recording.add_images()."
+        )
+        raise AnalysisError(msg)
+    size = (int(image.shape[0]), int(image.shape[1]))
+    if isinstance(place, tuple | list) and len(place) == 2 and np.ndim(place) == 1:
+        y, x = (operator.index(value) for value in place)
+        if not (0 <= y < size[0] and 0 <= x < size[1]):
+            msg = (
+                f"Expected a pixel (y, x) within {size}, got {(y, x)}, at {name}=. "
+                f"Give a pixel of the stored {name} image."
+            )
+            raise AnalysisError(msg)
+        return np.array([[y, x]]), size
+    mask = np.asarray(place)
+    if mask.shape != size or mask.dtype != bool or not mask.any():
+        got = f"{mask.dtype} {mask.shape}" if mask.any() else "an empty mask"
+        msg = (
+            f"Expected a pixel (y, x) or a boolean mask of {size} with a True in it, got {got}, "
+            f"at {name}=. Give a mask of the stored {name} image."
+        )
+        raise AnalysisError(msg)
+    return np.argwhere(mask), size
+
+
+def _grid(layer: SelectedLayer, *, of_reference: bool) -> Grid:
+    """Return the grid of one side of a layer that has both."""
+    grid = layer.attributes.reference_grid if of_reference else layer.attributes.generated_grid
+    return grid or (1, 1)
+
+
+def _tokens(
+    layer: SelectedLayer,
+    pixels: tuple[NDArray[np.intp], tuple[int, int]],
+    *,
+    of_reference: bool,
+) -> NDArray[np.intp]:
+    """Return the patches, or tokens, that hold the pixels."""
+    places, size = pixels
+    height, width = _grid(layer, of_reference=of_reference)
+    patches = np.unique(places[:, 0] * height // size[0] * width + places[:, 1] * width // size[1])
+    return patches + layer.attributes.special_tokens if of_reference else patches

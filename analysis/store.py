@@ -1,0 +1,275 @@
+"""Open runs and maps: what was stored, as labelled lazy arrays.
+
+Opening reads one metadata file, whatever the number of samples; a sample is opened when it is
+asked for, its arrays when they are computed. What is not complete does not exist.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import xarray as xr
+import zarr
+from zarr.abc.store import Store
+from zarr.errors import BaseZarrError
+
+from i2am.schemas import SCHEMA_VERSION, StoreError, did_you_mean
+from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.dims import STEP
+
+__all__ = ["Maps", "Run", "StoreLike", "open_maps", "open_root", "open_run", "own_attributes"]
+
+StoreLike = str | Path | Store
+
+# Steps that are stored one by one are read together up to this size: a task has a price too.
+_BLOCK_BYTES: Final = 16 * 2**20
+
+
+def open_run(path: StoreLike) -> Run:
+    """Open a capture store.
+
+    Parameters
+    ----------
+    path : str, Path or zarr Store
+        A folder, or a URL that fsspec knows.
+
+    Returns
+    -------
+    Run
+        Mapping of sample name to DataTree.
+
+    Raises
+    ------
+    StoreError
+        If nothing is there, it is not a store of ours, or it holds maps.
+    """
+    return Run(path)
+
+
+def open_maps(path: StoreLike) -> Maps:
+    """Open a maps store; as `open_run`, with the groups ``r2g`` and ``g2r`` in each sample.
+
+    Raises
+    ------
+    StoreError
+        If nothing is there, it is not a store of ours, or it is a run.
+    """
+    return Maps(path)
+
+
+class _Samples(Mapping[str, xr.DataTree]):
+    """The complete samples of a store, each opened when it is asked for."""
+
+    kind: ClassVar[str]
+    other_kind_hint: ClassVar[str]
+
+    def __init__(self, path: StoreLike) -> None:
+        self.path: Final = path
+        self._root: Final = open_root(path)
+        kind = own_attributes(self._root)["kind"]
+        if kind != self.kind:
+            msg = (
+                f"Expected a {self.kind} store, got a {kind} store at {path}. "
+                f"{self.other_kind_hint}"
+            )
+            raise StoreError(msg)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What the root's ``i2am`` attribute holds."""
+        return own_attributes(self._root)
+
+    def sample_attributes(self) -> dict[str, dict[str, Any]]:
+        """Return each complete sample's own attributes, by name; no array is touched."""
+        found = ((name, own_attributes(group)) for name, group in self._root.groups())
+        return {name: own for name, own in sorted(found) if own.get("status") == "complete"}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sample_attributes())
+
+    def __len__(self) -> int:
+        return len(self.sample_attributes())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._group(name) is not None
+
+    def __getitem__(self, name: str) -> xr.DataTree:
+        """Open one sample.
+
+        Raises
+        ------
+        KeyError
+            If there is no complete sample of that name; it is a StoreError, too.
+        """
+        group = self._group(name)
+        if group is None:
+            msg = (
+                f"Expected a complete sample, got none named {name!r}, at {self.path}. "
+                f"{did_you_mean(name, self)}"
+            )
+            raise _NoSample(msg)
+        return _open_tree(group, name)
+
+    def __repr__(self) -> str:
+        return f"<i2am {self.kind} store at {self.path}>"
+
+    def _group(self, name: str) -> zarr.Group | None:
+        group = self._root.get(name) if name and "/" not in name else None
+        if not isinstance(group, zarr.Group):
+            return None
+        return group if own_attributes(group).get("status") == "complete" else None
+
+
+class Run(_Samples):
+    """A capture store: sample name -> DataTree with the groups ``images`` and ``layers/LAYER``."""
+
+    kind = "run"
+    other_kind_hint = "Give the run that it came from (its 'source' attribute says which)."
+
+    def table(self) -> pd.DataFrame:
+        """Return one row a sample, in the order of their names, and a column for each provenance.
+
+        Nested provenance is spread: ``versions.torch``.
+        """
+        attributes = self.sample_attributes()
+        rows = pd.json_normalize(list(attributes.values()))
+        rows.insert(0, "sample", list(attributes))
+        return rows.drop(columns=["kind", "schema", "status"], errors="ignore")
+
+
+class Maps(_Samples):
+    """A maps store: sample name -> DataTree with the groups ``r2g`` and, where it exists, ``g2r``."""
+
+    kind = "maps"
+    other_kind_hint = "Run 'i2am analyze' on it first, and give the maps."
+
+
+class _NoSample(StoreError, KeyError):
+    """So that ``Mapping.get`` works and the message stays one line."""
+
+    __str__ = Exception.__str__
+
+
+def open_root(path: StoreLike) -> zarr.Group:
+    """Return the root group of a store of ours, of either kind.
+
+    Raises
+    ------
+    StoreError
+        If it is missing, not ours, or of a newer schema than this version reads.
+    """
+    root = _open_group(path)
+    own = own_attributes(root)
+    # A sample's own group has a status; a maps sample is of kind "maps", too.
+    if own.get("kind") not in {"run", "maps"} or "status" in own:
+        what = "a sample's group" if "status" in own else _what(root)
+        msg = f"Expected a run or a maps store of i2am, got {what}, at {path}. Give its root."
+        raise StoreError(msg)
+    version = own.get("schema")
+    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+        msg = (
+            f"Expected schema 1 to {SCHEMA_VERSION}, got {version!r}, at {path}. "
+            "Upgrade i2am: a newer version wrote this store."
+        )
+        raise StoreError(msg)
+    return root
+
+
+def own_attributes(group: zarr.Group) -> dict[str, Any]:
+    """Return what a group's ``i2am`` attribute holds; nothing where there is none."""
+    own = group.attrs.get(ATTRIBUTE_KEY)
+    return dict(own) if isinstance(own, dict) else {}
+
+
+def _open_group(path: StoreLike) -> zarr.Group:
+    is_url = isinstance(path, str) and "://" in path
+    if not isinstance(path, Store) and not is_url:
+        path = Path(path)
+        if not path.exists():
+            msg = f"Expected a store, got nothing, at {path}. Check the path."
+            raise StoreError(msg)
+        if not path.is_dir():
+            msg = f"Expected a store, got a file, at {path}. Give the folder of a Zarr store."
+            raise StoreError(msg)
+    try:
+        node = zarr.open(path, mode="r")
+    except (BaseZarrError, FileNotFoundError) as e:
+        msg = f"Expected a Zarr store, got {_contents(path)}, at {path}. Give the store's root."
+        raise StoreError(msg) from e
+    except (OSError, ImportError, ValueError) as e:
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        msg = f"Expected a readable store, got '{reason}', at {path}. Check the address."
+        raise StoreError(msg) from e
+    if not isinstance(node, zarr.Group):
+        msg = f"Expected a store of i2am, got a Zarr array, at {path}. Give the store's root."
+        raise StoreError(msg)
+    return node
+
+
+def _contents(path: StoreLike) -> str:
+    if isinstance(path, Path):
+        return "a folder without Zarr metadata" if any(path.iterdir()) else "an empty folder"
+    return "nothing of the kind"
+
+
+def _what(group: zarr.Group) -> str:
+    names = sorted(group.attrs)
+    return f"a Zarr group with {'the attributes ' + ', '.join(names) if names else 'no attributes'}"
+
+
+def _open_tree(group: zarr.Group, name: str) -> xr.DataTree:
+    """Return a group and all below it, every array lazy but the coordinates."""
+    groups = {"/": group}
+    arrays: dict[str, dict[str, zarr.Array[Any]]] = {"/": {}}
+    for path, node in group.members(max_depth=None):
+        if isinstance(node, zarr.Group):
+            groups[f"/{path}"] = node
+            arrays.setdefault(f"/{path}", {})
+        else:
+            parent, _, own_name = f"/{path}".rpartition("/")
+            arrays.setdefault(parent or "/", {})[own_name] = node
+    trees = {path: _open_dataset(node, arrays[path]) for path, node in sorted(groups.items())}
+    return xr.DataTree.from_dict(trees, name=name)
+
+
+def _open_dataset(group: zarr.Group, arrays: dict[str, zarr.Array[Any]]) -> xr.Dataset:
+    variables: dict[str, xr.Variable] = {}
+    coordinates = set()
+    for name, array in sorted(arrays.items()):
+        names = getattr(array.metadata, "dimension_names", None)
+        if names is None or None in names:
+            msg = (
+                f"Expected named dimensions, got {names}, at {array.store_path}. "
+                "Run 'i2am validate' on the store."
+            )
+            raise StoreError(msg)
+        if len(names) == 1:  # No map and no score has one dimension.
+            coordinates.add(name)
+            variables[name] = xr.Variable(names, _plain(np.asarray(array[:])))
+        else:
+            variables[name] = xr.Variable(names, _lazy(array, names))
+    attributes = {key: group.attrs[key] for key in group.attrs if key == ATTRIBUTE_KEY}
+    return xr.Dataset(variables, attrs=attributes).set_coords(sorted(coordinates))
+
+
+def _plain(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return text as fixed-width unicode, which every tool's index takes."""
+    return np.array(values.tolist(), dtype=str) if values.dtype.kind in "TO" else values
+
+
+def _lazy(array: zarr.Array[Any], names: tuple[str, ...]) -> da.Array:
+    """Return a dask array in blocks of whole chunks, several steps together when they are small."""
+    chunks = dict(zip(names, array.shards or array.chunks, strict=True))
+    if STEP in chunks:
+        sizes = dict(zip(names, array.shape, strict=True))
+        step_bytes = math.prod(sizes.values()) // max(sizes[STEP], 1) * array.dtype.itemsize
+        together = max(1, _BLOCK_BYTES // max(1, step_bytes * chunks[STEP]))
+        chunks[STEP] = min(chunks[STEP] * together, max(sizes[STEP], 1))
+    # The read is part of the task that uses it; names need not be alike between two openings.
+    return da.from_array(array, chunks=tuple(chunks.values()), name=False, inline_array=True)

@@ -1,0 +1,298 @@
+"""The command line: parse, call one function of a stage, print.
+
+Exit codes: 0 done, 1 the work failed or something is invalid, 2 the call is wrong. Errors are one
+line on standard error; ``--debug`` shows the traceback. Stages are imported inside the commands,
+so that ``i2am --help`` answers at once and a capture node needs no napari.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from i2am.arguments import (
+    Parser,
+    existing_file,
+    existing_store,
+    explain,
+    grid,
+    positive,
+    print_error,
+    shard,
+)
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _build_parser().parse_args(arguments)
+    if not options.debug:
+        _quiet_libraries()
+    try:
+        return int(options.run(options) or 0)
+    except KeyboardInterrupt:
+        print_error("stopped; capture and analyze go on from here when they are called again")
+        return 130
+    except Exception as e:  # A traceback is for those who ask for it.
+        if options.debug:
+            raise
+        print_error(explain(e))
+        return 1
+
+
+def _quiet_libraries() -> None:
+    """Keep third parties' notices out of the way of progress bars and errors."""
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger().setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(?!i2am)")
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    from i2am import __version__
+
+    parser = Parser(prog="i2am", description="Attention attribution for image-to-image diffusion.")
+    parser.add_argument("--version", action="version", version=f"i2am {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    for add in (
+        _add_demo, _add_capture, _add_analyze, _add_score, _add_figure, _add_report, _add_view,
+        _add_info, _add_validate,
+    ):  # fmt: skip
+        add(commands)
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int | None], purpose: str
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}."
+    )
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_demo(commands: Any) -> None:
+    command = _command(commands, "demo", _demo, "run the whole road on shipped model and pictures")
+    command.add_argument("--out", type=Path, default=Path("i2am-demo"), metavar="DIR")
+    command.add_argument("--overwrite", action="store_true", help="replace an earlier demo")
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from i2am.demo import run_demo
+
+    return run_demo(options.out, overwrite=options.overwrite)
+
+
+def _add_capture(commands: Any) -> None:
+    command = _command(commands, "capture", _capture, "generate and capture a manifest's samples")
+    command.add_argument("--model", required=True, metavar="ID_OR_DIR", help="i2am-tiny, or …")
+    command.add_argument("--manifest", required=True, type=existing_file, metavar="FILE")
+    command.add_argument("--out", required=True, metavar="RUN.zarr")
+    command.add_argument("--steps", type=positive, help="denoising steps")
+    command.add_argument("--guidance-scale", type=float)
+    command.add_argument("--seed", type=int, default=0, help="plus a row's position; default 0")
+    command.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="as 2/8")
+    command.add_argument("--revision", help="of a hub model")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, …")
+    command.add_argument("--profile", help="instead of the one found by the pipeline's class")
+    command.add_argument("--layers", action="append", metavar="GLOB", help="may be repeated")
+    command.add_argument("--guidance", choices=["conditional", "both"], default="conditional")
+    command.add_argument("--representation", choices=["auto", "factors", "logits"], default="auto")
+    command.add_argument("--dtype", choices=["float16", "float32"], default="float16")
+    command.add_argument("--overwrite", action="store_true", help="replace complete samples")
+
+
+def _capture(options: argparse.Namespace) -> int:
+    from i2am.capture import CaptureOptions, capture_manifest
+
+    summary = capture_manifest(
+        options.model,
+        options.manifest,
+        options.out,
+        steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        seed=options.seed,
+        shard=options.shard,
+        revision=options.revision,
+        device=options.device,
+        options=CaptureOptions(
+            layers=options.layers,
+            guidance=options.guidance,
+            representation=options.representation,
+            dtype=options.dtype,
+            profile=options.profile,
+            overwrite=options.overwrite,
+        ),
+    )
+    for sample, reason in summary.failed.items():
+        print_error(f"sample {sample!r} failed: {reason}")
+    counts = (len(summary.finished), len(summary.skipped), len(summary.failed))
+    print("{}: {} captured, {} were complete, {} failed".format(options.out, *counts))
+    return 1 if summary.failed else 0
+
+
+def _add_analyze(commands: Any) -> None:
+    command = _command(commands, "analyze", _analyze, "compute every map of a run, out of core")
+    command.add_argument("store", type=existing_store, metavar="RUN.zarr")
+    command.add_argument("--out", metavar="MAPS.zarr", help="default: beside the run")
+    command.add_argument("--samples", nargs="+", metavar="SAMPLE")
+    command.add_argument("--scheduler", metavar="ADDRESS", help="of a running Dask cluster")
+    command.add_argument("--workers", type=positive, help="processes of a local cluster")
+    command.add_argument("--convention", choices=["i2am", "official"], default="i2am")
+    command.add_argument("--normalisation", choices=["mass", "density"], default="mass")
+    command.add_argument("--layers", metavar="GLOB")
+    command.add_argument("--time-groups", type=positive, default=5)
+    command.add_argument("--grid", type=grid, metavar="HxW", help="the maps' common grid")
+    command.add_argument("--overwrite", action="store_true", help="replace an existing store")
+
+
+def _analyze(options: argparse.Namespace) -> None:
+    from i2am.analysis import analyze_run, default_maps_path
+
+    out = options.out or default_maps_path(options.store)
+    analyze_run(
+        options.store,
+        out,
+        samples=options.samples,
+        scheduler=options.scheduler,
+        workers=options.workers,
+        convention=options.convention,
+        normalisation=options.normalisation,
+        layers=options.layers,
+        time_groups=options.time_groups,
+        grid=options.grid,
+        overwrite=options.overwrite,
+    )
+    print(f"Maps: {out}")
+
+
+def _add_score(commands: Any) -> None:
+    command = _command(commands, "score", _score, "score the maps: IMACS and detection")
+    command.add_argument("store", type=existing_store, metavar="MAPS.zarr")
+    command.add_argument(
+        "--run", dest="source", type=existing_store, metavar="RUN.zarr", help="where the masks are"
+    )
+    command.add_argument("--out", type=Path, metavar="FILE.csv")
+    command.add_argument("--penalty", type=float, default=3.0, help="λ of IMACS; default 3")
+    command.add_argument("--threshold", type=float, default=0.4, help="of IMACS; default 0.4")
+    command.add_argument("--polarity", choices=["direct", "inverted"], default="direct")
+    command.add_argument("--overwrite", action="store_true", help="replace FILE.csv")
+
+
+def _score(options: argparse.Namespace) -> None:
+    from i2am.analysis import score_maps, summarise_scores
+
+    table = score_maps(
+        options.store,
+        run=options.source,
+        out=options.out,
+        penalty=options.penalty,
+        threshold=options.threshold,
+        polarity=options.polarity,
+        overwrite=options.overwrite,
+    )
+    print(summarise_scores(table).to_string(float_format="{:.4f}".format))
+    if options.out:
+        print(f"Scores: {options.out}")
+
+
+def _add_pictures(command: argparse.ArgumentParser) -> None:
+    command.add_argument("store", type=existing_store, metavar="RUN.zarr")
+    command.add_argument(
+        "--maps", type=existing_store, metavar="MAPS.zarr", help="default: beside the run"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace what is there")
+
+
+def _add_figure(commands: Any) -> None:
+    command = _command(commands, "figure", _figure, "draw the paper's panels as PNG files")
+    _add_pictures(command)
+    command.add_argument("--samples", nargs="+", metavar="SAMPLE", help="default: all")
+    kinds = ["overview", "tlam", "hlam", "llam", "sram"]
+    command.add_argument("--kinds", nargs="+", choices=kinds, default=kinds)
+    command.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR")
+
+
+def _figure(options: argparse.Namespace) -> None:
+    from i2am.analysis.figures import write_figures
+
+    run, maps = _open_pair(options)
+    names = options.samples or list(run)
+    written = write_figures(
+        run, maps, names, options.out, options.kinds, options.overwrite, progress=True
+    )
+    print(f"Figures: {len(written)} in {options.out}")
+
+
+def _add_report(commands: Any) -> None:
+    command = _command(commands, "report", _report, "write one self-contained page about a run")
+    _add_pictures(command)
+    command.add_argument("--scores", type=existing_file, metavar="FILE.csv")
+    command.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE.html")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from i2am.analysis import read_scores
+    from i2am.analysis.report import write_report
+
+    run, maps = _open_pair(options)
+    scores = read_scores(options.scores) if options.scores else None
+    write_report(run, maps, scores, options.out, overwrite=options.overwrite)
+    print(f"Report: {options.out}")
+
+
+def _open_pair(options: argparse.Namespace) -> tuple[Any, Any]:
+    """Open a run and its maps: those that were named, those beside it, or else lazy ones."""
+    from i2am.analysis import find_maps, maps_of, open_run
+
+    run = open_run(options.store)
+    return run, maps_of(run, options.maps or find_maps(options.store))
+
+
+def _add_view(commands: Any) -> None:
+    command = _command(commands, "view", _view, "open a run in napari")
+    command.add_argument("store", type=existing_store, metavar="RUN.zarr")
+    command.add_argument("--maps", type=existing_store, metavar="MAPS.zarr")
+    command.add_argument("--sample", help="default: the first")
+
+
+def _view(options: argparse.Namespace) -> None:
+    from i2am.viewer import view
+
+    view(options.store, sample=options.sample, maps=options.maps)
+
+
+def _add_info(commands: Any) -> None:
+    command = _command(commands, "info", _info, "tell what is in a store")
+    command.add_argument("store", type=existing_store, metavar="STORE")
+
+
+def _info(options: argparse.Namespace) -> None:
+    from i2am.analysis import summarise_store
+
+    for name, fact in summarise_store(options.store).items():
+        lines = [fact] if isinstance(fact, str) else fact
+        print(f"{name + ':':14} " + f"\n{'':15}".join(lines))
+
+
+def _add_validate(commands: Any) -> None:
+    command = _command(commands, "validate", _validate, "check that a store keeps the contract")
+    command.add_argument("store", type=existing_store, metavar="STORE")
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from i2am.analysis import describe_store
+    from i2am.schemas import find_faults
+
+    faults = list(find_faults(describe_store(options.store)))
+    print(*(faults or [f"{options.store} keeps the contract"]), sep="\n")
+    return 1 if faults else 0

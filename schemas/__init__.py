@@ -1,0 +1,48 @@
+"""The contract between the stages: names, attributes, manifest rows and their validation.
+
+Nothing here knows Zarr, xarray or torch, so every stage can depend on it and none meets another's
+world through it.
+"""
+
+from i2am.schemas.attributes import (
+    SCHEMA_VERSION,
+    CaptureAttributes,
+    LayerAttributes,
+    MapsAttributes,
+    RunAttributes,
+)
+from i2am.schemas.errors import (
+    AnalysisError,
+    CaptureError,
+    I2AMError,
+    MissingExtra,
+    SchemaError,
+    StoreError,
+    did_you_mean,
+)
+from i2am.schemas.manifest import ManifestRow, check_sample_name, read_manifest
+from i2am.schemas.optional import require
+from i2am.schemas.validation import ArrayDescription, Fault, GroupDescription, find_faults
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "AnalysisError",
+    "ArrayDescription",
+    "CaptureAttributes",
+    "CaptureError",
+    "Fault",
+    "GroupDescription",
+    "I2AMError",
+    "LayerAttributes",
+    "ManifestRow",
+    "MapsAttributes",
+    "MissingExtra",
+    "RunAttributes",
+    "SchemaError",
+    "StoreError",
+    "check_sample_name",
+    "did_you_mean",
+    "find_faults",
+    "read_manifest",
+    "require",
+]

@@ -1,0 +1,102 @@
+"""The attribute models: what ``attrs["i2am"]`` of each group holds.
+
+Stored under one key, so that other tools' attributes (xarray's ``coordinates``, say) stay out of
+the way. Models are frozen; unknown keys are kept, because provenance grows.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+__all__ = [
+    "ATTRIBUTE_KEY",
+    "SCHEMA_VERSION",
+    "CaptureAttributes",
+    "LayerAttributes",
+    "MapsAttributes",
+    "RunAttributes",
+]
+
+ATTRIBUTE_KEY: Final = "i2am"
+SCHEMA_VERSION: Final = 1
+
+Grid = tuple[PositiveInt, PositiveInt]
+
+
+class _Attributes(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    def to_store(self) -> dict[str, Any]:
+        """Return what goes into the group's attributes, JSON types only."""
+        return {ATTRIBUTE_KEY: self.model_dump(mode="json", by_alias=True)}
+
+
+class _Versioned(_Attributes):
+    version: Literal[1] = Field(default=SCHEMA_VERSION, alias="schema")
+
+
+class RunAttributes(_Versioned):
+    """Root of a capture store."""
+
+    kind: Literal["run"] = "run"
+
+
+class CaptureAttributes(_Versioned):
+    """One captured sample: its status and the provenance that is needed to repeat it."""
+
+    kind: Literal["capture"] = "capture"
+    status: Literal["running", "complete", "failed"]
+    pipeline: str
+    model: str
+    revision: str | None
+    profile: str
+    scheduler: str | None
+    steps: int | None
+    guidance_scale: float | None
+    seed: int | None
+    dtype: str
+    device: str
+    created: str
+    versions: dict[str, str]
+
+
+class LayerAttributes(_Attributes):
+    """One captured attention layer."""
+
+    scale: float
+    generated_grid: Grid
+    reference_grid: Grid | None
+    special_tokens: Annotated[int, Field(ge=0)]
+    order: Annotated[int, Field(ge=0)]
+    block: str
+    representation: Literal["factors", "logits"]
+    # False where the layer's output cannot depend on Q and K: a softmax over one token.
+    causal: bool = True
+
+    def reference_tokens(self) -> int | None:
+        """Return the number of tokens that grid and special tokens imply; None without a grid."""
+        if self.reference_grid is None:
+            return None
+        return self.special_tokens + self.reference_grid[0] * self.reference_grid[1]
+
+    def generated_tokens(self) -> int:
+        """Return the number of generated patches."""
+        return self.generated_grid[0] * self.generated_grid[1]
+
+
+class MapsAttributes(_Versioned):
+    """Root of a maps store."""
+
+    kind: Literal["maps"] = "maps"
+    convention: Literal["i2am", "official"]
+    normalisation: Literal["mass", "density"]
+    source: str
+
+    @model_validator(mode="after")
+    def _official_means_mass(self) -> Self:
+        if self.convention == "official" and self.normalisation != "mass":
+            msg = "convention 'official' goes with normalisation 'mass' alone"
+            raise ValueError(msg)
+        return self

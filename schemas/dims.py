@@ -1,0 +1,58 @@
+"""Names and order of the dimensions, as they stand in a store's ``dimension_names``."""
+
+from typing import Final
+
+# Capture stores.
+GUIDANCE: Final = "guidance"
+STEP: Final = "step"
+HEAD: Final = "head"
+GENERATED: Final = "generated"
+REFERENCE: Final = "reference"
+CHANNEL: Final = "channel"
+# Images and maps.
+LAYER: Final = "layer"
+TIME: Final = "time"
+Y: Final = "y"
+X: Final = "x"
+REFERENCE_Y: Final = "reference_y"
+REFERENCE_X: Final = "reference_x"
+RGB: Final = "rgb"
+# A coordinate along STEP: the scheduler's own t.
+TIMESTEP: Final = "timestep"
+# Coordinates along TIME: the steps that a time group spans, both included.
+FIRST_STEP: Final = "first_step"
+LAST_STEP: Final = "last_step"
+
+GENERATED_PLANE: Final = (Y, X)
+REFERENCE_PLANE: Final = (REFERENCE_Y, REFERENCE_X)
+
+UNCONDITIONAL: Final = "unconditional"
+CONDITIONAL: Final = "conditional"
+IMAGE: Final = "image"
+GUIDANCE_LABELS: Final = (UNCONDITIONAL, CONDITIONAL, IMAGE)
+
+# Arrays of a layer, with the dimensions that may be left out when they have one value.
+LAYER_ARRAYS: Final = {
+    "query": ((GUIDANCE,), (STEP, HEAD, GENERATED, CHANNEL)),
+    "key": ((GUIDANCE, STEP), (HEAD, REFERENCE, CHANNEL)),
+    "logits": ((GUIDANCE,), (STEP, HEAD, GENERATED, REFERENCE)),
+    "logsumexp": ((GUIDANCE,), (STEP, HEAD, GENERATED)),
+}
+IMAGE_ARRAYS: Final = {
+    "generated": (Y, X, RGB),
+    "reference": (REFERENCE_Y, REFERENCE_X, RGB),
+    "source": (Y, X, RGB),
+    "inpainting_mask": (Y, X),
+    "reference_mask": (REFERENCE_Y, REFERENCE_X),
+}
+# Leading dimensions of a maps array; the direction's plane follows.
+LEVELS: Final = {
+    "volume": (LAYER, STEP, HEAD),
+    "ulam": (),
+    "tlam": (TIME,),
+    "hlam": (HEAD,),
+    "llam": (LAYER,),
+}
+# Coordinates of a maps group, and the dimension of each.
+MAP_COORDINATES: Final = {LAYER: LAYER, HEAD: HEAD, FIRST_STEP: TIME, LAST_STEP: TIME}
+PLANES: Final = {"r2g": GENERATED_PLANE, "g2r": REFERENCE_PLANE}

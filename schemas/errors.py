@@ -1,0 +1,63 @@
+"""One small tree of errors, so that a caller can catch what it means to catch.
+
+Messages follow one pattern: what was wanted, what came, where, what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = [
+    "AnalysisError",
+    "CaptureError",
+    "I2AMError",
+    "MissingExtra",
+    "SchemaError",
+    "StoreError",
+    "did_you_mean",
+]
+
+
+class I2AMError(Exception):
+    """Base of every error that i2am raises on purpose."""
+
+
+class SchemaError(I2AMError, ValueError):
+    """Input or stored data does not keep the contract."""
+
+
+class StoreError(I2AMError):
+    """A store is missing, unreadable, or must not be written."""
+
+
+class CaptureError(I2AMError):
+    """A model cannot be captured, or captured something else than was expected."""
+
+
+class AnalysisError(I2AMError, ValueError):
+    """A map or a score was asked for that the capture cannot give."""
+
+
+class MissingExtra(I2AMError, ImportError):
+    """An optional package is not installed."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a closing sentence that names the nearest known name, or all of them.
+
+    Examples
+    --------
+    >>> did_you_mean("genrated", ["generated", "reference"])
+    "Did you mean 'generated'?"
+    >>> did_you_mean("zzz", ["a", "b"])
+    "Known: 'a', 'b'."
+    """
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return f"Known: {', '.join(repr(n) for n in names) or 'none'}."

@@ -1,0 +1,215 @@
+"""A manifest: one row for each image to generate, from CSV, JSON Lines or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from i2am.schemas.errors import SchemaError
+from i2am.schemas.optional import require
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pydantic_core import ErrorDetails
+
+__all__ = ["ManifestRow", "check_sample_name", "read_manifest"]
+
+_PATH_COLUMNS = ("source", "mask", "reference", "reference_mask")
+_SAMPLE_NAME = re.compile(r"[^\W_][\w.+@=-]*")
+
+
+class ManifestRow(BaseModel):
+    """One sample: its name, its pictures (absolute paths once read) and what else is known.
+
+    Columns beyond the contract's are labels of the sample and are kept as they came.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    sample: str
+    source: Path
+    mask: Path
+    reference: Path
+    reference_mask: Path | None = None
+    box: tuple[float, float, float, float] | None = None  # x, y, width, height in pixels
+    prompt: str | None = None
+    seed: int | None = None
+
+    @field_validator("sample")
+    @classmethod
+    def _is_a_group_name(cls, name: str) -> str:
+        return check_sample_name(name)
+
+    @field_validator("box", mode="before")
+    @classmethod
+    def _is_a_box(cls, box: Any) -> Any:
+        parts = re.split(r"[,;\s]+", box.strip(" ()[]")) if isinstance(box, str) else box
+        if parts is None:
+            return None
+        try:
+            x, y, width, height = (float(part) for part in parts)
+        except (TypeError, ValueError):
+            x, y, width, height = (math.nan,) * 4
+        if not (all(map(math.isfinite, (x, y, width, height))) and width > 0 and height > 0):
+            msg = f"Expected x, y, width and height in pixels, got {box!r}"
+            raise ValueError(msg)
+        return x, y, width, height
+
+    def labels(self) -> dict[str, Any]:
+        """Return the columns that the contract does not name."""
+        return dict(self.model_extra or {})
+
+
+def check_sample_name(name: str) -> str:
+    """Return `name` if it can name a group in a store.
+
+    Raises
+    ------
+    SchemaError
+        If it is empty, starts with a dot or an underscore, holds more than letters, digits and
+        ``. _ + @ = -``, or is the name of Zarr's own metadata file.
+
+    Examples
+    --------
+    >>> check_sample_name("shirt-001")
+    'shirt-001'
+    """
+    if not _SAMPLE_NAME.fullmatch(name) or name == "zarr.json":
+        msg = (
+            "Expected a sample name of letters, digits and . _ + @ = - that starts with a letter "
+            f"or digit, got {name!r}. Rename the sample."
+        )
+        raise SchemaError(msg)
+    return name
+
+
+def read_manifest(path: Path | str) -> list[ManifestRow]:
+    """Read a manifest; relative paths are taken from its own folder.
+
+    Parameters
+    ----------
+    path : Path or str
+        A ``.csv``, ``.jsonl``, ``.ndjson`` or ``.parquet`` file.
+
+    Returns
+    -------
+    list of ManifestRow
+        In the file's order.
+
+    Raises
+    ------
+    SchemaError
+        If the file is missing, of another kind, or any row is wrong: all faults at once, each
+        with its row. Also if a picture does not exist or a sample's name comes twice.
+    MissingExtra
+        If the manifest is a Parquet file and pyarrow is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        msg = f"Expected a manifest file, found none at {path}. Give a CSV, JSON Lines or Parquet."
+        raise SchemaError(msg)
+    faults: list[str] = []
+    rows: list[ManifestRow] = []
+    places: dict[str, int] = {}
+    for number, record in _iter_records(path, faults):
+        row = _parse(record, path, number, faults)
+        if row is None:
+            continue
+        if row.sample in places:
+            first = places[row.sample]
+            faults.append(f"row {number}: sample {row.sample!r} stands in row {first} already")
+        places.setdefault(row.sample, number)
+        rows.append(row)
+    if not rows and not faults:
+        faults.append("no rows")
+    if faults:
+        shown = "; ".join(faults[:10]) + (f"; and {len(faults) - 10} more" if faults[10:] else "")
+        msg = f"Expected a valid manifest, got faults in {path}: {shown}. Mend these rows."
+        raise SchemaError(msg)
+    return rows
+
+
+def _parse(
+    record: dict[Any, Any], manifest: Path, number: int, faults: list[str]
+) -> ManifestRow | None:
+    if None in record:  # Where csv puts fields that have no column.
+        faults.append(f"row {number}: more fields than columns")
+    known = {k: v for k, v in record.items() if k is not None and v is not None and v != ""}
+    try:
+        row = ManifestRow.model_validate(known)
+    except ValidationError as e:
+        faults.extend(f"row {number}, {_fault(error)}" for error in e.errors())
+        return None
+    found = {}
+    for column in _PATH_COLUMNS:
+        if (value := getattr(row, column)) is not None:
+            found[column] = (manifest.parent / value).absolute()
+            if not found[column].is_file():
+                faults.append(f"row {number}, column {column!r}: no file at {found[column]}")
+    return row.model_copy(update=found)
+
+
+def _fault(error: ErrorDetails) -> str:
+    reason = error["msg"].removeprefix("Value error, ").rstrip(".")
+    # Our own messages tell what came; a missing column's input is the whole row.
+    came = "" if error["type"] in {"missing", "value_error"} else f", got {error['input']!r}"
+    return f"column {error['loc'][0]!r}: {reason[0].lower()}{reason[1:]}{came}"
+
+
+def _iter_records(path: Path, faults: list[str]) -> Iterator[tuple[int, dict[Any, Any]]]:
+    """Yield (row number as an editor shows it, record); a Parquet file's rows count from 1."""
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".csv":
+            with path.open(newline="", encoding="utf-8-sig") as lines:
+                reader = csv.DictReader(lines)
+                for record in reader:
+                    yield reader.line_num, record
+        elif suffix in {".jsonl", ".ndjson"}:
+            with path.open(encoding="utf-8-sig") as lines:
+                yield from _iter_json_objects(lines, faults)
+        elif suffix == ".parquet":
+            yield from enumerate(_read_parquet(path), start=1)
+        else:
+            msg = f"Expected a .csv, .jsonl or .parquet manifest, got {path}. Convert it."
+            raise SchemaError(msg)
+    except (UnicodeDecodeError, csv.Error) as e:
+        msg = f"Expected UTF-8 text, got something else at {path} ({e}). Save it as UTF-8."
+        raise SchemaError(msg) from e
+
+
+def _iter_json_objects(
+    lines: Iterable[str], faults: list[str]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if not text:
+            continue
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as e:
+            faults.append(f"row {number}: expected a JSON object, got {text[:40]!r} ({e.msg})")
+            continue
+        if isinstance(record, dict):
+            yield number, record
+        else:
+            faults.append(f"row {number}: expected a JSON object, got {text[:40]!r}")
+
+
+def _read_parquet(path: Path) -> list[dict[str, Any]]:
+    parquet = require("pyarrow.parquet", "to read a Parquet manifest", "capture")
+    try:
+        # Not read_table: it would take a folder named "a=b" on the way here for a column.
+        with parquet.ParquetFile(path) as file:
+            rows: list[dict[str, Any]] = file.read().to_pylist()
+    except ValueError as e:  # What pyarrow raises on other bytes is one.
+        msg = f"Expected a Parquet file, got something else at {path} ({e}). Write it anew."
+        raise SchemaError(msg) from e
+    return rows

@@ -1,0 +1,283 @@
+"""Whether a store keeps the contract: every fault at once, each with its place.
+
+The check runs on a description of the store (names, attributes, dimensions, shapes, dtypes), which
+whoever can read a store makes; so this module needs no storage library, and one check serves them
+all. What only the values can tell (NaN, order of timesteps) is not its business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from i2am.schemas import dims
+from i2am.schemas.attributes import (
+    ATTRIBUTE_KEY,
+    CaptureAttributes,
+    LayerAttributes,
+    MapsAttributes,
+    RunAttributes,
+)
+from i2am.schemas.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from pydantic_core import ErrorDetails
+
+__all__ = ["ArrayDescription", "Fault", "GroupDescription", "find_faults"]
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+_ALWAYS_SAID: Final = {"kind", "version"}
+
+
+@dataclass(frozen=True)
+class ArrayDescription:
+    """What an array's metadata tells."""
+
+    dims: tuple[str | None, ...] | None
+    shape: tuple[int, ...]
+    dtype: str
+    values: tuple[Any, ...] | None = None  # of short coordinates
+
+
+@dataclass(frozen=True)
+class GroupDescription:
+    """What a group's metadata tells, and its members. `groups` may load each one when asked."""
+
+    attributes: Mapping[str, Any]
+    arrays: Mapping[str, ArrayDescription] = field(default_factory=dict)
+    groups: Mapping[str, GroupDescription] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One way in which a store breaks the contract."""
+
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place or '/'}: {self.message}"
+
+
+def find_faults(root: GroupDescription) -> Iterator[Fault]:
+    """Yield every fault of a capture or maps store, in the order of its groups.
+
+    Examples
+    --------
+    >>> [str(fault) for fault in find_faults(GroupDescription({}))]
+    ["/: expected attribute 'i2am' with a kind of 'run' or 'maps', got none"]
+    """
+    attributes = root.attributes.get(ATTRIBUTE_KEY)
+    kind = attributes.get("kind") if isinstance(attributes, dict) else None
+    if kind == "run":
+        _, faults = _parse(RunAttributes, root, "")
+        yield from faults
+        yield from _stray_arrays(root, "")
+        for name, sample in root.groups.items():
+            yield from _capture_faults(sample, name)
+    elif kind == "maps":
+        _, faults = _parse(MapsAttributes, root, "")
+        yield from faults
+        yield from _stray_arrays(root, "")
+        for name, sample in root.groups.items():
+            yield from _maps_faults(sample, name)
+    else:
+        got = "none" if attributes is None else repr(kind)
+        msg = f"expected attribute 'i2am' with a kind of 'run' or 'maps', got {got}"
+        yield Fault("", msg)
+
+
+def _parse(
+    model: type[_Model], group: GroupDescription, place: str
+) -> tuple[_Model | None, list[Fault]]:
+    """Return the attributes, or None where they are not valid, and their faults."""
+    where = f"{place}/attributes"
+    stored = group.attributes.get(ATTRIBUTE_KEY)
+    if not isinstance(stored, dict):
+        came = "none" if stored is None else repr(stored)
+        return None, [Fault(where, f"expected a mapping as '{ATTRIBUTE_KEY}', got {came}")]
+    # The models fill these in when we write; a store must say them.
+    said = [f.alias or name for name, f in model.model_fields.items() if name in _ALWAYS_SAID]
+    faults = [Fault(where, f"{key}: field required") for key in said if key not in stored]
+    try:
+        return model.model_validate(stored), faults
+    except ValidationError as e:
+        return None, faults + [Fault(where, _reason(error)) for error in e.errors()]
+
+
+def _reason(error: ErrorDetails) -> str:
+    path = ".".join(str(part) for part in error["loc"]) or ATTRIBUTE_KEY
+    reason = error["msg"].removeprefix("Value error, ")
+    came = "" if error["type"] in {"missing", "value_error"} else f", got {error['input']!r}"
+    return f"{path}: {reason[0].lower()}{reason[1:]}{came}"
+
+
+def _is_unfinished(sample: GroupDescription) -> bool:
+    """Return whether a sample does not exist for a reader."""
+    own = sample.attributes.get(ATTRIBUTE_KEY)
+    return isinstance(own, dict) and own.get("status") in {"running", "failed"}
+
+
+def _stray_arrays(group: GroupDescription, place: str) -> Iterator[Fault]:
+    for name in group.arrays:
+        yield Fault(f"{place}/{name}", "expected no array here, got one")
+
+
+def _capture_faults(sample: GroupDescription, place: str) -> Iterator[Fault]:
+    if _is_unfinished(sample):
+        return
+    _, faults = _parse(CaptureAttributes, sample, place)
+    yield from faults
+    for name in ("images", "layers"):
+        if name not in sample.groups:
+            yield Fault(f"{place}/{name}", "expected a group, got none")
+    for name in sample.groups:
+        if name not in {"images", "layers"}:
+            yield Fault(f"{place}/{name}", "expected only the groups 'images' and 'layers'")
+    sizes: dict[str, int] = {}
+    yield from _coordinate_faults(sample, sizes, place)
+    if "images" in sample.groups:
+        yield from _image_faults(sample.groups["images"], f"{place}/images")
+    layers = sample.groups.get("layers", GroupDescription({}))
+    if "layers" in sample.groups and not layers.groups:
+        yield Fault(f"{place}/layers", "expected at least one layer, got none")
+    orders: dict[int, str] = {}
+    for name, layer in layers.groups.items():
+        where = f"{place}/layers/{name}"
+        attributes, layer_faults = _parse(LayerAttributes, layer, where)
+        yield from layer_faults
+        if attributes is None:
+            continue
+        if attributes.order in orders:
+            other = orders[attributes.order]
+            msg = f"expected an order of its own, got {attributes.order} as in '{other}'"
+            yield Fault(f"{where}/attributes", msg)
+        orders[attributes.order] = name
+        yield from _layer_faults(layer, attributes, sizes, where)
+
+
+def _coordinate_faults(
+    sample: GroupDescription, sizes: dict[str, int], place: str
+) -> Iterator[Fault]:
+    """Yield the faults of a sample's coordinates, and add their sizes to `sizes`."""
+    for name in (dims.STEP, dims.TIMESTEP):
+        yield from _coordinate(sample, name, dims.STEP, sizes, place)
+    step = sample.arrays.get(dims.STEP)
+    if step and not step.dtype.startswith(("int", "uint")):
+        yield Fault(f"{place}/step", f"expected an integer dtype, got {step.dtype}")
+    guidance = sample.arrays.get(dims.GUIDANCE)
+    if guidance is None:
+        return
+    yield from _coordinate(sample, dims.GUIDANCE, dims.GUIDANCE, sizes, place)
+    for label in guidance.values or ():
+        if label not in dims.GUIDANCE_LABELS:
+            hint = did_you_mean(str(label), dims.GUIDANCE_LABELS)
+            yield Fault(f"{place}/guidance", f"expected a known label, got {label!r}. {hint}")
+
+
+def _coordinate(
+    group: GroupDescription, name: str, dim: str, sizes: dict[str, int], place: str
+) -> Iterator[Fault]:
+    if name not in group.arrays:
+        yield Fault(f"{place}/{name}", f"expected a coordinate over '{dim}', got none")
+        return
+    yield from _array_faults(group.arrays[name], (dim,), f"{place}/{name}")
+    yield from _size_faults(group.arrays[name], sizes, f"{place}/{name}")
+
+
+def _image_faults(images: GroupDescription, place: str) -> Iterator[Fault]:
+    for name in ("generated", "reference"):
+        if name not in images.arrays:
+            yield Fault(f"{place}/{name}", "expected an image, got none")
+    sizes = {dims.RGB: 3}
+    for name, array in images.arrays.items():
+        where = f"{place}/{name}"
+        if name not in dims.IMAGE_ARRAYS:
+            yield Fault(where, f"unknown image. {did_you_mean(name, dims.IMAGE_ARRAYS)}")
+            continue
+        yield from _array_faults(array, dims.IMAGE_ARRAYS[name], where, dtypes=("uint8",))
+        yield from _size_faults(array, sizes, where)
+
+
+def _layer_faults(
+    layer: GroupDescription, attributes: LayerAttributes, sizes: dict[str, int], place: str
+) -> Iterator[Fault]:
+    wanted = ("query", "key") if attributes.representation == "factors" else ("logits",)
+    for name in wanted:
+        if name not in layer.arrays:
+            msg = f"expected an array, as representation is '{attributes.representation}', got none"
+            yield Fault(f"{place}/{name}", msg)
+    known = dict(sizes) | {dims.GENERATED: attributes.generated_tokens()}
+    if (tokens := attributes.reference_tokens()) is not None:
+        known[dims.REFERENCE] = tokens
+    for name, array in layer.arrays.items():
+        where = f"{place}/{name}"
+        if name not in (*wanted, "logsumexp"):
+            yield Fault(where, f"unknown array. {did_you_mean(name, (*wanted, 'logsumexp'))}")
+            continue
+        optional, required = dims.LAYER_ARRAYS[name]
+        present = tuple(d for d in optional if array.dims and d in array.dims)
+        dtypes = ("float32",) if name == "logsumexp" else ("float16", "float32")
+        yield from _array_faults(array, (*present, *required), where, dtypes=dtypes)
+        yield from _size_faults(array, known, where)
+        if dims.GUIDANCE in present and dims.GUIDANCE not in sizes:
+            yield Fault(where, "expected a coordinate 'guidance' in the sample, got none")
+
+
+def _maps_faults(sample: GroupDescription, place: str) -> Iterator[Fault]:
+    if _is_unfinished(sample):
+        return
+    if not sample.groups:
+        yield Fault(place, "expected a group 'r2g' or 'g2r', got none")
+    for direction, group in sample.groups.items():
+        where = f"{place}/{direction}"
+        if direction not in dims.PLANES:
+            yield Fault(where, f"unknown direction. {did_you_mean(direction, dims.PLANES)}")
+            continue
+        yield from _direction_faults(group, dims.PLANES[direction], where)
+
+
+def _direction_faults(
+    group: GroupDescription, plane: tuple[str, str], place: str
+) -> Iterator[Fault]:
+    for name in dims.LEVELS:
+        if name not in group.arrays:
+            yield Fault(f"{place}/{name}", "expected a map, got none")
+    sizes: dict[str, int] = {}
+    for name, array in group.arrays.items():
+        if name in dims.LEVELS:
+            wanted = (*dims.LEVELS[name], *plane)
+        elif name == "mass" and plane == dims.GENERATED_PLANE:
+            wanted = plane
+        else:
+            continue  # Coordinates.
+        yield from _array_faults(array, wanted, f"{place}/{name}", dtypes=("float32",))
+        yield from _size_faults(array, sizes, f"{place}/{name}")
+    for name, dim in dims.MAP_COORDINATES.items():
+        yield from _coordinate(group, name, dim, sizes, place)
+
+
+def _array_faults(
+    array: ArrayDescription,
+    wanted: tuple[str, ...],
+    place: str,
+    dtypes: Iterable[str] = (),
+) -> Iterator[Fault]:
+    if array.dims != wanted:
+        yield Fault(place, f"expected dims {wanted}, got {array.dims}")
+    elif dtypes and array.dtype not in dtypes:
+        yield Fault(place, f"expected dtype {' or '.join(dtypes)}, got {array.dtype}")
+
+
+def _size_faults(array: ArrayDescription, sizes: dict[str, int], place: str) -> Iterator[Fault]:
+    """Compare with the sizes known so far, and add this array's to them."""
+    if array.dims is None:
+        return
+    for name, size in zip(array.dims, array.shape, strict=True):
+        if name is not None and sizes.setdefault(name, size) != size:
+            yield Fault(place, f"expected {sizes[name]} along '{name}', got {size}")

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from zarr.storage import LocalStore
+
+from i2am.analysis import analyze_run, describe_store, summarise_store
+from i2am.schemas import StoreError, find_faults
+from tests.analysis import oracle
+from tests.synthetic import LAYERS, write_run
+
+
+@pytest.fixture
+def run_path(tmp_path: Path) -> Path:
+    path = write_run(tmp_path / "run.zarr", ["a", "b"], guidance=True)
+    oracle.change_attributes(path / "b", status="running")
+    return path
+
+
+def test_a_description_holds_dims_shapes_dtypes_and_guidance_labels(run_path: Path) -> None:
+    sample = describe_store(run_path).groups["a"]
+    assert sample.arrays["guidance"].values == ("unconditional", "conditional")
+    assert sample.arrays["step"].values is None
+    query = sample.groups["layers"].groups[LAYERS[0].name].arrays["query"]
+    assert query.dims == ("guidance", "step", "head", "generated", "channel")
+    assert (query.shape, query.dtype) == ((2, 4, 2, 64, 8), "float16")
+
+
+def test_samples_are_described_when_asked_for(
+    run_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: list[str] = []
+    read = LocalStore.get
+
+    async def watched(self: LocalStore, key: str, *args: Any, **kwargs: Any) -> Any:
+        keys.append(key)
+        return await read(self, key, *args, **kwargs)
+
+    monkeypatch.setattr(LocalStore, "get", watched)
+    groups = describe_store(run_path).groups
+    assert list(groups) == ["a", "b"]
+    assert not [key for key in keys if key.startswith("a/layers")]
+    groups["a"].groups["layers"].groups[LAYERS[0].name]
+    assert [key for key in keys if key.startswith("a/layers")]
+    with pytest.raises(KeyError):
+        groups["c"]
+
+
+def test_validation_finds_no_fault_in_a_sound_store_and_the_fault_in_another(
+    run_path: Path,
+) -> None:
+    assert list(find_faults(describe_store(run_path))) == []
+    oracle.stored(run_path / "a").create_group("extra")
+    faults = [str(fault) for fault in find_faults(describe_store(run_path))]
+    assert faults == ["a/extra: expected only the groups 'images' and 'layers'"]
+
+
+def test_the_summary_of_a_run_tells_what_was_captured(run_path: Path) -> None:
+    facts = summarise_store(run_path)
+    assert facts["kind"] == "run"
+    assert facts["samples"] == "1 complete, 1 not: a"
+    assert facts["steps"] == "4, timestep 981 to 1"
+    assert facts["guidance"] == "unconditional, conditional"
+    assert facts["layers"] == [
+        f"{LAYERS[0].name}: 8x8 <- 4x4 + 1, 2 heads, factors float16",
+        f"{LAYERS[1].name}: 4x4 <- 4x4 + 1, 2 heads, factors float16",
+        f"{LAYERS[2].name}: 8x8 <- 4x4 + 1, 2 heads, logits float16",
+    ]
+    stored = sum(f.stat().st_size for f in run_path.rglob("*") if f.is_file())
+    assert facts["stored"] == f"{stored:,} bytes"
+
+
+def test_the_summary_of_maps_tells_how_they_were_made(run_path: Path, tmp_path: Path) -> None:
+    facts: dict[str, Any] = summarise_store(
+        analyze_run(run_path, tmp_path / "maps.zarr", progress=False)
+    )
+    assert (facts["kind"], facts["convention"], facts["source"]) == ("maps", "i2am", "../run.zarr")
+    assert facts["directions"] == [
+        "g2r: 3 layer, 4 step, 2 head, 4 reference_y, 4 reference_x",
+        "r2g: 3 layer, 4 step, 2 head, 8 y, 8 x",
+    ]
+
+
+def test_an_empty_run_has_a_summary(tmp_path: Path) -> None:
+    assert summarise_store(write_run(tmp_path / "run.zarr", []))["samples"] == "0 complete"
+
+
+def test_what_is_not_there_has_none(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="Expected a store, got nothing"):
+        summarise_store(tmp_path / "missing.zarr")

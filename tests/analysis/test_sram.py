@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+
+from i2am.analysis import analyze, open_run, sram
+from i2am.schemas import AnalysisError
+from tests.analysis import oracle
+from tests.analysis.test_maps import joint_sample
+from tests.synthetic import SyntheticLayer, write_run
+
+FACTORS = SyntheticLayer("factors", (8, 8), (4, 4), 1)
+COARSE = SyntheticLayer("coarse", (4, 4), (2, 2), 0, keys_per_step=True)
+LOGITS = SyntheticLayer("logits", (8, 8), (4, 4), 1, representation="logits")
+CLIP = SyntheticLayer("clip", (8, 8), None, 0, tokens=1)
+
+
+@pytest.fixture(scope="module")
+def run_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sram") / "run.zarr"
+    return write_run(path, ["a"], [FACTORS, COARSE, LOGITS, CLIP], steps=3)
+
+
+@pytest.fixture(scope="module")
+def sample(run_path: Path) -> Any:
+    return open_run(run_path)["a"]
+
+
+def expected(
+    run_path: Path, wanted: list[tuple[int, list[int]]], *, mirror: bool, grid: tuple[int, int]
+) -> Any:
+    """(layer, step, head, plane) of the numbered layers, each with its rows."""
+    layers = oracle.layer_groups(run_path / "a")
+    maps = []
+    for number, rows in wanted:
+        layer = layers[number]
+        own = layer.attrs["i2am"]
+        special = own["special_tokens"]
+        scores = oracle.stored_scores(layer)
+        if mirror:
+            tokens = [special + row for row in rows]
+            flat = oracle.softmax(scores, 2)[..., tokens].mean(3)
+            plane = flat.reshape(*flat.shape[:2], *own["generated_grid"])
+        else:
+            flat = oracle.softmax(scores, 3)[:, :, rows].mean(2)[..., special:]
+            plane = flat.reshape(*flat.shape[:2], *own["reference_grid"])
+        maps.append(np.clip(oracle.resize(plane, grid), 0, None))
+    return np.stack(maps)
+
+
+def test_a_pixel_takes_the_patch_that_holds_it_in_each_layer(run_path: Path, sample: Any) -> None:
+    # Images are 32x32: pixel (9, 30) is patch (2, 7) of 8x8 and (1, 3) of 4x4.
+    rows = [(0, [2 * 8 + 7]), (1, [1 * 4 + 3]), (2, [2 * 8 + 7])]
+    volume = expected(run_path, rows, mirror=False, grid=(4, 4))
+    found = sram(sample, generated=(9, 30))
+    assert found.dims == ("reference_y", "reference_x")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, volume.mean((0, 1, 2)), rtol=1e-5)
+
+
+def test_the_mirror_asks_where_a_place_of_the_reference_went(run_path: Path, sample: Any) -> None:
+    rows = [(0, [1 * 4 + 3]), (1, [0 * 2 + 1]), (2, [1 * 4 + 3])]
+    volume = expected(run_path, rows, mirror=True, grid=(8, 8))
+    found = sram(sample, reference=(9, 30), keep=("layer", "step", "head"))
+    assert found.dims == ("layer", "step", "head", "y", "x")
+    assert found["layer"].values.tolist() == ["factors", "coarse", "logits"]
+    np.testing.assert_allclose(found, volume, rtol=1e-5, atol=1e-8)
+
+
+def test_a_region_is_the_mean_over_the_patches_that_hold_its_pixels(
+    run_path: Path, sample: Any
+) -> None:
+    mask = np.zeros((32, 32), bool)
+    mask[3:5, 10] = True  # patches (0, 2) and (1, 2) of 8x8, (0, 1) of 4x4
+    rows = [(0, [2, 10]), (1, [1]), (2, [2, 10])]
+    volume = expected(run_path, rows, mirror=False, grid=(4, 4))
+    for place in (mask, xr.DataArray(mask, dims=("y", "x"))):
+        np.testing.assert_allclose(sram(sample, generated=place), volume.mean((0, 1, 2)), rtol=1e-5)
+
+
+def test_a_region_of_one_pixel_is_that_pixel(sample: Any) -> None:
+    mask = np.zeros((32, 32), bool)
+    mask[9, 30] = True
+    xr.testing.assert_equal(
+        sram(sample, reference=mask).compute(), sram(sample, reference=(9, 30)).compute()
+    )
+
+
+def test_selected_labels_stay_as_kept_dimensions(run_path: Path, sample: Any) -> None:
+    found = sram(
+        sample, generated=(0, 0), layers=["logits"], steps=[2, 1], heads=[1], keep=["step"]
+    )
+    volume = expected(run_path, [(2, [0])], mirror=False, grid=(4, 4))
+    assert found.dims == ("step", "reference_y", "reference_x")
+    assert found["step"].values.tolist() == [1, 2]
+    np.testing.assert_allclose(found, volume[0, 1:, 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("normalisation", ["mass", "density"])
+@pytest.mark.parametrize("layer", ["factors", "coarse", "logits"])
+def test_the_whole_image_gives_the_g2r_map(layer: str, normalisation: Any, sample: Any) -> None:
+    whole = np.ones((32, 32), bool)
+    found = sram(sample, generated=whole, layers=layer, normalisation=normalisation)
+    maps: Any = analyze(sample, layers=layer, normalisation=normalisation)
+    np.testing.assert_allclose(found, maps["g2r/ulam"], rtol=1e-5)
+
+
+def test_the_mean_over_all_patches_is_the_g2r_map(sample: Any) -> None:
+    places = [(y, x) for y in range(0, 32, 4) for x in range(0, 32, 4)]
+    each = [sram(sample, generated=place, layers="factors") for place in places]
+    mean = np.mean(dask.compute(*each), axis=0)
+    np.testing.assert_allclose(mean, analyze(sample, layers="factors")["g2r/ulam"], rtol=1e-5)
+
+
+def test_the_mirror_over_all_tokens_is_the_r2g_map(sample: Any) -> None:
+    # The coarse layer has no special token, so its grid is all that R2G averages over.
+    places = [(y, x) for y in (0, 16) for x in (0, 16)]
+    each = [sram(sample, reference=place, layers="coarse") for place in places]
+    mean = np.mean(dask.compute(*each), axis=0)
+    np.testing.assert_allclose(mean, analyze(sample, layers="coarse")["r2g/ulam"], rtol=1e-5)
+
+
+def test_joint_attention_reads_true_probabilities() -> None:
+    sample, scores, total = joint_sample(np.random.default_rng(1))
+    probability = np.exp(scores.astype(np.float64) - total[..., None])
+    wanted = probability[:, :, 3].mean((0, 1)).reshape(2, 3)  # pixel (20, 20) is patch (1, 1)
+    np.testing.assert_allclose(sram(sample, generated=(20, 20)), wanted, rtol=1e-5)
+    mirrored = oracle.softmax(scores, 2)[..., 5].mean((0, 1)).reshape(2, 2)
+    np.testing.assert_allclose(sram(sample, reference=(31, 31)), mirrored, rtol=1e-5)
+
+
+def test_asking_computes_nothing(run_path: Path) -> None:
+    with dask.config.set(scheduler=oracle.refuse_to_compute):
+        found = sram(open_run(run_path)["a"], generated=(3, 3))
+        with pytest.raises(AssertionError, match="something was computed"):
+            found.compute()
+
+
+def test_only_the_rows_that_are_asked_for_are_read(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run.zarr", ["a"], [FACTORS])
+    layer = path / "a" / "layers" / "factors"
+    oracle.rechunk(layer, "query", generated=8)
+    for chunk in (layer / "query").rglob("c/*/*/*/*"):
+        if chunk.parent.name != "2":  # patches 16 to 23 hold row 2 of the image's 8
+            chunk.write_bytes(b"not to be read")
+    assert np.isfinite(sram(open_run(path)["a"], generated=(9, 30)).to_numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({}, "Expected generated= or reference=, got neither"),
+        ({"generated": (0, 0), "reference": (0, 0)}, "got both"),
+        ({"generated": (32, 0)}, r"Expected a pixel \(y, x\) within \(32, 32\), got \(32, 0\)"),
+        ({"reference": (0, -1)}, r"got \(0, -1\), at reference="),
+        ({"generated": np.ones((8, 8), bool)}, r"got bool \(8, 8\), at generated="),
+        ({"generated": np.ones((32, 32))}, r"got float64 \(32, 32\), at generated="),
+        ({"generated": np.zeros((32, 32), bool)}, "got an empty mask"),
+        (
+            {"generated": (0, 0), "keep": ["layers"]},
+            r"got 'layers', at keep\. Did you mean 'layer'",
+        ),
+        (
+            {"generated": (0, 0), "layers": "clip"},
+            r"got one token each, at a\. SRAM does not exist",
+        ),
+        ({"generated": (0, 0), "layers": "klip"}, "Did you mean 'clip'"),
+        ({"generated": (0, 0), "steps": [3]}, "Expected steps from 0 to 2, got 3"),
+    ],
+)
+def test_a_question_without_an_answer_is_refused(
+    options: dict[str, Any], match: str, sample: Any
+) -> None:
+    with pytest.raises(AnalysisError, match=match):
+        sram(sample, **options)
+
+
+def test_tokens_without_a_layout_have_no_sram(tmp_path: Path) -> None:
+    layer = SyntheticLayer("ip", (8, 8), None, 0, tokens=4)
+    sample: Any = open_run(write_run(tmp_path / "run.zarr", ["a"], [layer]))["a"]
+    with pytest.raises(AnalysisError, match="got no reference grid, at a"):
+        sram(sample, generated=(0, 0))
+
+
+def test_a_sample_without_images_says_so(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run.zarr", ["a"], [FACTORS])
+    del oracle.stored(path / "a")["images/reference"]
+    with pytest.raises(AnalysisError, match=r"Expected the reference image .*add_images"):
+        sram(open_run(path)["a"], reference=(0, 0))

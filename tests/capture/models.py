@@ -1,0 +1,140 @@
+"""Real pipelines with tiny random weights, and an explicit attention processor as a witness."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    PaintByExamplePipeline,
+    UNet2DConditionModel,
+)
+from diffusers.pipelines.deprecated.paint_by_example.image_encoder import (
+    PaintByExampleImageEncoder,
+)
+from PIL import Image
+from transformers import CLIPImageProcessor, CLIPVisionConfig
+
+from i2am.capture.reference_inpaint import ReferenceInpaintPipeline
+from i2am.capture.tiny_model import build_pipeline
+
+
+def reference_inpaint() -> ReferenceInpaintPipeline:
+    torch.manual_seed(0)
+    pipeline = build_pipeline((32, 64))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def paint_by_example() -> PaintByExamplePipeline:
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=9,
+        out_channels=4,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=8,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=16,
+        projection_dim=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+    )
+    pipeline = PaintByExamplePipeline(
+        vae=vae,
+        image_encoder=PaintByExampleImageEncoder(vision, proj_size=16),
+        unet=unet,
+        scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=CLIPImageProcessor(
+            size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+        ),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def pictures(size_px: int) -> dict[str, Image.Image]:
+    rng = np.random.default_rng(0)
+    mask = np.zeros((size_px, size_px), np.uint8)
+    mask[size_px // 4 : size_px // 2, size_px // 4 : size_px // 2] = 255
+    return {
+        "example_image": _noise(rng, size_px),
+        "image": _noise(rng, size_px),
+        "mask_image": Image.fromarray(mask),
+    }
+
+
+def _noise(rng: np.random.Generator, size_px: int) -> Image.Image:
+    return Image.fromarray(rng.integers(0, 256, (size_px, size_px, 3), dtype=np.uint8))
+
+
+def size_of(pipeline: Any) -> int:
+    size: int = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+    return size
+
+
+def run(pipeline: Any, steps: int = 3, **options: Any) -> Any:
+    """Run a pipeline, always from the same noise, and return its latents or pictures."""
+    inputs = pictures(size_of(pipeline)) | options
+    inputs.setdefault("generator", torch.Generator().manual_seed(0))
+    return pipeline(num_inference_steps=steps, output_type="np", **inputs).images
+
+
+class ExplicitAttention:
+    """An attention processor that computes its softmax in the open, and keeps it.
+
+    `probabilities[layer]` is a list over calls of Tensor (batch, head, generated, reference).
+    """
+
+    def __init__(self, probabilities: list[torch.Tensor]) -> None:
+        self.probabilities = probabilities
+
+    def __call__(
+        self,
+        attention: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        **_options: Any,
+    ) -> torch.Tensor:
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            projection(states).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+            for projection, states in (
+                (attention.to_q, hidden_states),
+                (attention.to_k, context),
+                (attention.to_v, context),
+            )
+        )
+        probabilities = torch.softmax(query @ key.transpose(-1, -2) * attention.scale, dim=-1)
+        self.probabilities.append(probabilities.detach().clone())
+        mixed = (probabilities @ value).transpose(1, 2).flatten(2)
+        projected: torch.Tensor = attention.to_out[0](mixed)
+        return projected
+
+
+def make_explicit(pipeline: Any) -> dict[str, list[torch.Tensor]]:
+    """Give every ``attn2`` an explicit processor, and return what they will have kept."""
+    kept: dict[str, list[torch.Tensor]] = {}
+    for name, module in pipeline.unet.named_modules():
+        if name.endswith(".attn2"):
+            module.set_processor(ExplicitAttention(kept.setdefault(name, [])))
+    return kept

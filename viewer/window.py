@@ -1,0 +1,101 @@
+"""Open a napari window on a run: what `i2am view` calls."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from i2am.viewer.display import check_display, check_qt
+from i2am.viewer.opening import open_layers
+
+if TYPE_CHECKING:
+    import napari
+
+__all__ = ["open_viewer", "view"]
+
+_WINDOW_PX: Final = (1500, 900)
+
+
+def open_viewer(
+    run_path: str | PathLike[str],
+    *,
+    sample: str | None = None,
+    maps: str | PathLike[str] | None = None,
+    show: bool = True,
+) -> napari.Viewer:
+    """Open a napari viewer with one sample of a run: its pictures, and its maps over them.
+
+    Parameters
+    ----------
+    run_path : str or path
+        A capture store.
+    sample : str, optional
+        The sample in view at first; the run's first one if left out.
+    maps : str or path, optional
+        An analysis store. Without it the one that lies beside the run is read
+        (`i2am.analysis.find_maps`), or the maps are computed from the run as they are
+        looked at.
+    show : bool
+        Whether the window is shown. A display is needed either way.
+
+    Returns
+    -------
+    napari.Viewer
+        With the layers of `i2am.viewer.layers.sample_layers` and the run browser docked.
+
+    Raises
+    ------
+    StoreError
+        If a store cannot be read, or has no such sample.
+    MissingExtra
+        If napari or a Qt binding is missing.
+    I2AMError
+        If there is no display.
+    """
+    check_qt()
+    # The store before the display: a wrong path is wrong on any machine.
+    layers = open_layers(run_path, sample, maps)
+    check_display()
+    import napari
+    from qtpy.QtWidgets import QApplication
+
+    from i2am.viewer.browser import RunBrowser
+    from i2am.viewer.scene import own_layers, show_layers
+
+    viewer = napari.Viewer(title=f"{Path(run_path).name} - I²AM", show=show)
+    _enlarge(viewer)
+    viewer.window.add_dock_widget(RunBrowser(viewer), name="Run browser", area="right")
+    QApplication.processEvents()  # so that the canvas has its size when the view is fitted to it
+    show_layers(viewer, layers)
+    r2g = own_layers(viewer)["r2g"]
+    viewer.layers.selection.active = r2g
+    # Half-way through: the first steps are noise, and the outer layers are often the coarsest.
+    viewer.dims.set_current_step((0, 1), [(n - 1) // 2 for n in r2g.data.shape[:2]])
+    return viewer
+
+
+def view(
+    run_path: str | PathLike[str],
+    *,
+    sample: str | None = None,
+    maps: str | PathLike[str] | None = None,
+) -> None:
+    """Open a run as `open_viewer` does, and return when the window is closed."""
+    open_viewer(run_path, sample=sample, maps=maps)
+    import napari
+
+    napari.run()
+
+
+def _enlarge(viewer: napari.Viewer) -> None:
+    """Give two pictures and a dock the room they need, if the screen has it."""
+    from qtpy.QtGui import QGuiApplication
+
+    screen = QGuiApplication.primaryScreen().availableGeometry()
+    _, _, width, height = viewer.window.geometry()
+    wanted = (
+        max(width, min(_WINDOW_PX[0], screen.width())),
+        max(height, min(_WINDOW_PX[1], screen.height())),
+    )
+    viewer.window.resize(*wanted)
