@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -76,18 +78,21 @@ def _load_shipped(path: Path) -> Any:
 def _load_diffusers(model: str, revision: str | None) -> Any:
     from diffusers import DiffusionPipeline
 
-    _restore_paint_by_example()
     directory = Path(model).expanduser()
+    load: Callable[[], Any] = partial(
+        DiffusionPipeline.from_pretrained, model, revision=revision, use_safetensors=True
+    )
     if directory.is_dir():
-        if _pipeline_class(directory) == "ReferenceInpaintPipeline":
-            return _load_shipped(directory)
-        model = str(directory)
+        own_loader = _LOADERS.get(_read_index(directory)["_class_name"])
+        if own_loader is not None:
+            load = partial(own_loader, directory)
     elif model.count("/") != 1 or directory.is_absolute() or model.startswith("."):
         hint = did_you_mean(model, [SHIPPED_MODEL])
         msg = f"Expected a model's hub id or directory, got {model!r}, which is neither. {hint}"
         raise CaptureError(msg)
+    _restore_paint_by_example()
     try:
-        return DiffusionPipeline.from_pretrained(model, revision=revision, use_safetensors=True)
+        return load()
     except (OSError, ValueError, AttributeError, ImportError) as e:
         reason = " ".join(str(e).split())[:200]
         msg = (
@@ -97,13 +102,41 @@ def _load_diffusers(model: str, revision: str | None) -> Any:
         raise CaptureError(msg) from e
 
 
-def _pipeline_class(directory: Path) -> str:
-    index = directory / "model_index.json"
-    if not index.is_file():
-        msg = f"Expected a diffusers directory with model_index.json, got none in {directory}."
-        raise CaptureError(msg + " Give the directory that save_pretrained wrote.")
-    name = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-    return str(name)
+def _load_paint_by_example(directory: Path) -> Any:
+    """Part by part: diffusers no longer resolves the image encoder of a saved directory."""
+    import diffusers
+    import transformers
+    from diffusers.pipelines.deprecated import paint_by_example
+
+    index = _read_index(directory)
+
+    def load(part: Any, name: str, **options: Any) -> Any:
+        return part.from_pretrained(directory, subfolder=name, **options)
+
+    encoder = paint_by_example.PaintByExampleImageEncoder
+    return diffusers.PaintByExamplePipeline(
+        vae=load(diffusers.AutoencoderKL, "vae", use_safetensors=True),
+        image_encoder=load(encoder, "image_encoder", use_safetensors=True),
+        unet=load(diffusers.UNet2DConditionModel, "unet", use_safetensors=True),
+        scheduler=load(getattr(diffusers, index["scheduler"][1]), "scheduler"),
+        safety_checker=None,  # It would blacken pictures that somebody wants to understand.
+        feature_extractor=load(transformers.CLIPImageProcessor, "feature_extractor"),
+    )
+
+
+_LOADERS: dict[str, Callable[[Path], Any]] = {
+    "PaintByExamplePipeline": _load_paint_by_example,
+    "ReferenceInpaintPipeline": _load_shipped,
+}
+
+
+def _read_index(directory: Path) -> dict[str, Any]:
+    path = directory / "model_index.json"
+    if not path.is_file():
+        msg = f"Expected a diffusers directory with model_index.json, got none in {directory}. "
+        raise CaptureError(msg + "Give the directory that save_pretrained wrote.")
+    index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return index
 
 
 def _restore_paint_by_example() -> None:

@@ -95,7 +95,7 @@ def plan_chunks(dims: Sequence[str], shape: Sequence[int], item_bytes: int) -> t
     Examples
     --------
     >>> plan_chunks(("step", "head", "generated", "channel"), (50, 8, 4096, 40), 2)
-    (8, 8, 373, 40)
+    (8, 8, 410, 40)
     """
     axis = dims.index(STEP)
     _steps, heads, tokens = shape[axis : axis + 3]

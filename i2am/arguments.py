@@ -6,11 +6,13 @@ Each function that parses an option's value returns it, or says what was wanted.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
-from i2am.schemas import I2AMError
+from i2am.schemas import Fault, I2AMError, find_faults
 
 __all__ = [
     "Parser",
@@ -18,6 +20,7 @@ __all__ = [
     "existing_store",
     "explain",
     "grid",
+    "number",
     "positive",
     "print_error",
     "shard",
@@ -38,12 +41,32 @@ def print_error(message: str) -> None:
     sys.stderr.write(f"i2am: {' '.join(message.split())}\n")
 
 
-def explain(error: Exception) -> str:
-    """Return an error's message; for one that nobody foresaw, also its kind and what to do."""
+def explain(error: Exception, stores: Iterable[str | Path] = ()) -> str:
+    """Return what to tell a user of an error.
+
+    Our own errors say it themselves. Any other that comes of a store is most often the store's
+    fault: then the first way in which one of `stores` breaks the contract is told instead.
+    """
     if isinstance(error, I2AMError | OSError) and str(error):
         return str(error)
-    where = "Run it again with --debug and report what it shows"
-    return f"unexpected {type(error).__name__}: {error or 'no message'}. {where}."
+    for store in stores:
+        if (fault := _first_fault(store)) is not None:
+            return (
+                f"Expected a store that keeps the contract, got '{fault}', at {store}. "
+                f"Run 'i2am validate {store}' for all that is wrong with it."
+            )
+    message = str(error) or "no message"
+    hint = "Run it again with --debug and report what it shows."
+    return f"Expected no such error, got {type(error).__name__}: {message}. {hint}"
+
+
+def _first_fault(store: str | Path) -> Fault | None:
+    from i2am.analysis import describe_store
+
+    try:
+        return next(find_faults(describe_store(store)), None)
+    except (I2AMError, OSError, ValueError):  # It cannot even be described.
+        return None
 
 
 def existing_file(text: str) -> Path:
@@ -68,6 +91,18 @@ def positive(text: str) -> int:
         msg = f"expected a whole number from 1 on, got {text!r}"
         raise argparse.ArgumentTypeError(msg)
     return int(text)
+
+
+def number(text: str) -> float:
+    """Return a number, neither infinite nor NaN."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        msg = f"expected a number, got {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return value
 
 
 def grid(text: str) -> tuple[int, int]:

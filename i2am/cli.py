@@ -21,6 +21,7 @@ from i2am.arguments import (
     existing_store,
     explain,
     grid,
+    number,
     positive,
     print_error,
     shard,
@@ -42,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as e:  # A traceback is for those who ask for it.
         if options.debug:
             raise
-        print_error(explain(e))
+        given = vars(options)
+        print_error(explain(e, [s for k in ("store", "maps", "source") if (s := given.get(k))]))
         return 1
 
 
@@ -98,7 +100,7 @@ def _add_capture(commands: Any) -> None:
     command.add_argument("--manifest", required=True, type=existing_file, metavar="FILE")
     command.add_argument("--out", required=True, metavar="RUN.zarr")
     command.add_argument("--steps", type=positive, help="denoising steps")
-    command.add_argument("--guidance-scale", type=float)
+    command.add_argument("--guidance-scale", type=number)
     command.add_argument("--seed", type=int, default=0, help="plus a row's position; default 0")
     command.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="as 2/8")
     command.add_argument("--revision", help="of a hub model")
@@ -182,8 +184,8 @@ def _add_score(commands: Any) -> None:
         "--run", dest="source", type=existing_store, metavar="RUN.zarr", help="where the masks are"
     )
     command.add_argument("--out", type=Path, metavar="FILE.csv")
-    command.add_argument("--penalty", type=float, default=3.0, help="λ of IMACS; default 3")
-    command.add_argument("--threshold", type=float, default=0.4, help="of IMACS; default 0.4")
+    command.add_argument("--penalty", type=number, default=3.0, help="λ of IMACS; default 3")
+    command.add_argument("--threshold", type=number, default=0.4, help="of IMACS; default 0.4")
     command.add_argument("--polarity", choices=["direct", "inverted"], default="direct")
     command.add_argument("--overwrite", action="store_true", help="replace FILE.csv")
 
@@ -293,6 +295,6 @@ def _validate(options: argparse.Namespace) -> int:
     from i2am.analysis import describe_store
     from i2am.schemas import find_faults
 
-    faults = list(find_faults(describe_store(options.store)))
+    faults = [str(fault) for fault in find_faults(describe_store(options.store))]
     print(*(faults or [f"{options.store} keeps the contract"]), sep="\n")
     return 1 if faults else 0

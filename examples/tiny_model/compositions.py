@@ -97,6 +97,15 @@ class Compositions:
         chosen = np.random.default_rng([self._seed, index, 1])
         return int(chosen.choice(self._families[int(chosen.integers(len(self._families)))]))
 
+    def box(self, index: int) -> tuple[int, int, int]:
+        """Return (top, left, side) of composition `index`, in pixels."""
+        return self._place(np.random.default_rng([self._seed, index]))
+
+    def _place(self, rng: np.random.Generator) -> tuple[int, int, int]:
+        side = int(rng.integers(SMALLEST_PX, LARGEST_PX))
+        top, left = (int(v) for v in rng.integers(0, SIZE_PX - side + 1, 2))
+        return top, left, side
+
     def batch(self, start: int, stop: int, objects: list[int] | None = None) -> Batch:
         """Return compositions start … stop − 1, of the drawn objects or of those given."""
         drawn = objects or [self.draw(index) for index in range(start, stop)]
@@ -107,8 +116,7 @@ class Compositions:
         rng = np.random.default_rng([self._seed, index])
         picture = self._pixels[chosen].float() / 255
         colour, alpha = picture[:3] * picture[3:], picture[3:]
-        side = int(rng.integers(SMALLEST_PX, LARGEST_PX))
-        top, left = (int(v) for v in rng.integers(0, SIZE_PX - side + 1, 2))
+        top, left, side = self._place(rng)
         small = functional.interpolate(
             torch.cat([colour, alpha])[None], (side, side), mode="bilinear", antialias=True
         )[0]

@@ -5,8 +5,8 @@
 
 The autoencoder comes first, then the denoiser with its reference encoder. What made attention
 mean something: v-prediction, timesteps drawn toward the noisy end, a loss that counts 30 times
-more inside the mask. Nothing supervises the attention itself. Run the same command again to
-resume; raise ``--unet-steps`` to go on. The result is written to WORK/model.
+more inside the mask; and, until step ``--guided-steps``, a hint where to look (``guide.py``). Run
+the same command again to resume; raise ``--unet-steps`` to go on. The result is WORK/model.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from compositions import Compositions, read_objects
 from diffusers import DDPMScheduler
+from guide import Guide
 from torch.nn import functional
 
 from i2am.capture.reference_inpaint import ReferenceInpaintPipeline
@@ -28,6 +29,7 @@ from i2am.capture.tiny_model import PREDICTION, build_pipeline
 
 VAE_BATCH, VAE_CROP_PX = 16, 32
 UNET_BATCH = 16
+GUIDE_WEIGHT = 0.1
 POOL = 16_000  # compositions, encoded once
 CHECKPOINT_EVERY_S = 120
 
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="checkpoints and the result")
     parser.add_argument("--vae-steps", type=int, default=3_000)
     parser.add_argument("--unet-steps", type=int, default=8_000)
+    parser.add_argument("--guided-steps", type=int, default=1_500, help="with a hint; 0: none")
     parser.add_argument("--decay-steps", type=int, default=1_500, help="last steps, falling rate")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
@@ -186,7 +189,8 @@ def train_unet(
     if checkpoint.is_done():
         return checkpoint.use_average()
     latents, masked, areas, references = encode_pool(pipeline, pairs, arguments)
-    noiser = DDPMScheduler(**PREDICTION)
+    boxes = torch.tensor([pairs.box(index) for index in range(len(latents))])
+    noiser, guide = DDPMScheduler(**PREDICTION), Guide(unet)
     while not checkpoint.is_done():
         generator = torch.Generator().manual_seed(1_000_000 + checkpoint.step)
         rows = torch.randint(0, len(latents), (UNET_BATCH,), generator=generator)
@@ -203,7 +207,10 @@ def train_unet(
         predicted = unet(model_input, timesteps, tokens).sample
         error = (predicted - noiser.get_velocity(latent, noise, timesteps)) ** 2
         weight = 0.1 + 3 * area
-        checkpoint.update((error * weight).mean() / weight.mean(), keep=0.997)
+        loss = (error * weight).mean() / weight.mean()
+        if checkpoint.step < arguments.guided_steps:
+            loss = loss + GUIDE_WEIGHT * guide.loss(boxes[rows].to(device), dropped[:, 0, 0])
+        checkpoint.update(loss, keep=0.997)
     return checkpoint.use_average()
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import zarr
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -85,6 +87,11 @@ def pictures(size_px: int) -> dict[str, Image.Image]:
 
 def _noise(rng: np.random.Generator, size_px: int) -> Image.Image:
     return Image.fromarray(rng.integers(0, 256, (size_px, size_px, 3), dtype=np.uint8))
+
+
+def opened(group: Path) -> Any:
+    """Open a group to read; untyped, since a test knows what must be there."""
+    return zarr.open_group(group, mode="r")
 
 
 def size_of(pipeline: Any) -> int:

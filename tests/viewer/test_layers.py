@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from i2am.schemas import StoreError
 from i2am.analysis import find_maps
+from i2am.schemas import StoreError
 from i2am.viewer.opening import open_layers
 from i2am.viewer.position import describe_position, slice_indices
 from tests.synthetic import SyntheticLayer, write_run

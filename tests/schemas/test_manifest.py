@@ -1,0 +1,276 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from i2am.schemas import ManifestRow, SchemaError, check_sample_name, read_manifest
+
+PICTURES = ("source.png", "mask.png", "reference.png", "object.png")
+PLAIN = {"source": "source.png", "mask": "mask.png", "reference": "reference.png"}
+ROWS: list[dict[str, Any]] = [
+    {"sample": "shirt-001", **PLAIN, "box": "1 2 3.5 4", "seed": 7, "garment": "shirt"},
+    {"sample": "hat_2", **PLAIN, "reference_mask": "object.png", "prompt": "a hat, red"},
+]
+
+Write = Callable[[Path, Sequence[dict[str, Any]]], None]
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(k for row in rows for k in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_json(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+
+
+def _write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    keys = dict.fromkeys(k for row in rows for k in row)
+    pq.write_table(pa.table({k: [row.get(k) for row in rows] for k in keys}), path)
+
+
+FORMATS: list[tuple[str, Write]] = [
+    ("rows.csv", _write_csv),
+    ("rows.jsonl", _write_json),
+    ("ROWS.NDJSON", _write_json),
+    ("rows.parquet", _write_parquet),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    # Parquet readers take "a=b" for a partition unless told otherwise.
+    folder = tmp_path / "split=train"
+    folder.mkdir()
+    for name in PICTURES:
+        (folder / name).touch()
+    return folder
+
+
+def _faults(path: Path) -> list[str]:
+    """Return what reading complains of, with the folder's name left out."""
+    with pytest.raises(SchemaError) as caught:
+        read_manifest(path)
+    message = str(caught.value).replace(str(path.parent), "DIR")
+    before, after = (
+        f"Expected a valid manifest, got faults in DIR/{path.name}: ",
+        "Mend these rows.",
+    )
+    assert message.startswith(before)
+    assert message.endswith(f". {after}")
+    return message.removeprefix(before).removesuffix(f". {after}").split("; ")
+
+
+@pytest.mark.parametrize(("name", "write"), FORMATS)
+def test_every_format_gives_the_same_rows(folder: Path, name: str, write: Write) -> None:
+    write(folder / name, ROWS)
+    paths = {column: folder / file for column, file in PLAIN.items()}
+    assert [row.model_dump() for row in read_manifest(folder / name)] == [
+        {
+            "sample": "shirt-001",
+            **paths,
+            "reference_mask": None,
+            "box": (1.0, 2.0, 3.5, 4.0),
+            "prompt": None,
+            "seed": 7,
+            "garment": "shirt",
+        },
+        {
+            "sample": "hat_2",
+            **paths,
+            "reference_mask": folder / "object.png",
+            "box": None,
+            "prompt": "a hat, red",
+            "seed": None,
+        },
+    ]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "sample,source,mask,reference\nü1,source.png,mask.png,reference.png\n"),
+        ("a.jsonl", json.dumps({"sample": "ü1", **PLAIN}) + "\n\n"),
+    ],
+)
+def test_utf8_is_read_with_and_without_a_mark(
+    folder: Path, name: str, text: str, mark: bytes
+) -> None:
+    (folder / name).write_bytes(mark + text.encode())
+    assert [row.sample for row in read_manifest(folder / name)] == ["ü1"]
+
+
+def test_relative_paths_start_at_the_manifest_wherever_the_call_is_made(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write_csv(folder / "rows.csv", [{"sample": "a", **PLAIN, "source": folder / "object.png"}])
+    monkeypatch.chdir(folder.parent)
+    (row,) = read_manifest("split=train/rows.csv")
+    assert row.mask == folder / "mask.png"
+    assert row.source == folder / "object.png"
+
+
+def test_columns_beyond_the_contract_are_labels(folder: Path) -> None:
+    _write_json(folder / "a.jsonl", [{"sample": "a", **PLAIN, "garment": "hat", "worn": True}])
+    (row,) = read_manifest(folder / "a.jsonl")
+    assert row.labels() == {"garment": "hat", "worn": True}
+
+
+@pytest.mark.parametrize(
+    "box", ["1,2,3,4", "1 2 3 4", "(1, 2, 3, 4)", "[1.0; 2; 3; 4]", [1, 2, 3, 4], (1.0, 2, 3, 4)]
+)
+def test_a_box_has_several_forms(box: Any) -> None:
+    assert ManifestRow(sample="a", **PLAIN, box=box).box == (1.0, 2.0, 3.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    "box", ["1,2,3", "1,2,3,4,5", "1,2,a,b", "1,2,0,4", "1,2,3,-4", "1,2,3,nan", 5, ["a"] * 4]
+)
+def test_a_bad_box_is_one_fault_with_what_came(folder: Path, box: Any) -> None:
+    _write_json(folder / "a.jsonl", [{"sample": "a", **PLAIN, "box": box}])
+    assert _faults(folder / "a.jsonl") == [
+        f"row 1, column 'box': expected x, y, width and height in pixels, got {box!r}"
+    ]
+
+
+FAULTY = [
+    pytest.param({"source": None}, "column 'source': field required", id="required"),
+    pytest.param({"mask": "no.png"}, "column 'mask': no file at DIR/no.png", id="no picture"),
+    pytest.param({"mask": "."}, "column 'mask': no file at DIR", id="a folder"),
+    pytest.param(
+        {"reference_mask": "no.png"},
+        "column 'reference_mask': no file at DIR/no.png",
+        id="no optional picture",
+    ),
+    pytest.param(
+        {"seed": "x"},
+        "column 'seed': input should be a valid integer, unable to parse string as an integer, "
+        "got 'x'",
+        id="seed",
+    ),
+    pytest.param(
+        {"sample": "a/b"},
+        "column 'sample': expected a sample name of letters, digits and . _ + @ = - that starts "
+        "with a letter or digit, got 'a/b'. Rename the sample",
+        id="name",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "write"), FORMATS)
+@pytest.mark.parametrize(("change", "fault"), FAULTY)
+def test_a_fault_has_its_row_and_column(
+    folder: Path, name: str, write: Write, change: dict[str, Any], fault: str
+) -> None:
+    write(folder / name, [ROWS[1], {"sample": "b", **PLAIN} | change])
+    number = 3 if name.endswith("csv") else 2
+    assert _faults(folder / name) == [f"row {number}, {fault}"]
+
+
+def test_all_faults_come_at_once(folder: Path) -> None:
+    (folder / "a.csv").write_text(
+        "sample,source,mask,reference,seed\n"
+        "a,source.png,mask.png,reference.png,\n"
+        "a,source.png,mask.png,reference.png,1\n"
+        "b,no.png,,reference.png,x\n"
+        "\n"
+        "c,source.png,mask.png,reference.png,1,extra\n"
+        "d,source.png\n"
+    )
+    assert _faults(folder / "a.csv") == [
+        "row 3: sample 'a' stands in row 2 already",
+        "row 4, column 'mask': field required",
+        "row 4, column 'seed': input should be a valid integer, unable to parse string as an "
+        "integer, got 'x'",
+        "row 6: more fields than columns",
+        "row 7, column 'mask': field required",
+        "row 7, column 'reference': field required",
+    ]
+
+
+def test_after_ten_faults_the_rest_is_counted(folder: Path) -> None:
+    _write_csv(folder / "a.csv", [{"sample": f"s{n}", **PLAIN, "mask": "x"} for n in range(12)])
+    faults = _faults(folder / "a.csv")
+    assert len(faults) == 11
+    assert faults[-1] == "and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ('{"sample": ', "expected a JSON object, got '{\"sample\":' (Expecting value)"),
+        ("[1, 2]", "expected a JSON object, got '[1, 2]'"),
+    ],
+)
+def test_a_line_that_is_no_object_does_not_hide_the_next_fault(
+    folder: Path, line: str, fault: str
+) -> None:
+    (folder / "a.jsonl").write_text(f'{line}\n{{"sample": "a"}}\n')
+    assert _faults(folder / "a.jsonl")[:2] == [
+        f"row 1: {fault}",
+        "row 2, column 'source': field required",
+    ]
+
+
+@pytest.mark.parametrize(("name", "write"), FORMATS[1:])
+def test_a_number_is_no_sample_name(folder: Path, name: str, write: Write) -> None:
+    # "001" and 1 would be two names of one sample, so nothing is guessed.
+    write(folder / name, [{"sample": 1, **PLAIN}])
+    assert _faults(folder / name) == [
+        "row 1, column 'sample': input should be a valid string, got 1"
+    ]
+
+
+def test_digits_in_a_csv_are_a_name_as_they_stand(folder: Path) -> None:
+    _write_csv(folder / "a.csv", [{"sample": "001", **PLAIN}])
+    assert [row.sample for row in read_manifest(folder / "a.csv")] == ["001"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_an_empty_file_has_no_rows(folder: Path, name: str) -> None:
+    (folder / name).touch()
+    assert _faults(folder / name) == ["no rows"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "sample\ngr\xfcn\n".encode("latin-1"), "Expected UTF-8 text, got something else"),
+        ("a.jsonl", b'{"sample": "\xff"}', "Expected UTF-8 text, got something else"),
+        ("a.parquet", b"sample,source", "Expected a Parquet file, got something else"),
+        ("a.xlsx", b"", r"Expected a \.csv, \.jsonl or \.parquet manifest, got .*a\.xlsx"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SchemaError, match=message) as caught:
+        read_manifest(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match=r"Expected a manifest file, found none at .*no\.csv"):
+        read_manifest(tmp_path / "no.csv")
+
+
+@pytest.mark.parametrize("name", ["a", "0", "shirt-001", "a.b_c+d@e=f", "Käfer"])
+def test_a_sample_name_can_be(name: str) -> None:
+    assert check_sample_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", ".a", "_a", "-a", "a/b", "a b", "..", "a\n", "zarr.json"])
+def test_a_sample_name_cannot_be(name: str) -> None:
+    with pytest.raises(SchemaError, match="Expected a sample name"):
+        check_sample_name(name)

@@ -1,0 +1,433 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from i2am.analysis import analyze_run, describe_store
+from i2am.schemas import ArrayDescription, GroupDescription, find_faults
+from tests.synthetic import PROVENANCE, SyntheticLayer, write_run
+
+SMALL = (
+    SyntheticLayer("one", (2, 2), (2, 2), channels=3),
+    SyntheticLayer("two", (2, 2), None, special_tokens=0, representation="logits"),
+)
+
+
+def _faults(root: GroupDescription | Path) -> list[str]:
+    description = describe_store(root) if isinstance(root, Path) else root
+    return [str(fault) for fault in find_faults(description)]
+
+
+# --- Stores that keep the contract.
+
+
+@pytest.mark.parametrize("guidance", [False, True])
+def test_a_sound_run_has_no_fault(tmp_path: Path, guidance: bool) -> None:
+    kept = [SyntheticLayer("three", keys_per_step=True, dtype="float32"), *SMALL]
+    assert _faults(write_run(tmp_path / "run.zarr", ["a", "b"], kept, guidance=guidance)) == []
+
+
+def test_sound_maps_have_no_fault(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run.zarr", ["a"], SMALL, steps=2)
+    assert _faults(analyze_run(run, tmp_path / "maps.zarr", progress=False)) == []
+
+
+def test_a_run_without_samples_has_no_fault(tmp_path: Path) -> None:
+    assert _faults(write_run(tmp_path / "run.zarr", [])) == []
+
+
+# --- Real stores, broken one way at a time.
+
+
+def _delete(path: str) -> Callable[[zarr.Group], None]:
+    def change(root: zarr.Group) -> None:
+        del root[path]
+
+    return change
+
+
+def _own(path: str, **values: Any) -> Callable[[zarr.Group], None]:
+    """Change what a group's attribute says; an ellipsis takes the key away."""
+
+    def change(root: zarr.Group) -> None:
+        group = root[path] if path else root
+        own: dict[str, Any] = {**group.attrs["i2am"], **values}  # type: ignore[dict-item]
+        group.attrs["i2am"] = {k: v for k, v in own.items() if v is not ...}
+
+    return change
+
+
+def _put(
+    path: str, shape: tuple[int, ...], dims: tuple[str, ...] | None, dtype: str = "float16"
+) -> Callable[[zarr.Group], None]:
+    def change(root: zarr.Group) -> None:
+        zeros: Any = np.zeros(shape, dtype)
+        root.create_array(path, data=zeros, dimension_names=dims, overwrite=True)
+
+    return change
+
+
+LOGIT_DIMS = ("step", "head", "generated", "reference")
+BROKEN: list[Any] = [
+    pytest.param(_delete("a/images"), ["a/images: expected a group, got none"], id="no images"),
+    pytest.param(_delete("a/layers"), ["a/layers: expected a group, got none"], id="no layers"),
+    pytest.param(
+        _delete("a/images/reference"),
+        ["a/images/reference: expected an image, got none"],
+        id="no reference",
+    ),
+    pytest.param(
+        _delete("a/timestep"),
+        ["a/timestep: expected a coordinate over 'step', got none"],
+        id="no timestep",
+    ),
+    pytest.param(
+        _delete("a/layers/one/key"),
+        ["a/layers/one/key: expected an array, as representation is 'factors', got none"],
+        id="no key",
+    ),
+    pytest.param(
+        _delete("a/layers/two/logits"),
+        ["a/layers/two/logits: expected an array, as representation is 'logits', got none"],
+        id="no logits",
+    ),
+    pytest.param(
+        _put("a/timestep", (3,), ("step",), "int64"),
+        ["a/timestep: expected 2 along 'step', got 3"],
+        id="timesteps of another number",
+    ),
+    pytest.param(
+        _put("a/step", (2,), ("step",), "float64"),
+        ["a/step: expected an integer dtype, got float64"],
+        id="fractional steps",
+    ),
+    pytest.param(
+        _put("a/step", (), (), "int64"),
+        ["a/step: expected dims ('step',), got None"],
+        id="a step without a dimension",
+    ),
+    pytest.param(
+        _put("a/guidance", (2,), ("half",), "int64"),
+        [
+            "a/guidance: expected dims ('guidance',), got ('half',)",
+            "a/guidance: expected a known label, got 0. "
+            "Known: 'unconditional', 'conditional', 'image'.",
+            "a/guidance: expected a known label, got 0. "
+            "Known: 'unconditional', 'conditional', 'image'.",
+        ],
+        id="guidance without labels",
+    ),
+    pytest.param(
+        _put("a/layers/two/logits", (2, 2, 1, 4), ("step", "head", "reference", "generated")),
+        [
+            f"a/layers/two/logits: expected dims {LOGIT_DIMS}, "
+            "got ('step', 'head', 'reference', 'generated')"
+        ],
+        id="dims in another order",
+    ),
+    pytest.param(
+        _put("a/layers/two/logits", (2, 2, 4, 1), None),
+        [f"a/layers/two/logits: expected dims {LOGIT_DIMS}, got None"],
+        id="dims without names",
+    ),
+    pytest.param(
+        _put("a/layers/two/logits", (2, 2, 4, 1), LOGIT_DIMS, "float64"),
+        ["a/layers/two/logits: expected dtype float16 or float32, got float64"],
+        id="dtype",
+    ),
+    pytest.param(
+        _put("a/layers/two/logits", (3, 2, 4, 1), LOGIT_DIMS),
+        ["a/layers/two/logits: expected 2 along 'step', got 3"],
+        id="steps unlike the coordinate",
+    ),
+    pytest.param(
+        _put("a/layers/two/logits", (1, 2, 2, 4, 1), ("guidance", *LOGIT_DIMS)),
+        ["a/layers/two/logits: expected a coordinate 'guidance' in the sample, got none"],
+        id="guidance without a coordinate",
+    ),
+    pytest.param(
+        _own("a/layers/one", generated_grid=[3, 2]),
+        ["a/layers/one/query: expected 6 along 'generated', got 4"],
+        id="generated grid",
+    ),
+    pytest.param(
+        _own("a/layers/one", special_tokens=0),
+        ["a/layers/one/key: expected 4 along 'reference', got 5"],
+        id="special tokens",
+    ),
+    pytest.param(
+        _put("a/layers/one/key", (3, 5, 3), ("head", "reference", "channel")),
+        ["a/layers/one/query: expected 3 along 'head', got 2"],
+        id="heads of query and key",
+    ),
+    pytest.param(
+        _put("a/layers/one/logsumexp", (2, 2, 4), ("step", "head", "generated")),
+        ["a/layers/one/logsumexp: expected dtype float32, got float16"],
+        id="logsumexp in half precision",
+    ),
+    pytest.param(
+        _put("a/layers/one/keys", (1,), ("head",)),
+        ["a/layers/one/keys: unknown array. Did you mean 'key'?"],
+        id="unknown array",
+    ),
+    pytest.param(
+        _own("a/layers/two", order=0),
+        ["a/layers/two/attributes: expected an order of its own, got 0 as in 'one'"],
+        id="the same order twice",
+    ),
+    pytest.param(
+        _own("a/layers/two", scale=..., block=...),
+        [
+            "a/layers/two/attributes: scale: field required",
+            "a/layers/two/attributes: block: field required",
+        ],
+        id="layer attributes",
+    ),
+    pytest.param(
+        _put("a/images/generated", (32, 32, 4), ("y", "x", "rgb"), "uint8"),
+        ["a/images/generated: expected 3 along 'rgb', got 4"],
+        id="four colours",
+    ),
+    pytest.param(
+        _put("a/images/inpainting_mask", (32, 16), ("y", "x"), "uint8"),
+        ["a/images/inpainting_mask: expected 32 along 'x', got 16"],
+        id="mask of another size",
+    ),
+    pytest.param(
+        _put("a/images/inpainting_mask", (32, 32), ("y", "x"), "bool"),
+        ["a/images/inpainting_mask: expected dtype uint8, got bool"],
+        id="mask of another dtype",
+    ),
+    pytest.param(
+        _put("a/images/inpaint_mask", (32, 32), ("y", "x"), "uint8"),
+        ["a/images/inpaint_mask: unknown image. Did you mean 'inpainting_mask'?"],
+        id="unknown image",
+    ),
+    pytest.param(
+        lambda root: root["a"].create_group("maps"),
+        ["a/maps: expected only the groups 'images' and 'layers'"],
+        id="unknown group",
+    ),
+    pytest.param(
+        lambda root: root.create_group("b"),
+        [
+            "b/attributes: expected a mapping as 'i2am', got none",
+            "b/images: expected a group, got none",
+            "b/layers: expected a group, got none",
+            "b/step: expected a coordinate over 'step', got none",
+            "b/timestep: expected a coordinate over 'step', got none",
+        ],
+        id="a group that is no sample",
+    ),
+    pytest.param(
+        _put("notes", (1,), ("n",)), ["/notes: expected no array here, got one"], id="stray array"
+    ),
+    pytest.param(_own("a", schema=...), ["a/attributes: schema: field required"], id="no schema"),
+    pytest.param(_own("a", kind=...), ["a/attributes: kind: field required"], id="no kind"),
+    pytest.param(
+        _own("a", schema=2), ["a/attributes: schema: input should be 1, got 2"], id="schema"
+    ),
+    pytest.param(
+        _own("a", status="done"),
+        ["a/attributes: status: input should be 'running', 'complete' or 'failed', got 'done'"],
+        id="status",
+    ),
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "run.zarr", ["a"], SMALL, steps=2)
+
+
+@pytest.mark.parametrize(("change", "faults"), BROKEN)
+def test_a_broken_run_has_exactly_its_faults(
+    run: Path, change: Callable[[zarr.Group], None], faults: list[str]
+) -> None:
+    change(zarr.open_group(run, mode="r+"))
+    assert _faults(run) == faults
+
+
+def test_all_faults_of_all_samples_come_at_once(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run.zarr", ["a", "b"], SMALL, steps=2)
+    root = zarr.open_group(run, mode="r+")
+    for change in (_delete("a/layers/one/query"), _own("b", created=...), _delete("b/step")):
+        change(root)
+    assert _faults(run) == [
+        "a/layers/one/query: expected an array, as representation is 'factors', got none",
+        "b/attributes: created: field required",
+        "b/step: expected a coordinate over 'step', got none",
+    ]
+
+
+@pytest.mark.parametrize("status", ["running", "failed"])
+def test_a_sample_that_is_not_complete_has_no_faults(run: Path, status: str) -> None:
+    root = zarr.open_group(run, mode="r+")
+    _delete("a/images")(root)
+    _own("a", status=status)(root)
+    assert _faults(run) == []
+
+
+def test_an_unknown_guidance_label_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run.zarr", ["a"], SMALL, steps=2, guidance=True)
+    labels = np.array(["uncond", "conditional"], np.dtypes.StringDType())
+    zarr.open_group(run, mode="r+").create_array(
+        "a/guidance", data=labels, dimension_names=["guidance"], overwrite=True
+    )
+    hint = "Did you mean 'unconditional'?"
+    assert _faults(run) == [f"a/guidance: expected a known label, got 'uncond'. {hint}"]
+
+
+# --- Maps, described by hand.
+
+SIZES = {"layer": 2, "step": 4, "head": 3, "time": 2, "y": 8, "x": 6}
+SIZES |= {"reference_y": 5, "reference_x": 4}
+
+
+def _array(*dims: str, dtype: str = "float32") -> ArrayDescription:
+    return ArrayDescription(dims, tuple(SIZES[dim] for dim in dims), dtype)
+
+
+def _direction(*plane: str) -> dict[str, ArrayDescription]:
+    return {
+        "volume": _array("layer", "step", "head", *plane),
+        "ulam": _array(*plane),
+        "tlam": _array("time", *plane),
+        "hlam": _array("head", *plane),
+        "llam": _array("layer", *plane),
+        "layer": _array("layer", dtype="StringDType()"),
+        "head": _array("head", dtype="int64"),
+        "first_step": _array("time", dtype="int64"),
+        "last_step": _array("time", dtype="int64"),
+    }
+
+
+def _maps(
+    r2g: dict[str, Any] | None = None,
+    g2r: dict[str, Any] | None = None,
+    own: dict[str, Any] | None = None,
+    **groups: GroupDescription,
+) -> GroupDescription:
+    """Describe a maps store of one sample, with changes; None takes an array away."""
+    arrays = {
+        "r2g": _direction("y", "x") | (r2g or {}),
+        "g2r": _direction("reference_y", "reference_x") | (g2r or {}),
+    }
+    directions = {
+        name: GroupDescription({}, {k: a for k, a in members.items() if a is not None})
+        for name, members in arrays.items()
+    }
+    attributes = {"kind": "maps", "schema": 1, "convention": "i2am", "normalisation": "mass"}
+    sample = GroupDescription({}, groups=directions | groups)
+    return GroupDescription(
+        {"i2am": attributes | {"source": "run.zarr"} | (own or {})}, groups={"a": sample}
+    )
+
+
+MAPS: list[Any] = [
+    pytest.param(_maps(), [], id="sound"),
+    pytest.param(_maps({"mass": _array("y", "x")}), [], id="sound with mass"),
+    pytest.param(
+        _maps({"ulam": None}), ["a/r2g/ulam: expected a map, got none"], id="missing level"
+    ),
+    pytest.param(
+        _maps(g2r={"hlam": _array("reference_y", "reference_x", "head")}),
+        [
+            "a/g2r/hlam: expected dims ('head', 'reference_y', 'reference_x'), "
+            "got ('reference_y', 'reference_x', 'head')"
+        ],
+        id="dims in another order",
+    ),
+    pytest.param(
+        _maps({"tlam": _array("time", "y", "x", dtype="float64")}),
+        ["a/r2g/tlam: expected dtype float32, got float64"],
+        id="dtype",
+    ),
+    pytest.param(
+        _maps({"llam": replace(_array("layer", "y", "x"), shape=(2, 8, 8))}),
+        ["a/r2g/llam: expected 6 along 'x', got 8"],
+        id="size",
+    ),
+    pytest.param(
+        _maps({"mass": _array("y", "x", dtype="float16")}),
+        ["a/r2g/mass: expected dtype float32, got float16"],
+        id="mass",
+    ),
+    pytest.param(
+        _maps({"layer": None, "last_step": None}),
+        [
+            "a/r2g/layer: expected a coordinate over 'layer', got none",
+            "a/r2g/last_step: expected a coordinate over 'time', got none",
+        ],
+        id="coordinates",
+    ),
+    pytest.param(
+        _maps({"first_step": replace(_array("time"), shape=(3,))}),
+        ["a/r2g/first_step: expected 2 along 'time', got 3"],
+        id="time groups",
+    ),
+    pytest.param(
+        _maps(r2r=GroupDescription({})),
+        ["a/r2r: unknown direction. Did you mean 'r2g'?"],
+        id="unknown direction",
+    ),
+    pytest.param(
+        _maps(own={"normalisation": "sum", "source": None}),
+        [
+            "/attributes: normalisation: input should be 'mass' or 'density', got 'sum'",
+            "/attributes: source: input should be a valid string, got None",
+        ],
+        id="attributes",
+    ),
+    pytest.param(
+        _maps(own={"convention": "official", "normalisation": "density"}),
+        ["/attributes: i2am: convention 'official' goes with normalisation 'mass' alone"],
+        id="convention",
+    ),
+]
+
+
+@pytest.mark.parametrize(("store", "faults"), MAPS)
+def test_maps_have_exactly_their_faults(store: GroupDescription, faults: list[str]) -> None:
+    assert _faults(store) == faults
+
+
+def test_maps_without_a_direction_are_a_fault() -> None:
+    store = replace(_maps(), groups={"a": GroupDescription({})})
+    assert _faults(store) == ["a: expected a group 'r2g' or 'g2r', got none"]
+
+
+def test_maps_that_are_not_complete_have_no_faults() -> None:
+    unfinished = GroupDescription({"i2am": {"kind": "maps", "schema": 1, "status": "running"}})
+    assert _faults(replace(_maps(), groups={"a": unfinished})) == []
+
+
+def test_g2r_may_be_absent() -> None:
+    store = _maps()
+    only = {"r2g": store.groups["a"].groups["r2g"]}
+    assert _faults(replace(store, groups={"a": GroupDescription({}, groups=only)})) == []
+
+
+# --- The root.
+
+NO_KIND = "/: expected attribute 'i2am' with a kind of 'run' or 'maps', got "
+
+
+@pytest.mark.parametrize(
+    ("attributes", "faults"),
+    [
+        ({}, [NO_KIND + "none"]),
+        ({"i2am": {"schema": 1}}, [NO_KIND + "None"]),
+        ({"i2am": PROVENANCE}, [NO_KIND + "'capture'"]),
+        ({"i2am": {"kind": "run"}}, ["/attributes: schema: field required"]),
+        ({"i2am": {"kind": "run", "schema": 3}}, ["/attributes: schema: input should be 1, got 3"]),
+    ],
+)
+def test_a_root_says_what_it_is(attributes: dict[str, Any], faults: list[str]) -> None:
+    assert _faults(GroupDescription(attributes)) == faults

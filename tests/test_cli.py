@@ -1,0 +1,395 @@
+"""The command line, called wrongly in every way we know, and rightly once."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from PIL import Image
+
+from i2am.cli import main
+from tests.synthetic import SyntheticLayer, write_run
+
+LAYERS = (
+    SyntheticLayer("one", (4, 4), (2, 2), channels=3),
+    SyntheticLayer("two", (2, 2), (2, 2), representation="logits"),
+)
+MANIFEST = "sample,source,mask,reference\na,a.png,a.png,a.png\n"
+STORE_COMMANDS = ("analyze", "score", "figure", "report", "view", "info", "validate")
+COMMANDS = ("demo", "capture", *STORE_COMMANDS)
+
+
+@pytest.fixture(autouse=True)
+def _leave_libraries_as_they_are(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # The command line quiets other packages for its own process; here others live on in it.
+    level = logging.getLogger().level
+    for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        monkeypatch.setenv(name, "error" if "VERBOSITY" in name else "1")
+    yield
+    logging.getLogger().setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a run, its maps, and much that is neither."""
+    folder = tmp_path_factory.mktemp("made")
+    write_run(folder / "run.zarr", ["first", "second"], LAYERS, steps=2, size_px=(16, 16))
+    assert main(["analyze", str(folder / "run.zarr")]) == 0
+    write_run(folder / "empty_run.zarr", [])
+    write_run(folder / "broken.zarr", ["first"], LAYERS, steps=2, size_px=(16, 16))
+    del zarr.open_group(folder / "broken.zarr", mode="r+")["first/layers/one/key"]
+    foreign = zarr.create_group(folder / "foreign.zarr", attributes={"multiscales": []})
+    foreign.create_array("array", shape=(1,), dtype="u1")
+    newer = {"i2am": {"kind": "run", "schema": 2}}
+    zarr.create_group(folder / "newer.zarr", attributes=newer)
+    (folder / "empty").mkdir()
+    (folder / "notes.txt").write_text("notes\n")
+    (folder / "scores.csv").write_text("name,number\na,1\n")
+    for name in ("report.html", "scores_of_mine.csv"):
+        (folder / name).write_text("mine\n")
+    for name in ("demo/figures", "figures"):
+        (folder / name).mkdir(parents=True)
+    (folder / "figures" / "first-overview.png").write_bytes(b"mine")
+    Image.new("RGB", (8, 8)).save(folder / "a.png")
+    (folder / "good.csv").write_text(MANIFEST)
+    (folder / "faulty.csv").write_text(MANIFEST + "a,a.png,b.png,a.png\n")
+    (folder / "other.json").write_text("[]")
+    return folder
+
+
+def _listing(folder: Path) -> dict[str, tuple[int, int]]:
+    return {
+        str(path.relative_to(folder)): (0, 0)
+        if path.is_dir()
+        else (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+    }
+
+
+def _call(*arguments: str) -> int:
+    """Return the exit code, whichever way it comes."""
+    try:
+        return main(arguments)
+    except SystemExit as e:
+        return int(str(e.code))
+
+
+def _wrong(code: int, call: str, message: str) -> Any:
+    return pytest.param(call.split(), code, message, id=call or "nothing")
+
+
+CAPTURE = "capture --model i2am-tiny --out new.zarr --manifest"
+WRONG = [
+    # What is no call at all.
+    _wrong(2, "", "the following arguments are required: COMMAND"),
+    _wrong(2, "analyse run.zarr", "invalid choice: 'analyse'"),
+    _wrong(2, "--debug info run.zarr", "unrecognized arguments: --debug"),
+    *(_wrong(2, f"{c} run.zarr --colour", "arguments: --colour") for c in STORE_COMMANDS),
+    *(_wrong(2, c, "are required: ") for c in COMMANDS if c != "demo"),
+    _wrong(2, "demo --colour", "unrecognized arguments: --colour"),
+    # What is no store, or the other kind.
+    *(_wrong(2, f"{c} missing.zarr", "found none at 'missing.zarr'") for c in STORE_COMMANDS),
+    *(_wrong(1, f"{c} notes.txt", "got a file, at notes.txt") for c in STORE_COMMANDS),
+    *(_wrong(1, f"{c} empty", "got an empty folder, at empty") for c in STORE_COMMANDS),
+    *(_wrong(1, f"{c} foreign.zarr", "the attributes multiscales") for c in STORE_COMMANDS),
+    *(_wrong(1, f"{c} foreign.zarr/array", "got a Zarr array") for c in STORE_COMMANDS),
+    *(_wrong(1, f"{c} run.zarr/first", "got a sample's group") for c in STORE_COMMANDS),
+    *(_wrong(1, f"{c} newer.zarr", "Upgrade i2am") for c in STORE_COMMANDS),
+    *(
+        _wrong(1, f"{c} maps.zarr", "Expected a run store, got a maps store at maps.zarr")
+        for c in ("analyze", "figure", "report", "view")
+    ),
+    _wrong(1, "score run.zarr", "Expected a maps store, got a run store at run.zarr"),
+    *(
+        _wrong(1, f"{c} run.zarr --maps run.zarr", "Expected a maps store, got a run store")
+        for c in ("figure", "report", "view")
+    ),
+    *(
+        _wrong(2, f"{c} run.zarr --maps missing.zarr", "found none at 'missing.zarr'")
+        for c in ("figure", "report", "view")
+    ),
+    # Samples that are not there.
+    *(
+        _wrong(1, f"{call} frist", "Did you mean 'first'?")
+        for call in (
+            "analyze run.zarr --out new.zarr --samples",
+            "figure run.zarr --out new --samples",
+            "view run.zarr --sample",
+        )
+    ),
+    *(_wrong(1, f"{c} empty_run.zarr", "at empty_run.zarr") for c in ("analyze", "view")),
+    # Options.
+    *(
+        _wrong(2, f"analyze run.zarr --out new.zarr --grid={value}", "expected a grid HxW")
+        for value in ("64", "64x", "0x8", "-1x8", "8x8x8", "axb")
+    ),
+    *(
+        _wrong(2, f"analyze run.zarr --out new.zarr --time-groups {value}", "expected a whole")
+        for value in ("0", "-1", "2.5", "two")
+    ),
+    _wrong(2, "analyze run.zarr --out new.zarr --workers 0", "expected a whole number from 1 on"),
+    _wrong(2, "analyze run.zarr --convention paper", "invalid choice: 'paper'"),
+    _wrong(1, "analyze run.zarr --out new.zarr --layers up*", "got 'up*', at first"),
+    _wrong(
+        1,
+        "analyze run.zarr --out new.zarr --convention official --normalisation density",
+        "Expected normalisation 'mass' with convention 'official'",
+    ),
+    _wrong(
+        1,
+        "analyze run.zarr --out new.zarr --workers 1 --scheduler tcp://localhost:1",
+        "Expected scheduler or workers, got both",
+    ),
+    _wrong(2, "score maps.zarr --penalty much", "expected a number, got 'much'"),
+    _wrong(2, "score maps.zarr --threshold inf", "expected a number, got 'inf'"),
+    _wrong(2, "score maps.zarr --polarity reversed", "invalid choice: 'reversed'"),
+    _wrong(2, "score maps.zarr --run missing.zarr", "found none at 'missing.zarr'"),
+    _wrong(1, "score maps.zarr --run maps.zarr", "Expected a run store, got a maps store"),
+    _wrong(1, "score maps.zarr --run empty_run.zarr", "named 'first', at empty_run.zarr"),
+    _wrong(1, "score maps.zarr --out scores.txt", "Expected a .csv or .parquet file"),
+    _wrong(2, "figure run.zarr --kinds overview tlma", "invalid choice: 'tlma'"),
+    _wrong(2, "report run.zarr --out new.html --scores missing.csv", "found none at 'missing.csv'"),
+    _wrong(1, "report run.zarr --out new.html --scores scores.csv", "at scores.csv"),
+    # What is there already.
+    _wrong(1, "analyze run.zarr --time-groups 2", "got other time_groups, at maps.zarr"),
+    _wrong(1, "analyze run.zarr --out run.zarr", "got a run store, at run.zarr"),
+    _wrong(1, "analyze run.zarr --out notes.txt", "at notes.txt"),
+    _wrong(1, "analyze run.zarr --out demo --overwrite", "at demo"),
+    _wrong(1, "score maps.zarr --out scores_of_mine.csv", "at scores_of_mine.csv"),
+    _wrong(1, "figure run.zarr", "first-overview.png"),
+    _wrong(1, "figure run.zarr --out notes.txt", "notes.txt"),
+    _wrong(1, "report run.zarr", "at report.html"),
+    _wrong(1, "demo --out demo", "Expected no earlier demo in demo, got figures"),
+    _wrong(1, "demo --out notes.txt", "Expected a folder, got a file, at notes.txt"),
+    # A store that breaks the contract: its first fault is the error.
+    *(
+        _wrong(1, f"{c} broken.zarr --out new", "at broken.zarr. Run 'i2am validate broken.zarr'")
+        for c in ("analyze", "report")
+    ),
+    # Capture.
+    _wrong(2, f"{CAPTURE} missing.csv", "found none at 'missing.csv'"),
+    _wrong(1, f"{CAPTURE} notes.txt", "Expected a .csv, .jsonl or .parquet manifest"),
+    _wrong(
+        1,
+        f"{CAPTURE} faulty.csv",
+        "row 3, column 'mask': no file at {made}/b.png; "
+        "row 3: sample 'a' stands in row 2 already. Mend these rows.",
+    ),
+    *(
+        _wrong(2, f"{CAPTURE} good.csv --shard={value}", "expected I/N with I from 1 to N")
+        for value in ("0/2", "3/2", "2", "1/", "a/b", "-1/2")
+    ),
+    _wrong(2, f"{CAPTURE} good.csv --steps 0", "expected a whole number from 1 on"),
+    _wrong(2, f"{CAPTURE} good.csv --dtype int8", "invalid choice: 'int8'"),
+    _wrong(2, f"{CAPTURE} good.csv --guidance-scale nan", "expected a number, got 'nan'"),
+    _wrong(2, f"{CAPTURE} good.csv --seed x", "invalid int value: 'x'"),
+    _wrong(1, f"{CAPTURE} good.csv --out notes.txt", "at notes.txt"),
+    _wrong(1, f"{CAPTURE} good.csv --profile unett", "Did you mean 'unet'?"),
+    _wrong(
+        1,
+        "capture --model i2am-tyni --out new.zarr --manifest good.csv",
+        "Did you mean 'i2am-tiny'?",
+    ),
+    _wrong(
+        1,
+        "capture --model empty --out new.zarr --manifest good.csv",
+        "Expected a diffusers directory with model_index.json, got none in empty",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "code", "message"), WRONG)
+def test_a_wrong_call_is_one_line_and_leaves_nothing(
+    made: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    call: list[str],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(made)
+    before = _listing(made)
+    assert _call(*call) == code
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("i2am: ")
+    assert told.err.endswith("\n")
+    assert told.err.count("\n") == 1
+    assert message.format(made=made) in told.err
+    assert "Expected no such error" not in told.err
+    assert _listing(made) == before
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _call(command, "--help") == 0
+    assert capsys.readouterr().out.startswith(f"usage: i2am {command} ")
+
+
+def test_a_failing_process_prints_one_line_and_no_traceback(made: Path) -> None:
+    call = [sys.executable, "-m", "i2am", "info", "notes.txt"]
+    answer = subprocess.run(call, cwd=made, capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert answer.stderr == (
+        "i2am: Expected a store, got a file, at notes.txt. Give the folder of a Zarr store.\n"
+    )
+
+
+def test_debug_shows_the_traceback(made: Path) -> None:
+    call = [sys.executable, "-m", "i2am", "info", "notes.txt", "--debug"]
+    answer = subprocess.run(call, cwd=made, capture_output=True, text=True, check=False)
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("Traceback (most recent call last):")
+    assert "i2am.schemas.errors.StoreError: Expected a store, got a file" in answer.stderr
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_with_its_kind(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A damaged file below the root: what breaks is Zarr's reader, and the contract cannot say why.
+    shutil.copytree(made / "run.zarr", made / "damaged.zarr")
+    for chunk in (made / "damaged.zarr/first/images/generated/c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"damaged")
+    monkeypatch.chdir(made)
+    try:
+        assert _call("report", "damaged.zarr", "--out", "damaged.html") == 1
+        assert not (made / "damaged.html").exists()
+    finally:
+        shutil.rmtree(made / "damaged.zarr")
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "Zstd decompression error" in told
+
+
+def test_a_file_without_permission_is_one_line(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if os.geteuid() == 0:
+        out = "/proc/new/report.html"  # Where not even root may write.
+        if not Path("/proc").is_dir():
+            pytest.skip("root may write everywhere here")
+    else:
+        tmp_path.chmod(0o500)
+        out = str(tmp_path / "new" / "report.html")
+    assert _call("report", str(made / "run.zarr"), "--out", out) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert out.removesuffix("/report.html") in told
+
+
+# --- The road, rightly.
+
+
+class _Pictures(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "img":
+            self.sources.append(dict(attrs)["src"] or "")
+
+
+def test_the_road_from_a_run_to_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "run.zarr", ["first", "second"], LAYERS, steps=2, size_px=(16, 16))
+
+    def said(*call: str) -> str:
+        assert _call(*call) == 0
+        return capsys.readouterr().out
+
+    options = ["--grid", "8x6", "--time-groups", "2", "--layers", "one", "--samples", "second"]
+    assert said("analyze", "run.zarr", "--out", "m.zarr", *options) == "Maps: m.zarr\n"
+    maps = zarr.open_group(tmp_path / "m.zarr", mode="r")
+    assert list(maps.group_keys()) == ["second"]
+    tlam = maps["second/r2g/tlam"]
+    assert isinstance(tlam, zarr.Array)
+    assert tlam.shape == (2, 8, 6)
+    layers = maps["second/r2g/layer"]
+    assert isinstance(layers, zarr.Array)
+    assert np.asarray(layers[:]).tolist() == ["one"]
+
+    assert said("analyze", "run.zarr") == "Maps: maps.zarr\n"
+    assert "imacs_g" in said("score", "maps.zarr", "--out", "scores.csv")
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["sample"], row["score"]) for row in rows} >= {
+        (sample, score)
+        for sample in ("first", "second")
+        for score in ("imacs_g", "imacs_r", "detection_iou")
+    }
+    mean = np.mean([float(row["value"]) for row in rows if row["score"] == "imacs_g"])
+    summary = said("score", "maps.zarr", "--out", "scores.csv", "--overwrite")
+    (line,) = [line for line in summary.splitlines() if line.startswith("imacs_g")]
+    assert line.split()[1:3] == ["2", f"{mean:.4f}"]
+
+    said("figure", "run.zarr", "--kinds", "overview", "--samples", "second", "--out", "drawn")
+    (figure,) = (tmp_path / "drawn").iterdir()
+    assert "second" in figure.name
+    with Image.open(figure) as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 100
+
+    said("report", "run.zarr", "--scores", "scores.csv", "--out", "page/report.html")
+    page = (tmp_path / "page/report.html").read_text(encoding="utf-8")
+    assert all(sample in page for sample in ("first", "second"))
+    sources = _Pictures(page).sources
+    assert sources
+    assert all(source.startswith("data:image/") for source in sources)
+
+    told = said("info", "maps.zarr")
+    assert "2 complete: first, second" in told
+    assert said("info", "run.zarr").startswith("kind:          run\n")
+    for store in ("run.zarr", "maps.zarr", "m.zarr"):
+        assert said("validate", store) == f"{store} keeps the contract\n"
+
+
+def test_validate_prints_one_line_for_each_fault_and_fails(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _call("validate", str(made / "broken.zarr")) == 1
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert told.out == (
+        "first/layers/one/key: expected an array, as representation is 'factors', got none\n"
+    )
+
+
+def test_overwriting_replaces_what_was_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run.zarr", ["first"], LAYERS[:1], steps=2, size_px=(16, 16))
+    assert _call("analyze", str(run)) == 0
+    assert _call("analyze", str(run), "--convention", "official", "--overwrite") == 0
+    root = json.loads((tmp_path / "maps.zarr" / "zarr.json").read_text())
+    assert root["attributes"]["i2am"]["convention"] == "official"
+    page = tmp_path / "report.html"
+    page.write_text("mine")
+    assert _call("report", str(run), "--out", str(page), "--overwrite") == 0
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert capsys.readouterr().out == (
+        f"Maps: {tmp_path}/maps.zarr\nMaps: {tmp_path}/maps.zarr\nReport: {page}\n"
+    )
+
+
+def test_scores_come_as_parquet_too(made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores.parquet"
+    assert _call("score", str(made / "maps.zarr"), "--out", str(out)) == 0
+    assert list(pd.read_parquet(out).columns) == ["sample", "score", "value"]
