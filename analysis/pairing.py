@@ -40,7 +40,9 @@ def find_maps(run_path: str | Path) -> Path | None:
     except I2AMError:
         return None
     # By name alone: the two are often moved together.
-    is_ours = own.get("kind") == "maps" and Path(str(own["source"])).name == Path(run_path).name
+    is_ours = (
+        own.get("kind") == "maps" and Path(str(own.get("source", ""))).name == Path(run_path).name
+    )
     return path if is_ours else None
 
 

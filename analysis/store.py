@@ -68,6 +68,7 @@ class _Samples(Mapping[str, xr.DataTree]):
 
     kind: ClassVar[str]
     other_kind_hint: ClassVar[str]
+    unstated_status: ClassVar[str] = "running"
 
     def __init__(self, path: StoreLike) -> None:
         self.path: Final = path
@@ -88,7 +89,7 @@ class _Samples(Mapping[str, xr.DataTree]):
     def sample_attributes(self) -> dict[str, dict[str, Any]]:
         """Return each complete sample's own attributes, by name; no array is touched."""
         found = ((name, own_attributes(group)) for name, group in self._root.groups())
-        return {name: own for name, own in sorted(found) if own.get("status") == "complete"}
+        return {name: own for name, own in sorted(found) if self._is_complete(own)}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.sample_attributes())
@@ -123,7 +124,11 @@ class _Samples(Mapping[str, xr.DataTree]):
         group = self._root.get(name) if name and "/" not in name else None
         if not isinstance(group, zarr.Group):
             return None
-        return group if own_attributes(group).get("status") == "complete" else None
+        return group if self._is_complete(own_attributes(group)) else None
+
+    def _is_complete(self, own: dict[str, Any]) -> bool:
+        # A maps sample that another program wrote need not have a status.
+        return own.get("status", self.unstated_status) == "complete"
 
 
 class Run(_Samples):
@@ -147,6 +152,7 @@ class Maps(_Samples):
     """A maps store: sample name -> DataTree with the groups ``r2g`` and, where it exists, ``g2r``."""
 
     kind = "maps"
+    unstated_status = "complete"
     other_kind_hint = "Run 'i2am analyze' on it first, and give the maps."
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from i2am.capture.models import load_pipeline
 from i2am.capture.profiles import GenerationSettings, Pictures, Profile, find_profile
-from i2am.capture.recorder import capture
+from i2am.capture.recorder import capture, select_layers
 from i2am.capture.representation import RepresentationOption
 from i2am.capture.run_store import finished_samples, open_run_group
 from i2am.capture.sample_recorder import GuidanceOption
@@ -106,6 +106,8 @@ def capture_manifest(
             "Call the pipeline yourself inside i2am.capture.capture."
         )
         raise CaptureError(msg)
+    # Once, before the run is made: otherwise every sample would fail for the same reason.
+    select_layers(pipeline, profile, options.layers)
     open_run_group(out)
     for position, row in tqdm(waiting, "capture", unit="sample", disable=not progress):
         settings = GenerationSettings(

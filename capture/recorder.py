@@ -99,7 +99,7 @@ def capture(
         raise SchemaError(msg)
     denoiser = find_denoiser(target)
     found = find_profile(target, profile)
-    taps = select_taps(list(found.find_taps(denoiser)), layers, type(denoiser).__name__)
+    taps = select_layers(target, found, layers)
     settings = RecordingSettings(str(store), guidance, representation, np.dtype(dtype), overwrite)
     return Recording(target, denoiser, found, taps, settings, samples)
 
@@ -275,3 +275,17 @@ class Recording:
     def _fail(self, error: BaseException) -> None:
         for sample in self._samples.values():
             sample.fail(error)
+
+
+def select_layers(
+    target: Any, profile: Profile, layers: str | Sequence[str] | None
+) -> list[LayerTap]:
+    """Return the taps of a target's layers that match the patterns.
+
+    Raises
+    ------
+    CaptureError
+        If a pattern matches no layer, or a layer cannot be captured.
+    """
+    denoiser = find_denoiser(target)
+    return select_taps(list(profile.find_taps(denoiser)), layers, type(denoiser).__name__)

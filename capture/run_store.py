@@ -46,18 +46,22 @@ def open_run_group(store: str | Path) -> zarr.Group:
         root = zarr.open_group(str(store), mode="r+")
     except FileNotFoundError:
         return zarr.create_group(str(store), attributes=RunAttributes().to_store())
-    if (kind := _attributes(root).get("kind")) != "run":
-        msg = f"Expected a run, got {kind or 'another Zarr group'} at {store}. Name a new store."
-        raise StoreError(msg)
-    return root
+    return _check_is_run(root, store)
 
 
 def finished_samples(store: str | Path) -> set[str]:
-    """Return the names of the complete samples of a run; none when there is no run yet."""
+    """Return the names of the complete samples of a run; none when there is no run yet.
+
+    Raises
+    ------
+    StoreError
+        If it is another store.
+    """
     try:
         root = zarr.open_group(str(store), mode="r")
     except FileNotFoundError:
         return set()
+    _check_is_run(root, store)
     return {n for n, g in root.groups() if _attributes(g).get("status") == "complete"}
 
 
@@ -145,6 +149,13 @@ def _to_array(name: str, picture: Any) -> Array:
         msg = f"Expected three channels in image {name!r}, got {values.shape[2]}. Convert it."
         raise SchemaError(msg)
     return values if is_picture else np.where(values > 127, 255, 0).astype(np.uint8)
+
+
+def _check_is_run(root: zarr.Group, store: str | Path) -> zarr.Group:
+    if (kind := _attributes(root).get("kind")) != "run":
+        msg = f"Expected a run, got {kind or 'another Zarr group'} at {store}. Name a new store."
+        raise StoreError(msg)
+    return root
 
 
 def _attributes(group: Any) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Guide:
         The layers ``BLOCK.attentions.*.attn2`` are guided; all others are left alone.
     """
 
-    def __init__(self, unet: nn.Module, block: str = "up_blocks.1") -> None:
+    def __init__(self, unet: nn.Module, block: str = "up_blocks") -> None:
         self._layers = [
             module
             for name, module in unet.named_modules()

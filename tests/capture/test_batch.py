@@ -139,3 +139,18 @@ def test_the_shipped_model_paints_the_same_picture_for_the_same_seed(tmp_path: P
     assert np.array_equal(first, second)
     assert first.std() > 10
     assert Image.fromarray(first).size == (64, 64)
+
+
+def test_a_maps_store_is_not_taken_for_a_finished_run(manifest: Path) -> None:
+    attributes = {"i2am": {"kind": "maps", "schema": 1}}
+    maps = zarr.create_group(manifest.parent / "run.zarr", attributes=attributes)
+    for name in ("s0", "s1", "s2", "s3"):
+        maps.create_group(name, attributes={"i2am": {"status": "complete"}})
+    with pytest.raises(StoreError, match="Expected a run, got maps"):
+        run(manifest)
+
+
+def test_a_pattern_that_no_layer_matches_fails_once_and_writes_nothing(manifest: Path) -> None:
+    with pytest.raises(CaptureError, match=r"layers that match 'upp\*'"):
+        run(manifest, options=CaptureOptions(layers="upp*"))
+    assert not (manifest.parent / "run.zarr").exists()
