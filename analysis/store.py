@@ -128,7 +128,7 @@ class _Samples(Mapping[str, xr.DataTree]):
 
     def _is_complete(self, own: dict[str, Any]) -> bool:
         # A maps sample that another program wrote need not have a status.
-        return own.get("status", self.unstated_status) == "complete"
+        return bool(own.get("status", self.unstated_status) == "complete")
 
 
 class Run(_Samples):

@@ -1,8 +1,8 @@
 """A hint for attention, early in training: look where the object came from.
 
-We paste, so we know the source of every patch. Left alone, attention finds it too, but late; the
-hint saves hours on a CPU. It is switched off long before training ends, so that what remains is
-what the denoiser itself has use for.
+We paste, so we know the source of every patch. Left alone, attention begins to find it too, but
+late; the hint saves hours on a CPU. It is switched off before training ends, so that what remains
+is what the denoiser itself has use for.
 """
 
 from __future__ import annotations

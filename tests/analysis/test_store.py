@@ -202,3 +202,13 @@ def test_importing_the_stage_loads_neither_figures_nor_clusters() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_maps_sample_of_another_program_needs_no_status(tmp_path: Path) -> None:
+    attributes = {"kind": "maps", "schema": 1, "convention": "i2am", "normalisation": "mass"}
+    root = zarr.create_group(
+        tmp_path / "maps.zarr", attributes={"i2am": {**attributes, "source": "run.zarr"}}
+    )
+    root.create_group("finished")
+    root.create_group("stopped", attributes={"i2am": {"kind": "maps", "status": "running"}})
+    assert list(open_maps(tmp_path / "maps.zarr")) == ["finished"]

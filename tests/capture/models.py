@@ -107,13 +107,13 @@ def run(pipeline: Any, steps: int = 3, **options: Any) -> Any:
 
 
 class ExplicitAttention:
-    """An attention processor that computes its softmax in the open, and keeps it.
+    """An attention processor that computes its scores in the open, and keeps them.
 
-    `probabilities[layer]` is a list over calls of Tensor (batch, head, generated, reference).
+    `scores` is a list over calls of Tensor (batch, head, generated, reference), before any softmax.
     """
 
-    def __init__(self, probabilities: list[torch.Tensor]) -> None:
-        self.probabilities = probabilities
+    def __init__(self, scores: list[torch.Tensor]) -> None:
+        self.scores = scores
 
     def __call__(
         self,
@@ -131,9 +131,9 @@ class ExplicitAttention:
                 (attention.to_v, context),
             )
         )
-        probabilities = torch.softmax(query @ key.transpose(-1, -2) * attention.scale, dim=-1)
-        self.probabilities.append(probabilities.detach().clone())
-        mixed = (probabilities @ value).transpose(1, 2).flatten(2)
+        scores = query @ key.transpose(-1, -2) * attention.scale
+        self.scores.append(scores.detach().clone())
+        mixed = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
         projected: torch.Tensor = attention.to_out[0](mixed)
         return projected
 

@@ -57,9 +57,18 @@ def logits_of(layer: Any) -> np.ndarray[Any, Any]:
     return np.asarray(scale * query @ key.swapaxes(-1, -2))
 
 
-def softmax(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
+def softmaxes(logits: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+    """Return both directions; with one token the one over tokens is 1 and proves nothing."""
+    exponentials = [np.exp(logits - logits.max(axis=a, keepdims=True)) for a in (-1, -2)]
+    sums = [e.sum(axis=a, keepdims=True) for e, a in zip(exponentials, (-1, -2), strict=True)]
+    return [e / s for e, s in zip(exponentials, sums, strict=True)]
+
+
+def largest_difference(layer: Any, scores: torch.Tensor) -> float:
+    """Return how far a stored layer's probabilities are from those of the scores."""
+    found, expected = softmaxes(logits_of(layer)), softmaxes(scores.double().numpy())
+    assert found[0].shape == expected[0].shape
+    return max(float(np.abs(f - e).max()) for f, e in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("representation", ["auto", "factors", "logits"])
@@ -72,19 +81,15 @@ def test_captured_attention_is_what_an_explicit_processor_computes_in_the_same_r
     assert set(dict(layers.groups())) == set(kept)
     for name, calls in kept.items():
         # calls: step, (guidance, head, generated, reference); the store has guidance first.
-        expected = torch.stack(calls).transpose(0, 1).double().numpy()
-        found = softmax(logits_of(layers[name]))
-        assert found.shape == expected.shape
-        assert np.abs(found - expected).max() < 1e-5
+        assert largest_difference(layers[name], torch.stack(calls).transpose(0, 1)) < 1e-5
 
 
 def test_float16_capture_stays_within_its_precision(pipeline: Any, store: Path) -> None:
     kept = models.make_explicit(pipeline)
     record(pipeline, store)
     for name, calls in kept.items():
-        expected = torch.stack(calls)[:, 1].double().numpy()
         layer = models.opened(store / "one" / "layers" / name)
-        assert np.abs(softmax(logits_of(layer)) - expected).max() < 2e-3
+        assert largest_difference(layer, torch.stack(calls)[:, 1]) < 2e-3
 
 
 def test_output_is_bit_identical_with_and_without_capture(pipeline: Any, store: Path) -> None:
@@ -219,10 +224,9 @@ def test_a_sampler_of_second_order_has_as_many_steps_as_distinct_timesteps(store
     sample = models.opened(store / "one")
     assert sample["step"][...].tolist() == [0, 1, 2, 3]
     assert sample["timestep"][...].tolist() == pipeline.scheduler.timesteps[[0, 2, 4, 6]].tolist()
-    found = softmax(logits_of(sample["layers"][FIRST]))
     # The last call at a timestep counts: the ones before correct the step before.
-    for step, call in enumerate((0, 2, 4, 6)):
-        assert np.abs(found[step] - kept[FIRST][call][1].double().numpy()).max() < 1e-5
+    counted = torch.stack([kept[FIRST][call][1] for call in (0, 2, 4, 6)])
+    assert largest_difference(sample["layers"][FIRST], counted) < 1e-5
 
 
 def test_one_reference_token_is_stored_as_logits_and_flagged(store: Path) -> None:
