@@ -92,7 +92,7 @@ def _run_facts(sample: xr.DataTree) -> dict[str, str | list[str]]:
             f"{name} {'x'.join(map(str, image.shape[:2]))}"
             for name, image in sample["images"].data_vars.items()
         ),
-        "arrays": f"{sum(node.nbytes for node in sample.subtree):,} bytes a sample",
+        "arrays": f"{_count_bytes(sample):,} bytes a sample",
         "layers": layers,
     }
 
@@ -158,3 +158,8 @@ class _Groups(Mapping[str, GroupDescription]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def _count_bytes(sample: xr.DataTree) -> int:
+    """Return the bytes of a sample's images and layers, uncompressed; coordinates are left out."""
+    return sum(v.nbytes for node in sample.subtree for v in node.data_vars.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def capture_manifest(
             seed + position if row.seed is None else row.seed,
         )
         try:
-            _capture_row(pipeline, profile, row, settings, out, options, revision)
+            _capture_row(pipeline, profile.generate, row, settings, out, options, revision)
         except Exception as e:  # noqa: BLE001 - one sample must not end a night's batch
             summary.failed[row.sample] = f"{type(e).__name__}: {e}"
         else:
@@ -126,14 +126,13 @@ def capture_manifest(
 
 def _capture_row(
     pipeline: Any,
-    profile: Profile,
+    generate: Callable[[Any, Pictures, GenerationSettings], Image.Image],
     row: ManifestRow,
     settings: GenerationSettings,
     out: str | Path,
     options: CaptureOptions,
     revision: str | None,
 ) -> None:
-    assert profile.generate is not None
     pictures, box = _open_pictures(row, _picture_size(pipeline))
     recording = capture(pipeline, out, sample=row.sample, **vars(options))
     recording.add_provenance(
@@ -150,7 +149,7 @@ def _capture_row(
         },
     )
     with recording:
-        painted = profile.generate(pipeline, pictures, settings)
+        painted = generate(pipeline, pictures, settings)
         recording.add_images(
             generated=painted,
             reference=pictures.reference,

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zarr
 from zarr.storage import LocalStore
 
 from i2am.analysis import analyze_run, describe_store, summarise_store
@@ -68,6 +69,9 @@ def test_the_summary_of_a_run_tells_what_was_captured(run_path: Path) -> None:
         f"{LAYERS[1].name}: 4x4 <- 4x4 + 1, 2 heads, factors float16",
         f"{LAYERS[2].name}: 8x8 <- 4x4 + 1, 2 heads, logits float16",
     ]
+    members = oracle.stored(run_path / "a").members(max_depth=None)
+    arrays = [m for name, m in members if isinstance(m, zarr.Array) and "/" in name]
+    assert facts["arrays"] == f"{sum(a.nbytes for a in arrays):,} bytes a sample"
     stored = sum(f.stat().st_size for f in run_path.rglob("*") if f.is_file())
     assert facts["stored"] == f"{stored:,} bytes"
 
