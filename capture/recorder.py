@@ -80,9 +80,11 @@ def capture(
 
     Examples
     --------
-    >>> with capture(pipe, "run.zarr", sample="shirt-001") as recording:  # doctest: +SKIP
-    ...     image = pipe(example_image=reference, image=source, mask_image=mask).images[0]
-    ...     recording.add_images(generated=image, reference=reference)
+    ::
+
+        with capture(pipe, "run.zarr", sample="shirt-001") as recording:
+            image = pipe(example_image=garment, image=person, mask_image=mask).images[0]
+            recording.add_images(generated=image, reference=garment)
     """
     if dtype not in _DTYPES:
         msg = f"Expected dtype 'float16' or 'float32', got {dtype!r}. Name one of them."
