@@ -88,9 +88,9 @@ class SampleRecorder:
                 self._writer,
             )
         if stored_as == "logits":
-            layer.put_logits(
-                step, _to_host(tap.scale * query.float() @ key.float().transpose(-1, -2))
-            )
+            # Scaled after the product, as attention itself does: other orders round otherwise.
+            logits = query.float() @ key.float().transpose(-1, -2) * tap.scale
+            layer.put_logits(step, _to_host(logits))
         else:
             layer.put_factors(step, _to_host(query), _to_host(key))
 

@@ -20,8 +20,13 @@ from diffusers.pipelines.deprecated.paint_by_example.image_encoder import (
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionConfig
 
+from i2am.capture import SHIPPED_MODEL, load_pipeline
 from i2am.capture.reference_inpaint import ReferenceInpaintPipeline
 from i2am.capture.tiny_model import build_pipeline
+
+
+def shipped() -> Any:
+    return load_pipeline(SHIPPED_MODEL, device="cpu")
 
 
 def reference_inpaint() -> ReferenceInpaintPipeline:
