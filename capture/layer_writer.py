@@ -74,9 +74,11 @@ class LayerWriter:
             key = self._fit(self._without_guidance(self._constant_key))
             names = (*self._guidance, dims.HEAD, dims.REFERENCE, dims.CHANNEL)
             self._constant_key = None
-            self._writer.submit(
-                key.nbytes, lambda: _write(self._group, "key", key, names, key.shape)
-            )
+
+            def write() -> None:
+                write_array(self._group, "key", key, names, key.shape)
+
+            self._writer.submit(key.nbytes, write)
 
     def _put(self, name: str, step: int, values: Array) -> None:
         slab = self._fit(self._without_guidance(values))
@@ -102,9 +104,3 @@ class LayerWriter:
 
     def _without_guidance(self, values: Array) -> Array:
         return values if self._guidance else values[0]
-
-
-def _write(
-    group: zarr.Group, name: str, values: Array, names: Sequence[str], chunks: Sequence[int]
-) -> None:
-    write_array(group, name, values, names, tuple(chunks))

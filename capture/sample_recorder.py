@@ -99,7 +99,7 @@ class SampleRecorder:
         write_images(self._group, images)
         self._images.update(images)
         if self._finished:
-            self._set_status("complete" if self._has_images() else "running")
+            self._complete()
 
     def close(self) -> None:
         """Hand what is buffered to the background writer."""
@@ -110,8 +110,7 @@ class SampleRecorder:
         """Write the coordinates once everything else is on disk; tell whether it is complete."""
         write_coordinates(self._group, timesteps, halves)
         self._finished = True
-        self._set_status("complete" if self._has_images() else "running")
-        return self._has_images()
+        return self._complete()
 
     def fail(self, error: BaseException) -> None:
         """Mark the sample as failed, with the reason."""
@@ -133,8 +132,11 @@ class SampleRecorder:
             causal=tokens > 1,
         )
 
-    def _has_images(self) -> bool:
-        return self._images >= _REQUIRED_IMAGES
+    def _complete(self) -> bool:
+        """Mark the sample as complete if it has its images, and tell whether it has."""
+        is_complete = self._images >= _REQUIRED_IMAGES
+        self._set_status("complete" if is_complete else "running")
+        return is_complete
 
     def _set_status(self, status: Literal["running", "complete", "failed"], **facts: str) -> None:
         attributes = CaptureAttributes(status=status, **self._provenance, **facts)
