@@ -13,25 +13,17 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from i2am.analysis.grid import Grid, resize
+from i2am.analysis.blockwise import apply_to_blocks, check_frames, on_grid, scores_of
+from i2am.analysis.grid import Grid
 from i2am.analysis.kernel import (
-    Factors,
-    Logits,
-    Scores,
+    DirectionalMeans,
     directional_means,
     softmax_mean,
     token_softmax,
 )
 from i2am.analysis.selection import SelectedLayer
-from i2am.schemas.dims import (
-    CHANNEL,
-    GENERATED,
-    GENERATED_PLANE,
-    HEAD,
-    REFERENCE,
-    REFERENCE_PLANE,
-    STEP,
-)
+from i2am.schemas import AnalysisError
+from i2am.schemas.dims import GENERATED, GENERATED_PLANE, REFERENCE, REFERENCE_PLANE
 
 __all__ = ["LayerMaps", "layer_maps", "layer_probability", "layer_rows"]
 
@@ -63,10 +55,16 @@ def layer_maps(
     -------
     LayerMaps
         r2g and mass over (step, head, y, x), g2r over (step, head, reference_y, reference_x);
-        float32, lazy. Mass is there where the layer has ``logsumexp``.
+        float32, lazy. Mass is there where other keys share the layer's softmax.
+
+    Raises
+    ------
+    AnalysisError
+        If the layer's frames do not fit into the common grid.
     """
+    check_frames(layer, generated)
     own_reference = layer.attributes.reference_grid if layer.has_g2r and reference else None
-    has_mass = "logsumexp" in layer.arrays
+    has_mass = layer.has_mass
     planes: list[tuple[str, ...]] = [GENERATED_PLANE]
     grids: list[tuple[int, ...]] = [generated]
     if own_reference is not None and reference is not None:
@@ -75,7 +73,7 @@ def layer_maps(
     if has_mass:
         planes.append(_MASS_PLANE)
         grids.append(generated)
-    maps = _apply(
+    maps = apply_to_blocks(
         _block_maps,
         layer,
         planes,
@@ -83,7 +81,8 @@ def layer_maps(
         own_generated=layer.attributes.generated_grid,
         own_reference=own_reference,
         special_tokens=layer.attributes.special_tokens,
-        density=density,
+        factors=(layer.attributes.generated_tokens(), layer.tokens) if density else (1, 1),
+        frames=layer.attributes.frames,
     )
     found = iter(maps)
     r2g = next(found)
@@ -116,16 +115,20 @@ def layer_rows(
     DataArray
         Dims (step, head, reference_y, reference_x), or (step, head, y, x) for the mirror; the
         mean over `rows`, resized and clamped at 0; float32, lazy.
+
+    Raises
+    ------
+    AnalysisError
+        If the layer's frames do not fit into the common grid.
     """
+    if of_reference:
+        check_frames(layer, grid)
     dim = REFERENCE if of_reference else GENERATED
-    arrays = {
-        name: array.isel({dim: rows}) if dim in array.dims else array
-        for name, array in layer.arrays.items()
-        if not (of_reference and name == "logsumexp")
-    }
-    subset = SelectedLayer(layer.name, layer.attributes, xr.Dataset(arrays), layer.heads)
+    arrays = layer.arrays.drop_vars("logsumexp", errors="ignore") if of_reference else layer.arrays
+    picked = arrays.isel({dim: rows}, missing_dims="ignore")
+    subset = SelectedLayer(layer.name, layer.attributes, picked, layer.heads)
     own = layer.attributes.generated_grid if of_reference else layer.attributes.reference_grid
-    (maps,) = _apply(
+    (maps,) = apply_to_blocks(
         _block_rows,
         subset,
         [GENERATED_PLANE if of_reference else REFERENCE_PLANE],
@@ -134,75 +137,31 @@ def layer_rows(
         special_tokens=0 if of_reference else layer.attributes.special_tokens,
         of_reference=of_reference,
         density=density,
+        frames=layer.attributes.frames if of_reference else 1,
     )
     return maps
 
 
 def layer_probability(layer: SelectedLayer) -> xr.DataArray:
-    """Return the softmax over the patches, not averaged: dims (step, head, token, y, x), lazy."""
+    """Return the softmax over the patches, not averaged: dims (step, head, token, y, x), lazy.
+
+    Raises
+    ------
+    AnalysisError
+        If the layer was averaged when it was captured.
+    """
+    if not layer.has_scores:
+        msg = (
+            "Expected a layer with its scores, as each token's map is resized for itself, got one "
+            f"that was reduced to maps at capture, at {layer.name}. Capture with representation "
+            "'auto', or use convention 'i2am'."
+        )
+        raise AnalysisError(msg)
     grid = layer.attributes.generated_grid
-    (maps,) = _apply(
+    (maps,) = apply_to_blocks(
         _block_probability, layer, [("token", *GENERATED_PLANE)], [(layer.tokens, *grid)]
     )
     return maps
-
-
-def _apply(
-    function: Any,
-    layer: SelectedLayer,
-    planes: list[tuple[str, ...]],
-    sizes: list[tuple[int, ...]],
-    **options: Any,
-) -> list[xr.DataArray]:
-    """Apply a block function over steps and heads; one output for each plane."""
-    core = {
-        "query": [GENERATED, CHANNEL],
-        "key": [REFERENCE, CHANNEL],
-        "logits": [GENERATED, REFERENCE],
-        "logsumexp": [GENERATED],
-    }
-    names = [name for name in core if name in layer.arrays]
-    outputs = xr.apply_ufunc(
-        function,
-        # Patches, tokens and channels are whole in each block.
-        *(layer.arrays[name].chunk(dict.fromkeys(core[name], -1)) for name in names),
-        input_core_dims=[core[name] for name in names],
-        output_core_dims=[list(plane) for plane in planes],
-        kwargs={"names": names, "scale": layer.attributes.scale, "grids": sizes, **options},
-        dask="parallelized",
-        output_dtypes=[np.float32] * len(planes),
-        dask_gufunc_kwargs={
-            "output_sizes": {
-                dim: size
-                for plane, grid in zip(planes, sizes, strict=True)
-                for dim, size in zip(plane, grid, strict=True)
-            }
-        },
-    )
-    maps = [outputs] if len(planes) == 1 else list(outputs)
-    return [one.transpose(STEP, HEAD, *plane) for one, plane in zip(maps, planes, strict=True)]
-
-
-def _scores(
-    arrays: tuple[NDArray[Any], ...], names: list[str], scale: float
-) -> tuple[Scores, NDArray[Any] | None, tuple[int, ...]]:
-    """Return the scores with the leading dimensions made one, logsumexp likewise, and the lead."""
-    given = dict(zip(names, arrays, strict=True))
-    total = given.get("logsumexp")
-    if "logits" in given:
-        logits = given["logits"]
-        lead = logits.shape[:-2]
-        scores: Scores = Logits(logits.reshape(-1, *logits.shape[-2:]))
-    else:
-        query, key = given["query"], given["key"]
-        lead = np.broadcast_shapes(query.shape[:-2], key.shape[:-2])
-        scores = Factors(_flat(query, lead), _flat(key, lead), scale)
-    return scores, None if total is None else total.reshape(-1, total.shape[-1]), lead
-
-
-def _flat(factors: NDArray[Any], lead: tuple[int, ...]) -> NDArray[Any]:
-    whole = np.broadcast_to(factors, (*lead, *factors.shape[-2:]))
-    return whole.reshape(-1, *factors.shape[-2:])
 
 
 def _block_maps(
@@ -213,18 +172,30 @@ def _block_maps(
     own_generated: Grid,
     own_reference: Grid | None,
     special_tokens: int,
-    density: bool,
+    factors: tuple[int, int],
+    frames: int,
 ) -> tuple[NDArray[Any], ...] | NDArray[Any]:
-    scores, total, lead = _scores(arrays, names, scale)
-    r2g, g2r, mass = directional_means(scores, total)
-    patches, tokens = scores.shape[1:]
-    maps = [_on_grid(r2g, own_generated, grids[0], lead, patches if density else 1)]
+    (r2g, g2r, mass), lead = _means(arrays, names, scale)
+    maps = [on_grid(r2g, own_generated, grids[0], lead, factors[0], frames)]
     if own_reference is not None:
         placed = g2r[:, special_tokens:]
-        maps.append(_on_grid(placed, own_reference, grids[1], lead, tokens if density else 1))
+        maps.append(on_grid(placed, own_reference, grids[1], lead, factors[1]))
     if mass is not None:
-        maps.append(_on_grid(mass, own_generated, grids[-1], lead, 1))
+        maps.append(on_grid(mass, own_generated, grids[-1], lead, 1, frames))
     return tuple(maps) if len(maps) > 1 else maps[0]
+
+
+def _means(
+    arrays: tuple[NDArray[Any], ...], names: list[str], scale: float
+) -> tuple[DirectionalMeans, tuple[int, ...]]:
+    """Return a block's means, or those that were taken at capture, and the leading dimensions."""
+    if "r2g" not in names:
+        scores, total, lead = scores_of(arrays, names, scale)
+        return directional_means(scores, total), lead
+    lead = arrays[names.index("r2g")].shape[:-1]
+    given = {n: a.reshape(-1, a.shape[-1]) for n, a in zip(names, arrays, strict=True)}
+    no_tokens = np.empty((math.prod(lead), 0), np.float32)
+    return DirectionalMeans(given["r2g"], given.get("g2r", no_tokens), given.get("mass")), lead
 
 
 def _block_rows(
@@ -236,26 +207,16 @@ def _block_rows(
     special_tokens: int,
     of_reference: bool,
     density: bool,
+    frames: int,
 ) -> NDArray[Any]:
-    scores, total, lead = _scores(arrays, names, scale)
+    scores, total, lead = scores_of(arrays, names, scale)
     mean = softmax_mean(scores.transposed() if of_reference else scores, total)
     factor = mean.shape[1] if density else 1
-    return _on_grid(mean[:, special_tokens:], own, grids[0], lead, factor)
+    return on_grid(mean[:, special_tokens:], own, grids[0], lead, factor, frames)
 
 
 def _block_probability(
     *arrays: NDArray[Any], names: list[str], scale: float, grids: list[tuple[int, ...]]
 ) -> NDArray[Any]:
-    scores, _, lead = _scores(arrays, names, scale)
+    scores, _, lead = scores_of(arrays, names, scale)
     return token_softmax(scores).reshape(*lead, *grids[0])
-
-
-def _on_grid(
-    flat: NDArray[Any], own: Grid, wanted: Grid, lead: tuple[int, ...], factor: int
-) -> NDArray[Any]:
-    """Return flat maps (n, positions) on the wanted grid, at least 0, with the block's lead."""
-    maps = flat.reshape(math.prod(lead), *own)
-    if factor != 1:
-        maps = maps * np.float32(factor)
-    placed: NDArray[Any] = np.maximum(resize(maps, wanted), 0).reshape(*lead, *wanted)
-    return placed

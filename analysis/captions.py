@@ -19,8 +19,11 @@ __all__ = [
     "SCORES",
     "Direction",
     "absence",
+    "askable_layers",
+    "is_similarity",
     "layer_attributes",
     "layer_titles",
+    "reference_image",
     "similarity_note",
     "spatial_layers",
     "time_titles",
@@ -56,12 +59,8 @@ SCORES: Final = {
 
 
 def similarity_note(sample: xr.DataTree, maps: xr.DataTree) -> str:
-    """Return the warning that goes with R2G maps of one-token layers; empty if there are none.
-
-    A softmax over one token is 1 whatever query and key are, so the layer's output does not depend
-    on them and the map describes similarity alone.
-    """
-    alone = [_is_one_token(node) for node in _mapped_layers(sample, maps)]
+    """Return the warning that goes with R2G maps of one-token layers; empty if there are none."""
+    alone = [is_similarity(node) for node in _mapped_layers(sample, maps, "r2g")]
     if not any(alone):
         return ""
     if all(alone):
@@ -69,11 +68,23 @@ def similarity_note(sample: xr.DataTree, maps: xr.DataTree) -> str:
     return f"in {sum(alone)} of {len(alone)} layers a similarity, not causal: one reference token"
 
 
+def is_similarity(layer: xr.DataTree) -> bool:
+    """Return whether R2G of a captured layer describes similarity alone.
+
+    A softmax over one token is 1 whatever query and key are, so the layer's output does not depend
+    on them; unless other keys share that softmax.
+    """
+    attributes = LayerAttributes.model_validate(layer.attrs[ATTRIBUTE_KEY])
+    is_shared = "logsumexp" in layer.dataset or "mass" in layer.dataset
+    return not attributes.causal or (_is_one_token(layer) and not is_shared)
+
+
 def absence(sample: xr.DataTree, direction: Direction) -> str:
     """Return a sentence that says why a sample has no maps of a direction."""
     layers = list(sample.children["layers"].children.values())
     if direction == "g2r" and all(map(_is_one_token, layers)):
-        return "No G2R map: the reference is one token, so every patch gives it all its attention."
+        why = ", so every patch gives it all its attention" * all(map(is_similarity, layers))
+        return f"No G2R map: the reference is one token{why}."
     if direction == "g2r" and not spatial_layers(sample):
         return "No G2R map: the reference tokens have no layout."
     return f"No {direction.upper()} map: it is not in this store."
@@ -86,6 +97,30 @@ def spatial_layers(sample: xr.DataTree) -> dict[str, LayerAttributes]:
         for name, attributes in layer_attributes(sample).items()
         if attributes.reference_grid and not _is_one_token(sample.children["layers"].children[name])
     }
+
+
+def askable_layers(sample: xr.DataTree) -> dict[str, LayerAttributes]:
+    """Return the layers that SRAM takes by default: of one reference, with their scores."""
+    spatial = spatial_layers(sample)
+    first = min((own.reference_index for own in layer_attributes(sample).values()), default=0)
+    return {
+        name: own
+        for name, own in spatial.items()
+        if own.reference_index == first and own.representation != "maps"
+    }
+
+
+def reference_image(sample: xr.DataTree, maps: xr.DataTree) -> str:
+    """Return the name of the stored picture that the maps' layers look at.
+
+    Maps on the reference are always of one; R2G of several references at once has the first.
+    """
+    known = layer_attributes(sample)
+    direction: Direction = "g2r" if "g2r" in maps.children else "r2g"
+    names = [node.name for node in _mapped_layers(sample, maps, direction)]
+    indices = [known[str(name)].reference_index for name in names]
+    image = f"reference_{indices[0]}" if indices and min(indices) > 0 else "reference"
+    return image if image in sample.children["images"].dataset else "reference"
 
 
 def layer_attributes(sample: xr.DataTree) -> dict[str, LayerAttributes]:
@@ -131,19 +166,20 @@ def unit(maps: xr.DataTree) -> str:
     return "attention per position"
 
 
-def _mapped_layers(sample: xr.DataTree, maps: xr.DataTree) -> list[xr.DataTree]:
-    """Return the captured layers that the R2G maps were made from."""
-    if "r2g" not in maps.children:
+def _mapped_layers(
+    sample: xr.DataTree, maps: xr.DataTree, direction: Direction
+) -> list[xr.DataTree]:
+    """Return the captured layers that the maps of a direction were made from."""
+    if direction not in maps.children:
         return []
     layers = sample.children["layers"].children
-    return [
-        layers[name] for name in maps.children["r2g"].dataset[dims.LAYER].values if name in layers
-    ]
+    names = maps.children[direction].dataset[dims.LAYER].values
+    return [layers[name] for name in names if name in layers]
 
 
 def _is_one_token(layer: xr.DataTree) -> bool:
-    attributes = LayerAttributes.model_validate(layer.attrs[ATTRIBUTE_KEY])
-    return not attributes.causal or layer.sizes.get(dims.REFERENCE) == 1
+    # Reduced at capture from one token, a layer holds R2G alone.
+    return layer.sizes.get(dims.REFERENCE, 1) == 1
 
 
 def _without_shared_end(names: Sequence[str]) -> list[str]:

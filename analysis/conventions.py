@@ -149,7 +149,7 @@ def _time_means(
             mean.chunk({"token": -1}),
             input_core_dims=[["token", *plane]],
             output_core_dims=[["new_row", "new_column"]],
-            kwargs={"grid": grid},
+            kwargs={"grid": grid, "frames": layer.attributes.frames if direction == "r2g" else 1},
             dask="parallelized",
             output_dtypes=[np.float64],
             dask_gufunc_kwargs={"output_sizes": {"new_row": grid[0], "new_column": grid[1]}},
@@ -161,9 +161,9 @@ def _time_means(
     return renamed
 
 
-def _resize_clamp_mean(maps: NDArray[np.float64], grid: Grid) -> NDArray[np.float64]:
+def _resize_clamp_mean(maps: NDArray[np.float64], grid: Grid, frames: int) -> NDArray[np.float64]:
     """Return the mean over the third axis from the end, of maps that were resized and clamped."""
-    mean: NDArray[np.float64] = np.maximum(resize(maps, grid), 0).mean(axis=-3)
+    mean: NDArray[np.float64] = np.maximum(resize(maps, grid, frames), 0).mean(axis=-3)
     return mean
 
 

@@ -10,10 +10,13 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from i2am.analysis.store import StoreLike, open_maps, open_root, open_run, own_attributes
-from i2am.schemas import ArrayDescription, GroupDescription
+from i2am.analysis.address import StoreLike, is_url
+from i2am.analysis.captions import is_similarity
+from i2am.analysis.selection import spell
+from i2am.analysis.store import open_maps, open_root, open_run, own_attributes
+from i2am.schemas import ArrayDescription, GroupDescription, LayerAttributes
 from i2am.schemas.attributes import ATTRIBUTE_KEY
-from i2am.schemas.dims import GUIDANCE, HEAD, STEP
+from i2am.schemas.dims import GUIDANCE, HEAD, REFERENCE, STEP
 
 __all__ = ["describe_store", "summarise_store"]
 
@@ -73,7 +76,7 @@ def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
     )
     if names:
         facts |= _run_facts(samples[names[0]]) if is_run else _maps_facts(samples[names[0]])
-    if isinstance(path, str | Path) and "://" not in str(path):
+    if isinstance(path, str | Path) and not is_url(path):
         stored = sum(f.stat().st_size for f in Path(path).rglob("*") if f.is_file())
         facts["stored"] = f"{stored:,} bytes"
     return facts
@@ -83,10 +86,12 @@ def _run_facts(sample: xr.DataTree) -> dict[str, str | list[str]]:
     provenance = sample.attrs[ATTRIBUTE_KEY]
     layers = [_layer_fact(name, node) for name, node in _ordered_layers(sample)]
     timesteps = sample["timestep"].to_numpy()
+    steps = sample[STEP].to_numpy().tolist()
+    kept = "" if steps == list(range(len(steps))) else f" ({spell(steps)})"
     guidance = sample[GUIDANCE].to_numpy().tolist() if GUIDANCE in sample.coords else []
     return {
         "pipeline": f"{provenance.get('pipeline')} ({provenance.get('model')})",
-        "steps": f"{timesteps.size}, timestep {timesteps[0]:g} to {timesteps[-1]:g}",
+        "steps": f"{timesteps.size}{kept}, timestep {timesteps[0]:g} to {timesteps[-1]:g}",
         "guidance": ", ".join(guidance) or "conditional half alone",
         "images": ", ".join(
             f"{name} {'x'.join(map(str, image.shape[:2]))}"
@@ -113,19 +118,24 @@ def _ordered_layers(sample: xr.DataTree) -> list[tuple[str, xr.DataTree]]:
 
 
 def _layer_fact(name: str, layer: xr.DataTree) -> str:
-    own = layer.attrs[ATTRIBUTE_KEY]
+    own = LayerAttributes.model_validate(layer.attrs[ATTRIBUTE_KEY])
     sizes = layer.to_dataset().sizes
-    generated = "x".join(map(str, own["generated_grid"]))
-    if own["reference_grid"]:
-        special = f" + {own['special_tokens']}" if own["special_tokens"] else ""
-        reference = "x".join(map(str, own["reference_grid"])) + special
+    height, width = own.generated_grid
+    generated = f"{height // own.frames}x{width}"
+    if own.frames > 1:
+        generated = f"{own.frames} frames of {generated}"
+    if own.reference_grid:
+        special = f" + {own.special_tokens}" if own.special_tokens else ""
+        reference = "x".join(map(str, own.reference_grid)) + special
     else:
-        count = sizes["reference"]
+        count = sizes.get(REFERENCE, 1)
         reference = f"{count} token{'s' if count > 1 else ''}"
+    if own.reference_index:
+        reference += f" of {own.reference_image()}"
+    heads = f"{sizes[HEAD]} heads" if own.heads is None else f"heads {spell(own.heads)}"
     dtype = ", ".join(sorted({str(array.dtype) for array in layer.data_vars.values()}))
-    return (
-        f"{name}: {generated} <- {reference}, {sizes[HEAD]} heads, {own['representation']} {dtype}"
-    )
+    note = "; a similarity, not causal" if is_similarity(layer) else ""
+    return f"{name}: {generated} <- {reference}, {heads}, {own.representation} {dtype}{note}"
 
 
 def _describe(group: zarr.Group) -> GroupDescription:

@@ -19,10 +19,11 @@ import xarray as xr
 import zarr
 from tqdm.auto import tqdm
 
+from i2am.analysis.address import StoreLike, is_url
 from i2am.analysis.cluster import computing_on
 from i2am.analysis.grid import Grid
 from i2am.analysis.maps import Convention, Normalisation, analyze, check_options
-from i2am.analysis.store import Run, StoreLike, open_root, open_run, own_attributes
+from i2am.analysis.store import Run, open_root, open_run, own_attributes
 from i2am.schemas import (
     SCHEMA_VERSION,
     I2AMError,
@@ -86,8 +87,8 @@ def analyze_run(
     Raises
     ------
     StoreError
-        If the run is missing, has no such sample or cannot be read, or something else stands at
-        `out`.
+        If the run is missing, has no such sample or cannot be read, or `out` is a URL, or something
+        else stands there.
     AnalysisError
         If an option is unknown, a label was not captured, or the cluster does not answer.
     """
@@ -103,6 +104,9 @@ def analyze_run(
     }
     opened = open_run(run)
     names = _names(opened, samples)
+    if is_url(out):
+        msg = f"Expected a local folder for the maps, got a URL, at {out}. Write them locally."
+        raise StoreError(msg)
     out = Path(out)
     analyze(opened[names[0]], **options)  # Says what is wrong before anything is written.
     with computing_on(scheduler, workers):
@@ -149,7 +153,7 @@ def _names(run: Run, samples: Iterable[str] | None) -> list[str]:
 
 def _source(run: StoreLike, out: Path) -> str:
     """Return where the run is: relative when it lies beside the maps, so that both may move."""
-    if not isinstance(run, str | Path) or "://" in str(run):
+    if not isinstance(run, str | Path) or is_url(run):
         return str(run)
     path = Path(run).resolve()
     return (

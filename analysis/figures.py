@@ -18,14 +18,14 @@ from i2am.analysis.captions import (
     DIRECTIONS,
     Direction,
     absence,
+    askable_layers,
     layer_titles,
+    reference_image,
     similarity_note,
-    spatial_layers,
     time_titles,
     unit,
 )
 from i2am.analysis.heat_panels import (
-    PICTURES,
     computed,
     heat_panel,
     heat_panels,
@@ -70,7 +70,8 @@ def overview(sample: xr.DataTree, maps: xr.DataTree, style: Style = DEFAULT_STYL
     """
     images = sample.children["images"].dataset
     mask = mask_of(sample)
-    shown = [plain_panel(sample, "reference")]
+    reference = reference_image(sample, maps)
+    shown = [plain_panel(sample, reference, reference.replace("_", " "))]
     if "source" in images:
         title = "source and the mask's outline" if mask is not None else "source"
         shown.append(plain_panel(sample, "source", title, mask))
@@ -124,8 +125,8 @@ def llam(
 
 
 def has_figure(kind: str, sample: xr.DataTree) -> bool:
-    """Return whether a sample has that figure: SRAM needs a reference of several placed tokens."""
-    return kind != "sram" or bool(spatial_layers(sample))
+    """Return whether a sample has that figure: SRAM needs the scores of several placed tokens."""
+    return kind != "sram" or bool(askable_layers(sample))
 
 
 def write_figures(
@@ -194,7 +195,7 @@ def _unified_panels(
     sample: xr.DataTree, maps: xr.DataTree, style: Style, mask: Pixels | None
 ) -> Iterator[Panel]:
     for direction, meaning in DIRECTIONS.items():
-        picture = picture_of(sample, PICTURES[direction])
+        picture = _picture_under(sample, maps, direction)
         if direction not in maps.children:
             sentence = absence(sample, direction)
             yield Panel(direction.upper(), size_of(picture), sentence=sentence)
@@ -210,6 +211,12 @@ def _unified_panels(
             values = computed([maps.children[direction].dataset[level]])
             limits = limits_of(values)
             yield heat_panel(picture, values[0], title, Key(limits, style, label), outline)
+
+
+def _picture_under(sample: xr.DataTree, maps: xr.DataTree, direction: Direction) -> Pixels:
+    """Return the stored picture that a direction's maps lie on."""
+    name = "generated" if direction == "r2g" else reference_image(sample, maps)
+    return picture_of(sample, name)
 
 
 def _level(
@@ -234,7 +241,7 @@ def _level_band(
         titles = layer_titles(sample, [str(name) for name in values[dims.LAYER].values], direction)
     else:
         titles = [f"head {int(head)}" for head in values[dims.HEAD].values]
-    picture = picture_of(sample, PICTURES[direction])
+    picture = _picture_under(sample, maps, direction)
     note = similarity_note(sample, maps) if direction == "r2g" else ""
     shown, key = heat_panels(picture, list(computed([values])[0]), titles, style, unit(maps))
     return Band(DIRECTIONS[direction], shown, key, note)

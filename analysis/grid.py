@@ -24,7 +24,7 @@ Grid = tuple[int, int]
 _CUBIC: Final = -0.75
 
 
-def resize(maps: NDArray[Any], grid: Grid) -> NDArray[Any]:
+def resize(maps: NDArray[Any], grid: Grid, frames: int = 1) -> NDArray[Any]:
     """Resize maps bicubically; nothing is clamped.
 
     Parameters
@@ -33,6 +33,9 @@ def resize(maps: NDArray[Any], grid: Grid) -> NDArray[Any]:
         Floating point.
     grid : (height, width)
         The grid to resize to.
+    frames : int
+        How many frames of a video lie above one another in each map, so that none bleeds into its
+        neighbour; both heights are multiples of it.
 
     Returns
     -------
@@ -49,13 +52,14 @@ def resize(maps: NDArray[Any], grid: Grid) -> NDArray[Any]:
     >>> resize(np.array([[0.0, 1.0]]), (1, 4)).round(3)
     array([[-0.105,  0.227,  0.773,  1.105]])
     """
-    height, width = maps.shape[-2:]
+    *lead, height, width = maps.shape
     if (height, width) == grid:
         return maps
-    rows = bicubic_matrix(height, grid[0]).astype(maps.dtype)
+    rows = bicubic_matrix(height // frames, grid[0] // frames).astype(maps.dtype)
     columns = bicubic_matrix(width, grid[1]).astype(maps.dtype)
-    resized: NDArray[Any] = rows @ (maps @ columns.T)
-    return resized
+    each = maps.reshape(*lead, frames, height // frames, width)
+    resized: NDArray[Any] = rows @ (each @ columns.T)
+    return resized.reshape(*lead, *grid)
 
 
 @lru_cache(maxsize=256)

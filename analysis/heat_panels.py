@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any
 
 import dask
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from i2am.analysis.captions import Direction
 from i2am.analysis.overlay import Pixels, Style, limits_of, overlay
 from i2am.analysis.panels import Key, Panel
 
 __all__ = [
-    "PICTURES",
     "computed",
     "heat_panel",
     "heat_panels",
@@ -24,9 +22,6 @@ __all__ = [
     "plain_panel",
     "size_of",
 ]
-
-# The stored picture that each direction's maps lie on.
-PICTURES: Final[Mapping[Direction, str]] = {"r2g": "generated", "g2r": "reference"}
 
 
 def picture_of(sample: xr.DataTree, name: str) -> Pixels:

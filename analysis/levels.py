@@ -28,17 +28,17 @@ def stack_layers(maps: Sequence[tuple[SelectedLayer, xr.DataArray]]) -> xr.DataA
         Dims (layer, step, head, plane), with coordinates layer, head and ``causal`` (layer):
         False where the output cannot depend on the attention.
     """
-    heads = max((layer.heads for layer, _ in maps), key=len)
+    heads = sorted({head for layer, _ in maps for head in layer.heads})
     padded = [
-        one.pad({HEAD: (0, len(heads) - len(layer.heads))}).data
-        if len(layer.heads) < len(heads)
-        else one.data
+        one.data
+        if list(layer.heads) == heads
+        else one.assign_coords({HEAD: list(layer.heads)}).reindex({HEAD: heads}).data
         for layer, one in maps
     ]
     coordinates = {
         LAYER: [layer.name for layer, _ in maps],
-        HEAD: list(heads),
-        "causal": (LAYER, [layer.attributes.causal and layer.tokens > 1 for layer, _ in maps]),
+        HEAD: heads,
+        "causal": (LAYER, [layer.is_causal for layer, _ in maps]),
     }
     return xr.DataArray(da.stack(padded), coordinates, (LAYER, *maps[0][1].dims))
 

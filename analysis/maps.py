@@ -14,7 +14,12 @@ from i2am.analysis.blocks import LayerMaps, layer_maps
 from i2am.analysis.conventions import official_levels, official_plan
 from i2am.analysis.grid import Grid, largest_grid
 from i2am.analysis.levels import levels_of, mean_over, stack_layers, with_coordinates
-from i2am.analysis.selection import SelectedLayer, select_layers, split_steps
+from i2am.analysis.selection import (
+    SelectedLayer,
+    check_one_reference,
+    select_layers,
+    split_steps,
+)
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, STEP, TIMESTEP
@@ -48,7 +53,7 @@ def analyze(
     normalisation : "mass" or "density"
         Each softmax sums to 1 over its own grid; or uniform attention is 1 on every grid.
     layers : str or iterable of str, optional
-        Names or glob patterns; all by default.
+        Names or glob patterns; by default all layers, of the first reference image.
     steps, heads : iterable of int, optional
         Labels; all by default.
     guidance : str
@@ -71,7 +76,8 @@ def analyze(
     Raises
     ------
     AnalysisError
-        If an option is unknown, or a label is asked for that was not captured.
+        If an option is unknown, a label is asked for that was not captured, or the layers that are
+        named look at different reference images.
 
     Notes
     -----
@@ -81,6 +87,7 @@ def analyze(
     check_options(convention, normalisation, grid)
     grid = None if grid is None else (grid[0], grid[1])
     selected = select_layers(sample, layers, steps, heads, guidance)
+    check_one_reference(selected)
     coordinates = sample.coords.to_dataset()[[STEP, TIMESTEP]]
     if steps is not None:
         coordinates = coordinates.sel({STEP: sorted(set(steps))})

@@ -8,8 +8,9 @@ from typing import Final
 
 import xarray as xr
 
+from i2am.analysis.address import StoreLike, is_url
 from i2am.analysis.maps import analyze
-from i2am.analysis.store import StoreLike, open_maps, open_root, own_attributes
+from i2am.analysis.store import open_maps, open_root, own_attributes
 from i2am.schemas import I2AMError
 
 __all__ = ["default_maps_path", "find_maps", "maps_of"]
@@ -20,18 +21,24 @@ _SUFFIX: Final = ".zarr"
 def default_maps_path(run_path: str | Path) -> Path:
     """Return where a run's maps go unless the user says otherwise.
 
+    Beside the run; those of a run at a URL go to the current folder.
+
     Examples
     --------
     >>> default_maps_path("out/run.zarr").as_posix(), default_maps_path("shirts.zarr").as_posix()
     ('out/maps.zarr', 'shirts.maps.zarr')
+    >>> default_maps_path("s3://bucket/shirts.zarr").as_posix()
+    'shirts.maps.zarr'
     """
     path = Path(run_path)
+    if is_url(run_path):
+        path = Path(path.name)
     stem = path.name.removesuffix(_SUFFIX)
     return path.with_name("maps.zarr" if stem == "run" else f"{stem}.maps.zarr")
 
 
 def find_maps(run_path: str | Path) -> Path | None:
-    """Return the maps store that lies beside a run and was made from it, or None."""
+    """Return the maps store that lies where a run's go and was made from it, or None."""
     path = default_maps_path(run_path)
     if not path.is_dir():
         return None

@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from i2am.analysis.captions import reference_image
 from i2am.analysis.detection import bounding_box, box_iou, detect_box, random_box
 from i2am.analysis.grid import normalise, resize
 from i2am.analysis.store import StoreLike, open_maps, open_run
@@ -215,7 +216,9 @@ def _scores(
     if mask is not None:
         yield "imacs_g", imacs(r2g, mask, polarity=polarity, **options)
     reference_mask = _mask(images, "reference_mask")
-    if reference_mask is not None and "g2r" in maps.children:
+    # The mask is of the first reference picture alone.
+    is_first = reference_image(sample, maps) == "reference"
+    if reference_mask is not None and "g2r" in maps.children and is_first:
         g2r = maps["g2r/ulam"].to_numpy()
         yield "imacs_r", imacs(g2r, reference_mask, premask=premask, **options)
     box = sample.attrs[ATTRIBUTE_KEY].get("box") or (None if mask is None else bounding_box(mask))

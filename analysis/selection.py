@@ -11,9 +11,15 @@ import xarray as xr
 
 from i2am.schemas import AnalysisError, LayerAttributes, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
-from i2am.schemas.dims import CONDITIONAL, GUIDANCE, HEAD, REFERENCE, STEP
+from i2am.schemas.dims import CONDITIONAL, GUIDANCE, HEAD, REFERENCE, REPRESENTATIONS, STEP
 
-__all__ = ["SelectedLayer", "select_layers", "split_steps"]
+__all__ = [
+    "SelectedLayer",
+    "check_one_reference",
+    "select_layers",
+    "spell",
+    "split_steps",
+]
 
 
 @dataclass(frozen=True)
@@ -22,18 +28,33 @@ class SelectedLayer:
 
     name: str
     attributes: LayerAttributes
-    arrays: xr.Dataset  # query and key, or logits; logsumexp where the layer has it
+    arrays: xr.Dataset  # as `schemas.dims.REPRESENTATIONS` names them
     heads: tuple[int, ...]  # the labels of its heads
 
     @property
     def tokens(self) -> int:
         """Number of reference tokens, special ones included."""
-        return self.arrays.sizes[REFERENCE]
+        return self.arrays.sizes.get(REFERENCE, 1)  # Reduced from one token, it holds R2G alone.
 
     @property
     def has_g2r(self) -> bool:
         """Whether maps on the reference exist: a grid, and more than one token."""
         return self.attributes.reference_grid is not None and self.tokens > 1
+
+    @property
+    def has_mass(self) -> bool:
+        """Whether other keys share the softmax."""
+        return "logsumexp" in self.arrays or "mass" in self.arrays
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether single patches and tokens can be asked for: it was not reduced at capture."""
+        return self.attributes.representation != "maps"
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether the layer's output can depend on these scores: no softmax over one token."""
+        return self.attributes.causal and (self.tokens > 1 or self.has_mass)
 
 
 def select_layers(
@@ -50,7 +71,7 @@ def select_layers(
     sample : DataTree
         As `open_run` gives it.
     layers : str or iterable of str, optional
-        Names or glob patterns; all layers by default.
+        Names or glob patterns; by default all layers, of the first reference image.
     steps, heads : iterable of int, optional
         Labels; all by default.
     guidance : str
@@ -68,13 +89,44 @@ def select_layers(
     """
     names = _layer_names(sample, layers)
     kept_steps = _known_labels(steps, sample[STEP].to_numpy().tolist(), STEP, sample)
-    largest = max(sample[f"layers/{name}"].sizes[HEAD] for name in names)
-    kept_heads = _known_labels(heads, range(largest), HEAD, sample)
+    every_head = {head for name in names for head in _head_labels(sample, name)}
+    kept_heads = _known_labels(heads, sorted(every_head), HEAD, sample)
     return [
         _select(sample, name, kept_steps, kept_heads, guidance)
         for name in names
-        if sample[f"layers/{name}"].sizes[HEAD] > kept_heads[0]
+        if not set(kept_heads).isdisjoint(_head_labels(sample, name))
     ]
+
+
+def check_one_reference(layers: Iterable[SelectedLayer]) -> None:
+    """Check that maps on the reference are of one image: a mean over two would show neither.
+
+    Raises
+    ------
+    AnalysisError
+        If layers with a reference grid look at different reference images.
+    """
+    found = {layer.attributes.reference_index: layer.name for layer in layers if layer.has_g2r}
+    if len(found) > 1:
+        msg = (
+            f"Expected layers of one reference image, got those of {len(found)}, at "
+            f"{' and '.join(found[index] for index in sorted(found))}. For the first let the "
+            "pattern end with the attention's own name, for the next with '.reference_1'."
+        )
+        raise AnalysisError(msg)
+
+
+def spell(labels: Sequence[int]) -> str:
+    """Return labels in words: a range, or each of them where some are left out.
+
+    Examples
+    --------
+    >>> spell([0, 1, 2, 3]), spell([0, 5, 10]), spell([7])
+    ('0 to 3', '0, 5, 10', '7')
+    """
+    if len(labels) > 2 and list(labels) == list(range(labels[0], labels[-1] + 1)):
+        return f"{labels[0]} to {labels[-1]}"
+    return ", ".join(map(str, labels))
 
 
 def split_steps(count: int, groups: int) -> list[slice]:
@@ -104,9 +156,13 @@ def _layer_names(sample: xr.DataTree, wanted: str | Iterable[str] | None) -> lis
             "Give a sample of open_run()."
         )
         raise AnalysisError(msg)
-    known = sorted(sample["layers"].children, key=lambda n: _attributes(sample, n).order)
+    attributes = {name: _attributes(sample, name) for name in sample["layers"].children}
+    known = sorted(
+        attributes, key=lambda name: (attributes[name].order, attributes[name].reference_index)
+    )
     if wanted is None:
-        return known
+        first = min(own.reference_index for own in attributes.values())
+        return [name for name in known if attributes[name].reference_index == first]
     patterns = [wanted] if isinstance(wanted, str) else list(wanted)
     for pattern in patterns:
         if pattern not in known and not fnmatch.filter(known, pattern):
@@ -126,6 +182,11 @@ def _attributes(sample: xr.DataTree, name: str) -> LayerAttributes:
     return LayerAttributes.model_validate(sample[f"layers/{name}"].attrs[ATTRIBUTE_KEY])
 
 
+def _head_labels(sample: xr.DataTree, name: str) -> Sequence[int]:
+    kept = _attributes(sample, name).heads
+    return range(sample[f"layers/{name}"].sizes[HEAD]) if kept is None else kept
+
+
 def _known_labels(
     wanted: Iterable[int] | None, known: Sequence[int], what: str, sample: xr.DataTree
 ) -> list[int]:
@@ -135,7 +196,7 @@ def _known_labels(
     asked = {int(label) for label in wanted}
     if unknown := sorted(asked.difference(known)):
         msg = (
-            f"Expected {what}s from {min(known)} to {max(known)}, got {unknown[0]}, "
+            f"Expected {what}s from {spell(known)}, got {unknown[0]}, "
             f"at {sample.name or 'sample'}. Ask for a {what} that was captured."
         )
         raise AnalysisError(msg)
@@ -149,7 +210,8 @@ def _select(
     sample: xr.DataTree, name: str, steps: list[int], heads: list[int], guidance: str
 ) -> SelectedLayer:
     arrays = sample[f"layers/{name}"].to_dataset()
-    own_heads = tuple(head for head in heads if head < arrays.sizes[HEAD])
+    labels_of_heads = list(_head_labels(sample, name))
+    own_heads = tuple(head for head in heads if head in labels_of_heads)
     halves = sample.coords.get(GUIDANCE)
     labels = [CONDITIONAL] if halves is None else halves.to_numpy().tolist()
     if guidance not in labels:
@@ -158,11 +220,16 @@ def _select(
             f"at {sample.name or 'sample'}. {did_you_mean(guidance, labels)}"
         )
         raise AnalysisError(msg)
-    picked = {HEAD: list(own_heads)} if len(own_heads) < arrays.sizes[HEAD] else {}
+    picked = {}
+    if list(own_heads) != labels_of_heads:
+        picked[HEAD] = [labels_of_heads.index(head) for head in own_heads]
     if len(steps) < sample.sizes[STEP]:
         known = sample[STEP].to_numpy().tolist()
         picked[STEP] = [known.index(step) for step in steps]
     if GUIDANCE in arrays.dims:
         arrays = arrays.isel({GUIDANCE: labels.index(guidance)})
     arrays = arrays.drop_vars(list(arrays.coords)).isel(picked).chunk({})
-    return SelectedLayer(name, _attributes(sample, name), arrays, own_heads)
+    attributes = _attributes(sample, name)
+    for array in REPRESENTATIONS[attributes.representation][0]:
+        arrays[array]  # Missing, it is told now (KeyError) and not in the middle of the work.
+    return SelectedLayer(name, attributes, arrays, own_heads)

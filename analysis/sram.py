@@ -18,7 +18,7 @@ from i2am.analysis.blocks import layer_rows
 from i2am.analysis.grid import Grid, largest_grid
 from i2am.analysis.levels import mean_over, stack_layers
 from i2am.analysis.maps import Normalisation, check_options
-from i2am.analysis.selection import SelectedLayer, select_layers
+from i2am.analysis.selection import SelectedLayer, check_one_reference, select_layers
 from i2am.schemas import AnalysisError, did_you_mean
 from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, STEP
 
@@ -50,8 +50,8 @@ def sram(
         A pixel of the stored generated image: each layer takes the patch that holds it. Or a mask
         of that image's size: each layer takes the mean over the patches that hold its pixels.
     reference : (y, x) or bool array (reference_y, reference_x), optional
-        The same of the stored reference image: where on the generated image that place went. Give
-        one of the two.
+        The same of the stored reference image (for layers of a further reference, of that one):
+        where on the generated image that place went. Give one of the two.
     layers, steps, heads, guidance, normalisation
         As in `analyze`.
     keep : iterable of str
@@ -62,13 +62,15 @@ def sram(
     DataArray
         Dims (kept dims, reference_y, reference_x), for the mirror (kept dims, y, x), on the largest
         grid of the selected layers; float32, at least 0, lazy. Layers without a reference grid or
-        with one token have no part in it.
+        with one token have no part in it, nor have those that were reduced to maps at capture. The
+        attribute ``reference_image`` names the stored picture that the layers look at.
 
     Raises
     ------
     AnalysisError
-        If no selected layer has such a map, the place is not in the image, neither or both places
-        are given, or a label is asked for that was not captured.
+        If no selected layer, or one that is named in full, has no such map; the named layers look
+        at different reference images; the place is not in the image; neither or both places are
+        given; or a label is asked for that was not captured.
 
     Notes
     -----
@@ -81,9 +83,12 @@ def sram(
         raise AnalysisError(msg)
     kept = _kept_dims(keep)
     check_options("i2am", normalisation)
-    selected = _spatial(sample, select_layers(sample, layers, steps, heads, guidance))
+    named = layers if layers is None or isinstance(layers, str) else list(layers)
+    selected = _askable(sample, select_layers(sample, named, steps, heads, guidance), named)
     of_reference = reference is not None
-    pixels = _pixels(sample, reference if of_reference else generated, of_reference=of_reference)
+    looked_at = selected[0].attributes.reference_image()
+    place, image = (reference, looked_at) if of_reference else (generated, "generated")
+    pixels = _pixels(sample, place, image)
     grid = largest_grid(_grid(layer, of_reference=not of_reference) for layer in selected)
     density = normalisation == "density"
     maps = []
@@ -94,7 +99,8 @@ def sram(
     labels = sample[STEP].to_numpy() if steps is None else sorted(set(steps))
     volume = stack_layers(maps).assign_coords({STEP: labels})
     averaged = [dim for dim in (LAYER, STEP, HEAD) if dim not in kept]
-    return mean_over(volume, averaged).rename("sram")
+    answer = mean_over(volume, averaged).rename("sram")
+    return answer.assign_attrs(reference_image=looked_at)
 
 
 def _kept_dims(keep: Iterable[str]) -> set[str]:
@@ -106,7 +112,10 @@ def _kept_dims(keep: Iterable[str]) -> set[str]:
     return kept
 
 
-def _spatial(sample: xr.DataTree, selected: list[SelectedLayer]) -> list[SelectedLayer]:
+def _askable(
+    sample: xr.DataTree, selected: list[SelectedLayer], named: str | list[str] | None
+) -> list[SelectedLayer]:
+    """Return the layers that can answer: a reference grid, and scores of single patches."""
     spatial = [layer for layer in selected if layer.has_g2r]
     if not spatial:
         why = (
@@ -119,14 +128,22 @@ def _spatial(sample: xr.DataTree, selected: list[SelectedLayer]) -> list[Selecte
             "SRAM does not exist here; R2G does, see analyze()."
         )
         raise AnalysisError(msg)
-    return spatial
+    check_one_reference(spatial)
+    reduced = [layer.name for layer in spatial if not layer.has_scores]
+    in_full = {named} if isinstance(named, str) else set(named or ())
+    refused = [name for name in reduced if name in in_full or len(reduced) == len(spatial)]
+    if refused:
+        msg = (
+            "Expected a layer with its scores, got one that was reduced to maps at capture, "
+            f"at {refused[0]} of {sample.name or 'sample'}. Capture with representation 'auto', "
+            "'factors' or 'logits' to ask single places."
+        )
+        raise AnalysisError(msg)
+    return [layer for layer in spatial if layer.has_scores]
 
 
-def _pixels(
-    sample: xr.DataTree, place: Any, *, of_reference: bool
-) -> tuple[NDArray[np.intp], tuple[int, int]]:
-    """Return the place's pixels (n, 2) and the image's size."""
-    name = "reference" if of_reference else "generated"
+def _pixels(sample: xr.DataTree, place: Any, name: str) -> tuple[NDArray[np.intp], tuple[int, int]]:
+    """Return the place's pixels (n, 2) in an image, and the image's size."""
     image = sample["images"].get(name) if "images" in sample.children else None
     if image is None:
         msg = (

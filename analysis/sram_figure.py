@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from i2am.analysis.captions import absence, spatial_layers
+from i2am.analysis.captions import absence, askable_layers, spatial_layers
 from i2am.analysis.heat_panels import computed, heat_panels, mask_of, picture_of, size_of
 from i2am.analysis.overlay import DEFAULT_STYLE, Pixels, Style
 from i2am.analysis.panels import Band, Mark, Panel, draw
@@ -56,7 +56,7 @@ def sram_grid(
     )
     answers = [sram(sample, generated=point, **selection) for point in points]
     titles = [f"{number}: at ({y}, {x})" for number, (y, x) in enumerate(points, start=1)]
-    reference = picture_of(sample, "reference")
+    reference = picture_of(sample, answers[0].attrs["reference_image"])
     shown, key = heat_panels(reference, computed(answers), titles, style, "attention per token")
     heading = "SRAM: where on the reference a generated patch looks"
     return draw((Band(heading, shown, key, lead=lead, columns=min(3, len(points))),))
@@ -83,10 +83,15 @@ def default_points(sample: xr.DataTree) -> list[tuple[int, int]]:
 
 def _finest_grid(sample: xr.DataTree) -> tuple[int, int]:
     """Return the generated grid that names a place best: coarser layers look from larger patches."""
-    grids = [attributes.generated_grid for attributes in spatial_layers(sample).values()]
+    grids = [attributes.generated_grid for attributes in askable_layers(sample).values()]
     if not grids:
-        msg = "Expected a layer with a grid of reference tokens, got none, at the captured sample. "
-        raise AnalysisError(msg + absence(sample, "g2r"))
+        msg = "Expected a layer with scores of a grid of reference tokens, got none, "
+        if spatial_layers(sample):
+            hint = "Its layers were reduced to maps: capture with representation 'auto'."
+        else:
+            hint = absence(sample, "g2r")
+        msg += f"at the captured sample. {hint}"
+        raise AnalysisError(msg)
     return max(grids, key=lambda grid: grid[0] * grid[1])
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import dask.array as da
@@ -16,16 +15,13 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 import zarr
-from zarr.abc.store import Store
-from zarr.errors import BaseZarrError
 
+from i2am.analysis.address import StoreLike, open_group
 from i2am.schemas import SCHEMA_VERSION, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import STEP
 
 __all__ = ["Maps", "Run", "StoreLike", "open_maps", "open_root", "open_run", "own_attributes"]
-
-StoreLike = str | Path | Store
 
 # Steps that are stored one by one are read together up to this size: a task has a price too.
 _BLOCK_BYTES: Final = 16 * 2**20
@@ -37,7 +33,7 @@ def open_run(path: StoreLike) -> Run:
     Parameters
     ----------
     path : str, Path or zarr Store
-        A folder, or a URL that fsspec knows.
+        A folder, or a URL: ``s3://``, ``gs://``, ``az://``, or another that fsspec knows.
 
     Returns
     -------
@@ -170,7 +166,7 @@ def open_root(path: StoreLike) -> zarr.Group:
     StoreError
         If it is missing, not ours, or of a newer schema than this version reads.
     """
-    root = _open_group(path)
+    root = open_group(path)
     own = own_attributes(root)
     # A sample's own group has a status; a maps sample is of kind "maps", too.
     if own.get("kind") not in {"run", "maps"} or "status" in own:
@@ -191,37 +187,6 @@ def own_attributes(group: zarr.Group) -> dict[str, Any]:
     """Return what a group's ``i2am`` attribute holds; nothing where there is none."""
     own = group.attrs.get(ATTRIBUTE_KEY)
     return dict(own) if isinstance(own, dict) else {}
-
-
-def _open_group(path: StoreLike) -> zarr.Group:
-    is_url = isinstance(path, str) and "://" in path
-    if not isinstance(path, Store) and not is_url:
-        path = Path(path)
-        if not path.exists():
-            msg = f"Expected a store, got nothing, at {path}. Check the path."
-            raise StoreError(msg)
-        if not path.is_dir():
-            msg = f"Expected a store, got a file, at {path}. Give the folder of a Zarr store."
-            raise StoreError(msg)
-    try:
-        node = zarr.open(path, mode="r")
-    except (BaseZarrError, FileNotFoundError) as e:
-        msg = f"Expected a Zarr store, got {_contents(path)}, at {path}. Give the store's root."
-        raise StoreError(msg) from e
-    except (OSError, ImportError, ValueError) as e:
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        msg = f"Expected a readable store, got '{reason}', at {path}. Check the address."
-        raise StoreError(msg) from e
-    if not isinstance(node, zarr.Group):
-        msg = f"Expected a store of i2am, got a Zarr array, at {path}. Give the store's root."
-        raise StoreError(msg)
-    return node
-
-
-def _contents(path: StoreLike) -> str:
-    if isinstance(path, Path):
-        return "a folder without Zarr metadata" if any(path.iterdir()) else "an empty folder"
-    return "nothing of the kind"
 
 
 def _what(group: zarr.Group) -> str:
@@ -270,8 +235,11 @@ def _plain(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _lazy(array: zarr.Array[Any], names: tuple[str, ...]) -> da.Array:
-    """Return a dask array in blocks of whole chunks, several steps together when they are small."""
-    chunks = dict(zip(names, array.shards or array.chunks, strict=True))
+    """Return a dask array in blocks of whole chunks, several steps together when they are small.
+
+    Chunks, not the shards that hold them: a question about one patch is to read its tiles alone.
+    """
+    chunks = dict(zip(names, array.chunks, strict=True))
     if STEP in chunks:
         sizes = dict(zip(names, array.shape, strict=True))
         step_bytes = math.prod(sizes.values()) // max(sizes[STEP], 1) * array.dtype.itemsize

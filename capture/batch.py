@@ -2,45 +2,59 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+import torch
+import zarr
 from tqdm import tqdm
 
-from i2am.capture.models import load_pipeline
-from i2am.capture.profiles import GenerationSettings, Pictures, Profile, find_profile
-from i2am.capture.recorder import capture, select_layers
-from i2am.capture.representation import RepresentationOption
+from i2am.capture.generate import Generate, generate
+from i2am.capture.job import CaptureOptions, Job
+from i2am.capture.models import LoadOptions, load_pipeline
+from i2am.capture.pipeline_call import GenerationSettings, check_call, takes_several
+from i2am.capture.profiles import find_profile
+from i2am.capture.recorder import select_layers
 from i2am.capture.run_store import finished_samples, open_run_group
-from i2am.capture.sample_recorder import GuidanceOption
-from i2am.schemas import CaptureError, ManifestRow, SchemaError, read_manifest
+from i2am.capture.shards import Shard, find_shard
+from i2am.schemas import ManifestRow, read_manifest
 
 __all__ = ["CaptureOptions", "CaptureSummary", "capture_manifest"]
 
 
-@dataclass(frozen=True)
-class CaptureOptions:
-    """What `capture` takes beside target, store and sample; see there."""
-
-    layers: str | Sequence[str] | None = None
-    guidance: GuidanceOption = "conditional"
-    representation: RepresentationOption = "auto"
-    dtype: Any = "float16"
-    profile: str | Profile | None = None
-    overwrite: bool = False
-
-
 @dataclass
 class CaptureSummary:
-    """What became of a manifest's samples."""
+    """What became of a manifest's samples.
 
+    `elapsed_s` is what generation and capture took together, without loading the model;
+    `bytes_written` is what the finished samples hold in the store.
+    """
+
+    shard: Shard = field(default_factory=Shard)
     finished: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    elapsed_s: float = 0
+    bytes_written: int = 0
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        counts = (
+            f"{len(self.finished)} captured, {len(self.skipped)} were complete, "
+            f"{len(self.failed)} failed"
+        )
+        if self.shard.count > 1:
+            counts = f"shard {self.shard}: {counts}"
+        if not self.finished or not self.elapsed_s:
+            return counts
+        rate = 60 * len(self.finished) / self.elapsed_s
+        size = self.bytes_written / len(self.finished) / 1e6
+        return f"{counts}; {rate:.1f} samples a minute, {size:.1f} MB a sample"
 
 
 def capture_manifest(
@@ -50,10 +64,11 @@ def capture_manifest(
     *,
     steps: int | None = None,
     guidance_scale: float | None = None,
+    arguments: Mapping[str, Any] | None = None,
     seed: int = 0,
-    shard: tuple[int, int] = (1, 1),
-    revision: str | None = None,
-    device: str | None = None,
+    batch_size: int = 1,
+    shard: tuple[int, int] | None = None,
+    loading: LoadOptions | None = None,
     options: CaptureOptions | None = None,
     progress: bool = True,
 ) -> CaptureSummary:
@@ -72,130 +87,101 @@ def capture_manifest(
         The run.
     steps, guidance_scale : optional
         Passed to the pipeline; None leaves its default.
+    arguments : mapping, optional
+        Further arguments of the pipeline's call; ``prompt`` serves rows without one.
     seed : int
         A row without a seed of its own gets this plus its position in the manifest.
-    shard : (int, int)
-        (I, N): take every N-th row from the I-th on, so that N processes share a manifest.
-    revision, device : str, optional
-        See `i2am.capture.load_pipeline`.
+    batch_size : int
+        How many samples one call generates, where the pipeline can; else one by one.
+    shard : (int, int), optional
+        (I, N) with I from 0: take every N-th row from the I-th on, so that N processes share a
+        manifest. None asks the environment of torchrun or Slurm, see `i2am.capture.shards`.
+    loading : LoadOptions, optional
+        Without a device, the process's local rank picks the GPU.
     options : CaptureOptions, optional
     progress : bool
-        Whether a bar with rate and remaining time is shown.
+        Whether bars with rate and remaining time are shown: one over the samples and, in a
+        terminal, one over the denoising steps of those that run.
 
     Raises
     ------
     SchemaError
-        If the manifest is not valid.
+        If the manifest or the shard is not valid.
     StoreError
         If `out` is something else than a run.
     CaptureError
-        If the model cannot be loaded or captured.
+        If the model cannot be loaded, called with what the manifest gives, or captured.
     """
-    options = options or CaptureOptions()
-    rows = list(enumerate(read_manifest(manifest)))[shard[0] - 1 :: shard[1]]
+    options, loading = options or CaptureOptions(), loading or LoadOptions()
+    summary = CaptureSummary(shard=find_shard(os.environ, shard))
+    rows = summary.shard.deal(list(enumerate(read_manifest(manifest))))
     known = set() if options.overwrite else finished_samples(out)
-    summary = CaptureSummary(skipped=[row.sample for _, row in rows if row.sample in known])
-    waiting = [(position, row) for position, row in rows if row.sample not in known]
+    summary.skipped = [row.sample for _, row in rows if row.sample in known]
+    waiting = [
+        row if row.seed is not None else row.model_copy(update={"seed": seed + position})
+        for position, row in rows
+        if row.sample not in known
+    ]
     if not waiting:
         return summary
-    pipeline = load_pipeline(model, revision=revision, device=device)
-    profile = find_profile(pipeline, options.profile)
-    if profile.generate is None:
-        msg = (
-            f"Expected a profile that can run a manifest, got {profile.name!r}. "
-            "Call the pipeline yourself inside i2am.capture.capture."
-        )
-        raise CaptureError(msg)
-    # Once, before the run is made: otherwise every sample would fail for the same reason.
-    select_layers(pipeline, profile, options.layers)
+    if loading.device is None and torch.cuda.is_available():
+        number = summary.shard.local_rank % torch.cuda.device_count()
+        loading = replace(loading, device=f"cuda:{number}")
+    pipeline = load_pipeline(model, **vars(loading))
+    settings = GenerationSettings(steps, guidance_scale, arguments or {})
+    runner = _make_runner(pipeline, settings, waiting, options)
     open_run_group(out)
-    for position, row in tqdm(waiting, "capture", unit="sample", disable=not progress):
-        settings = GenerationSettings(
-            _or_default(pipeline, "num_inference_steps", steps),
-            _or_default(pipeline, "guidance_scale", guidance_scale),
-            seed + position if row.seed is None else row.seed,
-        )
-        try:
-            _capture_row(pipeline, profile.generate, row, settings, out, options, revision)
-        except Exception as e:  # noqa: BLE001 - one sample must not end a night's batch
-            summary.failed[row.sample] = f"{type(e).__name__}: {e}"
-        else:
-            summary.finished.append(row.sample)
+    job = Job(pipeline, runner, settings, Path(manifest), str(out), options, loading, progress)
+    size = _batch_size(pipeline, runner, batch_size)
+    start_s = time.monotonic()
+    with tqdm(total=len(waiting), desc="capture", unit="sample", disable=not progress) as bar:
+        for first in range(0, len(waiting), size):
+            for done in _attempt(job, waiting[first : first + size], summary):
+                bar.update(done)
+    summary.elapsed_s = time.monotonic() - start_s
     return summary
 
 
-def _capture_row(
+def _make_runner(
     pipeline: Any,
-    generate: Callable[[Any, Pictures, GenerationSettings], Image.Image],
-    row: ManifestRow,
     settings: GenerationSettings,
-    out: str | Path,
+    rows: Sequence[ManifestRow],
     options: CaptureOptions,
-    revision: str | None,
-) -> None:
-    pictures, box = _open_pictures(row, _picture_size(pipeline))
-    recording = capture(pipeline, out, sample=row.sample, **vars(options))
-    recording.add_provenance(
-        revision=revision,
-        guidance_scale=settings.guidance_scale,
-        seed=settings.seed,
-        box=box,
-        prompt=row.prompt,
-        labels=row.labels(),
-        inputs={
-            c: str(p)
-            for c in ("source", "mask", "reference", "reference_mask")
-            if (p := getattr(row, c))
-        },
-    )
-    with recording:
-        painted = generate(pipeline, pictures, settings)
-        recording.add_images(
-            generated=painted,
-            reference=pictures.reference,
-            source=pictures.source,
-            inpainting_mask=pictures.mask,
-        )
-        if pictures.reference_mask is not None:
-            recording.add_images(reference_mask=pictures.reference_mask)
+) -> Generate:
+    """Return what runs the pipeline; whatever would fail every sample is found out here, once."""
+    profile = find_profile(pipeline, options.profile)
+    if profile.generate is None:
+        check_call(pipeline, settings, has_prompt=any(row.prompt is not None for row in rows))
+    select_layers(pipeline, profile, options.layers)
+    return profile.generate or generate
 
 
-def _open_pictures(row: ManifestRow, size: tuple[int, int]) -> tuple[Pictures, list[float] | None]:
-    """Return a row's pictures at the pipeline's size (width, height), and its box there."""
-    original = _open(row.source, "RGB")
-    source = original.resize(size, Image.Resampling.LANCZOS)
-    mask = _open(row.mask, "L").resize(size, Image.Resampling.NEAREST)
-    reference = _open(row.reference, "RGB")
-    reference_mask = None
-    if row.reference_mask is not None:
-        reference_mask = _open(row.reference_mask, "L")
-        reference_mask = reference_mask.resize(reference.size, Image.Resampling.NEAREST)
-    box = None
-    if row.box is not None:
-        factors = [new / old for new, old in zip(size, original.size, strict=True)] * 2
-        box = [value * factor for value, factor in zip(row.box, factors, strict=True)]
-    return Pictures(source, mask, reference, reference_mask), box
+def _batch_size(pipeline: Any, runner: Generate, wanted: int) -> int:
+    if wanted == 1 or runner is not generate or takes_several(pipeline):
+        return wanted
+    name = type(pipeline).__name__
+    msg = f"{name} generates one sample a call; batch size {wanted} becomes 1."
+    warnings.warn(msg, stacklevel=3)
+    return 1
 
 
-def _open(path: Path, mode: str) -> Image.Image:
+def _attempt(job: Job, rows: Sequence[ManifestRow], summary: CaptureSummary) -> Iterator[int]:
+    """Capture some rows in one call, and one by one if that fails; yield how many are over."""
+    names = [row.sample for row in rows]
     try:
-        with Image.open(path) as picture:
-            return picture.convert(mode)
-    except (UnidentifiedImageError, OSError) as e:
-        msg = f"Expected a picture, got something else at {path} ({e}). Convert it to PNG."
-        raise SchemaError(msg) from e
+        job.capture(rows)
+    except Exception as e:  # noqa: BLE001 - one sample must not end a night's batch
+        if len(rows) > 1:
+            for row in rows:
+                yield from _attempt(job, [row], summary)
+            return
+        summary.failed[names[0]] = f"{type(e).__name__}: {e}"
+    else:
+        summary.finished += names
+        summary.bytes_written += sum(_stored_bytes(job.out, name) for name in names)
+    yield len(rows)
 
 
-def _picture_size(pipeline: Any) -> tuple[int, int]:
-    """(width, height) that the pipeline generates by default."""
-    size = pipeline.unet.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
-    return width * pipeline.vae_scale_factor, height * pipeline.vae_scale_factor
-
-
-def _or_default(pipeline: Any, parameter: str, value: Any) -> Any:
-    """Return `value`, or the pipeline's own default, so that provenance names what was used."""
-    if value is not None:
-        return value
-    found = inspect.signature(type(pipeline).__call__).parameters.get(parameter)
-    return None if found is None or found.default is inspect.Parameter.empty else found.default
+def _stored_bytes(out: str, sample: str) -> int:
+    members = open_run_group(out).require_group(sample).members(max_depth=None)
+    return sum(member.nbytes_stored() for _, member in members if isinstance(member, zarr.Array))

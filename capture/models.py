@@ -1,24 +1,59 @@
-"""Loading pipelines: the shipped model, a hub id, or a local directory. Never a pickle."""
+"""Loading pipelines: the shipped model, a hub id, or a local directory, with or without an adapter.
+
+Never code from a model's repository, and never a pickle unless the caller says so.
+"""
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from i2am.schemas import CaptureError, did_you_mean
+from i2am.capture.adapters import load_adapter
+from i2am.schemas import CaptureError, SchemaError, did_you_mean
 
-__all__ = ["DEMO_MANIFEST", "SHIPPED_MODEL", "SHIPPED_MODEL_PATH", "load_pipeline"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["DEMO_MANIFEST", "SHIPPED_MODEL", "SHIPPED_MODEL_PATH", "LoadOptions", "load_pipeline"]
 
 SHIPPED_MODEL = "i2am-tiny"
 SHIPPED_MODEL_PATH = Path(__file__).parent / SHIPPED_MODEL
 DEMO_MANIFEST = Path(__file__).parent / "demo" / "manifest.csv"
 
+ModelDtype = Literal["float32", "float16", "bfloat16"]
+_DTYPES = ("float32", "float16", "bfloat16")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
-def load_pipeline(model: str, *, revision: str | None = None, device: str | None = None) -> Any:
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What `load_pipeline` takes beside the model; see there."""
+
+    revision: str | None = None
+    device: str | None = None
+    dtype: ModelDtype = "float32"
+    allow_pickle: bool = False
+    ip_adapter: str | None = None
+    ip_adapter_scale: float | None = None
+    ip_adapter_encoder: str = "image_encoder"
+
+
+def load_pipeline(
+    model: str,
+    *,
+    revision: str | None = None,
+    device: str | None = None,
+    dtype: ModelDtype = "float32",
+    allow_pickle: bool = False,
+    ip_adapter: str | None = None,
+    ip_adapter_scale: float | None = None,
+    ip_adapter_encoder: str = "image_encoder",
+) -> Any:
     """Return a pipeline, ready to run.
 
     Parameters
@@ -29,20 +64,39 @@ def load_pipeline(model: str, *, revision: str | None = None, device: str | None
         Branch, tag or commit of a hub model.
     device : str, optional
         Where it runs; None takes a GPU when there is one.
+    dtype : {"float32", "float16", "bfloat16"}
+        What it computes in.
+    allow_pickle : bool
+        Whether weights may be loaded that are not in safetensors. A pickle can run code.
+    ip_adapter : str, optional
+        ``PATH_OR_ID[:WEIGHT]``, the weights' path below a directory or hub id.
+    ip_adapter_scale : float, optional
+        How much the adapter counts; None leaves 1.
+    ip_adapter_encoder : str
+        Folder of the adapter's image encoder, beside the weights or, with a slash in it, from
+        the top; not read where the pipeline has an image encoder.
 
     Raises
     ------
     CaptureError
-        If there is no such model, or it cannot be loaded.
+        If there is no such model or adapter, or it cannot be loaded.
+    SchemaError
+        If the dtype is not one of the above, or there is a scale without an adapter.
     """
     import torch
 
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if model == SHIPPED_MODEL:
-        pipeline = _load_shipped(SHIPPED_MODEL_PATH)
-    else:
-        pipeline = _load_diffusers(model, revision)
+    if dtype not in _DTYPES:
+        msg = f"Expected a model dtype of {', '.join(_DTYPES)}, got {dtype!r}. Name one of them."
+        raise SchemaError(msg)
+    if ip_adapter is None and ip_adapter_scale is not None:
+        msg = f"Expected an IP-Adapter for scale {ip_adapter_scale}, got none. Name it as well."
+        raise SchemaError(msg)
+    pipeline = _load(model, revision, getattr(torch, dtype), allow_pickle=allow_pickle)
+    if ip_adapter is not None:
+        load_adapter(pipeline, ip_adapter, ip_adapter_encoder, allow_pickle=allow_pickle)
+        if ip_adapter_scale is not None:
+            pipeline.set_ip_adapter_scale(ip_adapter_scale)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         pipeline = pipeline.to(device)
     except (RuntimeError, AssertionError) as e:
@@ -53,78 +107,119 @@ def load_pipeline(model: str, *, revision: str | None = None, device: str | None
     return pipeline
 
 
-def _load_shipped(path: Path) -> Any:
+def _load(model: str, revision: str | None, dtype: torch.dtype, *, allow_pickle: bool) -> Any:
+    if model == SHIPPED_MODEL:
+        pipeline = _load_shipped(SHIPPED_MODEL_PATH, dtype, safetensors=True)
+    else:
+        _restore_paint_by_example()
+        try:
+            directory = _find_directory(model, revision, allow_pickle=allow_pickle)
+            pipeline = _load_directory(directory, dtype, allow_pickle=allow_pickle)
+        except (OSError, ValueError, AttributeError, ImportError) as e:
+            reason = " ".join(str(e).split())[:200]
+            msg = (
+                f"Expected a diffusers pipeline in safetensors, got {type(e).__name__} for "
+                f"{model!r} ({reason}). Check the name, or give a local directory when there is "
+                "no network."
+            )
+            raise CaptureError(msg) from e
+    pipeline.register_to_config(_name_or_path=model)
+    return pipeline
+
+
+def _find_directory(model: str, revision: str | None, *, allow_pickle: bool) -> Path:
+    """Return the directory of a model; one from the hub is downloaded first."""
+    from diffusers import DiffusionPipeline
+
+    directory = Path(model).expanduser()
+    if directory.is_dir():
+        return directory
+    if model.count("/") != 1 or directory.is_absolute() or model.startswith("."):
+        hint = did_you_mean(model, [SHIPPED_MODEL])
+        msg = f"Expected a model's hub id or directory, got {model!r}, which is neither. {hint}"
+        raise CaptureError(msg)
+    safetensors = None if allow_pickle else True
+    return Path(
+        DiffusionPipeline.download(
+            model, revision=revision, use_safetensors=safetensors, trust_remote_code=False
+        )
+    )
+
+
+def _load_directory(directory: Path, dtype: torch.dtype, *, allow_pickle: bool) -> Any:
+    from diffusers import DiffusionPipeline
+
+    index = _read_index(directory)
+    if not allow_pickle:
+        _check_safetensors(directory, index)
+    safetensors = None if allow_pickle else True
+    own_loader = _LOADERS.get(str(index.get("_class_name")))
+    if own_loader is not None:
+        return own_loader(directory, dtype, safetensors=safetensors)
+    with warnings.catch_warnings():
+        # The name that all versions know; the newest would rather have it called dtype.
+        warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
+        return DiffusionPipeline.from_pretrained(
+            directory, torch_dtype=dtype, use_safetensors=safetensors, trust_remote_code=False
+        )
+
+
+def _check_safetensors(directory: Path, index: dict[str, Any]) -> None:
+    """Say what to do about pickles, which the loaders would only call missing files."""
+    for part in sorted(name for name in index if (directory / name).is_dir()):
+        pickles = sorted(path for kind in _PICKLES for path in (directory / part).glob(kind))
+        if pickles and not any((directory / part).glob("*.safetensors")):
+            msg = (
+                f"Expected weights in safetensors, got a pickle at {pickles[0]}, which could run "
+                "code. If you trust its origin, give --allow-pickle (allow_pickle=True)."
+            )
+            raise CaptureError(msg)
+
+
+def _load_shipped(path: Path, dtype: torch.dtype, *, safetensors: bool | None) -> Any:
     """Part by part: the reference encoder is ours, so diffusers could not find its class."""
-    import torch
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
     from i2am.capture.reference_inpaint import ReferenceInpaintPipeline
     from i2am.capture.tiny_model import ReferenceEncoder
 
     def load(part: Any, name: str) -> Any:
-        # Stored as float16 to be small; every CPU computes in float32.
-        return part.from_pretrained(path, subfolder=name, torch_dtype=torch.float32)
+        return part.from_pretrained(
+            path, subfolder=name, torch_dtype=dtype, use_safetensors=safetensors
+        )
 
-    pipeline = ReferenceInpaintPipeline(
+    return ReferenceInpaintPipeline(
         vae=load(AutoencoderKL, "vae"),
         unet=load(UNet2DConditionModel, "unet"),
         reference_encoder=load(ReferenceEncoder, "reference_encoder"),
         scheduler=DDIMScheduler.from_pretrained(path, subfolder="scheduler"),
     )
-    pipeline.register_to_config(_name_or_path=SHIPPED_MODEL)
-    return pipeline
 
 
-def _load_diffusers(model: str, revision: str | None) -> Any:
-    from diffusers import DiffusionPipeline
-
-    directory = Path(model).expanduser()
-    load: Callable[[], Any] = partial(
-        DiffusionPipeline.from_pretrained, model, revision=revision, use_safetensors=True
-    )
-    if directory.is_dir():
-        own_loader = _LOADERS.get(_read_index(directory)["_class_name"])
-        if own_loader is not None:
-            load = partial(own_loader, directory)
-    elif model.count("/") != 1 or directory.is_absolute() or model.startswith("."):
-        hint = did_you_mean(model, [SHIPPED_MODEL])
-        msg = f"Expected a model's hub id or directory, got {model!r}, which is neither. {hint}"
-        raise CaptureError(msg)
-    _restore_paint_by_example()
-    try:
-        return load()
-    except (OSError, ValueError, AttributeError, ImportError) as e:
-        reason = " ".join(str(e).split())[:200]
-        msg = (
-            f"Expected a diffusers pipeline in safetensors, got {type(e).__name__} for {model!r} "
-            f"({reason}). Check the name, or give a local directory when there is no network."
-        )
-        raise CaptureError(msg) from e
-
-
-def _load_paint_by_example(directory: Path) -> Any:
+def _load_paint_by_example(path: Path, dtype: torch.dtype, *, safetensors: bool | None) -> Any:
     """Part by part: diffusers no longer resolves the image encoder of a saved directory."""
     import diffusers
     import transformers
     from diffusers.pipelines.deprecated import paint_by_example
 
-    index = _read_index(directory)
+    index = _read_index(path)
 
     def load(part: Any, name: str, **options: Any) -> Any:
-        return part.from_pretrained(directory, subfolder=name, **options)
+        return part.from_pretrained(path, subfolder=name, **options)
 
+    weights = {"use_safetensors": safetensors, "torch_dtype": dtype}
     encoder = paint_by_example.PaintByExampleImageEncoder
     return diffusers.PaintByExamplePipeline(
-        vae=load(diffusers.AutoencoderKL, "vae", use_safetensors=True),
-        image_encoder=load(encoder, "image_encoder", use_safetensors=True),
-        unet=load(diffusers.UNet2DConditionModel, "unet", use_safetensors=True),
+        vae=load(diffusers.AutoencoderKL, "vae", **weights),
+        image_encoder=load(encoder, "image_encoder", use_safetensors=safetensors).to(dtype),
+        unet=load(diffusers.UNet2DConditionModel, "unet", **weights),
         scheduler=load(getattr(diffusers, index["scheduler"][1]), "scheduler"),
         safety_checker=None,  # It would blacken pictures that somebody wants to understand.
         feature_extractor=load(transformers.CLIPImageProcessor, "feature_extractor"),
     )
 
 
-_LOADERS: dict[str, Callable[[Path], Any]] = {
+_LOADERS: dict[str, Callable[..., Any]] = {
     "PaintByExamplePipeline": _load_paint_by_example,
     "ReferenceInpaintPipeline": _load_shipped,
 }

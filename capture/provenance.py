@@ -1,17 +1,29 @@
-"""What it takes to repeat a sample: model, sampler, settings and versions."""
+"""What it takes to repeat a sample: model, sampler, inputs, settings and versions."""
 
 from __future__ import annotations
 
 import datetime
+import hashlib
+import json
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-__all__ = ["describe_target", "package_versions"]
+from i2am.schemas import ManifestRow
 
-_PACKAGES = ("i2am", "torch", "diffusers", "transformers", "zarr", "numpy")
+__all__ = ["describe_inputs", "describe_target", "package_versions", "plain"]
+
+_PACKAGES = (
+    *("i2am", "torch", "diffusers", "transformers", "accelerate", "peft", "safetensors"),
+    *("zarr", "numpy", "pillow"),
+)
+_PICTURES = ("source", "mask", "reference", "reference_mask")
+_COMMIT = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40})\b")
 
 
 def describe_target(target: Any, denoiser: nn.Module, profile: str) -> dict[str, Any]:
@@ -29,17 +41,40 @@ def describe_target(target: Any, denoiser: nn.Module, profile: str) -> dict[str,
     return {
         "pipeline": type(target).__name__,
         "model": str(getattr(target, "name_or_path", "") or type(target).__name__),
-        "revision": None,
+        "revision": _commit(denoiser),
         "profile": profile,
         "scheduler": None if scheduler is None else type(scheduler).__name__,
+        "scheduler_config": _scheduler_config(scheduler),
         "steps": None,
         "guidance_scale": None,
         "seed": None,
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": str(parameter.device),
+        "device_name": _device_name(parameter.device),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": package_versions(),
     }
+
+
+def describe_inputs(row: ManifestRow, manifest: Path) -> dict[str, dict[str, str]]:
+    """Return path and SHA-256 of each picture of a row; paths from the manifest's folder.
+
+    Parameters
+    ----------
+    row : ManifestRow
+    manifest : Path
+        The file that the row comes from.
+    """
+    folder = manifest.parent.absolute()
+    found = {}
+    for column in _PICTURES:
+        path: Path | None = getattr(row, column)
+        if path is not None:
+            shown = path.relative_to(folder) if path.is_relative_to(folder) else path
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found[column] = {"path": shown.as_posix(), "sha256": digest}
+    return found
 
 
 def package_versions() -> dict[str, str]:
@@ -51,3 +86,27 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON can hold it; what it cannot hold becomes text."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _scheduler_config(scheduler: Any) -> dict[str, Any] | None:
+    config = getattr(scheduler, "config", None)
+    if config is None:
+        return None
+    found: dict[str, Any] = plain({k: v for k, v in config.items() if not k.startswith("_")})
+    return found
+
+
+def _commit(denoiser: nn.Module) -> str | None:
+    """Return the hub's commit that the weights were loaded from, as the cache's folders name it."""
+    path = str(getattr(getattr(denoiser, "config", None), "_name_or_path", ""))
+    found = _COMMIT.search(path)
+    return found[1] if found else None
+
+
+def _device_name(device: torch.device) -> str | None:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()

@@ -1,37 +1,36 @@
 """The context manager ``capture``: hooks a model, and streams what its attention computes.
 
-The way of a tensor: a tap reads Q and K of a layer in one call of the denoiser, the step clock says
-which step it is, the recorder picks the rows of each sample and guidance half and hands them to
-the layer's writer. Nothing of the model changes, and nothing is left on it afterwards.
+The way of a tensor: a tap reads a layer's softmax in one call of the denoiser, the listener says
+which step and guidance half it is, the recording hands each sample its row, and the sample's
+recorder streams it into the store. Nothing of the model changes, and nothing is left on it.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections import ChainMap
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
-from torch import nn
+import torch
 
-import i2am.capture.unet  # noqa: F401 - registers its profiles
-from i2am.capture.profiles import Profile, find_denoiser, find_profile
+from i2am.capture.calls import GuidanceOption, HeardLayer, Listener
+from i2am.capture.profiles import Profile, find_denoiser, find_profile, is_compiled
 from i2am.capture.provenance import describe_target
 from i2am.capture.representation import RepresentationOption, check_representation
-from i2am.capture.sample_recorder import GuidanceOption, RecordingSettings, SampleRecorder
-from i2am.capture.steps import StepClock, guidance_halves, read_timestep
-from i2am.capture.taps import LayerTap, TappedFactors, attach, select_taps
-from i2am.capture.writer import BackgroundWriter
+from i2am.capture.sample_recorder import RecordingSettings, SampleRecorder
+from i2am.capture.steps import StepsOption, keeps_step
+from i2am.capture.stream import Stream
+from i2am.capture.taps import LayerTap, select_taps
 from i2am.schemas import CaptureError, SchemaError, check_sample_name, did_you_mean
-from i2am.schemas.dims import CONDITIONAL
 
-__all__ = ["Recording", "capture"]
+__all__ = ["DEFAULT_MEMORY_BYTES", "Recording", "capture", "select_layers"]
 
-_DTYPES = ("float16", "float32")
+DEFAULT_MEMORY_BYTES = 2 * 2**30
 
 
 def capture(
@@ -40,31 +39,44 @@ def capture(
     *,
     sample: str | Sequence[str],
     layers: str | Sequence[str] | None = None,
+    steps: StepsOption = None,
+    heads: Sequence[int] | None = None,
     guidance: GuidanceOption = "conditional",
     representation: RepresentationOption = "auto",
     dtype: Literal["float16", "float32"] = "float16",
     profile: str | Profile | None = None,
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
     overwrite: bool = False,
 ) -> Recording:
     """Return a context manager that captures what `target` computes inside it.
 
     Parameters
     ----------
-    target : diffusers pipeline or denoiser module
+    target : diffusers pipeline, CompVis-style model, or denoiser module
     store : str or Path
-        The run to write into; made when there is none.
+        The run to write into, a folder or a URL (``s3://bucket/run.zarr``); made when there is
+        none.
     sample : str or sequence of str
         One name for each image that the call generates.
     layers : str or sequence of str, optional
         Shell-style patterns of layer names; None captures every layer of the profile.
+    steps : int, slice, range or sequence of int, optional
+        Which denoising steps are kept: every n-th, a range, or a list; None keeps all.
+    heads : sequence of int, optional
+        Which heads are kept, of layers that have them; None keeps all.
     guidance : {"conditional", "both"}
         Which halves of a guided batch are kept. A call without guidance has the conditional alone.
-    representation : {"auto", "factors", "logits"}
-        "auto" takes what needs fewer bytes, layer by layer.
+    representation : {"auto", "factors", "logits", "maps"}
+        "auto" takes what needs fewer bytes, logits or their factors Q and K, layer by layer.
+        "maps" reduces each call on the device to its two directional maps: far fewer bytes, and no
+        SRAM afterwards.
     dtype : {"float16", "float32"}
         A layer with a value beyond float16 is stored as float32 all the same.
     profile : str or Profile, optional
         None finds it from the target's class.
+    memory_bytes : int
+        Host memory that tensors may hold on their way to the store. When the store is slower than
+        the model, the model waits.
     overwrite : bool
         Whether a complete sample of this name may be replaced.
 
@@ -86,12 +98,8 @@ def capture(
             image = pipe(example_image=garment, image=person, mask_image=mask).images[0]
             recording.add_images(generated=image, reference=garment)
     """
-    if dtype not in _DTYPES:
-        msg = f"Expected dtype 'float16' or 'float32', got {dtype!r}. Name one of them."
-        raise SchemaError(msg)
-    if guidance not in ("conditional", "both"):
-        msg = f"Expected guidance 'conditional' or 'both', got {guidance!r}. Name one of them."
-        raise SchemaError(msg)
+    _check_choice("dtype", dtype, ("float16", "float32"))
+    _check_choice("guidance", guidance, ("conditional", "both"))
     check_representation(representation)
     samples = (sample,) if isinstance(sample, str) else tuple(sample)
     for name in samples:
@@ -99,61 +107,57 @@ def capture(
     if not samples or len(set(samples)) < len(samples):
         msg = f"Expected different sample names, got {list(samples)}. Name each image."
         raise SchemaError(msg)
+    settings = RecordingSettings(
+        str(store), representation, np.dtype(dtype), _head_set(heads), overwrite
+    )
+    keeps = keeps_step(steps)
     denoiser = find_denoiser(target)
     found = find_profile(target, profile)
-    taps = select_layers(target, found, layers)
-    settings = RecordingSettings(str(store), guidance, representation, np.dtype(dtype), overwrite)
-    return Recording(target, denoiser, found, taps, settings, samples)
-
-
-@dataclass
-class _Call:
-    """One call of the denoiser, while it runs."""
-
-    step: int
-    halves: tuple[str, ...]
-    heard: set[str]
+    recording = Recording(settings, samples, Stream(memory_bytes))
+    recording.listen_to(
+        Listener(
+            denoiser,
+            found,
+            select_layers(target, found, layers),
+            len(samples),
+            guidance,
+            keeps,
+            getattr(target, "scheduler", None),
+            is_compiled(target, denoiser),
+            recording.receive,
+        ),
+        describe_target(target, denoiser, found.name),
+    )
+    return recording
 
 
 class Recording:
     """A running capture; made by `capture`, used with ``with``."""
 
     def __init__(
-        self,
-        target: Any,
-        denoiser: nn.Module,
-        profile: Profile,
-        taps: Sequence[LayerTap],
-        settings: RecordingSettings,
-        samples: tuple[str, ...],
+        self, settings: RecordingSettings, samples: tuple[str, ...], stream: Stream
     ) -> None:
-        self._denoiser: nn.Module | None = denoiser
-        self._taps = {tap.name: tap for tap in taps}
-        self._profile, self._settings, self._names = profile, settings, samples
-        self._provenance = describe_target(target, denoiser, profile.name)
-        self._clock, self._stack = StepClock(), ExitStack()
-        self._call: _Call | None = None
-        self._halves: tuple[str, ...] | None = None
+        self._settings, self._names, self._stream = settings, samples, stream
+        self._listener: Listener | None = None
+        self._provenance: dict[str, Any] = {}
+        self._own: dict[str, dict[str, Any]] = {name: {} for name in samples}
+        self._stack = ExitStack()
         self._samples: dict[str, SampleRecorder] = {}
+
+    def listen_to(self, listener: Listener, provenance: dict[str, Any]) -> None:
+        """Say whose layers are recorded; once, before ``with``."""
+        self._listener, self._provenance = listener, provenance
 
     def __enter__(self) -> Self:
         """Open the samples in the store and hook the model."""
-        if self._denoiser is None or self._samples:
+        if self._listener is None or self._samples:
             msg = "Expected a new capture, got one that was entered before. Call capture() again."
             raise CaptureError(msg)
-        self._writer = BackgroundWriter()
         for name in self._names:
-            self._samples[name] = SampleRecorder(
-                name, self._settings, self._profile.layout, self._writer, self._provenance
-            )
+            provenance = ChainMap(self._own[name], self._provenance)
+            self._samples[name] = SampleRecorder(name, self._settings, self._stream, provenance)
         with self._stack:  # Unhooks again if hooking fails halfway.
-            for handle in (
-                self._denoiser.register_forward_pre_hook(self._on_call, with_kwargs=True),
-                self._denoiser.register_forward_hook(self._on_return),
-            ):
-                self._stack.callback(handle.remove)
-            for tap in self._taps.values():
-                attach(tap, self._on_factors, self._stack)
+            self._listener.attach(self._stack)
             self._stack = self._stack.pop_all()
         return self
 
@@ -165,12 +169,12 @@ class Recording:
     ) -> None:
         """Unhook the model, write what is left, and mark the samples."""
         self._stack.close()
-        self._denoiser, self._taps, self._call = None, {}, None
+        listener, self._listener = self._listener, None
         try:
-            if error is None:
-                self._finish()
+            if error is None and listener is not None:
+                self._finish(listener)
             else:
-                self._writer.close()
+                self._stream.close()
         except BaseException as failure:
             self._fail(failure)
             raise
@@ -186,8 +190,9 @@ class Recording:
             Needed when the capture has several.
         **images : PIL image, or array uint8 (y, x[, 3]); a mask may be bool
             generated, reference; optional: source, inpainting_mask (white = painted),
-            reference_mask. Each may be given once; generated and reference complete the sample,
-            also after the ``with`` block.
+            reference_mask; reference_1, reference_2 … of a model that takes several references.
+            Each may be given once; generated and reference complete the sample, also after the
+            ``with`` block.
 
         Raises
         ------
@@ -205,67 +210,40 @@ class Recording:
             raise CaptureError(msg + did_you_mean(name, self._names))
         self._samples[name].add_images(images)
 
-    def add_provenance(self, **facts: Any) -> None:
-        """Store what the pipeline does not tell, such as ``seed`` and ``guidance_scale``."""
-        self._provenance.update(facts)
+    def add_provenance(self, *, sample: str | None = None, **facts: Any) -> None:
+        """Store what the pipeline does not tell, such as ``seed`` and ``guidance_scale``.
 
-    def _on_call(
-        self, _module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]
-    ) -> None:
-        states = arguments[0] if arguments else options["sample"]
-        halves = guidance_halves(len(states), len(self._names), self._profile.guidance)
-        if self._halves not in (None, halves):
-            msg = (
-                f"Expected the guidance halves {self._halves} at every step, got {halves}. "
-                "Capture with a guidance that stays."
-            )
-            raise CaptureError(msg)
-        self._halves = halves
-        step = self._clock.tick(read_timestep(arguments, options))
-        self._call = _Call(step, halves, set())
+        With `sample`, of that sample alone.
+        """
+        (self._provenance if sample is None else self._own[sample]).update(facts)
 
-    def _on_factors(self, tap: LayerTap, factors: TappedFactors) -> None:
-        if self._call is None:
-            return  # The layer runs outside of the denoiser, for somebody else's purpose.
-        self._call.heard.add(tap.name)
-        count, halves = len(self._names), self._call.halves
-        if len(factors.query) != count * len(halves):
-            msg = (
-                f"Expected {count * len(halves)} rows, got {len(factors.query)}, at layer "
-                f"{tap.name!r}. This layer folds other axes into the batch; leave it out."
-            )
-            raise CaptureError(msg)
-        kept = self._kept(halves)
-        for index, sample in enumerate(self._samples.values()):
-            rows = [halves.index(half) * count + index for half in kept]
-            own = TappedFactors(factors.query[rows], factors.key[rows], factors.grid)
-            sample.put(self._call.step, tap, own, kept)
+    def receive(self, layer: HeardLayer) -> None:
+        """Hand each sample its rows of a layer's softmaxes."""
+        if self._listener is None:
+            return
+        halves = self._listener.known_halves()
+        device = layer.softmaxes[0].query.device.type
+        # Half precision would make of exact products what attention never saw.
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            for half, first in layer.rows:
+                for place, sample in enumerate(self._samples.values()):
+                    for softmax in layer.softmaxes:
+                        own = softmax.row(first + place)
+                        sample.put(layer.tap, own, layer.position, half, halves)
 
-    def _on_return(self, _module: nn.Module, _arguments: Any, _output: Any) -> None:
-        silent = [name for name in self._taps if self._call and name not in self._call.heard]
-        self._call = None
-        if silent:
-            others = f" and {len(silent) - 1} more" if silent[1:] else ""
-            msg = (
-                f"Expected Q and K of every layer, got none from {silent[0]!r}{others}. A "
-                "compiled, fused or cached model bypasses hooks: capture it without that, or "
-                "leave the layer out."
-            )
-            raise CaptureError(msg)
-
-    def _kept(self, halves: tuple[str, ...]) -> tuple[str, ...]:
-        return halves if self._settings.guidance == "both" else (CONDITIONAL,)
-
-    def _finish(self) -> None:
-        for sample in self._samples.values():
-            sample.close()
-        self._writer.close()
-        if not self._clock.timesteps or self._halves is None:
-            msg = "Expected the model to run inside the with block, got no call of its denoiser."
-            raise CaptureError(msg)
-        self._provenance["steps"] = len(self._clock.timesteps)
-        kept = self._kept(self._halves)
-        complete = [s.finish(self._clock.timesteps, kept) for s in self._samples.values()]
+    def _finish(self, listener: Listener) -> None:
+        halves = listener.halves
+        try:
+            _check_ran(listener)
+            for sample in self._samples.values():
+                sample.close(halves)
+        finally:
+            self._stream.close()
+        self._provenance["steps"] = listener.step_count
+        complete = [
+            sample.finish(listener.steps, listener.timesteps, halves)
+            for sample in self._samples.values()
+        ]
         if not all(complete):
             waiting = [n for n, done in zip(self._names, complete, strict=True) if not done]
             msg = (
@@ -291,3 +269,30 @@ def select_layers(
     """
     denoiser = find_denoiser(target)
     return select_taps(list(profile.find_taps(denoiser)), layers, type(denoiser).__name__)
+
+
+def _check_ran(listener: Listener) -> None:
+    if not listener.calls:
+        msg = "Expected the model to run inside the with block, got no call of its denoiser. "
+        raise CaptureError(msg + "Call the pipeline there.")
+    if not listener.steps:
+        msg = f"Expected steps to keep, got none of the {listener.step_count} that ran. "
+        raise CaptureError(msg + "Give other steps=.")
+    listener.check_heard()
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        wanted = " or ".join(map(repr, choices))
+        msg = f"Expected {name} {wanted}, got {value!r}. Name one of them."
+        raise SchemaError(msg)
+
+
+def _head_set(heads: Sequence[int] | None) -> frozenset[int] | None:
+    if heads is None:
+        return None
+    wanted = frozenset(heads)
+    if wanted and all(isinstance(head, int) and head >= 0 for head in wanted):
+        return wanted
+    msg = f"Expected heads as a list of numbers from 0 on, got {heads!r}. Name at least one."
+    raise SchemaError(msg)

@@ -1,6 +1,7 @@
 """Logits or their factors: whichever takes fewer bytes, and still allows both softmax directions.
 
-Probabilities are never kept: the normaliser of each row is lost in them, and with it R2G.
+Probabilities are never kept: the normaliser of each row is lost in them, and with it R2G. Maps are
+what remains of a layer that was reduced while it was captured, for runs that never need SRAM.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from i2am.schemas import SchemaError, did_you_mean
 
 __all__ = ["Representation", "RepresentationOption", "check_representation", "choose"]
 
-Representation = Literal["factors", "logits"]
-RepresentationOption = Literal["auto", "factors", "logits"]
-_OPTIONS = ("auto", "factors", "logits")
+Representation = Literal["factors", "logits", "maps"]
+RepresentationOption = Literal["auto", "factors", "logits", "maps"]
+_OPTIONS = ("auto", "factors", "logits", "maps")
 
 
 def check_representation(option: str) -> None:
-    """Raise SchemaError unless `option` is one of "auto", "factors" and "logits"."""
+    """Raise SchemaError unless `option` is one of "auto", "factors", "logits", "maps"."""
     if option not in _OPTIONS:
         msg = f"Expected a representation, got {option!r}. {did_you_mean(option, _OPTIONS)}"
         raise SchemaError(msg)
@@ -30,7 +31,7 @@ def choose(
 
     Parameters
     ----------
-    option : {"auto", "factors", "logits"}
+    option : {"auto", "factors", "logits", "maps"}
     generated_tokens, reference_tokens, channels : int
         P, R and d: queries, keys, and the width of one head.
 

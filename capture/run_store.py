@@ -1,16 +1,30 @@
-"""The capture store as it is written: run, sample groups, images, coordinates, status."""
+"""The capture store as it is written: run, sample groups, images, coordinates, status.
+
+A run lies in a local directory or in an object store, named by a URL. Several processes may fill
+one run at once, each its own samples: nothing is locked, because nobody changes the same object.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import zarr
 from PIL import Image
+from zarr.abc.store import Store
+from zarr.core.sync import sync
+from zarr.errors import ContainsGroupError
+from zarr.storage import ObjectStore
 
-from i2am.capture.writer import Array, write_array
+from i2am.capture.codec import Array
+from i2am.capture.writer import write_array
 from i2am.schemas import (
     CaptureError,
     RunAttributes,
@@ -18,17 +32,52 @@ from i2am.schemas import (
     StoreError,
     check_sample_name,
     did_you_mean,
+    require,
 )
 from i2am.schemas.attributes import ATTRIBUTE_KEY
-from i2am.schemas.dims import GUIDANCE, IMAGE_ARRAYS, RGB, STEP, TIMESTEP
+from i2am.schemas.dims import GUIDANCE, IMAGE_ARRAYS, RGB, STEP, TIMESTEP, image_dims
 
 __all__ = [
     "finished_samples",
+    "open_run_group",
     "open_sample",
     "set_status",
+    "to_store",
     "write_coordinates",
     "write_images",
 ]
+
+
+def to_store(place: str | Path) -> Store | Path:
+    """Return what zarr opens at a path or URL.
+
+    Parameters
+    ----------
+    place : str or Path
+        A directory, ``file://``, ``s3://bucket/prefix``, ``gs://…`` or ``az://…``.
+        Credentials and options come from the environment, by the names that the providers' own
+        tools use: ``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ``AWS_ALLOW_HTTP`` …
+
+    Raises
+    ------
+    StoreError
+        If nobody knows such a URL.
+    MissingExtra
+        If it is a URL and obstore is not installed.
+
+    Examples
+    --------
+    >>> to_store("run.zarr"), to_store("file:///tmp/a%20run.zarr")
+    (PosixPath('run.zarr'), PosixPath('/tmp/a run.zarr'))
+    """
+    url = str(place)
+    if "://" not in url:
+        return Path(place)
+    if url.startswith("file://"):
+        return Path(url2pathname(urlsplit(url).path))
+    obstore = require("obstore.store", "to open a store by URL", "capture")
+    with _as_store_error(url):
+        return ObjectStore(obstore.from_url(url))
 
 
 def open_run_group(store: str | Path) -> zarr.Group:
@@ -37,15 +86,20 @@ def open_run_group(store: str | Path) -> zarr.Group:
     Raises
     ------
     StoreError
-        If something else is there.
+        If something else is there, or the place cannot be reached.
     """
-    if "://" not in str(store) and _is_something_else(Path(store)):
-        msg = f"Expected a run or nothing, got another file or folder at {store}. Name a new one."
-        raise StoreError(msg)
-    try:
-        root = zarr.open_group(str(store), mode="r+")
-    except FileNotFoundError:
-        return zarr.create_group(str(store), attributes=RunAttributes().to_store())
+    place = to_store(store)
+    with _as_store_error(store):
+        if isinstance(place, Path) and _is_something_else(place):
+            msg = f"Expected a run or nothing, got another file or folder at {store}. "
+            raise StoreError(msg + "Name a new one.")
+        try:
+            root = zarr.open_group(place, mode="r+")
+        except FileNotFoundError:
+            try:
+                return zarr.create_group(place, attributes=RunAttributes().to_store())
+            except ContainsGroupError:  # Another process was faster.
+                root = zarr.open_group(place, mode="r+")
     return _check_is_run(root, store)
 
 
@@ -55,14 +109,18 @@ def finished_samples(store: str | Path) -> set[str]:
     Raises
     ------
     StoreError
-        If it is another store.
+        If it is another store, or the place cannot be reached.
     """
-    try:
-        root = zarr.open_group(str(store), mode="r")
-    except FileNotFoundError:
-        return set()
-    _check_is_run(root, store)
-    return {n for n, g in root.groups() if _attributes(g).get("status") == "complete"}
+    with _as_store_error(store):
+        try:
+            root = zarr.open_group(to_store(store), mode="r")
+        except FileNotFoundError:
+            return set()
+        _check_is_run(root, store)
+        with warnings.catch_warnings():
+            # Another process may be between removing a sample and making it anew.
+            warnings.filterwarnings("ignore", "Object at .* is not recognized")
+            return {n for n, g in root.groups() if _attributes(g).get("status") == "complete"}
 
 
 def open_sample(store: str | Path, sample: str, *, overwrite: bool) -> zarr.Group:
@@ -71,37 +129,55 @@ def open_sample(store: str | Path, sample: str, *, overwrite: bool) -> zarr.Grou
     Raises
     ------
     StoreError
-        If the sample is complete and `overwrite` is false, or `store` is not a run.
+        If the sample is complete and `overwrite` is false, or `store` is not a run or cannot be
+        reached.
     SchemaError
         If `sample` cannot name a group.
     """
     check_sample_name(sample)
     root = open_run_group(store)
-    if sample in root:
-        if _attributes(root[sample]).get("status") == "complete" and not overwrite:
+    with _as_store_error(store):
+        found = root.get(sample)
+        is_complete = found is not None and _attributes(found).get("status") == "complete"
+        if is_complete and not overwrite:
             msg = (
                 f"Expected a new sample, got {sample!r}, which is complete in {store}. "
                 "Name another one, or pass overwrite=True."
             )
             raise StoreError(msg)
-        del root[sample]
-    return root.create_group(sample, attributes={ATTRIBUTE_KEY: {"status": "running"}})
+        # Whole, also where a capture died before it had written what names the sample a group.
+        sync((root.store_path / sample).delete_dir())
+        return root.create_group(sample, attributes={ATTRIBUTE_KEY: {"status": "running"}})
 
 
 def set_status(sample: zarr.Group, attributes: Mapping[str, Any]) -> None:
-    """Replace a sample's attributes; ``coordinates`` tells xarray that timesteps label steps."""
-    sample.update_attributes({ATTRIBUTE_KEY: dict(attributes), "coordinates": TIMESTEP})
+    """Replace a sample's attributes; ``coordinates`` tells xarray that timesteps label steps.
+
+    Raises
+    ------
+    StoreError
+        If the place cannot be reached.
+    """
+    with _as_store_error(sample):
+        sample.update_attributes({ATTRIBUTE_KEY: dict(attributes), "coordinates": TIMESTEP})
 
 
 def write_coordinates(
-    sample: zarr.Group, timesteps: Sequence[float], halves: Sequence[str]
+    sample: zarr.Group, steps: Sequence[int], timesteps: Sequence[float], halves: Sequence[str]
 ) -> None:
-    """Write step, timestep and, for more than one half, guidance."""
-    write_array(sample, STEP, np.arange(len(timesteps)), (STEP,))
-    write_array(sample, TIMESTEP, np.asarray(timesteps, np.float64), (STEP,))
-    if len(halves) > 1:
-        labels = np.array(list(halves), dtype=np.dtypes.StringDType())
-        write_array(sample, GUIDANCE, labels, (GUIDANCE,))
+    """Write step, timestep and, for more than one half, guidance.
+
+    Raises
+    ------
+    StoreError
+        If the place cannot be reached.
+    """
+    with _as_store_error(sample):
+        write_array(sample, STEP, np.asarray(steps, np.int64), (STEP,))
+        write_array(sample, TIMESTEP, np.asarray(timesteps, np.float64), (STEP,))
+        if len(halves) > 1:
+            labels = np.array(list(halves), dtype=np.dtypes.StringDType())
+            write_array(sample, GUIDANCE, labels, (GUIDANCE,))
 
 
 def write_images(sample: zarr.Group, images: Mapping[str, Any]) -> None:
@@ -113,25 +189,29 @@ def write_images(sample: zarr.Group, images: Mapping[str, Any]) -> None:
         If a name is unknown or is written already.
     SchemaError
         If a picture has another shape or dtype than the contract's.
+    StoreError
+        If the place cannot be reached.
     """
-    group = sample.require_group("images")
-    arrays = {}
+    arrays: dict[str, tuple[Array, tuple[str, ...]]] = {}
     for name, picture in images.items():
-        if name not in IMAGE_ARRAYS:
-            hint = did_you_mean(name, IMAGE_ARRAYS)
-            msg = f"Expected an image's name, got {name!r}. {hint}"
+        if (names := image_dims(name)) is None:
+            msg = f"Expected an image's name, got {name!r}. {did_you_mean(name, IMAGE_ARRAYS)}"
             raise CaptureError(msg)
-        if name in group:
-            msg = f"Expected image {name!r} once, got it again, at sample {sample.path!r}. Omit it."
+        arrays[name] = _to_array(name, picture, is_picture=RGB in names), names
+    with _as_store_error(sample):
+        group = sample.require_group("images")
+        if again := [name for name in arrays if name in group]:
+            msg = (
+                f"Expected image {again[0]!r} once, got it again, at sample {sample.path!r}. "
+                "Omit it."
+            )
             raise CaptureError(msg)
-        arrays[name] = _to_array(name, picture)
-    for name, values in arrays.items():
-        write_array(group, name, values, IMAGE_ARRAYS[name], values.shape)
+        for name, (values, names) in arrays.items():
+            write_array(group, name, values, names, values.shape)
 
 
-def _to_array(name: str, picture: Any) -> Array:
+def _to_array(name: str, picture: Any, *, is_picture: bool) -> Array:
     """Return uint8: (y, x, 3), or for a mask (y, x) of 0 and 255."""
-    is_picture = RGB in IMAGE_ARRAYS[name]
     if isinstance(picture, Image.Image):
         values = np.asarray(picture.convert("RGB" if is_picture else "L"))
     else:
@@ -166,4 +246,25 @@ def _attributes(group: Any) -> dict[str, Any]:
 def _is_something_else(path: Path) -> bool:
     if not path.is_dir():
         return path.exists()
-    return any(path.iterdir()) and not (path / "zarr.json").exists()
+    # zarr writes through files of this name; another process may just be making the run.
+    entries = [entry for entry in path.iterdir() if entry.suffix != ".partial"]
+    return bool(entries) and not (path / "zarr.json").exists()
+
+
+@contextmanager
+def _as_store_error(store: str | Path | zarr.Group) -> Iterator[None]:
+    """Say in one line that a store cannot be reached."""
+    try:
+        yield
+    except _unreachable() as error:
+        reason = str(error).partition("\n")[0]  # An object store's errors go on for pages.
+        msg = (
+            f"Expected a run that can be reached, got {type(error).__name__}: {reason}, at {store}. "
+            "Check the place and the rights to it; with a URL also endpoint and credentials."
+        )
+        raise StoreError(msg) from error
+
+
+def _unreachable() -> tuple[type[Exception], ...]:
+    obstore = sys.modules.get("obstore.exceptions")
+    return (OSError, obstore.BaseError) if obstore else (OSError,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,17 +10,22 @@ import numpy as np
 import torch
 
 from i2am.capture.layer_writer import LayerWriter
-from i2am.capture.profiles import ReferenceLayout
 from i2am.capture.representation import Representation, RepresentationOption, choose
 from i2am.capture.run_store import open_sample, set_status, write_coordinates, write_images
-from i2am.capture.taps import LayerTap, TappedFactors
-from i2am.capture.writer import Array, BackgroundWriter
-from i2am.schemas import CaptureAttributes, LayerAttributes
+from i2am.capture.softmax import (
+    ReferenceKeys,
+    Softmax,
+    directional_maps,
+    log_normaliser,
+    reference_logits,
+)
+from i2am.capture.stream import Stream
+from i2am.capture.taps import LayerTap
+from i2am.schemas import CaptureAttributes, CaptureError, LayerAttributes
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 
-__all__ = ["GuidanceOption", "RecordingSettings", "SampleRecorder"]
+__all__ = ["RecordingSettings", "SampleRecorder"]
 
-GuidanceOption = Literal["conditional", "both"]
 _REQUIRED_IMAGES = {"generated", "reference"}
 
 
@@ -29,9 +34,9 @@ class RecordingSettings:
     """What the caller of `capture` chose."""
 
     store: str
-    guidance: GuidanceOption
     representation: RepresentationOption
     dtype: np.dtype[Any]
+    heads: frozenset[int] | None
     overwrite: bool
 
 
@@ -42,8 +47,7 @@ class SampleRecorder:
     ----------
     name : str
     settings : RecordingSettings
-    layout : callable (number of reference tokens) -> ReferenceLayout
-    writer : BackgroundWriter
+    stream : Stream
         Shared by the samples of a capture; closed by the recording.
     provenance : mapping
         Shared too, and read anew each time the status is written.
@@ -55,15 +59,9 @@ class SampleRecorder:
     """
 
     def __init__(
-        self,
-        name: str,
-        settings: RecordingSettings,
-        layout: Callable[[int], ReferenceLayout],
-        writer: BackgroundWriter,
-        provenance: Mapping[str, Any],
+        self, name: str, settings: RecordingSettings, stream: Stream, provenance: Mapping[str, Any]
     ) -> None:
-        self._settings, self._layout = settings, layout
-        self._writer, self._provenance = writer, provenance
+        self._settings, self._stream, self._provenance = settings, stream, provenance
         self._group = open_sample(settings.store, name, overwrite=settings.overwrite)
         self._layer_group = self._group.create_group("layers")
         self._layers: dict[str, LayerWriter] = {}
@@ -71,28 +69,49 @@ class SampleRecorder:
         self._finished = False
         self._set_status("running")
 
-    def put(self, step: int, tap: LayerTap, factors: TappedFactors, halves: Sequence[str]) -> None:
-        """Take one layer's Q and K of one step; their rows are the guidance halves."""
-        query, key = factors.query, factors.key
-        stored_as = choose(
-            self._settings.representation, query.shape[2], key.shape[2], query.shape[3]
-        )
-        layer = self._layers.get(tap.name)
-        if layer is None:
-            layer = self._layers[tap.name] = LayerWriter(
-                self._layer_group,
-                tap.name,
-                self._describe(tap, factors, stored_as),
-                halves,
-                self._settings.dtype,
-                self._writer,
-            )
-        if stored_as == "logits":
-            # Scaled after the product, as attention itself does: other orders round otherwise.
-            logits = query.float() @ key.float().transpose(-1, -2) * tap.scale
-            layer.put_logits(step, _to_host(logits))
+    def put(
+        self,
+        tap: LayerTap,
+        softmax: Softmax,
+        position: int,
+        half: str,
+        halves: tuple[str, ...] | None,
+    ) -> None:
+        """Take one row of one softmax.
+
+        Parameters
+        ----------
+        tap : LayerTap
+        softmax : Softmax
+            Of one row.
+        position : int
+            Index of the step among the steps that are kept.
+        half : str
+            The row's guidance half.
+        halves : tuple of str or None
+            All halves that will come, where it is known.
+        """
+        heads = [h for h in range(softmax.query.shape[1]) if self._keeps_head(h)]
+        if not heads:
+            return
+        if len(heads) < softmax.query.shape[1]:
+            softmax = softmax.heads(heads)
         else:
-            layer.put_factors(step, _to_host(query), _to_host(key))
+            heads = []
+        total: torch.Tensor | None = None
+        for reference in softmax.references:
+            stored_as = self._representation(softmax, reference)
+            arrays = _reduce(softmax, reference, stored_as)
+            if softmax.is_shared(reference) and stored_as != "maps":
+                total = log_normaliser(softmax) if total is None else total
+                arrays["logsumexp"] = total
+            name = tap.name + (f".reference_{reference.index}" if reference.index else "")
+            if name not in self._layers:
+                attributes = self._describe(tap, softmax, reference, stored_as, heads)
+                self._layers[name] = LayerWriter(
+                    self._layer_group, name, attributes, self._settings.dtype, self._stream, halves
+                )
+            self._layers[name].put(position, half, {n: a[0] for n, a in arrays.items()})
 
     def add_images(self, images: Mapping[str, Any]) -> None:
         """Write pictures; the required ones complete a finished sample."""
@@ -101,14 +120,16 @@ class SampleRecorder:
         if self._finished:
             self._complete()
 
-    def close(self) -> None:
-        """Hand what is buffered to the background writer."""
+    def close(self, halves: tuple[str, ...]) -> None:
+        """Hand what is buffered to the stream."""
         for layer in self._layers.values():
-            layer.close()
+            layer.close(halves)
 
-    def finish(self, timesteps: Sequence[float], halves: Sequence[str]) -> bool:
+    def finish(
+        self, steps: Sequence[int], timesteps: Sequence[float], halves: Sequence[str]
+    ) -> bool:
         """Write the coordinates once everything else is on disk; tell whether it is complete."""
-        write_coordinates(self._group, timesteps, halves)
+        write_coordinates(self._group, steps, timesteps, halves)
         self._finished = True
         return self._complete()
 
@@ -116,20 +137,44 @@ class SampleRecorder:
         """Mark the sample as failed, with the reason."""
         self._set_status("failed", error=f"{type(error).__name__}: {error}")
 
+    def _keeps_head(self, head: int) -> bool:
+        return self._settings.heads is None or head in self._settings.heads
+
+    def _representation(self, softmax: Softmax, reference: ReferenceKeys) -> Representation:
+        tokens = softmax.reference_key(reference).shape[2]
+        _, _, patches, channels = softmax.query.shape
+        return choose(self._settings.representation, patches, tokens, channels)
+
     def _describe(
-        self, tap: LayerTap, factors: TappedFactors, stored_as: Representation
+        self,
+        tap: LayerTap,
+        softmax: Softmax,
+        reference: ReferenceKeys,
+        stored_as: Representation,
+        heads: list[int],
     ) -> LayerAttributes:
-        tokens = factors.key.shape[2]
-        layout = self._layout(tokens)
+        mask = softmax.mask
+        if mask is not None and stored_as == "factors" and _hides_any(mask, reference):
+            msg = (
+                f"Expected reference tokens that all patches may see, got masked ones, at layer "
+                f"{tap.name!r}. Capture it with representation='logits', which keep the mask."
+            )
+            raise CaptureError(msg)
+        is_shared = softmax.is_shared(reference)
+        extra: dict[str, Any] = {} if reference.weight == 1 else {"weight": reference.weight}
         return LayerAttributes(
-            scale=tap.scale,
-            generated_grid=factors.grid,
-            reference_grid=layout.grid,
-            special_tokens=layout.special_tokens,
+            scale=softmax.scale,
+            generated_grid=softmax.grid,
+            reference_grid=reference.layout.grid,
+            special_tokens=reference.layout.special_tokens,
             order=len(self._layers),
             block=tap.block,
             representation=stored_as,
-            causal=tokens > 1,
+            reference_index=reference.index,
+            heads=tuple(heads) or None,
+            frames=softmax.frames,
+            causal=is_shared or softmax.key.shape[2] > 1,
+            **extra,
         )
 
     def _complete(self) -> bool:
@@ -143,6 +188,16 @@ class SampleRecorder:
         set_status(self._group, attributes.to_store()[ATTRIBUTE_KEY])
 
 
-def _to_host(values: torch.Tensor) -> Array:
-    host: Array = values.to("cpu", torch.float32).numpy()
-    return host
+def _reduce(
+    softmax: Softmax, reference: ReferenceKeys, stored_as: Representation
+) -> dict[str, torch.Tensor]:
+    if stored_as == "maps":
+        return directional_maps(softmax, reference)
+    if stored_as == "logits":
+        return {"logits": reference_logits(softmax, reference)}
+    return {"query": softmax.query, "key": softmax.reference_key(reference)}
+
+
+def _hides_any(mask: torch.Tensor, reference: ReferenceKeys) -> bool:
+    own = mask[..., reference.tokens]
+    return bool((~own).any() if own.dtype == torch.bool else (own != 0).any())

@@ -1,48 +1,188 @@
 """The step clock: which denoising step a call of the denoiser belongs to, and which guidance half.
 
-A step is a distinct timestep. Samplers of higher order call the denoiser several times at one
-timestep: the last of these calls counts, because the ones before correct the previous step.
+A step is one step of the sampler, and what counts is the evaluation at which it starts: solvers of
+higher order call the denoiser several times a step, to correct the step before or to look half a
+step ahead. With a scheduler the clock counts the scheduler's own steps; without one, distinct
+timesteps, of which the last call counts (the ones before correct the previous step).
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from i2am.schemas import CaptureError
+from i2am.schemas import CaptureError, SchemaError
 from i2am.schemas.dims import CONDITIONAL
 
-__all__ = ["StepClock", "guidance_halves", "read_timestep"]
+__all__ = [
+    "Moment",
+    "StepClock",
+    "StepsOption",
+    "bind",
+    "guidance_halves",
+    "keeps_step",
+    "read_timestep",
+]
+
+StepsOption = int | slice | range | Sequence[int] | None
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a call of the denoiser happens.
+
+    Parameters
+    ----------
+    step : int or None
+        None for an evaluation at which no step starts.
+    call : int
+        Which of the calls at this evaluation it is: models without a guided batch make several.
+    """
+
+    step: int | None
+    call: int
 
 
 class StepClock:
-    """Counts distinct timesteps, in the order in which they come (noisiest first)."""
+    """Counts steps, in the order in which they come (noisiest first).
 
-    def __init__(self) -> None:
-        self.timesteps: list[float] = []
+    Parameters
+    ----------
+    scheduler : object, optional
+        A diffusers scheduler whose ``step`` closes every evaluation.
+    """
 
-    def tick(self, timestep: float) -> int:
-        """Return the step of a call at `timestep`."""
-        if not self.timesteps or self.timesteps[-1] != timestep:
-            self.timesteps.append(timestep)
-        return len(self.timesteps) - 1
+    def __init__(self, scheduler: Any = None) -> None:
+        self._scheduler = scheduler if hasattr(scheduler, "step") else None
+        self._has_stepped = False
+        self._evaluation = self._call = 0
+        self._calls_per_timestep: int | None = None
+        self._timesteps: dict[int, Any] = {}
+        self._latest: float | None = None
+
+    @property
+    def timesteps(self) -> dict[int, float]:
+        """The timestep of each step that has come."""
+        return {step: float(torch.as_tensor(t).flatten()[0]) for step, t in self._timesteps.items()}
+
+    def watch(self, stack: ExitStack) -> None:
+        """Wrap the scheduler's ``step`` on this one instance, until `stack` closes."""
+        scheduler = self._scheduler
+        if scheduler is None:
+            return
+        original = scheduler.step
+
+        @functools.wraps(original)
+        def step(*args: Any, **kwargs: Any) -> Any:
+            given = kwargs["timestep"] if "timestep" in kwargs else args[1]
+            self._on_scheduler_step(given)
+            return original(*args, **kwargs)
+
+        is_own = "step" in vars(scheduler)
+        scheduler.step = step
+        stack.callback(_restore, scheduler, original if is_own else None)
+
+    def tick(self, timestep: Any) -> Moment:
+        """Return when a call of the denoiser happens.
+
+        Parameters
+        ----------
+        timestep : Tensor or number
+            What the denoiser was given. It is read (which waits for the device) only where the
+            scheduler does not tell.
+        """
+        if self._scheduler is not None and not self._has_stepped and self._call:
+            value = read_timestep(timestep)
+            if value != self._latest:  # The pipeline steps with another scheduler than its own.
+                self._scheduler = None
+                self._timesteps = {0: self._latest}
+        if self._scheduler is None:
+            return self._tick_by_timestep(read_timestep(timestep))
+        if not self._has_stepped:
+            self._latest = read_timestep(timestep)
+        step = _step_of(self._scheduler, self._evaluation)
+        if step is not None:  # What the scheduler calls it comes with its own step.
+            self._timesteps.setdefault(step, _snapshot(timestep))
+        self._call += 1
+        return Moment(step, self._call - 1)
+
+    def _on_scheduler_step(self, timestep: Any) -> None:
+        if self._scheduler is None or not self._call:
+            return  # Somebody else's use of the scheduler.
+        if (step := _step_of(self._scheduler, self._evaluation)) is not None:
+            self._timesteps[step] = _snapshot(timestep)
+        self._has_stepped = True
+        self._evaluation += 1
+        self._call = 0
+
+    def _tick_by_timestep(self, timestep: float) -> Moment:
+        if timestep != self._latest:
+            if self._latest is not None and self._calls_per_timestep is None:
+                self._calls_per_timestep = self._call
+            self._timesteps[len(self._timesteps)] = self._latest = timestep
+            self._call = 0
+        # Repetitions of all guidance calls replace what they gave before.
+        call = self._call % (self._calls_per_timestep or self._call + 1)
+        self._call += 1
+        return Moment(len(self._timesteps) - 1, call)
 
 
-def read_timestep(arguments: tuple[Any, ...], options: dict[str, Any]) -> float:
-    """Return the timestep from the arguments of a diffusers denoiser's forward.
+def _snapshot(timestep: Any) -> Any:
+    return timestep.detach().clone() if isinstance(timestep, torch.Tensor) else timestep
+
+
+def _restore(scheduler: Any, own: Any) -> None:
+    if own is None:
+        del scheduler.step
+    else:
+        scheduler.step = own
+
+
+def _step_of(scheduler: Any, evaluation: int) -> int | None:
+    """Return the step that starts at an evaluation; None where none does."""
+    if hasattr(scheduler, "prk_timesteps"):
+        return _pndm_step(len(scheduler.prk_timesteps), evaluation)
+    step, phase = divmod(evaluation, int(getattr(scheduler, "order", 1)))
+    return None if phase else step
+
+
+def _pndm_step(runge_kutta: int, evaluation: int) -> int | None:
+    """PNDM: Runge-Kutta steps of four evaluations first, or one that is corrected once."""
+    if evaluation < runge_kutta:
+        return None if evaluation % 4 else evaluation // 4
+    if runge_kutta:
+        return evaluation - runge_kutta + runge_kutta // 4
+    return None if evaluation == 1 else max(0, evaluation - 1)
+
+
+def bind(
+    forward: Callable[..., Any], arguments: tuple[Any, ...], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a call's arguments by the names of the function's signature."""
+    found = inspect.signature(forward).bind_partial(*arguments, **options)
+    named = dict(found.arguments)
+    for parameter in found.signature.parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            named |= named.pop(parameter.name, {})
+    return named
+
+
+def read_timestep(value: Any) -> float:
+    """Return the one timestep of a batch.
 
     Raises
     ------
     CaptureError
-        If there is none, or the samples of a batch are at different timesteps.
+        If the samples of a batch are at different timesteps.
     """
-    value = options.get("timestep", arguments[1] if len(arguments) > 1 else None)
-    if value is None:
-        msg = "Expected a timestep as the denoiser's second argument, got none. Pass it."
-        raise CaptureError(msg)
-    timesteps = torch.as_tensor(value).flatten()
-    if bool((timesteps != timesteps[0]).any()):
+    timesteps = torch.as_tensor(value).detach().flatten()
+    if len(timesteps) > 1 and bool((timesteps != timesteps[0]).any()):
         msg = (
             f"Expected one timestep for the whole batch, got {timesteps.tolist()}. "
             "Capture samples at different timesteps one by one."
@@ -77,3 +217,45 @@ def guidance_halves(batch: int, samples: int, labels: tuple[str, ...]) -> tuple[
         f"got {batch}, for {samples} sample names. Name every image that the call generates."
     )
     raise CaptureError(msg)
+
+
+def keeps_step(option: StepsOption) -> Callable[[int], bool]:
+    """Return whether a step is kept, as a function.
+
+    Parameters
+    ----------
+    option : int, slice, range, sequence of int or None
+        Every n-th step; those of a range; those of a list; all of them.
+
+    Raises
+    ------
+    SchemaError
+        If it is none of these.
+
+    Examples
+    --------
+    >>> [step for step in range(8) if keeps_step(3)(step)]
+    [0, 3, 6]
+    >>> [step for step in range(8) if keeps_step(slice(2, 6, 2))(step)]
+    [2, 4]
+    """
+    if option is None:
+        return lambda _step: True
+    if isinstance(option, int) and not isinstance(option, bool) and option > 0:
+        return lambda step: step % option == 0
+    if isinstance(option, slice):
+        first, stride = option.start or 0, option.step or 1
+        if first >= 0 and stride > 0 and (option.stop is None or option.stop >= 0):
+            stop = option.stop
+            return lambda step: (
+                step >= first and (stop is None or step < stop) and (step - first) % stride == 0
+            )
+    elif isinstance(option, list | tuple | range) and len(option):
+        wanted = frozenset(option)
+        if all(isinstance(step, int) and step >= 0 for step in wanted):
+            return wanted.__contains__
+    msg = (
+        f"Expected steps as a number n (every n-th), a slice, a range or a list of steps from 0 "
+        f"on, got {option!r}. Give one of these."
+    )
+    raise SchemaError(msg)

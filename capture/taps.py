@@ -1,100 +1,201 @@
-"""Taps: forward hooks on a layer's projections that read Q and K and change nothing.
+"""Taps: where a layer's queries and keys are read while the model runs its own attention.
 
-The model keeps its own attention kernel; hooks return None, so its output stays bit-identical.
+Hooks and wrappers only look on: they return nothing, so the model's output stays bit-identical.
+A tap on projections serves attention that uses them as they come; attention that rotates or joins
+its tokens first is tapped at the fused call itself (see `i2am.capture.fused`).
 """
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from i2am.capture.softmax import Softmax
 from i2am.schemas import CaptureError, did_you_mean
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["LayerTap", "TappedFactors", "attach", "select_taps"]
+__all__ = ["Heard", "LayerTap", "Projection", "ProjectionTap", "Receive", "Source", "select_taps"]
 
 
 @dataclass(frozen=True)
-class LayerTap:
-    """Where one attention layer's factors are read.
+class Source:
+    """The running call of the denoiser.
+
+    Parameters
+    ----------
+    arguments : mapping of str to object
+        By the names of the denoiser's ``forward``.
+    batch : int
+        Rows of the denoiser's batch: samples × guidance halves.
+    """
+
+    arguments: Mapping[str, Any]
+    batch: int
+
+
+Receive = Callable[["LayerTap", list[Softmax]], None]
+
+
+@dataclass(frozen=True)
+class LayerTap(ABC):
+    """One attention layer: how it is called, and how it is read.
 
     Parameters
     ----------
     name : str
         The attention module's path in the denoiser.
-    query, key : Module
-        Their outputs are Q and K, dims (batch, token, head · channel).
-    grid_source : Module
-        Its first input, dims (batch, channel, y, x), has the spatial size of the queries.
-    heads : int
-    scale : float
-        Factor of Q·K before the softmax.
+    attention : Module
+        Its forward spans one use of the layer.
     block : str
         "down", "mid", "up", or another part of the denoiser.
     """
 
     name: str
-    query: nn.Module
-    key: nn.Module
-    grid_source: nn.Module
-    heads: int
-    scale: float
+    attention: nn.Module = field(repr=False)
     block: str
+
+    @abstractmethod
+    def attach(
+        self, receive: Receive, running: Callable[[], Source | None], stack: ExitStack
+    ) -> None:
+        """Look on until `stack` closes; `receive` gets the layer's softmaxes in each call.
+
+        Parameters
+        ----------
+        receive : callable (tap, list of Softmax)
+        running : callable () -> Source or None
+            The denoiser's running call; None outside of one, when the layer is left alone.
+        stack : ExitStack
+            Undoes everything.
+        """
 
 
 @dataclass(frozen=True)
-class TappedFactors:
-    """Q and K of one layer in one call of the denoiser, on the model's device."""
+class Projection:
+    """A module whose output holds queries or keys: all of it, or one of several equal parts."""
 
-    query: torch.Tensor  # (batch, head, generated, channel)
-    key: torch.Tensor  # (batch, head, reference, channel)
-    grid: tuple[int, int]
+    module: nn.Module = field(repr=False)
+    part: int = 0
+    parts: int = 1
+
+    def of(self, output: torch.Tensor) -> torch.Tensor:
+        """Return this projection's part of the module's output."""
+        found: torch.Tensor = output.detach()
+        return found if self.parts == 1 else found.chunk(self.parts, -1)[self.part]
 
 
-def attach(
-    tap: LayerTap, receive: Callable[[LayerTap, TappedFactors], None], stack: ExitStack
-) -> None:
-    """Register hooks on a layer until `stack` closes; `receive` gets its factors in each call.
+@dataclass(frozen=True)
+class Heard:
+    """What a layer's projections gave in one call, and the call itself.
 
-    Raises
-    ------
-    CaptureError
-        From within the model's forward: if the queries do not fill the layer's grid.
+    Parameters
+    ----------
+    query : Tensor
+        As the projection gave it.
+    keys : tuple of tuple of Tensor
+        For each key projection, its outputs in the order in which they came; maybe none.
+    states : tuple of int
+        Shape of what the module that knows the grid was given.
+    options : mapping
+        The attention module's own keyword arguments.
+    source : Source
     """
-    seen: dict[str, Any] = {}
 
-    def on_grid(_module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-        states = arguments[0] if arguments else options["hidden_states"]
-        seen["grid"] = tuple(int(size) for size in states.shape[-2:])
+    query: torch.Tensor
+    keys: tuple[tuple[torch.Tensor, ...], ...]
+    states: tuple[int, ...]
+    options: Mapping[str, Any]
+    source: Source
 
-    def on_query(_module: nn.Module, _arguments: tuple[Any, ...], output: torch.Tensor) -> None:
-        seen["query"] = _split_heads(output, tap.heads)
 
-    def on_key(_module: nn.Module, _arguments: tuple[Any, ...], output: torch.Tensor) -> None:
-        query, grid = seen.pop("query"), seen.pop("grid")
-        if grid[0] * grid[1] != query.shape[2]:
-            msg = (
-                f"Expected {grid[0]}×{grid[1]} queries, got {query.shape[2]}, at layer "
-                f"{tap.name!r}. Its profile names the wrong module for the grid."
-            )
-            raise CaptureError(msg)
-        receive(tap, TappedFactors(query, _split_heads(output, tap.heads), grid))
+@dataclass(frozen=True)
+class ProjectionTap(LayerTap):
+    """Reads the outputs of projections (or of the norms that follow them) with forward hooks.
 
-    handles = (
-        tap.grid_source.register_forward_pre_hook(on_grid, with_kwargs=True),
-        tap.query.register_forward_hook(on_query),
-        tap.key.register_forward_hook(on_key),
-    )
-    for handle in handles:
-        stack.callback(handle.remove)
-    # An exception between the hooks would leave a query behind, and with it device memory.
-    stack.callback(seen.clear)
+    Parameters
+    ----------
+    query : Projection
+    keys : tuple of Projection
+    read : callable (Heard) -> iterable of Softmax
+        Says what the tokens are. Nothing, where the call has no reference tokens.
+    grid_source : Module
+        Its first input has the spatial size of the queries.
+    """
+
+    query: Projection
+    keys: tuple[Projection, ...]
+    read: Callable[[Heard], Iterable[Softmax]] = field(repr=False)
+    grid_source: nn.Module = field(repr=False)
+
+    def attach(
+        self, receive: Receive, running: Callable[[], Source | None], stack: ExitStack
+    ) -> None:
+        """See `LayerTap`."""
+        ears = _Ears(self, receive, running)
+        handles = [
+            self.grid_source.register_forward_pre_hook(ears.on_states, with_kwargs=True),
+            self.attention.register_forward_pre_hook(ears.on_start, with_kwargs=True),
+            self.query.module.register_forward_hook(ears.on_query),
+            *(
+                key.module.register_forward_hook(ears.on_key(place))
+                for place, key in enumerate(self.keys)
+            ),
+            self.attention.register_forward_hook(ears.on_end),
+        ]
+        for handle in handles:
+            stack.callback(handle.remove)
+        # An exception between the hooks would leave tensors behind, and with them device memory.
+        stack.callback(ears.forget)
+
+
+class _Ears:
+    """The hooks of one projection tap, and what they have heard in the running call."""
+
+    def __init__(
+        self, tap: ProjectionTap, receive: Receive, running: Callable[[], Source | None]
+    ) -> None:
+        self._tap, self._receive, self._running = tap, receive, running
+        self._states: tuple[int, ...] = ()
+        self.forget()
+
+    def forget(self) -> None:
+        self._query: torch.Tensor | None = None
+        self._keys: tuple[list[torch.Tensor], ...] = tuple([] for _ in self._tap.keys)
+        self._options: Mapping[str, Any] = {}
+
+    def on_states(self, _module: nn.Module, arguments: Sequence[Any], options: Any) -> None:
+        states = arguments[0] if arguments else options.get("hidden_states", options.get("x"))
+        self._states = tuple(states.shape)
+
+    def on_start(self, _module: nn.Module, _arguments: Any, options: Mapping[str, Any]) -> None:
+        self.forget()
+        self._options = options
+
+    def on_query(self, _module: nn.Module, _arguments: Any, output: torch.Tensor) -> None:
+        self._query = self._tap.query.of(output)
+
+    def on_key(self, place: int) -> Callable[[nn.Module, Any, torch.Tensor], None]:
+        def hear(_module: nn.Module, _arguments: Any, output: torch.Tensor) -> None:
+            self._keys[place].append(self._tap.keys[place].of(output))
+
+        return hear
+
+    def on_end(self, _module: nn.Module, _arguments: Any, _output: Any) -> None:
+        source, query, keys = self._running(), self._query, tuple(map(tuple, self._keys))
+        options = self._options
+        self.forget()
+        if source is None or query is None:
+            return
+        heard = Heard(query, keys, self._states, options, source)
+        if softmaxes := list(self._tap.read(heard)):
+            self._receive(self._tap, softmaxes)
 
 
 def select_taps(
@@ -109,7 +210,7 @@ def select_taps(
     """
     patterns = ["*"] if layers is None else [layers] if isinstance(layers, str) else list(layers)
     if not taps:
-        msg = f"Expected cross-attention layers, got none in {denoiser}. Pass another profile."
+        msg = f"Expected attention layers, got none in {denoiser}. Pass another profile."
         raise CaptureError(msg)
     for pattern in patterns:
         if not fnmatch.filter((tap.name for tap in taps), pattern):
@@ -117,9 +218,3 @@ def select_taps(
             msg = f"Expected layers that match {pattern!r}, got none in {denoiser}. {hint}"
             raise CaptureError(msg)
     return [tap for tap in taps if any(fnmatch.fnmatchcase(tap.name, p) for p in patterns)]
-
-
-def _split_heads(projected: torch.Tensor, heads: int) -> torch.Tensor:
-    """(batch, token, head · channel) -> (batch, head, token, channel), without a copy."""
-    batch, tokens, width = projected.shape
-    return projected.detach().view(batch, tokens, heads, width // heads).transpose(1, 2)

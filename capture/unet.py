@@ -1,90 +1,190 @@
-"""UNets of diffusers whose cross-attention reads the reference: ``attn2`` of every transformer.
+"""Cross-attention whose keys are all the reference's: ``attn2`` of diffusers' UNets.
 
 The tokens that ``encoder_hidden_states`` carries must be the reference's. That holds for
-Paint-by-Example (one token: the pooled class embedding of CLIP) and for the model that ships with
-i2am (one special token and a 16 × 16 grid).
+Paint-by-Example and Image Variation (one token: CLIP's pooled embedding), for Stable Video Diffusion
+(one token, in spatial and temporal layers), and for the model that ships with i2am (one special
+token and a 16 × 16 grid).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from i2am.capture.profiles import GenerationSettings, Pictures, Profile, register
-from i2am.capture.taps import LayerTap
+from i2am.capture.profiles import Profile, register
+from i2am.capture.softmax import (
+    ReferenceKeys,
+    ReferenceLayout,
+    Softmax,
+    split_heads,
+    square_layout,
+)
+from i2am.capture.taps import Heard, LayerTap, Projection, ProjectionTap
 from i2am.schemas import CaptureError
 
 if TYPE_CHECKING:
-    from PIL import Image
+    import torch
     from torch import nn
 
-__all__ = ["find_cross_attention", "inpaint"]
+__all__ = [
+    "block_of",
+    "cross_attention",
+    "key_projection",
+    "patch_grid",
+    "query_projection",
+    "scale_of",
+]
 
 
-def find_cross_attention(denoiser: nn.Module) -> Iterator[LayerTap]:
-    """Yield a tap for each ``attn2`` of a UNet, in the order of registration.
+def cross_attention(
+    denoiser: nn.Module,
+    *,
+    suffix: str = ".attn2",
+    layout: Callable[[int], ReferenceLayout] = square_layout,
+) -> Iterator[LayerTap]:
+    """Yield a tap for each cross-attention layer whose keys are all reference tokens.
+
+    Parameters
+    ----------
+    denoiser : Module
+    suffix : str
+        How the layers' paths end.
+    layout : callable (number of reference tokens) -> ReferenceLayout
+    """
+    for name, attention in denoiser.named_modules():
+        if not name.endswith(suffix) or not hasattr(attention, "to_q"):
+            continue
+        yield ProjectionTap(
+            name,
+            attention,
+            block_of(name),
+            query=query_projection(attention),
+            keys=(key_projection(attention),),
+            read=partial(_read, name, attention, layout),
+            grid_source=_grid_source(denoiser, name),
+        )
+
+
+def query_projection(attention: Any) -> Projection:
+    """Return where a layer's queries come from: the norm after the projection, if there is one."""
+    norm = getattr(attention, "norm_q", None)
+    return Projection(attention.to_q if norm is None else norm)
+
+
+def key_projection(attention: Any) -> Projection:
+    """Return where a layer's keys come from; fused projections hold the values, too."""
+    if getattr(attention, "norm_k", None) is not None:
+        return Projection(attention.norm_k)
+    if getattr(attention, "fused_projections", False):
+        return Projection(attention.to_kv, 0, 2)
+    return Projection(attention.to_k)
+
+
+def scale_of(attention: Any, channels: int) -> float:
+    """Return the factor of Q·K before the softmax."""
+    return float(getattr(attention, "scale", None) or channels**-0.5)
+
+
+def patch_grid(name: str, states: tuple[int, ...], patches: int) -> tuple[int, int]:
+    """Return (height, width) of a layer's patches.
 
     Raises
     ------
     CaptureError
-        If a layer normalises or fuses its projections, so that they are not what attention uses.
+        If the patches do not fill the grid.
     """
-    for name, attention in denoiser.named_modules():
-        if not name.endswith(".attn2") or ".transformer_blocks." not in name:
-            continue
-        if getattr(attention, "fused_projections", False):
-            msg = (
-                f"Expected separate query and key projections, got fused ones at layer {name!r}. "
-                "Call unfuse_qkv_projections() on the pipeline before the capture."
-            )
-            raise CaptureError(msg)
-        if getattr(attention, "norm_q", None) is not None:
-            msg = (
-                f"Expected attention without query and key norms, got some at layer {name!r}. "
-                "Projection taps do not see what follows a norm."
-            )
-            raise CaptureError(msg)
-        yield LayerTap(
-            name=name,
-            query=attention.to_q,
-            key=attention.to_k,
-            grid_source=denoiser.get_submodule(name.split(".transformer_blocks.")[0]),
-            heads=attention.heads,
-            scale=float(attention.scale),
-            block=_block(name),
-        )
-
-
-def _block(name: str) -> str:
-    place = name.split(".", maxsplit=1)[0]
-    return {"down_blocks": "down", "mid_block": "mid", "up_blocks": "up"}.get(place, place)
-
-
-def inpaint(pipeline: Any, pictures: Pictures, settings: GenerationSettings) -> Image.Image:
-    """Run a pipeline that is called like ``PaintByExamplePipeline``, and return its picture."""
-    options = {
-        "num_inference_steps": settings.steps,
-        "guidance_scale": settings.guidance_scale,
-    }
-    generator = torch.Generator("cpu").manual_seed(settings.seed)
-    output = pipeline(
-        example_image=pictures.reference,
-        image=pictures.source,
-        mask_image=pictures.mask,
-        generator=generator,
-        **{name: value for name, value in options.items() if value is not None},
+    height, width = states[-2:]
+    if height * width == patches:
+        return height, width
+    msg = (
+        f"Expected {height}×{width} queries, got {patches}, at layer {name!r}. "
+        "Its profile names the wrong module for the grid."
     )
-    painted: Image.Image = output.images[0]
-    return painted
+    raise CaptureError(msg)
 
 
-register(
-    Profile("i2am-tiny", ("ReferenceInpaintPipeline",), find_cross_attention, generate=inpaint)
-)
-register(
-    Profile("paint-by-example", ("PaintByExamplePipeline",), find_cross_attention, generate=inpaint)
-)
-# Who hands over a bare UNet says by that that its cross-attention reads the reference.
-register(Profile("unet", ("UNet2DConditionModel",), find_cross_attention))
+def block_of(name: str) -> str:
+    """Return the part of the denoiser that a layer belongs to: "down", "mid", "up" or another."""
+    place = name.split(".", maxsplit=1)[0]
+    known = {
+        "down_blocks": "down",
+        "mid_block": "mid",
+        "up_blocks": "up",
+        "input_blocks": "down",
+        "middle_block": "mid",
+        "output_blocks": "up",
+    }
+    return known.get(place, place)
+
+
+def heads_of(attention: Any, projected: torch.Tensor) -> torch.Tensor:
+    """Return a projection's output as (row, head, token, channel).
+
+    A norm that follows the projection sees the heads apart already.
+    """
+    return projected if projected.ndim == 4 else split_heads(projected, attention.heads)
+
+
+def _grid_source(denoiser: nn.Module, name: str) -> nn.Module:
+    """Return the enclosing transformer, which is given pictures: (row, channel, y, x)."""
+    for blocks in (".transformer_blocks.", ".temporal_transformer_blocks."):
+        if blocks in name:
+            return denoiser.get_submodule(name.split(blocks)[0])
+    return denoiser.get_submodule(name)
+
+
+def _read(
+    name: str, attention: Any, layout: Callable[[int], ReferenceLayout], heard: Heard
+) -> Iterator[Softmax]:
+    if not heard.keys[0]:
+        return
+    if heard.options.get("attention_mask") is not None:
+        msg = (
+            f"Expected cross-attention without a mask, got one, at layer {name!r}. "
+            "Call the pipeline without an attention mask."
+        )
+        raise CaptureError(msg)
+    query = heads_of(attention, heard.query)
+    key = heads_of(attention, heard.keys[0][-1])
+    frames = heard.states[0] // heard.source.batch
+    positions = heard.states[-2] * heard.states[-1]
+    if ".temporal_transformer_blocks." in name:
+        # Rows are (sample, position), tokens are frames; the keys are the first frame's for all.
+        query = _apart(query, positions).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        key = _apart(key, positions)[:, 0]
+    elif frames > 1:
+        # Rows are (sample, frame), and every frame has the same keys.
+        query = _apart(query, frames).transpose(1, 2).flatten(2, 3)
+        key = _apart(key, frames)[:, 0]
+    height, width = patch_grid(name, heard.states, query.shape[2] // frames)
+    tokens = key.shape[2]
+    yield Softmax(
+        query,
+        key,
+        scale_of(attention, query.shape[-1]),
+        (frames * height, width),
+        (ReferenceKeys(slice(0, tokens), layout(tokens)),),
+        frames=frames,
+    )
+
+
+def _apart(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """(sample · count, …) -> (sample, count, …)."""
+    return rows.reshape(-1, count, *rows.shape[1:])
+
+
+def _is_bare_unet(target: Any, denoiser: nn.Module) -> bool:
+    # Who hands over a bare UNet says by that that its cross-attention reads the reference; a
+    # pipeline's may read text.
+    return target is denoiser and type(denoiser).__name__ == "UNet2DConditionModel"
+
+
+register(Profile("unet", ("UNet2DConditionModel",), cross_attention, recognise=_is_bare_unet))
+for _name, _class in (
+    ("i2am-tiny", "ReferenceInpaintPipeline"),
+    ("paint-by-example", "PaintByExamplePipeline"),
+    ("image-variation", "StableDiffusionImageVariationPipeline"),
+    ("stable-video-diffusion", "StableVideoDiffusionPipeline"),
+):
+    register(Profile(_name, (_class,), cross_attention))

@@ -1,109 +1,39 @@
 """Arrays that grow step by step in a Zarr store while the next step computes.
 
-Memory stays bounded: each array buffers the steps of one row of chunks, and no more than a stated
-number of bytes may wait for the disk; when the disk is slower than the model, the model waits.
-Chunks hold few steps and few patches, because the reader in a hurry is the click on one patch,
-which wants all steps of it.
+Steps gather in memory until they fill a shard, which a writer of the stream then encodes and
+stores. How many steps a shard holds is settled by the first one: as many as its size allows, or as
+there were when the memory got short. The array's metadata come last, when its length is known.
 """
 
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.buffer.cpu import Buffer
+from zarr.core.sync import sync
+from zarr.storage import StorePath
 
+from i2am.capture.codec import (
+    COMPRESSOR,
+    MOST_CHUNK_STEPS,
+    Array,
+    ShardLayout,
+    encode_shard,
+    plan_shards,
+)
+from i2am.capture.stream import Stream
 from i2am.schemas import CaptureError
-from i2am.schemas.dims import STEP
+from i2am.schemas.dims import GUIDANCE, GUIDANCE_LABELS, STEP
 
-__all__ = ["BackgroundWriter", "GrowingArray", "plan_chunks", "write_array"]
+__all__ = ["GrowingArray", "write_array"]
 
-Array = np.ndarray[Any, np.dtype[Any]]
-CHUNK_BYTES = 2 * 2**20
-FEWEST_STEPS, MOST_STEPS = 8, 32
-
-
-class BackgroundWriter:
-    """One thread that writes, in order; waiting work is bounded in bytes.
-
-    Parameters
-    ----------
-    limit_bytes : int
-        `submit` blocks while more than this waits. A single larger piece is still taken.
-    """
-
-    def __init__(self, limit_bytes: int = 512 * 2**20) -> None:
-        self._limit_bytes = limit_bytes
-        self._waiting_bytes = 0
-        self._room = threading.Condition()
-        self._error: BaseException | None = None
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="i2am-writer")
-
-    def submit(self, size_bytes: int, work: Callable[[], None]) -> None:
-        """Queue `work`, which holds `size_bytes` until it is done.
-
-        Raises
-        ------
-        CaptureError
-            If earlier work failed.
-        """
-        with self._room:
-            self._room.wait_for(
-                lambda: not self._waiting_bytes or self._waiting_bytes < self._limit_bytes
-            )
-            self._check()
-            self._waiting_bytes += size_bytes
-        self._executor.submit(work).add_done_callback(lambda f: self._done(f, size_bytes))
-
-    def close(self) -> None:
-        """Wait until everything is written.
-
-        Raises
-        ------
-        CaptureError
-            If anything could not be written.
-        """
-        self._executor.shutdown(wait=True)
-        self._check()
-
-    def _done(self, future: Future[None], size_bytes: int) -> None:
-        with self._room:
-            self._waiting_bytes -= size_bytes
-            self._error = self._error or future.exception()
-            self._room.notify_all()
-
-    def _check(self) -> None:
-        if self._error is not None:
-            msg = (
-                f"Expected to write the capture, got {type(self._error).__name__}: {self._error}. "
-                "Check the store's place and free space, then run the sample again."
-            )
-            raise CaptureError(msg) from self._error
-
-
-def plan_chunks(dims: Sequence[str], shape: Sequence[int], item_bytes: int) -> tuple[int, ...]:
-    """Return the chunk shape of an array whose dims end in (step, head, token[, …]).
-
-    A chunk holds one guidance half, all heads and about two MiB: many steps of a small layer, or
-    eight steps of some patches of a large one.
-
-    Examples
-    --------
-    >>> plan_chunks(("step", "head", "generated", "channel"), (50, 8, 4096, 40), 2)
-    (8, 8, 410, 40)
-    """
-    axis = dims.index(STEP)
-    _steps, heads, tokens = shape[axis : axis + 3]
-    token_bytes = item_bytes * heads * math.prod(shape[axis + 3 :])
-    many = CHUNK_BYTES // max(1, token_bytes * tokens)
-    chunk_steps = max(FEWEST_STEPS, min(MOST_STEPS, many))
-    tiles = math.ceil(tokens * token_bytes * chunk_steps / CHUNK_BYTES)
-    return (1,) * axis + (chunk_steps, heads, math.ceil(tokens / tiles), *shape[axis + 3 :])
+_INTEGER_OR_FLOAT = "fiu"
 
 
 def write_array(
@@ -115,104 +45,237 @@ def write_array(
         data=values,
         dimension_names=list(dims),
         chunks=chunks,
-        compressors=_codec() if values.dtype.kind in "fiu" else "auto",
+        compressors=COMPRESSOR if values.dtype.kind in _INTEGER_OR_FLOAT else "auto",
     )
 
 
+@dataclass
+class _Half:
+    """The steps of one guidance half that are not stored yet."""
+
+    start: int = 0
+    slabs: list[Array] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.slabs)
+
+
 class GrowingArray:
-    """An array with a step dimension, filled step by step.
+    """An array with a step dimension, and with a guidance dimension where there are two halves.
+
+    All methods are for the assembler thread of the stream.
 
     Parameters
     ----------
-    group : zarr.Group
-    name : str
+    place : zarr.StorePath
+        Where the array is to be.
     dims : sequence of str
-        Holds "step" at place 0 or 1 (after "guidance").
-    slab_shape : sequence of int
-        Shape of one step: `dims` without "step".
+        Dimensions of one step: head, token[, channel].
     dtype : dtype
         float16 or float32.
-    writer : BackgroundWriter
+    stream : Stream
+    halves : tuple of str, optional
+        The guidance halves in their order; None while they are not known.
+    may_be_constant : bool
+        Whether steps that are all the same are stored once, without a step dimension.
     """
 
     def __init__(
         self,
-        group: zarr.Group,
-        name: str,
+        place: StorePath,
         dims: Sequence[str],
-        slab_shape: Sequence[int],
         dtype: np.dtype[Any],
-        writer: BackgroundWriter,
+        stream: Stream,
+        halves: tuple[str, ...] | None,
+        *,
+        may_be_constant: bool,
     ) -> None:
-        self._group, self._name, self._dims, self._dtype = group, name, dims, dtype
-        self._axis = list(dims).index(STEP)
-        self._slab_shape = tuple(slab_shape)
-        self._writer = writer
-        self._chunks = plan_chunks(dims, self._full_shape(1), dtype.itemsize)
-        self._span = self._chunks[self._axis]
-        self._buffer = np.zeros(self._full_shape(self._span), dtype)
-        self._start, self._filled = 0, 0
-        self._array: zarr.Array[Any] | None = None
+        self._place, self._dims, self._dtype = place, tuple(dims), dtype
+        self._stream, self._order = stream, halves
+        self._is_constant = may_be_constant
+        self._halves: dict[str, _Half] = {}
+        self._slab_shape: tuple[int, ...] = ()
+        self._layout: ShardLayout | None = None
+        self._held_bytes = 0
+        stream.add_buffer(self)
 
-    def put(self, step: int, slab: Array) -> None:
-        """Take one step's values, already of this array's dtype. A step given again replaces it."""
-        if step >= self._start + self._span:
-            self._flush()
-        self._buffer[self._place(slice(step - self._start, step - self._start + 1))] = (
-            np.expand_dims(slab, self._axis)
-        )
-        self._filled = max(self._filled, step - self._start + 1)
+    def put(self, position: int, half: str, slab: Array) -> None:
+        """Take one step's values, already of this array's dtype. The latest may come again.
+
+        Raises
+        ------
+        CaptureError
+            If a step was left out, or the shape is another one than before.
+        """
+        steps = self._halves.setdefault(half, _Half())
+        self._slab_shape = self._slab_shape or slab.shape
+        if not steps.end - 1 <= position <= steps.end or slab.shape != self._slab_shape:
+            msg = (
+                f"Expected step {steps.end} of shape {self._slab_shape}, got step {position} of "
+                f"shape {slab.shape}, at {self._place} ({half}). Capture a model whose layers "
+                "all run at every step, on pictures of one size."
+            )
+            raise CaptureError(msg)
+        if position < steps.end:
+            self._drop_latest(steps)
+        if self._is_constant and steps.slabs:
+            if np.array_equal(slab, steps.slabs[0]):
+                slab = steps.slabs[0]
+            else:
+                self._is_constant = False
+        steps.slabs.append(slab)
+        self._count()
+        if not self._is_constant:
+            wanted = _whole_chunks(self._stream.shard_bytes / max(1, slab.nbytes))
+            if self._layout is None and len(steps.slabs) > wanted:
+                self._settle(wanted)
+            self._write_full_shards(half, spare=1)
 
     def widen(self) -> None:
         """Go on as float32; what is stored already is converted."""
+        if (layout := self._layout) is not None:
+            self._stream.drain()
+            for half, steps in self._halves.items():
+                for shard in range(steps.start // layout.steps):
+                    place = self._shard_place(half, shard)
+                    slabs = _read_shard(place, layout, self._dtype).astype(np.float32)
+                    _store(place, list(slabs), layout)
         self._dtype = np.dtype(np.float32)
-        self._buffer = self._buffer.astype(self._dtype)
-        self._writer.submit(0, self._convert_stored)
+        for steps in self._halves.values():
+            # A constant array repeats one slab, which stays one.
+            wide = {id(slab): slab.astype(np.float32) for slab in steps.slabs}
+            steps.slabs = [wide[id(slab)] for slab in steps.slabs]
+        self._count()
 
-    def close(self) -> None:
-        """Write what is buffered."""
-        if self._filled:
-            self._flush()
-
-    def _flush(self) -> None:
-        values, start, dtype = self._buffer, self._start, self._dtype
-        values = values[self._place(slice(0, self._filled))]
-        self._buffer = np.zeros_like(self._buffer)
-        self._start, self._filled = start + self._span, 0
-        self._writer.submit(values.nbytes, lambda: self._write(start, values, dtype))
-
-    def _write(self, start: int, values: Array, dtype: np.dtype[Any]) -> None:
-        stop = start + values.shape[self._axis]
-        if self._array is None:
-            self._array = self._create(stop, dtype)
-        self._array.resize(self._full_shape(stop))
-        self._array[self._place(slice(start, stop))] = values
-
-    def _convert_stored(self) -> None:
-        if self._array is None:
+    def relieve(self, *, newest: bool) -> None:
+        """Hand whole steps to the writers; with `newest`, also a first one that stands alone."""
+        if self._is_constant:
             return
-        stored = np.asarray(self._array[...]).astype(np.float32)
-        del self._group[self._name]
-        self._array = self._create(stored.shape[self._axis], stored.dtype)
-        self._array[...] = stored
+        for half, steps in self._halves.items():
+            whole = len(steps.slabs) - 1
+            if self._layout is None and whole > 0:
+                self._settle(whole // MOST_CHUNK_STEPS * MOST_CHUNK_STEPS or whole)
+            elif self._layout is None and newest and self._order is not None:
+                self._settle(1)
+            holds_one = self._layout is not None and self._layout.steps == 1
+            self._write_full_shards(half, spare=0 if newest and holds_one else 1)
 
-    def _create(self, steps: int, dtype: np.dtype[Any]) -> zarr.Array[Any]:
-        return self._group.create_array(
-            self._name,
-            shape=self._full_shape(steps),
-            chunks=self._chunks,
-            dtype=dtype,
-            dimension_names=list(self._dims),
-            compressors=_codec(),
-        )
+    def close(self, halves: tuple[str, ...]) -> None:
+        """Hand the rest to the writers; the metadata come after it.
 
-    def _full_shape(self, steps: int) -> tuple[int, ...]:
-        return (*self._slab_shape[: self._axis], steps, *self._slab_shape[self._axis :])
+        Raises
+        ------
+        CaptureError
+            If the halves are others than those that came, or not equally long.
+        """
+        ends = {half: steps.end for half, steps in self._halves.items()}
+        is_reordered = self._layout is not None and self._order != halves
+        if set(ends) != set(halves) or len(set(ends.values())) > 1 or is_reordered:
+            msg = (
+                f"Expected equally many steps of the halves {list(halves)}, got {ends} in the "
+                f"order {self._order}, at {self._place}. Capture guidance='conditional' alone."
+            )
+            raise CaptureError(msg)
+        self._order = halves
+        if self._is_constant:
+            return
+        if self._layout is None:
+            self._settle(max(ends.values()))
+        for half in self._halves:
+            self._write_full_shards(half, spare=0)
+            self._write_shard(half, len(self._halves[half].slabs))
 
-    def _place(self, steps: slice) -> tuple[slice, ...]:
-        return (slice(None),) * self._axis + (steps,)
+    def write_metadata(self, group: zarr.Group, name: str) -> None:
+        """Make it an array for readers, and store what never changed; after `close`."""
+        order = self._order or ()
+        guidance = (GUIDANCE,) if len(order) > 1 else ()
+        if self._is_constant:
+            slabs = [self._halves[half].slabs[0] for half in order]
+            values = np.stack(slabs) if guidance else slabs[0]
+            write_array(group, name, values, (*guidance, *self._dims), values.shape)
+        elif self._layout is not None:
+            steps = self._halves[order[0]].start
+            lead = (len(order),) if guidance else ()
+            group.create_array(
+                name,
+                shape=(*lead, steps, *self._slab_shape),
+                chunks=(*(1 for _ in guidance), *self._layout.chunk),
+                shards=(*(1 for _ in guidance), *self._layout.shape),
+                dtype=self._dtype,
+                dimension_names=[*guidance, STEP, *self._dims],
+                compressors=COMPRESSOR,
+            )
+
+    def _drop_latest(self, steps: _Half) -> None:
+        if steps.slabs:
+            steps.slabs.pop()
+            return
+        # Only shards of one step are handed over before the next step comes.
+        self._stream.drain()
+        steps.start -= 1
+
+    def _count(self) -> None:
+        """Tell the stream what is held; a constant array holds one slab however long it is."""
+        counts = [len(steps.slabs) for steps in self._halves.values()]
+        slabs = sum(map(bool, counts)) if self._is_constant else sum(counts)
+        held_bytes = slabs * math.prod(self._slab_shape) * self._dtype.itemsize
+        change, self._held_bytes = held_bytes - self._held_bytes, held_bytes
+        self._stream.hold(change)
+
+    def _settle(self, steps: int) -> None:
+        """Fix for good how many steps a shard holds, and the order of the halves."""
+        self._layout = plan_shards(steps, self._slab_shape, self._dtype.itemsize)
+        if self._order is None:
+            self._order = tuple(label for label in GUIDANCE_LABELS if label in self._halves)
+
+    def _write_full_shards(self, half: str, *, spare: int) -> None:
+        """Hand over full shards; `spare` steps stay, because the latest may come again."""
+        while self._layout and len(self._halves[half].slabs) - spare >= self._layout.steps:
+            self._write_shard(half, self._layout.steps)
+
+    def _write_shard(self, half: str, count: int) -> None:
+        steps, layout = self._halves[half], self._layout
+        if not count or layout is None:
+            return
+        slabs, steps.slabs = steps.slabs[:count], steps.slabs[count:]
+        place = self._shard_place(half, steps.start // layout.steps)
+        steps.start += count
+        size_bytes = sum(slab.nbytes for slab in slabs)
+        self._held_bytes -= size_bytes
+        self._stream.write(size_bytes, partial(_store, place, slabs, layout))
+
+    def _shard_place(self, half: str, shard: int) -> StorePath:
+        order = self._order or ()
+        lead = [order.index(half)] if len(order) > 1 else []
+        return self._place / "/".join(map(str, ["c", *lead, shard, *(0 for _ in self._dims)]))
 
 
-def _codec() -> BloscCodec:
-    """Fast, and it halves the bytes of smooth float16; reading is as fast as without."""
-    return BloscCodec(cname="lz4", shuffle="shuffle")
+def _whole_chunks(steps: float) -> int:
+    """Return the nearest number of steps that fills the chunks of a shard."""
+    if steps < MOST_CHUNK_STEPS:
+        return max(1, int(steps))
+    return round(steps / MOST_CHUNK_STEPS) * MOST_CHUNK_STEPS
+
+
+def _store(place: StorePath, slabs: Sequence[Array], layout: ShardLayout) -> None:
+    sync(place.set(Buffer(encode_shard(slabs, layout))))
+
+
+def _read_shard(place: StorePath, layout: ShardLayout, dtype: np.dtype[Any]) -> Array:
+    """Read a full shard back, through an array of its own in memory."""
+    heads, _width, *channels = layout.chunk[1:]
+    array = zarr.create_array(
+        {},
+        shape=(layout.steps, heads, layout.tokens, *channels),
+        chunks=layout.chunk,
+        shards=layout.shape,
+        dtype=dtype,
+        compressors=COMPRESSOR,
+    )
+    origin = "/".join(["c", *("0" for _ in layout.chunk)])
+    if (shard := sync(place.get())) is None:
+        msg = f"Expected a shard that was just stored, got none, at {place}. Run the sample again."
+        raise CaptureError(msg)
+    sync((array.store_path / origin).set(shard))
+    return np.asarray(array[...])

@@ -6,25 +6,36 @@ Each function that parses an option's value returns it, or says what was wanted.
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from i2am.schemas import Fault, I2AMError, find_faults
 
 __all__ = [
     "Parser",
+    "add_command",
+    "byte_count",
+    "call_argument",
     "existing_file",
     "existing_store",
     "explain",
     "grid",
+    "heads",
+    "kept_steps",
     "number",
     "positive",
     "print_error",
     "shard",
 ]
+
+_BYTE_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
+    f"{prefix}iB": 2**power for prefix, power in (("K", 10), ("M", 20), ("G", 30), ("T", 40))
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,6 +45,18 @@ class Parser(argparse.ArgumentParser):
         """Print what is wrong and exit with code 2."""
         print_error(f"{message}. See {self.prog} --help.")
         raise SystemExit(2)
+
+
+def add_command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int | None], purpose: str
+) -> argparse.ArgumentParser:
+    """Add a command that `run` does, and return its parser."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}."
+    )
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    command.set_defaults(run=run)
+    return command
 
 
 def print_error(message: str) -> None:
@@ -115,9 +138,90 @@ def grid(text: str) -> tuple[int, int]:
 
 
 def shard(text: str) -> tuple[int, int]:
-    """Return (I, N) of "I/N"."""
+    """Return (I, N) of "I/N", where shards count from 0."""
     index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-        msg = f"expected I/N with I from 1 to N, got {text!r}"
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        msg = f"expected I/N with I from 0 to N - 1, got {text!r}"
         raise argparse.ArgumentTypeError(msg)
     return int(index), int(count)
+
+
+def kept_steps(text: str) -> int | slice | list[int]:
+    """Return every N-th, a slice "A:B[:S]", or the numbers of a list.
+
+    Examples
+    --------
+    >>> kept_steps("5"), kept_steps(":20:4"), kept_steps("0,10,49")
+    (5, slice(None, 20, 4), [0, 10, 49])
+    """
+    found = int(text) if text.isdecimal() else _slice_or_list(text)
+    if not found:
+        msg = f"expected every N-th step as N, a range A:B[:S] or a list A,B,…, got {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return found
+
+
+def heads(text: str) -> list[int]:
+    """Return the numbers of a list, or of a range "A:B[:S]".
+
+    Examples
+    --------
+    >>> heads("3"), heads("0,2"), heads("1:8:3")
+    ([3], [0, 2], [1, 4, 7])
+    """
+    found = _slice_or_list(text)
+    if isinstance(found, slice):
+        stop = found.stop
+        found = None if stop is None else list(range(found.start or 0, stop, found.step or 1))
+    if not found:
+        msg = f"expected heads as a list A,B,… or a range A:B[:S], got {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return found
+
+
+def _slice_or_list(text: str) -> slice | list[int] | None:
+    """Return None for what is neither, and for a slice that holds nothing."""
+    if re.fullmatch(r"\d+(,\d+)*,?", text):
+        return [int(part) for part in text.rstrip(",").split(",")]
+    if not re.fullmatch(r"\d*:\d*(:\d*)?", text):
+        return None
+    start, stop, step = ([int(p) if p else None for p in text.split(":")] + [None])[:3]
+    is_empty = step == 0 or (stop is not None and stop <= (start or 0))
+    return None if is_empty else slice(start, stop, step)
+
+
+def byte_count(text: str) -> int:
+    """Return a number of bytes, given as in "2GiB", "500MB" or "1000000".
+
+    Examples
+    --------
+    >>> byte_count("1.5GiB")
+    1610612736
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Za-z]*)", text)
+    units = {unit.upper(): size for unit, size in _BYTE_UNITS.items()}
+    size = units.get(found[2].upper()) if found else None
+    if found is None or size is None or float(found[1]) * size < 1:
+        msg = f"expected an amount of memory such as 2GiB or 500MB, got {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return int(float(found[1]) * size)
+
+
+def call_argument(text: str) -> tuple[str, Any]:
+    """Return name and value of "NAME=VALUE"; a value that is JSON is taken as such.
+
+    Examples
+    --------
+    >>> call_argument("strength=0.8"), call_argument("prompt=a red hat")
+    (('strength', 0.8), ('prompt', 'a red hat'))
+    """
+    name, sign, value = text.partition("=")
+    if not sign or not name.isidentifier():
+        msg = f"expected NAME=VALUE, got {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    if name.endswith("prompt"):
+        return name, value  # A text even when it reads like a number.
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value

@@ -11,12 +11,13 @@ import argparse
 import logging
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from i2am.arguments import (
     Parser,
+    add_command,
     existing_file,
     existing_store,
     explain,
@@ -24,8 +25,8 @@ from i2am.arguments import (
     number,
     positive,
     print_error,
-    shard,
 )
+from i2am.capture_command import add_capture
 
 __all__ = ["main"]
 
@@ -64,26 +65,17 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"i2am {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     for add in (
-        _add_demo, _add_capture, _add_analyze, _add_score, _add_figure, _add_report, _add_view,
+        _add_demo, add_capture, _add_analyze, _add_score, _add_figure, _add_report, _add_view,
         _add_info, _add_validate,
     ):  # fmt: skip
         add(commands)
     return parser
 
 
-def _command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int | None], purpose: str
-) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}."
-    )
-    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    command.set_defaults(run=run)
-    return command
-
-
 def _add_demo(commands: Any) -> None:
-    command = _command(commands, "demo", _demo, "run the whole road on shipped model and pictures")
+    command = add_command(
+        commands, "demo", _demo, "run the whole road on shipped model and pictures"
+    )
     command.add_argument("--out", type=Path, default=Path("i2am-demo"), metavar="DIR")
     command.add_argument("--overwrite", action="store_true", help="replace an earlier demo")
 
@@ -94,56 +86,8 @@ def _demo(options: argparse.Namespace) -> int:
     return run_demo(options.out, overwrite=options.overwrite)
 
 
-def _add_capture(commands: Any) -> None:
-    command = _command(commands, "capture", _capture, "generate and capture a manifest's samples")
-    command.add_argument("--model", required=True, metavar="ID_OR_DIR", help="i2am-tiny, or …")
-    command.add_argument("--manifest", required=True, type=existing_file, metavar="FILE")
-    command.add_argument("--out", required=True, metavar="RUN.zarr")
-    command.add_argument("--steps", type=positive, help="denoising steps")
-    command.add_argument("--guidance-scale", type=number)
-    command.add_argument("--seed", type=int, default=0, help="plus a row's position; default 0")
-    command.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="as 2/8")
-    command.add_argument("--revision", help="of a hub model")
-    command.add_argument("--device", help="cpu, cuda, cuda:1, …")
-    command.add_argument("--profile", help="instead of the one found by the pipeline's class")
-    command.add_argument("--layers", action="append", metavar="GLOB", help="may be repeated")
-    command.add_argument("--guidance", choices=["conditional", "both"], default="conditional")
-    command.add_argument("--representation", choices=["auto", "factors", "logits"], default="auto")
-    command.add_argument("--dtype", choices=["float16", "float32"], default="float16")
-    command.add_argument("--overwrite", action="store_true", help="replace complete samples")
-
-
-def _capture(options: argparse.Namespace) -> int:
-    from i2am.capture import CaptureOptions, capture_manifest
-
-    summary = capture_manifest(
-        options.model,
-        options.manifest,
-        options.out,
-        steps=options.steps,
-        guidance_scale=options.guidance_scale,
-        seed=options.seed,
-        shard=options.shard,
-        revision=options.revision,
-        device=options.device,
-        options=CaptureOptions(
-            layers=options.layers,
-            guidance=options.guidance,
-            representation=options.representation,
-            dtype=options.dtype,
-            profile=options.profile,
-            overwrite=options.overwrite,
-        ),
-    )
-    for sample, reason in summary.failed.items():
-        print_error(f"sample {sample!r} failed: {reason}")
-    counts = (len(summary.finished), len(summary.skipped), len(summary.failed))
-    print("{}: {} captured, {} were complete, {} failed".format(options.out, *counts))
-    return 1 if summary.failed else 0
-
-
 def _add_analyze(commands: Any) -> None:
-    command = _command(commands, "analyze", _analyze, "compute every map of a run, out of core")
+    command = add_command(commands, "analyze", _analyze, "compute every map of a run, out of core")
     command.add_argument("store", type=existing_store, metavar="RUN.zarr")
     command.add_argument("--out", metavar="MAPS.zarr", help="default: beside the run")
     command.add_argument("--samples", nargs="+", metavar="SAMPLE")
@@ -178,7 +122,7 @@ def _analyze(options: argparse.Namespace) -> None:
 
 
 def _add_score(commands: Any) -> None:
-    command = _command(commands, "score", _score, "score the maps: IMACS and detection")
+    command = add_command(commands, "score", _score, "score the maps: IMACS and detection")
     command.add_argument("store", type=existing_store, metavar="MAPS.zarr")
     command.add_argument(
         "--run", dest="source", type=existing_store, metavar="RUN.zarr", help="where the masks are"
@@ -216,7 +160,7 @@ def _add_pictures(command: argparse.ArgumentParser) -> None:
 
 
 def _add_figure(commands: Any) -> None:
-    command = _command(commands, "figure", _figure, "draw the paper's panels as PNG files")
+    command = add_command(commands, "figure", _figure, "draw the paper's panels as PNG files")
     _add_pictures(command)
     command.add_argument("--samples", nargs="+", metavar="SAMPLE", help="default: all")
     kinds = ["overview", "tlam", "hlam", "llam", "sram"]
@@ -236,7 +180,7 @@ def _figure(options: argparse.Namespace) -> None:
 
 
 def _add_report(commands: Any) -> None:
-    command = _command(commands, "report", _report, "write one self-contained page about a run")
+    command = add_command(commands, "report", _report, "write one self-contained page about a run")
     _add_pictures(command)
     command.add_argument("--scores", type=existing_file, metavar="FILE.csv")
     command.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE.html")
@@ -261,7 +205,7 @@ def _open_pair(options: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def _add_view(commands: Any) -> None:
-    command = _command(commands, "view", _view, "open a run in napari")
+    command = add_command(commands, "view", _view, "open a run in napari")
     command.add_argument("store", type=existing_store, metavar="RUN.zarr")
     command.add_argument("--maps", type=existing_store, metavar="MAPS.zarr")
     command.add_argument("--sample", help="default: the first")
@@ -274,7 +218,7 @@ def _view(options: argparse.Namespace) -> None:
 
 
 def _add_info(commands: Any) -> None:
-    command = _command(commands, "info", _info, "tell what is in a store")
+    command = add_command(commands, "info", _info, "tell what is in a store")
     command.add_argument("store", type=existing_store, metavar="STORE")
 
 
@@ -287,7 +231,7 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _add_validate(commands: Any) -> None:
-    command = _command(commands, "validate", _validate, "check that a store keeps the contract")
+    command = add_command(commands, "validate", _validate, "check that a store keeps the contract")
     command.add_argument("store", type=existing_store, metavar="STORE")
 
 

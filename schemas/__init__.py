@@ -11,6 +11,7 @@ from i2am.schemas.attributes import (
     MapsAttributes,
     RunAttributes,
 )
+from i2am.schemas.description import ArrayDescription, Fault, GroupDescription
 from i2am.schemas.errors import (
     AnalysisError,
     CaptureError,
@@ -22,7 +23,7 @@ from i2am.schemas.errors import (
 )
 from i2am.schemas.manifest import ManifestRow, check_sample_name, read_manifest
 from i2am.schemas.optional import require
-from i2am.schemas.validation import ArrayDescription, Fault, GroupDescription, find_faults
+from i2am.schemas.validation import find_faults
 
 __all__ = [
     "SCHEMA_VERSION",

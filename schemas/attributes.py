@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 __all__ = [
     "ATTRIBUTE_KEY",
@@ -63,17 +71,45 @@ class CaptureAttributes(_Versioned):
 
 
 class LayerAttributes(_Attributes):
-    """One captured attention layer."""
+    """One captured attention layer, or its share for one of several reference images."""
 
     scale: float
     generated_grid: Grid
     reference_grid: Grid | None
-    special_tokens: Annotated[int, Field(ge=0)]
-    order: Annotated[int, Field(ge=0)]
+    special_tokens: NonNegativeInt
+    order: NonNegativeInt
     block: str
-    representation: Literal["factors", "logits"]
+    representation: Literal["factors", "logits", "maps"]
+    # Which of the reference images its keys come from, in the order that the model takes them.
+    reference_index: NonNegativeInt = 0
+    # Labels along the head dimension; None when all heads were kept.
+    heads: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
+    # Video models stack their frames along the generated grid's height.
+    frames: PositiveInt = 1
     # False where the layer's output cannot depend on Q and K: a softmax over one token.
     causal: bool = True
+
+    @field_validator("heads")
+    @classmethod
+    def _labels_differ(cls, heads: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if heads is not None and len(set(heads)) < len(heads):
+            msg = f"expected labels that differ, got {heads}"
+            raise ValueError(msg)
+        return heads
+
+    @model_validator(mode="after")
+    def _frames_are_whole(self) -> Self:
+        if self.generated_grid[0] % self.frames:
+            msg = (
+                f"expected a generated_grid of {self.frames} frames above one another, "
+                f"got {self.generated_grid[0]} rows"
+            )
+            raise ValueError(msg)
+        return self
+
+    def reference_image(self) -> str:
+        """Return the name under which its reference is stored among the sample's images."""
+        return f"reference_{self.reference_index}" if self.reference_index else "reference"
 
     def reference_tokens(self) -> int | None:
         """Return the number of tokens that grid and special tokens imply; None without a grid."""

@@ -1,5 +1,6 @@
 """Names and order of the dimensions, as they stand in a store's ``dimension_names``."""
 
+import re
 from typing import Final
 
 # Capture stores.
@@ -37,6 +38,16 @@ LAYER_ARRAYS: Final = {
     "key": ((GUIDANCE, STEP), (HEAD, REFERENCE, CHANNEL)),
     "logits": ((GUIDANCE,), (STEP, HEAD, GENERATED, REFERENCE)),
     "logsumexp": ((GUIDANCE,), (STEP, HEAD, GENERATED)),
+    # Of a layer that was reduced while it was captured; always float32.
+    "r2g": ((GUIDANCE,), (STEP, HEAD, GENERATED)),
+    "g2r": ((GUIDANCE,), (STEP, HEAD, REFERENCE)),
+    "mass": ((GUIDANCE,), (STEP, HEAD, GENERATED)),
+}
+# What a layer holds: required arrays, then those that it may hold.
+REPRESENTATIONS: Final = {
+    "factors": (("query", "key"), ("logsumexp",)),
+    "logits": (("logits",), ("logsumexp",)),
+    "maps": (("r2g",), ("g2r", "mass")),
 }
 IMAGE_ARRAYS: Final = {
     "generated": (Y, X, RGB),
@@ -45,6 +56,8 @@ IMAGE_ARRAYS: Final = {
     "inpainting_mask": (Y, X),
     "reference_mask": (REFERENCE_Y, REFERENCE_X),
 }
+_OTHER_REFERENCE: Final = re.compile(r"reference_[1-9]\d*")
+
 # Leading dimensions of a maps array; the direction's plane follows.
 LEVELS: Final = {
     "volume": (LAYER, STEP, HEAD),
@@ -56,3 +69,18 @@ LEVELS: Final = {
 # Coordinates of a maps group, and the dimension of each.
 MAP_COORDINATES: Final = {LAYER: LAYER, HEAD: HEAD, FIRST_STEP: TIME, LAST_STEP: TIME}
 PLANES: Final = {"r2g": GENERATED_PLANE, "g2r": REFERENCE_PLANE}
+
+
+def image_dims(name: str) -> tuple[str, ...] | None:
+    """Return the dimensions of a stored image; None where the name is not one of an image.
+
+    Further references (``reference_1``, ``reference_2``, …) have sizes of their own.
+
+    Examples
+    --------
+    >>> image_dims("inpainting_mask"), image_dims("reference_2")
+    (('y', 'x'), ('reference_2_y', 'reference_2_x', 'rgb'))
+    """
+    if _OTHER_REFERENCE.fullmatch(name):
+        return f"{name}_{Y}", f"{name}_{X}", RGB
+    return IMAGE_ARRAYS.get(name)

@@ -7,8 +7,8 @@ all. What only the values can tell (NaN, order of timesteps) is not its business
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+import re
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -20,48 +20,21 @@ from i2am.schemas.attributes import (
     MapsAttributes,
     RunAttributes,
 )
+from i2am.schemas.description import ArrayDescription, Fault, GroupDescription
 from i2am.schemas.errors import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from pydantic_core import ErrorDetails
 
-__all__ = ["ArrayDescription", "Fault", "GroupDescription", "find_faults"]
+__all__ = ["find_faults"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
 _ALWAYS_SAID: Final = {"kind", "version"}
-
-
-@dataclass(frozen=True)
-class ArrayDescription:
-    """What an array's metadata tells."""
-
-    dims: tuple[str | None, ...] | None
-    shape: tuple[int, ...]
-    dtype: str
-    values: tuple[Any, ...] | None = None  # of short coordinates
-
-
-@dataclass(frozen=True)
-class GroupDescription:
-    """What a group's metadata tells, and its members. `groups` may load each one when asked."""
-
-    attributes: Mapping[str, Any]
-    arrays: Mapping[str, ArrayDescription] = field(default_factory=dict)
-    groups: Mapping[str, GroupDescription] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One way in which a store breaks the contract."""
-
-    place: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.place or '/'}: {self.message}"
+_FACTORS_AND_LOGITS: Final = {"query", "key", "logits"}
+_REFERENCE_SUFFIX: Final = re.compile(r"\.reference_([1-9]\d*)$")
 
 
 def find_faults(root: GroupDescription) -> Iterator[Fault]:
@@ -146,18 +119,23 @@ def _capture_faults(sample: GroupDescription, place: str) -> Iterator[Fault]:
     layers = sample.groups.get("layers", GroupDescription({}))
     if "layers" in sample.groups and not layers.groups:
         yield Fault(f"{place}/layers", "expected at least one layer, got none")
-    orders: dict[int, str] = {}
+    orders: dict[tuple[int, int], str] = {}
     for name, layer in layers.groups.items():
         where = f"{place}/layers/{name}"
         attributes, layer_faults = _parse(LayerAttributes, layer, where)
         yield from layer_faults
         if attributes is None:
             continue
-        if attributes.order in orders:
-            other = orders[attributes.order]
-            msg = f"expected an order of its own, got {attributes.order} as in '{other}'"
+        # What one layer read from several references may share its place in the order.
+        order = attributes.order, attributes.reference_index
+        if order in orders:
+            msg = f"expected an order of its own, got {attributes.order} as in '{orders[order]}'"
             yield Fault(f"{where}/attributes", msg)
-        orders[attributes.order] = name
+        orders[order] = name
+        suffix = _REFERENCE_SUFFIX.search(name)
+        if attributes.reference_index != (told := int(suffix[1]) if suffix else 0):
+            msg = f"expected reference_index {told} as the name tells, got "
+            yield Fault(f"{where}/attributes", f"{msg}{attributes.reference_index}")
         yield from _layer_faults(layer, attributes, sizes, where)
 
 
@@ -197,32 +175,38 @@ def _image_faults(images: GroupDescription, place: str) -> Iterator[Fault]:
     sizes = {dims.RGB: 3}
     for name, array in images.arrays.items():
         where = f"{place}/{name}"
-        if name not in dims.IMAGE_ARRAYS:
+        if (wanted := dims.image_dims(name)) is None:
             yield Fault(where, f"unknown image. {did_you_mean(name, dims.IMAGE_ARRAYS)}")
             continue
-        yield from _array_faults(array, dims.IMAGE_ARRAYS[name], where, dtypes=("uint8",))
+        yield from _array_faults(array, wanted, where, dtypes=("uint8",))
         yield from _size_faults(array, sizes, where)
 
 
 def _layer_faults(
     layer: GroupDescription, attributes: LayerAttributes, sizes: dict[str, int], place: str
 ) -> Iterator[Fault]:
-    wanted = ("query", "key") if attributes.representation == "factors" else ("logits",)
+    wanted, possible = dims.REPRESENTATIONS[attributes.representation]
     for name in wanted:
         if name not in layer.arrays:
             msg = f"expected an array, as representation is '{attributes.representation}', got none"
             yield Fault(f"{place}/{name}", msg)
     known = dict(sizes) | {dims.GENERATED: attributes.generated_tokens()}
+    if attributes.heads is not None:
+        known[dims.HEAD] = len(attributes.heads)
     if (tokens := attributes.reference_tokens()) is not None:
         known[dims.REFERENCE] = tokens
+        if attributes.representation == "maps" and tokens > 1 and "g2r" not in layer.arrays:
+            yield Fault(
+                f"{place}/g2r", f"expected an array, as there are {tokens} tokens, got none"
+            )
     for name, array in layer.arrays.items():
         where = f"{place}/{name}"
-        if name not in (*wanted, "logsumexp"):
-            yield Fault(where, f"unknown array. {did_you_mean(name, (*wanted, 'logsumexp'))}")
+        if name not in (*wanted, *possible):
+            yield Fault(where, f"unknown array. {did_you_mean(name, (*wanted, *possible))}")
             continue
         optional, required = dims.LAYER_ARRAYS[name]
         present = tuple(d for d in optional if array.dims and d in array.dims)
-        dtypes = ("float32",) if name == "logsumexp" else ("float16", "float32")
+        dtypes = ("float16", "float32") if name in _FACTORS_AND_LOGITS else ("float32",)
         yield from _array_faults(array, (*present, *required), where, dtypes=dtypes)
         yield from _size_faults(array, known, where)
         if dims.GUIDANCE in present and dims.GUIDANCE not in sizes:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import zarr
+from zarr.abc.store import Store
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+_Path = TypeVar("_Path", Path, Store)
 
 PROVENANCE = {
     "kind": "capture",
@@ -41,9 +45,13 @@ class SyntheticLayer:
     heads: int = 2
     channels: int = 8
     block: str = "down"
-    representation: str = "factors"
+    representation: str = "factors"  # "maps" is always float32
     keys_per_step: bool = False
     dtype: str = "float16"
+    other_keys: int = 0  # that share the softmax
+    reference_index: int = 0
+    kept_heads: tuple[int, ...] | None = None  # of all `heads`
+    frames: int = 1
 
     @property
     def reference_tokens(self) -> int:
@@ -62,34 +70,39 @@ LAYERS = (
 
 
 def write_run(
-    path: Path,
+    path: _Path,
     samples: Sequence[str] = ("first",),
     layers: Sequence[SyntheticLayer] = LAYERS,
     *,
-    steps: int = 4,
+    steps: int | Sequence[int] = 4,
     guidance: bool = False,
     size_px: tuple[int, int] = (32, 32),
     seed: int = 0,
-) -> Path:
-    """Write a capture store and return its path."""
+) -> _Path:
+    """Write a capture store and return its path; `steps` is their number, or their labels."""
+    labels = range(steps) if isinstance(steps, int) else steps
     root = zarr.create_group(path, attributes={"i2am": {"kind": "run", "schema": 1}})
     for number, sample in enumerate(samples):
         rng = np.random.default_rng([seed, number])
-        group = root.create_group(sample, attributes={"i2am": {**PROVENANCE, "steps": steps}})
+        own = {**PROVENANCE, "steps": labels[-1] + 1}
+        group = root.create_group(sample, attributes={"i2am": own})
         group.update_attributes({"coordinates": "timestep"})
-        _put(group, "step", np.arange(steps), ("step",))
-        _put(group, "timestep", np.linspace(981, 1, steps), ("step",))
+        _put(group, "step", np.array(labels), ("step",))
+        _put(group, "timestep", np.linspace(981, 1, len(labels)), ("step",))
         if guidance:
-            labels = np.array(["unconditional", "conditional"], dtype=np.dtypes.StringDType())
-            _put(group, "guidance", labels, ("guidance",))
-        _write_images(group.create_group("images"), rng, size_px)
+            halves = np.array(["unconditional", "conditional"], dtype=np.dtypes.StringDType())
+            _put(group, "guidance", halves, ("guidance",))
+        references = 1 + max((layer.reference_index for layer in layers), default=0)
+        _write_images(group.create_group("images"), rng, size_px, references)
         parent = group.create_group("layers")
         for order, layer in enumerate(layers):
-            _write_layer(parent, layer, order, steps, guidance, rng)
+            _write_layer(parent, layer, order, len(labels), guidance, rng)
     return path
 
 
-def _write_images(images: zarr.Group, rng: np.random.Generator, size: tuple[int, int]) -> None:
+def _write_images(
+    images: zarr.Group, rng: np.random.Generator, size: tuple[int, int], references: int
+) -> None:
     picture = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
     mask = np.zeros(size, np.uint8)
     mask[size[0] // 4 : size[0] // 2, size[1] // 4 : size[1] // 2] = 255
@@ -98,6 +111,10 @@ def _write_images(images: zarr.Group, rng: np.random.Generator, size: tuple[int,
     _put(images, "source", picture, ("y", "x", "rgb"))
     _put(images, "inpainting_mask", mask, ("y", "x"))
     _put(images, "reference_mask", mask, ("reference_y", "reference_x"))
+    for number in range(1, references):
+        # Another size than the first, so that a mistake for it does not go unseen.
+        name, other = f"reference_{number}", rng.integers(0, 256, (24, 16, 3), dtype=np.uint8)
+        _put(images, name, other, (f"{name}_y", f"{name}_x", "rgb"))
 
 
 def _write_layer(
@@ -108,34 +125,75 @@ def _write_layer(
     guidance: bool,
     rng: np.random.Generator,
 ) -> None:
-    scale = layer.channels**-0.5
-    attributes: dict[str, Any] = {
-        "scale": scale,
+    attributes = _layer_attributes(layer, order)
+    group = parent.create_group(layer.name, attributes={"i2am": attributes})
+    halves = (2,) if guidance else ()
+    query, key, other = _draw(layer, (*halves, steps), (*halves, 1), rng)
+    scores = attributes["scale"] * query.astype(float) @ key.astype(float).swapaxes(-1, -2)
+    shared = attributes["scale"] * query.astype(float) @ other.swapaxes(-1, -2)
+    total = np.log(np.exp(np.concatenate([scores, shared], axis=-1)).sum(-1))
+    lead = (*(("guidance",) if guidance else ()), "step", "head")
+    if layer.representation == "maps":
+        exists = {"r2g": True, "g2r": layer.reference_tokens > 1, "mass": layer.other_keys > 0}
+        for name, values in _reduced(scores, total).items():
+            if exists[name]:
+                plane = "reference" if name == "g2r" else "generated"
+                _put(group, name, values.astype(np.float32), (*lead, plane))
+        return
+    if layer.representation == "factors":
+        _put(group, "query", query, (*lead, "generated", "channel"))
+        key_lead = lead if layer.keys_per_step else tuple(d for d in lead if d != "step")
+        stored = key if layer.keys_per_step else key.squeeze(-4)
+        _put(group, "key", stored, (*key_lead, "reference", "channel"))
+    else:
+        _put(group, "logits", scores.astype(layer.dtype), (*lead, "generated", "reference"))
+    if layer.other_keys:
+        _put(group, "logsumexp", total.astype(np.float32), (*lead, "generated"))
+
+
+def _layer_attributes(layer: SyntheticLayer, order: int) -> dict[str, Any]:
+    return {
+        "scale": layer.channels**-0.5,
         "generated_grid": list(layer.generated_grid),
         "reference_grid": list(layer.reference_grid) if layer.reference_grid else None,
         "special_tokens": layer.special_tokens,
         "order": order,
         "block": layer.block,
         "representation": layer.representation,
-        "causal": layer.reference_tokens > 1,
+        "causal": layer.reference_tokens > 1 or layer.other_keys > 0,
+        "reference_index": layer.reference_index,
+        "frames": layer.frames,
+        "heads": layer.kept_heads and list(layer.kept_heads),
     }
-    group = parent.create_group(layer.name, attributes={"i2am": attributes})
+
+
+def _draw(
+    layer: SyntheticLayer,
+    stepped: tuple[int, ...],
+    fixed: tuple[int, ...],
+    rng: np.random.Generator,
+) -> tuple[Floats, Floats, Floats]:
+    """Return queries, keys, and the keys of what shares the softmax, as they are stored."""
     patches = layer.generated_grid[0] * layer.generated_grid[1]
-    halves = (2,) if guidance else ()
-    names = ("guidance",) if guidance else ()
-    query = rng.normal(size=(*halves, steps, layer.heads, patches, layer.channels))
-    keyed = (*halves, steps) if layer.keys_per_step else halves
+    keyed = stepped if layer.keys_per_step else fixed
+    query = rng.normal(size=(*stepped, layer.heads, patches, layer.channels))
     key = rng.normal(size=(*keyed, layer.heads, layer.reference_tokens, layer.channels))
-    if layer.representation == "factors":
-        key_names = (*names, "step") if layer.keys_per_step else names
-        query_dims = (*names, "step", "head", "generated", "channel")
-        _put(group, "query", query.astype(layer.dtype), query_dims)
-        _put(group, "key", key.astype(layer.dtype), (*key_names, "head", "reference", "channel"))
-        return
-    stepped = key if layer.keys_per_step else np.expand_dims(key, len(halves))
-    logits = scale * np.einsum("...pd,...rd->...pr", query, stepped)
-    dims = (*names, "step", "head", "generated", "reference")
-    _put(group, "logits", logits.astype(layer.dtype), dims)
+    other = rng.normal(size=(*keyed, layer.heads, layer.other_keys, layer.channels))
+    if layer.kept_heads is not None:
+        query, key, other = (x[..., list(layer.kept_heads), :, :] for x in (query, key, other))
+    return query.astype(layer.dtype), key.astype(layer.dtype), other
+
+
+def _reduced(scores: Floats, total: Floats) -> dict[str, Floats]:
+    """Return what is left of scores (…, generated, reference) that were reduced at capture."""
+    backward = np.exp(scores - scores.max(axis=-2, keepdims=True))
+    backward /= backward.sum(axis=-2, keepdims=True)
+    forward = np.exp(scores - total[..., None])
+    return {
+        "r2g": backward.mean(axis=-1),
+        "g2r": forward.mean(axis=-2),
+        "mass": forward.sum(axis=-1),
+    }
 
 
 def _put(group: zarr.Group, name: str, values: np.ndarray[Any, Any], dims: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import logging
@@ -20,6 +21,7 @@ import pytest
 import zarr
 from PIL import Image
 
+from i2am.capture_command import add_capture
 from i2am.cli import main
 from tests.synthetic import SyntheticLayer, write_run
 
@@ -189,9 +191,39 @@ WRONG = [
         "row 3: sample 'a' stands in row 2 already. Mend these rows.",
     ),
     *(
-        _wrong(2, f"{CAPTURE} good.csv --shard={value}", "expected I/N with I from 1 to N")
-        for value in ("0/2", "3/2", "2", "1/", "a/b", "-1/2")
+        _wrong(2, f"{CAPTURE} good.csv --shard={value}", "expected I/N with I from 0 to N - 1")
+        for value in ("2/2", "3/2", "2", "1/", "a/b", "-1/2", "0/0")
     ),
+    *(
+        _wrong(2, f"{CAPTURE} good.csv --keep-steps={value}", "expected every N-th step as N, a")
+        for value in ("0", "-1", "2.5", "all", "5:5", "9:3", "0:9:0", "1:2:3:4", "1,,2", ",", "")
+    ),
+    *(
+        _wrong(2, f"{CAPTURE} good.csv --keep-heads={value}", "expected heads as a list A,B,… or")
+        for value in ("-1", "1.5", "all", "3:3", "2:", ":", "0:4:0", "1,,2", "")
+    ),
+    *(
+        _wrong(2, f"{CAPTURE} good.csv --memory={value}", "expected an amount of memory such as")
+        for value in ("0", "-1GiB", "2apples", "GiB", "0.1", "nan", "1e9", "")
+    ),
+    *(
+        _wrong(2, f"{CAPTURE} good.csv --argument={value}", "expected NAME=VALUE")
+        for value in ("strength", "=1", "a-b=1", "")
+    ),
+    *(
+        _wrong(2, f"{CAPTURE} good.csv --batch-size={value}", "expected a whole number from 1 on")
+        for value in ("0", "-1", "2.5")
+    ),
+    _wrong(2, f"{CAPTURE} good.csv --representation=map", "invalid choice: 'map'"),
+    _wrong(2, f"{CAPTURE} good.csv --model-dtype=float64", "invalid choice: 'float64'"),
+    _wrong(2, f"{CAPTURE} good.csv --ip-adapter-scale=inf", "expected a number, got 'inf'"),
+    _wrong(1, f"{CAPTURE} good.csv --ip-adapter-scale=1", "Expected an IP-Adapter for scale 1.0"),
+    _wrong(
+        1, f"{CAPTURE} good.csv --ip-adapter=empty", "takes an IP-Adapter, got ReferenceInpaint"
+    ),
+    _wrong(1, f"{CAPTURE} good.csv --argument=etta=1", "got 'etta'. Did you mean 'eta'?"),
+    _wrong(1, f"{CAPTURE} good.csv --argument=image=1", "got 'image', which is filled. Omit it."),
+    _wrong(1, f"{CAPTURE} good.csv --layers=upp*", "layers that match 'upp*'"),
     _wrong(2, f"{CAPTURE} good.csv --steps 0", "expected a whole number from 1 on"),
     _wrong(2, f"{CAPTURE} good.csv --dtype int8", "invalid choice: 'int8'"),
     _wrong(2, f"{CAPTURE} good.csv --guidance-scale nan", "expected a number, got 'nan'"),
@@ -231,6 +263,36 @@ def test_a_wrong_call_is_one_line_and_leaves_nothing(
     assert message.format(made=made) in told.err
     assert "Expected no such error" not in told.err
     assert _listing(made) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "key", "value"),
+    [
+        ("--keep-steps=5", "keep_steps", 5),
+        ("--keep-steps=0,10,49", "keep_steps", [0, 10, 49]),
+        ("--keep-steps=7,", "keep_steps", [7]),
+        ("--keep-steps=10:", "keep_steps", slice(10, None)),
+        ("--keep-steps=:20:4", "keep_steps", slice(None, 20, 4)),
+        ("--keep-heads=3", "keep_heads", [3]),
+        ("--keep-heads=0,2", "keep_heads", [0, 2]),
+        ("--keep-heads=1:8:3", "keep_heads", [1, 4, 7]),
+        ("--memory=2GiB", "memory", 2 * 2**30),
+        ("--memory=1.5gb", "memory", 1_500_000_000),
+        ("--memory=4096", "memory", 4096),
+        ("--argument=strength=0.8", "argument", [("strength", 0.8)]),
+        ("--argument=prompt=1", "argument", [("prompt", "1")]),
+        ("--argument=prompt=", "argument", [("prompt", "")]),
+        ("--argument=kind=a=b", "argument", [("kind", "a=b")]),
+        ("--shard=0/2", "shard", (0, 2)),
+    ],
+)
+def test_an_option_of_capture_means_what_it_says(
+    made: Path, option: str, key: str, value: object
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_capture(parser.add_subparsers())
+    call = ["capture", "--model=m", "--out=o", f"--manifest={made / 'good.csv'}", option]
+    assert vars(parser.parse_args(call))[key] == value
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from i2am.analysis.captions import is_similarity, reference_image
 from i2am.schemas.attributes import ATTRIBUTE_KEY, CaptureAttributes, LayerAttributes
 from i2am.schemas.dims import GENERATED_PLANE, HEAD, LAYER, REFERENCE_PLANE, STEP, TIMESTEP, X, Y
 from i2am.viewer.contrast import (
@@ -84,7 +85,7 @@ def sample_layers(capture: xr.DataTree, maps: xr.DataTree, origin: Origin) -> li
         (layer, step, head, y, x); both directions share their layers and heads, NaN (drawn clear)
         where a direction has none.
     """
-    images = capture["images"].dataset if "images" in capture.children else {}
+    images = _shown_images(capture, maps)
     left, right = _boxes(images, maps)
     volumes = _aligned_volumes(capture, maps)
     layers = [
@@ -100,6 +101,17 @@ def sample_layers(capture: xr.DataTree, maps: xr.DataTree, origin: Origin) -> li
         own = {**vars(origin), **options["metadata"]}
         options["metadata"] = {ATTRIBUTE_KEY: own}
     return layers
+
+
+def _shown_images(capture: xr.DataTree, maps: xr.DataTree) -> dict[str, xr.DataArray]:
+    """Return the stored pictures; as the reference the one that the maps' layers look at."""
+    if "images" not in capture.children:
+        return {}
+    images = {str(name): image for name, image in capture["images"].dataset.items()}
+    if (name := reference_image(capture, maps)) != "reference":
+        images["reference"] = images[name]
+        images.pop("reference_mask", None)  # It is of the first reference.
+    return images
 
 
 def _boxes(images: Any, maps: xr.DataTree) -> tuple[_Box, _Box]:
@@ -202,7 +214,7 @@ def _slice_names(capture: xr.DataTree, volume: xr.DataArray) -> dict[str, Any]:
     return {
         "layers": names,
         "generated_grids": [layer.generated_grid for layer in attributes],
-        "causal": [layer.causal for layer in attributes],
+        "causal": [not is_similarity(capture["layers"].children[name]) for name in names],
         "steps": [int(step) for step in steps],
         "timesteps": timesteps.tolist(),
         "heads": [int(head) for head in volume[HEAD].values],
@@ -220,8 +232,7 @@ def _note(capture: xr.DataTree, volumes: dict[str, xr.DataArray]) -> str:
     """Return why a sample has no G2R map; empty if it has one."""
     if "g2r" in volumes:
         return ""
-    causal = [_attributes(capture, name).causal for name in capture["layers"].children]
-    if not any(causal):
+    if all(map(is_similarity, capture["layers"].children.values())):
         return (
             "R2G only, and as a similarity, not a cause: with one reference token "
             "the attention to it is always 1."

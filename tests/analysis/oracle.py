@@ -43,14 +43,24 @@ def change_attributes(path: Path, **changes: Any) -> None:
     group.update_attributes({"i2am": {**group.attrs["i2am"], **changes}})
 
 
-def rechunk(layer: Path, name: str, **chunks: int) -> Any:
-    """Write an array anew in other chunks; returns its values."""
+def rechunk(layer: Path, name: str, *, shards: bool = False, **chunks: int) -> Any:
+    """Write an array anew in other chunks, within one shard if asked for; returns its values."""
     group = stored(layer)
     names = group[name].metadata.dimension_names
     values = group[name][:]
     sizes = dict(zip(names, values.shape, strict=True)) | chunks
     shape = tuple(sizes[dim] for dim in names)
-    group.create_array(name, data=values, chunks=shape, dimension_names=names, overwrite=True)
+    whole = tuple(
+        -(-size // chunk) * chunk for size, chunk in zip(values.shape, shape, strict=True)
+    )
+    group.create_array(
+        name,
+        data=values,
+        chunks=shape,
+        shards=whole if shards else None,
+        dimension_names=names,
+        overwrite=True,
+    )
     return values
 
 

@@ -7,6 +7,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
+from zarr.storage import LocalStore
 
 from i2am.analysis import analyze, open_run, sram
 from i2am.schemas import AnalysisError
@@ -149,6 +150,32 @@ def test_only_the_rows_that_are_asked_for_are_read(tmp_path: Path) -> None:
         if chunk.parent.name != "2":  # patches 16 to 23 hold row 2 of the image's 8
             chunk.write_bytes(b"not to be read")
     assert np.isfinite(sram(open_run(path)["a"], generated=(9, 30)).to_numpy()).all()
+
+
+@pytest.mark.parametrize("selection", [{}, {"steps": [1, 2]}, {"heads": [1], "steps": [0, 2]}])
+def test_of_a_shard_only_the_tiles_that_are_asked_for_are_read(
+    selection: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_run(tmp_path / "run.zarr", ["a"], [FACTORS], steps=4, guidance=True)
+    wanted = sram(open_run(path)["a"], generated=(9, 30), **selection).to_numpy()
+    values = oracle.rechunk(
+        path / "a" / "layers" / "factors", "query", shards=True, guidance=1, step=2, generated=8
+    )
+    sizes: list[int] = []
+    read = LocalStore.get
+
+    async def watched(self: LocalStore, key: str, *args: Any, **kwargs: Any) -> Any:
+        found = await read(self, key, *args, **kwargs)
+        if "query/c/" in key and found is not None:
+            sizes.append(len(found))
+        return found
+
+    monkeypatch.setattr(LocalStore, "get", watched)
+    found = sram(open_run(path)["a"], generated=(9, 30), **selection)
+    assert sizes == []
+    np.testing.assert_array_equal(found, wanted)
+    # One half of two, one tile of eight; and the shard's index of 16 bytes for each of 32 chunks.
+    assert values.nbytes / 16 <= sum(sizes) < values.nbytes / 16 + 600
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from diffusers import HeunDiscreteScheduler
 from torch import nn
 
 from i2am.analysis import describe_store
-from i2am.capture import Profile, capture
+from i2am.capture import Profile, capture, cross_attention
 from i2am.schemas import CaptureError, SchemaError, StoreError, find_faults
 from tests.capture import models
 
@@ -302,10 +302,6 @@ def _with_unet(change: Callable[[nn.Module], Any]) -> Callable[[], Any]:
     return build
 
 
-def _fuse(unet: Any) -> None:
-    unet.fuse_qkv_projections()
-
-
 def _silence(unet: nn.Module) -> None:
     """Let one layer answer without its projections, as a fused or cached one does."""
     layer: Any = unet.get_submodule(FIRST)
@@ -327,12 +323,10 @@ BAD_CALLS = [
     (models.reference_inpaint, {"profile": "tiny"}, CaptureError, "Expected a known profile"),
     (lambda: nn.Linear(1, 1), {}, CaptureError, "Expected a model that a profile serves"),
     (object, {}, CaptureError, "Expected a pipeline with a unet"),
-    (
-        _with_unet(_fuse),
-        {},
-        CaptureError,
-        r"unfuse_qkv_projections\(\)",
-    ),
+    (models.reference_inpaint, {"steps": 0}, SchemaError, "Expected steps as"),
+    (models.reference_inpaint, {"heads": []}, SchemaError, "Expected heads as"),
+    (models.reference_inpaint, {"heads": [-1]}, SchemaError, "Expected heads as"),
+    (models.reference_inpaint, {"memory_bytes": 0}, SchemaError, "Expected memory in bytes"),
 ]
 
 
@@ -377,8 +371,9 @@ def test_what_is_no_run_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_silent_layer_is_an_error_that_names_it(store: Path) -> None:
     pipeline = _with_unet(_silence)()
-    with pytest.raises(CaptureError, match=f"got none from '{FIRST}'"):
+    with pytest.raises(CaptureError, match=rf"got none at step 0 .* from '{FIRST}'"):
         record(pipeline, store)
+    assert models.opened(store / "one").attrs["i2am"]["status"] == "failed"
 
 
 def test_a_batch_that_does_not_fit_the_samples_is_an_error(store: Path) -> None:
@@ -412,8 +407,6 @@ def test_images_are_checked(store: Path) -> None:
 
 
 def test_a_users_own_profile_serves_a_model_that_none_knows(store: Path) -> None:
-    from i2am.capture.unet import find_cross_attention
-
     class Mine(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -423,7 +416,7 @@ def test_a_users_own_profile_serves_a_model_that_none_knows(store: Path) -> None
             return self.inner(sample, timestep, encoder_hidden_states=tokens).sample
 
     model, picture = Mine(), np.zeros((8, 8, 3), np.uint8)
-    profile = Profile("mine", (), find_cross_attention)
+    profile = Profile("mine", (), cross_attention)
     with torch.no_grad(), capture(model, store, sample="one", profile=profile) as recording:
         model(torch.zeros(1, 9, 16, 16), 10, torch.zeros(1, 257, 128))
         recording.add_images(generated=picture, reference=picture)

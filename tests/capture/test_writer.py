@@ -1,131 +1,329 @@
-"""Arrays that grow step by step: nothing is lost, nothing waits without bound."""
+"""Layers in a store: nothing is lost or rounded twice, in few files, within the memory."""
 
 from __future__ import annotations
 
-import threading
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2am.capture import capture
-from i2am.capture.writer import BackgroundWriter, GrowingArray, plan_chunks
-from i2am.schemas import CaptureError
-from tests.capture import models
+from i2am.capture.codec import encode_shard, plan_shards
+from i2am.capture.layer_writer import LayerWriter
+from i2am.capture.stream import Stream
+from i2am.schemas import CaptureError, LayerAttributes
 
-DIMS = ("step", "head", "generated", "channel")
+Array = np.ndarray[Any, np.dtype[Any]]
+BOTH = ("unconditional", "conditional")
+ONE = ("conditional",)
+FLOAT16 = np.dtype(np.float16)
+# From a whole run in one shard to every step on its own.
+MEMORIES = st.sampled_from([2**30, 20_000, 6_000, 1_000, 1])
 
 
-@settings(max_examples=20, deadline=None)
+def attributes(**changed: Any) -> LayerAttributes:
+    described = {
+        "scale": 0.5,
+        "generated_grid": (2, 3),
+        "reference_grid": None,
+        "special_tokens": 0,
+        "order": 0,
+        "block": "down",
+        "representation": "factors",
+    }
+    return LayerAttributes(**described | changed)
+
+
+def write(
+    arrays: dict[str, Array],
+    halves: tuple[str, ...] = ONE,
+    *,
+    is_known: bool = True,
+    memory_bytes: int = 2**30,
+    repeats: Any = (),
+    dtype: Any = FLOAT16,
+) -> zarr.Group:
+    """Write arrays (guidance, step, …) through a layer, one half and step at a time."""
+    layers: Any = zarr.create_group({}).create_group("layers")
+    stream = Stream(memory_bytes)
+    layer = LayerWriter(layers, "a", attributes(), dtype, stream, halves if is_known else None)
+    for step in range(len(next(iter(arrays.values()))[0])):
+        for place, half in reversed(list(enumerate(halves))):
+            values = {n: torch.from_numpy(np.array(a[place, step])) for n, a in arrays.items()}
+            if step in repeats:  # The denoiser corrects itself: the last call counts.
+                layer.put(step, half, {n: torch.full_like(v, 9) for n, v in values.items()})
+            layer.put(step, half, values)
+    layer.close(halves)
+    stream.close()
+    group = layers["a"]
+    assert isinstance(group, zarr.Group)
+    return group
+
+
+def read(group: zarr.Group, name: str) -> tuple[Array, tuple[str, ...]]:
+    array: Any = group[name]
+    return np.asarray(array[...]), array.metadata.dimension_names
+
+
+@settings(max_examples=60, deadline=None)
 @given(
-    steps=st.integers(1, 70),
-    widen_at=st.one_of(st.none(), st.integers(0, 69)),
-    repeats=st.lists(st.booleans(), min_size=70, max_size=70),
+    steps=st.integers(1, 30),
+    halves=st.sampled_from([ONE, BOTH]),
+    is_known=st.booleans(),
+    memory_bytes=MEMORIES,
+    overflow_at=st.none() | st.integers(0, 29),
+    key_changes_at=st.none() | st.integers(1, 29),
+    repeats=st.sets(st.integers(0, 29)),
 )
-def test_what_is_put_step_by_step_is_what_is_read(
-    steps: int, widen_at: int | None, repeats: list[bool]
+def test_what_is_put_is_what_a_reader_finds(
+    steps: int,
+    halves: tuple[str, ...],
+    is_known: bool,
+    memory_bytes: int,
+    overflow_at: int | None,
+    key_changes_at: int | None,
+    repeats: set[int],
 ) -> None:
-    values = np.random.default_rng(steps).normal(size=(steps, 2, 6, 3)).astype(np.float16)
-    root: Any = zarr.create_group({})
-    writer = BackgroundWriter()
-    array = GrowingArray(root, "query", DIMS, (2, 6, 3), np.dtype(np.float16), writer)
-    for step in range(steps):
-        if step == widen_at:
-            array.widen()
-        if repeats[step]:  # The denoiser is called twice at this timestep; the last call counts.
-            array.put(step, np.full_like(values[step], 9))
-        array.put(step, values[step])
-    array.close()
-    writer.close()
-    stored = root["query"]
-    assert isinstance(stored, zarr.Array)
-    metadata: Any = stored.metadata
-    assert metadata.dimension_names == DIMS
-    is_widened = widen_at is not None and widen_at < steps
-    assert stored.dtype == (np.float32 if is_widened else np.float16)
-    assert np.array_equal(stored[...], values)
+    rng = np.random.default_rng(steps)
+    # Values that float16 holds exactly, so that they are the same after it has become float32.
+    query = rng.integers(-99, 99, size=(len(halves), steps, 2, 6, 3)).astype(np.float32)
+    is_wide = overflow_at is not None and overflow_at < steps
+    if is_wide:
+        query[-1, overflow_at, 1, 5, 2] = 70_000
+    key = np.repeat(rng.integers(-99, 99, size=(len(halves), 1, 2, 4, 3)), steps, axis=1)
+    is_constant = (key_changes_at is None or key_changes_at >= steps) and not repeats & {
+        *range(1, steps)
+    }
+    if key_changes_at is not None:
+        key[0, key_changes_at:] += 1
+    arrays = {
+        "query": query,
+        "key": key.astype(np.float32),
+        "logsumexp": rng.normal(size=(len(halves), steps, 2, 6)).astype(np.float32),
+    }
+    group = write(arrays, halves, is_known=is_known, memory_bytes=memory_bytes, repeats=repeats)
+    assert dict(group.attrs) == attributes().to_store()
+    for name, rest in (
+        ("query", ("head", "generated", "channel")),
+        ("key", ("head", "reference", "channel")),
+        ("logsumexp", ("head", "generated")),
+    ):
+        wanted, dims = arrays[name], ("guidance", "step", *rest)
+        if name == "key" and is_constant:
+            wanted, dims = wanted[:, 0], ("guidance", *rest)
+        if len(halves) == 1:
+            wanted, dims = wanted[0], dims[1:]
+        values, found = read(group, name)
+        assert found == dims
+        assert values.dtype == (np.float32 if is_wide or name == "logsumexp" else np.float16)
+        assert np.array_equal(values, wanted)
 
 
-def test_guidance_comes_before_step() -> None:
-    root: Any = zarr.create_group({})
-    writer = BackgroundWriter()
-    dims = ("guidance", *DIMS)
-    array = GrowingArray(root, "query", dims, (2, 1, 4, 3), np.dtype(np.float32), writer)
-    values = np.random.default_rng(0).normal(size=(2, 40, 1, 4, 3)).astype(np.float32)
-    for step in range(40):
-        array.put(step, values[:, step])
-    array.close()
-    writer.close()
-    assert np.array_equal(np.asarray(root["query"][...]), values)
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32], ids=str)
+def test_every_native_dtype_is_stored_rounded_once(kind: torch.dtype, dtype: Any) -> None:
+    values = torch.randn((1, 3, 2, 5, 4), generator=torch.Generator().manual_seed(0)).to(kind)
+    layers: Any = zarr.create_group({})
+    stream = Stream()
+    layer = LayerWriter(layers, "a", attributes(), np.dtype(dtype), stream, ONE)
+    for step in range(3):
+        # A view whose channels come before its tokens.
+        layer.put(step, "conditional", {"query": values[0, step].transpose(1, 2).contiguous().mT})
+    layer.close(ONE)
+    stream.close()
+    stored, _ = read(layers["a"], "query")
+    assert stored.dtype == dtype
+    assert np.array_equal(stored, values[0].double().numpy().astype(dtype))
+
+
+def test_a_value_that_is_infinite_itself_does_not_widen_the_layer() -> None:
+    values = np.zeros((1, 2, 1, 2, 2), np.float32)
+    values[0, 1, 0, 0] = np.inf, np.nan
+    stored, _ = read(write({"query": values}), "query")
+    assert stored.dtype == np.float16
+    assert np.array_equal(stored, values[0], equal_nan=True)
+
+
+def test_an_overflowing_key_turns_the_queries_to_float32_as_well() -> None:
+    query, key = np.ones((2, 1, 5, 1, 2, 2), np.float32)
+    key[0, 4, 0, 0, 0] = 65_520  # The smallest number that rounds to infinity.
+    group = write({"query": query, "key": key})
+    assert {read(group, name)[0].dtype for name in ("query", "key")} == {np.dtype(np.float32)}
+    key[0, 4, 0, 0, 0] = 65_519
+    assert read(write({"query": query, "key": key}), "key")[0].dtype == np.float16
+
+
+def test_a_layer_of_maps_is_float32() -> None:
+    names = ("r2g", "g2r", "mass")
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.random((1, 3, 2, 4)).astype(np.float32) for name in names}
+    group = write(arrays)
+    for name, last in zip(names, ("generated", "reference", "generated"), strict=True):
+        values, dims = read(group, name)
+        assert dims == ("step", "head", last)
+        assert np.array_equal(values, arrays[name][0])
 
 
 @pytest.mark.parametrize(
-    ("shape", "item_bytes"),
-    [((50, 8, 4096, 40), 2), ((25, 4, 256, 16), 2), ((50, 24, 4096, 128), 4), ((1, 1, 1, 1), 2)],
+    ("shape", "item_bytes", "steps"),
+    [((8, 4096, 40), 2, 12), ((4, 256, 16), 2, 25), ((24, 4096, 128), 4, 1), ((1, 1, 1), 2, 1)],
     ids=["sd15", "tiny", "transformer", "smallest"],
 )
-def test_a_chunk_holds_all_heads_and_about_two_mebibytes(
-    shape: tuple[int, ...], item_bytes: int
+def test_a_chunk_is_a_tile_of_patches_with_all_heads_over_a_few_steps(
+    shape: tuple[int, ...], item_bytes: int, steps: int
 ) -> None:
-    chunk = plan_chunks(DIMS, shape, item_bytes)
-    assert (chunk[1], chunk[3]) == (shape[1], shape[3])
-    assert 8 <= chunk[0] <= 32
-    one_patch_less = (*chunk[:2], chunk[2] - 1, chunk[3])
-    assert np.prod(one_patch_less) * item_bytes < 2 * 2**20
+    layout = plan_shards(steps, shape, item_bytes)
+    chunk_steps, heads, tokens, channels = layout.chunk
+    assert (heads, channels) == (shape[0], shape[2])
+    assert chunk_steps == min(steps, 8)
+    # One patch less stays within half a mebibyte, and no tile is empty.
+    assert chunk_steps * heads * (tokens - 1) * channels * item_bytes < 512 * 2**10
+    assert 0 <= layout.shape[2] - shape[1] < tokens
+    assert steps <= layout.steps < steps + chunk_steps
+    assert all(s % c == 0 for s, c in zip(layout.shape, layout.chunk, strict=True))
 
 
-def test_waiting_work_is_bounded_and_the_caller_waits() -> None:
-    writer, gate, started = BackgroundWriter(limit_bytes=100), threading.Event(), threading.Event()
-
-    def slow() -> None:
-        started.set()
-        gate.wait(10)
-
-    writer.submit(100, slow)
-    started.wait(10)
-    done: list[str] = []
-
-    def submit_more() -> None:
-        writer.submit(1, lambda: done.append("written"))
-        done.append("submitted")
-
-    thread = threading.Thread(target=submit_more)
-    thread.start()
-    thread.join(0.2)
-    assert thread.is_alive(), "with the limit reached, submit must wait"
-    gate.set()
-    thread.join(10)
-    writer.close()
-    assert sorted(done) == ["submitted", "written"]
+def test_absent_chunks_of_a_shard_take_only_their_place_in_the_index() -> None:
+    layout = plan_shards(24, (8, 257, 40), 2)
+    slabs = list(np.random.default_rng(0).normal(size=(9, 8, 257, 40)).astype(np.float16))
+    full, started = encode_shard(slabs[:8], layout), encode_shard(slabs, layout)
+    assert len(started) - len(full) < slabs[0].nbytes * 1.2, "seven steps of zeros must not count"
+    assert len(encode_shard([], layout)) == 3 * layout.tiles * 16 + 4
 
 
-def test_a_failed_write_reaches_the_caller() -> None:
-    def fail() -> None:
-        raise OSError("no space left")
+def test_a_sample_is_tens_of_files(tmp_path: Path) -> None:
+    """Stable Diffusion 1.5 with one of its eight heads, in an eighth of the shard size."""
+    layers: Any = zarr.create_group(tmp_path / "run.zarr")
+    stream = Stream()
+    stream.shard_bytes //= 8
+    factors = [(torch.zeros(1, 64**2, 40), 5), (torch.zeros(1, 32**2, 80), 5)]
+    logits = [(torch.zeros(1, 16**2, 257), 5), (torch.zeros(1, 8**2, 257), 1)]
+    arrays = [
+        {"query": q, "key": torch.zeros(1, 257, q.shape[2])} for q, n in factors for _ in range(n)
+    ]
+    arrays += [{"logits": values} for values, count in logits for _ in range(count)]
+    opened = [
+        LayerWriter(layers, str(number), attributes(), FLOAT16, stream, ONE)
+        for number in range(len(arrays))
+    ]
+    for step in range(50):
+        for layer, values in zip(opened, arrays, strict=True):
+            layer.put(step, "conditional", values)
+    for layer in opened:
+        layer.close(ONE)
+    stream.close()
+    files = [path for path in (tmp_path / "run.zarr").rglob("*") if path.is_file()]
+    assert len(files) < 100
 
-    writer = BackgroundWriter()
-    writer.submit(1, fail)
-    with pytest.raises(CaptureError, match="OSError: no space left"):
-        writer.close()
+
+def test_a_step_that_was_left_out_is_an_error() -> None:
+    stream = Stream()
+    layer = LayerWriter(zarr.create_group({}), "a", attributes(), FLOAT16, stream, ONE)
+    layer.put(0, "conditional", {"query": torch.zeros(1, 2, 3)})
+    layer.put(2, "conditional", {"query": torch.zeros(1, 2, 3)})
+    with pytest.raises(CaptureError, match=r"Expected step 1 .*, got step 2 .*, at .*a/query"):
+        stream.close()
 
 
-def test_a_failed_write_ends_the_capture_with_a_failed_sample(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pipeline = models.reference_inpaint()
+def test_a_step_of_another_shape_is_an_error() -> None:
+    stream = Stream()
+    layer = LayerWriter(zarr.create_group({}), "a", attributes(), FLOAT16, stream, ONE)
+    layer.put(0, "conditional", {"query": torch.zeros(1, 2, 3)})
+    layer.put(1, "conditional", {"query": torch.zeros(1, 4, 3)})
+    with pytest.raises(CaptureError, match=r"shape \(1, 2, 3\), got .* shape \(1, 4, 3\)"):
+        stream.close()
 
-    def refuse(*_: Any) -> None:
-        raise OSError("no space left")
 
-    with (
-        pytest.raises(CaptureError, match="no space left"),
-        capture(pipeline, tmp_path / "run.zarr", sample="one"),
-    ):
-        models.run(pipeline, 1)
-        monkeypatch.setattr(GrowingArray, "_write", refuse)
-    monkeypatch.undo()
-    attributes = models.opened(tmp_path / "run.zarr" / "one").attrs["i2am"]
-    assert attributes["status"] == "failed"
+@pytest.mark.parametrize(
+    ("put", "closed"),
+    [(["conditional", "conditional"], BOTH), ([*BOTH, "conditional"], BOTH), ([*BOTH], ONE)],
+    ids=["one never came", "one is shorter", "one is not wanted"],
+)
+def test_halves_that_do_not_match_are_an_error(put: list[str], closed: tuple[str, ...]) -> None:
+    stream = Stream()
+    layer = LayerWriter(zarr.create_group({}), "a", attributes(), FLOAT16, stream, None)
+    seen: dict[str, int] = {}
+    for half in put:
+        seen[half] = seen.get(half, -1) + 1
+        layer.put(seen[half], half, {"query": torch.zeros(1, 2, 3)})
+    layer.close(closed)
+    with pytest.raises(CaptureError, match="Expected equally many steps of the halves"):
+        stream.close()
+
+
+class FullDisk(zarr.storage.MemoryStore):
+    """Takes the metadata and no shard."""
+
+    async def set(self, key: str, value: Any, byte_range: Any = None) -> None:
+        if not key.endswith("zarr.json"):
+            raise OSError(28, "No space left on device")
+        await super().set(key, value, byte_range)
+
+
+@pytest.mark.parametrize("memory_bytes", [2**30, 1000], ids=["at the end", "on the way"])
+def test_a_full_disk_ends_the_capture_with_an_error(memory_bytes: int) -> None:
+    stream = Stream(memory_bytes)
+    layer = LayerWriter(zarr.create_group(FullDisk()), "a", attributes(), FLOAT16, stream, ONE)
+    with pytest.raises(CaptureError, match=r"OSError: .*No space left on device.* free space"):
+        for step in range(5000):
+            layer.put(step, "conditional", {"query": torch.full((1, 2, 3), float(step))})
+            if memory_bytes > 1000:
+                layer.close(ONE)
+                stream.close()
+    with pytest.raises(CaptureError, match="No space left"):
+        stream.close()
+
+
+SLOW_DISK = """
+import asyncio, resource, sys
+import numpy as np, torch, zarr
+from i2am.capture.layer_writer import LayerWriter
+from i2am.capture.stream import Stream
+from tests.capture.test_writer import FLOAT16, ONE, attributes
+
+class SlowDisk(zarr.storage.LocalStore):
+    async def set(self, key, value):
+        await asyncio.sleep(len(value) / 50e6)  # 50 MB/s, and nothing else is as slow.
+        await super().set(key, value)
+
+def run(place, memory_bytes, steps):
+    layers = zarr.create_group(SlowDisk(place))
+    stream = Stream(memory_bytes)
+    opened = [LayerWriter(layers, str(n), attributes(), FLOAT16, stream, ONE) for n in range(8)]
+    noise = torch.randn(8, 1024, 64)
+    for step in range(steps):
+        for layer in opened:  # 2 MiB of float32, half of it stored
+            layer.put(step, "conditional", {"query": noise + step, "key": noise[:, :64]})
+    for layer in opened:
+        layer.close(ONE)
+    stream.close()
+
+def peak_bytes():
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+run(sys.argv[1] + "/warm", 2**24, 4)
+before = peak_bytes()
+for name, memory_bytes in (("bounded", 2**27), ("unbounded", 2**32)):
+    run(f"{sys.argv[1]}/{name}", memory_bytes, 60)
+    print(name, peak_bytes() - before, file=sys.stdout)
+"""
+
+
+def test_host_memory_is_bounded_when_the_disk_is_slow(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW_DISK, str(tmp_path)],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    grown = dict(line.split() for line in done.stdout.splitlines())
+    assert int(grown["bounded"]) < 2**27
+    assert int(grown["unbounded"]) > 3 * 2**27, "nothing had to wait; the test shows nothing"

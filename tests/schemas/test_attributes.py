@@ -27,6 +27,9 @@ LAYER = {
     "order": 3,
     "block": "up",
     "representation": "factors",
+    "reference_index": 0,
+    "heads": None,
+    "frames": 1,
     "causal": True,
 }
 MAPS = {
@@ -41,6 +44,11 @@ STORED = [
     pytest.param(CaptureAttributes, CAPTURE, id="capture"),
     pytest.param(LayerAttributes, LAYER, id="layer"),
     pytest.param(LayerAttributes, {**LAYER, "reference_grid": None}, id="layer without a grid"),
+    pytest.param(
+        LayerAttributes,
+        {**LAYER, "representation": "maps", "reference_index": 2, "heads": [1, 3], "frames": 4},
+        id="layer of a video, reduced, of some heads and the third reference",
+    ),
     pytest.param(MapsAttributes, MAPS, id="maps"),
 ]
 
@@ -85,6 +93,11 @@ def test_new_attributes_say_their_kind_and_version() -> None:
         (LayerAttributes, LAYER, {"special_tokens": -1}, "special_tokens"),
         (LayerAttributes, LAYER, {"order": -1}, "order"),
         (LayerAttributes, LAYER, {"representation": "probabilities"}, "representation"),
+        (LayerAttributes, LAYER, {"reference_index": -1}, "reference_index"),
+        (LayerAttributes, LAYER, {"heads": []}, "heads"),
+        (LayerAttributes, LAYER, {"heads": [-1]}, "heads"),
+        (LayerAttributes, LAYER, {"heads": [1, 3, 1]}, "heads"),
+        (LayerAttributes, LAYER, {"frames": 0}, "frames"),
         (MapsAttributes, MAPS, {"kind": "run"}, "kind"),
         (MapsAttributes, MAPS, {"convention": "paper"}, "convention"),
     ],
@@ -102,6 +115,22 @@ def test_provenance_is_whole_or_refused(key: str) -> None:
     with pytest.raises(ValidationError) as caught:
         CaptureAttributes.model_validate({k: v for k, v in CAPTURE.items() if k != key})
     assert [(e["type"], e["loc"]) for e in caught.value.errors()] == [("missing", (key,))]
+
+
+def test_a_layer_that_says_nothing_of_reference_heads_and_frames_has_one_of_each_whole() -> None:
+    said = {k: v for k, v in LAYER.items() if k not in {"reference_index", "heads", "frames"}}
+    assert LayerAttributes.model_validate(said) == LayerAttributes.model_validate(LAYER)
+
+
+def test_frames_stand_whole_above_one_another() -> None:
+    with pytest.raises(ValidationError, match=r"a generated_grid of 3 frames .*, got 16 rows"):
+        LayerAttributes.model_validate({**LAYER, "frames": 3})
+
+
+@pytest.mark.parametrize(("index", "image"), [(0, "reference"), (2, "reference_2")])
+def test_a_layer_names_the_stored_picture_that_it_looks_at(index: int, image: str) -> None:
+    layer = LayerAttributes.model_validate({**LAYER, "reference_index": index})
+    assert layer.reference_image() == image
 
 
 def test_the_official_convention_takes_mass_alone() -> None:

@@ -33,6 +33,36 @@ def test_a_sound_run_has_no_fault(tmp_path: Path, guidance: bool) -> None:
     assert _faults(write_run(tmp_path / "run.zarr", ["a", "b"], kept, guidance=guidance)) == []
 
 
+REDUCED = SyntheticLayer("reduced", (2, 2), (2, 2), representation="maps")
+KEPT = (
+    replace(REDUCED, name="shared", other_keys=3),
+    replace(REDUCED, name="one token", reference_grid=None, special_tokens=0),
+    SyntheticLayer("heads", (2, 2), (2, 2), heads=4, kept_heads=(1, 3)),
+    SyntheticLayer("video", (6, 2), (2, 2), frames=3, representation="logits", other_keys=2),
+    SyntheticLayer("video.reference_1", (6, 2), (1, 2), frames=3, reference_index=1),
+    SyntheticLayer("video.reference_2", (6, 2), (3, 1), frames=3, reference_index=2),
+)
+
+
+@pytest.mark.parametrize("guidance", [False, True])
+def test_a_run_of_reduced_layers_some_heads_and_steps_and_several_references_is_sound(
+    tmp_path: Path, guidance: bool
+) -> None:
+    run = write_run(tmp_path / "run.zarr", ["a"], KEPT, steps=(0, 5, 10), guidance=guidance)
+    assert _faults(run) == []
+
+
+def test_what_a_layer_reads_from_several_references_may_share_its_order(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run.zarr", ["a"], KEPT)
+    _own("a/layers/video.reference_1", order=3)(zarr.open_group(run, mode="r+"))
+    assert _faults(run) == []
+    _own("a/layers/video.reference_2", order=2)(zarr.open_group(run, mode="r+"))
+    assert _faults(run) == []
+    _own("a/layers/heads", order=3)(zarr.open_group(run, mode="r+"))
+    message = "expected an order of its own, got 3 as in 'heads'"
+    assert _faults(run) == [f"a/layers/video/attributes: {message}"]
+
+
 def test_sound_maps_have_no_fault(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run.zarr", ["a"], SMALL, steps=2)
     assert _faults(analyze_run(run, tmp_path / "maps.zarr", progress=False)) == []
@@ -69,6 +99,14 @@ def _put(
     def change(root: zarr.Group) -> None:
         zeros: Any = np.zeros(shape, dtype)
         root.create_array(path, data=zeros, dimension_names=dims, overwrite=True)
+
+    return change
+
+
+def _rename(path: str, wanted: str) -> Callable[[zarr.Group], None]:
+    def change(root: zarr.Group) -> None:
+        folder = Path(str(root.store_path).removeprefix("file://"))
+        (folder / path).rename(folder / wanted)
 
     return change
 
@@ -188,6 +226,67 @@ BROKEN: list[Any] = [
             "a/layers/two/attributes: block: field required",
         ],
         id="layer attributes",
+    ),
+    pytest.param(
+        _own("a/layers/one", heads=[0, 1, 5]),
+        [
+            "a/layers/one/key: expected 3 along 'head', got 2",
+            "a/layers/one/query: expected 3 along 'head', got 2",
+        ],
+        id="labels of heads",
+    ),
+    pytest.param(
+        _own("a/layers/one", heads=[1, 1]),
+        ["a/layers/one/attributes: heads: expected labels that differ, got (1, 1)"],
+        id="the same head twice",
+    ),
+    pytest.param(
+        _own("a/layers/one", frames=3),
+        [
+            "a/layers/one/attributes: i2am: expected a generated_grid of 3 frames above one "
+            "another, got 2 rows"
+        ],
+        id="half a frame",
+    ),
+    pytest.param(
+        _own("a/layers/one", reference_index=1),
+        ["a/layers/one/attributes: expected reference_index 0 as the name tells, got 1"],
+        id="a further reference without its name",
+    ),
+    pytest.param(
+        _rename("a/layers/one", "a/layers/one.reference_2"),
+        [
+            "a/layers/one.reference_2/attributes: expected reference_index 2 as the name tells, got 0"
+        ],
+        id="a name without its reference",
+    ),
+    pytest.param(
+        _own("a/layers/one", representation="maps"),
+        [
+            "a/layers/one/r2g: expected an array, as representation is 'maps', got none",
+            "a/layers/one/g2r: expected an array, as there are 5 tokens, got none",
+            "a/layers/one/key: unknown array. Known: 'r2g', 'g2r', 'mass'.",
+            "a/layers/one/query: unknown array. Known: 'r2g', 'g2r', 'mass'.",
+        ],
+        id="factors of a reduced layer",
+    ),
+    pytest.param(
+        _put("a/layers/two/r2g", (2, 2, 4), ("step", "head", "generated"), "float32"),
+        ["a/layers/two/r2g: unknown array. Known: 'logits', 'logsumexp'."],
+        id="maps of a layer that is not reduced",
+    ),
+    pytest.param(
+        _put("a/images/reference_1", (32, 32, 3), ("reference_y", "reference_x", "rgb"), "uint8"),
+        [
+            "a/images/reference_1: expected dims ('reference_1_y', 'reference_1_x', 'rgb'), "
+            "got ('reference_y', 'reference_x', 'rgb')"
+        ],
+        id="a further reference of the first one's size",
+    ),
+    pytest.param(
+        _put("a/images/reference_0", (8, 8, 3), ("y", "x", "rgb"), "uint8"),
+        ["a/images/reference_0: unknown image. Did you mean 'reference'?"],
+        id="a reference 0",
     ),
     pytest.param(
         _put("a/images/generated", (32, 32, 4), ("y", "x", "rgb"), "uint8"),

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from i2am.analysis import find_maps
+from i2am.analysis import analyze_run, find_maps, open_run
 from i2am.schemas import StoreError
 from i2am.viewer.opening import open_layers
 from i2am.viewer.position import describe_position, slice_indices
@@ -182,3 +183,40 @@ def test_the_position_is_told_with_true_names() -> None:
         "layer 1: 16x12 patches · step 5: timestep 481.5 · head 1",
         "no G2R map of this layer and head",
     ]
+
+
+def test_maps_of_another_reference_lie_on_its_picture(tmp_path: Path) -> None:
+    first = SyntheticLayer("attn", (4, 4), (4, 4), 0)
+    second = replace(first, name="attn.reference_1", reference_grid=(3, 2), reference_index=1)
+    run = write_run(tmp_path / "run.zarr", layers=[first, second])
+    analyze_run(run, tmp_path / "other.zarr", layers="*.reference_1", progress=False)
+    images = open_run(run)["first"]["images"].dataset
+    shown = _by_name(run)
+    np.testing.assert_array_equal(shown["reference"][0], images["reference"])
+    assert "reference mask" in shown
+    shown = _by_name(run, maps=tmp_path / "other.zarr")
+    np.testing.assert_array_equal(shown["reference"][0], images["reference_1"])
+    assert "reference mask" not in shown  # It is of the first one.
+    np.testing.assert_allclose(_edges(*shown["G2R"]), _edges(*shown["reference"]))
+
+
+@pytest.mark.parametrize("other_keys", [0, 3], ids=["alone", "shared"])
+@pytest.mark.parametrize("representation", ["factors", "maps"])
+def test_one_token_is_a_similarity_unless_others_share_its_softmax(
+    representation: str, other_keys: int, tmp_path: Path
+) -> None:
+    layer = replace(ONE_TOKEN, representation=representation, other_keys=other_keys)
+    run = write_run(tmp_path / "run.zarr", layers=[layer])
+    own = _by_name(run)["R2G"][1]["metadata"]["i2am"]
+    assert own["causal"] == [other_keys > 0]
+    assert ("a similarity" in describe_position((0, 0, 0), {"r2g": own})) is (other_keys == 0)
+    assert ("a similarity" in own["note"]) is (other_keys == 0)
+
+
+def test_kept_steps_and_heads_are_named_by_their_labels(tmp_path: Path) -> None:
+    layer = SyntheticLayer("attn", (4, 4), (4, 4), 0, heads=4, kept_heads=(1, 3))
+    run = write_run(tmp_path / "run.zarr", layers=[layer], steps=(0, 5, 10))
+    own = _by_name(run)["R2G"][1]["metadata"]["i2am"]
+    assert own["steps"] == [0, 5, 10]
+    assert own["heads"] == [1, 3]
+    assert "step 10: timestep 1 · head 3" in describe_position((0, 2, 1), {"r2g": own})

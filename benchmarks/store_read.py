@@ -1,0 +1,180 @@
+"""What three readers of a capture read, and how long it takes, for several shapes of chunks.
+
+The readers: a full pass over all layers; one layer at one step (a map on the screen); one patch at
+every layer, step and head (a click on the generated image). The sample has the layers of Stable
+Diffusion 1.5 at 512 px with 257 reference tokens, 50 steps, written through the capture's own
+writer; its values are noise with the statistics of queries, which is as hard to compress. Bytes are
+what the store was asked for; times are those of plain zarr with the files in the page cache.
+
+    python benchmarks/store_read.py [--dir DIR] [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from zarr.storage import LocalStore, WrapperStore
+
+from i2am.capture import codec
+from i2am.capture.layer_writer import LayerWriter
+from i2am.capture.stream import Stream
+from i2am.schemas import LayerAttributes
+
+TOKENS, STEPS = 257, 50
+# Patches, channels of a head, layers; all with 8 heads.
+STABLE_DIFFUSION = ((64**2, 40, 5), (32**2, 80, 5), (16**2, 160, 5), (8**2, 160, 1))
+SHAPES = {
+    "512 KiB, 8 steps (chosen)": (2**19, 8),
+    "128 KiB, 8 steps": (2**17, 8),
+    "2 MiB, 8 steps": (2**21, 8),
+    "512 KiB, 2 steps": (2**19, 2),
+    "a whole step": (2**30, 1),
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's shapes; logits where they are smaller than their factors."""
+
+    name: str
+    patches: int
+    channels: int
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return one step: float16, dims (head, token, channel)."""
+        patches, channels = self.patches, self.channels
+        if patches * TOKENS < (patches + TOKENS) * channels:
+            return {"logits": torch.randn(8, patches, TOKENS).half()}
+        key = torch.randn(8, TOKENS, channels, generator=torch.Generator().manual_seed(patches))
+        return {"query": torch.randn(8, patches, channels).half(), "key": key.half()}
+
+
+def layers() -> Iterator[Layer]:
+    """Return the layers of Stable Diffusion 1.5."""
+    for patches, channels, count in STABLE_DIFFUSION:
+        for number in range(count):
+            yield Layer(f"{patches}.{number}", patches, channels)
+
+
+class CountingStore(WrapperStore[Any]):
+    """A store that counts what is read from it."""
+
+    def __init__(self, store: Any) -> None:
+        super().__init__(store)
+        self.read_bytes = self.requests = 0
+
+    async def get(self, *arguments: Any, **options: Any) -> Any:
+        """Read, and count what came."""
+        found = await super().get(*arguments, **options)
+        self.requests += 1
+        self.read_bytes += 0 if found is None else len(found)
+        return found
+
+
+def write_sample(place: Path, steps: int) -> None:
+    """Write a sample through the capture's writer."""
+    parent = zarr.create_group(place)
+    stream = Stream()
+    opened = [(a, open_layer(parent, a.name, a.tensors(), stream)) for a in layers()]
+    for step in range(steps):
+        for layer, writer in opened:
+            writer.put(step, "conditional", layer.tensors())
+    for _, writer in opened:
+        writer.close(("conditional",))
+    stream.close()
+
+
+def open_layer(
+    parent: zarr.Group, name: str, arrays: dict[str, torch.Tensor], stream: Stream
+) -> LayerWriter:
+    """Open a layer for writing arrays such as these."""
+    described = LayerAttributes(
+        scale=1.0,
+        generated_grid=(next(iter(arrays.values())).shape[1], 1),
+        reference_grid=(16, 16),
+        special_tokens=1,
+        order=0,
+        block="down",
+        representation="logits" if "logits" in arrays else "factors",
+    )
+    return LayerWriter(parent, name, described, np.dtype("f2"), stream, ("conditional",))
+
+
+def read_all(sample: zarr.Group) -> None:
+    """Read every array, a row of shards at a time."""
+    for _, layer in sample.groups():
+        for _, array in layer.arrays():
+            stride = (array.shards or array.chunks)[0]
+            for start in range(0, array.shape[0], stride):
+                array[start : start + stride]
+
+
+def read_one_step(sample: zarr.Group) -> None:
+    """Read the largest layer at one step."""
+    layer: Any = sample["4096.2"]
+    layer["query"][layer["query"].shape[0] // 2]
+    layer["key"][:]
+
+
+def read_one_patch(sample: zarr.Group) -> None:
+    """Read what the attention of one patch takes, at every layer, step and head."""
+    for _, found in sample.groups():
+        layer: Any = found
+        if "logits" in layer:
+            layer["logits"][:, :, layer["logits"].shape[2] // 2]
+        else:
+            layer["query"][:, :, layer["query"].shape[2] // 2]
+            layer["key"][:]
+
+
+READERS: dict[str, Callable[[zarr.Group], None]] = {
+    "full pass": read_all,
+    "one layer and step": read_one_step,
+    "one patch, all layers and steps": read_one_patch,
+}
+
+
+def measure(place: Path, reader: Callable[[zarr.Group], None]) -> tuple[float, int, float]:
+    """Return MB read, requests and the best of three times in s."""
+    seconds = []
+    for _ in range(3):
+        store = CountingStore(LocalStore(place, read_only=True))
+        sample = zarr.open_group(store, mode="r")
+        start = time.perf_counter()
+        reader(sample)
+        seconds.append(time.perf_counter() - start)
+    return store.read_bytes / 1e6, store.requests, min(seconds)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dir", type=Path, help="where to write; default: the temporary directory")
+    parser.add_argument("--quick", action="store_true", help="only whether it works")
+    options = parser.parse_args()
+    names = "".join(f" | {name}" for name in READERS)
+    print(f"| chunk | files, MB{names} |\n|---|---{'|---' * len(READERS)}|")
+    for name, (chunk_bytes, chunk_steps) in SHAPES.items():
+        codec.CHUNK_BYTES, codec.MOST_CHUNK_STEPS = chunk_bytes, chunk_steps
+        with tempfile.TemporaryDirectory(dir=options.dir) as folder:
+            place = Path(folder) / "layers.zarr"
+            write_sample(place, 9 if options.quick else STEPS)
+            sizes = [path.stat().st_size for path in place.rglob("*") if path.is_file()]
+            cells = [f"{len(sizes)}, {sum(sizes) / 1e6:.0f}"]
+            for reader in READERS.values():
+                read_mb, requests, seconds = measure(place, reader)
+                cells.append(f"{read_mb:.1f} MB in {requests} reads, {seconds:.2f} s")
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

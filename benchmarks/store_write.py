@@ -1,0 +1,278 @@
+"""How near the capture's writer comes to the raw rate of the disk, and what codecs do to it.
+
+Real queries, keys and logits: of the shipped model, and of a UNet of Stable Diffusion 1.5's size
+with random weights (its conditional half at 2 steps; more steps are these, each scaled a little, so
+that no two are alike). The first table compares codecs on chunks of the capture's own shape, on one
+thread. The second writes a sample of 50 steps by turns: raw (one file, sequentially), through the
+capture's writer with several numbers of threads, and through zarr's own codec pipeline and that of
+`zarrs`, if it is installed, into the same shards. All rates are bytes of the arrays over the time
+until everything is on the disk (fsync).
+
+    python benchmarks/store_write.py [--dir DIR] [--rounds N] [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from capture_variants import build_model
+from numcodecs import Blosc, Zstd
+from store_read import open_layer
+
+from i2am.capture.codec import COMPRESSOR, MOST_CHUNK_STEPS, Array, plan_shards
+from i2am.capture.stream import MOST_SHARD_BYTES, Stream
+
+BAR = 0.7
+OURS = "capture's writer, 2 threads"  # the default number
+CODECS: dict[str, Any] = {
+    "none": None,
+    "lz4": Blosc("lz4", 5, Blosc.NOSHUFFLE),
+    "lz4, shuffle": Blosc("lz4", 5, Blosc.SHUFFLE),
+    "lz4, bit-shuffle (chosen)": Blosc("lz4", 5, Blosc.BITSHUFFLE),
+    "zstd 1": Zstd(1),
+    "zstd 1, shuffle": Blosc("zstd", 1, Blosc.SHUFFLE),
+    "zstd 1, bit-shuffle": Blosc("zstd", 1, Blosc.BITSHUFFLE),
+}
+ROUNDED_BITS = 7
+PIPELINES = {
+    "zarr's own pipeline": "zarr.core.codec_pipeline.BatchedCodecPipeline",
+    "zarrs": "zarrs.ZarrsCodecPipeline",
+}
+Step = dict[str, dict[str, torch.Tensor]]  # layer, array -> (head, token[, channel]), float16
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dir", type=Path, help="on which disk; default: the temporary directory")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="only whether it works")
+    options = parser.parse_args()
+    packages = ("torch", "zarr", "numcodecs")
+    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}\n")
+    large = read_steps("sd15", 2, quick=options.quick)
+    small = read_steps("tiny", MOST_CHUNK_STEPS, quick=options.quick)
+    steps = multiply(large, MOST_CHUNK_STEPS if options.quick else 50)
+    compare_codecs(
+        {
+            f"{model}, {array}": chunk
+            for model, steps in (("SD-1.5 size", steps), ("shipped model", small))
+            for array in ("query", "key", "logits")
+            if (chunk := find_chunk(steps, array)) is not None
+        }
+    )
+    compare_writers(steps, options.rounds, options.dir)
+
+
+def read_steps(kind: Any, steps: int, *, quick: bool) -> list[Step]:
+    """Run a model and return what its cross-attention had, the conditional half of each step."""
+    model = build_model(kind, "cpu", quick=quick)
+    found: dict[str, dict[str, list[Array]]] = {}
+
+    def keep(name: str, array: str, heads: int, _module: Any, _inputs: Any, output: Any) -> None:
+        split = output[-1].detach().unflatten(-1, (heads, -1)).transpose(0, 1)
+        found.setdefault(name, {}).setdefault(array, []).append(split.half().contiguous())
+
+    handles = [
+        getattr(module, projection).register_forward_hook(partial(keep, name, array, module.heads))
+        for name, module in model.pipeline.unet.named_modules()
+        if name.endswith("attn2")
+        for projection, array in (("to_q", "query"), ("to_k", "key"))
+    ]
+    model.generate(steps)
+    for handle in handles:
+        handle.remove()
+    count = len(next(iter(found.values()))["query"])
+    return [
+        {name: stored_as(arrays["query"][n], arrays["key"][n]) for name, arrays in found.items()}
+        for n in range(count)
+    ]
+
+
+def stored_as(query: torch.Tensor, key: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return logits where they are smaller than queries and keys, as the capture does."""
+    if query.shape[1] * key.shape[1] >= (query.shape[1] + key.shape[1]) * query.shape[2]:
+        return {"query": query, "key": key}
+    logits = query.float() @ key.float().mT * query.shape[2] ** -0.5
+    return {"logits": logits.half()}
+
+
+def multiply(steps: list[Step], count: int) -> list[Step]:
+    """Return so many steps that are like these but differ; keys stay, as they do in a model."""
+
+    def vary(number: int, layer: str) -> dict[str, torch.Tensor]:
+        arrays = steps[number % len(steps)][layer]
+        varied = {name: (a.float() * (1 + number / 99)).half() for name, a in arrays.items()}
+        return varied | ({"key": steps[0][layer]["key"]} if "key" in varied else {})
+
+    return [{layer: vary(number, layer) for layer in steps[0]} for number in range(count)]
+
+
+def find_chunk(steps: list[Step], array: str) -> Array | None:
+    """Return a chunk of the capture's own shape, from the first layer that has such an array."""
+    for layer, arrays in steps[0].items():
+        if array in arrays:
+            # Keys that never change are stored once.
+            chosen = steps[: 1 if array == "key" else MOST_CHUNK_STEPS]
+            values = np.stack([step[layer][array].numpy() for step in chosen])
+            layout = plan_shards(len(values), values.shape[1:], values.itemsize)
+            return np.ascontiguousarray(values[:, :, : layout.chunk[2]])
+    return None
+
+
+def compare_codecs(chunks: dict[str, Array]) -> None:
+    """Print what each codec makes of each chunk."""
+    names = "".join(f" | {name}" for name in chunks)
+    print(f"| codec{names} |\n|---{'|---' * len(chunks)}|")
+    for rounded, (name, codec) in itertools.product((False, True), CODECS.items()):
+        if codec is None and rounded:
+            continue
+        label = f"{name}, rounded to {ROUNDED_BITS} bits" if rounded else name
+        cells = [try_codec(codec, round_off(c) if rounded else c) for c in chunks.values()]
+        print(f"| {label} | {' | '.join(cells)} |")
+    print("\nratio of bytes; MB/s to encode / to decode. Rounded values are lossy.\n")
+
+
+def try_codec(codec: Any, chunk: Array) -> str:
+    """Return ratio and MB/s of encoding and decoding a chunk."""
+    if codec is None:
+        return f"1.00; {rate(chunk.nbytes, chunk.copy)} / {rate(chunk.nbytes, chunk.copy)}"
+    encoded = codec.encode(chunk)
+    encode = rate(chunk.nbytes, lambda: codec.encode(chunk))
+    decode = rate(chunk.nbytes, lambda: codec.decode(encoded))
+    return f"{chunk.nbytes / len(encoded):.2f}; {encode} / {decode}"
+
+
+def round_off(values: Array) -> Array:
+    """Keep the leading bits of float16's ten, to the nearest."""
+    drop = 10 - ROUNDED_BITS
+    bits = values.view(np.uint16) + np.uint16(1 << (drop - 1))
+    return (bits >> drop << drop).view(np.float16)
+
+
+def rate(size_bytes: int, work: Callable[[], object]) -> str:
+    """Return MB/s, the median of several times."""
+    seconds = []
+    for _ in range(30):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return f"{size_bytes / 1e6 / statistics.median(seconds):.0f}"
+
+
+def compare_writers(steps: list[Step], rounds: int, folder: Path | None) -> None:
+    """Print the rate of each way to write a sample, and its ratio to the raw rate."""
+    slabs = [
+        a for step in steps for arrays in step.values() for n, a in arrays.items() if n != "key"
+    ]
+    size_bytes = sum(slab.numpy().nbytes for slab in slabs)
+    ways: dict[str, Callable[[Path], None]] = {"raw": partial(write_raw, slabs)}
+    for threads in (1, 2, 4):
+        ways[f"capture's writer, {threads} threads"] = partial(write_ours, steps, threads)
+    for name, pipeline in PIPELINES.items():
+        if name != "zarrs" or importlib.util.find_spec("zarrs"):
+            ways[name] = partial(write_with_zarr, steps, pipeline)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    files = dict.fromkeys(ways, (0, 0))
+    for _, (name, way) in itertools.product(range(rounds), ways.items()):
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            start = time.perf_counter()
+            way(Path(place))
+            sizes = list(sync(Path(place)))
+            seconds[name].append(time.perf_counter() - start)
+            files[name] = len(sizes), sum(sizes)
+    print(f"{len(steps)} steps, {size_bytes / 1e6:.0f} MB of arrays, {rounds} rounds\n")
+    print("| way | MB/s | over raw, of each round | files | MB |\n|---|---|---|---|---|")
+    for name, times in seconds.items():
+        ratios = [r / t for r, t in zip(seconds["raw"], times, strict=True)]
+        per_s = size_bytes / 1e6 / statistics.median(times)
+        middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
+        count, total = files[name]
+        print(
+            f"| {name} | {per_s:.0f} | {middle:.2f} [{low:.2f}, {high:.2f}] "
+            f"| {count} | {total / 1e6:.0f} |"
+        )
+        if name == OURS:
+            verdict = f"Bar {BAR}: {'met' if middle >= BAR else 'missed'}, {middle:.2f}."
+    print(f"\n{verdict}")
+
+
+def write_raw(slabs: list[torch.Tensor], place: Path) -> None:
+    """Write the same bytes into one file."""
+    with (place / "raw").open("wb", buffering=0) as file:
+        for slab in slabs:
+            file.write(slab.numpy())
+
+
+def write_ours(steps: list[Step], threads: int, place: Path) -> None:
+    """Write through the capture's writer."""
+    parent, stream = zarr.create_group(place / "layers.zarr"), Stream(threads=threads)
+    layers = {name: open_layer(parent, name, arrays, stream) for name, arrays in steps[0].items()}
+    for position, step in enumerate(steps):
+        for name, layer in layers.items():
+            layer.put(position, "conditional", step[name])
+    for layer in layers.values():
+        layer.close(("conditional",))
+    stream.close()
+
+
+def write_with_zarr(steps: list[Step], pipeline: str, place: Path) -> None:
+    """Write the same arrays into the same shards by assignment, on two threads."""
+    with zarr.config.set({"codec_pipeline.path": pipeline}), ThreadPoolExecutor(2) as pool:
+        parent = zarr.create_group(place / "layers.zarr")
+        list(pool.map(lambda work: work(), assignments(parent, steps)))
+
+
+def assignments(parent: zarr.Group, steps: list[Step]) -> Iterator[Callable[[], None]]:
+    """Return the work of each shard."""
+    for name, arrays in steps[0].items():
+        for array in arrays.keys() - {"key"}:
+            slab = arrays[array].numpy()
+            whole = round(MOST_SHARD_BYTES / slab.nbytes / MOST_CHUNK_STEPS) * MOST_CHUNK_STEPS
+            layout = plan_shards(min(whole, len(steps)), slab.shape, slab.itemsize)
+            stored = parent.create_array(
+                f"{name}/{array}",
+                shape=(len(steps), *slab.shape),
+                chunks=layout.chunk,
+                shards=layout.shape,
+                dtype=slab.dtype,
+                compressors=COMPRESSOR,
+            )
+            for first in range(0, len(steps), layout.steps):
+                part = [s[name][array].numpy() for s in steps[first : first + layout.steps]]
+                yield partial(assign, stored, first, part)
+
+
+def assign(array: Any, first: int, slabs: list[Array]) -> None:
+    """Write one shard."""
+    array[first : first + len(slabs)] = np.stack(slabs)
+
+
+def sync(folder: Path) -> Iterator[int]:
+    """Bring all files to the disk, and return the size of each."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            yield path.stat().st_size
+
+
+if __name__ == "__main__":
+    main()

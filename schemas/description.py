@@ -1,0 +1,44 @@
+"""What a check needs to know of a store: names, attributes, dimensions, shapes, dtypes.
+
+Whoever can read a store describes it in these terms, so a check needs no storage library.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["ArrayDescription", "Fault", "GroupDescription"]
+
+
+@dataclass(frozen=True)
+class ArrayDescription:
+    """What an array's metadata tells."""
+
+    dims: tuple[str | None, ...] | None
+    shape: tuple[int, ...]
+    dtype: str
+    values: tuple[Any, ...] | None = None  # of short coordinates
+
+
+@dataclass(frozen=True)
+class GroupDescription:
+    """What a group's metadata tells, and its members. `groups` may load each one when asked."""
+
+    attributes: Mapping[str, Any]
+    arrays: Mapping[str, ArrayDescription] = field(default_factory=dict)
+    groups: Mapping[str, GroupDescription] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One way in which a store breaks the contract."""
+
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place or '/'}: {self.message}"

@@ -1,0 +1,206 @@
+"""Stores in buckets, read from a real S3-compatible server on this machine."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+import zarr
+from obstore.store import from_url
+from zarr.storage import ObjectStore
+
+from i2am.analysis import (
+    analyze,
+    analyze_run,
+    describe_store,
+    open_maps,
+    open_run,
+    sram,
+    summarise_store,
+)
+from i2am.cli import main
+from i2am.schemas import MissingExtra, StoreError, find_faults
+from i2am.schemas.dims import LEVELS
+from tests.synthetic import write_run
+
+URL = "s3://bucket/folder/run.zarr"
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """Start a server with one empty bucket; yield its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            _make_bucket(f"{address}/bucket", server)
+            yield address
+        finally:
+            server.terminate()
+
+
+def _make_bucket(address: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urlopen(Request(address, method="PUT"), timeout=5):
+                return
+        except OSError:
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+@pytest.fixture(autouse=True)
+def _environment(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Point to the server by the environment alone, as a user does."""
+    values = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "someone",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("local") / "run.zarr", ["a", "b"])
+
+
+@pytest.fixture
+def url() -> str:
+    """Return the address of the same run in the bucket."""
+    store: Any = ObjectStore(from_url(URL))
+    if not store.store.list().collect():
+        write_run(store, ["a", "b"])
+    return URL
+
+
+def test_a_run_in_a_bucket_gives_the_maps_of_the_local_one(
+    url: str, local: Path, tmp_path: Path
+) -> None:
+    far = analyze_run(url, tmp_path / "far.zarr", progress=False)
+    near = analyze_run(local, tmp_path / "near.zarr", progress=False)
+    assert list(open_maps(far)) == ["a", "b"]
+    assert open_maps(far).attributes["source"] == url
+    for sample in ("a", "b"):
+        found, wanted = open_maps(far)[sample], open_maps(near)[sample]
+        for direction in ("r2g", "g2r"):
+            for level in LEVELS:
+                np.testing.assert_array_equal(
+                    found[f"{direction}/{level}"], wanted[f"{direction}/{level}"]
+                )
+
+
+def test_maps_in_a_bucket_open_as_local_ones_do(local: Path, tmp_path: Path) -> None:
+    near = analyze_run(local, tmp_path / "maps.zarr", samples=["a"], progress=False)
+    bucket: Any = from_url("s3://bucket/maps.zarr")
+    for file in (file for file in near.rglob("*") if file.is_file()):
+        bucket.put(file.relative_to(near).as_posix(), file.read_bytes())
+    found = open_maps("s3://bucket/maps.zarr")["a"]
+    np.testing.assert_array_equal(found["r2g/volume"], open_maps(near)["a"]["r2g/volume"])
+
+
+def test_a_question_reaches_into_a_bucket(url: str, local: Path) -> None:
+    found = sram(open_run(url)["b"], generated=(9, 9))
+    np.testing.assert_array_equal(found, sram(open_run(local)["b"], generated=(9, 9)))
+
+
+def test_a_sample_in_a_bucket_travels_to_another_process(url: str) -> None:
+    maps: Any = analyze(open_run(url)["a"])["r2g/ulam"]
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(maps)), maps)
+
+
+def test_a_store_in_a_bucket_is_described_and_checked(url: str) -> None:
+    assert list(find_faults(describe_store(url))) == []
+    facts = summarise_store(url)
+    assert facts["samples"] == "2 complete: a, b"
+    assert "stored" not in facts  # Counting would list every object.
+
+
+def test_the_command_line_takes_urls_and_writes_maps_here(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["analyze", url, "--samples", "a"]) == 0
+    assert list(open_maps(tmp_path / "maps.zarr")) == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["maps.zarr"]
+    assert main(["validate", url]) == 0
+
+
+def test_a_bucket_is_opened_to_read_alone(url: str) -> None:
+    group: Any = open_run(url)._root
+    with pytest.raises(ValueError, match="read-only"):
+        group.create_group("new")
+
+
+@pytest.mark.parametrize(
+    ("address", "match"),
+    [
+        ("s3://bucket/nothing.zarr", "got nothing of the kind, at s3://bucket/nothing.zarr"),
+        ("s3://no-such-bucket/run.zarr", "got nothing of the kind, at s3://no-such-bucket"),
+        ("s3://", "Expected a readable store, got .*, at s3://"),
+        (f"{URL}/a", "got a sample's group, at .*Give its root"),
+        (f"{URL}/a/step", "got a Zarr array"),
+    ],
+)
+def test_what_is_no_store_in_a_bucket_is_one_line(address: str, match: str, url: str) -> None:
+    with pytest.raises(StoreError, match=match) as caught:
+        open_run(address)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(
+        StoreError, match=r"Expected a readable store, got .*127\.0\.0\.1:9"
+    ) as caught:
+        open_run("s3://bucket/run.zarr")
+    assert "\n" not in str(caught.value)
+
+
+def test_maps_are_not_written_to_a_url(local: Path) -> None:
+    with pytest.raises(
+        StoreError, match=r"Expected a local folder .*, got a URL, at s3://bucket/m"
+    ):
+        analyze_run(local, "s3://bucket/maps.zarr")
+
+
+class _NotInstalled:
+    def __init__(self, package: str) -> None:
+        self._package = package
+
+    def find_spec(self, name: str, *_: Any) -> None:
+        if name.split(".")[0] == self._package:
+            raise ModuleNotFoundError(name=self._package)
+
+
+def test_a_missing_obstore_is_named_with_the_extra_that_brings_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "obstore"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [_NotInstalled("obstore"), *sys.meta_path])
+    with pytest.raises(MissingExtra, match=r"obstore package is needed .*'i2am\[analysis\]'"):
+        open_run(URL)
+
+
+def test_buckets_are_written_with_plain_zarr(url: str) -> None:
+    # The witness of this file: what is read above is what Zarr itself finds there.
+    group: Any = zarr.open_group(ObjectStore(from_url(url)), mode="r")
+    assert sorted(group.group_keys()) == ["a", "b"]

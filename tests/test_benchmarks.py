@@ -1,0 +1,141 @@
+"""The benchmarks run, and measure what they say: figures are for quiet machines, not for tests."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from i2am.capture import capture
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+QUICK = sorted(
+    path.name for path in BENCHMARKS.glob("*.py") if '"--quick"' in path.read_text("utf-8")
+)
+VARIANTS = ("generation alone", "capture(), auto", "capture(), maps", "block hook")
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@pytest.fixture
+def import_benchmark(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    monkeypatch.syspath_prepend(BENCHMARKS)  # As for a script that lies there.
+    return importlib.import_module
+
+
+def run(script: str, *arguments: str | Path) -> str:
+    call = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    answer = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+@pytest.mark.slow
+def test_capture_overhead_prints_a_row_for_every_variant_of_both_models(tmp_path: Path) -> None:
+    out, figures = tmp_path / "out", tmp_path / "figures.json"
+    printed = run("capture_overhead.py", "--quick", "--out", out, "--json", figures).splitlines()
+    variants = list(VARIANTS)
+    if importlib.util.find_spec("attention_map_diffusers"):
+        variants.append("attention-map-diffusers")
+    for name in variants:
+        assert sum(line.startswith(f"{name}  ") for line in printed) == 2
+    assert sum(line.startswith("bar ≤ 1.10 × generation alone: capture()") for line in printed) == 4
+    assert list(out.iterdir()) == []  # It takes away what it wrote.
+
+    found = json.loads(figures.read_text())
+    assert found["machine"]["device"] == "cpu"
+    for model in found["models"]:
+        assert set(model["seconds"]) == set(model["peak_bytes"]) == set(variants)
+        assert all(len(each) == 1 and each[0] > 0 for each in model["seconds"].values())
+        # More than a Python process with torch takes, less than what the machine has to have.
+        assert all(10e7 < peak < 10e9 for peak in model["peak_bytes"].values())
+        assert model["steps"] == 2
+        for stored in model["stored"].values():
+            assert 0 < stored["layer_bytes"] < stored["bytes"]
+            assert stored["files"] > 16
+    tiny, narrow = (model["stored"]["capture(), auto"] for model in found["models"])
+    # By hand: 2 bytes × heads × steps × the sum over the layers of P·R, or of (P + R)·d.
+    assert tiny["logits_bytes"] == 2 * 4 * 2 * (3 * 256 + 4 * 64) * 257
+    assert tiny["factors_bytes"] == 2 * 4 * 2 * (3 * (256 + 257) * 16 + 4 * (64 + 257) * 32)
+    assert tiny["smaller_bytes"] == tiny["factors_bytes"]
+    assert narrow["logits_bytes"] == 2 * 8 * 2 * (5 * 256 + 5 * 64 + 5 * 16 + 4) * 257
+    # At 2 × 2 patches, 4·257 < (4 + 257)·16; at 4 × 4, 16·257 < (16 + 257)·16 as well.
+    factors = 5 * (256 + 257) * 4 + 5 * (64 + 257) * 8
+    assert narrow["smaller_bytes"] == 2 * 8 * 2 * (factors + (5 * 16 + 4) * 257)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [name for name in QUICK if name != "capture_overhead.py"])
+def test_a_benchmark_prints_its_table(script: str) -> None:
+    lines = run(script, "--quick").splitlines()
+    assert sum(any(sign.isdigit() for sign in line) for line in lines) >= 3
+
+
+def softmax_over_generated(layer: Any) -> Array:
+    """Return (head, generated, reference): the softmax over the patches, summed over steps."""
+    arrays = {name: np.asarray(array[...], np.float64) for name, array in layer.arrays()}
+    if "logits" in arrays:
+        scores = arrays["logits"]
+    else:
+        key = np.swapaxes(arrays["key"], -1, -2)
+        scores = layer.attrs["i2am"]["scale"] * arrays["query"] @ key
+    weights = np.exp(scores - scores.max(-2, keepdims=True))
+    summed: Array = (weights / weights.sum(-2, keepdims=True)).sum(0)
+    return summed
+
+
+@pytest.mark.parametrize("kind", ["tiny", "sd15"])
+def test_the_block_hook_sums_the_attention_that_capture_keeps(
+    tmp_path: Path, import_benchmark: Callable[[str], Any], kind: str
+) -> None:
+    variants = import_benchmark("capture_variants")
+    model = variants.build_model(kind, "cpu", quick=True)
+    with (
+        variants.AttentionSums(model.pipeline.unet) as hooks,
+        capture(
+            model.pipeline, tmp_path, sample="a", dtype="float32", profile=model.profile
+        ) as recording,
+    ):
+        recording.add_images(generated=model.generate(3), reference=model.reference)
+    layers: Any = dict(zarr.open_group(tmp_path, mode="r")["a/layers"].groups())  # type: ignore[union-attr]
+    assert set(hooks.sums) == set(layers)
+    for name, layer in layers.items():
+        expected = softmax_over_generated(layer)
+        np.testing.assert_allclose(hooks.sums[name], expected, rtol=1e-3, atol=1e-12)
+    assert not any(module._forward_hooks for module in model.pipeline.unet.modules())
+
+
+def test_a_bar_is_judged_by_the_median_of_the_rounds_ratios(
+    import_benchmark: Callable[[str], Any],
+) -> None:
+    overhead = import_benchmark("capture_overhead")
+    seconds = {
+        "generation alone": [1.0, 2.0, 4.0],
+        "capture(), auto": [1.0, 2.1, 9.0],  # 1, 1.05, 2.25: of the sums it would be 1.73.
+        "capture(), maps": [1.0, 2.4, 4.8],
+        "block hook": [1.0, 2.0, 5.0],
+    }
+    peaks = dict(zip(seconds, (100 * 2**20, 164 * 2**20, 165 * 2**20, 0), strict=True))
+    result = {
+        "model": "model", "dtype": "float32", "steps": 1, "repeats": 3, "bar": 1.1,
+        "memory_bytes": 64 * 2**20, "seconds": seconds, "peak_bytes": peaks, "stored": {},
+    }  # fmt: skip
+    bars = [line for line in overhead.format_result(result) if line.startswith("bar")]
+    assert bars == [
+        "bar ≤ 1.10 × generation alone: capture(), auto 1.05 (1.00–2.25), met",
+        "bar < 1 × block hook: capture(), auto 1.05 (1.00–1.80), missed",
+        "bar ≤ 64 MiB more than generation alone: capture(), auto 64, met",
+        "bar ≤ 1.10 × generation alone: capture(), maps 1.20 (1.00–1.20), missed",
+        "bar < 1 × block hook: capture(), maps 1.00 (0.96–1.20), missed",
+        "bar ≤ 64 MiB more than generation alone: capture(), maps 65, missed",
+    ]
