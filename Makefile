@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.setup-done
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint bench clean
 
 setup: $(SETUP)
 
@@ -27,6 +27,12 @@ lint: $(SETUP)
 	$(BIN)/codespell
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+# Half an hour on a machine that does nothing else; benchmarks/README.md says what each prints.
+bench: $(SETUP)
+	$(BIN)/python benchmarks/capture_overhead.py
+	$(BIN)/python benchmarks/store_write.py
+	$(BIN)/python benchmarks/store_read.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis i2am-demo

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 import zarr
-from zarr.storage import LocalStore, WrapperStore
+from zarr.storage import LocalStore, StorePath, WrapperStore
 
 from i2am.capture import codec
-from i2am.capture.layer_writer import LayerWriter
+from i2am.capture.layer_writer import LayerWriter, write_layers
 from i2am.capture.stream import Stream
 from i2am.schemas import LayerAttributes
 
@@ -33,10 +33,10 @@ TOKENS, STEPS = 257, 50
 # Patches, channels of a head, layers; all with 8 heads.
 STABLE_DIFFUSION = ((64**2, 40, 5), (32**2, 80, 5), (16**2, 160, 5), (8**2, 160, 1))
 SHAPES = {
-    "512 KiB, 8 steps (chosen)": (2**19, 8),
-    "128 KiB, 8 steps": (2**17, 8),
-    "2 MiB, 8 steps": (2**21, 8),
-    "512 KiB, 2 steps": (2**19, 2),
+    "320 KiB, 5 steps (chosen)": (320 * 2**10, 5),
+    "128 KiB, 5 steps": (2**17, 5),
+    "2 MiB, 5 steps": (2**21, 5),
+    "320 KiB, 10 steps": (320 * 2**10, 10),
     "a whole step": (2**30, 1),
 }
 
@@ -82,19 +82,20 @@ class CountingStore(WrapperStore[Any]):
 
 def write_sample(place: Path, steps: int) -> None:
     """Write a sample through the capture's writer."""
-    parent = zarr.create_group(place)
-    stream = Stream()
+    parent = zarr.create_group(place).store_path
+    stream = Stream(layers=16)
     opened = [(a, open_layer(parent, a.name, a.tensors(), stream)) for a in layers()]
     for step in range(steps):
         for layer, writer in opened:
             writer.put(step, "conditional", layer.tensors())
     for _, writer in opened:
         writer.close(("conditional",))
+    write_layers(parent, (writer for _, writer in opened), stream)
     stream.close()
 
 
 def open_layer(
-    parent: zarr.Group, name: str, arrays: dict[str, torch.Tensor], stream: Stream
+    parent: StorePath, name: str, arrays: dict[str, torch.Tensor], stream: Stream
 ) -> LayerWriter:
     """Open a layer for writing arrays such as these."""
     described = LayerAttributes(

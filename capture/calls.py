@@ -72,6 +72,8 @@ class Listener:
         Whether the denoiser was compiled; it then runs eagerly while it is listened to, because
         compiled code does not call hooks that came later.
     receive : callable (HeardLayer)
+    after_call : callable ()
+        Called when a call of the denoiser that is kept has returned, or failed.
     """
 
     denoiser: nn.Module
@@ -83,6 +85,7 @@ class Listener:
     scheduler: Any
     is_compiled: bool
     receive: Callable[[HeardLayer], None]
+    after_call: Callable[[], None]
     steps: list[int] = field(default_factory=list)
     calls: int = 0
 
@@ -177,7 +180,9 @@ class Listener:
         raise CaptureError(msg)
 
     def _on_return(self, _module: nn.Module, _arguments: Any, _output: Any) -> None:
-        self._running = None
+        if self._running is not None:
+            self._running = None
+            self.after_call()
 
     def _source(self) -> Source | None:
         return self._running.source if self._running else None

@@ -3,33 +3,30 @@
 A shard is one object in the store and holds all tokens of many steps; the chunks inside are tiles
 of patches over several steps, so that a reader who wants one patch at every step reads little.
 Shards are encoded here rather than by zarr, in the standard layout (Zarr's ``sharding_indexed``):
-several times as fast, and without a second copy of the steps. Any Zarr reader opens them.
+several times as fast, and any Zarr reader opens them. They are not compressed: the last bits of
+attention's floats are noise, and the tenth that bit-shuffling and lz4 take off costs more time than
+writing it (``benchmarks/results/store.md``).
 """
 
 from __future__ import annotations
 
-import itertools
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import google_crc32c
 import numpy as np
-from numcodecs import Blosc  # type: ignore[import-untyped]
-from zarr.codecs import BloscCodec
+import torch
 
-__all__ = ["COMPRESSOR", "Array", "ShardLayout", "encode_shard", "plan_shards"]
+__all__ = ["Array", "ShardLayout", "encode_shard", "plan_shards"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
-# Attention's floats are noise in their last bits: this takes an eighth off, at the disk's speed.
-COMPRESSOR = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
-_encoder = Blosc("lz4", 5, Blosc.BITSHUFFLE)
-
-CHUNK_BYTES = 512 * 2**10
-MOST_CHUNK_STEPS = 8
+CHUNK_BYTES = 320 * 2**10
+# People ask for 20, 25, 30 or 50 steps: few chunks end in steps that never were.
+MOST_CHUNK_STEPS = 5
 _ABSENT = np.iinfo(np.uint64).max
-_MOST_OVERHEAD_BYTES = 16  # of Blosc, when a chunk cannot be compressed
 
 
 @dataclass(frozen=True)
@@ -74,8 +71,8 @@ def plan_shards(steps: int, slab_shape: Sequence[int], item_bytes: int) -> Shard
 
     Examples
     --------
-    >>> plan_shards(16, (8, 4096, 40), 2)
-    ShardLayout(steps=16, chunk=(8, 8, 103, 40), tokens=4096)
+    >>> plan_shards(15, (8, 4096, 40), 2)
+    ShardLayout(steps=15, chunk=(5, 8, 103, 40), tokens=4096)
     >>> plan_shards(3, (4, 256, 16), 2).shape
     (3, 4, 256, 16)
     """
@@ -87,49 +84,57 @@ def plan_shards(steps: int, slab_shape: Sequence[int], item_bytes: int) -> Shard
     return ShardLayout(math.ceil(steps / chunk_steps) * chunk_steps, chunk, tokens)
 
 
-def encode_shard(slabs: Sequence[Array], layout: ShardLayout) -> Array:
-    """Return the bytes of a shard: its chunks, where each of them is, and a checksum of that.
+def encode_shard(
+    values: torch.Tensor, dtype: np.dtype[Any], layout: ShardLayout, scratch: Array | None = None
+) -> Array:
+    """Return a shard as Zarr stores it: chunk after chunk, then the index and its checksum.
 
     Parameters
     ----------
-    slabs : sequence of arrays, dims (head, token[, channel]), all of one dtype
-        The steps, as many as the shard holds or fewer.
+    values : Tensor, dims (step, head, token[, channel]), on the host
+        All of the shard's steps, or fewer where the run has ended.
+    dtype : dtype
+        float16 or float32: what the values are stored as.
     layout : ShardLayout
+    scratch : Array of bytes, optional
+        Memory to use if it is large enough: pages that are touched for the first time cost more
+        than everything else here.
 
     Returns
     -------
     Array, dims (byte,), uint8
-        Chunks and index are little-endian, the chunks compressed by `COMPRESSOR`; chunks that
-        hold no step at all are absent.
+        Chunks and index are little-endian; chunks that hold no step at all are absent.
     """
     chunk_steps = layout.chunk[0]
-    firsts = range(0, len(slabs), chunk_steps)
+    rows = math.ceil(len(values) / chunk_steps)
+    chunk_bytes = math.prod(layout.chunk) * dtype.itemsize
+    filled = rows * layout.tiles
     index = np.full((layout.steps // chunk_steps * layout.tiles, 2), _ABSENT, "<u8")
-    # One allocation for all chunks: pages that are touched for the first time are what costs most.
-    item_bytes = slabs[0].itemsize if slabs else 0
-    chunk_bytes = math.prod(layout.chunk) * item_bytes + _MOST_OVERHEAD_BYTES
-    shard = np.empty(len(firsts) * layout.tiles * chunk_bytes + index.nbytes + 4, np.uint8)
-    end = 0
-    for number, (first, tile) in enumerate(itertools.product(firsts, range(layout.tiles))):
-        encoded = _encode_chunk(slabs[first : first + chunk_steps], tile, layout)
-        index[number] = end, len(encoded)
-        end = _append(shard, end, encoded)
-    places = index.tobytes()
-    end = _append(shard, end, places)
-    end = _append(shard, end, google_crc32c.value(places).to_bytes(4, "little"))
-    return shard[:end]
+    index[:filled, 0] = np.arange(filled) * chunk_bytes
+    index[:filled, 1] = chunk_bytes
+    tail = index.tobytes()
+    tail += google_crc32c.value(tail).to_bytes(4, "little")
+    size_bytes = filled * chunk_bytes + len(tail)
+    if scratch is None or len(scratch) < size_bytes:
+        scratch = np.empty(size_bytes, np.uint8)
+    shard = scratch[:size_bytes]
+    shard[filled * chunk_bytes :] = np.frombuffer(tail, np.uint8)
+    chunks = shard[: filled * chunk_bytes].view(dtype).reshape(rows, layout.tiles, *layout.chunk)
+    for row, tiles in enumerate(chunks):
+        _fill(torch.from_numpy(tiles), values[row * chunk_steps : (row + 1) * chunk_steps])
+    if sys.byteorder == "big":
+        chunks.byteswap(inplace=True)
+    return shard
 
 
-def _append(shard: Array, end: int, piece: bytes) -> int:
-    shard[end : end + len(piece)] = np.frombuffer(piece, np.uint8)
-    return end + len(piece)
-
-
-def _encode_chunk(slabs: Sequence[Array], tile: int, layout: ShardLayout) -> bytes:
-    width = layout.chunk[2]
-    values = np.zeros(layout.chunk, slabs[0].dtype.newbyteorder("<"))
-    for place, slab in enumerate(slabs):
-        part = slab[:, tile * width : (tile + 1) * width]
-        values[place, :, : part.shape[1]] = part
-    encoded: bytes = _encoder.encode(values)
-    return encoded
+def _fill(tiles: torch.Tensor, values: torch.Tensor) -> None:
+    """Copy steps (step, head, token, …) into their tiles (tile, step, head, token, …)."""
+    steps, _, tokens = values.shape[:3]
+    width = tiles.shape[3]
+    whole = tokens // width
+    split = values[:, :, : whole * width].view(*values.shape[:2], whole, width, *values.shape[3:])
+    tiles[:whole, :steps] = split.movedim(2, 0)
+    if rest := tokens - whole * width:
+        tiles[-1, :steps, :, :rest] = values[:, :, whole * width :]
+        tiles[-1, :steps, :, rest:] = 0
+    tiles[:, steps:] = 0

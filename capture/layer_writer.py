@@ -1,33 +1,52 @@
-"""One layer of one sample on its way to the store: factors, logits or maps."""
+"""One layer of one sample on its way to the store: factors, logits or maps.
+
+Steps gather in borrowed host memory until they fill a shard of each of the layer's arrays; a writer
+of the stream then encodes and stores it while the next step computes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
-import zarr
+from zarr.core.group import GroupMetadata
+from zarr.storage import StorePath
 
-from i2am.capture.codec import Array
-from i2am.capture.stream import Stream
-from i2am.capture.writer import GrowingArray
-from i2am.schemas import LayerAttributes
-from i2am.schemas.dims import LAYER_ARRAYS, STEP
+from i2am.capture.codec import MOST_CHUNK_STEPS, Array, plan_shards
+from i2am.capture.stream import MOST_SHARD_BYTES, Stream
+from i2am.capture.writer import Node, ShardedArray, write_nodes
+from i2am.schemas import CaptureError, LayerAttributes
+from i2am.schemas.dims import GUIDANCE_LABELS, LAYER_ARRAYS, STEP
 
-__all__ = ["LayerWriter"]
+__all__ = ["LayerWriter", "write_layers"]
 
+MOST_SHARD_STEPS = 10 * MOST_CHUNK_STEPS
 # The others are always float32.
+_HALF_LIMIT = 65_520  # The smallest number that float16 rounds to infinity.
 _NARROW_ARRAYS = {"query", "key", "logits"}
 
 
+_Kind = tuple[torch.Size, torch.dtype]
+
+
+@dataclass
+class _Block:
+    """The latest steps of one guidance half, in host memory."""
+
+    start: int
+    values: dict[str, torch.Tensor]  # (step, head, token[, channel])
+    count: int = 0
+
+
 class LayerWriter:
-    """Writes the arrays of one layer, step by step.
+    """Gathers the steps of one layer, and hands them to the stream's writers shard by shard.
 
     Parameters
     ----------
-    parent : zarr.Group
+    parent : zarr.StorePath
         The sample's group ``layers``.
     name : str
         The layer's group.
@@ -43,19 +62,24 @@ class LayerWriter:
 
     def __init__(
         self,
-        parent: zarr.Group,
+        parent: StorePath,
         name: str,
         attributes: LayerAttributes,
-        dtype: np.dtype[Any],
+        dtype: np.dtype[np.floating],
         stream: Stream,
         halves: tuple[str, ...] | None,
     ) -> None:
-        self._parent, self._name, self._attributes = parent, name, attributes
-        self._dtype, self._stream, self._halves = dtype, stream, halves
-        self._arrays: dict[str, GrowingArray] = {}
+        self.name = name
+        self._place, self._attributes = parent / name, attributes
+        self._narrow, self._stream, self._order = dtype == np.float16, stream, halves
+        self._kinds: dict[str, _Kind] = {}  # of one step
+        self._shard_steps = 0
+        self._blocks: dict[str, _Block] = {}
+        self._ends: dict[str, int] = {}
+        self._arrays: dict[str, ShardedArray] = {}
 
     def put(self, position: int, half: str, arrays: Mapping[str, torch.Tensor]) -> None:
-        """Take one guidance half of one step; may block while the memory is full.
+        """Take one guidance half of one step; waits while the memory is full.
 
         Parameters
         ----------
@@ -68,66 +92,186 @@ class LayerWriter:
         Raises
         ------
         CaptureError
-            If something that was put before could not be written.
+            If a step was left out or has another shape than the one before, or something that was
+            put before could not be written.
         """
-        self._stream.send(arrays, partial(self._take, position, half))
+        self._check(position, half, arrays)
+        block = self._blocks.get(half)
+        if block is not None and position == block.start + self._shard_steps:
+            # Not as soon as it was full, since its latest step might have been put again.
+            self._hand_over(half)
+            block = None
+        if block is None:
+            if position < self._ends.get(half, 0):
+                self._stream.drain()
+            block = self._blocks[half] = self._open(position, arrays)
+        place = position - block.start
+        for name, tensor in arrays.items():
+            self._stream.copy(tensor, block.values[name][place])
+        block.count, self._ends[half] = place + 1, position + 1
+        if self._shard_steps == 1 and self._order is not None:
+            self._hand_over(half)  # Memory is short: a step may be replaced in the store, too.
 
     def close(self, halves: tuple[str, ...]) -> None:
-        """Hand what is left to the stream, which must be closed after this.
+        """Hand what is left to the writers.
 
         Parameters
         ----------
         halves : tuple of str
             Labels of the guidance halves that were put, in the order of the store.
+
+        Raises
+        ------
+        CaptureError
+            If the halves are others than those that came, or not equally long.
         """
-        self._stream.call(partial(self._finish, halves))
+        is_reordered = bool(self._arrays) and self._order != halves
+        if set(self._ends) != set(halves) or len(set(self._ends.values())) > 1 or is_reordered:
+            msg = (
+                f"Expected equally many steps of the halves {list(halves)}, got {self._ends} in "
+                f"the order {self._order}, at {self._place}. Capture guidance='conditional' alone."
+            )
+            raise CaptureError(msg)
+        self._order = halves
+        for half in list(self._blocks):
+            self._hand_over(half)
 
-    def _take(self, position: int, half: str, arrays: Mapping[str, torch.Tensor]) -> None:
-        values = {name: _to_array(tensor) for name, tensor in arrays.items()}
-        slabs = {name: self._fit(name, array) for name, array in values.items()}
-        if self._dtype == np.float16 and any(_overflows(values[n], slabs[n]) for n in slabs):
-            self._dtype = np.dtype(np.float32)
-            for name in _NARROW_ARRAYS & self._arrays.keys():
-                self._arrays[name].widen()
-            slabs = {name: self._fit(name, array) for name, array in values.items()}
-        for name, slab in slabs.items():
-            if name not in self._arrays:
-                self._arrays[name] = self._open(name, slab.dtype)
-            self._arrays[name].put(position, half, slab)
+    def settle(self) -> None:
+        """Hand over what could not be told before the last step; the stream must be drained."""
+        for name, array in self._arrays.items():
+            for work in array.settle(self._steps, self._dtype(name)):
+                self._stream.write(_without_scratch(work))
 
-    def _open(self, name: str, dtype: np.dtype[Any]) -> GrowingArray:
-        left_out, required = LAYER_ARRAYS[name]
-        return GrowingArray(
-            self._parent.store_path / self._name / name,
-            [dim for dim in required if dim != STEP],
-            dtype,
-            self._stream,
-            self._halves,
-            may_be_constant=STEP in left_out,
+    def describe(self, nodes: dict[str, Node], values: dict[str, Array]) -> None:
+        """Add the group and its arrays, and the values of those that never changed.
+
+        By path below ``layers``.
+        """
+        nodes[self.name] = GroupMetadata(attributes=self._attributes.to_store())
+        for name, array in self._arrays.items():
+            (shape, _), dtype = self._kinds[name], self._dtype(name)
+            nodes[f"{self.name}/{name}"], whole = array.describe(self._steps, shape, dtype)
+            if whole is not None:
+                values[f"{self.name}/{name}"] = whole
+
+    @property
+    def _steps(self) -> int:
+        return max(self._ends.values())
+
+    def _dtype(self, name: str) -> np.dtype[np.floating]:
+        is_narrow = self._narrow and name in _NARROW_ARRAYS
+        return np.dtype(np.float16 if is_narrow else np.float32)
+
+    def _check(self, position: int, half: str, arrays: Mapping[str, torch.Tensor]) -> None:
+        end = self._ends.get(half, 0)
+        kinds = {name: (tensor.shape, tensor.dtype) for name, tensor in arrays.items()}
+        self._kinds = self._kinds or kinds
+        if not end - 1 <= position <= end or kinds != self._kinds:
+            msg = (
+                f"Expected step {end} of {_format(self._kinds)}, got step {position} of "
+                f"{_format(kinds)}, at {self._place} ({half}). Capture a model whose layers all "
+                "run at every step, on pictures of one size."
+            )
+            raise CaptureError(msg)
+
+    def _open(self, start: int, arrays: Mapping[str, torch.Tensor]) -> _Block:
+        """Borrow memory for the steps of a shard, in the tensors' own dtypes."""
+        if not self._shard_steps:
+            sent_bytes = sum(tensor.nbytes for tensor in arrays.values())
+            stored_bytes = sum(t.numel() * self._dtype(n).itemsize for n, t in arrays.items())
+            self._shard_steps = _whole_chunks(
+                min(self._stream.block_bytes // sent_bytes, MOST_SHARD_BYTES // stored_bytes)
+            )
+        return _Block(
+            start,
+            {
+                name: self._stream.borrow(
+                    (self._shard_steps, *tensor.shape), tensor.dtype, tensor.device
+                )
+                for name, tensor in arrays.items()
+            },
         )
 
-    def _fit(self, name: str, values: Array) -> Array:
-        dtype = self._dtype if name in _NARROW_ARRAYS else np.dtype(np.float32)
-        with np.errstate(over="ignore"):
-            return values.astype(dtype, copy=False)
+    def _hand_over(self, half: str) -> None:
+        block = self._blocks.pop(half)
+        if not self._arrays:
+            self._settle_layout(block.count)
+        work = partial(self._store, half, block)
+        self._stream.write(work, list(block.values.values()))
 
-    def _finish(self, halves: tuple[str, ...]) -> None:
-        for array in self._arrays.values():
-            array.close(halves)
-        self._stream.write(0, self._write_metadata)
+    def _settle_layout(self, steps: int) -> None:
+        """Fix for good how many steps a shard holds, and the order of the halves."""
+        if self._order is None:
+            self._order = tuple(label for label in GUIDANCE_LABELS if label in self._ends)
+        self._shard_steps = steps
+        for name, (shape, _) in self._kinds.items():
+            left_out, required = LAYER_ARRAYS[name]
+            self._arrays[name] = ShardedArray(
+                self._place / name,
+                [dim for dim in required if dim != STEP],
+                plan_shards(steps, shape, self._dtype(name).itemsize),
+                self._order,
+                may_be_constant=STEP in left_out,
+            )
 
-    def _write_metadata(self) -> None:
-        group = self._parent.create_group(self._name, attributes=self._attributes.to_store())
-        for name, array in self._arrays.items():
-            array.write_metadata(group, name)
+    def _store(self, half: str, block: _Block, scratch: Array) -> None:
+        """Bring a block to the store; on a writer's thread."""
+        shard = block.start // self._shard_steps
+        for name, tensor in block.values.items():
+            values = tensor[: block.count]
+            if self._dtype(name) == np.float16 and _overflows(values):
+                self._narrow = False
+            self._arrays[name].store(half, shard, values, self._dtype(name), scratch)
 
 
-def _to_array(tensor: torch.Tensor) -> Array:
-    values: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-    return values
+def write_layers(parent: StorePath, layers: Iterable[LayerWriter], stream: Stream) -> None:
+    """Settle closed layers, and describe them to readers once all else is in the store.
+
+    Raises
+    ------
+    CaptureError
+        If anything could not be written.
+    """
+    layers = list(layers)
+    stream.drain()
+    for layer in layers:
+        layer.settle()
+    stream.drain()
+    nodes: dict[str, Node] = {}
+    values: dict[str, Array] = {}
+    for layer in layers:
+        layer.describe(nodes, values)
+    stream.write(_without_scratch(partial(write_nodes, parent, nodes, values)))
+    stream.drain()
 
 
-def _overflows(values: Array, narrow: Array) -> bool:
-    if narrow.dtype == values.dtype:
+def _overflows(values: torch.Tensor) -> bool:
+    """Return whether float16 makes a finite value infinite."""
+    if values.dtype == torch.float16:
         return False
-    return bool((np.isinf(narrow) & np.isfinite(values)).any())
+    low, high = (float(value) for value in values.aminmax())
+    if low > -_HALF_LIMIT and high < _HALF_LIMIT:
+        return False
+    is_beyond = values.abs() >= _HALF_LIMIT
+    return bool((is_beyond & values.isfinite()).any())  # Some are infinite themselves.
+
+
+def _format(kinds: Mapping[str, _Kind]) -> str:
+    return ", ".join(
+        f"{name} {'×'.join(map(str, shape))} {str(dtype).removeprefix('torch.')}"
+        for name, (shape, dtype) in kinds.items()
+    )
+
+
+def _whole_chunks(steps: int) -> int:
+    """Return a number of steps that fills the chunks of a shard."""
+    if steps < MOST_CHUNK_STEPS:
+        return max(1, steps)
+    return min(steps // MOST_CHUNK_STEPS * MOST_CHUNK_STEPS, MOST_SHARD_STEPS)
+
+
+def _without_scratch(work: Callable[[], object]) -> Callable[[Array], None]:
+    def run(_scratch: Array) -> None:
+        work()
+
+    return run

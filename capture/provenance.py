@@ -7,8 +7,11 @@ import hashlib
 import json
 import platform
 import re
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,7 +19,7 @@ from torch import nn
 
 from i2am.schemas import ManifestRow
 
-__all__ = ["describe_inputs", "describe_target", "package_versions", "plain"]
+__all__ = ["describe_inputs", "describe_target", "plain"]
 
 _PACKAGES = (
     *("i2am", "torch", "diffusers", "transformers", "accelerate", "peft", "safetensors"),
@@ -52,7 +55,7 @@ def describe_target(target: Any, denoiser: nn.Module, profile: str) -> dict[str,
         "device": str(parameter.device),
         "device_name": _device_name(parameter.device),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": package_versions(),
+        "versions": dict(_package_versions()),
     }
 
 
@@ -77,7 +80,8 @@ def describe_inputs(row: ManifestRow, manifest: Path) -> dict[str, dict[str, str
     return found
 
 
-def package_versions() -> dict[str, str]:
+@cache  # Looking them up costs as much as half a step of a small model.
+def _package_versions() -> Mapping[str, str]:
     """Return the installed versions of what a capture depends on."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
@@ -85,7 +89,7 @@ def package_versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return MappingProxyType(found)
 
 
 def plain(value: Any) -> Any:

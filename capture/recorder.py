@@ -23,6 +23,7 @@ from i2am.capture.profiles import Profile, find_denoiser, find_profile, is_compi
 from i2am.capture.provenance import describe_target
 from i2am.capture.representation import RepresentationOption, check_representation
 from i2am.capture.sample_recorder import RecordingSettings, SampleRecorder
+from i2am.capture.softmax import exact_products
 from i2am.capture.steps import StepsOption, keeps_step
 from i2am.capture.stream import Stream
 from i2am.capture.taps import LayerTap, select_taps
@@ -113,18 +114,22 @@ def capture(
     keeps = keeps_step(steps)
     denoiser = find_denoiser(target)
     found = find_profile(target, profile)
-    recording = Recording(settings, samples, Stream(memory_bytes))
+    taps = select_layers(target, found, layers)
+    halves = 2 if guidance == "both" else 1
+    stream = Stream(memory_bytes, layers=len(taps) * len(samples) * halves)
+    recording = Recording(settings, samples, stream)
     recording.listen_to(
         Listener(
             denoiser,
             found,
-            select_layers(target, found, layers),
+            taps,
             len(samples),
             guidance,
             keeps,
             getattr(target, "scheduler", None),
             is_compiled(target, denoiser),
             recording.receive,
+            stream.flush,
         ),
         describe_target(target, denoiser, found.name),
     )
@@ -222,13 +227,10 @@ class Recording:
         if self._listener is None:
             return
         halves = self._listener.known_halves()
-        device = layer.softmaxes[0].query.device.type
-        # Half precision would make of exact products what attention never saw.
-        with torch.no_grad(), torch.autocast(device, enabled=False):
+        with torch.no_grad(), exact_products(layer.softmaxes[0].query.device.type):
             for half, first in layer.rows:
                 for place, sample in enumerate(self._samples.values()):
-                    for softmax in layer.softmaxes:
-                        own = softmax.row(first + place)
+                    for own in (softmax.row(first + place) for softmax in layer.softmaxes):
                         sample.put(layer.tap, own, layer.position, half, halves)
 
     def _finish(self, listener: Listener) -> None:

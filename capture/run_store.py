@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ import numpy as np
 import zarr
 from PIL import Image
 from zarr.abc.store import Store
+from zarr.core.group import AsyncGroup, GroupMetadata
 from zarr.core.sync import sync
 from zarr.errors import ContainsGroupError
 from zarr.storage import ObjectStore
 
 from i2am.capture.codec import Array
-from i2am.capture.writer import write_array
+from i2am.capture.writer import Node, whole_array, write_nodes
 from i2am.schemas import (
     CaptureError,
     RunAttributes,
@@ -147,7 +148,11 @@ def open_sample(store: str | Path, sample: str, *, overwrite: bool) -> zarr.Grou
             raise StoreError(msg)
         # Whole, also where a capture died before it had written what names the sample a group.
         sync((root.store_path / sample).delete_dir())
-        return root.create_group(sample, attributes={ATTRIBUTE_KEY: {"status": "running"}})
+        running = GroupMetadata(attributes={ATTRIBUTE_KEY: {"status": "running"}})
+        parts = {name: GroupMetadata() for name in ("images", "layers")}
+        nodes = {sample: running, **{f"{sample}/{name}": part for name, part in parts.items()}}
+        write_nodes(root.store_path, nodes)
+        return zarr.Group(AsyncGroup(running, root.store_path / sample))
 
 
 def set_status(sample: zarr.Group, attributes: Mapping[str, Any]) -> None:
@@ -173,15 +178,26 @@ def write_coordinates(
         If the place cannot be reached.
     """
     with _as_store_error(sample):
-        write_array(sample, STEP, np.asarray(steps, np.int64), (STEP,))
-        write_array(sample, TIMESTEP, np.asarray(timesteps, np.float64), (STEP,))
+        values = {
+            STEP: np.asarray(steps, np.int64),
+            TIMESTEP: np.asarray(timesteps, np.float64),
+        }
+        nodes = {name: whole_array(array, (STEP,)) for name, array in values.items()}
+        write_nodes(sample.store_path, nodes, values)
         if len(halves) > 1:
             labels = np.array(list(halves), dtype=np.dtypes.StringDType())
-            write_array(sample, GUIDANCE, labels, (GUIDANCE,))
+            sample.create_array(GUIDANCE, data=labels, dimension_names=[GUIDANCE])
 
 
-def write_images(sample: zarr.Group, images: Mapping[str, Any]) -> None:
+def write_images(sample: zarr.Group, images: Mapping[str, Any], known: Container[str]) -> None:
     """Write pictures and masks, checked before the first one is written.
+
+    Parameters
+    ----------
+    sample : zarr.Group
+    images : mapping of str to PIL image or array
+    known : container of str
+        Names of those that are written already.
 
     Raises
     ------
@@ -192,22 +208,19 @@ def write_images(sample: zarr.Group, images: Mapping[str, Any]) -> None:
     StoreError
         If the place cannot be reached.
     """
-    arrays: dict[str, tuple[Array, tuple[str, ...]]] = {}
+    arrays: dict[str, Array] = {}
+    nodes: dict[str, Node] = {}
     for name, picture in images.items():
         if (names := image_dims(name)) is None:
             msg = f"Expected an image's name, got {name!r}. {did_you_mean(name, IMAGE_ARRAYS)}"
             raise CaptureError(msg)
-        arrays[name] = _to_array(name, picture, is_picture=RGB in names), names
-    with _as_store_error(sample):
-        group = sample.require_group("images")
-        if again := [name for name in arrays if name in group]:
-            msg = (
-                f"Expected image {again[0]!r} once, got it again, at sample {sample.path!r}. "
-                "Omit it."
-            )
+        if name in known:
+            msg = f"Expected image {name!r} once, got it again, at sample {sample.path!r}. Omit it."
             raise CaptureError(msg)
-        for name, (values, names) in arrays.items():
-            write_array(group, name, values, names, values.shape)
+        arrays[name] = _to_array(name, picture, is_picture=RGB in names)
+        nodes[name] = whole_array(arrays[name], names)
+    with _as_store_error(sample):
+        write_nodes(sample.store_path / "images", nodes, arrays)
 
 
 def _to_array(name: str, picture: Any, *, is_picture: bool) -> Array:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from i2am.capture.layer_writer import LayerWriter
+from i2am.capture.layer_writer import LayerWriter, write_layers
 from i2am.capture.representation import Representation, RepresentationOption, choose
 from i2am.capture.run_store import open_sample, set_status, write_coordinates, write_images
 from i2am.capture.softmax import (
@@ -63,7 +63,7 @@ class SampleRecorder:
     ) -> None:
         self._settings, self._stream, self._provenance = settings, stream, provenance
         self._group = open_sample(settings.store, name, overwrite=settings.overwrite)
-        self._layer_group = self._group.create_group("layers")
+        self._layer_place = self._group.store_path / "layers"
         self._layers: dict[str, LayerWriter] = {}
         self._images: set[str] = set()
         self._finished = False
@@ -109,21 +109,28 @@ class SampleRecorder:
             if name not in self._layers:
                 attributes = self._describe(tap, softmax, reference, stored_as, heads)
                 self._layers[name] = LayerWriter(
-                    self._layer_group, name, attributes, self._settings.dtype, self._stream, halves
+                    self._layer_place, name, attributes, self._settings.dtype, self._stream, halves
                 )
             self._layers[name].put(position, half, {n: a[0] for n, a in arrays.items()})
 
     def add_images(self, images: Mapping[str, Any]) -> None:
         """Write pictures; the required ones complete a finished sample."""
-        write_images(self._group, images)
+        write_images(self._group, images, self._images)
         self._images.update(images)
         if self._finished:
             self._complete()
 
     def close(self, halves: tuple[str, ...]) -> None:
-        """Hand what is buffered to the stream."""
+        """Write what is left of the layers, and describe them to readers.
+
+        Raises
+        ------
+        CaptureError
+            If anything could not be written, or the halves are others than those that came.
+        """
         for layer in self._layers.values():
             layer.close(halves)
+        write_layers(self._layer_place, self._layers.values(), self._stream)
 
     def finish(
         self, steps: Sequence[int], timesteps: Sequence[float], halves: Sequence[str]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +20,7 @@ __all__ = [
     "Softmax",
     "Tokens",
     "directional_maps",
+    "exact_products",
     "log_normaliser",
     "reference_logits",
     "split_heads",
@@ -29,6 +31,8 @@ __all__ = [
 Tokens = slice | torch.Tensor
 
 _TILE_BYTES = 64 * 2**20
+# What float32 loses below its smallest number is then less than its rounding.
+_LEAST_EXACT_SUM = 1e-30
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,13 @@ def split_heads(projected: torch.Tensor, heads: int) -> torch.Tensor:
     return projected.detach().view(rows, tokens, heads, width // heads).transpose(1, 2)
 
 
+def exact_products(device: str) -> AbstractContextManager[None]:
+    """Keep autocast's half precision from making of logits what attention never saw."""
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
 def reference_logits(softmax: Softmax, reference: ReferenceKeys) -> torch.Tensor:
     """Return scaled Q·K, dims (row, head, generated, reference), float32, before any softmax."""
     key = softmax.reference_key(reference).float()
@@ -161,6 +172,14 @@ def directional_maps(softmax: Softmax, reference: ReferenceKeys) -> dict[str, to
         attention to each token, which is normalised over all keys. mass (row, head, generated),
         where other keys share the softmax: the attention that goes to the reference.
     """
+    # Asking whether the quick way is exact would make a GPU wait, whose exponentials cost little.
+    if softmax.key.device.type == "cpu" and not softmax.is_shared(reference):
+        tiles = _tiles(softmax)
+        some, logits = next(tiles)
+        if some.stop >= softmax.query.shape[2]:
+            maps = _by_one_exponential(logits)
+            if maps is not None:
+                return maps
     peaks, sums = _over_patches(softmax, reference)
     r2g, g2r, mass = [], [], []
     for _, logits in _tiles(softmax):
@@ -174,6 +193,26 @@ def directional_maps(softmax: Softmax, reference: ReferenceKeys) -> dict[str, to
         maps["g2r"] = torch.stack(g2r).sum(0) / softmax.query.shape[2]
     if softmax.is_shared(reference):
         maps["mass"] = torch.cat(mass, dim=2)
+    return maps
+
+
+def _by_one_exponential(logits: torch.Tensor) -> dict[str, torch.Tensor] | None:
+    """Return both maps of logits over all keys, which are lost; None where that were inexact.
+
+    With e = exp(S - row maximum) and w = exp(row maximum - maximum), w·e is the exponential that
+    the softmax over patches needs; it vanishes for a token that all patches ignore.
+    """
+    peaks = logits.amax(-1, keepdim=True)
+    weights = (peaks - peaks.amax(2, keepdim=True)).exp()
+    exponentials = logits.sub_(peaks).exp_()
+    over_patches = weights.mT @ exponentials
+    if float(over_patches.min()) < _LEAST_EXACT_SUM:
+        return None
+    patches, tokens = logits.shape[2:]
+    maps = {"r2g": (weights * (exponentials @ over_patches.reciprocal().mT)).squeeze(-1) / tokens}
+    if tokens > 1:
+        over_tokens = exponentials.sum(-1, keepdim=True)
+        maps["g2r"] = (over_tokens.reciprocal().mT @ exponentials).squeeze(2) / patches
     return maps
 
 

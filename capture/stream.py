@@ -1,180 +1,242 @@
 """The way of captured tensors off the device and into the store, while the model goes on.
 
-Three stations, each on its own threads: the model's thread starts a copy to the host, one assembler
-thread takes the copies in the order of sending, and a pool of writers encodes and stores what the
-assembler hands over. Host memory is bounded: an eighth of it is for what waits to be assembled,
-three eighths for what is buffered or being written, and the rest for the writers' own copies and
-what allocators waste. When the store is slower than the model, the model waits.
+The model's thread copies tensors into host buffers that it borrows here: at once on a CPU; on a GPU
+into pinned memory on a stream of its own, so that the model's kernels need not wait. Full buffers
+go to a pool of writers, which bring them to the store and give them back. Host memory is bounded:
+when the store is slower than the model, borrowing waits.
 """
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
 
+import numpy as np
 import torch
 
+from i2am.capture.codec import Array
 from i2am.schemas import CaptureError, I2AMError, SchemaError
 
-__all__ = ["Buffer", "Stream"]
+__all__ = ["MOST_SHARD_BYTES", "Stream"]
 
 MOST_SHARD_BYTES = 32 * 2**20
-Tensors = dict[str, torch.Tensor]
+_Kind = tuple[tuple[int, ...], torch.dtype, bool]
 
 
-class Buffer(Protocol):
-    """What gathers steps until they fill a shard."""
+class _Kept:
+    """A little memory that outlives its stream, so that the next one need not touch new pages.
 
-    def relieve(self, *, newest: bool) -> None:
-        """Hand over what is whole; with `newest`, also what may still be replaced."""
+    For a small model they would cost as much as everything else. PyTorch itself keeps all pinned
+    memory.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes, self._lock = most_bytes, threading.Lock()
+        self._tensors: list[tuple[_Kind, torch.Tensor]] = []  # the oldest first
+        self._bytes = 0
+
+    def keep(self, kind: _Kind, tensors: Iterable[torch.Tensor]) -> None:
+        with self._lock:
+            for tensor in tensors:
+                self._tensors.append((kind, tensor))
+                self._bytes += _host_bytes(kind)
+                while self._bytes > self._most_bytes:
+                    self._bytes -= _host_bytes(self._tensors.pop(0)[0])
+
+    def take(self, kind: _Kind) -> torch.Tensor | None:
+        with self._lock:
+            for place, (own, tensor) in enumerate(self._tensors):
+                if own == kind:
+                    del self._tensors[place]
+                    self._bytes -= _host_bytes(kind)
+                    return tensor
+        return None
+
+
+_kept = _Kept(64 * 2**20)
 
 
 class Stream:
-    """Takes tensors from the model's thread and brings them, in order, to the store.
+    """Lends host memory, fills it from a device, and lets writers bring it to the store.
 
     Parameters
     ----------
     memory_bytes : int
-        Host memory that may be held at once. A single larger piece is still taken.
+        Host memory that may be held at once: seven eighths of it by buffers, the rest is for the
+        writers. A single larger piece is still taken.
+    layers : int
+        How many layers share the memory.
     threads : int
-        Writers: how many shards are encoded and stored at once.
+        Writers: how many buffers are stored at once.
 
     Raises
     ------
     SchemaError
-        If either is not positive.
+        If one of them is not positive.
+
+    Attributes
+    ----------
+    block_bytes : int
+        What a layer should borrow at once: then every layer may fill a block while the one before
+        is written.
     """
 
-    def __init__(self, memory_bytes: int = 2 * 2**30, threads: int = 2) -> None:
-        if memory_bytes < 1 or threads < 1:
+    def __init__(self, memory_bytes: int = 2 * 2**30, *, layers: int = 1, threads: int = 2) -> None:
+        if min(memory_bytes, layers, threads) < 1:
             msg = (
-                f"Expected memory in bytes and a number of threads above 0, got {memory_bytes} "
-                f"and {threads}. Leave them out for 2 GiB and two threads."
+                f"Expected memory in bytes and numbers of layers and threads above 0, got "
+                f"{memory_bytes}, {layers} and {threads}. Leave them out for 2 GiB and two threads."
             )
             raise SchemaError(msg)
-        # So that the copies that writers make of a shard each take a quarter at most.
-        self.shard_bytes = min(MOST_SHARD_BYTES, max(1, memory_bytes // (16 * threads)))
-        self._most_sent_bytes, self._most_kept_bytes = memory_bytes // 8, memory_bytes * 3 // 8
-        self._sent_bytes = self._buffered_bytes = self._written_bytes = 0
+        self._most_bytes = memory_bytes * 7 // 8
+        writers_share = memory_bytes // (16 * threads)
+        self.block_bytes = max(1, min(self._most_bytes // (2 * layers), writers_share))
+        self._held_bytes = self._writing = 0
+        self._free: dict[_Kind, list[torch.Tensor]] = {}
         self._changed = threading.Condition()
         self._error: BaseException | None = None
-        self._buffers: list[Buffer] = []
-        self._assembler = ThreadPoolExecutor(1, thread_name_prefix="i2am-assembler")
         self._writers = ThreadPoolExecutor(threads, thread_name_prefix="i2am-writer")
-        self._side_streams: dict[torch.device, torch.cuda.Stream] = {}
+        self._scratch = threading.local()
+        self._sides: dict[torch.device, torch.cuda.Stream] = {}
+        self._pending: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def send(self, tensors: Mapping[str, torch.Tensor], receive: Callable[[Tensors], None]) -> None:
-        """Copy tensors to the host and call `receive` with them on the assembler thread.
+    def borrow(
+        self, shape: Sequence[int], dtype: torch.dtype, device: torch.device
+    ) -> torch.Tensor:
+        """Return a host tensor to fill from `device`; waits while the memory is full.
 
-        The caller may change or free the tensors as soon as this returns, which it does at once
-        unless the memory is full.
+        Its values are arbitrary. It goes back with `write` or `give_back`.
+
+        Raises
+        ------
+        CaptureError
+            If something could not be written.
+        """
+        kind = tuple(shape), dtype, device.type == "cuda"
+        with self._changed:
+            self._changed.wait_for(lambda: self._has_room(kind))
+            self._check()
+            if free := self._free.get(kind):
+                return free.pop()
+            self._held_bytes += _host_bytes(kind)
+        if (found := _kept.take(kind)) is not None:
+            return found
+        with torch.inference_mode(False):  # It may be filled in that mode now, and without later.
+            return torch.empty(kind[0], dtype=dtype, pin_memory=kind[2])
+
+    def give_back(self, borrowed: Sequence[torch.Tensor]) -> None:
+        """Take tensors back that nobody uses any more."""
+        with self._changed:
+            for tensor in borrowed:
+                kind = tuple(tensor.shape), tensor.dtype, tensor.is_pinned()
+                self._free.setdefault(kind, []).append(tensor)
+            self._changed.notify_all()
+
+    def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        """Fill (a part of) a borrowed tensor; `source` may be changed as soon as this returns.
+
+        From a GPU the copy starts with the next `flush`, so that one wait of the side stream
+        serves a whole call of the model.
+        """
+        if source.device.type == "cuda":
+            # A copy of its own on the device first: the model may go on working in place.
+            own = source.detach().clone(memory_format=torch.contiguous_format)
+            self._pending.append((own, target))
+        else:
+            target.copy_(source)
+
+    def flush(self) -> None:
+        """Start the copies from the GPU that have come since the last time."""
+        pending, self._pending = self._pending, []
+        for device in {own.device for own, _ in pending}:
+            if device not in self._sides:
+                self._sides[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            side = self._sides[device]
+            side.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(side):
+                for own, target in pending:
+                    if own.device == device:
+                        target.copy_(own, non_blocking=True)
+                        own.record_stream(side)
+
+    def write(self, work: Callable[[Array], None], borrowed: Sequence[torch.Tensor] = ()) -> None:
+        """Let a writer do `work`, once what was copied so far is there, and take tensors back.
 
         Parameters
         ----------
-        tensors : mapping of str to Tensor
-            Any device and dtype; may be views.
-        receive : callable (dict of str to Tensor) -> None
-            Gets contiguous tensors on the host, in their own dtype; not to be kept.
-
-        Raises
-        ------
-        CaptureError
-            If something that was sent before could not be written.
+        work : callable (Array of bytes) -> None
+            Gets scratch memory for a shard, which the next one will use, too.
+        borrowed : sequence of Tensor
+            Not to be touched again by the caller.
         """
-        size_bytes = sum(_host_bytes(tensor) for tensor in tensors.values())
+        self.flush()
+        arrived = [side.record_event() for side in self._sides.values()]
+
+        def run() -> None:
+            for event in arrived:
+                event.synchronize()
+            if self._error is None:
+                work(self._scratch_memory())
+
         with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    not self._sent_bytes or self._sent_bytes + size_bytes <= self._most_sent_bytes
-                )
-            )
-            self._sent_bytes += size_bytes
-        self._check()
-        copies = [(name, *self._start_copy(tensor)) for name, tensor in tensors.items()]
+            self._writing += 1
+        self._writers.submit(run).add_done_callback(lambda future: self._done(future, borrowed))
 
-        def work() -> None:
-            for *_, arrived in copies:
-                if arrived is not None:
-                    arrived.synchronize()
-            receive({name: host for name, host, _ in copies})
-
-        self._assemble(work, size_bytes)
-
-    def call(self, work: Callable[[], None]) -> None:
-        """Call `work` on the assembler thread, after everything that was sent before.
-
-        Raises
-        ------
-        CaptureError
-            If something that was sent before could not be written.
-        """
-        self._check()
-        self._assemble(work, 0)
-
-    def close(self) -> None:
-        """Wait until everything is written.
+    def drain(self) -> None:
+        """Wait until everything that was handed to the writers is written.
 
         Raises
         ------
         CaptureError
             If anything could not be written.
         """
-        self._assembler.shutdown(wait=True)
-        self._writers.shutdown(wait=True)
-        self._buffers.clear()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._writing)
         self._check()
 
-    # What follows is for the assembler thread.
+    def close(self) -> None:
+        """Wait until everything is written, and let go of the memory.
 
-    def add_buffer(self, buffer: Buffer) -> None:
-        """Let `buffer` be asked for its bytes when the memory gets short."""
-        self._buffers.append(buffer)
+        Raises
+        ------
+        CaptureError
+            If anything could not be written.
+        """
+        self._writers.shutdown(wait=True)
+        self._pending.clear()
+        for kind, free in self._free.items():
+            _kept.keep(kind, free)
+        self._free.clear()
+        self._check()
 
-    def hold(self, size_bytes: int) -> None:
-        """Count bytes that a buffer took (or let go, if negative), and make room for them."""
-        self._buffered_bytes += size_bytes
-        for newest in (False, True):
-            if size_bytes > 0 and self._buffered_bytes > self._most_kept_bytes:
-                for buffer in self._buffers:
-                    buffer.relieve(newest=newest)
+    def _has_room(self, kind: _Kind) -> bool:
+        """Return whether a tensor may be lent, after letting go of free ones of other kinds."""
+        if self._error or self._free.get(kind) or not self._writing:
+            return True  # Without a writer at work nothing will come back: waiting were for ever.
+        size_bytes = _host_bytes(kind)
+        for other, free in self._free.items():
+            while free and self._held_bytes + size_bytes > self._most_bytes:
+                free.pop()
+                self._held_bytes -= _host_bytes(other)
+        return self._held_bytes + size_bytes <= self._most_bytes
+
+    def _done(self, future: Future[None], borrowed: Sequence[torch.Tensor]) -> None:
+        self.give_back(borrowed)
         with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    not self._written_bytes
-                    or self._buffered_bytes + self._written_bytes <= self._most_kept_bytes
-                )
-            )
-
-    def write(self, size_bytes: int, work: Callable[[], None]) -> None:
-        """Let a writer do `work`, which lets go of `size_bytes` of what was held."""
-        self._buffered_bytes -= size_bytes
-        with self._changed:
-            self._written_bytes += size_bytes
-        self._writers.submit(self._unless_failed(work)).add_done_callback(
-            lambda future: self._done(future, written_bytes=size_bytes)
-        )
-
-    def drain(self) -> None:
-        """Wait until all that was handed to the writers is written."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._written_bytes)
-
-    def _assemble(self, work: Callable[[], None], size_bytes: int) -> None:
-        self._assembler.submit(self._unless_failed(work)).add_done_callback(
-            lambda future: self._done(future, sent_bytes=size_bytes)
-        )
-
-    def _unless_failed(self, work: Callable[[], None]) -> Callable[[], None]:
-        return lambda: None if self._error else work()
-
-    def _done(self, future: Future[None], *, sent_bytes: int = 0, written_bytes: int = 0) -> None:
-        with self._changed:
-            self._sent_bytes -= sent_bytes
-            self._written_bytes -= written_bytes
+            self._writing -= 1
             self._error = self._error or future.exception()
             self._changed.notify_all()
+
+    def _scratch_memory(self) -> Array:
+        found: Array | None = getattr(self._scratch, "bytes", None)
+        if found is None:
+            # Tiles at the end and a shard's index take a little more than the values.
+            most_bytes = min(self.block_bytes, MOST_SHARD_BYTES)
+            found = np.empty(most_bytes + most_bytes // 16 + 2**16, np.uint8)
+            self._scratch.bytes = found
+        return found
 
     def _check(self) -> None:
         error = self._error
@@ -188,25 +250,9 @@ class Stream:
             )
             raise CaptureError(msg) from error
 
-    def _start_copy(self, tensor: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
-        """Return a tensor on the host, and what to wait for before it is read."""
-        # A copy of its own on the same device first: the model may go on working in place.
-        own = tensor.detach().clone(memory_format=torch.contiguous_format)
-        if own.device.type != "cuda":
-            return own.cpu(), None
-        side = self._side_streams.get(own.device)
-        if side is None:
-            side = torch.cuda.Stream(own.device)  # type: ignore[no-untyped-call]
-            self._side_streams[own.device] = side
-        side.wait_stream(torch.cuda.current_stream(own.device))
-        with torch.cuda.stream(side):
-            host = torch.empty(own.shape, dtype=own.dtype, pin_memory=True)
-            host.copy_(own, non_blocking=True)
-            own.record_stream(side)
-            return host, side.record_event()
 
-
-def _host_bytes(tensor: torch.Tensor) -> int:
+def _host_bytes(kind: _Kind) -> int:
     """Return what a tensor takes on the host: pinned memory comes in powers of two."""
-    size_bytes = tensor.numel() * tensor.element_size()
-    return 1 << (size_bytes - 1).bit_length() if tensor.device.type == "cuda" else size_bytes
+    shape, dtype, is_pinned = kind
+    size_bytes = math.prod(shape) * dtype.itemsize
+    return 1 << (size_bytes - 1).bit_length() if is_pinned and size_bytes else size_bytes

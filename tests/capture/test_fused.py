@@ -106,6 +106,22 @@ def test_reduction_in_tiles_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     assert torch.allclose(whole["r2g"].double(), logits.softmax(2).mean(3), rtol=1e-5)
 
 
+@pytest.mark.parametrize("tokens", [1, REFERENCE])
+@pytest.mark.parametrize("ignored", [0, 60, 300], ids=["no token", "hardly", "by far"])
+def test_maps_of_keys_that_share_nothing_are_those_of_float64(ignored: float, tokens: int) -> None:
+    """A token that all patches ignore vanishes where both softmaxes share an exponential."""
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 2, 40, 4), torch.randn(2, 2, tokens, 4)
+    query[..., 0], key[..., 0], key[:, :, 0, 0] = 1, ignored, 0
+    keys = ReferenceKeys(slice(0, tokens), ReferenceLayout(0, None))
+    maps = directional_maps(Softmax(query, key, 0.5, (5, 8), (keys,)), keys)
+    logits = query.double() @ key.double().mT * 0.5
+    assert torch.allclose(maps["r2g"].double(), logits.softmax(2).mean(3), rtol=1e-5)
+    if tokens > 1:
+        assert torch.allclose(maps["g2r"].double(), logits.softmax(3).mean(2), rtol=1e-5)
+    assert maps.keys() == ({"r2g", "g2r"} if tokens > 1 else {"r2g"})
+
+
 def test_nothing_is_heard_outside_a_call_of_the_denoiser() -> None:
     module = Joint("dispatch")
     found: list[Softmax] = []

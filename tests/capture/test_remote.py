@@ -20,7 +20,7 @@ from obstore.store import from_url
 from zarr.core.sync import sync
 from zarr.storage import ObjectStore
 
-from i2am.capture.layer_writer import LayerWriter
+from i2am.capture.layer_writer import LayerWriter, write_layers
 from i2am.capture.run_store import (
     finished_samples,
     open_run_group,
@@ -103,14 +103,15 @@ def record(place: str, values: dict[str, torch.Tensor], sample: str = "shirt") -
     group = open_sample(place, sample, overwrite=True)
     # So little memory that shards leave on the way.
     stream = Stream(100_000)
-    layers = group.create_group("layers")
+    layers = group.store_path / "layers"
     layer = LayerWriter(layers, "down.0.attn2", described(), FLOAT16, stream, ("conditional",))
     steps = len(next(iter(values.values())))
     for step in range(steps):
         layer.put(step, "conditional", {name: array[step] for name, array in values.items()})
     layer.close(("conditional",))
+    write_layers(layers, [layer], stream)
     stream.close()
-    write_images(group, {"generated": np.full((4, 4, 3), 7, np.uint8)})
+    write_images(group, {"generated": np.full((4, 4, 3), 7, np.uint8)}, ())
     write_coordinates(group, range(steps), np.linspace(900, 0, steps).tolist(), ("conditional",))
     set_status(group, {"status": "complete"})
 
@@ -156,12 +157,14 @@ def test_what_an_unfinished_capture_left_is_removed(tmp_path: Path, is_remote: b
     sync((orphan / "zarr.json").delete())
     assert finished_samples(place) == set()
     for sample in ("shirt", "hat"):
-        assert list(open_sample(place, sample, overwrite=False).members(max_depth=None)) == []
+        fresh = dict(open_sample(place, sample, overwrite=False).members(max_depth=None))
+        assert fresh.keys() == {"images", "layers"}
     if is_remote:
         names = set(objects(place))
     else:
         names = {p.relative_to(place).as_posix() for p in Path(place).rglob("*") if p.is_file()}
-    assert names == {"zarr.json", "shirt/zarr.json", "hat/zarr.json"}
+    parts = ("", "/images", "/layers")
+    assert names == {"zarr.json", *(f"{s}{p}/zarr.json" for s in ("shirt", "hat") for p in parts)}
 
 
 def test_a_complete_sample_in_an_object_store_is_not_replaced_unasked() -> None:
@@ -199,7 +202,7 @@ def test_a_server_that_goes_away_ends_the_capture(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         group = open_sample("s3://bucket/gone.zarr", "shirt", overwrite=False)
         stream = Stream(100_000)
-        layer = LayerWriter(group, "a", described(), FLOAT16, stream, ("conditional",))
+        layer = LayerWriter(group.store_path, "a", described(), FLOAT16, stream, ("conditional",))
         layer.put(0, "conditional", {"query": torch.zeros(2, 64, 8)})
         server.terminate()
         server.wait()
