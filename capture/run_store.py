@@ -124,8 +124,18 @@ def finished_samples(store: str | Path) -> set[str]:
             return {n for n, g in root.groups() if _attributes(g).get("status") == "complete"}
 
 
-def open_sample(store: str | Path, sample: str, *, overwrite: bool) -> zarr.Group:
+def open_sample(
+    store: str | Path, sample: str, *, overwrite: bool, attributes: Mapping[str, Any]
+) -> zarr.Group:
     """Return a fresh group for a sample. What an unfinished capture left behind is removed.
+
+    Parameters
+    ----------
+    store : str or Path
+    sample : str
+    overwrite : bool
+    attributes : mapping
+        See `set_status`.
 
     Raises
     ------
@@ -148,7 +158,7 @@ def open_sample(store: str | Path, sample: str, *, overwrite: bool) -> zarr.Grou
             raise StoreError(msg)
         # Whole, also where a capture died before it had written what names the sample a group.
         sync((root.store_path / sample).delete_dir())
-        running = GroupMetadata(attributes={ATTRIBUTE_KEY: {"status": "running"}})
+        running = GroupMetadata(attributes=_sample_attributes(attributes))
         parts = {name: GroupMetadata() for name in ("images", "layers")}
         nodes = {sample: running, **{f"{sample}/{name}": part for name, part in parts.items()}}
         write_nodes(root.store_path, nodes)
@@ -164,7 +174,11 @@ def set_status(sample: zarr.Group, attributes: Mapping[str, Any]) -> None:
         If the place cannot be reached.
     """
     with _as_store_error(sample):
-        sample.update_attributes({ATTRIBUTE_KEY: dict(attributes), "coordinates": TIMESTEP})
+        sample.update_attributes(_sample_attributes(attributes))
+
+
+def _sample_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {ATTRIBUTE_KEY: dict(attributes), "coordinates": TIMESTEP}
 
 
 def write_coordinates(

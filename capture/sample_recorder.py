@@ -26,6 +26,7 @@ from i2am.schemas.attributes import ATTRIBUTE_KEY
 
 __all__ = ["RecordingSettings", "SampleRecorder"]
 
+Status = Literal["running", "complete", "failed"]
 _REQUIRED_IMAGES = {"generated", "reference"}
 
 
@@ -62,12 +63,13 @@ class SampleRecorder:
         self, name: str, settings: RecordingSettings, stream: Stream, provenance: Mapping[str, Any]
     ) -> None:
         self._settings, self._stream, self._provenance = settings, stream, provenance
-        self._group = open_sample(settings.store, name, overwrite=settings.overwrite)
+        self._group = open_sample(
+            settings.store, name, overwrite=settings.overwrite, attributes=self._facts("running")
+        )
         self._layer_place = self._group.store_path / "layers"
         self._layers: dict[str, LayerWriter] = {}
         self._images: set[str] = set()
         self._finished = False
-        self._set_status("running")
 
     def put(
         self,
@@ -91,13 +93,11 @@ class SampleRecorder:
         halves : tuple of str or None
             All halves that will come, where it is known.
         """
-        heads = [h for h in range(softmax.query.shape[1]) if self._keeps_head(h)]
-        if not heads:
-            return
-        if len(heads) < softmax.query.shape[1]:
+        heads = self._some_heads(softmax.query.shape[1])
+        if heads is not None:
+            if not heads:
+                return
             softmax = softmax.heads(heads)
-        else:
-            heads = []
         total: torch.Tensor | None = None
         for reference in softmax.references:
             stored_as = self._representation(softmax, reference)
@@ -144,8 +144,12 @@ class SampleRecorder:
         """Mark the sample as failed, with the reason."""
         self._set_status("failed", error=f"{type(error).__name__}: {error}")
 
-    def _keeps_head(self, head: int) -> bool:
-        return self._settings.heads is None or head in self._settings.heads
+    def _some_heads(self, count: int) -> list[int] | None:
+        """Return the heads that are kept; None where all are."""
+        if self._settings.heads is None:
+            return None
+        heads = [head for head in range(count) if head in self._settings.heads]
+        return heads if len(heads) < count else None
 
     def _representation(self, softmax: Softmax, reference: ReferenceKeys) -> Representation:
         tokens = softmax.reference_key(reference).shape[2]
@@ -158,7 +162,7 @@ class SampleRecorder:
         softmax: Softmax,
         reference: ReferenceKeys,
         stored_as: Representation,
-        heads: list[int],
+        heads: list[int] | None,
     ) -> LayerAttributes:
         mask = softmax.mask
         if mask is not None and stored_as == "factors" and _hides_any(mask, reference):
@@ -178,7 +182,7 @@ class SampleRecorder:
             block=tap.block,
             representation=stored_as,
             reference_index=reference.index,
-            heads=tuple(heads) or None,
+            heads=None if heads is None else tuple(heads),
             frames=softmax.frames,
             causal=is_shared or softmax.key.shape[2] > 1,
             **extra,
@@ -190,9 +194,13 @@ class SampleRecorder:
         self._set_status("complete" if is_complete else "running")
         return is_complete
 
-    def _set_status(self, status: Literal["running", "complete", "failed"], **facts: str) -> None:
+    def _set_status(self, status: Status, **facts: str) -> None:
+        set_status(self._group, self._facts(status, **facts))
+
+    def _facts(self, status: Status, **facts: str) -> dict[str, Any]:
         attributes = CaptureAttributes(status=status, **self._provenance, **facts)
-        set_status(self._group, attributes.to_store()[ATTRIBUTE_KEY])
+        found: dict[str, Any] = attributes.to_store()[ATTRIBUTE_KEY]
+        return found
 
 
 def _reduce(

@@ -8,6 +8,7 @@ normaliser alone.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ __all__ = [
 Tokens = slice | torch.Tensor
 
 _TILE_BYTES = 64 * 2**20
+_own = threading.local()
 # What float32 loses below its smallest number is then less than its rounding.
 _LEAST_EXACT_SUM = 1e-30
 
@@ -151,7 +153,7 @@ def reference_logits(softmax: Softmax, reference: ReferenceKeys) -> torch.Tensor
     """Return scaled Q·K, dims (row, head, generated, reference), float32, before any softmax."""
     key = softmax.reference_key(reference).float()
     # Scaled after the product, as attention itself does: other orders round otherwise.
-    logits = softmax.query.float() @ key.transpose(-1, -2) * softmax.scale
+    logits = (softmax.query.float() @ key.transpose(-1, -2)).mul_(softmax.scale)
     return _masked(logits, softmax.mask, slice(None), reference.tokens)
 
 
@@ -236,15 +238,32 @@ def _over_patches(softmax: Softmax, reference: ReferenceKeys) -> tuple[torch.Ten
 
 
 def _tiles(softmax: Softmax) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield the logits over all keys, some patches at a time: never all of them at once."""
+    """Yield the logits over all keys, some patches at a time: never all of them at once.
+
+    Each tile is lost when the next one is asked for, by this thread.
+    """
     rows, heads, patches, _ = softmax.query.shape
     tokens = softmax.key.shape[2]
     tile = max(1, _TILE_BYTES // (4 * rows * heads * tokens))
     key = softmax.key.float().transpose(-1, -2)
     for start in range(0, patches, tile):
         some = slice(start, start + tile)
-        logits = softmax.query[:, :, some].float() @ key * softmax.scale
+        query = softmax.query[:, :, some].float()
+        logits = torch.matmul(query, key, out=_scratch(query, tokens)).mul_(softmax.scale)
         yield some, _masked(logits, softmax.mask, some, slice(None))
+
+
+def _scratch(query: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Return memory for a tile, on a CPU always the same: new pages cost more than the product."""
+    shape = (*query.shape[:-1], tokens)
+    if query.device.type != "cpu":
+        return query.new_empty(shape)
+    size = math.prod(shape)
+    memory: torch.Tensor | None = getattr(_own, "memory", None)
+    if memory is None or len(memory) < size:
+        with torch.inference_mode(False):
+            memory = _own.memory = torch.empty(size)
+    return memory[:size].view(shape)
 
 
 def _masked(

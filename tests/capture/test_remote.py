@@ -86,6 +86,9 @@ def credentials(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+RUNNING = {"status": "running"}
+
+
 def described() -> LayerAttributes:
     return LayerAttributes(
         scale=1.0,
@@ -100,7 +103,7 @@ def described() -> LayerAttributes:
 
 def record(place: str, values: dict[str, torch.Tensor], sample: str = "shirt") -> None:
     """Write a complete sample whose layer holds `values`, each (step, head, token, channel)."""
-    group = open_sample(place, sample, overwrite=True)
+    group = open_sample(place, sample, overwrite=True, attributes=RUNNING)
     # So little memory that shards leave on the way.
     stream = Stream(100_000)
     layers = group.store_path / "layers"
@@ -157,7 +160,9 @@ def test_what_an_unfinished_capture_left_is_removed(tmp_path: Path, is_remote: b
     sync((orphan / "zarr.json").delete())
     assert finished_samples(place) == set()
     for sample in ("shirt", "hat"):
-        fresh = dict(open_sample(place, sample, overwrite=False).members(max_depth=None))
+        fresh = dict(
+            open_sample(place, sample, overwrite=False, attributes=RUNNING).members(max_depth=None)
+        )
         assert fresh.keys() == {"images", "layers"}
     if is_remote:
         names = set(objects(place))
@@ -171,7 +176,7 @@ def test_a_complete_sample_in_an_object_store_is_not_replaced_unasked() -> None:
     place = "s3://bucket/complete.zarr"
     record(place, {"query": torch.zeros(1, 1, 2, 2)})
     with pytest.raises(StoreError, match="'shirt', which is complete in s3://bucket/complete"):
-        open_sample(place, "shirt", overwrite=False)
+        open_sample(place, "shirt", overwrite=False, attributes=RUNNING)
     assert finished_samples(place) == {"shirt"}
 
 
@@ -184,7 +189,7 @@ def test_a_complete_sample_in_an_object_store_is_not_replaced_unasked() -> None:
 )
 def test_a_place_that_is_not_there_is_one_clear_line(place: str, reason: str) -> None:
     with pytest.raises(StoreError, match=rf"Expected a run that can be .*{reason}") as caught:
-        open_sample(place, "shirt", overwrite=False)
+        open_sample(place, "shirt", overwrite=False, attributes=RUNNING)
     assert "\n" not in str(caught.value)
     assert f"at {place}. Check the place" in str(caught.value)
 
@@ -200,7 +205,7 @@ def test_a_server_that_is_not_there_is_one_clear_line(monkeypatch: pytest.Monkey
 def test_a_server_that_goes_away_ends_the_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     with serve() as (url, server):
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-        group = open_sample("s3://bucket/gone.zarr", "shirt", overwrite=False)
+        group = open_sample("s3://bucket/gone.zarr", "shirt", overwrite=False, attributes=RUNNING)
         stream = Stream(100_000)
         layer = LayerWriter(group.store_path, "a", described(), FLOAT16, stream, ("conditional",))
         layer.put(0, "conditional", {"query": torch.zeros(2, 64, 8)})
@@ -218,9 +223,10 @@ def test_a_server_that_goes_away_ends_the_capture(monkeypatch: pytest.MonkeyPatc
 MAKE_ROOT = """
 import sys
 from i2am.capture.run_store import open_sample
+RUNNING = {"status": "running"}
 print("ready", flush=True)
 for line in sys.stdin:
-    open_sample(line.strip(), sys.argv[1], overwrite=False)
+    open_sample(line.strip(), sys.argv[1], overwrite=False, attributes=RUNNING)
     print("made", flush=True)
 """
 
