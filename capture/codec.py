@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,14 @@ import google_crc32c
 import numpy as np
 import torch
 
-__all__ = ["Array", "ShardLayout", "encode_shard", "plan_shards"]
+__all__ = ["Array", "ShardLayout", "encode_shard", "pieces", "plan_shards"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 CHUNK_BYTES = 320 * 2**10
 # People ask for 20, 25, 30 or 50 steps: few chunks end in steps that never were.
 MOST_CHUNK_STEPS = 5
+_MOST_SERIAL_VALUES = 2**15 - 1
+_TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32}
 _ABSENT = np.iinfo(np.uint64).max
 
 
@@ -120,20 +122,39 @@ def encode_shard(
     shard = scratch[:size_bytes]
     shard[filled * chunk_bytes :] = np.frombuffer(tail, np.uint8)
     chunks = shard[: filled * chunk_bytes].view(dtype).reshape(rows, layout.tiles, *layout.chunk)
+    converted = torch.empty((chunk_steps, *values.shape[1:]), dtype=_TORCH_DTYPES[dtype.name])
     for row, tiles in enumerate(chunks):
-        _fill(torch.from_numpy(tiles), values[row * chunk_steps : (row + 1) * chunk_steps])
+        steps = values[row * chunk_steps : (row + 1) * chunk_steps]
+        _fill(tiles, _convert(steps, converted[: len(steps)]).numpy())
     if sys.byteorder == "big":
         chunks.byteswap(inplace=True)
     return shard
 
 
-def _fill(tiles: torch.Tensor, values: torch.Tensor) -> None:
+def pieces(values: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield flat parts of contiguous values, so small that PyTorch stays on this thread.
+
+    The threads that it would start for a writer's thread would take turns with the model's, on a
+    CPU: each of the model's own operations would then wait for its threads to wake.
+    """
+    return iter(torch.split(values.view(-1), _MOST_SERIAL_VALUES))
+
+
+def _convert(values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    if values.dtype == target.dtype:
+        return values
+    for source, piece in zip(pieces(values.contiguous()), pieces(target), strict=True):
+        piece.copy_(source)
+    return target
+
+
+def _fill(tiles: Array, values: Array) -> None:
     """Copy steps (step, head, token, …) into their tiles (tile, step, head, token, …)."""
-    steps, _, tokens = values.shape[:3]
+    steps, heads, tokens = values.shape[:3]
     width = tiles.shape[3]
     whole = tokens // width
-    split = values[:, :, : whole * width].view(*values.shape[:2], whole, width, *values.shape[3:])
-    tiles[:whole, :steps] = split.movedim(2, 0)
+    split = values[:, :, : whole * width].reshape(steps, heads, whole, width, *values.shape[3:])
+    tiles[:whole, :steps] = np.moveaxis(split, 2, 0)
     if rest := tokens - whole * width:
         tiles[-1, :steps, :, :rest] = values[:, :, whole * width :]
         tiles[-1, :steps, :, rest:] = 0

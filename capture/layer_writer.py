@@ -15,7 +15,7 @@ import torch
 from zarr.core.group import GroupMetadata
 from zarr.storage import StorePath
 
-from i2am.capture.codec import MOST_CHUNK_STEPS, Array, plan_shards
+from i2am.capture.codec import MOST_CHUNK_STEPS, Array, pieces, plan_shards
 from i2am.capture.stream import MOST_SHARD_BYTES, Stream
 from i2am.capture.writer import Node, ShardedArray, write_nodes
 from i2am.schemas import CaptureError, LayerAttributes
@@ -23,7 +23,8 @@ from i2am.schemas.dims import GUIDANCE_LABELS, LAYER_ARRAYS, STEP
 
 __all__ = ["LayerWriter", "write_layers"]
 
-MOST_SHARD_STEPS = 10 * MOST_CHUNK_STEPS
+# So that small layers, too, are written while the model still runs.
+MOST_SHARD_STEPS = 5 * MOST_CHUNK_STEPS
 # The others are always float32.
 _HALF_LIMIT = 65_520  # The smallest number that float16 rounds to infinity.
 _NARROW_ARRAYS = {"query", "key", "logits"}
@@ -180,7 +181,10 @@ class LayerWriter:
             sent_bytes = sum(tensor.nbytes for tensor in arrays.values())
             stored_bytes = sum(t.numel() * self._dtype(n).itemsize for n, t in arrays.items())
             self._shard_steps = _whole_chunks(
-                min(self._stream.block_bytes // sent_bytes, MOST_SHARD_BYTES // stored_bytes)
+                min(
+                    self._stream.block_bytes // max(1, sent_bytes),
+                    MOST_SHARD_BYTES // max(1, stored_bytes),
+                )
             )
         return _Block(
             start,
@@ -247,8 +251,10 @@ def write_layers(parent: StorePath, layers: Iterable[LayerWriter], stream: Strea
 
 def _overflows(values: torch.Tensor) -> bool:
     """Return whether float16 makes a finite value infinite."""
-    if values.dtype == torch.float16:
-        return False
+    return values.dtype != torch.float16 and any(map(_piece_overflows, pieces(values)))
+
+
+def _piece_overflows(values: torch.Tensor) -> bool:
     low, high = (float(value) for value in values.aminmax())
     if low > -_HALF_LIMIT and high < _HALF_LIMIT:
         return False

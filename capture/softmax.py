@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 
@@ -45,6 +46,7 @@ class ReferenceLayout:
     grid: tuple[int, int] | None
 
 
+@cache
 def square_layout(tokens: int) -> ReferenceLayout:
     """Return the layout of a vision transformer's tokens: a square, maybe after one class token.
 
@@ -139,7 +141,7 @@ class Softmax:
 def split_heads(projected: torch.Tensor, heads: int) -> torch.Tensor:
     """(row, token, head · channel) -> (row, head, token, channel), without a copy."""
     rows, tokens, width = projected.shape
-    return projected.detach().view(rows, tokens, heads, width // heads).transpose(1, 2)
+    return projected.view(rows, tokens, heads, width // heads).transpose(1, 2)
 
 
 def exact_products(device: str) -> AbstractContextManager[None]:

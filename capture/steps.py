@@ -165,12 +165,15 @@ def bind(
     forward: Callable[..., Any], arguments: tuple[Any, ...], options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return a call's arguments by the names of the function's signature."""
-    found = inspect.signature(forward).bind_partial(*arguments, **options)
+    found = _signature(forward).bind_partial(*arguments, **options)
     named = dict(found.arguments)
     for parameter in found.signature.parameters.values():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             named |= named.pop(parameter.name, {})
     return named
+
+
+_signature = functools.lru_cache(maxsize=64)(inspect.signature)
 
 
 def read_timestep(value: Any) -> float:

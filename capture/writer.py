@@ -198,7 +198,8 @@ class ShardedArray:
             return False
         constant = self._constants.get(half)
         if constant is None:  # Another thread may be as far.
-            constant = self._constants.setdefault(half, values[0].clone())
+            copied = torch.from_numpy(first.copy()).view(values.dtype)
+            constant = self._constants.setdefault(half, copied)
         return np.array_equal(_bits(constant), first)
 
     def _never_changed(self) -> bool:

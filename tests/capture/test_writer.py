@@ -232,7 +232,7 @@ def test_a_sample_is_tens_of_files(tmp_path: Path) -> None:
     write_layers(layers.store_path, opened, stream)
     stream.close()
     files = [path for path in (tmp_path / "run.zarr").rglob("*") if path.is_file()]
-    assert len(files) < 110
+    assert len(files) < 120
 
 
 def test_a_step_that_was_left_out_is_an_error() -> None:
@@ -297,6 +297,46 @@ def test_a_full_disk_ends_the_capture_with_an_error(memory_bytes: int) -> None:
                 write_layers(place, [layer], stream)
     with pytest.raises(CaptureError, match="No space left"):
         stream.close()
+
+
+THREADS = """
+import os, threading
+import torch, zarr
+from i2am.capture.layer_writer import LayerWriter, write_layers
+from i2am.capture.stream import Stream
+from tests.capture.test_writer import FLOAT16, ONE, attributes
+
+def torch_threads():
+    return len(os.listdir("/proc/self/task")) - len(threading.enumerate())
+
+torch.set_num_threads(4)
+layers = zarr.create_group({}).store_path
+stream = Stream(2**26)
+layer = LayerWriter(layers, "a", attributes(), FLOAT16, stream, ONE)
+query, key = torch.randn(8, 4096, 40), torch.randn(8, 257, 40)
+query.exp(), (query @ key.mT)  # What the model itself starts.
+before = torch_threads()
+for step in range(12):
+    query[0, 0, 0] = 1e5 if step > 8 else torch.inf
+    layer.put(step, "conditional", {"query": query, "key": key})
+layer.close(ONE)
+write_layers(layers, [layer], stream)
+print(torch_threads() - before)
+stream.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in Linux' /proc")
+def test_writers_leave_the_models_threads_alone() -> None:
+    """PyTorch starts threads for each thread that gives it much to do: on a CPU they compete."""
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert int(done.stdout) == 0
 
 
 SLOW_DISK = """
