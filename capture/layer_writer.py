@@ -251,15 +251,19 @@ def write_layers(parent: StorePath, layers: Iterable[LayerWriter], stream: Strea
 
 def _overflows(values: torch.Tensor) -> bool:
     """Return whether float16 makes a finite value infinite."""
-    return values.dtype != torch.float16 and any(map(_piece_overflows, pieces(values)))
-
-
-def _piece_overflows(values: torch.Tensor) -> bool:
-    low, high = (float(value) for value in values.aminmax())
-    if low > -_HALF_LIMIT and high < _HALF_LIMIT:
+    if values.dtype == torch.float16:
         return False
-    is_beyond = values.abs() >= _HALF_LIMIT
-    return bool((is_beyond & values.isfinite()).any())  # Some are infinite themselves.
+    # One call to NumPy rather than many to PyTorch: the model's thread wants the interpreter, too.
+    parts = [values] if values.dtype == torch.float32 else (p.float() for p in pieces(values))
+    return any(_exceeds_half(part.numpy()) for part in parts)
+
+
+def _exceeds_half(values: Array) -> bool:
+    with np.errstate(invalid="ignore"):
+        if values.min() > -_HALF_LIMIT and values.max() < _HALF_LIMIT:
+            return False
+    is_beyond = np.abs(values) >= _HALF_LIMIT
+    return bool((is_beyond & np.isfinite(values)).any())  # Some are infinite themselves.
 
 
 def _format(kinds: Mapping[str, _Kind]) -> str:
