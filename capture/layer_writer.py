@@ -59,6 +59,8 @@ class LayerWriter:
     halves : tuple of str, optional
         Labels of the guidance halves, in their order; one half alone has no guidance dimension.
         None while it is not known which will come.
+    sharers : int
+        How many writers share the memory that the stream counts for one layer: one a reference.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class LayerWriter:
         dtype: np.dtype[np.floating],
         stream: Stream,
         halves: tuple[str, ...] | None,
+        sharers: int = 1,
     ) -> None:
         self.name = name
+        self._most_bytes = stream.block_bytes // sharers
         self._place, self._attributes = parent / name, attributes
         self._narrow, self._stream, self._order = dtype == np.float16, stream, halves
         self._kinds: dict[str, _Kind] = {}  # of one step
@@ -182,7 +186,7 @@ class LayerWriter:
             stored_bytes = sum(t.numel() * self._dtype(n).itemsize for n, t in arrays.items())
             self._shard_steps = _whole_chunks(
                 min(
-                    self._stream.block_bytes // max(1, sent_bytes),
+                    self._most_bytes // max(1, sent_bytes),
                     MOST_SHARD_BYTES // max(1, stored_bytes),
                 )
             )

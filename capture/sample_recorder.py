@@ -109,7 +109,13 @@ class SampleRecorder:
             if name not in self._layers:
                 attributes = self._describe(tap, softmax, reference, stored_as, heads)
                 self._layers[name] = LayerWriter(
-                    self._layer_place, name, attributes, self._settings.dtype, self._stream, halves
+                    self._layer_place,
+                    name,
+                    attributes,
+                    self._settings.dtype,
+                    self._stream,
+                    halves,
+                    len(softmax.references),
                 )
             self._layers[name].put(position, half, {n: a[0] for n, a in arrays.items()})
 

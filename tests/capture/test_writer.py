@@ -235,6 +235,20 @@ def test_a_sample_is_tens_of_files(tmp_path: Path) -> None:
     assert len(files) < 120
 
 
+@pytest.mark.parametrize(("sharers", "steps"), [(1, 20), (4, 5)])
+def test_writers_of_a_layers_references_share_its_memory(sharers: int, steps: int) -> None:
+    sample, slab = zarr.create_group({}), torch.zeros(1, 256, 32)  # 32 KiB
+    stream = Stream(22 * 2**20, threads=2)  # 704 KiB for one of a layer
+    layer = LayerWriter(sample.store_path, "a", attributes(), FLOAT16, stream, ONE, sharers)
+    for step in range(20):
+        layer.put(step, "conditional", {"query": slab + step})
+    layer.close(ONE)
+    write_layers(sample.store_path, [layer], stream)
+    stream.close()
+    array: Any = sample["a/query"]
+    assert array.shards[0] == steps
+
+
 def test_a_step_that_was_left_out_is_an_error() -> None:
     layer = new_layer(Stream(), ONE)
     layer.put(0, "conditional", {"query": torch.zeros(1, 2, 3)})
