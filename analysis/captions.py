@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 import xarray as xr
 
+from i2am.analysis.selection import is_causal, token_count
 from i2am.schemas import LayerAttributes, dims
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 
@@ -69,14 +70,9 @@ def similarity_note(sample: xr.DataTree, maps: xr.DataTree) -> str:
 
 
 def is_similarity(layer: xr.DataTree) -> bool:
-    """Return whether R2G of a captured layer describes similarity alone.
-
-    A softmax over one token is 1 whatever query and key are, so the layer's output does not depend
-    on them; unless other keys share that softmax.
-    """
+    """Return whether R2G of a captured layer describes similarity alone: it is not causal."""
     attributes = LayerAttributes.model_validate(layer.attrs[ATTRIBUTE_KEY])
-    is_shared = "logsumexp" in layer.dataset or "mass" in layer.dataset
-    return not attributes.causal or (_is_one_token(layer) and not is_shared)
+    return not is_causal(attributes, layer.dataset)
 
 
 def absence(sample: xr.DataTree, direction: Direction) -> str:
@@ -178,8 +174,7 @@ def _mapped_layers(
 
 
 def _is_one_token(layer: xr.DataTree) -> bool:
-    # Reduced at capture from one token, a layer holds R2G alone.
-    return layer.sizes.get(dims.REFERENCE, 1) == 1
+    return token_count(layer.dataset) == 1
 
 
 def _without_shared_end(names: Sequence[str]) -> list[str]:

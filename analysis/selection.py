@@ -16,9 +16,11 @@ from i2am.schemas.dims import CONDITIONAL, GUIDANCE, HEAD, REFERENCE, REPRESENTA
 __all__ = [
     "SelectedLayer",
     "check_one_reference",
+    "is_causal",
     "select_layers",
     "spell",
     "split_steps",
+    "token_count",
 ]
 
 
@@ -34,7 +36,7 @@ class SelectedLayer:
     @property
     def tokens(self) -> int:
         """Number of reference tokens, special ones included."""
-        return self.arrays.sizes.get(REFERENCE, 1)  # Reduced from one token, it holds R2G alone.
+        return token_count(self.arrays)
 
     @property
     def has_g2r(self) -> bool:
@@ -44,7 +46,7 @@ class SelectedLayer:
     @property
     def has_mass(self) -> bool:
         """Whether other keys share the softmax."""
-        return "logsumexp" in self.arrays or "mass" in self.arrays
+        return _has_mass(self.arrays)
 
     @property
     def has_scores(self) -> bool:
@@ -54,7 +56,24 @@ class SelectedLayer:
     @property
     def is_causal(self) -> bool:
         """Whether the layer's output can depend on these scores: no softmax over one token."""
-        return self.attributes.causal and (self.tokens > 1 or self.has_mass)
+        return is_causal(self.attributes, self.arrays)
+
+
+def token_count(arrays: xr.Dataset) -> int:
+    """Return the number of a layer's reference tokens, special ones included."""
+    return arrays.sizes.get(REFERENCE, 1)  # Reduced from one token, it holds R2G alone.
+
+
+def is_causal(attributes: LayerAttributes, arrays: xr.Dataset) -> bool:
+    """Return whether a layer's output can depend on these scores.
+
+    A softmax over one token is 1 whatever query and key are, unless other keys share it.
+    """
+    return attributes.causal and (token_count(arrays) > 1 or _has_mass(arrays))
+
+
+def _has_mass(arrays: xr.Dataset) -> bool:
+    return "logsumexp" in arrays or "mass" in arrays
 
 
 def select_layers(

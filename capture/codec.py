@@ -19,8 +19,11 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import torch
+import zarr
+from zarr.abc.buffer import Buffer
+from zarr.core.sync import sync
 
-__all__ = ["Array", "ShardLayout", "encode_shard", "pieces", "plan_shards"]
+__all__ = ["Array", "ShardLayout", "decode_shard", "encode_shard", "pieces", "plan_shards"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 CHUNK_BYTES = 320 * 2**10
@@ -129,6 +132,25 @@ def encode_shard(
     if sys.byteorder == "big":
         chunks.byteswap(inplace=True)
     return shard
+
+
+def decode_shard(shard: Buffer, dtype: np.dtype[Any], layout: ShardLayout) -> Array:
+    """Return what a shard holds, dims (step, head, token[, channel]); steps that never were are 0.
+
+    Through an array of its own in memory, so that Zarr itself reads it.
+    """
+    heads, _width, *channels = layout.chunk[1:]
+    array = zarr.create_array(
+        {},
+        shape=(layout.steps, heads, layout.tokens, *channels),
+        chunks=layout.chunk,
+        shards=layout.shape,
+        dtype=dtype,
+        compressors=None,
+    )
+    origin = "/".join(["c", *("0" for _ in layout.chunk)])
+    sync((array.store_path / origin).set(shard))
+    return np.asarray(array[...])
 
 
 def pieces(values: torch.Tensor) -> Iterator[torch.Tensor]:

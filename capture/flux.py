@@ -17,6 +17,7 @@ from i2am.capture.fused import FusedCall, FusedTap
 from i2am.capture.profiles import Profile, class_names, register
 from i2am.capture.softmax import ReferenceKeys, ReferenceLayout, Softmax, square_layout
 from i2am.capture.taps import LayerTap
+from i2am.capture.unet import block_of
 from i2am.schemas import CaptureError
 
 if TYPE_CHECKING:
@@ -39,8 +40,7 @@ def joint_layers(denoiser: nn.Module, *, text_tokens: int = TEXT_TOKENS) -> Iter
     """
     for name, module in denoiser.named_modules():
         if "FluxAttention" in class_names(module):
-            block = name.split(".", maxsplit=1)[0]
-            yield FusedTap(name, module, block, read=partial(_read, text_tokens))
+            yield FusedTap(name, module, block_of(name), read=partial(_read, text_tokens))
 
 
 def _read(text_tokens: int, call: FusedCall) -> Iterator[Softmax]:

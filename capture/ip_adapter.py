@@ -21,7 +21,14 @@ from i2am.capture.softmax import (
     square_layout,
 )
 from i2am.capture.taps import Heard, LayerTap, Projection, ProjectionTap
-from i2am.capture.unet import block_of, heads_of, patch_grid, query_projection, scale_of
+from i2am.capture.unet import (
+    block_of,
+    grid_source,
+    heads_of,
+    patch_grid,
+    query_projection,
+    scale_of,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +56,7 @@ def ip_adapter_layers(denoiser: nn.Module) -> Iterator[LayerTap]:
             query=query_projection(attention),
             keys=tuple(Projection(projection) for projection in projections),
             read=partial(_read, name, attention, layouts, weights),
-            grid_source=denoiser.get_submodule(name.split(".transformer_blocks.")[0]),
+            grid_source=grid_source(denoiser, name),
         )
 
 

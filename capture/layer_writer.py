@@ -6,7 +6,7 @@ of the stream then encodes and stores it while the next step computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,10 +25,8 @@ __all__ = ["LayerWriter", "write_layers"]
 
 # So that small layers, too, are written while the model still runs.
 MOST_SHARD_STEPS = 5 * MOST_CHUNK_STEPS
-# The others are always float32.
 _HALF_LIMIT = 65_520  # The smallest number that float16 rounds to infinity.
-_NARROW_ARRAYS = {"query", "key", "logits"}
-
+_NARROW_ARRAYS = {"query", "key", "logits"}  # The others are always float32.
 
 _Kind = tuple[torch.Size, torch.dtype]
 
@@ -145,7 +143,7 @@ class LayerWriter:
         """Hand over what could not be told before the last step; the stream must be drained."""
         for name, array in self._arrays.items():
             for work in array.settle(self._steps, self._dtype(name)):
-                self._stream.write(_without_scratch(work))
+                self._stream.write(work)
 
     def describe(self, nodes: dict[str, Node], values: dict[str, Array]) -> None:
         """Add the group and its arrays, and the values of those that never changed.
@@ -249,7 +247,7 @@ def write_layers(parent: StorePath, layers: Iterable[LayerWriter], stream: Strea
     values: dict[str, Array] = {}
     for layer in layers:
         layer.describe(nodes, values)
-    stream.write(_without_scratch(partial(write_nodes, parent, nodes, values)))
+    stream.write(lambda _scratch: write_nodes(parent, nodes, values))
     stream.drain()
 
 
@@ -282,10 +280,3 @@ def _whole_chunks(steps: int) -> int:
     if steps < MOST_CHUNK_STEPS:
         return max(1, steps)
     return min(steps // MOST_CHUNK_STEPS * MOST_CHUNK_STEPS, MOST_SHARD_STEPS)
-
-
-def _without_scratch(work: Callable[[], object]) -> Callable[[Array], None]:
-    def run(_scratch: Array) -> None:
-        work()
-
-    return run

@@ -12,6 +12,7 @@ from i2am.capture.fused import FusedCall, FusedTap
 from i2am.capture.profiles import Profile, register
 from i2am.capture.softmax import ReferenceKeys, ReferenceLayout, Softmax
 from i2am.capture.taps import LayerTap
+from i2am.capture.unet import block_of
 from i2am.schemas import CaptureError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def double_stream_layers(denoiser: nn.Module) -> Iterator[LayerTap]:
     """Yield a tap for each joint attention layer of a Qwen-Image transformer."""
     for name, module in denoiser.named_modules():
         if name.endswith(".attn") and hasattr(module, "add_k_proj"):
-            yield FusedTap(name, module, name.split(".", maxsplit=1)[0], read=_read)
+            yield FusedTap(name, module, block_of(name), read=_read)
 
 
 def _read(call: FusedCall) -> Iterator[Softmax]:

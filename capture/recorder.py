@@ -22,7 +22,7 @@ from i2am.capture.calls import GuidanceOption, HeardLayer, Listener
 from i2am.capture.profiles import Profile, find_denoiser, find_profile, is_compiled
 from i2am.capture.provenance import describe_target
 from i2am.capture.representation import RepresentationOption, check_representation
-from i2am.capture.sample_recorder import RecordingSettings, SampleRecorder
+from i2am.capture.sample_recorder import RecordingSettings, SampleRecorder, head_set
 from i2am.capture.softmax import exact_products
 from i2am.capture.steps import StepsOption, keeps_step
 from i2am.capture.stream import Stream
@@ -109,7 +109,7 @@ def capture(
         msg = f"Expected different sample names, got {list(samples)}. Name each image."
         raise SchemaError(msg)
     settings = RecordingSettings(
-        str(store), representation, np.dtype(dtype), _head_set(heads), overwrite
+        str(store), representation, np.dtype(dtype), head_set(heads), overwrite
     )
     keeps = keeps_step(steps)
     denoiser = find_denoiser(target)
@@ -239,6 +239,8 @@ class Recording:
             _check_ran(listener)
             for sample in self._samples.values():
                 sample.close(halves)
+            for sample in self._samples.values():
+                sample.settle()
         finally:
             self._stream.close()
         self._provenance["steps"] = listener.step_count
@@ -288,13 +290,3 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         wanted = " or ".join(map(repr, choices))
         msg = f"Expected {name} {wanted}, got {value!r}. Name one of them."
         raise SchemaError(msg)
-
-
-def _head_set(heads: Sequence[int] | None) -> frozenset[int] | None:
-    if heads is None:
-        return None
-    wanted = frozenset(heads)
-    if wanted and all(isinstance(head, int) and head >= 0 for head in wanted):
-        return wanted
-    msg = f"Expected heads as a list of numbers from 0 on, got {heads!r}. Name at least one."
-    raise SchemaError(msg)

@@ -17,6 +17,7 @@ from i2am.capture.softmax import ReferenceKeys, ReferenceLayout, Softmax
 from i2am.capture.taps import Heard, LayerTap, ProjectionTap
 from i2am.capture.unet import (
     block_of,
+    grid_source,
     heads_of,
     key_projection,
     patch_grid,
@@ -42,7 +43,7 @@ def banked_self_attention(denoiser: nn.Module) -> Iterator[LayerTap]:
                 query=query_projection(attention),
                 keys=(key_projection(attention),),
                 read=partial(_read, name, attention),
-                grid_source=denoiser.get_submodule(name.split(".transformer_blocks.")[0]),
+                grid_source=grid_source(denoiser, name),
             )
 
 

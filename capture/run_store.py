@@ -157,12 +157,11 @@ def open_sample(
             )
             raise StoreError(msg)
         # Whole, also where a capture died before it had written what names the sample a group.
-        sync((root.store_path / sample).delete_dir())
+        place = root.store_path / sample
+        sync(place.delete_dir())
         running = GroupMetadata(attributes=_sample_attributes(attributes))
-        parts = {name: GroupMetadata() for name in ("images", "layers")}
-        nodes = {sample: running, **{f"{sample}/{name}": part for name, part in parts.items()}}
-        write_nodes(root.store_path, nodes)
-        return zarr.Group(AsyncGroup(running, root.store_path / sample))
+        write_nodes(place, {"": running, "images": GroupMetadata(), "layers": GroupMetadata()})
+        return zarr.Group(AsyncGroup(running, place))
 
 
 def set_status(sample: zarr.Group, attributes: Mapping[str, Any]) -> None:

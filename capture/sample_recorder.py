@@ -21,10 +21,10 @@ from i2am.capture.softmax import (
 )
 from i2am.capture.stream import Stream
 from i2am.capture.taps import LayerTap
-from i2am.schemas import CaptureAttributes, CaptureError, LayerAttributes
+from i2am.schemas import CaptureAttributes, CaptureError, LayerAttributes, SchemaError
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 
-__all__ = ["RecordingSettings", "SampleRecorder"]
+__all__ = ["RecordingSettings", "SampleRecorder", "head_set"]
 
 Status = Literal["running", "complete", "failed"]
 _REQUIRED_IMAGES = {"generated", "reference"}
@@ -39,6 +39,23 @@ class RecordingSettings:
     dtype: np.dtype[Any]
     heads: frozenset[int] | None
     overwrite: bool
+
+
+def head_set(heads: Sequence[int] | None) -> frozenset[int] | None:
+    """Return the heads that are kept; None keeps all.
+
+    Raises
+    ------
+    SchemaError
+        If they are not numbers from 0 on, or none at all.
+    """
+    if heads is None:
+        return None
+    wanted = frozenset(heads)
+    if wanted and all(isinstance(head, int) and head >= 0 for head in wanted):
+        return wanted
+    msg = f"Expected heads as a list of numbers from 0 on, got {heads!r}. Name at least one."
+    raise SchemaError(msg)
 
 
 class SampleRecorder:
@@ -127,15 +144,24 @@ class SampleRecorder:
             self._complete()
 
     def close(self, halves: tuple[str, ...]) -> None:
-        """Write what is left of the layers, and describe them to readers.
+        """Hand what is left of the layers to the stream.
 
         Raises
         ------
         CaptureError
-            If anything could not be written, or the halves are others than those that came.
+            If the halves are others than those that came.
         """
         for layer in self._layers.values():
             layer.close(halves)
+
+    def settle(self) -> None:
+        """Describe the closed layers to readers.
+
+        Raises
+        ------
+        CaptureError
+            If anything could not be written.
+        """
         write_layers(self._layer_place, self._layers.values(), self._stream)
 
     def finish(
@@ -158,7 +184,7 @@ class SampleRecorder:
         return heads if len(heads) < count else None
 
     def _representation(self, softmax: Softmax, reference: ReferenceKeys) -> Representation:
-        tokens = softmax.reference_key(reference).shape[2]
+        tokens = softmax.token_count(reference)
         _, _, patches, channels = softmax.query.shape
         return choose(self._settings.representation, patches, tokens, channels)
 

@@ -135,7 +135,14 @@ class Softmax:
 
     def is_shared(self, reference: ReferenceKeys) -> bool:
         """Return whether keys other than this reference's share its softmax."""
-        return self.reference_key(reference).shape[2] < self.key.shape[2]
+        return self.token_count(reference) < self.key.shape[2]
+
+    def token_count(self, reference: ReferenceKeys) -> int:
+        """Return how many keys are a reference's."""
+        tokens = reference.tokens
+        if isinstance(tokens, slice):
+            return len(range(*tokens.indices(self.key.shape[2])))
+        return len(tokens)
 
 
 def split_heads(projected: torch.Tensor, heads: int) -> torch.Tensor:

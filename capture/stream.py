@@ -107,7 +107,7 @@ class Stream:
     ) -> torch.Tensor:
         """Return a host tensor to fill from `device`; waits while the memory is full.
 
-        Its values are arbitrary. It goes back with `write` or `give_back`.
+        Its values are arbitrary. It goes back with `write`.
 
         Raises
         ------
@@ -125,14 +125,6 @@ class Stream:
             return found
         with torch.inference_mode(False):  # It may be filled in that mode now, and without later.
             return torch.empty(kind[0], dtype=dtype, pin_memory=kind[2])
-
-    def give_back(self, borrowed: Sequence[torch.Tensor]) -> None:
-        """Take tensors back that nobody uses any more."""
-        with self._changed:
-            for tensor in borrowed:
-                kind = tuple(tensor.shape), tensor.dtype, tensor.is_pinned()
-                self._free.setdefault(kind, []).append(tensor)
-            self._changed.notify_all()
 
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Fill (a part of) a borrowed tensor; `source` may be changed as soon as this returns.
@@ -223,8 +215,10 @@ class Stream:
         return self._held_bytes + size_bytes <= self._most_bytes
 
     def _done(self, future: Future[None], borrowed: Sequence[torch.Tensor]) -> None:
-        self.give_back(borrowed)
         with self._changed:
+            for tensor in borrowed:
+                kind = tuple(tensor.shape), tensor.dtype, tensor.is_pinned()
+                self._free.setdefault(kind, []).append(tensor)
             self._writing -= 1
             self._error = self._error or future.exception()
             self._changed.notify_all()

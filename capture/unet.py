@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = [
     "block_of",
     "cross_attention",
+    "grid_source",
+    "heads_of",
     "key_projection",
     "patch_grid",
     "query_projection",
@@ -62,7 +64,7 @@ def cross_attention(
             query=query_projection(attention),
             keys=(key_projection(attention),),
             read=partial(_read, name, attention, layout),
-            grid_source=_grid_source(denoiser, name),
+            grid_source=grid_source(denoiser, name),
         )
 
 
@@ -126,7 +128,7 @@ def heads_of(attention: Any, projected: torch.Tensor) -> torch.Tensor:
     return projected if projected.ndim == 4 else split_heads(projected, attention.heads)
 
 
-def _grid_source(denoiser: nn.Module, name: str) -> nn.Module:
+def grid_source(denoiser: nn.Module, name: str) -> nn.Module:
     """Return the enclosing transformer, which is given pictures: (row, channel, y, x)."""
     for blocks in (".transformer_blocks.", ".temporal_transformer_blocks."):
         if blocks in name:

@@ -14,6 +14,7 @@ from typing import Any
 from i2am.capture.profiles import Profile, register
 from i2am.capture.softmax import ReferenceKeys, Softmax, split_heads, square_layout
 from i2am.capture.taps import Heard, LayerTap, Projection, ProjectionTap
+from i2am.capture.unet import block_of
 from i2am.schemas import CaptureError
 
 __all__ = ["image_cross_attention"]
@@ -27,7 +28,7 @@ def image_cross_attention(denoiser: Any) -> Iterator[LayerTap]:
             yield ProjectionTap(
                 name,
                 module,
-                name.split(".", maxsplit=1)[0],
+                block_of(name),
                 query=Projection(module.norm_q),
                 keys=(Projection(module.norm_added_k),),
                 read=partial(_read, name, module, patch),

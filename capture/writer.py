@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import zarr
 from zarr.buffer import default_buffer_prototype
 from zarr.buffer.cpu import Buffer
 from zarr.core.group import GroupMetadata
@@ -24,7 +23,7 @@ from zarr.core.metadata import ArrayV3Metadata
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, ObjectStore, StorePath
 
-from i2am.capture.codec import Array, ShardLayout, encode_shard
+from i2am.capture.codec import Array, ShardLayout, decode_shard, encode_shard
 from i2am.schemas import CaptureError
 from i2am.schemas.dims import GUIDANCE, STEP
 
@@ -126,14 +125,11 @@ class ShardedArray:
             if replaced is not None:
                 sync(self._shard_place(half, shard).delete())
             return
-        if not isinstance(self.place.store, LocalStore | ObjectStore):
-            scratch = None  # A store in memory keeps what it is given.
-        place = self._store(half, shard, values, dtype, scratch)
+        self._store(half, shard, values, dtype, scratch)
         self._shards[half, shard] = dtype
-        _start_writing_out(place)
 
-    def settle(self, steps: int, dtype: np.dtype[Any]) -> list[Callable[[], object]]:
-        """Return which shards are left to be written, when all have come.
+    def settle(self, steps: int, dtype: np.dtype[Any]) -> list[Callable[[Array], None]]:
+        """Return the work that is left when all shards have come; it takes scratch memory.
 
         Parameters
         ----------
@@ -144,7 +140,7 @@ class ShardedArray:
         """
         if self._never_changed():
             return []
-        left: list[Callable[[], object]] = []
+        left: list[Callable[[Array], None]] = []
         for (half, shard), stored in self._shards.items():
             count = min(self.layout.steps, steps - shard * self.layout.steps)
             if stored is None:
@@ -214,17 +210,29 @@ class ShardedArray:
         shard: int,
         values: torch.Tensor,
         dtype: np.dtype[Any],
-        scratch: Array | None = None,
-    ) -> StorePath:
+        scratch: Array | None,
+    ) -> None:
         place = self._shard_place(half, shard)
+        if not isinstance(place.store, LocalStore | ObjectStore):
+            scratch = None  # A store in memory keeps what it is given.
         sync(place.set(Buffer(encode_shard(values, dtype, self.layout, scratch))))
-        return place
+        _start_writing_out(place)
 
     def _convert(
-        self, half: str, shard: int, count: int, stored: np.dtype[Any], dtype: np.dtype[Any]
+        self,
+        half: str,
+        shard: int,
+        count: int,
+        stored: np.dtype[Any],
+        dtype: np.dtype[Any],
+        scratch: Array,
     ) -> None:
-        values = _read_shard(self._shard_place(half, shard), self.layout, stored)
-        self._store(half, shard, torch.from_numpy(values)[:count], dtype)
+        place = self._shard_place(half, shard)
+        if (encoded := sync(place.get())) is None:
+            msg = f"Expected a shard that was just stored, got none, at {place}. "
+            raise CaptureError(msg + "Run the sample again.")
+        values = decode_shard(encoded, stored, self.layout)
+        self._store(half, shard, torch.from_numpy(values)[:count], dtype, scratch)
 
     def _shard_place(self, half: str, shard: int) -> StorePath:
         lead = [self.order.index(half)] if self._guidance_dims() else []
@@ -278,22 +286,3 @@ def _start_writing_out(place: StorePath) -> None:
             os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(file)
-
-
-def _read_shard(place: StorePath, layout: ShardLayout, dtype: np.dtype[Any]) -> Array:
-    """Read a shard back, through an array of its own in memory; steps that never were are 0."""
-    heads, _width, *channels = layout.chunk[1:]
-    array = zarr.create_array(
-        {},
-        shape=(layout.steps, heads, layout.tokens, *channels),
-        chunks=layout.chunk,
-        shards=layout.shape,
-        dtype=dtype,
-        compressors=None,
-    )
-    origin = "/".join(["c", *("0" for _ in layout.chunk)])
-    if (shard := sync(place.get())) is None:
-        msg = f"Expected a shard that was just stored, got none, at {place}. Run the sample again."
-        raise CaptureError(msg)
-    sync((array.store_path / origin).set(shard))
-    return np.asarray(array[...])

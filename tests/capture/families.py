@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import (
-    CLIPImageProcessor,
-    CLIPVisionConfig,
     CLIPVisionModel,
     CLIPVisionModelWithProjection,
     SiglipImageProcessor,
@@ -20,13 +18,12 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from tests.capture import models
+from tests.capture import models, parts, pipelines
 from tests.capture.adapters import checkpoint
+from tests.capture.parts import WIDTH
 from tests.capture.reference_pipeline import StableDiffusionReferencePipeline
 
 __all__ = ["FAMILIES", "Family"]
-
-WIDTH = 16
 
 
 @dataclass(frozen=True)
@@ -85,17 +82,8 @@ def shipped_kind() -> Family:
 
 
 def image_variation() -> Family:
-    pipeline = diffusers.StableDiffusionImageVariationPipeline(
-        vae=_vae(),
-        image_encoder=_clip(CLIPVisionModelWithProjection),
-        unet=_unet(),
-        scheduler=_ddim(),
-        safety_checker=None,
-        feature_extractor=_clip_processor(),
-        requires_safety_checker=False,
-    )
     call = {"image": picture(32), "height": 16, "width": 32}
-    return Family(_quiet(pipeline), call, "image-variation", 4, ((1, 0, None),))
+    return Family(pipelines.image_variation(), call, "image-variation", 4, ((1, 0, None),))
 
 
 def stable_video_diffusion() -> Family:
@@ -112,7 +100,7 @@ def stable_video_diffusion() -> Family:
         num_frames=3,
     )
     # This pipeline brings pictures to 224 × 224, whatever its feature extractor says.
-    encoder = _clip(CLIPVisionModelWithProjection, image_size=224, patch_size=56)
+    encoder = parts.clip(CLIPVisionModelWithProjection, image_size=224, patch_size=56)
     vae = diffusers.AutoencoderKLTemporalDecoder(
         block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2
     )
@@ -121,23 +109,23 @@ def stable_video_diffusion() -> Family:
         image_encoder=encoder,
         unet=unet,
         scheduler=diffusers.EulerDiscreteScheduler(),
-        feature_extractor=_clip_processor(),
+        feature_extractor=parts.clip_processor(),
     )
     call = {"image": picture(32), "height": 8, "width": 16, "num_frames": 3}
     one = ((1, 0, None),)
-    return Family(_quiet(pipeline), call, "stable-video-diffusion", 8, one, frames=3)
+    return Family(parts.quiet(pipeline), call, "stable-video-diffusion", 8, one, frames=3)
 
 
 def ip_adapter(kind: str, *, xl: bool = False, images: int = 1) -> Family:
     """Return a Stable Diffusion (XL) pipeline whose CLIP sees 4 × 4 patches."""
-    parts: dict[str, Any] = {
-        "vae": _vae(),
+    common: dict[str, Any] = {
+        "vae": parts.vae(),
         "text_encoder": None,
         "tokenizer": None,
-        "unet": _unet_xl() if xl else _unet(),
-        "scheduler": _ddim(),
-        "image_encoder": _clip(CLIPVisionModelWithProjection),
-        "feature_extractor": _clip_processor(),
+        "unet": _unet_xl() if xl else parts.unet(),
+        "scheduler": parts.ddim(),
+        "image_encoder": parts.clip(CLIPVisionModelWithProjection),
+        "feature_extractor": parts.clip_processor(),
     }
     call: dict[str, Any] = {
         "prompt_embeds": _noise(1, 7, WIDTH),
@@ -148,13 +136,13 @@ def ip_adapter(kind: str, *, xl: bool = False, images: int = 1) -> Family:
     }
     if xl:
         pipeline = diffusers.StableDiffusionXLPipeline(
-            **parts, text_encoder_2=None, tokenizer_2=None, force_zeros_for_empty_prompt=True
+            **common, text_encoder_2=None, tokenizer_2=None, force_zeros_for_empty_prompt=True
         )
         call["pooled_prompt_embeds"] = _noise(1, WIDTH)
         call["negative_pooled_prompt_embeds"] = -_noise(1, WIDTH)
     else:
         pipeline = diffusers.StableDiffusionPipeline(
-            **parts, safety_checker=None, requires_safety_checker=False
+            **common, safety_checker=None, requires_safety_checker=False
         )
     width = 32 if kind != "plain" else WIDTH
     weights = checkpoint(pipeline.unet, kind, width)
@@ -163,7 +151,7 @@ def ip_adapter(kind: str, *, xl: bool = False, images: int = 1) -> Family:
     layout = {"plain": (4, 0, None), "plus": (16, 0, None), "full": (17, 1, (4, 4))}[kind]
     layers = 11 if xl else 4
     # The images of one adapter share its softmax, and nothing else does.
-    return Family(_quiet(pipeline), call, "ip-adapter", layers, (layout,) * images)
+    return Family(parts.quiet(pipeline), call, "ip-adapter", layers, (layout,) * images)
 
 
 def kandinsky() -> Family:
@@ -192,7 +180,7 @@ def kandinsky() -> Family:
         num_vq_embeddings=12,
         vq_embed_dim=4,
     )
-    pipeline = diffusers.KandinskyV22Pipeline(unet=unet, scheduler=_ddim(), movq=movq)
+    pipeline = diffusers.KandinskyV22Pipeline(unet=unet, scheduler=parts.ddim(), movq=movq)
     call = {
         "image_embeds": _noise(1, WIDTH),
         "negative_image_embeds": -_noise(1, WIDTH),
@@ -200,19 +188,10 @@ def kandinsky() -> Family:
         "width": 64,
     }
     ref = ((32, 0, None),)
-    return Family(_quiet(pipeline), call, "kandinsky-2.2", 4, ref, lambda patches: patches)
+    return Family(parts.quiet(pipeline), call, "kandinsky-2.2", 4, ref, lambda patches: patches)
 
 
 def flux_kontext() -> Family:
-    pipeline = diffusers.FluxKontextPipeline(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
-        vae=_flux_vae(),
-        text_encoder=None,
-        tokenizer=None,
-        text_encoder_2=None,
-        tokenizer_2=None,
-        transformer=_flux(),
-    )
     call = {
         "image": picture(16, width=24),
         "prompt_embeds": _noise(1, 6, 32),
@@ -226,7 +205,7 @@ def flux_kontext() -> Family:
         "_auto_resize": False,
     }
     return Family(
-        _quiet(pipeline),
+        _flux_pipeline(diffusers.FluxKontextPipeline, _flux()),
         call,
         "flux",
         3,
@@ -254,18 +233,10 @@ def flux_redux() -> Family:
         feature_extractor=SiglipImageProcessor(size={"height": 24, "width": 24}),
         image_embedder=ReduxImageEncoder(redux_dim=WIDTH, txt_in_features=4096),
     )
-    pipeline = diffusers.FluxPipeline(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
-        vae=_flux_vae(),
-        text_encoder=None,
-        tokenizer=None,
-        text_encoder_2=None,
-        tokenizer_2=None,
-        transformer=_flux(text_width=4096, pooled_width=768),
-    )
+    transformer = _flux(text_width=4096, pooled_width=768)
     call = {"height": 16, "width": 24, **prior(picture(24))}
     return Family(
-        _quiet(pipeline),
+        _flux_pipeline(diffusers.FluxPipeline, transformer),
         call,
         "flux",
         3,
@@ -320,7 +291,7 @@ def qwen_edit(*, plus: bool = False) -> Family:
     grids = ((4, 4), (2, 6)) if plus else ((4, 4),)
     references = tuple((h * w, 0, (h, w)) for h, w in grids)
     return Family(
-        _quiet(pipeline),
+        parts.quiet(pipeline),
         call,
         "qwen-image-edit",
         2,
@@ -362,8 +333,8 @@ def wan(*, last_frame: bool = False) -> Family:
         text_encoder=None,
         vae=vae,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
-        image_processor=_clip_processor(),
-        image_encoder=_clip(CLIPVisionModel),
+        image_processor=parts.clip_processor(),
+        image_encoder=parts.clip(CLIPVisionModel),
         transformer=transformer,
     )
     call = {
@@ -378,7 +349,7 @@ def wan(*, last_frame: bool = False) -> Family:
         call["last_image"] = picture(32, 1)
     images = 2 if last_frame else 1
     return Family(
-        _quiet(pipeline),
+        parts.quiet(pipeline),
         call,
         "wan-image-to-video",
         2,
@@ -389,7 +360,7 @@ def wan(*, last_frame: bool = False) -> Family:
 
 
 def reference_only() -> Family:
-    pipeline = StableDiffusionReferencePipeline(_unet(), _ddim())
+    pipeline = StableDiffusionReferencePipeline(parts.unet(), parts.ddim())
     call = {
         "reference_latents": _noise(1, 4, 8, 16),
         "prompt_embeds": _noise(1, 7, WIDTH),
@@ -434,35 +405,12 @@ def picture(height: int, seed: int = 0, width: int | None = None) -> Image.Image
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
 
 
-def _quiet(pipeline: Any) -> Any:
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
 def _noise(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def _ddim() -> diffusers.DDIMScheduler:
-    return diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1)
-
-
-def _unet(**options: Any) -> diffusers.UNet2DConditionModel:
-    settings: dict[str, Any] = {
-        "sample_size": 8,
-        "block_out_channels": (16, 32),
-        "layers_per_block": 1,
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-        "cross_attention_dim": WIDTH,
-        "attention_head_dim": 2,
-        "norm_num_groups": 8,
-    }
-    return diffusers.UNet2DConditionModel(**(settings | options))
-
-
 def _unet_xl() -> diffusers.UNet2DConditionModel:
-    return _unet(
+    return parts.unet(
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         attention_head_dim=(2, 4),
@@ -474,27 +422,24 @@ def _unet_xl() -> diffusers.UNet2DConditionModel:
     )
 
 
-def _vae() -> diffusers.AutoencoderKL:
-    return diffusers.AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-    )
-
-
-def _flux_vae() -> diffusers.AutoencoderKL:
-    return diffusers.AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
+def _flux_pipeline(kind: Any, transformer: Any) -> Any:
+    vae = parts.vae(
         latent_channels=1,
         use_quant_conv=False,
         use_post_quant_conv=False,
         shift_factor=0.06,
         scaling_factor=1.5,
     )
+    pipeline = kind(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        vae=vae,
+        text_encoder=None,
+        tokenizer=None,
+        text_encoder_2=None,
+        tokenizer_2=None,
+        transformer=transformer,
+    )
+    return parts.quiet(pipeline)
 
 
 def _flux(text_width: int = 32, pooled_width: int = 32) -> diffusers.FluxTransformer2DModel:
@@ -508,20 +453,3 @@ def _flux(text_width: int = 32, pooled_width: int = 32) -> diffusers.FluxTransfo
         pooled_projection_dim=pooled_width,
         axes_dims_rope=(4, 4, 8),
     )
-
-
-def _clip(kind: Any, image_size: int = 32, patch_size: int = 8) -> Any:
-    config = CLIPVisionConfig(
-        hidden_size=32,
-        projection_dim=WIDTH,
-        intermediate_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        image_size=image_size,
-        patch_size=patch_size,
-    )
-    return kind(config).eval()
-
-
-def _clip_processor() -> CLIPImageProcessor:
-    return CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})

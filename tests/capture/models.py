@@ -8,21 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 import zarr
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    PaintByExamplePipeline,
-    UNet2DConditionModel,
-)
+from diffusers import PaintByExamplePipeline
 from diffusers.pipelines.deprecated.paint_by_example.image_encoder import (
     PaintByExampleImageEncoder,
 )
 from PIL import Image
-from transformers import CLIPImageProcessor, CLIPVisionConfig
 
 from i2am.capture import SHIPPED_MODEL, load_pipeline
 from i2am.capture.reference_inpaint import ReferenceInpaintPipeline
 from i2am.capture.tiny_model import build_pipeline
+from tests.capture import parts
+from tests.capture.parts import WIDTH
 
 
 def shipped() -> Any:
@@ -31,52 +27,23 @@ def shipped() -> Any:
 
 def reference_inpaint() -> ReferenceInpaintPipeline:
     torch.manual_seed(0)
-    pipeline = build_pipeline((32, 64))
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return parts.quiet(build_pipeline((32, 64)))
 
 
 def paint_by_example() -> PaintByExamplePipeline:
     torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=9,
-        out_channels=4,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=16,
-        attention_head_dim=2,
-        norm_num_groups=8,
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-    )
-    vision = CLIPVisionConfig(
-        hidden_size=16,
-        projection_dim=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=8,
-    )
+    unet = parts.unet(in_channels=9, out_channels=4)
+    vae = parts.vae()
+    vision = parts.clip_config(hidden_size=WIDTH, num_hidden_layers=2)
     pipeline = PaintByExamplePipeline(
         vae=vae,
-        image_encoder=PaintByExampleImageEncoder(vision, proj_size=16),
+        image_encoder=PaintByExampleImageEncoder(vision, proj_size=WIDTH),
         unet=unet,
-        scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+        scheduler=parts.ddim(),
         safety_checker=None,
-        feature_extractor=CLIPImageProcessor(
-            size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
-        ),
+        feature_extractor=parts.clip_processor(),
     )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return parts.quiet(pipeline)
 
 
 def pictures(size_px: int) -> dict[str, Image.Image]:

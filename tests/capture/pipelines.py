@@ -10,19 +10,17 @@ import diffusers
 import torch
 from safetensors.torch import save_file
 from transformers import (
-    CLIPImageProcessor,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
-    CLIPVisionConfig,
     CLIPVisionModelWithProjection,
 )
 
+from tests.capture import parts
 from tests.capture.adapters import checkpoint
+from tests.capture.parts import WIDTH
 
 __all__ = ["image_variation", "inpaint", "save_adapter"]
-
-WIDTH = 16
 
 
 def inpaint(folder: Path) -> diffusers.StableDiffusionInpaintPipeline:
@@ -40,35 +38,31 @@ def inpaint(folder: Path) -> diffusers.StableDiffusionInpaintPipeline:
         pad_token_id=53,
     )
     pipeline = diffusers.StableDiffusionInpaintPipeline(
-        vae=_vae(),
+        vae=parts.vae(),
         text_encoder=CLIPTextModel(text),
         tokenizer=_tokenizer(folder),
-        unet=_unet(9),
-        scheduler=_ddim(),
+        unet=parts.unet(in_channels=9),
+        scheduler=parts.ddim(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return parts.quiet(pipeline)
 
 
 def image_variation() -> diffusers.StableDiffusionImageVariationPipeline:
     """Return a pipeline whose one token is the picture's."""
     torch.manual_seed(0)
     pipeline = diffusers.StableDiffusionImageVariationPipeline(
-        vae=_vae(),
-        image_encoder=_image_encoder(),
-        unet=_unet(4),
-        scheduler=_ddim(),
+        vae=parts.vae(),
+        image_encoder=parts.clip(CLIPVisionModelWithProjection),
+        unet=parts.unet(),
+        scheduler=parts.ddim(),
         safety_checker=None,
-        feature_extractor=CLIPImageProcessor(
-            size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
-        ),
+        feature_extractor=parts.clip_processor(),
         requires_safety_checker=False,
     )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return parts.quiet(pipeline)
 
 
 def save_adapter(folder: Path, unet: Any, *, encoder: bool = True, pickled: bool = False) -> None:
@@ -83,7 +77,7 @@ def save_adapter(folder: Path, unet: Any, *, encoder: bool = True, pickled: bool
         flat = {f"{part}.{k}": v for part, found in weights.items() for k, v in found.items()}
         save_file(flat, models / "adapter.safetensors")
     if encoder:
-        _image_encoder().save_pretrained(models / "image_encoder")
+        parts.clip(CLIPVisionModelWithProjection).save_pretrained(models / "image_encoder")
 
 
 def _tokenizer(folder: Path) -> CLIPTokenizer:
@@ -98,43 +92,3 @@ def _tokenizer(folder: Path) -> CLIPTokenizer:
     vocabulary.write_text(json.dumps({token: place for place, token in enumerate(tokens)}))
     merges.write_text("#version: 0.2\n")
     return CLIPTokenizer(str(vocabulary), str(merges), model_max_length=16)
-
-
-def _unet(in_channels: int) -> diffusers.UNet2DConditionModel:
-    return diffusers.UNet2DConditionModel(
-        sample_size=8,
-        in_channels=in_channels,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=WIDTH,
-        attention_head_dim=2,
-        norm_num_groups=8,
-    )
-
-
-def _vae() -> diffusers.AutoencoderKL:
-    return diffusers.AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-    )
-
-
-def _ddim() -> diffusers.DDIMScheduler:
-    return diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1)
-
-
-def _image_encoder() -> CLIPVisionModelWithProjection:
-    vision = CLIPVisionConfig(
-        hidden_size=32,
-        projection_dim=WIDTH,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=8,
-    )
-    return CLIPVisionModelWithProjection(vision).eval()

@@ -57,10 +57,9 @@ def test_borrowing_waits_while_the_memory_is_held() -> None:
 def test_memory_that_came_back_is_lent_again() -> None:
     stream = Stream(4 * MIB)
     first = stream.borrow((MIB,), torch.uint8, CPU)
-    stream.write(lambda _: None, [first])
+    stream.write(_nothing, [first])
     stream.drain()
     assert stream.borrow((MIB,), torch.uint8, CPU) is first
-    stream.give_back([first])
     stream.close()
 
 
@@ -70,7 +69,7 @@ def test_memory_of_one_capture_serves_the_next_in_another_mode_of_autograd() -> 
     with torch.inference_mode():
         lent = first.borrow(shape, torch.float32, CPU)
         first.copy(torch.ones(shape), lent)
-    first.give_back([lent])
+    first.write(_nothing, [lent])
     first.close()
     second = Stream()
     again = second.borrow(shape, torch.float32, CPU)
@@ -82,7 +81,8 @@ def test_memory_of_one_capture_serves_the_next_in_another_mode_of_autograd() -> 
 
 def test_free_memory_makes_room_for_another_shape() -> None:
     stream, gate = Stream(4 * MIB, threads=1), threading.Event()
-    stream.give_back([stream.borrow((2 * MIB,), torch.uint8, CPU)])
+    stream.write(_nothing, [stream.borrow((2 * MIB,), torch.uint8, CPU)])
+    stream.drain()
     stream.write(lambda _: _wait(gate))  # So that it could wait for a writer, if it had to.
     assert stream.borrow((3 * MIB,), torch.uint8, CPU).numel() == 3 * MIB
     gate.set()
@@ -190,6 +190,10 @@ def test_memory_layers_and_threads_must_be_positive(memory: int, layers: int, th
 
 def _note(arrived: list[torch.Tensor], host: torch.Tensor, _scratch: Any) -> None:
     arrived.append(host.clone())
+
+
+def _nothing(_scratch: Any) -> None:
+    pass
 
 
 def _wait(event: threading.Event) -> None:

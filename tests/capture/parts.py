@@ -1,0 +1,69 @@
+"""What tiny pipelines are made of: diffusers' and transformers' own classes, with random weights."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import diffusers
+from transformers import CLIPImageProcessor, CLIPVisionConfig
+
+__all__ = ["WIDTH", "clip", "clip_config", "clip_processor", "ddim", "quiet", "unet", "vae"]
+
+WIDTH = 16
+_Pipeline = TypeVar("_Pipeline")
+
+
+def unet(**options: Any) -> diffusers.UNet2DConditionModel:
+    settings: dict[str, Any] = {
+        "sample_size": 8,
+        "block_out_channels": (16, 32),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": WIDTH,
+        "attention_head_dim": 2,
+        "norm_num_groups": 8,
+    }
+    return diffusers.UNet2DConditionModel(**(settings | options))
+
+
+def vae(**options: Any) -> diffusers.AutoencoderKL:
+    return diffusers.AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        **options,
+    )
+
+
+def ddim() -> diffusers.DDIMScheduler:
+    return diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+
+
+def clip(kind: Any, **options: Any) -> Any:
+    """Return an image encoder of CLIP that sees 4 × 4 patches."""
+    return kind(clip_config(**options)).eval()
+
+
+def clip_config(**options: Any) -> CLIPVisionConfig:
+    settings = {
+        "hidden_size": 32,
+        "projection_dim": WIDTH,
+        "intermediate_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    return CLIPVisionConfig(**(settings | options))
+
+
+def clip_processor() -> CLIPImageProcessor:
+    return CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+
+
+def quiet(pipeline: _Pipeline) -> _Pipeline:
+    untyped: Any = pipeline
+    untyped.set_progress_bar_config(disable=True)
+    return pipeline
