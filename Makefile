@@ -28,11 +28,14 @@ lint: $(SETUP)
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-# Half an hour on a machine that does nothing else; benchmarks/README.md says what each prints.
+# Three quarters of an hour on a machine that does nothing else; benchmarks/README.md says what each prints.
 bench: $(SETUP)
 	$(BIN)/python benchmarks/capture_overhead.py
 	$(BIN)/python benchmarks/store_write.py
 	$(BIN)/python benchmarks/store_read.py
+	$(BIN)/python benchmarks/analysis_speed.py
+	$(BIN)/python benchmarks/analysis_speed.py --workers
+	$(BIN)/python benchmarks/analysis_memory.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis i2am-demo

@@ -18,14 +18,13 @@ from i2am.analysis.grid import Grid
 from i2am.analysis.kernel import (
     DirectionalMeans,
     directional_means,
-    softmax_mean,
     token_softmax,
 )
 from i2am.analysis.selection import SelectedLayer
 from i2am.schemas import AnalysisError
-from i2am.schemas.dims import GENERATED, GENERATED_PLANE, REFERENCE, REFERENCE_PLANE
+from i2am.schemas.dims import GENERATED_PLANE, REFERENCE_PLANE
 
-__all__ = ["LayerMaps", "layer_maps", "layer_probability", "layer_rows"]
+__all__ = ["LayerMaps", "layer_maps", "layer_probability"]
 
 _MASS_PLANE = ("mass_y", "mass_x")
 
@@ -75,7 +74,8 @@ def layer_maps(
         grids.append(generated)
     maps = apply_to_blocks(
         _block_maps,
-        layer,
+        layer.blocks,
+        layer.attributes.scale,
         planes,
         grids,
         own_generated=layer.attributes.generated_grid,
@@ -91,55 +91,6 @@ def layer_maps(
     if mass is not None:
         mass = mass.rename(dict(zip(_MASS_PLANE, GENERATED_PLANE, strict=True)))
     return LayerMaps(r2g, g2r, mass)
-
-
-def layer_rows(
-    layer: SelectedLayer, rows: NDArray[np.intp], grid: Grid, *, of_reference: bool, density: bool
-) -> xr.DataArray:
-    """Return what some patches read from the reference, or the mirror, each head and step.
-
-    Parameters
-    ----------
-    layer : SelectedLayer
-    rows : array of int
-        Generated patches, or with `of_reference` reference tokens; only these are read.
-    grid : (height, width)
-        The common grid of the other side.
-    of_reference : bool
-        Ask the mirror question.
-    density : bool
-        As in `layer_maps`.
-
-    Returns
-    -------
-    DataArray
-        Dims (step, head, reference_y, reference_x), or (step, head, y, x) for the mirror; the
-        mean over `rows`, resized and clamped at 0; float32, lazy.
-
-    Raises
-    ------
-    AnalysisError
-        If the layer's frames do not fit into the common grid.
-    """
-    if of_reference:
-        check_frames(layer, grid)
-    dim = REFERENCE if of_reference else GENERATED
-    arrays = layer.arrays.drop_vars("logsumexp", errors="ignore") if of_reference else layer.arrays
-    picked = arrays.isel({dim: rows}, missing_dims="ignore")
-    subset = SelectedLayer(layer.name, layer.attributes, picked, layer.heads)
-    own = layer.attributes.generated_grid if of_reference else layer.attributes.reference_grid
-    (maps,) = apply_to_blocks(
-        _block_rows,
-        subset,
-        [GENERATED_PLANE if of_reference else REFERENCE_PLANE],
-        [grid],
-        own=own,
-        special_tokens=0 if of_reference else layer.attributes.special_tokens,
-        of_reference=of_reference,
-        density=density,
-        frames=layer.attributes.frames if of_reference else 1,
-    )
-    return maps
 
 
 def layer_probability(layer: SelectedLayer) -> xr.DataArray:
@@ -159,7 +110,11 @@ def layer_probability(layer: SelectedLayer) -> xr.DataArray:
         raise AnalysisError(msg)
     grid = layer.attributes.generated_grid
     (maps,) = apply_to_blocks(
-        _block_probability, layer, [("token", *GENERATED_PLANE)], [(layer.tokens, *grid)]
+        _block_probability,
+        layer.blocks,
+        layer.attributes.scale,
+        [("token", *GENERATED_PLANE)],
+        [(layer.tokens, *grid)],
     )
     return maps
 
@@ -196,23 +151,6 @@ def _means(
     given = {n: a.reshape(-1, a.shape[-1]) for n, a in zip(names, arrays, strict=True)}
     no_tokens = np.empty((math.prod(lead), 0), np.float32)
     return DirectionalMeans(given["r2g"], given.get("g2r", no_tokens), given.get("mass")), lead
-
-
-def _block_rows(
-    *arrays: NDArray[Any],
-    names: list[str],
-    scale: float,
-    grids: list[Grid],
-    own: Grid,
-    special_tokens: int,
-    of_reference: bool,
-    density: bool,
-    frames: int,
-) -> NDArray[Any]:
-    scores, total, lead = scores_of(arrays, names, scale)
-    mean = softmax_mean(scores.transposed() if of_reference else scores, total)
-    factor = mean.shape[1] if density else 1
-    return on_grid(mean[:, special_tokens:], own, grids[0], lead, factor, frames)
 
 
 def _block_probability(

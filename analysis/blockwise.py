@@ -7,14 +7,17 @@ A block holds whole patches, tokens and channels of a few steps and heads. What 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from i2am.analysis.block_scores import Factors, Logits, Scores
 from i2am.analysis.grid import Grid, resize
-from i2am.analysis.kernel import Factors, Logits, Scores
 from i2am.analysis.selection import SelectedLayer
 from i2am.schemas import AnalysisError
 from i2am.schemas.dims import CHANNEL, GENERATED, HEAD, REFERENCE, STEP
@@ -33,33 +36,95 @@ _CORE: Final = {
 
 
 def apply_to_blocks(
-    function: Any,
-    layer: SelectedLayer,
-    planes: list[tuple[str, ...]],
-    sizes: list[tuple[int, ...]],
+    function: Callable[..., Any],
+    arrays: xr.Dataset,
+    scale: float,
+    planes: Sequence[tuple[str, ...]],
+    sizes: Sequence[tuple[int, ...]],
     **options: Any,
 ) -> list[xr.DataArray]:
-    """Apply a block function over steps and heads; one output for each plane."""
-    names = [name for name in _CORE if name in layer.arrays]
-    outputs = xr.apply_ufunc(
-        function,
-        # Patches, tokens and channels are whole in each block.
-        *(layer.arrays[name].chunk(dict.fromkeys(_CORE[name], -1)) for name in names),
-        input_core_dims=[_CORE[name] for name in names],
-        output_core_dims=[list(plane) for plane in planes],
-        kwargs={"names": names, "scale": layer.attributes.scale, "grids": sizes, **options},
-        dask="parallelized",
-        output_dtypes=[np.float32] * len(planes),
-        dask_gufunc_kwargs={
-            "output_sizes": {
-                dim: size
-                for plane, grid in zip(planes, sizes, strict=True)
-                for dim, size in zip(plane, grid, strict=True)
-            }
-        },
+    """Apply a function to each block of a layer's arrays; one output for each plane.
+
+    Parameters
+    ----------
+    function : callable
+        Takes a block of each array, and as options their `names`, `scale`, the sizes as `grids`
+        and `options`; returns an array (step, head, plane) float32, or a tuple of one for each
+        plane.
+    arrays : Dataset
+        Of one layer, by the contract's names.
+    scale : float
+    planes, sizes : sequence
+        Dimensions and sizes of each output after step and head.
+    **options
+        See `function`.
+
+    Returns
+    -------
+    list of DataArray
+        Dims (step, head, plane), float32, lazy; one task for each block, which reads it, too, and
+        one more for each output, unless there is one plane of two dimensions.
+    """
+    names = [name for name in _CORE if name in arrays]
+    # Patches, tokens and channels are whole in each block.
+    whole = arrays[names].chunk(dict.fromkeys({dim for name in names for dim in _CORE[name]}, -1))
+    unified = whole.unify_chunks()
+    inputs = [_four_dims(unified[name], name) for name in names]
+    lead = max((one.chunks[:-2] for one in inputs), key=len)
+    apply = partial(function, names=names, scale=scale, grids=list(sizes), **options)
+    # Blocks of inputs and output line up by their last dimensions: four on both sides.
+    is_alone = len(sizes) == 1 and len(sizes[0]) == 2
+    shape = sizes[0] if is_alone else (1, sum(map(math.prod, sizes)))
+    together = da.map_blocks(
+        _apply if is_alone else _apply_and_join,
+        *inputs,
+        apply=apply,
+        is_flat=[len(_CORE[name]) == 1 for name in names],
+        chunks=(*lead, *((size,) for size in shape)),
+        meta=np.empty((0,) * (2 + len(shape)), np.float32),
     )
-    maps = [outputs] if len(planes) == 1 else list(outputs)
-    return [one.transpose(STEP, HEAD, *plane) for one, plane in zip(maps, planes, strict=True)]
+    if is_alone:
+        return [xr.DataArray(together, dims=(STEP, HEAD, *planes[0]))]
+    ends = np.cumsum([math.prod(size) for size in sizes])
+    return [
+        xr.DataArray(
+            together.map_blocks(
+                _part,
+                end=int(end),
+                size=size,
+                drop_axis=[2, 3],
+                new_axis=list(range(2, 2 + len(size))),
+                chunks=(*lead, *((length,) for length in size)),
+                meta=np.empty((0,) * (2 + len(size)), np.float32),
+            ),
+            dims=(STEP, HEAD, *plane),
+        )
+        for end, size, plane in zip(ends, sizes, planes, strict=True)
+    ]
+
+
+def _four_dims(array: xr.DataArray, name: str) -> da.Array:
+    """Return an array with two dimensions after step and head, so that blocks line up."""
+    last_two = array.transpose(..., *_CORE[name])
+    found: da.Array = last_two.data if len(_CORE[name]) == 2 else last_two.data[..., None]
+    return found
+
+
+def _apply(*blocks: NDArray[Any], apply: Callable[..., Any], is_flat: Sequence[bool]) -> Any:
+    flat = zip(blocks, is_flat, strict=True)
+    return apply(*(one[..., 0] if alone else one for one, alone in flat))
+
+
+def _apply_and_join(*blocks: NDArray[Any], **options: Any) -> NDArray[np.float32]:
+    """Return all outputs of a block as one array (step, head, 1, all their positions)."""
+    found = _apply(*blocks, **options)
+    outputs = found if isinstance(found, tuple) else (found,)
+    flat = [one.reshape(*one.shape[:2], 1, -1) for one in outputs]
+    return np.concatenate(flat, axis=-1)
+
+
+def _part(joined: NDArray[np.float32], end: int, size: tuple[int, ...]) -> NDArray[np.float32]:
+    return joined[:, :, 0, end - math.prod(size) : end].reshape(*joined.shape[:2], *size)
 
 
 def scores_of(
@@ -75,13 +140,12 @@ def scores_of(
     else:
         query, key = given["query"], given["key"]
         lead = np.broadcast_shapes(query.shape[:-2], key.shape[:-2])
-        scores = Factors(_flat(query, lead), _flat(key, lead), scale)
+        scores = Factors(_flat(query), _flat(key), scale)
     return scores, None if total is None else total.reshape(-1, total.shape[-1]), lead
 
 
-def _flat(factors: NDArray[Any], lead: tuple[int, ...]) -> NDArray[Any]:
-    whole = np.broadcast_to(factors, (*lead, *factors.shape[-2:]))
-    return whole.reshape(-1, *factors.shape[-2:])
+def _flat(factors: NDArray[Any]) -> NDArray[Any]:
+    return factors.reshape(-1, *factors.shape[-2:])
 
 
 def on_grid(

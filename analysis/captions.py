@@ -56,6 +56,14 @@ SCORES: Final = {
     "detection_iou": "Overlap of the box found from R2G with the true one: 1 is best.",
     "whole_image_iou": "For comparison: the whole image as the box.",
     "random_box_iou": "For comparison: the mean of random boxes.",
+    "r2g_entropy": "How even R2G is: 1 is even, 0 all in one place.",
+    "r2g_concentration": "R2G attention in the brightest tenth of the map: 0.1 is even.",
+    "r2g_inside": "The share of R2G attention inside the inpainting mask.",
+    "r2g_inside_chance": "For comparison: the mask's share of the area.",
+    "g2r_entropy": "How even G2R is: 1 is even, 0 all in one place.",
+    "g2r_concentration": "G2R attention in the brightest tenth of the map: 0.1 is even.",
+    "g2r_inside": "The share of G2R attention on the reference's object.",
+    "g2r_inside_chance": "For comparison: the object's share of the reference's area.",
 }
 
 

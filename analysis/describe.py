@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from i2am.analysis.address import StoreLike, is_url
+from i2am.analysis.address import StoreLike, is_url, open_group
 from i2am.analysis.captions import is_similarity
 from i2am.analysis.selection import spell
 from i2am.analysis.store import open_maps, open_root, open_run, own_attributes
@@ -21,6 +21,8 @@ from i2am.schemas.dims import GUIDANCE, HEAD, REFERENCE, STEP
 __all__ = ["describe_store", "summarise_store"]
 
 _SHOWN_NAMES: Final = 5
+# Stores that are made of maps: groups of averages, or samples with differences.
+_RESULTS: Final = ("average", "differences")
 
 
 def describe_store(path: StoreLike) -> GroupDescription:
@@ -62,6 +64,9 @@ def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
     StoreError
         If it is missing or not a store of ours.
     """
+    result = open_group(path)
+    if (own := own_attributes(result)).get("kind") in _RESULTS:
+        return _result_facts(result) | _stored_fact(path)
     root = open_root(path)
     own = own_attributes(root)
     is_run = own["kind"] == "run"
@@ -76,10 +81,30 @@ def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
     )
     if names:
         facts |= _run_facts(samples[names[0]]) if is_run else _maps_facts(samples[names[0]])
-    if isinstance(path, str | Path) and not is_url(path):
-        stored = sum(f.stat().st_size for f in Path(path).rglob("*") if f.is_file())
-        facts["stored"] = f"{stored:,} bytes"
-    return facts
+    return facts | _stored_fact(path)
+
+
+def _stored_fact(path: StoreLike) -> dict[str, str | list[str]]:
+    if not isinstance(path, str | Path) or is_url(path):
+        return {}
+    stored = sum(f.stat().st_size for f in Path(path).rglob("*") if f.is_file())
+    return {"stored": f"{stored:,} bytes"}
+
+
+def _result_facts(root: zarr.Group) -> dict[str, str | list[str]]:
+    """Return the root's attributes, and one line for each group of samples, or for all samples."""
+    own = {key: value for key, value in own_attributes(root).items() if value}
+    facts: dict[str, str | list[str]] = {
+        key: ", ".join(value) if isinstance(value, list) else str(value)
+        for key, value in own.items()
+    }
+    counts = {name: own_attributes(group).get("samples") for name, group in sorted(root.groups())}
+    if own["kind"] == "average":
+        lines = [f"{name}: {n} sample{'' if n == 1 else 's'}" for name, n in counts.items()]
+        return facts | {"groups": lines}
+    names = list(counts)
+    shown = ", ".join(names[:_SHOWN_NAMES]) + (", …" if names[_SHOWN_NAMES:] else "")
+    return facts | {"samples": f"{len(names)}: {shown}"}
 
 
 def _run_facts(sample: xr.DataTree) -> dict[str, str | list[str]]:

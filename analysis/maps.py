@@ -10,10 +10,16 @@ from typing import Literal
 
 import xarray as xr
 
-from i2am.analysis.blocks import LayerMaps, layer_maps
+from i2am.analysis.blocks import layer_maps
 from i2am.analysis.conventions import official_levels, official_plan
 from i2am.analysis.grid import Grid, largest_grid
-from i2am.analysis.levels import levels_of, mean_over, stack_layers, with_coordinates
+from i2am.analysis.levels import (
+    MapsOfLayer,
+    levels_of,
+    mean_over,
+    stack_layers,
+    with_coordinates,
+)
 from i2am.analysis.selection import (
     SelectedLayer,
     check_one_reference,
@@ -141,11 +147,11 @@ def _i2am(
         g for layer in selected if (g := layer.attributes.reference_grid) and layer.has_g2r
     ]
     reference = (grid or largest_grid(references)) if references else None
-    r2g, g2r, mass = _volumes(selected, generated, reference, density=density)
+    r2g, g2r, mass = _maps(selected, generated, reference, density=density)
     directions = {"r2g": with_coordinates(levels_of(r2g, groups), coordinates, groups)}
-    if mass is not None:
-        directions["r2g"]["mass"] = mean_over(mass, [LAYER, STEP, HEAD])
-    if g2r is not None:
+    if mass:
+        directions["r2g"]["mass"] = mean_over(stack_layers(mass), [LAYER, STEP, HEAD])
+    if g2r:
         directions["g2r"] = with_coordinates(levels_of(g2r, groups), coordinates, groups)
     return directions
 
@@ -159,27 +165,30 @@ def _official(
 ) -> dict[str, xr.Dataset]:
     """Return both directions as the authors' code aggregates them."""
     plan = official_plan(sample, selected, grid)
-    r2g, _, mass = _volumes(plan.r2g, plan.generated, None, density=False)
+    r2g, _, mass = _maps(plan.r2g, plan.generated, None, density=False)
     levels = official_levels(plan.r2g, plan.r2g, groups, plan.generated, direction="r2g")
-    directions = {"r2g": with_coordinates(levels.assign(volume=r2g), coordinates, groups)}
-    if mass is not None:
-        directions["r2g"]["mass"] = mean_over(mass, [LAYER, STEP, HEAD])
+    directions = {
+        "r2g": with_coordinates(levels.assign(volume=stack_layers(r2g)), coordinates, groups)
+    }
+    if mass:
+        directions["r2g"]["mass"] = mean_over(stack_layers(mass), [LAYER, STEP, HEAD])
     if plan.reference is not None:
-        _, g2r, _ = _volumes(plan.g2r, plan.generated, plan.reference, density=False)
+        _, g2r, _ = _maps(plan.g2r, plan.generated, plan.reference, density=False)
         levels = official_levels(plan.g2r, plan.g2r_time, groups, plan.reference, direction="g2r")
-        directions["g2r"] = with_coordinates(levels.assign(volume=g2r), coordinates, groups)
+        directions["g2r"] = with_coordinates(
+            levels.assign(volume=stack_layers(g2r)), coordinates, groups
+        )
     return directions
 
 
-def _volumes(
+def _maps(
     selected: Sequence[SelectedLayer], generated: Grid, reference: Grid | None, *, density: bool
-) -> LayerMaps:
-    """Return the volumes over (layer, step, head, plane), each of the layers that have one."""
-    maps = [layer_maps(layer, generated, reference, density=density) for layer in selected]
-    g2r = [(layer, m.g2r) for layer, m in zip(selected, maps, strict=True) if m.g2r is not None]
-    mass = [(layer, m.mass) for layer, m in zip(selected, maps, strict=True) if m.mass is not None]
-    return LayerMaps(
-        stack_layers([(layer, m.r2g) for layer, m in zip(selected, maps, strict=True)]),
-        stack_layers(g2r) if g2r else None,
-        stack_layers(mass) if mass else None,
-    )
+) -> tuple[list[MapsOfLayer], ...]:
+    """Return R2G, G2R and mass, each of the layers that have one."""
+    found: tuple[list[MapsOfLayer], ...] = ([], [], [])
+    for layer in selected:
+        maps = layer_maps(layer, generated, reference, density=density)
+        for kind, one in zip(found, maps, strict=True):
+            if one is not None:
+                kind.append((layer, one))
+    return found

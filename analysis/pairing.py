@@ -1,4 +1,7 @@
-"""Which maps belong to a run: the store beside it, or else computed when they are asked for."""
+"""Which maps belong to a run: the store beside it, or else computed when they are asked for.
+
+And which run belongs to maps: the one that they name.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ import xarray as xr
 
 from i2am.analysis.address import StoreLike, is_url
 from i2am.analysis.maps import analyze
-from i2am.analysis.store import open_maps, open_root, own_attributes
-from i2am.schemas import I2AMError
+from i2am.analysis.store import Maps, Run, open_maps, open_root, open_run, own_attributes
+from i2am.schemas import I2AMError, StoreError
 
-__all__ = ["default_maps_path", "find_maps", "maps_of"]
+__all__ = ["default_maps_path", "find_maps", "maps_of", "run_of"]
 
 _SUFFIX: Final = ".zarr"
 
@@ -66,6 +69,33 @@ def maps_of(
         The maps store. Samples that it lacks, or all without one, are analysed when asked for.
     """
     return _MapsOnDemand(run, {} if maps is None else open_maps(maps))
+
+
+def run_of(maps: Maps, run: StoreLike | None = None) -> Run:
+    """Return the run that maps were made from.
+
+    Parameters
+    ----------
+    maps : Maps
+        As `open_maps` gives it.
+    run : str, Path or zarr Store, optional
+        Where the run is; by default what the maps' ``source`` says, which is absolute or relative
+        to the maps store.
+
+    Raises
+    ------
+    StoreError
+        If no run is there, or the maps have no path that their source is relative to.
+    """
+    if run is not None:
+        return open_run(run)
+    source = str(maps.attributes["source"])
+    if is_url(source) or Path(source).is_absolute():
+        return open_run(source)
+    if not isinstance(maps.path, str | Path):
+        msg = f"Expected run=, got maps without a path whose source is {source!r}. Give the run."
+        raise StoreError(msg)
+    return open_run((Path(maps.path) / source).resolve())
 
 
 class _MapsOnDemand(Mapping[str, xr.DataTree]):

@@ -1,4 +1,4 @@
-"""Scores on maps: how well attention keeps to the mask, and whether it boxes the painted thing."""
+"""Scores on maps: whether attention keeps to the mask, boxes the painted thing, or gathers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from i2am.analysis.captions import reference_image
-from i2am.analysis.detection import bounding_box, box_iou, detect_box, random_box
+from i2am.analysis.detection import Box, bounding_box, box_iou, detect_box, random_box
 from i2am.analysis.grid import normalise, resize
-from i2am.analysis.store import StoreLike, open_maps, open_run
-from i2am.schemas import AnalysisError, SchemaError, StoreError, did_you_mean, require
+from i2am.analysis.intervals import CONFIDENCE, check_confidence, mean_interval
+from i2am.analysis.pairing import run_of
+from i2am.analysis.spread import masks_of, spread
+from i2am.analysis.store import StoreLike, open_maps
+from i2am.analysis.tables import check_table_path, write_table
+from i2am.schemas import AnalysisError, SchemaError, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 
 __all__ = ["Polarity", "imacs", "read_scores", "score_maps", "summarise_scores"]
@@ -133,26 +136,23 @@ def score_maps(
     -------
     DataFrame
         Columns sample, score, value. Scores: imacs_g, imacs_r, detection_iou and its baselines
-        whole_image_iou and random_box_iou (the mean of 100 boxes). A score that does not exist for
-        a sample has no row: no mask, no G2R.
+        whole_image_iou and random_box_iou (the mean of 100 boxes); then of the ULAM of each
+        direction, as `spread` defines them, r2g_entropy, r2g_concentration, r2g_inside and
+        r2g_inside_chance, and the same of g2r. A score that does not exist for a sample has no row:
+        no mask, no G2R.
 
     Raises
     ------
     StoreError
-        If a store is missing or of the wrong kind, a sample is not there, or `out` exists and
-        `overwrite` is false.
+        If a store is missing or of the wrong kind, a sample is not there, the maps hold none, or
+        `out` exists and `overwrite` is false.
     AnalysisError
-        If no sample has a score, or an option is unknown.
+        If an option is unknown, or `out` is neither CSV nor Parquet.
     """
     _check_polarity(polarity)
-    if out is not None and Path(out).suffix not in {".csv", ".parquet"}:
-        msg = f"Expected a .csv or .parquet file, got {Path(out).name}, at out. Rename it."
-        raise AnalysisError(msg)
-    if out is not None and Path(out).exists() and not overwrite:
-        msg = f"Expected no file, got one, at {out}. Allow overwriting or name a new file."
-        raise StoreError(msg)
+    path = None if out is None else check_table_path(out, overwrite=overwrite)
     opened = open_maps(maps)
-    captured = open_run(run if run is not None else _source(maps, opened.attributes["source"]))
+    captured = run_of(opened, run)
     rows = []
     for name in opened if samples is None else samples:
         found = _scores(
@@ -165,14 +165,11 @@ def score_maps(
         )
         rows += [(name, score, value) for score, value in found]
     if not rows:
-        msg = (
-            f"Expected samples with an inpainting or reference mask, got none, at {maps}. "
-            "Capture with add_images(inpainting_mask=…)."
-        )
-        raise AnalysisError(msg)
+        msg = f"Expected complete samples, got none, at {maps}. Analyze some first."
+        raise StoreError(msg)
     table = pd.DataFrame(rows, columns=["sample", "score", "value"])
-    if out is not None:
-        _write(table, Path(out))
+    if path is not None:
+        write_table(table, path)
     return table
 
 
@@ -193,10 +190,33 @@ def read_scores(path: str | Path) -> pd.DataFrame:
         raise SchemaError(msg) from e
 
 
-def summarise_scores(table: pd.DataFrame) -> pd.DataFrame:
-    """Return count, mean and standard deviation of each score, in the table's order of scores."""
+def summarise_scores(table: pd.DataFrame, confidence: float = CONFIDENCE) -> pd.DataFrame:
+    """Return each score's mean over the samples and how sure it is.
+
+    Parameters
+    ----------
+    table : DataFrame, columns score and value
+        As `score_maps` gives it.
+    confidence : float
+        Of the interval, between 0 and 1.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by score, in the table's order of scores; columns count, mean, std, and low and
+        high: the bootstrap interval of the mean over samples, NaN for one sample alone.
+
+    Raises
+    ------
+    AnalysisError
+        If `confidence` is not between 0 and 1.
+    """
+    check_confidence(confidence)
     values = table.groupby("score", sort=False)["value"]
-    return values.agg(["count", "mean", "std"])
+    summary = values.agg(["count", "mean", "std"])
+    ends = [mean_interval(of_score, confidence) for _, of_score in values]
+    summary[["low", "high"]] = ends
+    return summary
 
 
 def _scores(
@@ -209,46 +229,38 @@ def _scores(
     premask: bool,
 ) -> Iterator[tuple[str, float]]:
     """Yield the scores of one sample that exist."""
-    images = sample.children["images"]
     options: dict[str, Any] = {"penalty": penalty, "threshold": threshold}
-    r2g = maps["r2g/ulam"].to_numpy()
-    mask = _mask(images, "inpainting_mask")
+    ulam = {direction: node.dataset["ulam"].compute() for direction, node in maps.children.items()}
+    masks = masks_of(sample, maps)
+    r2g, mask = ulam["r2g"].to_numpy(), masks.get("r2g")
     if mask is not None:
         yield "imacs_g", imacs(r2g, mask, polarity=polarity, **options)
-    reference_mask = _mask(images, "reference_mask")
-    # The mask is of the first reference picture alone.
-    is_first = reference_image(sample, maps) == "reference"
-    if reference_mask is not None and "g2r" in maps.children and is_first:
-        g2r = maps["g2r/ulam"].to_numpy()
-        yield "imacs_r", imacs(g2r, reference_mask, premask=premask, **options)
+    if "g2r" in masks:
+        yield "imacs_r", imacs(ulam["g2r"].to_numpy(), masks["g2r"], premask=premask, **options)
     box = sample.attrs[ATTRIBUTE_KEY].get("box") or (None if mask is None else bounding_box(mask))
     if box is not None:
-        height, width = images["generated"].shape[:2]
-        heat = resize(_with_polarity(normalise(r2g.astype(np.float64)), polarity), (height, width))
-        found = detect_box(heat)
-        yield "detection_iou", box_iou(found, box) if found else 0.0
-        yield "whole_image_iou", box_iou((0, 0, width, height), box)
-        rng = np.random.default_rng(zlib.crc32(str(sample.name).encode()))
-        chance = [box_iou(random_box((height, width), rng), box) for _ in range(_RANDOM_BOXES)]
-        yield "random_box_iou", float(np.mean(chance))
+        heat = _with_polarity(normalise(r2g.astype(np.float64)), polarity)
+        yield from _detection(sample, heat, box)
+    for direction in ("r2g", "g2r"):
+        if direction in ulam:
+            found = spread(ulam[direction], masks.get(direction))
+            for measure, value in found.items():
+                name = "inside_chance" if measure == "chance" else measure
+                if not np.isnan(value):
+                    yield f"{direction}_{name}", float(value)
 
 
-def _mask(images: xr.DataTree, name: str) -> NDArray[np.float64] | None:
-    """Return a stored mask as weights; None where there is none or it says nothing."""
-    if name not in images:
-        return None
-    weights: NDArray[np.float64] = images[name].to_numpy() / 255.0
-    return weights if 0 < weights.mean() < 1 else None
-
-
-def _source(maps: StoreLike, source: str) -> StoreLike:
-    """Return where the run is: absolute, a URL, or relative to the maps store."""
-    if "://" in source or Path(source).is_absolute():
-        return source
-    if not isinstance(maps, str | Path):
-        msg = f"Expected run=, got maps without a path whose source is {source!r}. Give the run."
-        raise StoreError(msg)
-    return (Path(maps) / source).resolve()
+def _detection(
+    sample: xr.DataTree, heat: NDArray[np.float64], box: Box
+) -> Iterator[tuple[str, float]]:
+    """Yield the overlap of the box found in `heat` with the true one, and two baselines."""
+    height, width = sample.children["images"]["generated"].shape[:2]
+    found = detect_box(resize(heat, (height, width)))
+    yield "detection_iou", box_iou(found, box) if found else 0.0
+    yield "whole_image_iou", box_iou((0, 0, width, height), box)
+    rng = np.random.default_rng(zlib.crc32(str(sample.name).encode()))
+    chance = [box_iou(random_box((height, width), rng), box) for _ in range(_RANDOM_BOXES)]
+    yield "random_box_iou", float(np.mean(chance))
 
 
 def _check_polarity(polarity: str) -> None:
@@ -261,12 +273,3 @@ def _check_polarity(polarity: str) -> None:
 
 def _with_polarity(values: NDArray[np.float64], polarity: Polarity) -> NDArray[np.float64]:
     return 1 - values if polarity == "inverted" else values
-
-
-def _write(table: pd.DataFrame, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        require("pyarrow", "to write a Parquet table", "capture")
-        table.to_parquet(path, index=False)
-    else:
-        table.to_csv(path, index=False)

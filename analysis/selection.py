@@ -5,10 +5,12 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from i2am.analysis.lazy_arrays import in_blocks
 from i2am.schemas import AnalysisError, LayerAttributes, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import CONDITIONAL, GUIDANCE, HEAD, REFERENCE, REPRESENTATIONS, STEP
@@ -26,12 +28,25 @@ __all__ = [
 
 @dataclass(frozen=True)
 class SelectedLayer:
-    """One layer's arrays after selection, lazy, in the blocks that they came in."""
+    """One layer's arrays after selection, lazy.
+
+    Parameters
+    ----------
+    name : str
+    attributes : LayerAttributes
+    arrays : Dataset
+        As `schemas.dims.REPRESENTATIONS` names them, in the store's own chunks.
+    blocks : Dataset
+        The same in blocks of a few steps, for a pass over all of them.
+    heads : tuple of int
+        The labels of its heads.
+    """
 
     name: str
     attributes: LayerAttributes
-    arrays: xr.Dataset  # as `schemas.dims.REPRESENTATIONS` names them
-    heads: tuple[int, ...]  # the labels of its heads
+    arrays: xr.Dataset
+    blocks: xr.Dataset
+    heads: tuple[int, ...]
 
     @property
     def tokens(self) -> int:
@@ -239,16 +254,17 @@ def _select(
             f"at {sample.name or 'sample'}. {did_you_mean(guidance, labels)}"
         )
         raise AnalysisError(msg)
-    picked = {}
+    picked: dict[str, Any] = {}
     if list(own_heads) != labels_of_heads:
         picked[HEAD] = [labels_of_heads.index(head) for head in own_heads]
     if len(steps) < sample.sizes[STEP]:
         known = sample[STEP].to_numpy().tolist()
         picked[STEP] = [known.index(step) for step in steps]
     if GUIDANCE in arrays.dims:
-        arrays = arrays.isel({GUIDANCE: labels.index(guidance)})
-    arrays = arrays.drop_vars(list(arrays.coords)).isel(picked).chunk({})
+        picked[GUIDANCE] = labels.index(guidance)
+    arrays = arrays.drop_vars(list(arrays.coords)).chunk({})
     attributes = _attributes(sample, name)
     for array in REPRESENTATIONS[attributes.representation][0]:
         arrays[array]  # Missing, it is told now (KeyError) and not in the middle of the work.
-    return SelectedLayer(name, attributes, arrays, own_heads)
+    blocks = arrays.map(lambda one: one.copy(data=in_blocks(one.data, one.dims)))
+    return SelectedLayer(name, attributes, arrays.isel(picked), blocks.isel(picked), own_heads)

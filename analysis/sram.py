@@ -6,33 +6,33 @@ multiplied, so a question costs a hundredth of the volumes.
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from i2am.analysis.blocks import layer_rows
 from i2am.analysis.grid import Grid, largest_grid
 from i2am.analysis.levels import mean_over, stack_layers
 from i2am.analysis.maps import Normalisation, check_options
+from i2am.analysis.places import REGION, Place, Places, Regions, find_regions
+from i2am.analysis.rows import layer_rows
 from i2am.analysis.selection import SelectedLayer, check_one_reference, select_layers
 from i2am.schemas import AnalysisError, did_you_mean
 from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, STEP
 
-__all__ = ["Place", "sram"]
+__all__ = ["Place", "Places", "sram"]
 
-# A pixel (y, x), or a boolean mask of the image's size.
-Place = tuple[int, int] | NDArray[np.bool_] | xr.DataArray
+# Regions that are asked about together: beyond it a block's maps would fill the memory.
+_TOGETHER: Final = 128
 
 
 def sram(
     sample: xr.DataTree,
     *,
-    generated: Place | None = None,
-    reference: Place | None = None,
+    generated: Places | None = None,
+    reference: Places | None = None,
     layers: str | Iterable[str] | None = None,
     steps: Iterable[int] | None = None,
     heads: Iterable[int] | None = None,
@@ -48,7 +48,9 @@ def sram(
         As `open_run` gives it.
     generated : (y, x) or bool array (y, x), optional
         A pixel of the stored generated image: each layer takes the patch that holds it. Or a mask
-        of that image's size: each layer takes the mean over the patches that hold its pixels.
+        of that image's size: each layer takes the mean over the patches that hold its pixels. Or
+        many at once: a list of pixels and masks, or one bool array (region, y, x), whose
+        ``region`` coordinate, if it has one, names them.
     reference : (y, x) or bool array (reference_y, reference_x), optional
         The same of the stored reference image (for layers of a further reference, of that one):
         where on the generated image that place went. Give one of the two.
@@ -60,22 +62,24 @@ def sram(
     Returns
     -------
     DataArray
-        Dims (kept dims, reference_y, reference_x), for the mirror (kept dims, y, x), on the largest
-        grid of the selected layers; float32, at least 0, lazy. Layers without a reference grid or
-        with one token have no part in it, nor have those that were reduced to maps at capture. The
-        attribute ``reference_image`` names the stored picture that the layers look at.
+        Dims ([region,] kept dims, reference_y, reference_x), for the mirror ([region,] kept dims,
+        y, x), on the largest grid of the selected layers; ``region`` where many places were given,
+        numbered or named; float32, at least 0, lazy. Layers without a reference grid or with one
+        token have no part in it, nor have those that were reduced to maps at capture. The attribute
+        ``reference_image`` names the stored picture that the layers look at.
 
     Raises
     ------
     AnalysisError
         If no selected layer, or one that is named in full, has no such map; the named layers look
-        at different reference images; the place is not in the image; neither or both places are
+        at different reference images; a place is not in the image; neither or both places are
         given; or a label is asked for that was not captured.
 
     Notes
     -----
     ``softmax_R(S)[p, :]``, for the mirror ``softmax_P(S)[:, r]``; resized and clamped at 0 before
-    the means over layers, steps and heads.
+    the means over layers, steps and heads. Of many places each patch is read once, and all share
+    the exponential, so that they cost little more than one.
     """
     if (generated is None) == (reference is None):
         got = "neither" if generated is None else "both"
@@ -87,20 +91,19 @@ def sram(
     selected = _askable(sample, select_layers(sample, named, steps, heads, guidance), named)
     of_reference = reference is not None
     looked_at = selected[0].attributes.reference_image()
-    place, image = (reference, looked_at) if of_reference else (generated, "generated")
-    pixels = _pixels(sample, place, image)
-    grid = largest_grid(_grid(layer, of_reference=not of_reference) for layer in selected)
-    density = normalisation == "density"
-    maps = []
-    for layer in selected:
-        rows = _tokens(layer, pixels, of_reference=of_reference)
-        asked = layer_rows(layer, rows, grid, of_reference=of_reference, density=density)
-        maps.append((layer, asked))
+    places, image = (reference, looked_at) if of_reference else (generated, "generated")
+    regions = find_regions(sample, places, image)
     labels = sample[STEP].to_numpy() if steps is None else sorted(set(steps))
-    volume = stack_layers(maps).assign_coords({STEP: labels})
     averaged = [dim for dim in (LAYER, STEP, HEAD) if dim not in kept]
-    answer = mean_over(volume, averaged).rename("sram")
-    return answer.assign_attrs(reference_image=looked_at)
+    density = normalisation == "density"
+    volumes = _volumes(selected, regions, of_reference=of_reference, density=density)
+    parts = [mean_over(one.assign_coords({STEP: labels}), averaged) for one in volumes]
+    answer = xr.concat(parts, REGION).transpose(REGION, ...)
+    if regions.labels is None:
+        answer = answer.isel({REGION: 0})
+    else:
+        answer = answer.assign_coords({REGION: list(regions.labels)})
+    return answer.rename("sram").assign_attrs(reference_image=looked_at)
 
 
 def _kept_dims(keep: Iterable[str]) -> set[str]:
@@ -142,50 +145,29 @@ def _askable(
     return [layer for layer in spatial if layer.has_scores]
 
 
-def _pixels(sample: xr.DataTree, place: Any, name: str) -> tuple[NDArray[np.intp], tuple[int, int]]:
-    """Return the place's pixels (n, 2) in an image, and the image's size."""
-    image = sample["images"].get(name) if "images" in sample.children else None
-    if image is None:
-        msg = (
-            f"Expected the {name} image that the place is in, got none, "
-            f"at {sample.name or 'sample'}. Capture it with recording.add_images()."
-        )
-        raise AnalysisError(msg)
-    size = (int(image.shape[0]), int(image.shape[1]))
-    if isinstance(place, tuple | list) and len(place) == 2 and np.ndim(place) == 1:
-        y, x = (operator.index(value) for value in place)
-        if not (0 <= y < size[0] and 0 <= x < size[1]):
-            msg = (
-                f"Expected a pixel (y, x) within {size}, got {(y, x)}, at {name}=. "
-                f"Give a pixel of the stored {name} image."
-            )
-            raise AnalysisError(msg)
-        return np.array([[y, x]]), size
-    mask = np.asarray(place)
-    if mask.shape != size or mask.dtype != bool or not mask.any():
-        got = f"{mask.dtype} {mask.shape}" if mask.any() else "an empty mask"
-        msg = (
-            f"Expected a pixel (y, x) or a boolean mask of {size} with a True in it, got {got}, "
-            f"at {name}=. Give a mask of the stored {name} image."
-        )
-        raise AnalysisError(msg)
-    return np.argwhere(mask), size
+def _volumes(
+    selected: list[SelectedLayer], regions: Regions, *, of_reference: bool, density: bool
+) -> Iterator[xr.DataArray]:
+    """Yield maps (layer, step, head, region, plane), of some regions after the others."""
+    grid = largest_grid(_grid(layer, of_reference=not of_reference) for layer in selected)
+    rows = {layer.name: _rows(layer, regions, of_reference=of_reference) for layer in selected}
+    for first in range(0, len(regions.pixels), _TOGETHER):
+        maps = []
+        for layer in selected:
+            some = rows[layer.name][first : first + _TOGETHER]
+            asked = layer_rows(layer, some, grid, of_reference=of_reference, density=density)
+            maps.append((layer, asked))
+        yield stack_layers(maps)
+
+
+def _rows(layer: SelectedLayer, regions: Regions, *, of_reference: bool) -> list[NDArray[np.intp]]:
+    """Return the patches, or tokens, that hold each region's pixels."""
+    patches = regions.patches(_grid(layer, of_reference=of_reference))
+    special = layer.attributes.special_tokens if of_reference else 0
+    return [region + special for region in patches]
 
 
 def _grid(layer: SelectedLayer, *, of_reference: bool) -> Grid:
     """Return the grid of one side of a layer that has both."""
     grid = layer.attributes.reference_grid if of_reference else layer.attributes.generated_grid
     return grid or (1, 1)
-
-
-def _tokens(
-    layer: SelectedLayer,
-    pixels: tuple[NDArray[np.intp], tuple[int, int]],
-    *,
-    of_reference: bool,
-) -> NDArray[np.intp]:
-    """Return the patches, or tokens, that hold the pixels."""
-    places, size = pixels
-    height, width = _grid(layer, of_reference=of_reference)
-    patches = np.unique(places[:, 0] * height // size[0] * width + places[:, 1] * width // size[1])
-    return patches + layer.attributes.special_tokens if of_reference else patches

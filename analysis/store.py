@@ -6,25 +6,29 @@ asked for, its arrays when they are computed. What is not complete does not exis
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final
 
-import dask.array as da
 import numpy as np
 import pandas as pd
 import xarray as xr
 import zarr
 
 from i2am.analysis.address import StoreLike, open_group
+from i2am.analysis.lazy_arrays import in_chunks
 from i2am.schemas import SCHEMA_VERSION, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
-from i2am.schemas.dims import STEP
 
-__all__ = ["Maps", "Run", "StoreLike", "open_maps", "open_root", "open_run", "own_attributes"]
-
-# Steps that are stored one by one are read together up to this size: a task has a price too.
-_BLOCK_BYTES: Final = 16 * 2**20
+__all__ = [
+    "Maps",
+    "Run",
+    "StoreLike",
+    "open_maps",
+    "open_root",
+    "open_run",
+    "open_tree",
+    "own_attributes",
+]
 
 
 def open_run(path: StoreLike) -> Run:
@@ -111,7 +115,7 @@ class _Samples(Mapping[str, xr.DataTree]):
                 f"{did_you_mean(name, self)}"
             )
             raise _NoSample(msg)
-        return _open_tree(group, name)
+        return open_tree(group, name)
 
     def __repr__(self) -> str:
         return f"<i2am {self.kind} store at {self.path}>"
@@ -190,11 +194,13 @@ def own_attributes(group: zarr.Group) -> dict[str, Any]:
 
 
 def _what(group: zarr.Group) -> str:
+    if "kind" in (own := own_attributes(group)):
+        return f"one of kind {own['kind']!r}"
     names = sorted(group.attrs)
     return f"a Zarr group with {'the attributes ' + ', '.join(names) if names else 'no attributes'}"
 
 
-def _open_tree(group: zarr.Group, name: str) -> xr.DataTree:
+def open_tree(group: zarr.Group, name: str | None = None) -> xr.DataTree:
     """Return a group and all below it, every array lazy but the coordinates."""
     groups = {"/": group}
     arrays: dict[str, dict[str, zarr.Array[Any]]] = {"/": {}}
@@ -213,7 +219,7 @@ def _open_dataset(group: zarr.Group, arrays: dict[str, zarr.Array[Any]]) -> xr.D
     variables: dict[str, xr.Variable] = {}
     coordinates = set()
     for name, array in sorted(arrays.items()):
-        names = getattr(array.metadata, "dimension_names", None)
+        names = getattr(array.metadata, "dimension_names", None) if array.ndim else ()
         if names is None or None in names:
             msg = (
                 f"Expected named dimensions, got {names}, at {array.store_path}. "
@@ -224,7 +230,7 @@ def _open_dataset(group: zarr.Group, arrays: dict[str, zarr.Array[Any]]) -> xr.D
             coordinates.add(name)
             variables[name] = xr.Variable(names, _plain(np.asarray(array[:])))
         else:
-            variables[name] = xr.Variable(names, _lazy(array, names))
+            variables[name] = xr.Variable(names, in_chunks(array, names))
     attributes = {key: group.attrs[key] for key in group.attrs if key == ATTRIBUTE_KEY}
     return xr.Dataset(variables, attrs=attributes).set_coords(sorted(coordinates))
 
@@ -232,18 +238,3 @@ def _open_dataset(group: zarr.Group, arrays: dict[str, zarr.Array[Any]]) -> xr.D
 def _plain(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return text as fixed-width unicode, which every tool's index takes."""
     return np.array(values.tolist(), dtype=str) if values.dtype.kind in "TO" else values
-
-
-def _lazy(array: zarr.Array[Any], names: tuple[str, ...]) -> da.Array:
-    """Return a dask array in blocks of whole chunks, several steps together when they are small.
-
-    Chunks, not the shards that hold them: a question about one patch is to read its tiles alone.
-    """
-    chunks = dict(zip(names, array.chunks, strict=True))
-    if STEP in chunks:
-        sizes = dict(zip(names, array.shape, strict=True))
-        step_bytes = math.prod(sizes.values()) // max(sizes[STEP], 1) * array.dtype.itemsize
-        together = max(1, _BLOCK_BYTES // max(1, step_bytes * chunks[STEP]))
-        chunks[STEP] = min(chunks[STEP] * together, max(sizes[STEP], 1))
-    # The read is part of the task that uses it; names need not be alike between two openings.
-    return da.from_array(array, chunks=tuple(chunks.values()), name=False, inline_array=True)

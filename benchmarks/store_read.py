@@ -2,9 +2,8 @@
 
 The readers: a full pass over all layers; one layer at one step (a map on the screen); one patch at
 every layer, step and head (a click on the generated image). The sample has the layers of Stable
-Diffusion 1.5 at 512 px with 257 reference tokens, 50 steps, written through the capture's own
-writer; its values are noise with the statistics of queries, which is as hard to compress. Bytes are
-what the store was asked for; times are those of plain zarr with the files in the page cache.
+Diffusion 1.5, see `synthetic_run.py`. Bytes are what the store was asked for; times are those of
+plain zarr with the files in the page cache.
 
     python benchmarks/store_read.py [--dir DIR] [--quick]
 """
@@ -14,24 +13,16 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import zarr
-from zarr.storage import LocalStore, StorePath, WrapperStore
+from synthetic_run import STEPS, write_layers_of_sample
+from zarr.storage import LocalStore, WrapperStore
 
 from i2am.capture import codec
-from i2am.capture.layer_writer import LayerWriter, write_layers
-from i2am.capture.stream import Stream
-from i2am.schemas import LayerAttributes
 
-TOKENS, STEPS = 257, 50
-# Patches, channels of a head, layers; all with 8 heads.
-STABLE_DIFFUSION = ((64**2, 40, 5), (32**2, 80, 5), (16**2, 160, 5), (8**2, 160, 1))
 SHAPES = {
     "320 KiB, 5 steps (chosen)": (320 * 2**10, 5),
     "128 KiB, 5 steps": (2**17, 5),
@@ -39,30 +30,6 @@ SHAPES = {
     "320 KiB, 10 steps": (320 * 2**10, 10),
     "a whole step": (2**30, 1),
 }
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer's shapes; logits where they are smaller than their factors."""
-
-    name: str
-    patches: int
-    channels: int
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Return one step: float16, dims (head, token, channel)."""
-        patches, channels = self.patches, self.channels
-        if patches * TOKENS < (patches + TOKENS) * channels:
-            return {"logits": torch.randn(8, patches, TOKENS).half()}
-        key = torch.randn(8, TOKENS, channels, generator=torch.Generator().manual_seed(patches))
-        return {"query": torch.randn(8, patches, channels).half(), "key": key.half()}
-
-
-def layers() -> Iterator[Layer]:
-    """Return the layers of Stable Diffusion 1.5."""
-    for patches, channels, count in STABLE_DIFFUSION:
-        for number in range(count):
-            yield Layer(f"{patches}.{number}", patches, channels)
 
 
 class CountingStore(WrapperStore[Any]):
@@ -80,36 +47,6 @@ class CountingStore(WrapperStore[Any]):
         return found
 
 
-def write_sample(place: Path, steps: int) -> None:
-    """Write a sample through the capture's writer."""
-    parent = zarr.create_group(place).store_path
-    stream = Stream(layers=16)
-    opened = [(a, open_layer(parent, a.name, a.tensors(), stream)) for a in layers()]
-    for step in range(steps):
-        for layer, writer in opened:
-            writer.put(step, "conditional", layer.tensors())
-    for _, writer in opened:
-        writer.close(("conditional",))
-    write_layers(parent, (writer for _, writer in opened), stream)
-    stream.close()
-
-
-def open_layer(
-    parent: StorePath, name: str, arrays: dict[str, torch.Tensor], stream: Stream
-) -> LayerWriter:
-    """Open a layer for writing arrays such as these."""
-    described = LayerAttributes(
-        scale=1.0,
-        generated_grid=(next(iter(arrays.values())).shape[1], 1),
-        reference_grid=(16, 16),
-        special_tokens=1,
-        order=0,
-        block="down",
-        representation="logits" if "logits" in arrays else "factors",
-    )
-    return LayerWriter(parent, name, described, np.dtype("f2"), stream, ("conditional",))
-
-
 def read_all(sample: zarr.Group) -> None:
     """Read every array, a row of shards at a time."""
     for _, layer in sample.groups():
@@ -121,7 +58,7 @@ def read_all(sample: zarr.Group) -> None:
 
 def read_one_step(sample: zarr.Group) -> None:
     """Read the largest layer at one step."""
-    layer: Any = sample["4096.2"]
+    layer: Any = sample["up.64.0"]
     layer["query"][layer["query"].shape[0] // 2]
     layer["key"][:]
 
@@ -168,7 +105,8 @@ def main() -> None:
         codec.CHUNK_BYTES, codec.MOST_CHUNK_STEPS = chunk_bytes, chunk_steps
         with tempfile.TemporaryDirectory(dir=options.dir) as folder:
             place = Path(folder) / "layers.zarr"
-            write_sample(place, 9 if options.quick else STEPS)
+            parent = zarr.create_group(place).store_path
+            write_layers_of_sample(parent, 9 if options.quick else STEPS)
             sizes = [path.stat().st_size for path in place.rglob("*") if path.is_file()]
             cells = [f"{len(sizes)}, {sum(sizes) / 1e6:.0f}"]
             for reader in READERS.values():

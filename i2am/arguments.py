@@ -25,12 +25,13 @@ __all__ = [
     "existing_store",
     "explain",
     "grid",
-    "heads",
     "kept_steps",
+    "labels",
     "number",
     "positive",
     "print_error",
     "shard",
+    "share",
 ]
 
 _BYTE_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
@@ -128,6 +129,18 @@ def number(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """Return a number between 0 and 1, both excluded."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1:
+        msg = f"expected a number between 0 and 1, got {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return value
+
+
 def grid(text: str) -> tuple[int, int]:
     """Return (height, width) of "HxW"."""
     height, _, width = text.partition("x")
@@ -161,12 +174,12 @@ def kept_steps(text: str) -> int | slice | list[int]:
     return found
 
 
-def heads(text: str) -> list[int]:
+def labels(text: str) -> list[int]:
     """Return the numbers of a list, or of a range "A:B[:S]".
 
     Examples
     --------
-    >>> heads("3"), heads("0,2"), heads("1:8:3")
+    >>> labels("3"), labels("0,2"), labels("1:8:3")
     ([3], [0, 2], [1, 4, 7])
     """
     found = _slice_or_list(text)
@@ -174,7 +187,7 @@ def heads(text: str) -> list[int]:
         stop = found.stop
         found = None if stop is None else list(range(found.start or 0, stop, found.step or 1))
     if not found:
-        msg = f"expected heads as a list A,B,… or a range A:B[:S], got {text!r}"
+        msg = f"expected numbers as a list A,B,… or a range A:B[:S], got {text!r}"
         raise argparse.ArgumentTypeError(msg)
     return found
 

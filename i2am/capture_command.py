@@ -11,8 +11,8 @@ from i2am.arguments import (
     byte_count,
     call_argument,
     existing_file,
-    heads,
     kept_steps,
+    labels,
     number,
     positive,
     print_error,
@@ -87,7 +87,7 @@ def _add_keeping(group: Any) -> None:
     group.add_argument(
         "--keep-steps", type=kept_steps, metavar="N|A:B[:S]|LIST", help="every N-th, or these"
     )
-    group.add_argument("--keep-heads", type=heads, metavar="A:B[:S]|LIST")
+    group.add_argument("--keep-heads", type=labels, metavar="A:B[:S]|LIST")
     group.add_argument("--guidance", choices=["conditional", "both"], default="conditional")
     group.add_argument(
         "--representation", choices=["auto", "factors", "logits", "maps"], default="auto"

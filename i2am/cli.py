@@ -15,18 +15,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from i2am.analyze_command import add_analyze
 from i2am.arguments import (
     Parser,
     add_command,
     existing_file,
     existing_store,
     explain,
-    grid,
     number,
-    positive,
     print_error,
+    share,
 )
+from i2am.average_command import add_average
 from i2am.capture_command import add_capture
+from i2am.compare_command import add_compare
 
 __all__ = ["main"]
 
@@ -45,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             raise
         given = vars(options)
-        print_error(explain(e, [s for k in ("store", "maps", "source") if (s := given.get(k))]))
+        print_error(
+            explain(e, [s for k in ("store", "maps", "source", "other") if (s := given.get(k))])
+        )
         return 1
 
 
@@ -65,8 +69,8 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"i2am {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     for add in (
-        _add_demo, add_capture, _add_analyze, _add_score, _add_figure, _add_report, _add_view,
-        _add_info, _add_validate,
+        _add_demo, add_capture, add_analyze, _add_score, add_average, add_compare, _add_figure,
+        _add_report, _add_view, _add_info, _add_validate,
     ):  # fmt: skip
         add(commands)
     return parser
@@ -86,69 +90,61 @@ def _demo(options: argparse.Namespace) -> int:
     return run_demo(options.out, overwrite=options.overwrite)
 
 
-def _add_analyze(commands: Any) -> None:
-    command = add_command(commands, "analyze", _analyze, "compute every map of a run, out of core")
-    command.add_argument("store", type=existing_store, metavar="RUN.zarr")
-    command.add_argument("--out", metavar="MAPS.zarr", help="default: beside the run")
-    command.add_argument("--samples", nargs="+", metavar="SAMPLE")
-    command.add_argument("--scheduler", metavar="ADDRESS", help="of a running Dask cluster")
-    command.add_argument("--workers", type=positive, help="processes of a local cluster")
-    command.add_argument("--convention", choices=["i2am", "official"], default="i2am")
-    command.add_argument("--normalisation", choices=["mass", "density"], default="mass")
-    command.add_argument("--layers", metavar="GLOB")
-    command.add_argument("--time-groups", type=positive, default=5)
-    command.add_argument("--grid", type=grid, metavar="HxW", help="the maps' common grid")
-    command.add_argument("--overwrite", action="store_true", help="replace an existing store")
-
-
-def _analyze(options: argparse.Namespace) -> None:
-    from i2am.analysis import analyze_run, default_maps_path
-
-    out = options.out or default_maps_path(options.store)
-    analyze_run(
-        options.store,
-        out,
-        samples=options.samples,
-        scheduler=options.scheduler,
-        workers=options.workers,
-        convention=options.convention,
-        normalisation=options.normalisation,
-        layers=options.layers,
-        time_groups=options.time_groups,
-        grid=options.grid,
-        overwrite=options.overwrite,
-    )
-    print(f"Maps: {out}")
-
-
 def _add_score(commands: Any) -> None:
-    command = add_command(commands, "score", _score, "score the maps: IMACS and detection")
+    command = add_command(commands, "score", _score, "score the maps: IMACS, detection, spread")
     command.add_argument("store", type=existing_store, metavar="MAPS.zarr")
     command.add_argument(
         "--run", dest="source", type=existing_store, metavar="RUN.zarr", help="where the masks are"
     )
-    command.add_argument("--out", type=Path, metavar="FILE.csv")
+    command.add_argument("--samples", nargs="+", metavar="SAMPLE", help="default: all")
+    command.add_argument("--out", type=Path, metavar="FILE.csv", help="or .parquet")
+    command.add_argument(
+        "--heads", type=Path, metavar="FILE.csv", help="or .parquet: of every head at every step"
+    )
     command.add_argument("--penalty", type=number, default=3.0, help="λ of IMACS; default 3")
     command.add_argument("--threshold", type=number, default=0.4, help="of IMACS; default 0.4")
     command.add_argument("--polarity", choices=["direct", "inverted"], default="direct")
-    command.add_argument("--overwrite", action="store_true", help="replace FILE.csv")
+    command.add_argument(
+        "--premask", action="store_true", help="IMACS_r of G2R times the mask, as the authors' code"
+    )
+    command.add_argument(
+        "--confidence", type=share, default=0.95, help="of the intervals; default 0.95"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
 def _score(options: argparse.Namespace) -> None:
-    from i2am.analysis import score_maps, summarise_scores
+    from i2am.analysis import score_maps, summarise_scores, write_head_scores
+    from i2am.analysis.tables import check_table_path
 
+    shared = {"run": options.source, "samples": options.samples, "overwrite": options.overwrite}
+    if options.heads:  # A wrong name is told before the scores are computed and written.
+        check_table_path(options.heads, overwrite=options.overwrite)
     table = score_maps(
         options.store,
-        run=options.source,
         out=options.out,
         penalty=options.penalty,
         threshold=options.threshold,
         polarity=options.polarity,
-        overwrite=options.overwrite,
+        premask=options.premask,
+        **shared,
     )
-    print(summarise_scores(table).to_string(float_format="{:.4f}".format))
+    summary = summarise_scores(table, options.confidence)
+    print(summary.to_string(float_format="{:.4f}".format, na_rep=""))
     if options.out:
         print(f"Scores: {options.out}")
+    if options.heads:
+        _print_heads(write_head_scores(options.store, options.heads, **shared))
+        print(f"Heads: {options.heads}")
+
+
+def _print_heads(ranking: Any, shown: int = 3) -> None:
+    """Print the heads that gather their attention most and least, of each direction."""
+    for direction, heads in ranking.groupby("direction", sort=False):
+        for which, some in (("most", heads.head(shown)), ("least", heads.tail(shown)[::-1])):
+            print(f"\n{direction}: the {which} concentrated heads, over samples and steps")
+            columns = some.drop(columns="direction")
+            print(columns.to_string(index=False, float_format="{:.4f}".format, na_rep=""))
 
 
 def _add_pictures(command: argparse.ArgumentParser) -> None:

@@ -30,8 +30,8 @@ LAYERS = (
     SyntheticLayer("two", (2, 2), (2, 2), representation="logits"),
 )
 MANIFEST = "sample,source,mask,reference\na,a.png,a.png,a.png\n"
-STORE_COMMANDS = ("analyze", "score", "figure", "report", "view", "info", "validate")
-COMMANDS = ("demo", "capture", *STORE_COMMANDS)
+STORE_COMMANDS = ("analyze", "score", "average", "figure", "report", "view", "info", "validate")
+COMMANDS = ("demo", "capture", "compare", *STORE_COMMANDS)
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +51,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(folder / "run.zarr", ["first", "second"], LAYERS, steps=2, size_px=(16, 16))
     assert main(["analyze", str(folder / "run.zarr")]) == 0
     write_run(folder / "empty_run.zarr", [])
+    write_run(folder / "other_run.zarr", ["third"], LAYERS, steps=2, size_px=(16, 16))
     write_run(folder / "broken.zarr", ["first"], LAYERS, steps=2, size_px=(16, 16))
     del zarr.open_group(folder / "broken.zarr", mode="r+")["first/layers/one/key"]
     foreign = zarr.create_group(folder / "foreign.zarr", attributes={"multiscales": []})
@@ -60,7 +61,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "empty").mkdir()
     (folder / "notes.txt").write_text("notes\n")
     (folder / "scores.csv").write_text("name,number\na,1\n")
-    for name in ("report.html", "scores_of_mine.csv"):
+    for name in ("report.html", "scores_of_mine.csv", "comparison.csv"):
         (folder / name).write_text("mine\n")
     for name in ("demo/figures", "figures"):
         (folder / name).mkdir(parents=True)
@@ -115,6 +116,7 @@ WRONG = [
         for c in ("analyze", "figure", "report", "view")
     ),
     _wrong(1, "score run.zarr", "Expected a maps store, got a run store at run.zarr"),
+    _wrong(1, "average run.zarr", "Expected a maps store, got a run store at run.zarr"),
     *(
         _wrong(1, f"{c} run.zarr --maps run.zarr", "Expected a maps store, got a run store")
         for c in ("figure", "report", "view")
@@ -130,6 +132,7 @@ WRONG = [
             "analyze run.zarr --out new.zarr --samples",
             "figure run.zarr --out new --samples",
             "view run.zarr --sample",
+            "average maps.zarr --samples",
         )
     ),
     *(_wrong(1, f"{c} empty_run.zarr", "at empty_run.zarr") for c in ("analyze", "view")),
@@ -145,6 +148,10 @@ WRONG = [
     _wrong(2, "analyze run.zarr --out new.zarr --workers 0", "expected a whole number from 1 on"),
     _wrong(2, "analyze run.zarr --convention paper", "invalid choice: 'paper'"),
     _wrong(1, "analyze run.zarr --out new.zarr --layers up*", "got 'up*', at first"),
+    _wrong(1, "analyze run.zarr --out new.zarr --steps 0,7", "Expected steps from"),
+    _wrong(1, "analyze run.zarr --out new.zarr --heads 9", "Expected heads from"),
+    _wrong(2, "analyze run.zarr --out new.zarr --steps 3:1", "expected numbers as a list"),
+    _wrong(1, "analyze run.zarr --out new.zarr --guidance both", "Expected a guidance half"),
     _wrong(
         1,
         "analyze run.zarr --out new.zarr --convention official --normalisation density",
@@ -162,9 +169,41 @@ WRONG = [
     _wrong(1, "score maps.zarr --run maps.zarr", "Expected a run store, got a maps store"),
     _wrong(1, "score maps.zarr --run empty_run.zarr", "named 'first', at empty_run.zarr"),
     _wrong(1, "score maps.zarr --out scores.txt", "Expected a .csv or .parquet file"),
+    _wrong(1, "score maps.zarr --heads heads.txt", "Expected a .csv or .parquet file"),
+    _wrong(1, "score maps.zarr --out new.csv --heads scores_of_mine.csv", "scores_of_mine.csv"),
+    _wrong(1, "score maps.zarr --out new.csv --samples frist", "Did you mean 'first'?"),
+    *(
+        _wrong(2, f"{call} --confidence={value}", "expected a number between 0 and 1")
+        for call in ("score maps.zarr", "compare run.zarr run.zarr --out new")
+        for value in ("0", "1", "95", "nan", "much")
+    ),
+    _wrong(2, "average maps.zarr --levels ulma", "invalid choice: 'ulma'"),
+    _wrong(2, "average maps.zarr --run missing.zarr", "found none at 'missing.zarr'"),
+    _wrong(1, "average maps.zarr --by sede", "got 'sede', at "),
+    _wrong(1, "average maps.zarr --out run.zarr --overwrite", "got something else, at run.zarr"),
+    _wrong(1, "average maps.zarr --out notes.txt", "got something else, at notes.txt"),
     _wrong(2, "figure run.zarr --kinds overview tlma", "invalid choice: 'tlma'"),
     _wrong(2, "report run.zarr --out new.html --scores missing.csv", "found none at 'missing.csv'"),
     _wrong(1, "report run.zarr --out new.html --scores scores.csv", "at scores.csv"),
+    # Two runs.
+    _wrong(2, "compare run.zarr", "the following arguments are required: RUN_B"),
+    _wrong(2, "compare run.zarr missing.zarr", "found none at 'missing.zarr'"),
+    _wrong(2, "compare run.zarr run.zarr --maps-b missing.zarr", "found none at 'missing.zarr'"),
+    _wrong(1, "compare run.zarr notes.txt", "got a file, at notes.txt"),
+    _wrong(1, "compare maps.zarr run.zarr", "Expected a run store, got a maps store at maps.zarr"),
+    _wrong(1, "compare run.zarr run.zarr --maps-a run.zarr", "Expected a maps store, got a run"),
+    _wrong(1, "compare run.zarr run.zarr --samples frist", "Did you mean 'first'?"),
+    _wrong(
+        1,
+        "compare run.zarr other_run.zarr --out new",
+        "got 'first', 'second' at run.zarr and 'third' at other_run.zarr",
+    ),
+    _wrong(
+        1, "compare empty_run.zarr run.zarr", "got none at empty_run.zarr and 'first', 'second'"
+    ),
+    _wrong(1, "compare run.zarr broken.zarr", "Run 'i2am validate broken.zarr'"),
+    _wrong(1, "compare run.zarr run.zarr --out notes.txt", "got a file, at notes.txt"),
+    _wrong(1, "compare run.zarr run.zarr --out .", "got comparison.csv, at ."),
     # What is there already.
     _wrong(1, "analyze run.zarr --time-groups 2", "got other time_groups, at maps.zarr"),
     _wrong(1, "analyze run.zarr --out run.zarr", "got a run store, at run.zarr"),
@@ -199,7 +238,7 @@ WRONG = [
         for value in ("0", "-1", "2.5", "all", "5:5", "9:3", "0:9:0", "1:2:3:4", "1,,2", ",", "")
     ),
     *(
-        _wrong(2, f"{CAPTURE} good.csv --keep-heads={value}", "expected heads as a list A,B,… or")
+        _wrong(2, f"{CAPTURE} good.csv --keep-heads={value}", "expected numbers as a list A,B,… or")
         for value in ("-1", "1.5", "all", "3:3", "2:", ":", "0:4:0", "1,,2", "")
     ),
     *(
@@ -387,6 +426,10 @@ def test_the_road_from_a_run_to_a_report(
     layers = maps["second/r2g/layer"]
     assert isinstance(layers, zarr.Array)
     assert np.asarray(layers[:]).tolist() == ["one"]
+    said("analyze", "run.zarr", "--out", "some.zarr", "--steps", "1", "--heads", "0:1")
+    volume = zarr.open_group(tmp_path / "some.zarr", mode="r")["first/r2g/volume"]
+    assert isinstance(volume, zarr.Array)
+    assert volume.shape[1:3] == (1, 1)
 
     assert said("analyze", "run.zarr") == "Maps: maps.zarr\n"
     assert "imacs_g" in said("score", "maps.zarr", "--out", "scores.csv")
@@ -451,7 +494,121 @@ def test_overwriting_replaces_what_was_there(
     )
 
 
+def test_averages_by_label_are_written_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = write_run(tmp_path / "run.zarr", ["a", "b", "c"], LAYERS, steps=2, size_px=(16, 16))
+    root = zarr.open_group(run, mode="r+")
+    for name, category in {"a": "shirt", "b": "skirt", "c": "shirt"}.items():
+        own: Any = root[name].attrs["i2am"]
+        root[name].update_attributes({"i2am": {**own, "labels": {"category": category}}})
+    assert _call("analyze", "run.zarr") == 0
+    capsys.readouterr()
+    assert _call("average", "maps.zarr", "--by", "category", "--levels", "ulam", "volume") == 0
+    told = capsys.readouterr().out
+    assert told == "shirt  2 samples\nskirt  1 sample\nAverages: maps.average.zarr\n"
+    written: Any = zarr.open_group("maps.average.zarr", mode="r")
+    assert {"ulam", "ulam_variance", "volume"} < set(written["skirt/r2g"].array_keys())
+    assert "tlam" not in written["skirt/r2g"]
+    maps: Any = zarr.open_group("maps.zarr", mode="r")
+    wanted = (maps["a/r2g/ulam"][:].astype(float) + maps["c/r2g/ulam"][:]) / 2
+    np.testing.assert_allclose(written["shirt/r2g/ulam"][:], wanted, rtol=1e-6)
+    assert _call("average", "maps.zarr") == 1
+    assert "Overwrite it, or name another output" in capsys.readouterr().err
+    assert _call("info", "maps.average.zarr") == 0
+    told = capsys.readouterr().out
+    assert told.startswith("kind:          average\n")
+    assert "by:            category\ngroups:        shirt: 2 samples\n" in told
+
+
 def test_scores_come_as_parquet_too(made: Path, tmp_path: Path) -> None:
-    out = tmp_path / "scores.parquet"
-    assert _call("score", str(made / "maps.zarr"), "--out", str(out)) == 0
+    out, heads = tmp_path / "scores.parquet", tmp_path / "heads.parquet"
+    call = ["score", str(made / "maps.zarr"), "--out", str(out), "--heads", str(heads)]
+    assert _call(*call, "--samples", "second") == 0
     assert list(pd.read_parquet(out).columns) == ["sample", "score", "value"]
+    for path in (out, heads):
+        assert pd.read_parquet(path)["sample"].unique().tolist() == ["second"]
+
+
+def test_the_options_of_score_change_the_scores(made: Path, tmp_path: Path) -> None:
+    def scores(*options: str) -> pd.Series[float]:
+        out = str(tmp_path / "scores.csv")
+        assert _call("score", str(made / "maps.zarr"), "--out", out, "--overwrite", *options) == 0
+        table = pd.read_csv(out)
+        return table[table["sample"] == "first"].set_index("score")["value"]
+
+    plain = scores()
+    for option, changed in (
+        ("--premask", {"imacs_r"}),
+        ("--penalty=1", {"imacs_g", "imacs_r"}),
+        ("--threshold=0.9", {"imacs_g", "imacs_r"}),
+        ("--polarity=inverted", {"imacs_g", "detection_iou"}),
+    ):
+        differing = plain.index[scores(option) != plain]
+        assert set(differing) <= changed
+        assert len(differing)
+
+
+def test_heads_are_written_and_ranked_and_intervals_are_as_sure_as_asked_for(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    maps, heads = str(made / "maps.zarr"), tmp_path / "heads.csv"
+    assert _call("score", maps, "--heads", str(heads)) == 0
+    told = capsys.readouterr().out
+    table = pd.read_csv(heads)
+    # Two samples, directions, layers, steps and heads.
+    assert len(table) == 2**5
+    means = table.groupby(["direction", "layer", "head"])["concentration"].mean()
+    for direction in ("r2g", "g2r"):
+        most = told.split(f"{direction}: the most concentrated heads")[1].splitlines()[2].split()
+        assert tuple(most[:2]) == tuple(map(str, means[direction].idxmax()))
+        assert float(most[3]) == pytest.approx(means[direction].max(), abs=1e-4)
+    assert told.endswith(f"Heads: {heads}\n")
+
+    def width() -> float:
+        lines = capsys.readouterr().out.splitlines()
+        (line,) = [line for line in lines if line.startswith("random_box_iou")]
+        low, high = map(float, line.split()[4:6])
+        return high - low
+
+    assert _call("score", maps) == 0
+    wide = width()
+    assert _call("score", maps, "--confidence", "0.4") == 0
+    assert width() < wide
+
+
+def test_two_runs_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, samples, parts in (
+        ("guided", ["first", "second"], LAYERS),
+        ("free", ["second", "first", "third"], LAYERS),
+        ("fewer", ["first"], LAYERS[:1]),
+        ("other", ["first"], [SyntheticLayer("three")]),
+    ):
+        write_run(tmp_path / f"{name}.zarr", samples, parts, steps=2, size_px=(16, 16))
+    assert _call("compare", "guided.zarr", "free.zarr", "--out", "new") == 0
+    told = capsys.readouterr().out
+    assert told.startswith(
+        "A: guided.zarr\nB: free.zarr\n2 pairs of samples; left out: 0 of A alone, 1 of B alone\n"
+    )
+    assert told.endswith("Comparison: new\n")
+    summary = pd.read_csv("new/summary.csv")
+    inside = summary.query("direction == 'r2g' and level == 'ulam' and measure == 'inside'").iloc[0]
+    (line,) = [x for x in told.splitlines() if x.split()[:2] == ["r2g", "inside"]]
+    wanted = [f"{inside[name]:.4f}" for name in ("mean_a", "mean_b", "mean_difference")]
+    assert line.split()[2:6] == ["2", *wanted]
+    # The layers that differ most come first.
+    layers = summary.query("level == 'layer' and mean_a.notna()")["mean_difference"].abs()
+    table = told.split("The layers that differ most")[1].splitlines()
+    assert abs(float(table[2].split()[6])) == pytest.approx(layers.max(), abs=1e-4)
+    assert _call("compare", "guided.zarr", "fewer.zarr") == 0
+    told = capsys.readouterr().out
+    assert "Not all layers are the same in both: heads are not compared." in told
+    assert "The layers that differ most" in told
+    assert _call("compare", "guided.zarr", "other.zarr", "--samples", "first") == 0
+    told = capsys.readouterr().out
+    assert "No layer has the same name in both: compared at sample level alone." in told
+    assert "differ most" not in told

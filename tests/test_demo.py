@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 import zarr
 from PIL import Image
 
@@ -134,3 +135,34 @@ def test_a_patch_inside_the_mask_reads_from_where_it_came(demo: Path) -> None:
                 grid = np.moveaxis(np.indices(found.shape), 0, -1)
                 chance.append(np.abs(grid - source).max(-1).mean())
     assert np.median(distances) < 0.5 * np.mean(chance)
+
+
+def test_what_a_part_of_the_object_reads_lies_on_that_part_of_the_reference(demo: Path) -> None:
+    shares: list[float] = []
+    hits: list[bool] = []
+    for sample in open_run(demo / "run.zarr").values():
+        # The reference fills this box of the picture: each ninth of it has one true source.
+        left, top, width, height = map(int, sample.attrs["i2am"]["box"])
+        mask = sample["images/reference_mask"].to_numpy() > 0
+        sources = [
+            (i, j)
+            for i, j in np.ndindex(3, 3)
+            if mask[third(i, mask.shape[0]), third(j, mask.shape[1])].mean() > 0.5
+        ]
+        places = np.zeros((len(sources), *sample["images/generated"].shape[:2]), bool)
+        for place, (i, j) in zip(places, sources, strict=True):
+            place[top : top + height, left : left + width][third(i, height), third(j, width)] = True
+        found = sram(sample, generated=xr.DataArray(places, dims=("region", "y", "x"))).to_numpy()
+        rows, columns = found.shape[1:]
+        for (i, j), heat in zip(sources, found, strict=True):
+            source = third(i, rows), third(j, columns)
+            shares.append(heat[source].sum() / heat.sum() / (heat[source].size / heat.size))
+            hits.append(bool(heat[source].max() == heat.max()))
+    # Of all layers together; by chance 1 and a ninth.
+    assert len(hits) == 21
+    assert np.mean(shares) > 3
+    assert np.mean(hits) > 0.9
+
+
+def third(index: int, size: int) -> slice:
+    return slice(size * index // 3, size * (index + 1) // 3)

@@ -7,7 +7,7 @@ import pytest
 import zarr
 from zarr.storage import LocalStore
 
-from i2am.analysis import analyze_run, describe_store, summarise_store
+from i2am.analysis import analyze_run, average_maps, describe_store, open_maps, summarise_store
 from i2am.schemas import StoreError, find_faults
 from tests.analysis import oracle
 from tests.synthetic import LAYERS, write_run
@@ -85,6 +85,35 @@ def test_the_summary_of_maps_tells_how_they_were_made(run_path: Path, tmp_path: 
         "g2r: 3 layer, 4 step, 2 head, 4 reference_y, 4 reference_x",
         "r2g: 3 layer, 4 step, 2 head, 8 y, 8 x",
     ]
+
+
+def test_the_summary_of_averages_tells_their_groups(run_path: Path, tmp_path: Path) -> None:
+    maps = analyze_run(run_path, tmp_path / "maps.zarr", progress=False)
+    average_maps(maps, by="seed", out=tmp_path / "average.zarr")
+    facts = summarise_store(tmp_path / "average.zarr")
+    assert {key: facts[key] for key in list(facts)[:-1]} == {
+        "kind": "average",
+        "schema": "1",
+        "convention": "i2am",
+        "normalisation": "mass",
+        "source": "../maps.zarr",
+        "by": "seed",
+        "groups": ["0: 1 sample"],
+    }
+    with pytest.raises(
+        StoreError, match="a run or a maps store of i2am, got one of kind 'average'"
+    ):
+        open_maps(tmp_path / "average.zarr")
+
+
+def test_the_summary_of_differences_tells_their_samples(tmp_path: Path) -> None:
+    own = {"kind": "differences", "schema": 1, "a": "one.zarr", "b": "two.zarr"}
+    root = zarr.create_group(tmp_path / "d.zarr", attributes={"i2am": own})
+    for name in "abcdefg":
+        root.create_group(name)
+    facts = summarise_store(tmp_path / "d.zarr")
+    assert (facts["a"], facts["b"]) == ("one.zarr", "two.zarr")
+    assert facts["samples"] == "7: a, b, c, d, e, …"
 
 
 def test_an_empty_run_has_a_summary(tmp_path: Path) -> None:

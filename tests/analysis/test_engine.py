@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
 
 from i2am.analysis import analyze, analyze_run, describe_store, open_maps, open_run
 from i2am.schemas import AnalysisError, StoreError, find_faults
@@ -88,6 +92,19 @@ def test_a_failure_leaves_the_sample_unfinished(run_path: Path, tmp_path: Path) 
     ):
         analyze_run(run_path, maps, progress=False)
     assert list(open_maps(maps)) == ["a"]
+
+
+@pytest.mark.parametrize("options", [{}, pytest.param({"workers": 1}, marks=pytest.mark.slow)])
+def test_the_other_samples_are_done_when_one_fails(options: dict[str, Any], tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run.zarr", ["a", "b", "c", "d"], MIXED, steps=5)
+    for sample in ("a", "c"):
+        for chunk in (run / sample / "layers" / "up" / "logits" / "c").rglob("*"):
+            if chunk.is_file():
+                chunk.write_bytes(b"broken")
+    maps = tmp_path / "maps.zarr"
+    with pytest.raises(StoreError, match=r"at a of .*run\.zarr. So do 1 more. Check both stores"):
+        analyze_run(run, maps, progress=False, **options)
+    assert list(open_maps(maps)) == ["b", "d"]
 
 
 def test_a_sample_that_was_captured_anew_is_analysed_anew(run_path: Path, tmp_path: Path) -> None:
@@ -178,7 +195,8 @@ def test_the_bar_counts_samples(
     run_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     analyze_run(run_path, tmp_path / "maps.zarr")
-    assert "2/2" in capsys.readouterr().err
+    assert "100%" in (shown := capsys.readouterr().err)
+    assert "2.0/2" in shown
 
 
 def test_a_source_elsewhere_is_named_absolutely(run_path: Path, tmp_path: Path) -> None:
@@ -205,3 +223,31 @@ def test_a_cluster_that_is_there_gives_the_same_maps_over_tcp(
             run_path, tmp_path / "maps.zarr", scheduler=cluster.scheduler_address, progress=False
         )
     assert_holds_the_maps_of(maps, run_path)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_half_way_changes_nothing(tmp_path: Path) -> None:
+    def is_complete(metadata: Path) -> bool:
+        return metadata.exists() and '"complete"' in metadata.read_text()
+
+    samples = [str(number) for number in range(8)]
+    run = write_run(tmp_path / "run.zarr", samples, MIXED, steps=10)
+    out = tmp_path / "maps.zarr"
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as cluster,
+        Client(cluster) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        before = client.run(os.getpid)
+        done = pool.submit(analyze_run, run, out, scheduler=cluster.scheduler_address)
+        while not is_complete(out / "0" / "zarr.json"):
+            assert not done.done()
+            time.sleep(0.01)
+        finished = sum(map(is_complete, out.glob("*/zarr.json")))
+        os.kill(next(iter(before.values())), signal.SIGKILL)
+        maps = done.result(timeout=120)
+    assert finished < len(samples)
+    assert list(open_maps(maps)) == sorted(samples)
+    assert_holds_the_maps_of(maps, run)

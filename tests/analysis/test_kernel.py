@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -7,14 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2am.analysis.kernel import (
-    Factors,
-    Logits,
-    directional_means,
-    softmax_mean,
-    token_softmax,
-)
+from i2am.analysis.block_scores import Factors, Logits, Scores
+from i2am.analysis.kernel import directional_means, token_softmax
+from i2am.analysis.rows import region_means
 from tests.analysis.oracle import softmax
+
+
+def mean_of_rows(scores: Scores, logsumexp: Any = None, **options: Any) -> Any:
+    rows = scores.shape[1]
+    shares = np.full((1, rows), 1 / rows, np.float32)
+    return region_means(scores, shares, logsumexp, **options)[:, 0]
+
 
 shapes = st.tuples(st.integers(1, 4), st.integers(1, 23), st.integers(1, 19))
 
@@ -105,7 +109,7 @@ def test_a_logsumexp_over_more_keys_gives_true_probabilities_and_the_mass(
     np.testing.assert_allclose(means.mass, probability.sum(2), rtol=1e-4)
     np.testing.assert_allclose(means.g2r, probability.mean(1), rtol=1e-4)
     np.testing.assert_allclose(means.r2g, softmax(scores.logits, 1).mean(2), rtol=1e-4, atol=1e-9)
-    rows = softmax_mean(scores, total, working_set_bytes=working_set_bytes)
+    rows = mean_of_rows(scores, total, working_set_bytes=working_set_bytes)
     np.testing.assert_allclose(rows, probability.mean(1), rtol=1e-4)
 
 
@@ -117,30 +121,63 @@ def test_rows_over_all_patches_average_to_g2r_and_the_mirror_to_r2g(
     factors = draw_factors(shape, 5.0, seed)
     means = directional_means(factors)
     every_row = [
-        softmax_mean(Factors(factors.query[:, [p]], factors.key, factors.scale))
+        mean_of_rows(Factors(factors.query[:, [p]], factors.key, factors.scale))
         for p in range(shape[1])
     ]
     every_column = [
-        softmax_mean(Factors(factors.query, factors.key[:, [r]], factors.scale).transposed())
+        mean_of_rows(Factors(factors.query, factors.key[:, [r]], factors.scale).transposed())
         for r in range(shape[2])
     ]
     np.testing.assert_allclose(np.mean(every_row, axis=0), means.g2r, rtol=1e-4, atol=1e-8)
     np.testing.assert_allclose(np.mean(every_column, axis=0), means.r2g, rtol=1e-4, atol=1e-8)
 
 
-@pytest.mark.parametrize("patches", [3, 700])
-def test_the_scores_that_are_held_stay_within_the_working_set(
-    patches: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("patches", [3, 700, 20_000])
+def test_the_scores_that_are_held_stay_within_the_working_set(patches: int) -> None:
     factors = draw_factors((6, patches, 50), 1.0, 0)
-    made: list[int] = []
-    rows = Factors.rows
+    maps_bytes = 4 * 6 * (patches + 50)
+    tracemalloc.start()
+    directional_means(factors, working_set_bytes=400_000)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # Beside the scores: the maps, a few numbers for each row of a matrix, and keys of a batch.
+    assert peak_bytes <= 400_000 + maps_bytes + 4 * 12 * patches + 100_000
 
-    def watched(self: Factors, batch: slice, part: slice) -> Any:
-        values = rows(self, batch, part)
-        made.append(values.nbytes)
-        return values
 
-    monkeypatch.setattr(Factors, "rows", watched)
-    directional_means(factors, working_set_bytes=20_000)
-    assert max(made) <= 20_000
+@pytest.mark.parametrize("is_kept", [True, False])
+@pytest.mark.parametrize("low_first", [True, False])
+def test_rows_of_every_magnitude_stay_exact_across_tiles(is_kept: bool, low_first: bool) -> None:
+    rng = np.random.default_rng(0)
+    # Of 2 MiB each: a tile that needs no maximum subtracted, and two that do.
+    offsets = np.repeat([0.0, 50.0, 280.0, -280.0], 600)
+    scores = (rng.normal(size=(2, 2400, 700)) * 5).astype(np.float32)
+    scores += (offsets if low_first else offsets[::-1])[:, None].astype(np.float32)
+    scores[:, :, 5] -= 400  # Far below the others everywhere: its own softmax is as good.
+    working_set_bytes = 2**26 if is_kept else 2**21
+    means = directional_means(Logits(scores), working_set_bytes=working_set_bytes)
+    np.testing.assert_allclose(means.r2g, softmax(scores, 1).mean(2), rtol=1e-4, atol=1e-12)
+    np.testing.assert_allclose(means.g2r, softmax(scores, 2).mean(1), rtol=1e-4, atol=1e-12)
+
+
+def test_tokens_that_no_patch_sees_and_patches_that_see_none_are_left_out() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(1, 5, 4)).astype(np.float32)
+    hidden = np.full((1, 7, 6), -np.inf, np.float32)
+    hidden[:, 1:6, 2:] = scores
+    hidden[:, 2, 3] = -np.inf  # Seen by others.
+    seen = hidden[:, 1:6, 2:].astype(np.float64)
+    means = directional_means(Logits(hidden))
+    np.testing.assert_allclose(means.r2g[:, 1:6], softmax(seen, 1).mean(2), rtol=1e-5)
+    np.testing.assert_allclose(means.g2r[:, 2:], softmax(seen, 2).mean(1), rtol=1e-5)
+    assert not means.r2g[:, [0, 6]].any()
+    assert not means.g2r[:, :2].any()
+
+
+def test_factors_that_come_round_again_are_those_of_every_step() -> None:
+    factors = draw_factors((6, 30, 20), 3.0, 0)
+    of_two = Factors(factors.query, factors.key[:2], factors.scale)
+    repeated = Factors(factors.query, np.tile(factors.key[:2], (3, 1, 1)), factors.scale)
+    for first, second in zip(directional_means(of_two), directional_means(repeated), strict=True):
+        np.testing.assert_array_equal(first, second)
+    mirrored = mean_of_rows(of_two.transposed())
+    np.testing.assert_array_equal(mirrored, mean_of_rows(repeated.transposed()))

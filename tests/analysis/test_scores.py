@@ -10,6 +10,7 @@ import pytest
 from i2am.analysis import analyze_run, imacs, open_maps, score_maps, summarise_scores
 from i2am.schemas import AnalysisError, StoreError
 from tests.analysis import oracle
+from tests.analysis.figure_reading import values_of
 from tests.synthetic import SyntheticLayer, write_run
 
 MASK = np.zeros((4, 4))
@@ -72,14 +73,30 @@ def test_every_sample_has_a_row_for_each_score(stores: tuple[Path, Path]) -> Non
     run, maps = stores
     table = score_maps(maps)
     assert table.columns.tolist() == ["sample", "score", "value"]
+    measures = ("entropy", "concentration", "inside", "inside_chance")
     scores = ["imacs_g", "imacs_r", "detection_iou", "whole_image_iou", "random_box_iou"]
+    scores += [f"{direction}_{measure}" for direction in ("r2g", "g2r") for measure in measures]
     assert table["score"].tolist() == scores * 2
     by_name = table.set_index(["sample", "score"])["value"]
     images = oracle.stored(run / "a" / "images")
-    for direction, mask in (("g", "inpainting_mask"), ("r", "reference_mask")):
-        ulam = open_maps(maps)["a"][f"{'r2g' if direction == 'g' else 'g2r'}/ulam"]
-        wanted = imacs(ulam.to_numpy(), images[mask][:] / 255)
-        assert by_name["a", f"imacs_{direction}"] == pytest.approx(wanted)
+    for direction, letter, mask in (
+        ("r2g", "g", "inpainting_mask"),
+        ("g2r", "r", "reference_mask"),
+    ):
+        ulam = values_of(open_maps(maps)["a"], f"{direction}/ulam").astype(np.float64)
+        weights = images[mask][:] / 255
+        assert by_name["a", f"imacs_{letter}"] == pytest.approx(imacs(ulam, weights))
+        shares = ulam / ulam.sum()
+        entropy = -(shares * np.log(shares)).sum() / np.log(shares.size)
+        assert by_name["a", f"{direction}_entropy"] == pytest.approx(entropy)
+        lorenz = np.cumsum(np.sort(shares.ravel())[::-1])
+        tenth = np.interp(shares.size / 10, np.arange(1, shares.size + 1), lorenz)
+        assert by_name["a", f"{direction}_concentration"] == pytest.approx(tenth)
+        # The mask is a box of whole positions on either grid.
+        step = 32 // len(shares)
+        box = slice(8 // step, 16 // step)
+        assert by_name["a", f"{direction}_inside"] == pytest.approx(shares[box, box].sum())
+        assert by_name["a", f"{direction}_inside_chance"] == pytest.approx(1 / 16)
     assert by_name["a", "whole_image_iou"] == pytest.approx(8 * 8 / (32 * 32))
     assert by_name["a", "random_box_iou"] != by_name["b", "random_box_iou"]
     pd.testing.assert_frame_equal(score_maps(maps), table)
@@ -111,10 +128,10 @@ def test_scores_that_do_not_exist_have_no_row(tmp_path: Path) -> None:
     assert "imacs_r" not in score_maps(maps)["score"].tolist()
     for mask in ("inpainting_mask", "reference_mask"):
         del oracle.stored(run / "a" / "images")[mask]
-    with pytest.raises(
-        AnalysisError, match="Expected samples with an inpainting or reference mask"
-    ):
-        score_maps(maps)
+    # How attention is spread can be told of any map.
+    assert score_maps(maps)["score"].tolist() == ["r2g_entropy", "r2g_concentration"]
+    with pytest.raises(StoreError, match=r"Expected complete samples, got none, at .*maps\.zarr"):
+        score_maps(maps, samples=[])
 
 
 def test_the_summary_counts_and_averages_each_score() -> None:
@@ -124,8 +141,16 @@ def test_the_summary_counts_and_averages_each_score() -> None:
     )
     summary = summarise_scores(table)
     assert summary.index.tolist() == ["imacs_g", "imacs_r"]
+    assert summary.columns.tolist() == ["count", "mean", "std", "low", "high"]
     assert summary["count"].tolist() == [2, 1]
     assert summary["mean"].tolist() == pytest.approx([0.3, 0.2])
+    # Of two samples a resample is as likely twice the one as twice the other.
+    assert [summary.at["imacs_g", end] for end in ("low", "high")] == pytest.approx([0.1, 0.5])
+    assert summary[["std", "low", "high"]].isna().all(axis=1).tolist() == [False, True]
+    half = summarise_scores(table, confidence=0.4)
+    assert [half.at["imacs_g", end] for end in ("low", "high")] == pytest.approx([0.3, 0.3])
+    with pytest.raises(AnalysisError, match="Expected a confidence between 0 and 1, got 95"):
+        summarise_scores(table, confidence=95)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -146,8 +171,8 @@ def test_maps_find_their_run_again_when_both_have_moved(tmp_path: Path) -> None:
     run = write_run(tmp_path / "old" / "run.zarr", ["a"])
     analyze_run(run, tmp_path / "old" / "maps.zarr", progress=False)
     (tmp_path / "old").rename(tmp_path / "new")
-    assert len(score_maps(tmp_path / "new" / "maps.zarr")) == 5
+    assert len(score_maps(tmp_path / "new" / "maps.zarr")) == 13
     (tmp_path / "new" / "run.zarr").rename(tmp_path / "elsewhere.zarr")
     with pytest.raises(StoreError, match=r"Expected a store, got nothing, at .*run\.zarr"):
         score_maps(tmp_path / "new" / "maps.zarr")
-    assert len(score_maps(tmp_path / "new" / "maps.zarr", run=tmp_path / "elsewhere.zarr")) == 5
+    assert len(score_maps(tmp_path / "new" / "maps.zarr", run=tmp_path / "elsewhere.zarr")) == 13

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import xarray as xr
 from zarr.storage import LocalStore
 
 from i2am.analysis import analyze, open_run, sram
+from i2am.analysis.block_scores import Logits
+from i2am.analysis.rows import region_means
 from i2am.schemas import AnalysisError
 from tests.analysis import oracle
 from tests.analysis.test_maps import joint_sample
@@ -92,6 +95,93 @@ def test_a_region_of_one_pixel_is_that_pixel(sample: Any) -> None:
     )
 
 
+def half(*, lower: bool) -> Any:
+    mask = np.zeros((32, 32), bool)
+    mask[16 if lower else 0 : 32 if lower else 20, 5:30] = True
+    return mask
+
+
+MANY = [(9, 30), half(lower=True), (0, 0), xr.DataArray(half(lower=False), dims=("a", "b"))]
+
+
+@pytest.mark.parametrize("side", ["generated", "reference"])
+@pytest.mark.parametrize("options", [{}, {"keep": ["layer", "head"], "normalisation": "density"}])
+def test_many_places_at_once_are_each_of_them_alone(side: str, options: Any, sample: Any) -> None:
+    ask: Any = functools.partial(sram, sample, **options)
+    found = ask(**{side: MANY})
+    alone = [ask(**{side: place}) for place in MANY]
+    assert found.dims == ("region", *alone[0].dims)
+    assert found["region"].values.tolist() == [0, 1, 2, 3]
+    assert found.attrs == alone[0].attrs
+    np.testing.assert_allclose(found, np.stack(alone), rtol=1e-6, atol=1e-9)
+
+
+def test_many_places_read_true_probabilities_in_joint_attention() -> None:
+    sample, _, _ = joint_sample(np.random.default_rng(2))
+    places: list[Any] = [(0, 0), (20, 20), np.ones((32, 32), bool)]
+    for side in ("generated", "reference"):
+        ask: Any = functools.partial(sram, sample)
+        alone = [ask(**{side: place}) for place in places]
+        np.testing.assert_allclose(ask(**{side: places}), np.stack(alone), rtol=1e-6, atol=1e-9)
+
+
+def test_a_stack_of_masks_is_many_regions_and_keeps_their_names(sample: Any) -> None:
+    masks = np.stack([half(lower=True), half(lower=False)])
+    numbered = sram(sample, generated=masks)
+    assert numbered["region"].values.tolist() == [0, 1]
+    last = xr.DataArray(masks, {"region": ["lower", "upper"]}, ("region", "y", "x"))
+    named = sram(sample, generated=last.transpose("y", "x", "region"))
+    assert named["region"].values.tolist() == ["lower", "upper"]
+    np.testing.assert_array_equal(named, numbered)
+    one = sram(sample, generated=masks[:1])
+    assert one.sizes["region"] == 1
+    np.testing.assert_allclose(one[0], sram(sample, generated=masks[0]), rtol=1e-6)
+
+
+def test_more_places_than_a_batch_holds_are_answered_alike(sample: Any) -> None:
+    # The last batch is a smaller one.
+    places = [(y, x) for y in range(0, 32, 2) for x in range(0, 32, 2)][:192]
+    found = sram(sample, generated=places, layers="factors")
+    each = sram(sample, generated=places[150], layers="factors")
+    np.testing.assert_allclose(found[150], each, rtol=1e-6)
+    whole = np.zeros((32, 32), bool)
+    whole[:24] = True
+    wanted = sram(sample, generated=whole, layers="factors")
+    np.testing.assert_allclose(found.mean("region"), wanted, rtol=1e-5)
+
+
+def test_rows_that_see_no_column_are_left_out_of_their_region() -> None:
+    scores = np.random.default_rng(0).normal(size=(3, 5, 7)).astype(np.float32)
+    scores[1, 2] = -np.inf
+    scores[:, 4, 3:] = -np.inf
+    shares = np.array([[0.5, 0, 0.5, 0, 0], [0, 0.25, 0.25, 0.25, 0.25]], np.float32)
+    with np.errstate(invalid="ignore"):
+        soft = oracle.softmax(scores, 2)
+    for working_set_bytes in (2**26, 100, 1):
+        found = region_means(Logits(scores), shares, working_set_bytes=working_set_bytes)
+        np.testing.assert_allclose(found[0], shares @ soft[0], rtol=1e-5)
+        np.testing.assert_allclose(found[2], shares @ soft[2], rtol=1e-5)
+        np.testing.assert_allclose(found[1, 0], soft[1, 0], rtol=1e-5)
+        np.testing.assert_allclose(found[1, 1], soft[1, [1, 3, 4]].mean(0), rtol=1e-5)
+
+
+def test_many_places_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_run(tmp_path / "run.zarr", ["a"], [FACTORS])
+    oracle.rechunk(path / "a" / "layers" / "factors", "query", generated=8)
+    keys: list[str] = []
+    read = LocalStore.get
+
+    async def watched(self: LocalStore, key: str, *args: Any, **kwargs: Any) -> Any:
+        keys.append(key)
+        return await read(self, key, *args, **kwargs)
+
+    monkeypatch.setattr(LocalStore, "get", watched)
+    # Rows 2 and 3 of the 8x8 patches, each asked for more than once.
+    sram(open_run(path)["a"], generated=[(9, 30), (9, 2), (13, 30), (9, 30)]).compute()
+    tiles = [key for key in keys if "query/c/" in key]
+    assert sorted(tiles) == [f"a/layers/factors/query/c/0/0/{tile}/0" for tile in (2, 3)]
+
+
 def test_selected_labels_stay_as_kept_dimensions(run_path: Path, sample: Any) -> None:
     found = sram(
         sample, generated=(0, 0), layers=["logits"], steps=[2, 1], heads=[1], keep=["step"]
@@ -131,6 +221,9 @@ def test_joint_attention_reads_true_probabilities() -> None:
     probability = np.exp(scores.astype(np.float64) - total[..., None])
     wanted = probability[:, :, 3].mean((0, 1)).reshape(2, 3)  # pixel (20, 20) is patch (1, 1)
     np.testing.assert_allclose(sram(sample, generated=(20, 20)), wanted, rtol=1e-5)
+    everywhere = np.ones((32, 32), bool)
+    mean = probability.mean((0, 1, 2)).reshape(2, 3)
+    np.testing.assert_allclose(sram(sample, generated=everywhere), mean, rtol=1e-5)
     mirrored = oracle.softmax(scores, 2)[..., 5].mean((0, 1)).reshape(2, 2)
     np.testing.assert_allclose(sram(sample, reference=(31, 31)), mirrored, rtol=1e-5)
 
@@ -188,6 +281,10 @@ def test_of_a_shard_only_the_tiles_that_are_asked_for_are_read(
         ({"generated": np.ones((8, 8), bool)}, r"got bool \(8, 8\), at generated="),
         ({"generated": np.ones((32, 32))}, r"got float64 \(32, 32\), at generated="),
         ({"generated": np.zeros((32, 32), bool)}, "got an empty mask"),
+        ({"generated": []}, "Expected at least one place, got none, at generated="),
+        ({"reference": [(0, 0), (0, 32)]}, r"got \(0, 32\), at reference\[1\]"),
+        ({"generated": np.zeros((2, 32, 32), bool)}, r"got an empty mask, at generated\[0\]"),
+        ({"generated": (1, 2, 3)}, r"got int64 \(\), at generated\[0\]"),
         (
             {"generated": (0, 0), "keep": ["layers"]},
             r"got 'layers', at keep\. Did you mean 'layer'",

@@ -1,0 +1,218 @@
+"""How near the analysis comes to the machine's limit, on one block and on a whole sample.
+
+    python benchmarks/analysis_speed.py [--rounds N] [--dir DIR] [--quick] [--workers]
+
+One block: both directional maps of 8 heads, by our kernel, by two softmaxes and means in NumPy and
+in PyTorch, and beside them the floor: the block's matrix product and one exponential, each alone.
+All on one core, from factors in float16 as they are stored, by turns within each round.
+
+A whole sample: the layers of Stable Diffusion 1.5 at 512 px, 50 steps, from the store on disk to
+maps on disk with `analyze_run`; beside it the kernel alone on the same blocks in memory.
+
+``--workers`` analyses four samples by one worker process and by two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import torch
+from synthetic_run import HEADS, STEPS, Layer, layers, write_run
+from threadpoolctl import threadpool_limits
+
+from i2am.analysis import analyze_run, open_run
+from i2am.analysis.block_scores import Factors, Logits, Scores
+from i2am.analysis.kernel import directional_means
+from i2am.schemas.dims import STEP
+
+# Patches, tokens, channels of a head. The bars are for the finest layer of Stable Diffusion 1.5 with
+# 257 reference tokens; beside it a coarser one, and one of a virtual try-on model.
+BLOCK = (4096, 257, 40)
+OTHER_BLOCKS = ((1024, 257, 80), (3072, 3072, 40))
+FLOOR = "product and exponential"
+BARS = {"NumPy, two softmaxes": 2.2, "PyTorch, two softmaxes": 3.4, FLOOR: 0.75}
+END_TO_END_BAR, WORKERS_BAR = 0.7, 1.7
+
+
+class Block:
+    """Factors of 8 heads in float16, noise with the statistics of queries and keys."""
+
+    def __init__(self, patches: int, tokens: int, channels: int) -> None:
+        rng = np.random.default_rng(0)
+        self.query, self.key = (
+            rng.standard_normal((HEADS, count, channels)).astype(np.float16)
+            for count in (patches, tokens)
+        )
+        self.scale = channels**-0.5
+        # For the floor: float32 already, and memory that was touched before.
+        self._queries, self._keys = (one.astype(np.float32) for one in (self.query, self.key))
+        self._scores = self._queries[0] @ self._keys[0].T * np.float32(self.scale)
+        self._result = self._scores.copy()
+
+    def ours(self) -> None:
+        """Make both maps by our kernel."""
+        directional_means(Factors(self.query, self.key, self.scale))
+
+    def numpy(self) -> None:
+        """Make both maps by two softmaxes in NumPy."""
+        query, key = self.query.astype(np.float32), self.key.astype(np.float32)
+        scores = np.matmul(query, key.swapaxes(1, 2)) * np.float32(self.scale)
+        for axis in (1, 2):
+            exponential = np.exp(scores - scores.max(axis, keepdims=True))
+            exponential /= exponential.sum(axis, keepdims=True)
+            exponential.mean(3 - axis)
+
+    def torch(self) -> None:
+        """Make both maps by two softmaxes in PyTorch."""
+        query, key = torch.from_numpy(self.query).float(), torch.from_numpy(self.key).float()
+        scores = query @ key.transpose(1, 2) * self.scale
+        for dim in (1, 2):
+            scores.softmax(dim).mean(3 - dim)
+
+    def product(self) -> None:
+        """Multiply queries and keys, head by head."""
+        for query, key in zip(self._queries, self._keys, strict=True):
+            np.matmul(query, key.T, out=self._result)
+
+    def exponential(self) -> None:
+        """Take the exponential of as many scores."""
+        for _ in range(HEADS):
+            np.exp(self._scores, out=self._result)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=11, help="of a block")
+    parser.add_argument("--dir", type=Path, help="where to write; default: the temporary directory")
+    parser.add_argument("--quick", action="store_true", help="only whether it works")
+    parser.add_argument("--workers", action="store_true", help="one worker process against two")
+    options = parser.parse_args(arguments)
+    print(
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, NumPy {np.__version__}, "
+        f"torch {torch.__version__}, Dask {dask.__version__}"
+    )
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(dir=options.dir) as folder, threadpool_limits(1):
+        steps = 5 if options.quick else STEPS
+        if options.workers:
+            compare_workers(Path(folder), steps)
+            return
+        compare_block(*BLOCK, 1 if options.quick else options.rounds, has_bars=True)
+        for shape in () if options.quick else OTHER_BLOCKS:
+            compare_block(*shape, options.rounds, has_bars=False)
+        measure_sample(Path(folder), steps, rounds=1 if options.quick else 3)
+
+
+def compare_block(patches: int, tokens: int, channels: int, rounds: int, *, has_bars: bool) -> None:
+    """Print what one block takes in each way, and the ratios within the rounds."""
+    block = Block(patches, tokens, channels)
+    ways: dict[str, Callable[[], None]] = {
+        "ours": block.ours,
+        "NumPy, two softmaxes": block.numpy,
+        "PyTorch, two softmaxes": block.torch,
+        "matrix product alone": block.product,
+        "exponential alone": block.exponential,
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            seconds = timed(way)
+            if number:  # The first round warms up.
+                times[name].append(seconds)
+    print(f"\n{HEADS} heads, {patches} patches, {tokens} tokens, {channels} channels, one core")
+    for name, seconds_of in times.items():
+        print(f"  {name:26}{1e3 * statistics.median(seconds_of):9.1f} ms")
+    parts = (times["matrix product alone"], times["exponential alone"])
+    floor = [product + exponential for product, exponential in zip(*parts, strict=True)]
+    for name, bar in BARS.items():
+        others = floor if name == FLOOR else times[name]
+        print(
+            format_bar(f"{name} / ours", ratios(others, times["ours"]), bar if has_bars else None)
+        )
+
+
+def measure_sample(folder: Path, steps: int, rounds: int) -> None:
+    """Print what a sample takes from store to store, beside the kernel alone on its blocks."""
+    run = write_run(folder / "run.zarr", steps=steps)
+    cores = os.cpu_count() or 1
+    alone, ends = [], {threads: [] for threads in (1, cores)}
+    for _ in range(rounds):
+        alone.append(sum(kernel_seconds(run, layer) for layer in layers()))
+        for threads, seconds_of in ends.items():
+            with ThreadPoolExecutor(threads) as pool, dask.config.set(pool=pool):
+                seconds_of.append(threads * analyse(run, folder / "maps.zarr"))
+    gigabytes = sum(path.stat().st_size for path in run.rglob("*") if path.is_file()) / 1e9
+    print(f"\na sample of {gigabytes:.2f} GB, {steps} steps; seconds of a core")
+    print(f"  {'the kernel alone':26}{statistics.median(alone):9.1f} s")
+    for threads, seconds_of in ends.items():
+        way = f"store to store, threads: {threads}"
+        print(f"  {way:26}{statistics.median(seconds_of):9.1f} s")
+        print(format_bar(f"the kernel alone / {way}", ratios(alone, seconds_of), END_TO_END_BAR))
+
+
+def kernel_seconds(run: Path, layer: Layer) -> float:
+    """Return what the kernel takes for all steps of a layer, by a block that is in memory."""
+    arrays = open_run(run)["0"][f"layers/{layer.name}"].to_dataset()
+    blocks = arrays["logits" if "logits" in arrays else "query"].chunksizes[STEP]
+    block = arrays.isel({STEP: slice(0, blocks[0])}).load()
+    flat = {name: one.to_numpy().reshape(-1, *one.shape[-2:]) for name, one in block.items()}
+    scores: Scores
+    if "logits" in flat:
+        scores = Logits(flat["logits"])
+    else:
+        scores = Factors(flat["query"], flat["key"], layer.channels**-0.5)
+    return timed(lambda: directional_means(scores)) * sum(blocks) / blocks[0]
+
+
+def analyse(run: Path, out: Path, **options: Any) -> float:
+    """Return the seconds that a run's maps take, from store to store."""
+    shutil.rmtree(out, ignore_errors=True)
+    return timed(lambda: analyze_run(run, out, progress=False, **options))
+
+
+def compare_workers(folder: Path, steps: int) -> None:
+    """Print by how much two worker processes are faster than one; their start is counted."""
+    run = write_run(folder / "run.zarr", [str(number) for number in range(4)], steps=steps)
+    times: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(1 if steps < STEPS else 3):
+        for workers, seconds_of in times.items():
+            seconds_of.append(analyse(run, folder / "maps.zarr", workers=workers))
+    for workers, seconds_of in times.items():
+        print(f"  worker processes: {workers}{statistics.median(seconds_of):17.1f} s")
+    print(format_bar("one / two", ratios(times[1], times[2]), WORKERS_BAR))
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return how long it took, in seconds."""
+    start_s = time.perf_counter()
+    work()
+    return time.perf_counter() - start_s
+
+
+def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
+    """Return the ratio of each round."""
+    return [one / other for one, other in zip(numerators, denominators, strict=True)]
+
+
+def format_bar(what: str, found: Sequence[float], bar: float | None) -> str:
+    """Return one line: the median, the range, and whether the bar is met."""
+    median = statistics.median(found)
+    line = f"  {what}: {median:.2f} ({min(found):.2f}–{max(found):.2f})"
+    return line if bar is None else f"{line}, bar ≥ {bar}: {'met' if median >= bar else 'missed'}"
+
+
+if __name__ == "__main__":
+    main()

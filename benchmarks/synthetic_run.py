@@ -1,0 +1,130 @@
+"""A capture store with the layers of Stable Diffusion 1.5 at 512 px, made on the spot.
+
+257 reference tokens (one special and 16 × 16), 8 heads, keys that are the same at every step; by
+default 50 steps, 1.27 GB a sample. Written through the capture's own writer. The values are noise
+with the statistics of queries, which is as hard to compress; samples after the first are copies.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from zarr.storage import StorePath
+
+from i2am.capture.layer_writer import LayerWriter, write_layers
+from i2am.capture.stream import Stream
+from i2am.schemas import LayerAttributes
+
+__all__ = ["STEPS", "TOKENS", "Layer", "layers", "write_layers_of_sample", "write_run"]
+
+TOKENS, STEPS, HEADS = 257, 50, 8
+# Side of the grid, channels of a head, and in which blocks such layers are.
+STABLE_DIFFUSION = (
+    (64, 40, "down down"),
+    (32, 80, "down down"),
+    (16, 160, "down down"),
+    (8, 160, "mid"),
+    (16, 160, "up up up"),
+    (32, 80, "up up up"),
+    (64, 40, "up up up"),
+)
+IMAGE_PX = 512
+PROVENANCE = {
+    "kind": "capture",
+    "schema": 1,
+    **dict.fromkeys(("pipeline", "model", "profile", "scheduler"), "synthetic"),
+    **dict.fromkeys(("revision", "guidance_scale", "seed")),
+    "dtype": "float16",
+    "device": "cpu",
+    "versions": {},
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's place and shapes; logits where they are smaller than their factors."""
+
+    name: str
+    order: int
+    block: str
+    side: int
+    channels: int
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return one step: float16, dims (head, token, channel)."""
+        patches, channels = self.side**2, self.channels
+        if patches * TOKENS < (patches + TOKENS) * channels:
+            return {"logits": torch.randn(HEADS, patches, TOKENS).half()}
+        generator = torch.Generator().manual_seed(self.order)
+        key = torch.randn(HEADS, TOKENS, channels, generator=generator)
+        return {"query": torch.randn(HEADS, patches, channels).half(), "key": key.half()}
+
+
+def layers() -> Iterator[Layer]:
+    """Yield the layers in execution order."""
+    order = 0
+    for side, channels, blocks in STABLE_DIFFUSION:
+        for number, block in enumerate(blocks.split()):
+            yield Layer(f"{block}.{side}.{number}", order, block, side, channels)
+            order += 1
+
+
+def write_run(path: Path, samples: Sequence[str] = ("0",), *, steps: int = STEPS) -> Path:
+    """Write a run of complete samples, and return its path."""
+    root = zarr.create_group(path, attributes={"i2am": {"kind": "run", "schema": 1}})
+    first, *others = samples
+    own = {**PROVENANCE, "created": "2026-01-01T00:00:00Z", "steps": steps}
+    group = root.create_group(first, attributes={"i2am": own, "coordinates": "timestep"})
+    _put(group, "step", np.arange(steps), ("step",))
+    _put(group, "timestep", np.linspace(981, 1, steps), ("step",))
+    rng = np.random.default_rng(0)
+    images = group.create_group("images")
+    for name, (y, x) in {
+        "generated": ("y", "x"),
+        "reference": ("reference_y", "reference_x"),
+    }.items():
+        picture = rng.integers(0, 256, (IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8)
+        _put(images, name, picture, (y, x, "rgb"))
+    write_layers_of_sample(group.create_group("layers").store_path, steps)
+    group.update_attributes({"i2am": own | {"status": "complete"}})
+    for name in others:
+        shutil.copytree(path / first, path / name)
+    return path
+
+
+def write_layers_of_sample(parent: StorePath, steps: int) -> None:
+    """Write a sample's layers through the capture's writer."""
+    every_layer = list(layers())
+    stream = Stream(layers=len(every_layer))
+    writers = [_open_layer(parent, layer, stream) for layer in every_layer]
+    for step in range(steps):
+        for layer, writer in zip(every_layer, writers, strict=True):
+            writer.put(step, "conditional", layer.tensors())
+    for writer in writers:
+        writer.close(("conditional",))
+    write_layers(parent, writers, stream)
+    stream.close()
+
+
+def _open_layer(parent: StorePath, layer: Layer, stream: Stream) -> LayerWriter:
+    described = LayerAttributes(
+        scale=layer.channels**-0.5,
+        generated_grid=(layer.side, layer.side),
+        reference_grid=(16, 16),
+        special_tokens=1,
+        order=layer.order,
+        block=layer.block,
+        representation="logits" if "logits" in layer.tensors() else "factors",
+    )
+    return LayerWriter(parent, layer.name, described, np.dtype("f2"), stream, ("conditional",))
+
+
+def _put(group: zarr.Group, name: str, values: np.ndarray[Any, Any], dims: Sequence[str]) -> None:
+    group.create_array(name, data=values, dimension_names=dims)

@@ -1,0 +1,43 @@
+"""The guide to the analysis: its commands and its code run as they stand, from the top down."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from i2am.cli import main
+from tests.analysis import oracle
+from tests.synthetic import SyntheticLayer, write_run
+
+GUIDE = Path(__file__).parents[2] / "docs" / "analysis.md"
+LAYERS = (SyntheticLayer("down", (4, 4), (4, 4)), SyntheticLayer("up", (8, 8), (2, 2)))
+
+
+def test_the_commands_and_the_code_of_the_guide_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "run.zarr", ["shirt", "skirt"], LAYERS)
+    for sample in ("shirt", "skirt"):
+        oracle.change_attributes(tmp_path / "run.zarr" / sample, labels={"category": sample})
+    text = GUIDE.read_text(encoding="utf-8")
+    commands = re.findall(r"^    i2am (.+)$", text, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["analyze", "average"]
+    for command in commands:
+        assert main(shlex.split(command)) == 0
+    code = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(code) == 3
+    names = {"__name__": "guide"}
+    for fence in code:
+        exec(compile(fence, str(GUIDE), "exec"), names)
+
+
+def test_the_guide_names_every_option_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["analyze", "--help"])
+    options = set(re.findall(r"^  (--[\w-]+)", capsys.readouterr().out, re.MULTILINE))
+    named = set(re.findall(r"(--[\w-]+)", GUIDE.read_text(encoding="utf-8")))
+    assert options - named == {"--debug", "--out"}

@@ -1,0 +1,59 @@
+"""The guide to scores: its commands and its code run as they stand, from the top down."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from i2am.analysis import (
+    analyze_run,
+    compare_runs,
+    head_scores,
+    pair_runs,
+    score_maps,
+    summarise_comparison,
+)
+from i2am.cli import main
+from tests.synthetic import SyntheticLayer, write_run
+
+GUIDE = Path(__file__).parents[2] / "docs" / "scores.md"
+LAYERS = (SyntheticLayer("one", (4, 4), (4, 4)), SyntheticLayer("two", (4, 4), (2, 2)))
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("run", "guided", "free")):
+        write_run(tmp_path / f"{name}.zarr", ["first"], LAYERS, seed=seed, size_px=(16, 16))
+    analyze_run("run.zarr", "maps.zarr", progress=False)
+
+
+def test_the_commands_and_the_code_of_the_guide_run(capsys: pytest.CaptureFixture[str]) -> None:
+    text = GUIDE.read_text(encoding="utf-8")
+    commands = re.findall(r"^    i2am (.+)$", text, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["score", "score", "compare"]
+    for command in commands:
+        assert main(shlex.split(command)) == 0
+    code = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(code) == 5
+    names = {"__name__": "guide"}
+    for fence in code:
+        exec(compile(fence, str(GUIDE), "exec"), names)
+    assert float(capsys.readouterr().out.splitlines()[-1]) < 1e-6
+    files = {path.name for path in Path("comparison").iterdir()}
+    listed = dict(re.findall(r"^\| `([\w.]+)` \| (.+?) \|", text, re.MULTILINE))
+    assert files == {name.replace("SAMPLE", "first") for name in listed if "." in name}
+
+
+def test_the_guide_names_every_score_column_and_measure() -> None:
+    text = GUIDE.read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w…]+)`", text))
+    scores = set(score_maps("maps.zarr")["score"])
+    assert {re.sub("^..._(?=inside_chance)", "…_", score) for score in scores} <= named
+    assert set(head_scores("maps.zarr").columns) <= named
+    comparison = compare_runs(pair_runs("guided.zarr", "free.zarr"))
+    assert {*comparison.columns, *summarise_comparison(comparison).columns} <= named
+    assert {*comparison["level"], *comparison["measure"]} <= named
