@@ -25,8 +25,10 @@ __all__ = ["Computer", "computing_on"]
 
 _TIMEOUT: Final = "20s"
 # Dask has the C library give all memory back at once. Blocks of one size come again and again, and
-# pages that are touched anew for each cost a worker a quarter of its time.
-_KEEP_MEMORY: Final = {
+# pages that are touched anew for each cost a worker a quarter of its time; its statistical profile
+# of every worker costs another twelfth.
+_WORKER_SETTINGS: Final = {
+    "distributed.worker.profile.enabled": False,
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 256 * 2**20,
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 32 * 2**20,
 }
@@ -89,7 +91,7 @@ def computing_on(scheduler: str | None = None, workers: int | None = None) -> It
     with contextlib.ExitStack() as stack:
         if scheduler is None:
             # Its processes are told to use one thread each for matrix products, too.
-            with dask.config.set(_KEEP_MEMORY):
+            with dask.config.set(_WORKER_SETTINGS):
                 cluster = LocalCluster(
                     n_workers=workers,
                     threads_per_worker=1,

@@ -147,24 +147,25 @@ def compare_block(patches: int, tokens: int, channels: int, rounds: int, *, has_
 def measure_sample(folder: Path, steps: int, rounds: int) -> None:
     """Print what a sample takes from store to store, beside the kernel alone on its blocks."""
     run = write_run(folder / "run.zarr", steps=steps)
-    cores = os.cpu_count() or 1
-    alone, ends = [], {threads: [] for threads in (1, cores)}
-    for _ in range(rounds):
-        alone.append(sum(kernel_seconds(run, layer) for layer in layers()))
-        for threads, seconds_of in ends.items():
-            with ThreadPoolExecutor(threads) as pool, dask.config.set(pool=pool):
-                seconds_of.append(threads * analyse(run, folder / "maps.zarr"))
     gigabytes = sum(path.stat().st_size for path in run.rglob("*") if path.is_file()) / 1e9
     print(f"\na sample of {gigabytes:.2f} GB, {steps} steps; seconds of a core")
-    print(f"  {'the kernel alone':26}{statistics.median(alone):9.1f} s")
-    for threads, seconds_of in ends.items():
-        way = f"store to store, threads: {threads}"
-        print(f"  {way:26}{statistics.median(seconds_of):9.1f} s")
-        print(format_bar(f"the kernel alone / {way}", ratios(alone, seconds_of), END_TO_END_BAR))
+    for threads in (1, os.cpu_count() or 1):
+        alone, ends = [], []
+        with ThreadPoolExecutor(threads) as pool, dask.config.set(pool=pool):
+            for _ in range(rounds):
+                alone.append(sum(kernel_seconds(run, layer, threads, pool) for layer in layers()))
+                ends.append(threads * analyse(run, folder / "maps.zarr"))
+        print(f"  threads: {threads}")
+        print(f"  {'the kernel alone':26}{statistics.median(alone):9.1f} s")
+        print(f"  {'store to store':26}{statistics.median(ends):9.1f} s")
+        print(format_bar("the kernel alone / store to store", ratios(alone, ends), END_TO_END_BAR))
 
 
-def kernel_seconds(run: Path, layer: Layer) -> float:
-    """Return what the kernel takes for all steps of a layer, by a block that is in memory."""
+def kernel_seconds(run: Path, layer: Layer, threads: int, pool: ThreadPoolExecutor) -> float:
+    """Return what the kernel takes for all steps of a layer, by a block that is in memory.
+
+    Of one core, while all threads do the same: cores share caches and memory, and some more.
+    """
     arrays = open_run(run)["0"][f"layers/{layer.name}"].to_dataset()
     blocks = arrays["logits" if "logits" in arrays else "query"].chunksizes[STEP]
     block = arrays.isel({STEP: slice(0, blocks[0])}).load()
@@ -174,7 +175,8 @@ def kernel_seconds(run: Path, layer: Layer) -> float:
         scores = Logits(flat["logits"])
     else:
         scores = Factors(flat["query"], flat["key"], layer.channels**-0.5)
-    return timed(lambda: directional_means(scores)) * sum(blocks) / blocks[0]
+    work = [scores] * threads
+    return timed(lambda: list(pool.map(directional_means, work))) * sum(blocks) / blocks[0]
 
 
 def analyse(run: Path, out: Path, **options: Any) -> float:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from zarr.storage import LocalStore
 
 from i2am.analysis import analyze_run, average_maps, averaging, default_average_path, open_maps
 from i2am.schemas import AnalysisError, StoreError
 from tests.analysis import oracle
+from tests.analysis.witness import watch_reads
 from tests.synthetic import LAYERS, SyntheticLayer, write_run
 
 SAMPLES = ("a", "b", "c", "d", "e")
@@ -305,18 +305,11 @@ def test_memory_does_not_grow_with_the_samples(tmp_path: Path) -> None:
 
 
 def test_each_small_sample_is_read_once(maps_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys: list[str] = []
-    read = LocalStore.get
-
-    async def watched(self: LocalStore, key: str, *args: Any, **kwargs: Any) -> Any:
-        keys.append(key)
-        return await read(self, key, *args, **kwargs)
-
-    monkeypatch.setattr(LocalStore, "get", watched)
+    reads = watch_reads(monkeypatch)
     average_maps(maps_path)
-    chunks = [key for key in keys if "/ulam/c/" in key or "/tlam/c/" in key]
+    chunks = [key for key, _ in reads if "/ulam/c/" in key or "/tlam/c/" in key]
     assert len(chunks) == len(set(chunks)) == 2 * 2 * len(SAMPLES)
-    assert not [key for key in keys if "/volume/c/" in key]
+    assert not [key for key, _ in reads if "/volume/c/" in key]
 
 
 def test_the_default_output_lies_beside_the_maps() -> None:

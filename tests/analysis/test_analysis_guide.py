@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 
 from i2am.cli import main
 from tests.analysis import oracle
+from tests.analysis.witness import run_guide
 from tests.synthetic import SyntheticLayer, write_run
 
 GUIDE = Path(__file__).parents[2] / "docs" / "analysis.md"
@@ -23,16 +23,7 @@ def test_the_commands_and_the_code_of_the_guide_run(
     write_run(tmp_path / "run.zarr", ["shirt", "skirt"], LAYERS)
     for sample in ("shirt", "skirt"):
         oracle.change_attributes(tmp_path / "run.zarr" / sample, labels={"category": sample})
-    text = GUIDE.read_text(encoding="utf-8")
-    commands = re.findall(r"^    i2am (.+)$", text, re.MULTILINE)
-    assert [command.split()[0] for command in commands] == ["analyze", "average"]
-    for command in commands:
-        assert main(shlex.split(command)) == 0
-    code = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    assert len(code) == 3
-    names = {"__name__": "guide"}
-    for fence in code:
-        exec(compile(fence, str(GUIDE), "exec"), names)
+    assert run_guide(GUIDE) == (["analyze", "average"], 3)
 
 
 def test_the_guide_names_every_option_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import zarr
-from zarr.storage import LocalStore
 
 from i2am.analysis import analyze_run, average_maps, describe_store, open_maps, summarise_store
 from i2am.schemas import StoreError, find_faults
 from tests.analysis import oracle
+from tests.analysis.witness import watch_reads
 from tests.synthetic import LAYERS, write_run
 
 
@@ -32,19 +32,12 @@ def test_a_description_holds_dims_shapes_dtypes_and_guidance_labels(run_path: Pa
 def test_samples_are_described_when_asked_for(
     run_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys: list[str] = []
-    read = LocalStore.get
-
-    async def watched(self: LocalStore, key: str, *args: Any, **kwargs: Any) -> Any:
-        keys.append(key)
-        return await read(self, key, *args, **kwargs)
-
-    monkeypatch.setattr(LocalStore, "get", watched)
+    reads = watch_reads(monkeypatch)
     groups = describe_store(run_path).groups
     assert list(groups) == ["a", "b"]
-    assert not [key for key in keys if key.startswith("a/layers")]
+    assert not [key for key, _ in reads if key.startswith("a/layers")]
     groups["a"].groups["layers"].groups[LAYERS[0].name]
-    assert [key for key in keys if key.startswith("a/layers")]
+    assert [key for key, _ in reads if key.startswith("a/layers")]
     with pytest.raises(KeyError):
         groups["c"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from i2am.analysis import (
     score_maps,
     summarise_comparison,
 )
-from i2am.cli import main
+from tests.analysis.witness import run_guide
 from tests.synthetic import SyntheticLayer, write_run
 
 GUIDE = Path(__file__).parents[2] / "docs" / "scores.md"
@@ -32,18 +31,10 @@ def _in_a_folder_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_commands_and_the_code_of_the_guide_run(capsys: pytest.CaptureFixture[str]) -> None:
-    text = GUIDE.read_text(encoding="utf-8")
-    commands = re.findall(r"^    i2am (.+)$", text, re.MULTILINE)
-    assert [command.split()[0] for command in commands] == ["score", "score", "compare"]
-    for command in commands:
-        assert main(shlex.split(command)) == 0
-    code = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    assert len(code) == 5
-    names = {"__name__": "guide"}
-    for fence in code:
-        exec(compile(fence, str(GUIDE), "exec"), names)
+    assert run_guide(GUIDE) == (["score", "score", "compare"], 5)
     assert float(capsys.readouterr().out.splitlines()[-1]) < 1e-6
     files = {path.name for path in Path("comparison").iterdir()}
+    text = GUIDE.read_text(encoding="utf-8")
     listed = dict(re.findall(r"^\| `([\w.]+)` \| (.+?) \|", text, re.MULTILINE))
     assert files == {name.replace("SAMPLE", "first") for name in listed if "." in name}
 

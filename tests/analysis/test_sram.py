@@ -8,7 +8,6 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
-from zarr.storage import LocalStore
 
 from i2am.analysis import analyze, open_run, sram
 from i2am.analysis.block_scores import Logits
@@ -16,6 +15,7 @@ from i2am.analysis.rows import region_means
 from i2am.schemas import AnalysisError
 from tests.analysis import oracle
 from tests.analysis.test_maps import joint_sample
+from tests.analysis.witness import watch_reads
 from tests.synthetic import SyntheticLayer, write_run
 
 FACTORS = SyntheticLayer("factors", (8, 8), (4, 4), 1)
@@ -168,17 +168,10 @@ def test_rows_that_see_no_column_are_left_out_of_their_region() -> None:
 def test_many_places_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_run(tmp_path / "run.zarr", ["a"], [FACTORS])
     oracle.rechunk(path / "a" / "layers" / "factors", "query", generated=8)
-    keys: list[str] = []
-    read = LocalStore.get
-
-    async def watched(self: LocalStore, key: str, *args: Any, **kwargs: Any) -> Any:
-        keys.append(key)
-        return await read(self, key, *args, **kwargs)
-
-    monkeypatch.setattr(LocalStore, "get", watched)
+    reads = watch_reads(monkeypatch)
     # Rows 2 and 3 of the 8x8 patches, each asked for more than once.
     sram(open_run(path)["a"], generated=[(9, 30), (9, 2), (13, 30), (9, 30)]).compute()
-    tiles = [key for key in keys if "query/c/" in key]
+    tiles = [key for key, _ in reads if "query/c/" in key]
     assert sorted(tiles) == [f"a/layers/factors/query/c/0/0/{tile}/0" for tile in (2, 3)]
 
 
@@ -254,19 +247,11 @@ def test_of_a_shard_only_the_tiles_that_are_asked_for_are_read(
     values = oracle.rechunk(
         path / "a" / "layers" / "factors", "query", shards=True, guidance=1, step=2, generated=8
     )
-    sizes: list[int] = []
-    read = LocalStore.get
-
-    async def watched(self: LocalStore, key: str, *args: Any, **kwargs: Any) -> Any:
-        found = await read(self, key, *args, **kwargs)
-        if "query/c/" in key and found is not None:
-            sizes.append(len(found))
-        return found
-
-    monkeypatch.setattr(LocalStore, "get", watched)
+    reads = watch_reads(monkeypatch)
     found = sram(open_run(path)["a"], generated=(9, 30), **selection)
-    assert sizes == []
+    assert not [key for key, _ in reads if "query/c/" in key]
     np.testing.assert_array_equal(found, wanted)
+    sizes = [size for key, size in reads if "query/c/" in key]
     # One half of two, one tile of eight; and the shard's index of 16 bytes for each of 32 chunks.
     assert values.nbytes / 16 <= sum(sizes) < values.nbytes / 16 + 600
 

@@ -10,11 +10,12 @@ import dask
 import numpy as np
 import pytest
 import zarr
-from zarr.storage import LocalStore, MemoryStore
+from zarr.storage import MemoryStore
 
 from i2am.analysis import Run, open_maps, open_run
 from i2am.schemas import StoreError
 from tests.analysis import oracle
+from tests.analysis.witness import watch_reads
 from tests.synthetic import LAYERS, write_run
 
 
@@ -76,16 +77,9 @@ def test_opening_reads_one_file_whatever_the_number_of_samples(
     )
     for number in range(30):
         root.create_group(f"s{number}", attributes={"i2am": {"status": "complete"}})
-    keys: list[str] = []
-    read = LocalStore.get
-
-    async def watched(self: LocalStore, key: str, *args: Any, **kwargs: Any) -> Any:
-        keys.append(key)
-        return await read(self, key, *args, **kwargs)
-
-    monkeypatch.setattr(LocalStore, "get", watched)
+    reads = watch_reads(monkeypatch)
     run = open_run(tmp_path / "run.zarr")
-    assert [key for key in keys if key.startswith("s")] == []
+    assert [key for key, _ in reads if key.startswith("s")] == []
     assert len(run) == 30
 
 
