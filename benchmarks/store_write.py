@@ -34,7 +34,7 @@ import torch
 import zarr
 from capture_variants import build_model
 from numcodecs import Blosc, Zstd
-from store_read import open_layer
+from synthetic_run import open_layer
 
 from i2am.capture.codec import MOST_CHUNK_STEPS, Array, plan_shards
 from i2am.capture.layer_writer import write_layers

@@ -8,7 +8,7 @@ with the statistics of queries, which is as hard to compress; samples after the 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,15 @@ from i2am.capture.layer_writer import LayerWriter, write_layers
 from i2am.capture.stream import Stream
 from i2am.schemas import LayerAttributes
 
-__all__ = ["STEPS", "TOKENS", "Layer", "layers", "write_layers_of_sample", "write_run"]
+__all__ = [
+    "STEPS",
+    "TOKENS",
+    "Layer",
+    "layers",
+    "open_layer",
+    "write_layers_of_sample",
+    "write_run",
+]
 
 TOKENS, STEPS, HEADS = 257, 50, 8
 # Side of the grid, channels of a head, and in which blocks such layers are.
@@ -103,7 +111,9 @@ def write_layers_of_sample(parent: StorePath, steps: int) -> None:
     """Write a sample's layers through the capture's writer."""
     every_layer = list(layers())
     stream = Stream(layers=len(every_layer))
-    writers = [_open_layer(parent, layer, stream) for layer in every_layer]
+    writers = [
+        open_layer(parent, layer.name, layer.tensors(), stream, layer) for layer in every_layer
+    ]
     for step in range(steps):
         for layer, writer in zip(every_layer, writers, strict=True):
             writer.put(step, "conditional", layer.tensors())
@@ -113,17 +123,26 @@ def write_layers_of_sample(parent: StorePath, steps: int) -> None:
     stream.close()
 
 
-def _open_layer(parent: StorePath, layer: Layer, stream: Stream) -> LayerWriter:
+def open_layer(
+    parent: StorePath,
+    name: str,
+    arrays: Mapping[str, torch.Tensor],
+    stream: Stream,
+    layer: Layer | None = None,
+) -> LayerWriter:
+    """Open a layer for writing arrays such as these; of which layer it is matters to readers."""
+    patches, last = next(iter(arrays.values())).shape[1:]
+    side = (patches, 1) if layer is None else (layer.side, layer.side)
     described = LayerAttributes(
-        scale=layer.channels**-0.5,
-        generated_grid=(layer.side, layer.side),
+        scale=(last if layer is None else layer.channels) ** -0.5,
+        generated_grid=side,
         reference_grid=(16, 16),
         special_tokens=1,
-        order=layer.order,
-        block=layer.block,
-        representation="logits" if "logits" in layer.tensors() else "factors",
+        order=0 if layer is None else layer.order,
+        block="down" if layer is None else layer.block,
+        representation="logits" if "logits" in arrays else "factors",
     )
-    return LayerWriter(parent, layer.name, described, np.dtype("f2"), stream, ("conditional",))
+    return LayerWriter(parent, name, described, np.dtype("f2"), stream, ("conditional",))
 
 
 def _put(group: zarr.Group, name: str, values: np.ndarray[Any, Any], dims: Sequence[str]) -> None:

@@ -54,7 +54,7 @@ def run_demo(out: Path, *, overwrite: bool = False) -> int:
     for path, what in (
         (run, "the captured attention, with images and provenance"),
         (maps, "R2G and G2R maps at every level"),
-        (scores, "IMACS and detection, one row for each sample and score"),
+        (scores, "IMACS, detection and spread, one row for each sample and score"),
         (figures, "overview, time, head and single-patch maps"),
         (report, "all of it on one page: open it in a browser"),
     ):

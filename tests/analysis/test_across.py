@@ -301,7 +301,8 @@ def test_memory_does_not_grow_with_the_samples(tmp_path: Path) -> None:
     few, many = peak(2), peak(40)
     # Mean and squares in float64, two float64 temporaries, the sample itself and the result.
     assert few < 14 * size
-    assert many < few + 3 * size
+    # Graphs of samples before wait for the garbage collector; their maps would be 38 times the size.
+    assert many < few + 8 * size
 
 
 def test_each_small_sample_is_read_once(maps_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
