@@ -29,7 +29,7 @@ from i2am.analysis.maps_store import (
     start_sample,
 )
 from i2am.analysis.store import Run, open_run
-from i2am.schemas import I2AMError, StoreError, did_you_mean
+from i2am.schemas import I2AMError, StoreError
 from i2am.schemas.dims import CONDITIONAL
 
 __all__ = ["analyze_run"]
@@ -211,11 +211,7 @@ def _chosen(run: Run, samples: Iterable[str] | None) -> dict[str, str]:
     names = list(known) if samples is None else list(dict.fromkeys(samples))
     for name in names:
         if name not in known:
-            msg = (
-                f"Expected a complete sample, got none named {name!r}, at {run.path}. "
-                f"{did_you_mean(name, known)}"
-            )
-            raise StoreError(msg)
+            run[name]  # Says that it is not there, and which is.
     if not names:
         msg = f"Expected complete samples, got none, at {run.path}. Capture some first."
         raise StoreError(msg)

@@ -65,6 +65,15 @@ class Layer:
     side: int
     channels: int
 
+    def attributes(self) -> dict[str, Any]:
+        """Return what a reader needs to know of the layer beyond its arrays."""
+        return {
+            "scale": self.channels**-0.5,
+            "generated_grid": (self.side, self.side),
+            "order": self.order,
+            "block": self.block,
+        }
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return one step: float16, dims (head, token, channel)."""
         patches, channels = self.side**2, self.channels
@@ -112,7 +121,8 @@ def write_layers_of_sample(parent: StorePath, steps: int) -> None:
     every_layer = list(layers())
     stream = Stream(layers=len(every_layer))
     writers = [
-        open_layer(parent, layer.name, layer.tensors(), stream, layer) for layer in every_layer
+        open_layer(parent, layer.name, layer.tensors(), stream, **layer.attributes())
+        for layer in every_layer
     ]
     for step in range(steps):
         for layer, writer in zip(every_layer, writers, strict=True):
@@ -128,21 +138,21 @@ def open_layer(
     name: str,
     arrays: Mapping[str, torch.Tensor],
     stream: Stream,
-    layer: Layer | None = None,
+    **attributes: Any,
 ) -> LayerWriter:
-    """Open a layer for writing arrays such as these; of which layer it is matters to readers."""
+    """Open a layer for writing arrays such as these; its attributes matter to readers alone."""
     patches, last = next(iter(arrays.values())).shape[1:]
-    side = (patches, 1) if layer is None else (layer.side, layer.side)
-    described = LayerAttributes(
-        scale=(last if layer is None else layer.channels) ** -0.5,
-        generated_grid=side,
-        reference_grid=(16, 16),
-        special_tokens=1,
-        order=0 if layer is None else layer.order,
-        block="down" if layer is None else layer.block,
-        representation="logits" if "logits" in arrays else "factors",
-    )
-    return LayerWriter(parent, name, described, np.dtype("f2"), stream, ("conditional",))
+    described: dict[str, Any] = {
+        "scale": last**-0.5,
+        "generated_grid": (patches, 1),
+        "reference_grid": (16, 16),
+        "special_tokens": 1,
+        "order": 0,
+        "block": "down",
+        "representation": "logits" if "logits" in arrays else "factors",
+    }
+    own = LayerAttributes(**(described | attributes))
+    return LayerWriter(parent, name, own, np.dtype("f2"), stream, ("conditional",))
 
 
 def _put(group: zarr.Group, name: str, values: np.ndarray[Any, Any], dims: Sequence[str]) -> None:
