@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Computer", "computing_on"]
 
 _TIMEOUT: Final = "20s"
+_THREADS_OF_A_WORK: Final = 8
 # Dask has the C library give all memory back at once. Blocks of one size come again and again, and
 # pages that are touched anew for each cost a worker a quarter of its time; its statistical profile
 # of every worker costs another twelfth.
@@ -109,8 +110,14 @@ def computing_on(scheduler: str | None = None, workers: int | None = None) -> It
             )
             raise AnalysisError(msg) from e
         stack.enter_context(client)
-        # The next work is prepared, and its first blocks are read, while one nears its end.
-        yield Computer(_StartOn(client), most_started=2, dashboard=client.dashboard_link)
+        # The next work is prepared, and its first blocks are read, while one nears its end; and
+        # one has no more blocks than keep a few threads busy.
+        threads = sum(client.nthreads().values())
+        yield Computer(
+            _StartOn(client),
+            most_started=2 + threads // _THREADS_OF_A_WORK,
+            dashboard=client.dashboard_link,
+        )
 
 
 def _start_here(work: Work, advance: Advance) -> Callable[[], None]:

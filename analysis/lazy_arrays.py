@@ -19,7 +19,8 @@ from i2am.schemas.dims import CHANNEL, GENERATED, HEAD, REFERENCE, STEP
 __all__ = ["in_blocks", "in_chunks"]
 
 # Of what a task reads of one array: a task has a price, and so has its memory.
-_BLOCK_BYTES: Final = 32 * 2**20
+_CHUNKS_BYTES: Final = 32 * 2**20
+_BLOCK_BYTES: Final = 64 * 2**20
 _WHOLE: Final = (HEAD, GENERATED, REFERENCE, CHANNEL)
 # What the lazy arrays of `in_chunks` read, by their names, as long as one of these is there.
 _stored: WeakValueDictionary[str, zarr.Array[Any]] = WeakValueDictionary()
@@ -39,7 +40,7 @@ def in_chunks(array: zarr.Array[Any], dims: tuple[str, ...]) -> da.Array:
     chunks = dict(zip(dims, array.chunks, strict=True))
     if STEP in chunks and array.size:
         sizes = dict(zip(dims, array.shape, strict=True))
-        most = _BLOCK_BYTES // _step_bytes(array, sizes)
+        most = _CHUNKS_BYTES // _step_bytes(array, sizes)
         chunks[STEP] = min(max(1, most // chunks[STEP]) * chunks[STEP], sizes[STEP])
     lazy = _from_array(array, chunks)
     _stored[lazy.name] = array
