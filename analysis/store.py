@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 import zarr
+from zarr.core.sync import sync
 
 from i2am.analysis.address import StoreLike, open_group
 from i2am.analysis.lazy_arrays import in_chunks
@@ -91,6 +92,11 @@ class _Samples(Mapping[str, xr.DataTree]):
         found = ((name, own_attributes(group)) for name, group in self._root.groups())
         return {name: own for name, own in sorted(found) if self._is_complete(own)}
 
+    def first(self) -> str | None:
+        """Return the name of the first complete sample, or None; reads no other's metadata."""
+        names = sync(_names(self._root))
+        return next((name for name in sorted(names) if name in self), None)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.sample_attributes())
 
@@ -154,6 +160,10 @@ class Maps(_Samples):
     kind = "maps"
     unstated_status = "complete"
     other_kind_hint = "Run 'i2am analyze' on it first, and give the maps."
+
+
+async def _names(group: zarr.Group) -> list[str]:
+    return [name async for name in group.store.list_dir(group.path) if "." not in name]
 
 
 class _NoSample(StoreError, KeyError):

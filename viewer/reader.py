@@ -7,50 +7,85 @@ first answer must be quick and must never raise.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.errors import I2AMError
 
 if TYPE_CHECKING:
     from i2am.viewer.layers import LayerData
 
-__all__ = ["get_reader", "is_run"]
+__all__ = ["get_reader", "kind_of"]
 
 PathOrPaths = str | PathLike[str] | Sequence[str | PathLike[str]]
 
+_BUCKET: Final = re.compile(r"(s3|gs|az)://")
+
 
 def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData]] | None:
-    """Return a function that reads `path` into layers, or None if `path` is no run of ours.
+    """Return a function that reads `path` into layers, or None if `path` is no store of ours.
 
     Parameters
     ----------
     path : str, path, or a sequence of them
-        A sequence comes when files are opened as a stack; runs do not stack, so only a sequence
-        of one is ours.
+        A run, a maps store, or the URL of one. A sequence comes when files are opened as a stack;
+        runs do not stack, so only a sequence of one is ours.
     """
     one = _only(path)
-    return _read_run if one is not None and is_run(one) else None
+    return _read if one is not None and kind_of(one) else None
 
 
-def is_run(path: Path) -> bool:
-    """Whether `path` is a local capture store, judged by its root attributes alone."""
+def kind_of(path: str) -> str | None:
+    """Return "run" or "maps", judged by the root's attributes alone; None for what is not ours."""
     try:
-        root = json.loads((path / "zarr.json").read_bytes())
-        return bool(root["attributes"][ATTRIBUTE_KEY]["kind"] == "run")
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
+        if _BUCKET.match(path):
+            from i2am.analysis.store import open_root, own_attributes
+
+            return str(own_attributes(open_root(path))["kind"])
+        root = json.loads((Path(path) / "zarr.json").read_bytes())
+        own = root["attributes"][ATTRIBUTE_KEY]
+        is_root = own["kind"] in ("run", "maps") and "status" not in own
+        return str(own["kind"]) if is_root else None
+    except (OSError, ValueError, LookupError, TypeError, I2AMError):
+        return None
 
 
-def _read_run(path: PathOrPaths) -> list[LayerData]:
-    from i2am.viewer.opening import open_layers
+def _read(path: PathOrPaths) -> list[LayerData]:
+    from i2am.viewer.layers import boxes_of, sample_layers
+    from i2am.viewer.opening import open_row, run_of_maps
 
     one = _only(path)
-    return [] if one is None else open_layers(one)
+    if one is None:
+        return []
+    if kind_of(one) == "maps":
+        run, sample = run_of_maps(one)
+        row = open_row(run, sample, one)
+    else:
+        row = open_row(one)
+    loader = row.loader()
+    for volume in row.volumes.values():
+        volume.fetch = loader.read_now
+    _take_over()
+    return sample_layers(row, boxes_of(row))
 
 
-def _only(path: PathOrPaths) -> Path | None:
+def _take_over() -> None:
+    """Have the window's session serve the layers as soon as they are there, if there is one."""
+    import napari
+
+    viewer = napari.current_viewer()
+    if viewer is not None:
+        from qtpy.QtCore import QTimer
+
+        from i2am.viewer.session import session_of
+
+        QTimer.singleShot(0, lambda: session_of(viewer))
+
+
+def _only(path: PathOrPaths) -> str | None:
     paths = [path] if isinstance(path, str | PathLike) else list(path)
-    return Path(paths[0]) if len(paths) == 1 else None
+    return str(paths[0]) if len(paths) == 1 else None

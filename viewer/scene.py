@@ -24,31 +24,33 @@ def own_metadata(layer: Any) -> dict[str, Any] | None:
     return own
 
 
-def own_layers(viewer: Any, run: str | None = None) -> dict[str, Any]:
-    """Return our layers by role; of one run, or of the run that was added last."""
-    ours = [layer for layer in viewer.layers if own_metadata(layer)]
-    if run is None and ours:
-        run = ours[-1].metadata[ATTRIBUTE_KEY]["run"]
-    found = ((own_metadata(layer), layer) for layer in ours)
-    return {own["role"]: layer for own, layer in found if own and own["run"] == run}
+def own_layers(viewer: Any, number: int = 0) -> dict[str, Any]:
+    """Return our layers of a row by role; of the run that was added last."""
+    ours = [(own, layer) for layer in viewer.layers if (own := own_metadata(layer))]
+    ours = [(own, layer) for own, layer in ours if own.get("row", 0) == number]
+    return {own["role"]: layer for own, layer in ours if own["run"] == ours[-1][0]["run"]}
 
 
-def show_layers(viewer: Any, layers: Sequence[LayerData], run: str | None = None) -> None:
-    """Put a sample's layers into the viewer, in place of those that the run has there.
+def show_layers(
+    viewer: Any, layers: Sequence[LayerData], *, number: int = 0, is_new: bool = False
+) -> None:
+    """Put a sample's layers into the viewer, in place of those that are in its row.
 
     Parameters
     ----------
     viewer : napari.Viewer
     layers : sequence of (data, keyword arguments, kind)
         As `i2am.viewer.layers.sample_layers` gives them.
-    run : str, optional
-        Whose layers are exchanged; without it all are added.
+    number : int
+        The row.
+    is_new : bool
+        Exchange nothing, add them all.
     """
     from napari.layers import Layer
 
-    there = own_layers(viewer, run) if run is not None else {}
+    there = {} if is_new else _of_samples(own_layers(viewer, number))
     extent = viewer.layers.extent.world[:, -2:]
-    below = -1
+    below = -1 if not number else len(viewer.layers) - 1
     for values, options, kind in layers:
         layer = there.pop(options["metadata"][ATTRIBUTE_KEY]["role"], None)
         if layer is None:
@@ -63,11 +65,16 @@ def show_layers(viewer: Any, layers: Sequence[LayerData], run: str | None = None
         viewer.reset_view()
 
 
+def _of_samples(layers: dict[str, Any]) -> dict[str, Any]:
+    """Return the layers that show what is stored; others show what was asked."""
+    return {role: layer for role, layer in layers.items() if role not in ("sram", "pick")}
+
+
 def _exchange(layer: Any, values: Any, options: dict[str, Any]) -> None:
     visible = layer.visible
     layer.visible = False  # nothing is sliced, so nothing computed, until all is in place
     layer.data = values
-    for name in ("scale", "translate", "metadata", "contrast_limits", "features"):
+    for name in ("scale", "translate", "metadata", "features"):
         if name in options:
             setattr(layer, name, options[name])
     layer.visible = visible

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from i2am.viewer.display import check_display, check_qt
-from i2am.viewer.opening import open_layers
+from i2am.viewer.opening import open_row
 
 if TYPE_CHECKING:
     import napari
@@ -29,7 +29,7 @@ def open_viewer(
     Parameters
     ----------
     run_path : str or path
-        A capture store.
+        A capture store: a folder, or a URL ``s3://``, ``gs://`` or ``az://``.
     sample : str, optional
         The sample in view at first; the run's first one if left out.
     maps : str or path, optional
@@ -42,7 +42,7 @@ def open_viewer(
     Returns
     -------
     napari.Viewer
-        With the layers of `i2am.viewer.layers.sample_layers` and the run browser docked.
+        With the layers of `i2am.viewer.layers.sample_layers`, and the plugin's widgets docked.
 
     Raises
     ------
@@ -55,23 +55,25 @@ def open_viewer(
     """
     check_qt()
     # The store before the display: a wrong path is wrong on any machine.
-    layers = open_layers(run_path, sample, maps)
+    row = open_row(run_path, sample, maps)
     check_display()
     import napari
     from qtpy.QtWidgets import QApplication
 
     from i2am.viewer.browser import RunBrowser
-    from i2am.viewer.scene import own_layers, show_layers
+    from i2am.viewer.scene import own_layers
+    from i2am.viewer.session import session_of
 
     viewer = napari.Viewer(title=f"{Path(run_path).name} - I²AM", show=show)
     _enlarge(viewer)
+    session = session_of(viewer)
     viewer.window.add_dock_widget(RunBrowser(viewer), name="Run browser", area="right")
     QApplication.processEvents()  # so that the canvas has its size when the view is fitted to it
-    show_layers(viewer, layers)
-    r2g = own_layers(viewer)["r2g"]
-    viewer.layers.selection.active = r2g
+    session.show(row)
+    viewer.layers.selection.active = own_layers(viewer)["r2g"]
     # Half-way through: the first steps are noise, and the outer layers are often the coarsest.
-    viewer.dims.set_current_step((0, 1), [(n - 1) // 2 for n in r2g.data.shape[:2]])
+    layers, steps, heads = row.names.shape
+    session.go_to(layer=(layers - 1) // 2, step=(steps - 1) // 2, head=(heads - 1) // 2)
     return viewer
 
 

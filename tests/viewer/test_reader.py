@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import zarr
 
+from i2am.analysis import analyze_run
+from i2am.schemas import StoreError
 from i2am.viewer.reader import get_reader
-from tests.viewer.stores import spot_volume, write_maps
 
 
 def _folder(path: Path) -> Path:
@@ -36,6 +37,7 @@ def _array(path: Path) -> Path:
     return path
 
 
+_SAMPLE_OF_MAPS = {"attributes": {"i2am": {"kind": "maps", "status": "complete"}}}
 OTHERS: dict[str, Callable[[Path], Path]] = {
     "no path": lambda path: path,
     "empty folder": _folder,
@@ -44,12 +46,12 @@ OTHERS: dict[str, Callable[[Path], Path]] = {
     "attribute of another shape": lambda path: _with_root(path, {"attributes": {"i2am": "run"}}),
     "attributes null": lambda path: _with_root(path, {"attributes": None}),
     "plain Zarr array": _array,
-    "maps": lambda path: write_maps(path, {"a": {"r2g": spot_volume()}}),
+    "sample of maps": lambda path: _with_root(path, _SAMPLE_OF_MAPS),
 }
 
 
 @pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS.keys())
-def test_the_reader_leaves_what_is_not_a_run_to_others(
+def test_the_reader_leaves_what_is_not_ours_to_others(
     make: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     path = make(tmp_path / "other.zarr")
@@ -74,13 +76,25 @@ def test_the_reader_gives_the_layers_of_the_first_sample(run: Path) -> None:
         "source",
         "inpainting mask",
         "R2G",
-        "R2G ULAM",
         "reference",
         "reference mask",
         "G2R",
-        "G2R ULAM",
     ]
     assert {options["metadata"]["i2am"]["sample"] for _, options, _ in layers} == {"first"}
+
+
+def test_the_reader_opens_the_run_of_a_maps_store(run: Path, tmp_path: Path) -> None:
+    path = str(tmp_path / "other.zarr")
+    analyze_run(run, path, samples=["second"], progress=False)
+    reader = get_reader(path)
+    assert reader is not None
+    own = {options["name"]: options["metadata"]["i2am"] for _, options, _ in reader(path)}
+    assert own["R2G"]["run"] == str(run)
+    assert own["R2G"]["maps"] == path
+    assert own["R2G"]["sample"] == "second"  # the first that has maps
+    run.rename(tmp_path / "elsewhere.zarr")
+    with pytest.raises(StoreError, match=r"got nothing, at .*run\.zarr"):
+        reader(path)
 
 
 def test_the_manifest_is_valid_and_all_that_it_names_exists() -> None:
@@ -111,18 +125,20 @@ def test_napari_opens_a_run_through_the_plugin(run: Path, make_napari_viewer: An
     assert "R2G" in viewer.layers
     pictures = viewer.layers.extent.world[:, -2:]
     assert viewer.scene.camera.center[-1] == pytest.approx(pictures[:, 1].mean(), abs=1)  # both
-    assert viewer.dims.axis_labels == ("layer", "step", "head", "y", "x")
+    assert viewer.dims.axis_labels == ("sample", "layer", "timestep", "head", "y", "x")
 
 
 def test_the_browser_serves_a_run_that_napari_opened(
-    run: Path, make_napari_viewer_proxy: Any
+    run: Path, make_napari_viewer_proxy: Any, qtbot: Any
 ) -> None:
     viewer = make_napari_viewer_proxy()
     _, browser = viewer.window.add_plugin_dock_widget("i2am", "Run browser")
     assert not browser.samples.isEnabled()
     viewer.open(str(run), plugin="i2am")
+    qtbot.waitUntil(lambda: browser.samples.count() == 2)
     assert [browser.samples.itemText(i) for i in range(2)] == ["first", "second"]
     browser.samples.setCurrentText("second")
+    qtbot.waitUntil(lambda: viewer.layers["R2G"].metadata["i2am"]["sample"] == "second")
     assert viewer.layers["R2G"].metadata["i2am"]["sample"] == "second"
     viewer.layers.clear()
     assert not browser.samples.isEnabled()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QApplication
 
-from tests.synthetic import SyntheticLayer, write_run
+from i2am.viewer.names import LEVELS
+from i2am.viewer.session import session_of
+from i2am.viewer.shortcuts import SHORTCUTS, show_shortcuts
+from tests.synthetic import LAYERS, SyntheticLayer, write_run
 from tests.viewer.stores import NAMES, spot_volume, write_maps
 
 # The last colour of inferno, and how opaque the hottest patch is drawn.
@@ -30,8 +37,8 @@ def _stored(run: Path, sample: str, name: str) -> Pixels:
 def _shot(viewer: Any) -> Pixels:
     """Return the scene at one pixel a picture's pixel, without text or smoothing."""
     viewer.canvas.overlays.text.visible = False
-    if "captions" in viewer.layers:
-        del viewer.layers["captions"]
+    for name in [layer.name for layer in viewer.layers if layer.name.startswith("captions")]:
+        del viewer.layers[name]
     for layer in viewer.layers:
         if layer.name.startswith(("R2G", "G2R")):
             layer.interpolation2d = "nearest"
@@ -48,6 +55,22 @@ def _assert_heat(shown: Pixels, picture: Pixels, patch: tuple[int, int] | None) 
     np.testing.assert_allclose(shown, expected, atol=2)
 
 
+def _stand(viewer: Any, layer: int, step: int, head: int) -> None:
+    """Move the sliders, and wait until what they stand on is loaded."""
+    session = session_of(viewer)
+    viewer.dims.set_current_step((1, 2, 3), (layer, step, head))
+    _wait(lambda: session.share_loaded == 1 and bool(session.samples))
+    session._refresh()  # the timer's, now
+
+
+def _wait(is_so: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        QApplication.processEvents()
+        time.sleep(0.005)
+
+
 def _halves(scene: Pixels) -> tuple[Pixels, Pixels]:
     return scene[:, :32], scene[:, REFERENCE_X : REFERENCE_X + 32]
 
@@ -57,7 +80,7 @@ def test_the_heat_is_where_the_maps_say_at_each_slider_position(
     position: tuple[int, int, int], run: Path, open_window: Callable[..., Any]
 ) -> None:
     viewer = open_window(run)
-    viewer.dims.set_current_step((0, 1, 2), position)
+    _stand(viewer, *position)
     layer, step, head = position
     generated, reference = _halves(_shot(viewer))
     _assert_heat(generated, _stored(run, "first", "generated"), (layer + step, head))
@@ -72,36 +95,307 @@ def test_a_head_without_values_leaves_the_picture_clear(
     volume[0, :, 1] = np.nan
     write_maps(tmp_path / "maps.zarr", {"first": {"r2g": volume}})
     viewer = open_window(run)
-    viewer.dims.set_current_step((0, 1, 2), (0, 0, 1))
+    _stand(viewer, 0, 0, 1)
     generated, _ = _halves(_shot(viewer))
     _assert_heat(generated, _stored(run, "first", "generated"), None)
     assert "no R2G map of this layer and head" in viewer.canvas.overlays.text.text
 
 
-def test_the_unified_map_can_be_switched_on(
+MEANS = ("layer", "step", "head")
+
+
+@pytest.mark.parametrize(
+    "means",
+    [means for n in range(4) for means in itertools.combinations(MEANS, n)],
+    ids=lambda means: "+".join(means) or "none",
+)
+def test_each_switch_shows_the_mean_over_its_axis_wherever_its_slider_stands(
+    means: tuple[str, ...], run: Path, open_window: Callable[..., Any]
+) -> None:
+    viewer = open_window(run)
+    browser = viewer.window.dock_widgets["Run browser"]
+    for dim in means:
+        browser.means[dim].setChecked(True)
+    _stand(viewer, 1, 2, 1)
+    truth: Any = spot_volume()
+    for axis, dim in reversed(list(enumerate(MEANS))):
+        truth = truth.mean(axis) if dim in means else truth.take((1, 2, 1)[axis], axis)
+    r2g = viewer.layers["R2G"]
+    np.testing.assert_allclose(r2g.data[0, 1, 2, 1], truth, rtol=1e-6)
+    patch = np.unravel_index(truth.argmax(), truth.shape)
+    scene, picture = _halves(_shot(viewer))[0], _stored(run, "first", "generated")
+    where = tuple(slice(PATCH * at, PATCH * (at + 1)) for at in patch)
+    expected = OPAQUE * HOTTEST + (1 - OPAQUE) * picture[where]
+    np.testing.assert_allclose(scene[where], expected, atol=2)
+    level = LEVELS.get(frozenset(means), "single" if not means else None)
+    assert [name for name, button in browser.levels.items() if button.isChecked()] == (
+        [level] if level else []
+    )
+    if level not in (None, "single"):
+        assert str(level) in viewer.canvas.overlays.text.text
+
+
+def test_the_buttons_put_the_switches_into_the_methods_positions(
+    run: Path, open_window: Callable[..., Any]
+) -> None:
+    viewer = open_window(run)
+    browser = viewer.window.dock_widgets["Run browser"]
+    for means, level in LEVELS.items():
+        browser.levels[level].click()
+        assert session_of(viewer).means == means
+        assert {dim for dim, switch in browser.means.items() if switch.isChecked()} == means
+        assert viewer.canvas.overlays.text.text.splitlines()[-1].startswith(level)
+    browser.levels["single"].click()
+    assert not session_of(viewer).means
+
+
+def test_sliders_are_named_and_the_sample_slider_opens_another_sample(
+    run: Path, open_window: Callable[..., Any]
+) -> None:
+    viewer = open_window(run)
+    session = session_of(viewer)
+    assert viewer.dims.axis_labels == ("sample", "layer", "timestep", "head", "y", "x")
+    _wait(lambda: len(session.samples) == 2)
+    assert viewer.dims.nsteps[:4] == (2, 3, 4, 2)
+    viewer.dims.set_current_step(0, 1)
+    _wait(lambda: session.rows[0].origin.sample == "second")
+    generated, _ = _halves(_shot(viewer))
+    assert (generated != _stored(run, "first", "generated")).any()
+    assert viewer.window.dock_widgets["Run browser"].samples.currentText() == "second"
+    session.show_sample("first")
+    _wait(lambda: session.rows[0].origin.sample == "first")
+    assert viewer.dims.current_step[0] == 0
+
+
+def test_the_status_bar_holds_the_value_under_the_cursor(
+    run: Path, open_window: Callable[..., Any]
+) -> None:
+    viewer = open_window(run)
+    _stand(viewer, 1, 2, 1)
+    viewer.layers["R2G"].refresh()
+    point = (0, 1, 2, 1, 3 * PATCH + 1, 1 * PATCH + 1)  # in the hot patch (layer + step, head)
+    assert viewer.layers["R2G"].get_value(point, world=True) == 1
+    told = viewer.layers["R2G"].get_status(point, world=True)
+    assert told["value"] == "1"
+
+
+def test_the_look_is_drawn(run: Path, open_window: Callable[..., Any]) -> None:
+    viewer = open_window(run)
+    browser = viewer.window.dock_widgets["Run browser"]
+    _stand(viewer, 0, 1, 0)
+    session, r2g = session_of(viewer), viewer.layers["R2G"]
+    picture = _stored(run, "first", "generated")
+    browser.look["direction"].textActivated.emit("g2r")
+    assert not r2g.visible
+    assert viewer.layers["G2R"].visible
+    browser.look["direction"].textActivated.emit("both")
+    browser.look["colormap"].textActivated.emit("viridis")
+    browser.opacity.setValue(50)
+    generated, _ = _halves(_shot(viewer))
+    hot = 255 * np.array([0.993248, 0.906157, 0.143936])  # viridis' last
+    where = (slice(PATCH, 2 * PATCH), slice(0, PATCH))
+    expected = 0.5 * OPAQUE * hot + (1 - 0.5 * OPAQUE) * picture[where]
+    np.testing.assert_allclose(generated[where], expected, atol=2)
+    browser.look["polarity"].textActivated.emit("inverted")
+    generated, _ = _halves(_shot(viewer))
+    np.testing.assert_allclose(generated[where], picture[where], atol=2)  # hot is clear
+    assert np.abs(generated[12:] - picture[12:]).mean() > 20  # cold is not
+    assert session.look.polarity == "inverted"
+
+
+def test_what_is_below_the_threshold_is_clear(
     tmp_path: Path, open_window: Callable[..., Any]
 ) -> None:
     run = write_run(tmp_path / "run.zarr")
-    volume = np.zeros((3, 4, 2, 8, 8), np.float32)
-    volume[..., 6, 5] = 1
+    volume = spot_volume()
+    volume[..., 5, 5] = 0.5
     write_maps(tmp_path / "maps.zarr", {"first": {"r2g": volume}})
     viewer = open_window(run)
-    viewer.layers["R2G"].visible = False
-    _assert_heat(_halves(_shot(viewer))[0], _stored(run, "first", "generated"), None)
-    viewer.layers["R2G ULAM"].visible = True
-    _assert_heat(_halves(_shot(viewer))[0], _stored(run, "first", "generated"), (6, 5))
+    _stand(viewer, 0, 0, 0)
+    browser = viewer.window.dock_widgets["Run browser"]
+    browser.threshold.setValue(60)
+    _assert_heat(_halves(_shot(viewer))[0], _stored(run, "first", "generated"), (0, 0))
+    assert np.isnan(viewer.layers["R2G"].data[0, 0, 0, 0][5, 5])
+
+
+def test_contrast_is_shared_within_a_layer_or_each_slices_own(
+    tmp_path: Path, open_window: Callable[..., Any]
+) -> None:
+    run = write_run(tmp_path / "run.zarr")
+    volume = spot_volume()
+    volume[0, 1] *= 0.5
+    write_maps(tmp_path / "maps.zarr", {"first": {"r2g": volume}})
+    viewer = open_window(run)
+    _stand(viewer, 0, 1, 0)
+    shared = viewer.layers["R2G"].contrast_limits
+    browser = viewer.window.dock_widgets["Run browser"]
+    browser.look["contrast"].textActivated.emit("slice")
+    own = viewer.layers["R2G"].contrast_limits
+    assert own[1] < shared[1]
+    _stand(viewer, 0, 2, 0)
+    assert viewer.layers["R2G"].contrast_limits[1] > own[1]
+    browser.look["contrast"].textActivated.emit("shared")
+    np.testing.assert_allclose(viewer.layers["R2G"].contrast_limits, shared)
+
+
+def _press(viewer: Any, key: str) -> None:
+    """Press a key as the window gets it."""
+    from napari.utils.key_bindings import coerce_keybinding
+
+    viewer.keymap[coerce_keybinding(key)](viewer)
+
+
+def test_every_shortcut_does_what_its_help_says(run: Path, open_window: Callable[..., Any]) -> None:
+    viewer = open_window(run)
+    session = session_of(viewer)
+    _wait(lambda: len(session.samples) == 2)
+    _stand(viewer, 1, 1, 0)
+    for key, place in (
+        ("L", (2, 1, 0)),
+        ("L", (2, 1, 0)),  # the last one
+        ("Shift-L", (1, 1, 0)),
+        ("T", (1, 2, 0)),
+        ("Shift-T", (1, 1, 0)),
+        ("H", (1, 1, 1)),
+        ("Shift-H", (1, 1, 0)),
+    ):
+        _press(viewer, key)
+        assert session.place == place, key
+    for key, dim in (("Alt-L", "layer"), ("Alt-T", "step"), ("Alt-H", "head")):
+        for means in ({dim}, set[str]()):
+            _press(viewer, key)
+            assert session.means == means
+    for count in (3, 0):
+        _press(viewer, "U")
+        assert len(session.means) == count
+    for key, setting, values in (
+        ("D", "direction", ("r2g", "g2r", "both")),
+        ("C", "contrast", ("slice", "shared")),
+        ("I", "polarity", ("inverted", "direct")),
+    ):
+        for value in values:
+            _press(viewer, key)
+            assert getattr(session.look, setting) == value
+    _press(viewer, "V")
+    assert session.is_volume
+    _press(viewer, "V")
+    assert not session.is_volume
+    _press(viewer, "S")
+    _wait(lambda: session.rows[0].origin.sample == "second")
+    _press(viewer, "Shift-S")
+    _wait(lambda: session.rows[0].origin.sample == "first")
+    help_window = show_shortcuts(viewer.window.dock_widgets["Run browser"])
+    for shortcut in SHORTCUTS.values():
+        assert shortcut.what in help_window.text()
+    help_window.close()
+
+
+def test_keys_reach_the_window(run: Path, open_window: Callable[..., Any], qtbot: Any) -> None:
+    viewer = open_window(run)
+    session = session_of(viewer)
+    _stand(viewer, 0, 0, 0)
+    canvas = viewer.window._qt_viewer.canvas.native
+    canvas.setFocus()
+    qtbot.keyClick(canvas, Qt.Key.Key_L)
+    _wait(lambda: session.place.layer == 1)
+    qtbot.keyClick(canvas, Qt.Key.Key_T, Qt.KeyboardModifier.AltModifier)
+    _wait(lambda: session.means == {"step"})
+
+
+def test_timesteps_become_the_third_axis_and_a_slider_again(
+    run: Path, open_window: Callable[..., Any]
+) -> None:
+    viewer = open_window(run)
+    _stand(viewer, 1, 2, 1)
+    browser = viewer.window.dock_widgets["Run browser"]
+    before = viewer.screenshot(flash=False)
+    browser.volume.setChecked(True)
+    r2g = viewer.layers["R2G"]
+    shown = r2g._slice.image.raw
+    truth = spot_volume()[1, :, 1]
+    np.testing.assert_array_equal(shown, truth)
+    assert viewer.dims.ndisplay == 3
+    assert "timesteps 981 (at the pictures) to 1" in viewer.canvas.overlays.text.text
+    shot = viewer.screenshot(flash=False)[..., :3].astype(int)
+    hot = (np.abs(shot - HOTTEST) < 60).all(axis=2)
+    assert hot.sum() > 20  # the spot's way through the steps
+    browser.volume.setChecked(False)
+    assert session_of(viewer).place == (1, 2, 1)
+    np.testing.assert_array_equal(viewer.screenshot(flash=False), before)
+
+
+def test_a_second_sample_is_compared_with_linked_sliders(
+    run: Path, tmp_path: Path, open_window: Callable[..., Any]
+) -> None:
+    viewer = open_window(run)
+    session = session_of(viewer)
+    other = write_run(tmp_path / "other.zarr", ("first", "second"), seed=5)
+    volume = spot_volume()[..., ::-1, :]
+    write_maps(tmp_path / "other.maps.zarr", {"first": {"r2g": volume}}, source="x/other.zarr")
+    session.compare(other, "first")
+    _wait(lambda: len(session.rows) == 2)
+    _stand(viewer, 2, 1, 1)
+    lower = viewer.layers["R2G (2)"].data[0, 2, 1, 1]
+    np.testing.assert_array_equal(lower, volume[2, 1, 1])
+    scene = _shot(viewer)
+    below = scene[-32:, :32]
+    _assert_heat(below, _stored(other, "first", "generated"), (7 - 3, 1))
+    _assert_heat(scene[:32, :32], _stored(run, "first", "generated"), (3, 1))
+    session.show_sample("second")  # another run's sample of the same name comes along
+    _wait(lambda: all(row.origin.sample == "second" for row in session.rows))
+    session.stop_comparing()
+    assert len(session.rows) == 1
+    assert not [layer.name for layer in viewer.layers if "(2)" in layer.name]
+
+
+def test_a_compared_run_with_other_layers_and_steps_is_held_against_by_their_labels(
+    run: Path, tmp_path: Path, open_window: Callable[..., Any]
+) -> None:
+    layers = [LAYERS[2], SyntheticLayer("another.attn2")]
+    other = write_run(tmp_path / "other.zarr", layers=layers, steps=(0, 2, 5))
+    viewer = open_window(run)
+    session = session_of(viewer)
+    session.compare(other)
+    _wait(lambda: len(session.rows) == 2)
+    shown = viewer.layers["R2G (2)"].data
+    assert shown.shape == viewer.layers["R2G"].data.shape
+    _stand(viewer, 2, 2, 0)
+    truth = session.rows[1].maps["r2g"].dataset["volume"]
+    np.testing.assert_allclose(
+        shown[0, 2, 2, 0], truth.sel(layer=LAYERS[2].name, head=0).isel(step=1), rtol=1e-5
+    )
+    assert np.isnan(shown[0, 0, 0, 0]).all()
+    assert np.isnan(shown[0, 2, 1, 0]).all()
+
+
+def test_maps_that_are_computed_come_while_the_window_lives(
+    tmp_path: Path, open_window: Callable[..., Any]
+) -> None:
+    run = write_run(tmp_path / "run.zarr")
+    viewer = open_window(run)
+    session = session_of(viewer)
+    browser = viewer.window.dock_widgets["Run browser"]
+    assert "computed from the run" in browser.maps.text()
+    _stand(viewer, 1, 2, 1)
+    truth = session.rows[0].maps["r2g"].dataset
+    np.testing.assert_allclose(
+        viewer.layers["R2G"].data[0, 1, 2, 1], truth["volume"][1, 2, 1], rtol=1e-5
+    )
+    session.set_means(frozenset(MEANS))
+    np.testing.assert_allclose(viewer.layers["R2G"].data[0, 0, 0, 0], truth["ulam"], rtol=1e-5)
+    assert not browser.loading.isVisible()
 
 
 def test_the_overlay_names_layer_timestep_and_head(
     run: Path, open_window: Callable[..., Any]
 ) -> None:
     viewer = open_window(run)
-    viewer.dims.set_current_step((0, 1, 2), (2, 3, 1))
+    _stand(viewer, 2, 3, 1)
     overlay = viewer.canvas.overlays.text
     assert overlay.visible
     assert overlay.text.splitlines() == [
         NAMES[2],
-        "layer 2: 8x8 patches · step 3: timestep 1 · head 1",
+        "8×8 patches · step 3: timestep 1 · head 1",
     ]
     before = viewer.screenshot(flash=False)
     overlay.visible = False
@@ -120,12 +414,12 @@ def test_each_layer_is_drawn_in_its_own_limits_and_a_users_limits_stay_within_it
     write_maps(tmp_path / "maps.zarr", {"first": {"r2g": volume}})
     viewer = open_window(run)
     r2g = viewer.layers["R2G"]
-    viewer.dims.set_current_step((0, 1, 2), (0, 0, 0))
+    _stand(viewer, 0, 0, 0)
     np.testing.assert_allclose(r2g.contrast_limits, (1 / 64, 1))
-    viewer.dims.set_current_step(0, 1)
+    _stand(viewer, 1, 0, 0)
     np.testing.assert_allclose(r2g.contrast_limits, (10 / 64, 10))
     r2g.contrast_limits = (2, 3)
-    viewer.dims.set_current_step(1, 2)
+    _stand(viewer, 1, 2, 0)
     np.testing.assert_allclose(r2g.contrast_limits, (2, 3))
 
 
@@ -134,17 +428,20 @@ def test_the_chooser_swaps_the_sample_and_keeps_sliders_and_looks(
 ) -> None:
     viewer = open_window(run)
     browser = viewer.window.dock_widgets["Run browser"]
-    viewer.dims.set_current_step((0, 1, 2), (2, 1, 1))
+    session = session_of(viewer)
+    _stand(viewer, 2, 1, 1)
     viewer.layers["R2G"].visible = viewer.layers["G2R"].visible = False
     viewer.layers["R2G"].opacity = 0.5
     names = [layer.name for layer in viewer.layers]
     assert browser.maps.text() == "read from maps.zarr"
+    _wait(lambda: len(session.samples) == 2)
     browser.samples.setCurrentText("second")
+    _wait(lambda: session.rows[0].origin.sample == "second")
     generated, reference = _halves(_shot(viewer))
     np.testing.assert_array_equal(generated, _stored(run, "second", "generated"))
     np.testing.assert_array_equal(reference, _stored(run, "second", "reference"))
     assert [layer.name for layer in viewer.layers] == names[1:]  # _shot took the captions
-    assert tuple(viewer.dims.current_step[:3]) == (2, 1, 1)
+    assert tuple(viewer.dims.current_step[:4]) == (1, 2, 1, 1)
     assert viewer.layers["R2G"].opacity == 0.5
     assert browser.maps.text() == "computed from the run"  # the store has no maps of it
     assert "steps 4" in browser.provenance.text()
@@ -162,12 +459,16 @@ def test_the_chooser_adds_and_removes_what_only_one_sample_has(
     viewer = open_window(run)
     full = [each.name for each in viewer.layers]
     browser = viewer.window.dock_widgets["Run browser"]
+    session = session_of(viewer)
+    _wait(lambda: len(session.samples) == 2)
     browser.samples.setCurrentText("token")
+    _wait(lambda: session.rows[0].origin.sample == "token")
     assert "G2R" not in viewer.layers
     assert "one reference token" in browser.maps.text()
     assert "similarity" in viewer.canvas.overlays.text.text
-    assert viewer.layers["R2G"].data.shape == (1, 4, 2, 8, 8)
+    assert viewer.layers["R2G"].data.shape == (2, 1, 4, 2, 8, 8)
     browser.samples.setCurrentText("grid")
+    _wait(lambda: session.rows[0].origin.sample == "grid")
     assert [each.name for each in viewer.layers] == full
 
 
@@ -178,18 +479,21 @@ def test_a_sample_that_cannot_be_opened_is_reported_and_the_chooser_goes_back(
 
     viewer = open_window(run)
     browser = viewer.window.dock_widgets["Run browser"]
+    _wait(lambda: browser.samples.count() == 2)
     root = zarr.open_group(run, mode="a")
     del root["second"]
     browser.samples.setCurrentText("second")
+    _wait(lambda: browser.samples.currentText() == "first")
     assert "got none named 'second'" in notification_manager.records[-1].message
-    assert browser.samples.currentText() == "first"
+    assert session_of(viewer).rows[0].origin.sample == "first"
 
 
 def test_layers_of_others_are_left_alone(run: Path, open_window: Callable[..., Any]) -> None:
     viewer = open_window(run)
     mine = viewer.add_points([[1, 1]], name="mine")
     browser = viewer.window.dock_widgets["Run browser"]
-    browser.samples.setCurrentText("second")
+    session_of(viewer).show_sample("second")
+    _wait(lambda: session_of(viewer).rows[0].origin.sample == "second")
     assert mine in viewer.layers
     del viewer.layers["R2G"]
     assert not browser.samples.isEnabled()
@@ -216,6 +520,7 @@ def test_the_whole_window_is_neither_blank_nor_cut_off(
 _VIEW = """
 import sys
 from qtpy.QtCore import QTimer
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication
 import napari
 from i2am.viewer import view
