@@ -36,6 +36,7 @@ bench: $(SETUP)
 	$(BIN)/python benchmarks/analysis_speed.py
 	$(BIN)/python benchmarks/analysis_speed.py --workers
 	$(BIN)/python benchmarks/analysis_memory.py
+	$(BIN)/python benchmarks/viewer_latency.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis i2am-demo

@@ -13,13 +13,16 @@ from i2am.analysis.heads import head_scores, write_head_scores
 from i2am.analysis.maps import analyze
 from i2am.analysis.paired import RunPair, pair_runs
 from i2am.analysis.pairing import default_maps_path, find_maps, maps_of
+from i2am.analysis.questions import Answer, Questions
 from i2am.analysis.scores import imacs, read_scores, score_maps, summarise_scores
 from i2am.analysis.spread import spread
 from i2am.analysis.sram import sram
 from i2am.analysis.store import Maps, Run, open_maps, open_run
 
 __all__ = [
+    "Answer",
     "Maps",
+    "Questions",
     "Run",
     "RunPair",
     "analyze",

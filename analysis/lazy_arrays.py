@@ -16,14 +16,14 @@ import zarr
 
 from i2am.schemas.dims import CHANNEL, GENERATED, HEAD, REFERENCE, STEP
 
-__all__ = ["in_blocks", "in_chunks"]
+__all__ = ["in_blocks", "in_chunks", "stored_arrays"]
 
 # Of what a task reads of one array: a task has a price, and so has its memory.
 _CHUNKS_BYTES: Final = 32 * 2**20
 _BLOCK_BYTES: Final = 64 * 2**20
 _WHOLE: Final = (HEAD, GENERATED, REFERENCE, CHANNEL)
 # What the lazy arrays of `in_chunks` read, by their names, as long as one of these is there.
-_stored: WeakValueDictionary[str, zarr.Array[Any]] = WeakValueDictionary()
+stored_arrays: WeakValueDictionary[str, zarr.Array[Any]] = WeakValueDictionary()
 
 
 def in_chunks(array: zarr.Array[Any], dims: tuple[str, ...]) -> da.Array:
@@ -43,7 +43,7 @@ def in_chunks(array: zarr.Array[Any], dims: tuple[str, ...]) -> da.Array:
         most = _CHUNKS_BYTES // _step_bytes(array, sizes)
         chunks[STEP] = min(max(1, most // chunks[STEP]) * chunks[STEP], sizes[STEP])
     lazy = _from_array(array, chunks)
-    _stored[lazy.name] = array
+    stored_arrays[lazy.name] = array
     return lazy
 
 
@@ -60,7 +60,7 @@ def in_blocks(lazy: da.Array, dims: tuple[str, ...]) -> da.Array:
     """
     sizes = dict(zip(dims, lazy.shape, strict=True))
     whole = {dim: sizes[dim] for dim in _WHOLE if dim in sizes}
-    array = _stored.get(lazy.name)
+    array = stored_arrays.get(lazy.name)
     if array is None or not array.size:
         return lazy.rechunk({dims.index(dim): -1 for dim in whole})
     chunks = dict(zip(dims, array.chunks, strict=True)) | whole

@@ -21,7 +21,7 @@ from i2am.analysis.places import REGION
 from i2am.analysis.selection import SelectedLayer
 from i2am.schemas.dims import GENERATED, GENERATED_PLANE, REFERENCE, REFERENCE_PLANE
 
-__all__ = ["layer_rows", "region_means"]
+__all__ = ["layer_rows", "region_means", "row_shares"]
 
 
 def layer_rows(
@@ -60,7 +60,7 @@ def layer_rows(
     """
     if of_reference:
         check_frames(layer, grid)
-    rows, shares = _shares(regions)
+    rows, shares = row_shares(regions)
     dim = REFERENCE if of_reference else GENERATED
     arrays = layer.arrays.drop_vars("logsumexp", errors="ignore") if of_reference else layer.arrays
     picked = arrays.isel({dim: rows}, missing_dims="ignore")
@@ -134,10 +134,10 @@ def region_means(
     return means
 
 
-def _shares(
+def row_shares(
     regions: Sequence[NDArray[np.intp]],
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Return the rows of all regions, and the share (region, row) that each has in each."""
+    """Return the rows of all regions, and the share (region, row) that each has in each region."""
     rows = np.unique(np.concatenate(regions))
     shares = np.zeros((len(regions), len(rows)), np.float32)
     for share, region in zip(shares, regions, strict=True):

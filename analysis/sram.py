@@ -7,6 +7,7 @@ multiplied, so a question costs a hundredth of the volumes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -22,7 +23,7 @@ from i2am.analysis.selection import SelectedLayer, check_one_reference, select_l
 from i2am.schemas import AnalysisError, did_you_mean
 from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, STEP
 
-__all__ = ["Place", "Places", "sram"]
+__all__ = ["Place", "Places", "Question", "check_one_side", "check_question", "sram"]
 
 # Regions that are asked about together: beyond it a block's maps would fill the memory.
 _TOGETHER: Final = 128
@@ -81,29 +82,84 @@ def sram(
     the means over layers, steps and heads. Of many places each patch is read once, and all share
     the exponential, so that they cost little more than one.
     """
+    check_one_side(generated, reference)
+    kept = _kept_dims(keep)
+    check_options("i2am", normalisation)
+    named = layers if layers is None or isinstance(layers, str) else list(layers)
+    selected = select_layers(sample, named, steps, heads, guidance)
+    question = check_question(sample, selected, named, generated, reference)
+    labels = sample[STEP].to_numpy() if steps is None else sorted(set(steps))
+    averaged = [dim for dim in (LAYER, STEP, HEAD) if dim not in kept]
+    volumes = _volumes(question, density=normalisation == "density")
+    parts = [mean_over(one.assign_coords({STEP: labels}), averaged) for one in volumes]
+    return question.label(xr.concat(parts, REGION).transpose(REGION, ...))
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a sample, checked: layers that can answer, and the places."""
+
+    layers: list[SelectedLayer]
+    regions: Regions
+    of_reference: bool  # the mirror question
+    reference_image: str  # the stored picture that the layers look at
+
+    @property
+    def grid(self) -> Grid:
+        """The common grid, on the side that answers."""
+        return largest_grid(_grid(one, of_reference=not self.of_reference) for one in self.layers)
+
+    def rows(self, layer: SelectedLayer) -> list[NDArray[np.intp]]:
+        """Return the patches of a layer, or its tokens, that hold each region's pixels."""
+        patches = self.regions.patches(_grid(layer, of_reference=self.of_reference))
+        special = layer.attributes.special_tokens if self.of_reference else 0
+        return [region + special for region in patches]
+
+    def label(self, answer: xr.DataArray) -> xr.DataArray:
+        """Return the maps (region, …) by the regions' names, or the only one as such."""
+        if self.regions.labels is None:
+            answer = answer.isel({REGION: 0})
+        else:
+            answer = answer.assign_coords({REGION: list(self.regions.labels)})
+        return answer.rename("sram").assign_attrs(reference_image=self.reference_image)
+
+
+def check_one_side(generated: Places | None, reference: Places | None) -> None:
+    """Raise an AnalysisError unless places of one of the two pictures are given."""
     if (generated is None) == (reference is None):
         got = "neither" if generated is None else "both"
         msg = f"Expected generated= or reference=, got {got}, at sram. Give one of the two."
         raise AnalysisError(msg)
-    kept = _kept_dims(keep)
-    check_options("i2am", normalisation)
-    named = layers if layers is None or isinstance(layers, str) else list(layers)
-    selected = _askable(sample, select_layers(sample, named, steps, heads, guidance), named)
+
+
+def check_question(
+    sample: xr.DataTree,
+    selected: list[SelectedLayer],
+    named: str | Iterable[str] | None,
+    generated: Places | None,
+    reference: Places | None,
+) -> Question:
+    """Return what is asked of the selected layers, those that cannot answer left out.
+
+    Parameters
+    ----------
+    sample : DataTree
+    selected : list of SelectedLayer
+    named : str or iterable of str, optional
+        What they were selected by: one that is named in full must be able to answer.
+    generated, reference : Places
+        As in `sram`; one of the two is None.
+
+    Raises
+    ------
+    AnalysisError
+        As `sram`, of layers and places.
+    """
+    askable = _askable(sample, selected, named)
     of_reference = reference is not None
-    looked_at = selected[0].attributes.reference_image()
+    looked_at = askable[0].attributes.reference_image()
     places, image = (reference, looked_at) if of_reference else (generated, "generated")
-    regions = find_regions(sample, places, image)
-    labels = sample[STEP].to_numpy() if steps is None else sorted(set(steps))
-    averaged = [dim for dim in (LAYER, STEP, HEAD) if dim not in kept]
-    density = normalisation == "density"
-    volumes = _volumes(selected, regions, of_reference=of_reference, density=density)
-    parts = [mean_over(one.assign_coords({STEP: labels}), averaged) for one in volumes]
-    answer = xr.concat(parts, REGION).transpose(REGION, ...)
-    if regions.labels is None:
-        answer = answer.isel({REGION: 0})
-    else:
-        answer = answer.assign_coords({REGION: list(regions.labels)})
-    return answer.rename("sram").assign_attrs(reference_image=looked_at)
+    return Question(askable, find_regions(sample, places, image), of_reference, looked_at)
 
 
 def _kept_dims(keep: Iterable[str]) -> set[str]:
@@ -116,7 +172,7 @@ def _kept_dims(keep: Iterable[str]) -> set[str]:
 
 
 def _askable(
-    sample: xr.DataTree, selected: list[SelectedLayer], named: str | list[str] | None
+    sample: xr.DataTree, selected: list[SelectedLayer], named: str | Iterable[str] | None
 ) -> list[SelectedLayer]:
     """Return the layers that can answer: a reference grid, and scores of single patches."""
     spatial = [layer for layer in selected if layer.has_g2r]
@@ -145,26 +201,19 @@ def _askable(
     return [layer for layer in spatial if layer.has_scores]
 
 
-def _volumes(
-    selected: list[SelectedLayer], regions: Regions, *, of_reference: bool, density: bool
-) -> Iterator[xr.DataArray]:
+def _volumes(question: Question, *, density: bool) -> Iterator[xr.DataArray]:
     """Yield maps (layer, step, head, region, plane), of some regions after the others."""
-    grid = largest_grid(_grid(layer, of_reference=not of_reference) for layer in selected)
-    rows = {layer.name: _rows(layer, regions, of_reference=of_reference) for layer in selected}
-    for first in range(0, len(regions.pixels), _TOGETHER):
+    grid = question.grid
+    rows = {layer.name: question.rows(layer) for layer in question.layers}
+    for first in range(0, len(question.regions.pixels), _TOGETHER):
         maps = []
-        for layer in selected:
+        for layer in question.layers:
             some = rows[layer.name][first : first + _TOGETHER]
-            asked = layer_rows(layer, some, grid, of_reference=of_reference, density=density)
+            asked = layer_rows(
+                layer, some, grid, of_reference=question.of_reference, density=density
+            )
             maps.append((layer, asked))
         yield stack_layers(maps)
-
-
-def _rows(layer: SelectedLayer, regions: Regions, *, of_reference: bool) -> list[NDArray[np.intp]]:
-    """Return the patches, or tokens, that hold each region's pixels."""
-    patches = regions.patches(_grid(layer, of_reference=of_reference))
-    special = layer.attributes.special_tokens if of_reference else 0
-    return [region + special for region in patches]
 
 
 def _grid(layer: SelectedLayer, *, of_reference: bool) -> Grid:

@@ -177,6 +177,7 @@ def _captions(row: Row, boxes: Mapping[str, Box]) -> LayerData:
         "features": {"caption": [*caption_texts(row), "", ""]},
         "text": {"string": "{caption}", "color": "white", "size": 9, "anchor": "center"},
         "axis_labels": (Y, X),
+        "size": 1e-3,  # napari measures the scene with it
         "face_color": "transparent",
         "border_color": "transparent",
     }

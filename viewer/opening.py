@@ -108,7 +108,8 @@ def _stored_row(
     r2g = volumes["r2g"]
     layers = list(dict.fromkeys(str(n) for one in volumes.values() for n in one[LAYER].values))
     heads = {int(head) for one in volumes.values() for head in one[HEAD].values}
-    steps = r2g.coords.get(STEP, capture.coords[STEP]).values
+    # A dimension without a coordinate would be counted.
+    steps = (r2g if STEP in r2g.coords else capture).coords[STEP].values
     names = names_of(capture, layers, [int(step) for step in steps], sorted(heads))
     images = _images(capture, reference_image(capture, stored))
     is_as_stored = normalisation == origin.normalisation

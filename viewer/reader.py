@@ -19,7 +19,7 @@ from i2am.schemas.errors import I2AMError
 if TYPE_CHECKING:
     from i2am.viewer.layers import LayerData
 
-__all__ = ["get_reader", "kind_of"]
+__all__ = ["get_reader", "kind_of", "read_layers"]
 
 PathOrPaths = str | PathLike[str] | Sequence[str | PathLike[str]]
 
@@ -36,7 +36,7 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData]] | 
         runs do not stack, so only a sequence of one is ours.
     """
     one = _only(path)
-    return _read if one is not None and kind_of(one) else None
+    return read_layers if one is not None and kind_of(one) else None
 
 
 def kind_of(path: str) -> str | None:
@@ -54,7 +54,14 @@ def kind_of(path: str) -> str | None:
         return None
 
 
-def _read(path: PathOrPaths) -> list[LayerData]:
+def read_layers(path: PathOrPaths) -> list[LayerData]:
+    """Return the layers of a run's first sample, or of the first that a maps store holds.
+
+    Raises
+    ------
+    StoreError
+        If the store, or the run that maps were made from, cannot be read.
+    """
     from i2am.viewer.layers import boxes_of, sample_layers
     from i2am.viewer.opening import open_row, run_of_maps
 
@@ -81,9 +88,9 @@ def _take_over() -> None:
     if viewer is not None:
         from qtpy.QtCore import QTimer
 
-        from i2am.viewer.session import session_of
+        from i2am.viewer.window import serve
 
-        QTimer.singleShot(0, lambda: session_of(viewer))
+        QTimer.singleShot(0, lambda: serve(viewer))
 
 
 def _only(path: PathOrPaths) -> str | None:

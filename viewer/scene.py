@@ -48,7 +48,7 @@ def show_layers(
     """
     from napari.layers import Layer
 
-    there = {} if is_new else _of_samples(own_layers(viewer, number))
+    there = {} if is_new else own_layers(viewer, number)
     extent = viewer.layers.extent.world[:, -2:]
     below = -1 if not number else len(viewer.layers) - 1
     for values, options, kind in layers:
@@ -63,11 +63,6 @@ def show_layers(
         viewer.layers.remove(layer)
     if not np.array_equal(extent, viewer.layers.extent.world[:, -2:]):
         viewer.reset_view()
-
-
-def _of_samples(layers: dict[str, Any]) -> dict[str, Any]:
-    """Return the layers that show what is stored; others show what was asked."""
-    return {role: layer for role, layer in layers.items() if role not in ("sram", "pick")}
 
 
 def _exchange(layer: Any, values: Any, options: dict[str, Any]) -> None:

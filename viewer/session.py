@@ -194,12 +194,15 @@ class Session(ShownRows):
                 if role in layers and not (only_new and volume.is_drawn_whole):
                     layers[role].refresh(extent=False, thumbnail=False)
 
-    def _came(self, *, is_other_run: bool = False) -> None:
+    def _came(self, *, is_other_run: bool) -> None:
         if is_other_run:
             overlay = self.viewer.canvas.overlays.text
             overlay.position, overlay.font_size, overlay.visible = "bottom_left", 8, True
         self.looks.apply()
         self._follow()
+
+    def _dress(self) -> None:
+        self.looks.apply()
 
     def _gone(self) -> None:
         self.viewer.canvas.overlays.text.visible = False

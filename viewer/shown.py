@@ -224,7 +224,7 @@ class ShownRows(QObject):  # type: ignore[misc]  # Qt has no types here
             elif isinstance(row, Row) and row not in self.rows and number == 0:
                 self._take(row, boxes_of(row), number)
             elif row is not None:
-                self._came()
+                self._dress()
 
     def _drop(self, number: int) -> None:
         for loader in self._loaders[number:]:
@@ -241,8 +241,12 @@ class ShownRows(QObject):  # type: ignore[misc]  # Qt has no types here
         show_error(str(error))
         self.reopened.emit()  # Who asked for another sample goes back to the one in view.
 
-    def _came(self, *, is_other_run: bool = False) -> None:
+    def _came(self, *, is_other_run: bool) -> None:
         """Draw what has come into view."""
+        raise NotImplementedError
+
+    def _dress(self) -> None:
+        """Draw layers that came after their row like those before."""
         raise NotImplementedError
 
     def _gone(self) -> None:

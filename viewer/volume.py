@@ -66,7 +66,7 @@ class Volume:
         self.means: frozenset[str] = frozenset()
         self.threshold = 0.0  # of a map's own range: what is below is drawn clear
         self.fetch: Callable[[Sequence[int], Sequence[int]], bool] = lambda *_: False
-        self._mask, self._levels = mask, dict(levels or {})
+        self.mask, self._levels = mask, dict(levels or {})
         self._outer = names
         self._own: list[list[int | None]] = [list(range(size)) for size in names.shape]
         layers, steps, heads = names.shape
@@ -199,7 +199,7 @@ class Volume:
 
     def _measure(self, layer: int, steps: Sequence[int], maps: Floats) -> None:
         """Note how the attention of new maps is spread."""
-        found = spread(xr.DataArray(maps, dims=("step", "head", "y", "x")), self._mask)
+        found = spread(xr.DataArray(maps, dims=("step", "head", "y", "x")), self.mask)
         self.concentration[layer, steps] = found["concentration"]
         if "inside" in found:
             self.inside[layer, steps] = found["inside"]

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from i2am.viewer.display import check_display, check_qt
-from i2am.viewer.opening import open_row
 
 if TYPE_CHECKING:
     import napari
 
-__all__ = ["open_viewer", "view"]
+    from i2am.viewer.session import Session
+
+__all__ = ["open_viewer", "serve", "view"]
 
 _WINDOW_PX: Final = (1500, 900)
 
@@ -54,6 +55,8 @@ def open_viewer(
         If there is no display.
     """
     check_qt()
+    from i2am.viewer.opening import open_row
+
     # The store before the display: a wrong path is wrong on any machine.
     row = open_row(run_path, sample, maps)
     check_display()
@@ -62,11 +65,10 @@ def open_viewer(
 
     from i2am.viewer.browser import RunBrowser
     from i2am.viewer.scene import own_layers
-    from i2am.viewer.session import session_of
 
     viewer = napari.Viewer(title=f"{Path(run_path).name} - I²AM", show=show)
     _enlarge(viewer)
-    session = session_of(viewer)
+    session = serve(viewer)
     viewer.window.add_dock_widget(RunBrowser(viewer), name="Run browser", area="right")
     QApplication.processEvents()  # so that the canvas has its size when the view is fitted to it
     session.show(row)
@@ -75,6 +77,16 @@ def open_viewer(
     layers, steps, heads = row.names.shape
     session.go_to(layer=(layers - 1) // 2, step=(steps - 1) // 2, head=(heads - 1) // 2)
     return viewer
+
+
+def serve(viewer: napari.Viewer) -> Session:
+    """Have a window's layers of ours follow the sliders and answer clicks; return its session."""
+    from i2am.viewer.asking import asker_of
+    from i2am.viewer.session import session_of
+
+    session = session_of(viewer)
+    asker_of(session)
+    return session
 
 
 def view(

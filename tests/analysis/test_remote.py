@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import pickle
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -30,6 +26,7 @@ from i2am.analysis import (
 from i2am.cli import main
 from i2am.schemas import MissingExtra, StoreError, find_faults
 from i2am.schemas.dims import LEVELS
+from tests.bucket import credentials, serve_bucket
 from tests.synthetic import write_run
 
 URL = "s3://bucket/folder/run.zarr"
@@ -38,42 +35,14 @@ URL = "s3://bucket/folder/run.zarr"
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     """Start a server with one empty bucket; yield its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            _make_bucket(f"{address}/bucket", server)
-            yield address
-        finally:
-            server.terminate()
-
-
-def _make_bucket(address: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            with urlopen(Request(address, method="PUT"), timeout=5):
-                return
-        except OSError:
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
+    with serve_bucket() as (address, _):
+        yield address
 
 
 @pytest.fixture(autouse=True)
 def _environment(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Point to the server by the environment alone, as a user does."""
-    values = {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": "someone",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_REGION": "us-east-1",
-    }
-    for name, value in values.items():
+    for name, value in credentials(endpoint).items():
         monkeypatch.setenv(name, value)
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,58 +27,21 @@ from i2am.capture.run_store import (
 )
 from i2am.capture.stream import Stream
 from i2am.schemas import CaptureError, LayerAttributes, StoreError
+from tests import bucket
 
 ROOT = Path(__file__).parents[2]
 FLOAT16 = np.dtype(np.float16)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def serve() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Run an S3-compatible server in another process, with a bucket named bucket."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    arguments = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with subprocess.Popen(
-        arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as server:
-        try:
-            make_bucket(f"{url}/bucket")
-            yield url, server
-        finally:
-            server.terminate()
-
-
-def make_bucket(url: str) -> None:
-    for _ in range(300):
-        try:
-            with urllib.request.urlopen(urllib.request.Request(url, method="PUT")):
-                return
-        except OSError:
-            time.sleep(0.1)
-    pytest.fail("the server did not start")
-
-
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    with serve() as (url, _):
+    with bucket.serve_bucket() as (url, _):
         yield url
 
 
 @pytest.fixture(autouse=True)
-def credentials(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": "anybody",
-        "AWS_SECRET_ACCESS_KEY": "anything",
-        "AWS_REGION": "us-east-1",
-    }.items():
+def _environment(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in bucket.credentials(endpoint).items():
         monkeypatch.setenv(name, value)
 
 
@@ -195,7 +154,7 @@ def test_a_place_that_is_not_there_is_one_clear_line(place: str, reason: str) ->
 
 
 def test_a_server_that_is_not_there_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{bucket.free_port()}")
     for use in (finished_samples, open_run_group):
         with pytest.raises(StoreError, match=r"GenericError: .*HTTP error") as caught:
             use("s3://bucket/run.zarr")
@@ -203,7 +162,7 @@ def test_a_server_that_is_not_there_is_one_clear_line(monkeypatch: pytest.Monkey
 
 
 def test_a_server_that_goes_away_ends_the_capture(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serve() as (url, server):
+    with bucket.serve_bucket() as (url, server):
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         group = open_sample("s3://bucket/gone.zarr", "shirt", overwrite=False, attributes=RUNNING)
         stream = Stream(100_000)

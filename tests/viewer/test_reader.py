@@ -111,7 +111,8 @@ def test_the_manifest_is_valid_and_all_that_it_names_exists() -> None:
     manifest = PluginManifest.from_file(path)
     contributions = manifest.contributions
     commands = {command.id: command.python_name for command in contributions.commands or ()}
-    named = [*(contributions.readers or ()), *(contributions.widgets or ())]
+    named: list[Any] = [*(contributions.readers or ()), *(contributions.widgets or ())]
+    named += contributions.sample_data or ()
     assert manifest.name == "i2am"
     assert {each.command for each in named} == set(commands)
     for place in commands.values():

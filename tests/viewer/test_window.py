@@ -276,10 +276,9 @@ def test_every_shortcut_does_what_its_help_says(run: Path, open_window: Callable
         for value in values:
             _press(viewer, key)
             assert getattr(session.look, setting) == value
-    _press(viewer, "V")
-    assert session.is_volume
-    _press(viewer, "V")
-    assert not session.is_volume
+    for is_volume in (True, False):
+        _press(viewer, "V")
+        assert session.is_volume is is_volume
     _press(viewer, "S")
     _wait(lambda: session.rows[0].origin.sample == "second")
     _press(viewer, "Shift-S")

@@ -1,0 +1,451 @@
+"""How long a user of the viewer waits: beside plain napari with the same maps in memory.
+
+    python benchmarks/viewer_latency.py [--rounds N] [--dir DIR] [--quick]
+
+On two runs: the one that ships as sample data, and one with the layers of Stable Diffusion 1.5 at
+512 px (16 layers, 50 steps, 8 heads, 257 reference tokens). Open to first frame, in a new process
+each; a slider move until it is drawn; a click until the answer is drawn. Plain napari has as many
+layers, with the same looks, on NumPy arrays. What our code holds up the window is sampled: the
+longest stretch in which the main thread was in our code and not in napari's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from synthetic_run import STEPS, write_run
+
+BARS = {
+    "first frame, ours / plain": 1.3,
+    "slider move, ours / plain": 1.25,
+    "slider move, our share, ms": 10,
+    "click, one layer's answer computed, ms": 50,
+    "click on screen / plain redraw": 2,
+    "click, everything, first estimate, ms": 300,
+    "longest stretch in our code, ms": 50,
+}
+SETTLE_S = 0.05
+CLICKS_APART_S = 0.6  # or two of them are a double click
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=40, help="slider moves and clicks")
+    parser.add_argument("--dir", type=Path, help="where to write; default: the temporary directory")
+    parser.add_argument("--quick", action="store_true", help="only whether it works")
+    parser.add_argument("--first-frame", nargs=2, metavar=("KIND", "RUN"), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    with virtual_display():
+        if options.first_frame:
+            show_first_frame(*options.first_frame)
+            return
+        import napari
+
+        print(
+            f"{os.cpu_count()} cores, Python {platform.python_version()}, napari "
+            f"{napari.__version__}, NumPy {np.__version__}, software rendering"
+        )
+        with tempfile.TemporaryDirectory(dir=options.dir) as folder:
+            for name, run in runs(Path(folder), is_quick=options.quick):
+                print(f"\n{name}")
+                measure(run, 3 if options.quick else options.rounds, 1 if options.quick else 5)
+
+
+def runs(folder: Path, *, is_quick: bool) -> Iterator[tuple[str, Path]]:
+    """Yield the runs that are looked at, with their maps beside them."""
+    from i2am.analysis import analyze_run
+    from i2am.viewer.sample_data import DEMO_RUN
+
+    shutil.copytree(DEMO_RUN, folder / "demo.zarr")
+    analyze_run(folder / "demo.zarr", folder / "demo.maps.zarr", progress=False)
+    yield "the shipped run", folder / "demo.zarr"
+    if is_quick:
+        return
+    run = write_run(folder / "large.zarr", steps=STEPS)
+    analyze_run(run, folder / "large.maps.zarr", progress=False)
+    yield "16 layers x 50 steps x 8 heads, 64x64 patches, 257 tokens", run
+
+
+def measure(run: Path, rounds: int, starts: int) -> None:
+    """Print what one run's user waits for."""
+    save_arrays(run)
+    first = {"ours": [], "plain": []}
+    for _ in range(starts):
+        for kind, seconds in first.items():
+            seconds.append(first_frame(kind, run))
+    tell("first frame, plain napari, ms", [1e3 * s for s in first["plain"]])
+    tell("first frame, ours, ms", [1e3 * s for s in first["ours"]])
+    ratio = [one / other for one, other in zip(first["ours"], first["plain"], strict=True)]
+    tell("first frame, ours / plain", ratio)
+    Session(run).measure(rounds)
+
+
+class Session:
+    """Two windows, ours and plain napari's, used by turns."""
+
+    def __init__(self, run: Path) -> None:
+        from i2am.viewer import open_viewer
+        from i2am.viewer.session import session_of
+
+        self.viewer = open_viewer(run)
+        self.session = session_of(self.viewer)
+        self.plain = open_plain(run)
+        wait(lambda: self.session.share_loaded == 1 and bool(self.session.samples))
+        pump(1)
+
+    def measure(self, rounds: int) -> None:
+        """Print moves, then clicks."""
+        with watching() as watch:
+            self.moves(rounds)
+            self.clicks(rounds)
+        tell("longest stretch in our code, ms", [1e3 * watch.longest_s])
+        if watch.longest_s:
+            print(f"    {watch.where}")
+        self.viewer.close()
+        self.plain.close()
+        pump(0.2)
+
+    def moves(self, rounds: int) -> None:
+        """Move the timestep slider in both windows by turns."""
+        times: dict[str, list[float]] = {"plain": [], "ours": [], "share": []}
+        steps = self.session.rows[0].names.shape[1]
+        for number in range(rounds):
+            at = (7 * number + 1) % steps
+            times["plain"].append(drawn(self.plain, lambda at=at: set_step(self.plain, at)))
+            with counting() as own:
+                times["ours"].append(drawn(self.viewer, lambda at=at: set_step(self.viewer, at)))
+            times["share"].append(own.seconds)
+        tell("slider move, plain napari, ms", [1e3 * s for s in times["plain"]])
+        tell("slider move, ours, ms", [1e3 * s for s in times["ours"]])
+        pairs = zip(times["ours"], times["plain"], strict=True)
+        tell("slider move, ours / plain", [one / other for one, other in pairs])
+        tell("slider move, our share, ms", [1e3 * s for s in times["share"]])
+        self.redraw = statistics.median(times["plain"])
+
+    def clicks(self, rounds: int) -> None:
+        """Click patches of the generated picture: the map in view, then everything."""
+        from i2am.viewer.asking import questions_of
+
+        row = self.session.rows[0]
+        size = row.images["generated"].shape[:2]
+        rng = np.random.default_rng(0)
+        questions = questions_of(row)
+        layer = row.names.layers[0]
+        places = [tuple(int(rng.integers(n)) for n in size) for _ in range(rounds)]
+        computed = [
+            timed(lambda at=at: list(questions.ask(generated=at, layers=[layer]))) for at in places
+        ]
+        tell("click, one layer's answer computed, ms", [1e3 * s for s in computed])
+        seen: dict[str, tuple[list[float], list[float]]] = {}
+        for name, means in (("layer", {"step", "head"}), ("all", {"layer", "step", "head"})):
+            self.session.go_to(layer=0)
+            self.session.set_means(frozenset(means))
+            pump(0.3)
+            seen[name] = ([], [])
+            self.click(places[0])  # makes the layers of the answer, once
+            for at in places:
+                for times, seconds in zip(seen[name], self.click(at), strict=True):
+                    times.append(seconds)
+        tell("click, one layer on screen, ms", [1e3 * s for s in seen["layer"][0]])
+        tell("click on screen / plain redraw", [s / self.redraw for s in seen["layer"][0]])
+        tell("click, everything, first estimate, ms", [1e3 * s for s in seen["all"][0]])
+        tell("click, everything, exact, ms", [1e3 * s for s in seen["all"][1]])
+
+    def click(self, at: tuple[int, ...]) -> tuple[float, float]:
+        """Return the seconds until a click's first answer has been drawn, and until the last."""
+        from i2am.viewer.asking import asker_of
+
+        asker = asker_of(self.session)
+        draws = Draws(self.viewer)
+        pump(CLICKS_APART_S)
+        shares: list[float] = []
+        answered: list[float] = []
+
+        def note() -> None:
+            if asker.answer is not None:
+                shares.append(asker.answer.share)
+                answered.append(time.perf_counter())
+
+        asker.answered.connect(note)
+        begin = time.perf_counter()
+        click(self.viewer, at)
+        wait(lambda: bool(shares) and shares[-1] >= 1)
+        first = draws.after(answered[0])
+        last = draws.after(answered[-1])
+        asker.answered.disconnect(note)
+        draws.stop()
+        return first - begin, last - begin
+
+
+class Draws:
+    """When a window's canvas has been drawn."""
+
+    def __init__(self, viewer: Any) -> None:
+        self._events = viewer.window._qt_viewer.canvas._scene_canvas.events
+        self._times: list[float] = []
+        self._events.draw.connect(self._note, position="last")
+
+    def after(self, time_s: float) -> float:
+        """Return when the first draw after a time has ended."""
+        wait(lambda: bool(self._times) and self._times[-1] > time_s)
+        return next(at for at in self._times if at > time_s)
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        self._events.draw.disconnect(self._note)
+
+    def _note(self, _: Any) -> None:
+        self._times.append(time.perf_counter())
+
+
+def set_step(viewer: Any, at: int) -> None:
+    """Move the timestep slider."""
+    viewer.dims.set_current_step(2, at)
+
+
+def click(viewer: Any, at: tuple[int, ...]) -> None:
+    """Press and release the mouse on a pixel of the generated picture, as the canvas does."""
+    canvas = viewer.window._qt_viewer.canvas
+    height, width = viewer.canvas.size
+    camera = viewer.scene.camera
+    centre = camera.center[-2:]
+    x = (at[1] - centre[1]) * camera.zoom + width / 2
+    y = (at[0] - centre[0]) * camera.zoom + height / 2
+    events = canvas._scene_canvas.events
+    for event in (events.mouse_press, events.mouse_release):
+        event(pos=(x, y), button=1, buttons=[1], modifiers=())
+
+
+def drawn(viewer: Any, act: Callable[[], object]) -> float:
+    """Return the seconds from an act to the end of the draw that it causes."""
+    pump(SETTLE_S)
+    draws = Draws(viewer)
+    begin = time.perf_counter()
+    act()
+    done = draws.after(begin)
+    draws.stop()
+    return done - begin
+
+
+class Own:
+    """Seconds that were spent in our code."""
+
+    seconds = 0.0
+
+
+@contextmanager
+def counting() -> Iterator[Own]:
+    """Count the time in our entry points during a slider move: reading a plane, following."""
+    from i2am.viewer.session import Session as Core
+    from i2am.viewer.volume import Volume
+
+    own, depth = Own(), 0
+    originals = [(Core, "_follow", Core._follow), (Volume, "__getitem__", Volume.__getitem__)]
+
+    def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            nonlocal depth
+            depth += 1
+            begin = time.perf_counter()
+            try:
+                return function(*arguments)
+            finally:
+                depth -= 1
+                if not depth:
+                    own.seconds += time.perf_counter() - begin
+
+        return call
+
+    for kind, name, function in originals:
+        setattr(kind, name, wrapped(function))
+    try:
+        yield own
+    finally:
+        for kind, name, function in originals:
+            setattr(kind, name, function)
+
+
+class Watch:
+    """The longest stretch of the main thread in our code."""
+
+    longest_s = 0.0
+    where = ""
+
+
+@contextmanager
+def watching() -> Iterator[Watch]:
+    """Sample the main thread's stack every millisecond; its innermost known frame tells whose it is."""
+    watch, main, is_over = Watch(), threading.main_thread().ident, threading.Event()
+
+    def sample() -> None:
+        begin = None
+        while not is_over.wait(0.001):
+            place = _ours(sys._current_frames().get(main or 0))
+            now = time.perf_counter()
+            if place is None:
+                begin = None
+                continue
+            begin = begin or now
+            if now - begin > watch.longest_s:
+                watch.longest_s, watch.where = now - begin, place
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    yield watch
+    is_over.set()
+    thread.join()
+
+
+def _ours(frame: Any) -> str | None:
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__", ""))
+        if name.startswith(("napari", "vispy", "qtpy", "superqt", "__main__")):
+            return None
+        if name.startswith("i2am."):
+            return f"{name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return None
+
+
+def save_arrays(run: Path) -> None:
+    """Write a run's maps as NumPy files, for plain napari."""
+    from i2am.viewer.opening import open_row
+
+    for direction, maps in open_row(run).maps.children.items():
+        np.save(run.with_suffix(f".{direction}.npy"), maps.dataset["volume"].to_numpy())
+
+
+def open_plain(run: Path) -> Any:
+    """Return plain napari with the same layers on NumPy arrays."""
+    import napari
+    from qtpy.QtWidgets import QApplication
+
+    from i2am.viewer.layers import boxes_of, sample_layers
+    from i2am.viewer.opening import open_row
+    from i2am.viewer.window import _enlarge
+
+    viewer = napari.Viewer(show=True)
+    _enlarge(viewer)
+    QApplication.processEvents()
+    row = open_row(run)
+    for values, options, kind in sample_layers(row, boxes_of(row)):
+        own = options.pop("metadata")["i2am"]
+        if own["role"] in ("r2g", "g2r"):
+            values = np.load(run.with_suffix(f".{own['role']}.npy"))[None]
+            options["contrast_limits"] = (float(values[0, 0].mean()), float(values[0, 0].max()))
+        viewer.add_layer(napari.layers.Layer.create(values, options, kind))
+    return viewer
+
+
+def first_frame(kind: str, run: Path) -> float:
+    """Return the seconds from a new process's start to its first drawn frame."""
+    begin = time.time()
+    done = subprocess.run(
+        [sys.executable, __file__, "--first-frame", kind, str(run)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return float(done.stdout.split()[-1]) - begin
+
+
+def show_first_frame(kind: str, run: str) -> None:
+    """Print the time at which a window has been drawn with a map in it."""
+    from i2am.viewer import open_viewer
+    from i2am.viewer.session import session_of
+
+    if kind == "plain":
+        viewer = open_plain(Path(run))
+    else:
+        viewer = open_viewer(run)
+        session = session_of(viewer)
+        volume = session.rows[0].volumes["r2g"]
+        wait(lambda: volume.is_whole(session.place, frozenset()))
+        session._refresh()
+    drawn(viewer, lambda: viewer.layers[-1].refresh())
+    print(time.time())
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def pump(seconds: float) -> None:
+    """Let the window live for a while."""
+    from qtpy.QtWidgets import QApplication
+
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        QApplication.processEvents()
+        time.sleep(0.001)
+
+
+def wait(is_so: Callable[[], bool], seconds: float = 120) -> None:
+    """Let the window live until something is so."""
+    from qtpy.QtWidgets import QApplication
+
+    end = time.perf_counter() + seconds
+    while not is_so():
+        if time.perf_counter() > end:
+            msg = f"Expected an answer of the window, got none within {seconds:.0f} s."
+            raise TimeoutError(msg)
+        QApplication.processEvents()
+        time.sleep(0.0005)
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return how long it took, in seconds."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def tell(what: str, values: Sequence[float]) -> None:
+    """Print median and 95th percentile, and whether a bar is met by the median."""
+    median, high = np.percentile(values, [50, 95])
+    line = f"  {what:42} {median:8.2f}   95 %: {high:8.2f}"
+    if what in BARS:
+        line += f"   bar ≤ {BARS[what]}: {'met' if median <= BARS[what] else 'missed'}"
+    print(line, flush=True)
+
+
+@contextmanager
+def virtual_display() -> Iterator[None]:
+    """Have a display, a virtual one where there is none; settings of its own, not the user's."""
+    os.environ["QT_QPA_PLATFORM"] = "xcb"
+    with tempfile.TemporaryDirectory() as settings:
+        os.environ["NAPARI_CONFIG"] = str(Path(settings) / "settings.yaml")
+        if os.environ.get("DISPLAY"):
+            yield
+            return
+        read, write = os.pipe()
+        server = subprocess.Popen(
+            ["Xvfb", "-displayfd", str(write), "-screen", "0", "1600x1000x24", "-nolisten", "tcp"],
+            pass_fds=(write,),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(write)
+        with os.fdopen(read) as answer:
+            os.environ["DISPLAY"] = ":" + answer.readline().strip()
+        try:
+            yield
+        finally:
+            server.terminate()
+
+
+if __name__ == "__main__":
+    main()

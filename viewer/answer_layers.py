@@ -1,0 +1,236 @@
+"""What a question looks like in the window: its answer as a map, and the places outlined.
+
+The layers are made once and then only change: to make or remove one costs napari a quarter second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.dims import X, Y
+from i2am.viewer.contrast import heat_colormap, limits_of
+from i2am.viewer.pick import Pick, patch_grid, picture_size
+from i2am.viewer.scene import own_layers
+
+if TYPE_CHECKING:
+    from i2am.viewer.layers import Box
+    from i2am.viewer.session import Session
+
+__all__ = ["AnswerLayers"]
+
+Rectangle = tuple[float, float, float, float]  # top, left, height, width in world coordinates
+
+# Dark below light: seen on any picture. Of the pick, then of where its answer is brightest.
+_COLORS: Final = ("black", "white", "black", "cyan")
+_WIDTHS: Final = (1 / 80, 1 / 200, 1 / 80, 1 / 200)  # of the picture's height
+
+
+class AnswerLayers:
+    """The layers "SRAM" and "pick" of one row.
+
+    Parameters
+    ----------
+    session : Session
+    number : int
+        The row's.
+    """
+
+    def __init__(self, session: Session, number: int) -> None:
+        self._session, self._number = session, number
+        self._answer: Any = None
+        self._outlines: Any = None
+        self._covered: Any = None  # the layer of maps that is hidden meanwhile
+        # What was set last: each setting that is set again is drawn again.
+        self._shown: dict[str, Any] = {}
+        self._drawn: tuple[Any, ...] = ()
+
+    def outline(self, pick: Pick) -> None:
+        """Draw an outline around what was picked."""
+        own = self._pick_rectangle(pick)
+        self._draw(pick, own, own)
+
+    def band(self, pick: Pick) -> None:
+        """Draw a rectangle around an area as long as it is being picked."""
+        box = self._box(pick.side)
+        own = _rectangle(box, picture_size(self._row, pick.side), pick.area)
+        self._draw(pick, own, own)
+
+    def show(self, pick: Pick, values: NDArray[Any]) -> None:
+        """Show an answer in place of the maps on its picture, and outline where it is brightest."""
+        box = self._box(pick.answer_side)
+        scale, translate = box.place(values.shape)
+        look = self._session.look
+        shown = {
+            "scale": scale,
+            "translate": translate,
+            "contrast_limits": limits_of(values),
+            "colormap": look.colormap,
+            "opacity": look.opacity,
+        }
+        if self._is_there(self._answer):
+            self._answer.data = values
+            for name in (name for name in shown if shown[name] != self._shown[name]):
+                setattr(self._answer, name, _setting(name, shown[name]))
+            self._answer.metadata = self._metadata("sram")
+            _see(self._answer)
+        else:
+            options = {name: _setting(name, value) for name, value in shown.items()}
+            self._answer = self._add_image(pick, values, options)
+        self._shown = shown
+        self._cover(pick)
+        row, column = np.unravel_index(int(np.nanargmax(values)), values.shape)
+        height, width = values.shape
+        brightest = _rectangle(box, (height, width), (int(row), int(column)))
+        self._draw(pick, self._pick_rectangle(pick), brightest)
+
+    def hide_answer(self) -> None:
+        """Take the answer off the picture, and show its maps again."""
+        if self._is_there(self._answer):
+            self._answer.visible = False
+        self._uncover()
+
+    def hide(self) -> None:
+        """Take answer and outlines away."""
+        self.hide_answer()
+        if self._is_there(self._outlines):
+            self._outlines.visible = False
+
+    @property
+    def _row(self) -> Any:
+        return self._session.rows[self._number]
+
+    def _box(self, side: str) -> Box:
+        return self._session.boxes[self._number][side]
+
+    def _pick_rectangle(self, pick: Pick) -> Rectangle:
+        """Return the patch that holds a picked pixel, or the area that was picked."""
+        size, box = picture_size(self._row, pick.side), self._box(pick.side)
+        if not pick.is_point:
+            return _rectangle(box, size, pick.area)
+        grid = patch_grid(pick, self._row)
+        top, left = pick.area[:2]
+        patch = (top * grid[0] // size[0], left * grid[1] // size[1])
+        return _rectangle(box, grid, patch)
+
+    def _draw(self, pick: Pick, own: Rectangle, brightest: Rectangle) -> None:
+        height = self._box(pick.side).height
+        corners = [_corners(one) for one in (own, own, brightest, brightest)]
+        widths = [width * height for width in _WIDTHS]
+        drawn, self._drawn = self._drawn, (own, brightest, height)
+        if self._is_there(self._outlines):
+            if drawn[:2] != self._drawn[:2]:
+                self._outlines.data = corners
+            if drawn[2] != height:
+                self._outlines.edge_width = widths
+            self._outlines.metadata = self._metadata("pick")
+            _see(self._outlines)
+            return
+        from napari.layers import Shapes
+
+        self._outlines = Shapes(
+            corners,
+            name=self._name("pick"),
+            shape_type="rectangle",
+            edge_color=list(_COLORS),
+            edge_width=widths,
+            face_color="transparent",
+            opacity=1,
+            axis_labels=(Y, X),
+            metadata=self._metadata("pick"),
+        )
+        self._insert(self._outlines, len(self._session.viewer.layers))
+
+    def _add_image(self, pick: Pick, values: NDArray[Any], shown: dict[str, Any]) -> Any:
+        from napari.layers import Image
+
+        maps = self._maps(pick)
+        layer = Image(
+            values,
+            name=self._name("SRAM"),
+            rgb=False,
+            blending="translucent",
+            interpolation2d="linear" if maps is None else maps.interpolation2d,
+            axis_labels=(Y, X),
+            metadata=self._metadata("sram"),
+            **shown,
+        )
+        layers = self._session.viewer.layers
+        below = maps or own_layers(self._session.viewer, self._number).get(pick.answer_side)
+        self._insert(layer, len(layers) if below is None else layers.index(below) + 1)
+        return layer
+
+    def _insert(self, layer: Any, index: int) -> None:
+        """Add a layer, and leave the one active that is: its tools hold the mouse."""
+        layers = self._session.viewer.layers
+        active = layers.selection.active
+        layers.insert(index, layer)
+        layers.selection.active = active
+
+    def _cover(self, pick: Pick) -> None:
+        maps = self._maps(pick)
+        if maps is self._covered:
+            return
+        self._uncover()
+        if maps is not None and maps.visible:
+            maps.visible = False
+            self._covered = maps
+
+    def _uncover(self) -> None:
+        if self._covered is not None:
+            self._covered.visible = True
+        self._covered = None
+
+    def _maps(self, pick: Pick) -> Any:
+        direction = "g2r" if pick.side == "generated" else "r2g"
+        return own_layers(self._session.viewer, self._number).get(direction)
+
+    def _is_there(self, layer: Any) -> bool:
+        return layer is not None and layer in self._session.viewer.layers
+
+    def _name(self, name: str) -> str:
+        return f"{name} ({self._number + 1})" if self._number else name
+
+    def _metadata(self, role: str) -> dict[str, Any]:
+        # No row: the layers of a row show a sample, and are exchanged with it.
+        own = {**asdict(self._row.origin), "role": role, "row": None}
+        return {ATTRIBUTE_KEY: own}
+
+
+def _rectangle(box: Box, grid: tuple[int, int], area: Sequence[int]) -> Rectangle:
+    """Return a part of a grid that spans a box: (top, left), or (top, left, bottom, right)."""
+    top, left, bottom, right = area if len(area) == 4 else (*area, area[0] + 1, area[1] + 1)
+    height, width = box.height / grid[0], box.width / grid[1]
+    return (
+        box.top + top * height,
+        box.left + left * width,
+        (bottom - top) * height,
+        (right - left) * width,
+    )
+
+
+def _setting(name: str, value: Any) -> Any:
+    return heat_colormap(value) if name == "colormap" else value
+
+
+def _see(layer: Any) -> None:
+    """Make a layer visible; told so again, napari would slice it again."""
+    if not layer.visible:
+        layer.visible = True
+
+
+def _corners(rectangle: Rectangle) -> NDArray[np.float64]:
+    top, left, height, width = rectangle
+    return np.array(
+        [
+            [top, left],
+            [top, left + width],
+            [top + height, left + width],
+            [top + height, left],
+        ]
+    )
