@@ -87,17 +87,18 @@ def hlam(viewer: Any) -> None:
 
 def sram(viewer: Any) -> None:
     from i2am.viewer.asking import asker_of
-    from i2am.viewer.pick import pick_in
+    from i2am.viewer.pick import Pick, selection_of
 
-    picks = dock(viewer, "Ask a patch")
     own = session(viewer)
+    picks = dock(viewer, "Ask a patch")
     own.set_means(frozenset({"step", "head"}))
     own.go_to(layer=len(own.rows[0].names.layers) - 3)
-    ask(own, asker_of(own), pick_in, picks)
-
-
-def ask(own: Any, asker: Any, pick_in: Any, picks: Any) -> None:
-    raise NotImplementedError
+    asker, row, (y, x) = asker_of(own), own.rows[0], WHEEL
+    pick = Pick(row.origin.run, row.origin.sample, "generated", (y, x, y + 1, x + 1))
+    asker.ask(selection_of(pick, row, own.place, own.means))
+    picks.add([asker.pick])
+    wait(lambda: asker.answer is not None and asker.answer.share == 1)
+    picks.fill_nine()
 
 
 def volume(viewer: Any) -> None:

@@ -1,6 +1,7 @@
 """What a question looks like in the window: its answer as a map, and the places outlined.
 
-The layers are made once and then only change: to make or remove one costs napari a quarter second.
+The layers are made once and their values then exchanged in place: to make or remove one costs napari
+a quarter second, and to give it other data several times what it costs to draw them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import X, Y
 from i2am.viewer.contrast import heat_colormap, limits_of
+from i2am.viewer.layers import caption_texts
 from i2am.viewer.pick import Pick, patch_grid, picture_size
 from i2am.viewer.scene import own_layers
 
@@ -26,9 +28,10 @@ __all__ = ["AnswerLayers"]
 
 Rectangle = tuple[float, float, float, float]  # top, left, height, width in world coordinates
 
-# Dark below light: seen on any picture. Of the pick, then of where its answer is brightest.
-_COLORS: Final = ("black", "white", "black", "cyan")
-_WIDTHS: Final = (1 / 80, 1 / 200, 1 / 80, 1 / 200)  # of the picture's height
+# Dashes dark and light by turns: seen on any picture. Of the pick, then of its answer's brightest.
+_COLORS: Final = (("black", "white"), ("black", "cyan"))
+_DASHES: Final = 6  # of a side
+_WIDTH: Final = 1 / 120  # of the picture's height
 
 
 class AnswerLayers:
@@ -84,6 +87,7 @@ class AnswerLayers:
             self._answer = self._add_image(pick, values, options)
         self._shown = shown
         self._cover(pick)
+        self._caption(pick)
         row, column = np.unravel_index(int(np.nanargmax(values)), values.shape)
         height, width = values.shape
         brightest = _rectangle(box, (height, width), (int(row), int(column)))
@@ -94,6 +98,8 @@ class AnswerLayers:
         if self._is_there(self._answer):
             self._answer.visible = False
         self._uncover()
+        if self._number < len(self._session.rows):
+            self._caption(None)
 
     def hide(self) -> None:
         """Take answer and outlines away."""
@@ -119,39 +125,47 @@ class AnswerLayers:
         return _rectangle(box, grid, patch)
 
     def _draw(self, pick: Pick, own: Rectangle, brightest: Rectangle) -> None:
-        height = self._box(pick.side).height
-        corners = [_corners(one) for one in (own, own, brightest, brightest)]
-        widths = [width * height for width in _WIDTHS]
-        drawn, self._drawn = self._drawn, (own, brightest, height)
+        dashes = np.concatenate([_dashes(own), _dashes(brightest)])
+        shown = {"edge_width": _WIDTH * self._box(pick.side).height}
         if self._is_there(self._outlines):
-            if drawn[:2] != self._drawn[:2]:
-                self._outlines.data = corners
-            if drawn[2] != height:
-                self._outlines.edge_width = widths
-            self._outlines.metadata = self._metadata("pick")
-            _see(self._outlines)
+            self._change(self._outlines, dashes, shown, "pick")
             return
-        from napari.layers import Shapes
+        from napari.layers import Vectors
 
-        self._outlines = Shapes(
-            corners,
+        self._outlines = Vectors(
+            dashes,
             name=self._name("pick"),
-            shape_type="rectangle",
-            edge_color=list(_COLORS),
-            edge_width=widths,
-            face_color="transparent",
+            vector_style="line",
+            edge_color=[color for pair in _COLORS for color in pair * (2 * _DASHES)],
             opacity=1,
             axis_labels=(Y, X),
             metadata=self._metadata("pick"),
+            **shown,
         )
         self._insert(self._outlines, len(self._session.viewer.layers))
+
+    def _change(self, layer: Any, values: NDArray[Any], shown: dict[str, Any], role: str) -> None:
+        """Show other values in a layer of ours, and touch nothing that is as it should be."""
+        is_in_place = layer.data.shape == values.shape
+        if is_in_place:
+            layer.data[...] = values
+        else:
+            layer.data = values.copy()
+        for name, value in shown.items():
+            if not _is_equal(getattr(layer, name), value):
+                setattr(layer, name, value)
+        layer.metadata = self._metadata(role)
+        if not layer.visible:
+            layer.visible = True
+        elif is_in_place:
+            layer.refresh(extent=False, thumbnail=False)
 
     def _add_image(self, pick: Pick, values: NDArray[Any], shown: dict[str, Any]) -> Any:
         from napari.layers import Image
 
         maps = self._maps(pick)
         layer = Image(
-            values,
+            values.copy(),
             name=self._name("SRAM"),
             rgb=False,
             blending="translucent",
@@ -185,6 +199,17 @@ class AnswerLayers:
         if self._covered is not None:
             self._covered.visible = True
         self._covered = None
+
+    def _caption(self, pick: Pick | None) -> None:
+        """Say above the pictures what lies over them."""
+        captions = own_layers(self._session.viewer, self._number).get("captions")
+        if captions is None:
+            return
+        texts = caption_texts(self._row)
+        if pick is not None:
+            texts[pick.answer_side == "reference"] = f"{pick.answer_side} · SRAM"
+        if list(captions.features["caption"][:2]) != texts:
+            captions.features = {"caption": [*texts, "", ""]}
 
     def _maps(self, pick: Pick) -> Any:
         direction = "g2r" if pick.side == "generated" else "r2g"
@@ -224,13 +249,18 @@ def _see(layer: Any) -> None:
         layer.visible = True
 
 
-def _corners(rectangle: Rectangle) -> NDArray[np.float64]:
+def _dashes(rectangle: Rectangle) -> NDArray[np.float64]:
+    """Return a rectangle's sides in pieces: arrays (start and direction, (y, x))."""
     top, left, height, width = rectangle
-    return np.array(
-        [
-            [top, left],
-            [top, left + width],
-            [top + height, left + width],
-            [top + height, left],
-        ]
-    )
+    bottom, right = top + height, left + width
+    corners = np.array([[top, left], [top, right], [bottom, right], [bottom, left]])
+    sides = np.roll(corners, -1, axis=0) - corners
+    starts = corners[:, None] + sides[:, None] * np.arange(_DASHES)[:, None] / _DASHES
+    steps = np.broadcast_to(sides[:, None] / _DASHES, starts.shape)
+    return np.stack([starts, steps], axis=2).reshape(-1, 2, 2)
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    # napari's colormaps compare by identity; their names tell.
+    one, other = (getattr(value, "name", value) for value in (one, other))
+    return bool(np.array_equal(one, other))

@@ -14,6 +14,7 @@ from typing import Any
 
 from qtpy.QtCore import QObject, Signal
 
+from i2am.schemas.errors import I2AMError
 from i2am.viewer.layers import Box, boxes_of, sample_layers
 from i2am.viewer.loading import Loader
 from i2am.viewer.names import Place
@@ -238,7 +239,11 @@ class ShownRows(QObject):  # type: ignore[misc]  # Qt has no types here
     def _tell(self, error: Exception) -> None:
         from napari.utils.notifications import show_error
 
-        show_error(str(error))
+        told = str(error)
+        if not isinstance(error, I2AMError):
+            where = self.rows[0].origin.run if self.rows else "the store"
+            told = f"{type(error).__name__}: {error}, at {where}. Try 'i2am validate' on it."
+        show_error(told)
         self.reopened.emit()  # Who asked for another sample goes back to the one in view.
 
     def _came(self, *, is_other_run: bool) -> None:

@@ -104,11 +104,12 @@ def answer(viewer: Any) -> Any:
 
 def outlines(viewer: Any) -> list[tuple[float, float, float, float]]:
     """Return (top, left, bottom, right) of the pick and of the answer's brightest patch."""
-    found = [np.asarray(corners)[:, -2:] for corners in viewer.layers["pick"].data]
-    boxes = [(one[:, 0].min(), one[:, 1].min(), one[:, 0].max(), one[:, 1].max()) for one in found]
-    assert boxes[0] == boxes[1]
-    assert boxes[2] == boxes[3]
-    return [boxes[0], boxes[2]]
+    boxes = []
+    for dashes in np.split(np.asarray(viewer.layers["pick"].data), 2):
+        ends = np.concatenate([dashes[:, 0], dashes.sum(axis=1)])
+        low, high = ends.min(axis=0), ends.max(axis=0)
+        boxes.append((*low.tolist(), *high.tolist()))
+    return boxes
 
 
 def sample_of(run: Path, name: str = "first") -> Any:
@@ -172,10 +173,10 @@ def test_the_outlines_stand_on_the_picked_patch_and_the_brightest_one(window: An
     layer = answer(window)
     # The layer in view has 4x4 patches of 8 pixels.
     picked, brightest = outlines(window)
-    assert picked == (7.5, 23.5, 15.5, 31.5)
+    assert picked == pytest.approx((7.5, 23.5, 15.5, 31.5))
     row, column = np.unravel_index(layer.data.argmax(), layer.data.shape)
     top, left = 8 * row - 0.5, REFERENCE_X + 8 * column - 0.5
-    assert brightest == (top, left, top + 8, left + 8)
+    assert brightest == pytest.approx((top, left, top + 8, left + 8))
 
 
 @pytest.mark.parametrize("brightness", [0, 255])
@@ -196,7 +197,6 @@ def test_the_outline_is_seen_where_the_patch_is(brightness: int, window: Any) ->
         around = shot[max(0, y - 8) : y + 9, max(0, x - 8) : x + 9].reshape(-1, 3)
         assert around.min() < 60
         assert around.max() > 195
-        assert shot[y, x].min() > 195
     inside = shot[top + 16 : bottom - 16, left + 16 : right - 16]
     assert (inside == brightness).all()
     changed = (shot[:, : 32 * scale] != brightness).any(axis=2)
@@ -219,7 +219,7 @@ def test_a_drag_with_shift_asks_an_area_and_leaves_the_view_still(run: Path, win
     options: Any = {"layers": [NAMES[1]], "steps": [1], "heads": [0]}
     wanted = sram(sample_of(run), generated=mask, **options)
     np.testing.assert_allclose(answer(window).data, wanted, rtol=1e-5)
-    assert outlines(window)[0] == (5.5, 4.5, 20.5, 11.5)
+    assert outlines(window)[0] == pytest.approx((5.5, 4.5, 20.5, 11.5))
 
 
 def test_the_area_is_seen_while_it_is_dragged(window: Any) -> None:

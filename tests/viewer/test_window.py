@@ -487,6 +487,22 @@ def test_a_sample_that_cannot_be_opened_is_reported_and_the_chooser_goes_back(
     assert session_of(viewer).rows[0].origin.sample == "first"
 
 
+def test_maps_that_cannot_be_read_are_reported_with_what_to_do(
+    tmp_path: Path, open_window: Callable[..., Any]
+) -> None:
+    from napari.utils.notifications import notification_manager
+
+    run = write_run(tmp_path / "run.zarr")
+    for chunk in (run / "first" / "layers" / NAMES[0] / "query" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"broken")
+    earlier = len(notification_manager.records)
+    open_window(run)
+    _wait(lambda: len(notification_manager.records) > earlier)
+    told = notification_manager.records[-1].message
+    assert told.endswith(f"at {run}. Try 'i2am validate' on it.")
+
+
 def test_layers_of_others_are_left_alone(run: Path, open_window: Callable[..., Any]) -> None:
     viewer = open_window(run)
     mine = viewer.add_points([[1, 1]], name="mine")
