@@ -105,11 +105,14 @@ class Session:
         self.viewer = open_viewer(run)
         self.session = session_of(self.viewer)
         self.plain = open_plain(run)
+        # Side by side: one that lies beneath the other is drawn when that is.
+        self.plain.window._qt_window.move(1600, 0)
         wait(lambda: self.session.share_loaded == 1 and bool(self.session.samples))
         pump(1)
 
     def measure(self, rounds: int) -> None:
         """Print moves, then clicks."""
+        self.compute(rounds)
         with watching() as watch:
             self.moves(rounds)
             self.clicks(rounds)
@@ -137,20 +140,27 @@ class Session:
         tell("slider move, our share, ms", [1e3 * s for s in times["share"]])
         self.redraw = statistics.median(times["plain"])
 
-    def clicks(self, rounds: int) -> None:
-        """Click patches of the generated picture: the map in view, then everything."""
+    def compute(self, rounds: int) -> None:
+        """Ask what patches read in one layer, all steps and heads, without showing it."""
         from i2am.viewer.asking import questions_of
 
         row = self.session.rows[0]
-        size = row.images["generated"].shape[:2]
-        rng = np.random.default_rng(0)
-        questions = questions_of(row)
-        layer = row.names.layers[0]
-        places = [tuple(int(rng.integers(n)) for n in size) for _ in range(rounds)]
-        computed = [
-            timed(lambda at=at: list(questions.ask(generated=at, layers=[layer]))) for at in places
+        questions, layer = questions_of(row), row.names.layers[0]
+        seconds = [
+            timed(lambda at=at: list(questions.ask(generated=at, layers=[layer])))
+            for at in self.places(rounds)
         ]
-        tell("click, one layer's answer computed, ms", [1e3 * s for s in computed])
+        tell("click, one layer's answer computed, ms", [1e3 * s for s in seconds])
+
+    def places(self, count: int) -> list[tuple[int, int]]:
+        """Return pixels of the generated picture."""
+        rng = np.random.default_rng(0)
+        height, width = self.session.rows[0].images["generated"].shape[:2]
+        return [(int(rng.integers(height)), int(rng.integers(width))) for _ in range(count)]
+
+    def clicks(self, rounds: int) -> None:
+        """Click patches of the generated picture: one layer, then everything."""
+        places = self.places(rounds)
         seen: dict[str, tuple[list[float], list[float]]] = {}
         for name, means in (("layer", {"step", "head"}), ("all", {"layer", "step", "head"})):
             self.session.go_to(layer=0)
@@ -433,7 +443,7 @@ def virtual_display() -> Iterator[None]:
             return
         read, write = os.pipe()
         server = subprocess.Popen(
-            ["Xvfb", "-displayfd", str(write), "-screen", "0", "1600x1000x24", "-nolisten", "tcp"],
+            ["Xvfb", "-displayfd", str(write), "-screen", "0", "3200x1000x24", "-nolisten", "tcp"],
             pass_fds=(write,),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

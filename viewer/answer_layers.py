@@ -77,11 +77,9 @@ class AnswerLayers:
             "opacity": look.opacity,
         }
         if self._is_there(self._answer):
-            self._answer.data = values
             for name in (name for name in shown if shown[name] != self._shown[name]):
                 setattr(self._answer, name, _setting(name, shown[name]))
-            self._answer.metadata = self._metadata("sram")
-            _see(self._answer)
+            self._exchange(self._answer, values, "sram")
         else:
             options = {name: _setting(name, value) for name, value in shown.items()}
             self._answer = self._add_image(pick, values, options)
@@ -126,9 +124,11 @@ class AnswerLayers:
 
     def _draw(self, pick: Pick, own: Rectangle, brightest: Rectangle) -> None:
         dashes = np.concatenate([_dashes(own), _dashes(brightest)])
-        shown = {"edge_width": _WIDTH * self._box(pick.side).height}
+        width = _WIDTH * self._box(pick.side).height
         if self._is_there(self._outlines):
-            self._change(self._outlines, dashes, shown, "pick")
+            if self._outlines.edge_width != width:
+                self._outlines.edge_width = width
+            self._exchange(self._outlines, dashes, "pick")
             return
         from napari.layers import Vectors
 
@@ -139,21 +139,18 @@ class AnswerLayers:
             edge_color=[color for pair in _COLORS for color in pair * (2 * _DASHES)],
             opacity=1,
             axis_labels=(Y, X),
+            edge_width=width,
             metadata=self._metadata("pick"),
-            **shown,
         )
         self._insert(self._outlines, len(self._session.viewer.layers))
 
-    def _change(self, layer: Any, values: NDArray[Any], shown: dict[str, Any], role: str) -> None:
-        """Show other values in a layer of ours, and touch nothing that is as it should be."""
+    def _exchange(self, layer: Any, values: NDArray[Any], role: str) -> None:
+        """Show other values in a layer of ours."""
         is_in_place = layer.data.shape == values.shape
         if is_in_place:
             layer.data[...] = values
         else:
             layer.data = values.copy()
-        for name, value in shown.items():
-            if not _is_equal(getattr(layer, name), value):
-                setattr(layer, name, value)
         layer.metadata = self._metadata(role)
         if not layer.visible:
             layer.visible = True
@@ -243,12 +240,6 @@ def _setting(name: str, value: Any) -> Any:
     return heat_colormap(value) if name == "colormap" else value
 
 
-def _see(layer: Any) -> None:
-    """Make a layer visible; told so again, napari would slice it again."""
-    if not layer.visible:
-        layer.visible = True
-
-
 def _dashes(rectangle: Rectangle) -> NDArray[np.float64]:
     """Return a rectangle's sides in pieces: arrays (start and direction, (y, x))."""
     top, left, height, width = rectangle
@@ -258,9 +249,3 @@ def _dashes(rectangle: Rectangle) -> NDArray[np.float64]:
     starts = corners[:, None] + sides[:, None] * np.arange(_DASHES)[:, None] / _DASHES
     steps = np.broadcast_to(sides[:, None] / _DASHES, starts.shape)
     return np.stack([starts, steps], axis=2).reshape(-1, 2, 2)
-
-
-def _is_equal(one: Any, other: Any) -> bool:
-    # napari's colormaps compare by identity; their names tell.
-    one, other = (getattr(value, "name", value) for value in (one, other))
-    return bool(np.array_equal(one, other))

@@ -70,6 +70,7 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
         self._session = session_of(napari_viewer)
+        self._shown: Any = None
         self.setMaximumWidth(_MOST_WIDTH_PX)  # the pictures need the room
         self._form = QFormLayout(self)
         self._add_sample()
@@ -179,6 +180,10 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
         self._show_loaded()
 
     def _show_moved(self) -> None:
+        shown = (self._session.means, self._session.look, self._session.is_volume)
+        if shown == self._shown:
+            return  # A slider moved: to touch what stays would have it painted again.
+        self._shown = shown
         for dim, switch in self.means.items():
             with QSignalBlocker(switch):
                 switch.setChecked(dim in self._session.means)

@@ -22,6 +22,7 @@ from i2am.viewer.volume import AXES
 __all__ = ["Session", "session_of"]
 
 _REFRESH_MS: Final = 150  # while maps are loading: a redraw has a price
+_WRITE_MS: Final = 120  # after the last move: other text costs napari half a redraw
 _sessions: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
 
 
@@ -57,6 +58,10 @@ class Session(ShownRows):
         self._timer.setInterval(_REFRESH_MS)
         self._timer.timeout.connect(self._refresh)
         self._arrived.connect(self._schedule)
+        self._writer = QTimer(self)
+        self._writer.setSingleShot(True)
+        self._writer.setInterval(_WRITE_MS)
+        self._writer.timeout.connect(self._write)
         viewer.dims.events.current_step.connect(self._follow)
         bind_shortcuts(viewer, self)
         self._adopt()
@@ -144,7 +149,7 @@ class Session(ShownRows):
     def set_volume(self, on: bool) -> None:
         """Show the timesteps as the third axis, rendered as a volume, or as a slider again."""
         show_volume(self.viewer, [own_layers(self.viewer, i) for i in range(len(self.rows))], on=on)
-        self.moved.emit()
+        self._follow()
 
     def _sample_at(self) -> int:
         return round(float(self.viewer.dims.point[-len(AXES)]))
@@ -160,11 +165,17 @@ class Session(ShownRows):
             else:
                 self._awaited[0] = self.samples[at]
         self.looks.draw_limits()
-        self._write()
+        if event is None:
+            self._write()
+        else:
+            self._writer.start()
         self.moved.emit()
 
     def _write(self) -> None:
         """Name the map in view on the canvas."""
+        self._writer.stop()
+        if not self.rows or self.viewer is None:
+            return
         row = self.rows[0]
         present = {direction: volume.present for direction, volume in row.volumes.items()}
         text = describe(self.place, self.means, row.names, present, is_volume=self.is_volume)

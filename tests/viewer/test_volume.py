@@ -92,7 +92,7 @@ def test_stored_means_are_shown_before_anything_is_loaded() -> None:
     stored = np.full((4, 5), 7, np.float32)
     volume = _volume(levels={frozenset(MEANS): stored})
     found = volume.plane(Place(0, 0, 0), frozenset(MEANS))
-    np.testing.assert_array_equal(found, stored)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found, stored)
 
 
 def test_concentration_and_the_share_inside_come_with_the_maps() -> None:
@@ -120,7 +120,7 @@ def test_what_is_cut_out_of_a_volume_is_what_numpy_cuts() -> None:
         (slice(None), 0, 0, 0, 2, 3),
         0,
     ):
-        np.testing.assert_array_equal(volume[key], whole[key])  # type: ignore[index]
+        np.testing.assert_array_equal(volume[key], whole[key])
     np.testing.assert_array_equal(np.asarray(volume), whole)
 
 

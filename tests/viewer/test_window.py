@@ -404,6 +404,16 @@ def test_the_overlay_names_layer_timestep_and_head(
     assert changed[:, 1].min() < before.shape[1] * 0.1
 
 
+def test_the_overlay_follows_when_the_sliders_have_come_to_rest(
+    run: Path, open_window: Callable[..., Any]
+) -> None:
+    viewer = open_window(run)
+    _stand(viewer, 2, 3, 1)
+    viewer.dims.set_current_step(2, 1)
+    assert "step 3" in viewer.canvas.overlays.text.text
+    _wait(lambda: "step 1" in viewer.canvas.overlays.text.text)
+
+
 def test_each_layer_is_drawn_in_its_own_limits_and_a_users_limits_stay_within_it(
     tmp_path: Path, open_window: Callable[..., Any]
 ) -> None:
