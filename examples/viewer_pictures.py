@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 EVERYTHING = frozenset({"layer", "step", "head"})
-# A wheel of the truck, in pixels of the generated picture.
-WHEEL = (45, 39)
+# Between the truck's wheels, in pixels of the generated picture.
+BETWEEN_WHEELS = (45, 39)
 
 
 def main() -> None:
@@ -93,7 +93,7 @@ def sram(viewer: Any) -> None:
     picks = dock(viewer, "Ask a patch")
     own.set_means(frozenset({"step", "head"}))
     own.go_to(layer=len(own.rows[0].names.layers) - 3)
-    asker, row, (y, x) = asker_of(own), own.rows[0], WHEEL
+    asker, row, (y, x) = asker_of(own), own.rows[0], BETWEEN_WHEELS
     pick = Pick(row.origin.run, row.origin.sample, "generated", (y, x, y + 1, x + 1))
     asker.ask(selection_of(pick, row, own.place, own.means))
     picks.add([asker.pick])
@@ -123,7 +123,7 @@ def session(viewer: Any) -> Any:
 
 
 def dock(viewer: Any, name: str) -> Any:
-    _, widget = viewer.window.add_plugin_dock_widget("i2am", name)
+    _, widget = viewer.window.add_plugin_dock_widget("i2am", name, tabify=True)
     pump(0.5)
     return widget
 

@@ -145,7 +145,8 @@ def describe(
         parts[STEP] = f"timesteps {first:g} (at the pictures) to {last:g}"
     told = [parts[dim] for dim in MEANS if dim not in means]
     if means:
-        told.append("mean over " + " and ".join(f"{dim}s" for dim in MEANS if dim in means))
+        *first, last = (f"{dim}s" for dim in MEANS if dim in means)
+        told.append("mean over " + " and ".join(filter(None, (", ".join(first), last))))
     lines = [" · ".join(told)]
     if level := level_name(means):
         lines[0] = f"{level} · {lines[0]}"

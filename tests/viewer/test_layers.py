@@ -247,7 +247,7 @@ def test_a_position_beyond_the_volume_is_clipped_to_it() -> None:
                 "no G2R map of this layer and head",
             ],
         ),
-        (("layer", "step", "head"), ["ULAM · mean over layers and steps and heads"]),
+        (("layer", "step", "head"), ["ULAM · mean over layers, steps and heads"]),
         (
             ("layer", "head"),
             ["TLAM · step 5: timestep 481.5 · mean over layers and heads"],
