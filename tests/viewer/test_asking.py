@@ -22,17 +22,10 @@ from i2am.viewer.scene import own_layers
 from i2am.viewer.session import session_of
 from tests.synthetic import LAYERS, SyntheticLayer, write_run
 from tests.viewer.stores import NAMES
+from tests.viewer.waiting import wait
 
 REFERENCE_X = 34  # 32 pixels and the gap of a sixteenth
 MIDDLE = (1, 1, 0)  # of layers, steps and heads: where the sliders are put
-
-
-def wait(is_so: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end
-        QApplication.processEvents()
-        time.sleep(0.005)
 
 
 def pixel(viewer: Any, y: float, x: float) -> QPoint:

@@ -1,23 +1,13 @@
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtWidgets import QApplication
-
 from i2am.viewer.compare import CompareWidget
 from i2am.viewer.session import session_of
 from tests.synthetic import write_run
-
-
-def _wait(is_so: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end
-        QApplication.processEvents()
-        time.sleep(0.005)
+from tests.viewer.waiting import wait
 
 
 def _dock(viewer: Any) -> CompareWidget:
@@ -31,11 +21,11 @@ def test_another_sample_of_the_run_comes_below_and_goes_again(
 ) -> None:
     viewer = open_window(run)
     session, widget = session_of(viewer), _dock(viewer)
-    _wait(lambda: widget.sample.count() == 2)
+    wait(lambda: widget.sample.count() == 2)
     assert not widget.stop.isEnabled()
     widget.sample.setCurrentText("second")
     widget.start.click()
-    _wait(lambda: len(session.rows) == 2)
+    wait(lambda: len(session.rows) == 2)
     assert widget.state.text() == "first above, second below"
     assert [row.origin.sample for row in session.rows] == ["first", "second"]
     widget.stop.click()
@@ -49,10 +39,10 @@ def test_a_sample_of_another_run_comes_below(
     other = write_run(tmp_path / "other.zarr", seed=3)
     viewer = open_window(run)
     session, widget = session_of(viewer), _dock(viewer)
-    _wait(lambda: widget.sample.count() == 2)
+    wait(lambda: widget.sample.count() == 2)
     widget.run.setText(str(other))
     widget.start.click()
-    _wait(lambda: len(session.rows) == 2)
+    wait(lambda: len(session.rows) == 2)
     assert widget.state.text() == f"first above, first of {other} below"
 
 
@@ -65,7 +55,7 @@ def test_a_run_that_is_not_there_is_told_and_nothing_changes(
     session, widget = session_of(viewer), _dock(viewer)
     widget.run.setText(str(tmp_path / "nothing.zarr"))
     widget.start.click()
-    _wait(lambda: widget.state.text() == "")
+    wait(lambda: widget.state.text() == "")
     assert "Expected a store, got nothing" in notification_manager.records[-1].message
     assert len(session.rows) == 1
 

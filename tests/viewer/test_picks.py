@@ -25,7 +25,8 @@ from i2am.viewer.pick_table import read_picks, write_picks
 from i2am.viewer.picks import PicksWidget
 from i2am.viewer.session import session_of
 from tests.viewer.stores import NAMES
-from tests.viewer.test_asking import click, wait
+from tests.viewer.test_asking import click
+from tests.viewer.waiting import wait
 
 _text = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
 _label = st.text("abc.0123", min_size=1, max_size=9)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ import numpy as np
 import pytest
 import zarr
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QApplication
 
 from i2am.viewer.names import LEVELS
 from i2am.viewer.session import session_of
 from i2am.viewer.shortcuts import SHORTCUTS, show_shortcuts
 from tests.synthetic import LAYERS, SyntheticLayer, write_run
 from tests.viewer.stores import NAMES, spot_volume, write_maps
+from tests.viewer.waiting import wait
 
 # The last colour of inferno, and how opaque the hottest patch is drawn.
 HOTTEST = 255 * np.array([0.988362, 0.998364, 0.644924])
@@ -59,16 +58,8 @@ def _stand(viewer: Any, layer: int, step: int, head: int) -> None:
     """Move the sliders, and wait until what they stand on is loaded."""
     session = session_of(viewer)
     viewer.dims.set_current_step((1, 2, 3), (layer, step, head))
-    _wait(lambda: session.share_loaded == 1 and bool(session.samples))
+    wait(lambda: session.share_loaded == 1 and bool(session.samples))
     session._refresh()  # the timer's, now
-
-
-def _wait(is_so: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end
-        QApplication.processEvents()
-        time.sleep(0.005)
 
 
 def _halves(scene: Pixels) -> tuple[Pixels, Pixels]:
@@ -155,15 +146,15 @@ def test_sliders_are_named_and_the_sample_slider_opens_another_sample(
     viewer = open_window(run)
     session = session_of(viewer)
     assert viewer.dims.axis_labels == ("sample", "layer", "timestep", "head", "y", "x")
-    _wait(lambda: len(session.samples) == 2)
+    wait(lambda: len(session.samples) == 2)
     assert viewer.dims.nsteps[:4] == (2, 3, 4, 2)
     viewer.dims.set_current_step(0, 1)
-    _wait(lambda: session.rows[0].origin.sample == "second")
+    wait(lambda: session.rows[0].origin.sample == "second")
     generated, _ = _halves(_shot(viewer))
     assert (generated != _stored(run, "first", "generated")).any()
     assert viewer.window.dock_widgets["Run browser"].samples.currentText() == "second"
     session.show_sample("first")
-    _wait(lambda: session.rows[0].origin.sample == "first")
+    wait(lambda: session.rows[0].origin.sample == "first")
     assert viewer.dims.current_step[0] == 0
 
 
@@ -248,7 +239,7 @@ def _press(viewer: Any, key: str) -> None:
 def test_every_shortcut_does_what_its_help_says(run: Path, open_window: Callable[..., Any]) -> None:
     viewer = open_window(run)
     session = session_of(viewer)
-    _wait(lambda: len(session.samples) == 2)
+    wait(lambda: len(session.samples) == 2)
     _stand(viewer, 1, 1, 0)
     for key, place in (
         ("L", (2, 1, 0)),
@@ -280,9 +271,9 @@ def test_every_shortcut_does_what_its_help_says(run: Path, open_window: Callable
         _press(viewer, "V")
         assert session.is_volume is is_volume
     _press(viewer, "S")
-    _wait(lambda: session.rows[0].origin.sample == "second")
+    wait(lambda: session.rows[0].origin.sample == "second")
     _press(viewer, "Shift-S")
-    _wait(lambda: session.rows[0].origin.sample == "first")
+    wait(lambda: session.rows[0].origin.sample == "first")
     help_window = show_shortcuts(viewer.window.dock_widgets["Run browser"])
     for shortcut in SHORTCUTS.values():
         assert shortcut.what in help_window.text()
@@ -296,9 +287,9 @@ def test_keys_reach_the_window(run: Path, open_window: Callable[..., Any], qtbot
     canvas = viewer.window._qt_viewer.canvas.native
     canvas.setFocus()
     qtbot.keyClick(canvas, Qt.Key.Key_L)
-    _wait(lambda: session.place.layer == 1)
+    wait(lambda: session.place.layer == 1)
     qtbot.keyClick(canvas, Qt.Key.Key_T, Qt.KeyboardModifier.AltModifier)
-    _wait(lambda: session.means == {"step"})
+    wait(lambda: session.means == {"step"})
 
 
 def test_timesteps_become_the_third_axis_and_a_slider_again(
@@ -332,7 +323,7 @@ def test_a_second_sample_is_compared_with_linked_sliders(
     volume = spot_volume()[..., ::-1, :]
     write_maps(tmp_path / "other.maps.zarr", {"first": {"r2g": volume}}, source="x/other.zarr")
     session.compare(other, "first")
-    _wait(lambda: len(session.rows) == 2)
+    wait(lambda: len(session.rows) == 2)
     _stand(viewer, 2, 1, 1)
     lower = viewer.layers["R2G (2)"].data[0, 2, 1, 1]
     np.testing.assert_array_equal(lower, volume[2, 1, 1])
@@ -341,7 +332,7 @@ def test_a_second_sample_is_compared_with_linked_sliders(
     _assert_heat(below, _stored(other, "first", "generated"), (7 - 3, 1))
     _assert_heat(scene[:32, :32], _stored(run, "first", "generated"), (3, 1))
     session.show_sample("second")  # another run's sample of the same name comes along
-    _wait(lambda: all(row.origin.sample == "second" for row in session.rows))
+    wait(lambda: all(row.origin.sample == "second" for row in session.rows))
     session.stop_comparing()
     assert len(session.rows) == 1
     assert not [layer.name for layer in viewer.layers if "(2)" in layer.name]
@@ -355,7 +346,7 @@ def test_a_compared_run_with_other_layers_and_steps_is_held_against_by_their_lab
     viewer = open_window(run)
     session = session_of(viewer)
     session.compare(other)
-    _wait(lambda: len(session.rows) == 2)
+    wait(lambda: len(session.rows) == 2)
     shown = viewer.layers["R2G (2)"].data
     assert shown.shape == viewer.layers["R2G"].data.shape
     _stand(viewer, 2, 2, 0)
@@ -411,7 +402,7 @@ def test_the_overlay_follows_when_the_sliders_have_come_to_rest(
     _stand(viewer, 2, 3, 1)
     viewer.dims.set_current_step(2, 1)
     assert "step 3" in viewer.canvas.overlays.text.text
-    _wait(lambda: "step 1" in viewer.canvas.overlays.text.text)
+    wait(lambda: "step 1" in viewer.canvas.overlays.text.text)
 
 
 def test_each_layer_is_drawn_in_its_own_limits_and_a_users_limits_stay_within_it(
@@ -443,9 +434,9 @@ def test_the_chooser_swaps_the_sample_and_keeps_sliders_and_looks(
     viewer.layers["R2G"].opacity = 0.5
     names = [layer.name for layer in viewer.layers]
     assert browser.maps.text() == "read from maps.zarr"
-    _wait(lambda: len(session.samples) == 2)
+    wait(lambda: len(session.samples) == 2)
     browser.samples.setCurrentText("second")
-    _wait(lambda: session.rows[0].origin.sample == "second")
+    wait(lambda: session.rows[0].origin.sample == "second")
     generated, reference = _halves(_shot(viewer))
     np.testing.assert_array_equal(generated, _stored(run, "second", "generated"))
     np.testing.assert_array_equal(reference, _stored(run, "second", "reference"))
@@ -469,15 +460,15 @@ def test_the_chooser_adds_and_removes_what_only_one_sample_has(
     full = [each.name for each in viewer.layers]
     browser = viewer.window.dock_widgets["Run browser"]
     session = session_of(viewer)
-    _wait(lambda: len(session.samples) == 2)
+    wait(lambda: len(session.samples) == 2)
     browser.samples.setCurrentText("token")
-    _wait(lambda: session.rows[0].origin.sample == "token")
+    wait(lambda: session.rows[0].origin.sample == "token")
     assert "G2R" not in viewer.layers
     assert "one reference token" in browser.maps.text()
     assert "similarity" in viewer.canvas.overlays.text.text
     assert viewer.layers["R2G"].data.shape == (2, 1, 4, 2, 8, 8)
     browser.samples.setCurrentText("grid")
-    _wait(lambda: session.rows[0].origin.sample == "grid")
+    wait(lambda: session.rows[0].origin.sample == "grid")
     assert [each.name for each in viewer.layers] == full
 
 
@@ -488,11 +479,11 @@ def test_a_sample_that_cannot_be_opened_is_reported_and_the_chooser_goes_back(
 
     viewer = open_window(run)
     browser = viewer.window.dock_widgets["Run browser"]
-    _wait(lambda: browser.samples.count() == 2)
+    wait(lambda: browser.samples.count() == 2)
     root = zarr.open_group(run, mode="a")
     del root["second"]
     browser.samples.setCurrentText("second")
-    _wait(lambda: browser.samples.currentText() == "first")
+    wait(lambda: browser.samples.currentText() == "first")
     assert "got none named 'second'" in notification_manager.records[-1].message
     assert session_of(viewer).rows[0].origin.sample == "first"
 
@@ -508,7 +499,7 @@ def test_maps_that_cannot_be_read_are_reported_with_what_to_do(
             chunk.write_bytes(b"broken")
     earlier = len(notification_manager.records)
     open_window(run)
-    _wait(lambda: len(notification_manager.records) > earlier)
+    wait(lambda: len(notification_manager.records) > earlier)
     told = notification_manager.records[-1].message
     assert told.endswith(f"at {run}. Try 'i2am validate' on it.")
 
@@ -518,7 +509,7 @@ def test_layers_of_others_are_left_alone(run: Path, open_window: Callable[..., A
     mine = viewer.add_points([[1, 1]], name="mine")
     browser = viewer.window.dock_widgets["Run browser"]
     session_of(viewer).show_sample("second")
-    _wait(lambda: session_of(viewer).rows[0].origin.sample == "second")
+    wait(lambda: session_of(viewer).rows[0].origin.sample == "second")
     assert mine in viewer.layers
     del viewer.layers["R2G"]
     assert not browser.samples.isEnabled()
