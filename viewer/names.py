@@ -145,8 +145,8 @@ def describe(
         parts[STEP] = f"timesteps {first:g} (at the pictures) to {last:g}"
     told = [parts[dim] for dim in MEANS if dim not in means]
     if means:
-        *first, last = (f"{dim}s" for dim in MEANS if dim in means)
-        told.append("mean over " + " and ".join(filter(None, (", ".join(first), last))))
+        *others, final = (f"{dim}s" for dim in MEANS if dim in means)
+        told.append("mean over " + " and ".join(filter(None, (", ".join(others), final))))
     lines = [" · ".join(told)]
     if level := level_name(means):
         lines[0] = f"{level} · {lines[0]}"
