@@ -18,8 +18,9 @@ $(SETUP): pyproject.toml constraints.txt tools/system_packages.sh
 demo: $(SETUP)
 	$(BIN)/i2am demo --out i2am-demo --overwrite
 
+# Two files at a time; a file's tests share what takes long to make.
 test: $(SETUP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(SETUP)
 	$(BIN)/ruff format --check
