@@ -142,7 +142,7 @@ class Session:
 
     def compute(self, rounds: int) -> None:
         """Ask what patches read in one layer, all steps and heads, without showing it."""
-        from i2am.viewer.asking import questions_of
+        from i2am.viewer.inquiry import questions_of
 
         row = self.session.rows[0]
         questions, layer = questions_of(row), row.names.layers[0]

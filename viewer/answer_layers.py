@@ -1,7 +1,8 @@
 """What a question looks like in the window: its answer as a map, and the places outlined.
 
 The layers are made once and their values then exchanged in place: to make or remove one costs napari
-a quarter second, and to give it other data several times what it costs to draw them.
+a quarter second, and to give it other data several times what it costs to draw them. Outlines are
+points, since other lines have the graphics card's program linked anew: half of a redraw.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ __all__ = ["AnswerLayers"]
 
 Rectangle = tuple[float, float, float, float]  # top, left, height, width in world coordinates
 
-# Dashes dark and light by turns: seen on any picture. Of the pick, then of its answer's brightest.
+# Squares dark and light by turns: seen on any picture. Of the pick, then of its answer's brightest.
 _COLORS: Final = (("black", "white"), ("black", "cyan"))
-_DASHES: Final = 6  # of a side
+_SQUARES: Final = 40  # of a side, at most; a longer one is dotted
 _WIDTH: Final = 1 / 120  # of the picture's height
 
 
@@ -51,7 +52,7 @@ class AnswerLayers:
         self._covered: Any = None  # the layer of maps that is hidden meanwhile
         # What was set last: each setting that is set again is drawn again.
         self._shown: dict[str, Any] = {}
-        self._drawn: tuple[Any, ...] = ()
+        self._width = 0.0  # of the outlines
 
     def outline(self, pick: Pick) -> None:
         """Draw an outline around what was picked."""
@@ -123,25 +124,27 @@ class AnswerLayers:
         return _rectangle(box, grid, patch)
 
     def _draw(self, pick: Pick, own: Rectangle, brightest: Rectangle) -> None:
-        dashes = np.concatenate([_dashes(own), _dashes(brightest)])
         width = _WIDTH * self._box(pick.side).height
+        squares = np.concatenate([_squares(own, width), _squares(brightest, width)])
         if self._is_there(self._outlines):
-            if self._outlines.edge_width != width:
-                self._outlines.edge_width = width
-            self._exchange(self._outlines, dashes, "pick")
+            if width != self._width:
+                self._outlines.size = self._width = width
+            self._exchange(self._outlines, squares, "pick")
             return
-        from napari.layers import Vectors
+        from napari.layers import Points
 
-        self._outlines = Vectors(
-            dashes,
+        self._outlines = Points(
+            squares,
             name=self._name("pick"),
-            vector_style="line",
-            edge_color=[color for pair in _COLORS for color in pair * (2 * _DASHES)],
+            symbol="square",
+            size=width,
+            face_color=[color for pair in _COLORS for color in pair * (2 * _SQUARES)],
+            border_width=0,
             opacity=1,
             axis_labels=(Y, X),
-            edge_width=width,
             metadata=self._metadata("pick"),
         )
+        self._width = width
         self._insert(self._outlines, len(self._session.viewer.layers))
 
     def _exchange(self, layer: Any, values: NDArray[Any], role: str) -> None:
@@ -151,7 +154,9 @@ class AnswerLayers:
             layer.data[...] = values
         else:
             layer.data = values.copy()
-        layer.metadata = self._metadata(role)
+        metadata = self._metadata(role)
+        if layer.metadata != metadata:
+            layer.metadata = metadata
         if not layer.visible:
             layer.visible = True
         elif is_in_place:
@@ -225,27 +230,34 @@ class AnswerLayers:
 
 
 def _rectangle(box: Box, grid: tuple[int, int], area: Sequence[int]) -> Rectangle:
-    """Return a part of a grid that spans a box: (top, left), or (top, left, bottom, right)."""
+    """Return the outline of a part of a grid that spans a box: (top, left[, bottom, right]).
+
+    At the box's edge it lies within: outside it would have a picture of the view be larger.
+    """
     top, left, bottom, right = area if len(area) == 4 else (*area, area[0] + 1, area[1] + 1)
-    height, width = box.height / grid[0], box.width / grid[1]
-    return (
-        box.top + top * height,
-        box.left + left * width,
-        (bottom - top) * height,
-        (right - left) * width,
-    )
+    inset = _WIDTH * box.height / 2
+    start, size = np.array([box.top, box.left]), np.array([box.height, box.width])
+    corners = start + np.array([[top, left], [bottom, right]]) * size / grid
+    (top, left), (bottom, right) = np.clip(corners, start + inset, start + size - inset).tolist()
+    return top, left, bottom - top, right - left
 
 
 def _setting(name: str, value: Any) -> Any:
     return heat_colormap(value) if name == "colormap" else value
 
 
-def _dashes(rectangle: Rectangle) -> NDArray[np.float64]:
-    """Return a rectangle's sides in pieces: arrays (start and direction, (y, x))."""
+def _squares(rectangle: Rectangle, size: float) -> NDArray[np.float64]:
+    """Return where squares of a size stand on a rectangle's sides: array (square, (y, x)).
+
+    Always as many: on a short side, all that are too many stand where its last two do.
+    """
     top, left, height, width = rectangle
     bottom, right = top + height, left + width
     corners = np.array([[top, left], [top, right], [bottom, right], [bottom, left]])
     sides = np.roll(corners, -1, axis=0) - corners
-    starts = corners[:, None] + sides[:, None] * np.arange(_DASHES)[:, None] / _DASHES
-    steps = np.broadcast_to(sides[:, None] / _DASHES, starts.shape)
-    return np.stack([starts, steps], axis=2).reshape(-1, 2, 2)
+    # An even number, so that dark and light come by turns also around the corners.
+    counts = 2 * np.clip(np.abs(sides).sum(axis=1) // (2 * size), 1, _SQUARES // 2)[:, None]
+    number = np.arange(_SQUARES)
+    shares = np.where(number < counts, number, counts - 2 + number % 2) / counts
+    places: NDArray[np.float64] = corners[:, None] + sides[:, None] * shares[..., None]
+    return places.reshape(-1, 2)

@@ -2,20 +2,21 @@
 
 Questions are answered in a thread; a newer one ends those before it, and estimates are shown as
 they come. What is in view is asked: the slice where the sliders stand, all of what is averaged over.
+A press of the mouse may become a click, and is asked already: the answer is there at the release.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, ref
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from i2am.analysis import Answer, Questions
+from i2am.analysis import Answer
 from i2am.schemas.errors import AnalysisError, I2AMError
 from i2am.viewer.answer_layers import AnswerLayers
+from i2am.viewer.inquiry import Found, Inquiry
 from i2am.viewer.names import MEANS
 from i2am.viewer.pick import Pick, check_inside, picture_size, selection_of
 from i2am.viewer.picking import Picker
@@ -24,12 +25,11 @@ if TYPE_CHECKING:
     from i2am.viewer.rows import Row
     from i2am.viewer.session import Session
 
-__all__ = ["Asker", "asker_of", "questions_of"]
+__all__ = ["Asker", "asker_of"]
 
 _PATIENCE_MS: Final = 100  # An outline before the answer is another redraw.
 _AT_ONCE_S: Final = 0.025  # The window waits so long, once a click.
 _askers: WeakKeyDictionary[Any, Asker] = WeakKeyDictionary()
-_questions: WeakKeyDictionary[Row, Questions] = WeakKeyDictionary()
 
 
 def asker_of(session: Session) -> Asker:
@@ -37,16 +37,6 @@ def asker_of(session: Session) -> Asker:
     if session not in _askers:
         _askers[session] = Asker(session)
     return _askers[session]
-
-
-def questions_of(row: Row) -> Questions:
-    """Return what answers questions about a sample in view; from any thread."""
-    if row not in _questions:
-        own: Any = row.origin
-        _questions[row] = Questions(
-            row.capture, guidance=own.guidance, normalisation=own.normalisation
-        )
-    return _questions[row]
 
 
 class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
@@ -75,7 +65,7 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
     picked = Signal(object)
     answered = Signal()
     cleared = Signal()
-    _arrived = Signal(int, int, object)
+    _arrived = Signal(object, object)
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
@@ -84,11 +74,9 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
         self.row = 0
         self.answer: Answer | None = None
         self._layers = [AnswerLayers(session, number) for number in (0, 1)]
-        self._asked: dict[int, Pick] = {}  # of each row
-        self._latest: dict[int, Any] = {}
-        self._shown: dict[int, Any] = {}
-        self._is_answered = Event()
-        self._ticket = 0
+        self._inquiries: dict[int, Inquiry] = {}  # of each row
+        self._expected: Inquiry | None = None
+        self._shown: dict[int, Found] = {}
         self._is_told = False  # that the pick has no answer
         self._awaited: Pick | None = None
         self._asked_of: list[ref[Row]] = []
@@ -102,7 +90,7 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
         self._arrived.connect(self._show)
         session.moved.connect(self._follow)
         session.reopened.connect(self._reopen)
-        self._picker = Picker(session, self._pick, self._draw)
+        self._picker = Picker(session, self)
         session.viewer.bind_key("Escape", self._on_escape, overwrite=True)
 
     def ask(self, pick: Pick, row: int = 0) -> None:
@@ -110,22 +98,45 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
 
         The same place of the other row is asked, too, with those of its own that have these names.
         """
+        self._stop()
         self.pick, self.row, self.answer = pick, row, None
-        self._ticket += 1
-        self._latest.clear()
-        self._is_answered.clear()
         self._is_told = False
         rows = self._session.rows
         self._asked_of = [ref(one) for one in rows]
         self._size = picture_size(rows[row], pick.side)
-        self._asked.clear()
         for number, other in enumerate(rows):
             if pick.side not in other.images or pick.answer_side not in other.images:
                 continue
             own = pick if number == row else pick.on(other, self._size)
-            self._asked[number] = own
-            self._thread.submit(self._answer, self._ticket, number, other, own)
+            self._inquiries[number] = self._inquire(other, number, own)
         self._timer.start()
+
+    def expect(self, pick: Pick, row: int) -> None:
+        """Ask what a press of the mouse may ask, so that the answer is there when it does."""
+        self.forget()
+        own = selection_of(pick, self._session.rows[row], self._session.place, self._session.means)
+        self._expected = self._inquire(self._session.rows[row], row, own)
+
+    def forget(self) -> None:
+        """Do not expect that any more."""
+        if self._expected is not None:
+            self._expected.stop()
+        self._expected = None
+
+    def take(self, pick: Pick, row: int) -> None:
+        """Ask a place that was picked with the mouse."""
+        session = self._session
+        self.ask(selection_of(pick, session.rows[row], session.place, session.means), row)
+        self.forget()
+        # A click is followed by a redraw: an answer that comes before it needs no second one.
+        asked = self._inquiries.get(row)
+        if asked is not None and asked.has_answer.wait(_AT_ONCE_S) and asked.latest is not None:
+            self._show(asked, asked.latest)
+        self.picked.emit(self.pick)
+
+    def band(self, pick: Pick, row: int) -> None:
+        """Show an area as long as it is being picked."""
+        self._layers[row].band(pick)
 
     def show(self, pick: Pick) -> None:
         """Ask an earlier pick again: go to its sample and its slice.
@@ -156,8 +167,7 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
 
     def clear(self) -> None:
         """Ask nothing any more: the maps come back."""
-        self._ticket += 1
-        self._timer.stop()
+        self._stop()
         self.pick = self.answer = self._awaited = None
         for layers in self._layers:
             layers.hide()
@@ -165,70 +175,52 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
 
     def close(self) -> None:
         """Stop the thread."""
-        self._ticket += 1
-        self._timer.stop()
+        self._stop()
+        self.forget()
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _inquire(self, row: Row, number: int, pick: Pick) -> Inquiry:
+        """Return what answers a pick: the one that is expected, or a new one."""
+        expected = self._expected
+        if expected is not None and expected.row is row and expected.pick == pick:
+            self._expected = None
+            return expected
+        inquiry = Inquiry(row, number, pick, self._arrived.emit)
+        self._thread.submit(inquiry.run)
+        return inquiry
+
+    def _stop(self) -> None:
+        """Have no further answers to what is asked."""
+        self._timer.stop()
+        for inquiry in self._inquiries.values():
+            inquiry.stop()
+        self._inquiries.clear()
 
     def _outline(self) -> None:
         """Show at least what is asked, where there is no answer yet."""
-        for number, pick in self._asked.items():
-            if number not in self._latest and number < len(self._session.rows):
-                self._layers[number].outline(pick)
-
-    def _pick(self, pick: Pick, row: int) -> None:
-        session = self._session
-        self.ask(selection_of(pick, session.rows[row], session.place, session.means), row)
-        # A click is followed by a redraw: an answer that comes before it needs no second one.
-        if self._is_answered.wait(_AT_ONCE_S) and row in self._latest:
-            self._show(self._ticket, row, self._latest[row])
-        self.picked.emit(self.pick)
-
-    def _draw(self, pick: Pick, row: int) -> None:
-        self._layers[row].band(pick)
+        for number, inquiry in self._inquiries.items():
+            if inquiry.latest is None and number < len(self._session.rows):
+                self._layers[number].outline(inquiry.pick)
 
     def _on_escape(self, viewer: Any) -> None:
         if self.pick is not None:
             self.clear()
 
-    def _answer(self, ticket: int, number: int, row: Row, pick: Pick) -> None:
-        """Answer in the thread; also what goes wrong is an answer."""
-
-        def is_overtaken() -> bool:
-            return ticket != self._ticket
-
-        try:
-            if is_overtaken():
-                return
-            place = pick.place(picture_size(row, pick.side))
-            asked: dict[str, Any] = {pick.side: place, **pick.asked(row)}
-            for answer in questions_of(row).ask(**asked, stop=is_overtaken):
-                self._tell(ticket, number, (pick, answer))
-        except Exception as e:  # noqa: BLE001  # whatever it is, the user is told
-            self._tell(ticket, number, (pick, e))
-
-    def _tell(self, ticket: int, number: int, found: tuple[Pick, Answer | Exception]) -> None:
-        if ticket == self._ticket:
-            self._latest[number] = found
-            if number == self.row:
-                self._is_answered.set()
-            self._arrived.emit(ticket, number, found)
-
-    def _show(self, ticket: int, number: int, found: tuple[Pick, Answer | Exception]) -> None:
-        pick, answer = found
-        is_asked = ticket == self._ticket and self._asked.get(number) is pick
-        is_new = self._latest.get(number) is found and self._shown.get(number) is not found
-        if not (is_asked and is_new):
+    def _show(self, inquiry: Inquiry, found: Found) -> None:
+        number = inquiry.number
+        is_asked = self._inquiries.get(number) is inquiry
+        if not is_asked or inquiry.latest is not found or self._shown.get(number) is found:
             return
         self._shown[number] = found
-        if isinstance(answer, Answer):
-            self._layers[number].show(pick, answer.values.to_numpy())
+        if isinstance(found, Answer):
+            self._layers[number].show(inquiry.pick, found.values.to_numpy())
         else:
             self._layers[number].hide_answer()
-            self._layers[number].outline(pick)
+            self._layers[number].outline(inquiry.pick)
             if number == self.row:
-                self._complain(answer)
+                self._complain(found)
         if number == self.row:
-            self.answer = answer if isinstance(answer, Answer) else None
+            self.answer = found if isinstance(found, Answer) else None
             self.answered.emit()
 
     def _complain(self, error: Exception) -> None:
@@ -252,9 +244,9 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
             self.ask(pick, self.row)
             self._is_told = was_told
             return
-        for number, (asked, answer) in self._latest.items():
-            if isinstance(answer, Answer):  # The look may be another.
-                self._layers[number].show(asked, answer.values.to_numpy())
+        for number, inquiry in self._inquiries.items():
+            if isinstance(inquiry.latest, Answer):  # The look may be another.
+                self._layers[number].show(inquiry.pick, inquiry.latest.values.to_numpy())
 
     def _reopen(self) -> None:
         """Ask the same place of another sample."""

@@ -14,8 +14,8 @@ from qtpy.QtWidgets import QGridLayout, QLabel, QVBoxLayout, QWidget
 
 from i2am.analysis import Answer
 from i2am.schemas.errors import I2AMError
-from i2am.viewer.asking import questions_of
 from i2am.viewer.contrast import Limits, heat_colormap, limits_of
+from i2am.viewer.inquiry import questions_of
 from i2am.viewer.pick import Pick, patch_grid, picture_size
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from i2am.viewer.pick import Pick, Side, pick_in
 
@@ -12,12 +12,28 @@ if TYPE_CHECKING:
     from i2am.viewer.layers import Box
     from i2am.viewer.session import Session
 
-__all__ = ["Picker"]
+__all__ = ["Listener", "Picker"]
 
 _STILL_PX: Final = 4  # A hand shakes: less is no drag.
 _BOX_KEY: Final = ("Shift",)
 
 Point = tuple[float, float]
+
+
+class Listener(Protocol):
+    """What is told of the mouse. Picks name no layers, steps and heads yet."""
+
+    def expect(self, pick: Pick, row: int) -> None:
+        """Get ready: a press may become this pick."""
+
+    def forget(self) -> None:
+        """Know that it does not."""
+
+    def take(self, pick: Pick, row: int) -> None:
+        """Ask what was picked."""
+
+    def band(self, pick: Pick, row: int) -> None:
+        """Show how far an area reaches that is being picked."""
 
 
 class _Spot(NamedTuple):
@@ -35,19 +51,11 @@ class Picker:
     Parameters
     ----------
     session : Session
-    picked : callable (Pick, row)
-        Something was picked; the pick names no layers, steps and heads.
-    drawn : callable (Pick, row)
-        An area is being picked and reaches so far.
+    listener : Listener
     """
 
-    def __init__(
-        self,
-        session: Session,
-        picked: Callable[[Pick, int], object],
-        drawn: Callable[[Pick, int], object],
-    ) -> None:
-        self._session, self._picked, self._drawn = session, picked, drawn
+    def __init__(self, session: Session, listener: Listener) -> None:
+        self._session, self._listener = session, listener
         session.viewer.mouse_drag_callbacks.append(self._on_press)
 
     def _on_press(self, viewer: Any, event: Any) -> Iterator[None]:
@@ -60,19 +68,22 @@ class Picker:
         could_pan = camera.mouse_pan
         if is_area:
             camera.mouse_pan = False  # The picture stays while an area is drawn on it.
+        self._listener.expect(self._pick(spot, spot.point), spot.row)
         try:
             yield
             is_drag = False
             while event.type == "mouse_move":
-                is_drag |= math.dist(_point(event), spot.point) * camera.zoom > _STILL_PX
+                if not is_drag and math.dist(_point(event), spot.point) * camera.zoom > _STILL_PX:
+                    is_drag = True
+                    self._listener.forget()
                 if is_area and is_drag:
-                    self._drawn(self._pick(spot, _point(event)), spot.row)
+                    self._listener.band(self._pick(spot, _point(event)), spot.row)
                 yield
         finally:
             camera.mouse_pan = could_pan
         if is_area or not is_drag:
             end = _point(event) if is_drag else spot.point
-            self._picked(self._pick(spot, end), spot.row)
+            self._listener.take(self._pick(spot, end), spot.row)
 
     def _is_ours(self, event: Any, *, is_area: bool) -> bool:
         """Whether this press asks; not where a layer's tool, or a turned view, needs the mouse."""

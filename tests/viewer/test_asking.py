@@ -25,6 +25,7 @@ from tests.viewer.stores import NAMES
 from tests.viewer.waiting import wait
 
 REFERENCE_X = 34  # 32 pixels and the gap of a sixteenth
+EDGE = 32 / 120  # An outline lies half its width inside the picture.
 MIDDLE = (1, 1, 0)  # of layers, steps and heads: where the sliders are put
 
 
@@ -98,11 +99,23 @@ def answer(viewer: Any) -> Any:
 def outlines(viewer: Any) -> list[tuple[float, float, float, float]]:
     """Return (top, left, bottom, right) of the pick and of the answer's brightest patch."""
     boxes = []
-    for dashes in np.split(np.asarray(viewer.layers["pick"].data), 2):
-        ends = np.concatenate([dashes[:, 0], dashes.sum(axis=1)])
-        low, high = ends.min(axis=0), ends.max(axis=0)
+    for squares in np.split(np.asarray(viewer.layers["pick"].data), 2):
+        low, high = squares.min(axis=0), squares.max(axis=0)
         boxes.append((*low.tolist(), *high.tolist()))
     return boxes
+
+
+def questions(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Return a list that is to hold what is asked."""
+    asked = []
+    ask = Questions.ask
+
+    def note(self: Questions, **given: Any) -> Iterator[Any]:
+        asked.append(given)
+        return ask(self, **given)
+
+    monkeypatch.setattr(Questions, "ask", note)
+    return asked
 
 
 def sample_of(run: Path, name: str = "first") -> Any:
@@ -166,10 +179,10 @@ def test_the_outlines_stand_on_the_picked_patch_and_the_brightest_one(window: An
     layer = answer(window)
     # The layer in view has 4x4 patches of 8 pixels.
     picked, brightest = outlines(window)
-    assert picked == pytest.approx((7.5, 23.5, 15.5, 31.5))
+    assert picked == pytest.approx((7.5, 23.5, 15.5, 31.5), abs=EDGE)
     row, column = np.unravel_index(layer.data.argmax(), layer.data.shape)
     top, left = 8 * row - 0.5, REFERENCE_X + 8 * column - 0.5
-    assert brightest == pytest.approx((top, left, top + 8, left + 8))
+    assert brightest == pytest.approx((top, left, top + 8, left + 8), abs=EDGE)
 
 
 @pytest.mark.parametrize("brightness", [0, 255])
@@ -184,6 +197,7 @@ def test_the_outline_is_seen_where_the_patch_is(brightness: int, window: Any) ->
     window.canvas.overlays.text.visible = False
     scale = 16
     shot = window.export_figure(flash=False, scale_factor=scale)[..., :3].astype(int)
+    assert shot.shape[0] == 32 * scale  # No outline makes the figure larger.
     # Black and white meet along the patch's edge, whatever the picture is like.
     top, left, bottom, right = (round(scale * (at + 0.5)) for at in outlines(window)[0])
     for y, x in ((top, (left + right) // 2), ((top + bottom) // 2, left)):
@@ -222,11 +236,30 @@ def test_the_area_is_seen_while_it_is_dragged(window: Any) -> None:
     assert seen[0] == "pick"  # Before there is an answer, or even a question.
 
 
-def test_a_plain_drag_is_left_to_the_view(window: Any) -> None:
+def test_a_press_is_asked_before_the_release(
+    run: Path, window: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = questions(monkeypatch)
+    native, left = canvas(window), Qt.MouseButton.LeftButton
+    QTest.mousePress(native, left, pos=pixel(window, 9, 30))
+    wait(lambda: bool(asked))
+    QApplication.processEvents()
+    assert asker_in(window).pick is None
+    assert "SRAM" not in window.layers
+    QTest.mouseRelease(native, left, pos=pixel(window, 9, 30))
+    wanted = sram(sample_of(run), generated=(9, 30), layers=[NAMES[1]], steps=[1], heads=[0])
+    np.testing.assert_allclose(answer(window).data, wanted, rtol=1e-5)
+    assert len(asked) == 1
+
+
+def test_a_plain_drag_is_left_to_the_view(window: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = questions(monkeypatch)
     drag(window, (6, 5), (20, 11), Qt.KeyboardModifier.NoModifier)
     assert asker_in(window).pick is None
     assert not {"SRAM", "pick"} & {layer.name for layer in window.layers}
     assert window.scene.camera.mouse_pan
+    # What the press asked is asked no more.
+    wait(lambda: all(given["stop"]() for given in asked))
 
 
 def test_a_click_beside_the_pictures_or_with_other_keys_asks_nothing(window: Any) -> None:

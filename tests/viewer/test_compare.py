@@ -55,8 +55,9 @@ def test_a_run_that_is_not_there_is_told_and_nothing_changes(
     session, widget = session_of(viewer), _dock(viewer)
     widget.run.setText(str(tmp_path / "nothing.zarr"))
     widget.start.click()
+    told = "Expected a store, got nothing"
+    wait(lambda: any(told in record.message for record in notification_manager.records))
     wait(lambda: widget.state.text() == "")
-    assert "Expected a store, got nothing" in notification_manager.records[-1].message
     assert len(session.rows) == 1
 
 
