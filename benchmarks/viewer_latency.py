@@ -111,11 +111,13 @@ class Session:
         pump(1)
 
     def measure(self, rounds: int) -> None:
-        """Print moves, then clicks."""
+        """Print moves, then clicks; then do some again, and print what held up the window."""
         self.compute(rounds)
-        with watching() as watch:
-            self.moves(rounds)
-            self.clicks(rounds)
+        self.tell_moves(*self.moves(rounds))
+        self.tell_clicks(self.clicks(rounds))
+        with watching() as watch:  # This slows down what it watches.
+            self.moves(min(rounds, 10))
+            self.clicks(min(rounds, 10))
         tell("longest stretch in our code, ms", [1e3 * watch.longest_s])
         if watch.longest_s:
             print(f"    {watch.where}")
@@ -123,22 +125,26 @@ class Session:
         self.plain.close()
         pump(0.2)
 
-    def moves(self, rounds: int) -> None:
-        """Move the timestep slider in both windows by turns."""
-        times: dict[str, list[float]] = {"plain": [], "ours": [], "share": []}
+    def moves(self, rounds: int) -> tuple[list[float], list[float], list[float]]:
+        """Move the timestep slider by turns; return seconds of plain napari, ours, our share."""
+        plain, ours, share = [], [], []
         steps = self.session.rows[0].names.shape[1]
         for number in range(rounds):
             at = (7 * number + 1) % steps
-            times["plain"].append(drawn(self.plain, lambda at=at: set_step(self.plain, at)))
+            plain.append(drawn(self.plain, lambda at=at: set_step(self.plain, at)))
             with counting() as own:
-                times["ours"].append(drawn(self.viewer, lambda at=at: set_step(self.viewer, at)))
-            times["share"].append(own.seconds)
-        tell("slider move, plain napari, ms", [1e3 * s for s in times["plain"]])
-        tell("slider move, ours, ms", [1e3 * s for s in times["ours"]])
-        pairs = zip(times["ours"], times["plain"], strict=True)
-        tell("slider move, ours / plain", [one / other for one, other in pairs])
-        tell("slider move, our share, ms", [1e3 * s for s in times["share"]])
-        self.redraw = statistics.median(times["plain"])
+                ours.append(drawn(self.viewer, lambda at=at: set_step(self.viewer, at)))
+            share.append(own.seconds)
+        return plain, ours, share
+
+    def tell_moves(self, plain: list[float], ours: list[float], share: list[float]) -> None:
+        """Print what `moves` returns."""
+        tell("slider move, plain napari, ms", [1e3 * s for s in plain])
+        tell("slider move, ours, ms", [1e3 * s for s in ours])
+        ratio = [one / other for one, other in zip(ours, plain, strict=True)]
+        tell("slider move, ours / plain", ratio)
+        tell("slider move, our share, ms", [1e3 * s for s in share])
+        self.redraw = statistics.median(plain)
 
     def compute(self, rounds: int) -> None:
         """Ask what patches read in one layer, all steps and heads, without showing it."""
@@ -158,23 +164,25 @@ class Session:
         height, width = self.session.rows[0].images["generated"].shape[:2]
         return [(int(rng.integers(height)), int(rng.integers(width))) for _ in range(count)]
 
-    def clicks(self, rounds: int) -> None:
+    def clicks(self, rounds: int) -> dict[str, list[tuple[float, float]]]:
         """Click patches of the generated picture: one layer, then everything."""
         places = self.places(rounds)
-        seen: dict[str, tuple[list[float], list[float]]] = {}
+        seen = {}
         for name, means in (("layer", {"step", "head"}), ("all", {"layer", "step", "head"})):
             self.session.go_to(layer=0)
             self.session.set_means(frozenset(means))
             pump(0.3)
-            seen[name] = ([], [])
             self.click(places[0])  # makes the layers of the answer, once
-            for at in places:
-                for times, seconds in zip(seen[name], self.click(at), strict=True):
-                    times.append(seconds)
-        tell("click, one layer on screen, ms", [1e3 * s for s in seen["layer"][0]])
-        tell("click on screen / plain redraw", [s / self.redraw for s in seen["layer"][0]])
-        tell("click, everything, first estimate, ms", [1e3 * s for s in seen["all"][0]])
-        tell("click, everything, exact, ms", [1e3 * s for s in seen["all"][1]])
+            seen[name] = [self.click(at) for at in places]
+        return seen
+
+    def tell_clicks(self, seen: dict[str, list[tuple[float, float]]]) -> None:
+        """Print what `clicks` returns."""
+        layer = [first for first, _ in seen["layer"]]
+        tell("click, one layer on screen, ms", [1e3 * s for s in layer])
+        tell("click on screen / plain redraw", [s / self.redraw for s in layer])
+        tell("click, everything, first estimate, ms", [1e3 * first for first, _ in seen["all"]])
+        tell("click, everything, exact, ms", [1e3 * last for _, last in seen["all"]])
 
     def click(self, at: tuple[int, ...]) -> tuple[float, float]:
         """Return the seconds until a click's first answer has been drawn, and until the last."""
