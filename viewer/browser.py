@@ -203,7 +203,7 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
     def _show_loaded(self) -> None:
         percent = int(100 * self._session.share_loaded)
         self.loading.setValue(percent)
-        self.loading.setVisible(percent < 100)
+        self.loading.setVisible(percent < 100 and self._session.load_error is None)
 
 
 def _describe_maps(row: Row) -> str:

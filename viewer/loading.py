@@ -15,27 +15,33 @@ Piece = tuple[int, list[int]]
 
 
 class Loader:
-    """Reads maps into volumes until all are there.
+    """Reads maps into volumes until all are there, but for those that cannot be read.
 
     Parameters
     ----------
     maps : Maps
     volumes : mapping of direction to Volume
-    arrived : callable (layer, steps)
-        Called in the thread after each piece.
+    arrived : callable ()
+        Called in the thread after each piece, and when it ends.
     failed : callable (Exception)
-        Called in the thread once, when a piece cannot be read; nothing more is.
+        Called in the thread once, when the first piece cannot be read.
+
+    Attributes
+    ----------
+    error : Exception or None
+        Why maps are missing, once nothing more is read.
     """
 
     def __init__(
         self,
         maps: Maps,
         volumes: Mapping[str, Volume],
-        arrived: Callable[[int, Sequence[int]], object] = lambda *_: None,
+        arrived: Callable[[], object] = lambda: None,
         failed: Callable[[Exception], object] = lambda _: None,
     ) -> None:
         self._maps, self._volumes = maps, volumes
         self._arrived, self._failed = arrived, failed
+        self.error: Exception | None = None
         self._wanted: deque[Piece] = deque()
         self._is_stopped = False
         self._lock = threading.Lock()
@@ -77,15 +83,19 @@ class Loader:
         return next(iter(self._volumes.values()))
 
     def _run(self) -> None:
-        try:
-            for layer, steps in self._pieces():
+        first: Exception | None = None
+        for layer, steps in self._pieces():
+            try:
                 self._read(layer, steps)
-                if self._is_stopped:
-                    return
-                self._arrived(layer, steps)
-        except Exception as e:  # noqa: BLE001  # whatever it is, the user is told
-            if not self._is_stopped:
-                self._failed(e)
+            except Exception as e:  # noqa: BLE001  # whatever it is, the user is told
+                if first is None and not self._is_stopped:
+                    self._failed(e)
+                first = first or e
+            if self._is_stopped:
+                return
+            self._arrived()
+        self.error = first
+        self._arrived()
 
     def _pieces(self) -> Iterator[Piece]:
         """Yield what is wished for, and between wishes everything else."""

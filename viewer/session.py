@@ -179,7 +179,9 @@ class Session(ShownRows):
         row = self.rows[0]
         present = {direction: volume.present for direction, volume in row.volumes.items()}
         text = describe(self.place, self.means, row.names, present, is_volume=self.is_volume)
-        if self.share_loaded < 1:
+        if self.load_error is not None:
+            text += f"\n{1 - self.share_loaded:.0%} of the maps could not be read"
+        elif self.share_loaded < 1:
             text += f"\nloading maps: {self.share_loaded:.0%}"
         overlay = self.viewer.canvas.overlays.text
         if overlay.text != text:

@@ -71,6 +71,11 @@ class ShownRows(QObject):  # type: ignore[misc]  # Qt has no types here
         return self._viewer()
 
     @property
+    def load_error(self) -> Exception | None:
+        """Why maps in view are missing; None if there are none, or some may still come."""
+        return next((loader.error for loader in self._loaders if loader.error), None)
+
+    @property
     def place(self) -> Place:
         """Indices where the sliders of layer, timestep and head stand."""
         layer = own_layers(self.viewer).get("r2g")
@@ -90,7 +95,8 @@ class ShownRows(QObject):  # type: ignore[misc]  # Qt has no types here
             volume.samples = max(1, len(self.samples))
         layers = sample_layers(row, boxes, number)
         active = self.viewer.layers.selection.active
-        with self.viewer.layers.events.blocker(self._adopt):
+        events = self.viewer.layers.events
+        with events.inserted.blocker(self._adopt), events.removed.blocker(self._adopt):
             is_new = number >= len(self.rows)
             show_layers(self.viewer, layers, number=number, is_new=is_new)
         if active in self.viewer.layers:
@@ -169,7 +175,7 @@ class ShownRows(QObject):  # type: ignore[misc]  # Qt has no types here
         loader = Loader(
             row.source,
             row.volumes,
-            lambda *_: self._arrived.emit(),
+            lambda: self._arrived.emit(),
             lambda error: self._broke.emit(error),
         )
         self._loaders[number] = loader

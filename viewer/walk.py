@@ -138,6 +138,8 @@ class Walk(QObject):  # type: ignore[misc]  # Qt has no types here
         if not all(
             _is_whole(volume, session) for row in session.rows for volume in row.volumes.values()
         ):
+            if session.load_error is not None:
+                raise session.load_error
             return False
         layers = [layer for layer in session.viewer.layers if isinstance(layer.data, Volume)]
         if not self._refreshed:

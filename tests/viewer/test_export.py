@@ -410,6 +410,42 @@ def test_a_walk_waits_for_maps_that_are_not_loaded_yet(
     assert [_hot_patch(frame, 8) for frame in frames] == [(2 + step, 1) for step in range(4)]
 
 
+def test_maps_that_cannot_be_read_end_a_walk_and_are_told(
+    tmp_path: Path, open_window: Callable[..., Any], qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from i2am.viewer.session import session_of
+    from i2am.viewer.sources import StoredMaps
+    from i2am.viewer.walk import Walk
+
+    read = StoredMaps.read
+
+    def read_some(source: StoredMaps, layer: int, steps: Any) -> Any:
+        if layer == 2:
+            raise OSError("no such chunk")
+        return read(source, layer, steps)
+
+    monkeypatch.setattr(StoredMaps, "read", read_some)
+    run = write_run(tmp_path / "run.zarr")
+    write_maps(tmp_path / "maps.zarr", {"first": {"r2g": spot_volume()}})
+    viewer = open_window(run)
+    session = session_of(viewer)
+    told = "of the maps could not be read"
+    qtbot.waitUntil(lambda: told in viewer.canvas.overlays.text.text, timeout=20_000)
+    qtbot.waitUntil(lambda: any("no such chunk" in m for m in _messages()), timeout=20_000)
+    assert [message for message in _messages() if "no such chunk" in message] == [
+        f"OSError: no such chunk, at {run}. Try 'i2am validate' on it."
+    ]
+    session.go_to(layer=2, step=0, head=1)
+    walk = Walk(session, tmp_path / "moving.gif", scale=8)
+    with qtbot.waitSignal(walk.failed, timeout=20_000) as caught:
+        walk.start()
+    assert caught.args == ["no such chunk"]
+    session.go_to(layer=1)
+    walk = Walk(session, tmp_path / "moving.gif", scale=8)
+    with qtbot.waitSignal(walk.finished, timeout=30_000):
+        walk.start()
+
+
 def test_a_mean_over_the_timesteps_has_nothing_to_animate(
     window: Any, tmp_path: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

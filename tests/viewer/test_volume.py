@@ -170,11 +170,12 @@ def test_a_loader_that_is_stopped_reads_no_further() -> None:
     assert not told
 
 
-def test_what_goes_wrong_is_told_once_and_ends_the_reading() -> None:
+def test_what_cannot_be_read_is_told_once_and_the_rest_comes() -> None:
     maps, volume = _Maps(fails_at=1), _volume()
     errors: list[Exception] = []
     loader = Loader(maps, {"r2g": volume}, failed=errors.append)
     loader.start()
     loader.join(20)
     assert [str(error) for error in errors] == ["no such chunk"]
-    assert volume.share_loaded == pytest.approx(1 / 3)
+    assert loader.error is errors[0]
+    assert volume.share_loaded == pytest.approx(2 / 3)
