@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from i2am.analysis.blockwise import check_frames, on_grid, scores_of
-from i2am.analysis.direct_reads import KeptKeys, chunk_lengths, read_part, touched_bytes
+from i2am.analysis.direct_reads import DirectReads, chunk_lengths, touched_bytes
 from i2am.analysis.rows import region_means, row_shares
 from i2am.analysis.selection import SelectedLayer
 from i2am.analysis.sram import Question
@@ -43,7 +43,8 @@ class LayerQuestion:
         The position of the guidance half, where there are several.
     density : bool
         Multiply by the number of positions that were softmaxed over.
-    keys : KeptKeys
+    reads : DirectReads
+        Of the sample.
     turn : int
         The layer's number: each begins with other steps, so that few of all see the whole run.
 
@@ -72,13 +73,13 @@ class LayerQuestion:
         steps: Sequence[int],
         half: int,
         density: bool,
-        keys: KeptKeys,
+        reads: DirectReads,
         turn: int,
     ) -> None:
         self._layer, self._of_reference, self._grid = layer, question.of_reference, question.grid
         if self._of_reference:
             check_frames(layer, self._grid)
-        self._is_density, self._half, self._keys = density, half, keys
+        self._is_density, self._half, self._reads = density, half, reads
         names = [name for name in ("query", "key", "logits", "logsumexp") if name in arrays]
         self._arrays = {
             n: arrays[n] for n in names if not (self._of_reference and n == "logsumexp")
@@ -152,12 +153,14 @@ class LayerQuestion:
     def _read(self, steps: Sequence[int]) -> dict[str, NDArray[Any]]:
         index = self._index(steps)
         return {
-            name: read_part(one, index) if name != "key" or STEP in one.dims else self._key(one)
+            name: self._key(one)
+            if name == "key" and STEP not in one.dims
+            else self._reads.part(one, index)
             for name, one in self._arrays.items()
         }
 
     def _key(self, key: xr.DataArray) -> NDArray[Any]:
-        whole = self._keys.get(self._layer.name, key, self._half)[self._heads]
+        whole = self._reads.key(self._layer.name, key, self._half)[self._heads]
         return whole[:, self._rows] if self._of_reference else whole
 
     def _blocks(

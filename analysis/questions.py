@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import xarray as xr
 
-from i2am.analysis.direct_reads import KeptKeys
+from i2am.analysis.direct_reads import DirectReads
 from i2am.analysis.layer_questions import LayerQuestion, Piece
 from i2am.analysis.maps import Normalisation, check_options
 from i2am.analysis.places import REGION
@@ -74,7 +74,7 @@ class Questions:
         check_options("i2am", normalisation)
         self._sample, self._guidance = sample, guidance
         self._is_density = normalisation == "density"
-        self._keys = KeptKeys()
+        self._reads = DirectReads()
         self._select = lru_cache(_SELECTIONS)(self._select_layers)
 
     def ask(
@@ -149,7 +149,7 @@ class Questions:
                 steps=steps,
                 half=half,
                 density=self._is_density,
-                keys=self._keys,
+                reads=self._reads,
                 turn=number,
             )
             for number, layer in enumerate(question.layers)

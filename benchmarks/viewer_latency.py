@@ -15,7 +15,6 @@ import argparse
 import os
 import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from synthetic_run import STEPS, write_run
 
 BARS = {
@@ -105,6 +105,7 @@ class Session:
         self.viewer = open_viewer(run)
         self.session = session_of(self.viewer)
         self.plain = open_plain(run)
+        self.plain_at, self.last_redraw = 0, 0.0
         # Side by side: one that lies beneath the other is drawn when that is.
         self.plain.window._qt_window.move(1600, 0)
         wait(lambda: self.session.share_loaded == 1 and bool(self.session.samples))
@@ -144,7 +145,6 @@ class Session:
         ratio = [one / other for one, other in zip(ours, plain, strict=True)]
         tell("slider move, ours / plain", ratio)
         tell("slider move, our share, ms", [1e3 * s for s in share])
-        self.redraw = statistics.median(plain)
 
     def compute(self, rounds: int) -> None:
         """Ask what patches read in one layer, all steps and heads, without showing it."""
@@ -164,8 +164,12 @@ class Session:
         height, width = self.session.rows[0].images["generated"].shape[:2]
         return [(int(rng.integers(height)), int(rng.integers(width))) for _ in range(count)]
 
-    def clicks(self, rounds: int) -> dict[str, list[tuple[float, float]]]:
-        """Click patches of the generated picture: one layer, then everything."""
+    def clicks(self, rounds: int) -> dict[str, list[tuple[float, float, float]]]:
+        """Click patches of the generated picture: one layer, then everything.
+
+        Of each click the seconds until its first answer has been drawn, until the last has, and
+        those of plain napari's redraw just before.
+        """
         places = self.places(rounds)
         seen = {}
         for name, means in (("layer", {"step", "head"}), ("all", {"layer", "step", "head"})):
@@ -173,24 +177,27 @@ class Session:
             self.session.set_means(frozenset(means))
             pump(0.3)
             self.click(places[0])  # makes the layers of the answer, once
-            seen[name] = [self.click(at) for at in places]
+            seen[name] = [(*self.click(at), self.last_redraw) for at in places]
         return seen
 
-    def tell_clicks(self, seen: dict[str, list[tuple[float, float]]]) -> None:
+    def tell_clicks(self, seen: dict[str, list[tuple[float, float, float]]]) -> None:
         """Print what `clicks` returns."""
-        layer = [first for first, _ in seen["layer"]]
-        tell("click, one layer on screen, ms", [1e3 * s for s in layer])
-        tell("click on screen / plain redraw", [s / self.redraw for s in layer])
-        tell("click, everything, first estimate, ms", [1e3 * first for first, _ in seen["all"]])
-        tell("click, everything, exact, ms", [1e3 * last for _, last in seen["all"]])
+        layer, everything = np.array(seen["layer"]), 1e3 * np.array(seen["all"])
+        tell("click, one layer on screen, ms", 1e3 * layer[:, 0])
+        tell("click on screen / plain redraw", layer[:, 0] / layer[:, 2])
+        tell("click, everything, first estimate, ms", everything[:, 0])
+        tell("click, everything, exact, ms", everything[:, 1])
 
     def click(self, at: tuple[int, ...]) -> tuple[float, float]:
         """Return the seconds until a click's first answer has been drawn, and until the last."""
         from i2am.viewer.asking import asker_of
 
         asker = asker_of(self.session)
-        draws = Draws(self.viewer)
         pump(CLICKS_APART_S)
+        self.plain_at = (self.plain_at + 7) % self.session.rows[0].names.shape[1]
+        self.last_redraw = drawn(self.plain, lambda: set_step(self.plain, self.plain_at))
+        pump(SETTLE_S)
+        draws = Draws(self.viewer)
         shares: list[float] = []
         answered: list[float] = []
 
@@ -431,7 +438,7 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def tell(what: str, values: Sequence[float]) -> None:
+def tell(what: str, values: Sequence[float] | NDArray[np.float64]) -> None:
     """Print median and 95th percentile, and whether a bar is met by the median."""
     median, high = np.percentile(values, [50, 95])
     line = f"  {what:42} {median:8.2f}   95 %: {high:8.2f}"

@@ -87,6 +87,10 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
         self._timer.setSingleShot(True)
         self._timer.setInterval(_PATIENCE_MS)
         self._timer.timeout.connect(self._outline)
+        # Not before the window has handled the press: two threads at once are slower than in turn.
+        self._idle = QTimer(self)
+        self._idle.setSingleShot(True)
+        self._idle.timeout.connect(self._begin_expected)
         self._arrived.connect(self._show)
         session.moved.connect(self._follow)
         session.reopened.connect(self._reopen)
@@ -115,10 +119,12 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
         """Ask what a press of the mouse may ask, so that the answer is there when it does."""
         self.forget()
         own = selection_of(pick, self._session.rows[row], self._session.place, self._session.means)
-        self._expected = self._inquire(self._session.rows[row], row, own)
+        self._expected = Inquiry(self._session.rows[row], row, own, self._arrived.emit)
+        self._idle.start()
 
     def forget(self) -> None:
         """Do not expect that any more."""
+        self._idle.stop()
         if self._expected is not None:
             self._expected.stop()
         self._expected = None
@@ -183,11 +189,15 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
         """Return what answers a pick: the one that is expected, or a new one."""
         expected = self._expected
         if expected is not None and expected.row is row and expected.pick == pick:
-            self._expected = None
-            return expected
-        inquiry = Inquiry(row, number, pick, self._arrived.emit)
-        self._thread.submit(inquiry.run)
+            inquiry, self._expected = expected, None
+        else:
+            inquiry = Inquiry(row, number, pick, self._arrived.emit)
+        inquiry.start(self._thread)
         return inquiry
+
+    def _begin_expected(self) -> None:
+        if self._expected is not None:
+            self._expected.start(self._thread)
 
     def _stop(self) -> None:
         """Have no further answers to what is asked."""

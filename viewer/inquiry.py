@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 from threading import Event
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -56,13 +57,19 @@ class Inquiry:
         self.latest: Found | None = None
         self.has_answer = Event()
         self._tell = tell
-        self._is_stopped = False
+        self._is_started = self._is_stopped = False
+
+    def start(self, pool: Executor) -> None:
+        """Have it answered in a pool's thread, once."""
+        if not self._is_started:
+            self._is_started = True
+            pool.submit(self._run)
 
     def stop(self) -> None:
         """Have no further answers; from any thread."""
         self._is_stopped = True
 
-    def run(self) -> None:
+    def _run(self) -> None:
         """Answer, until the last answer or until it is stopped."""
         if self._is_stopped:
             return

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from i2am.analysis.captions import askable_layers, layer_attributes
 from i2am.analysis.grid import largest_grid
 from i2am.schemas.dims import HEAD, LAYER, STEP
 from i2am.schemas.errors import AnalysisError
@@ -98,8 +97,7 @@ class Pick:
     def asked(self, row: Row) -> dict[str, Any]:
         """Return the layers, steps and heads as `sram` takes them; those that can answer."""
         names = row.names
-        askable = askable_layers(row.capture)
-        layers = list(self.layers or (name for name in names.layers if name in askable))
+        layers = list(self.layers or (name for name in names.layers if name in row.askable))
         return {
             "layers": layers or None,  # None of them can answer: sram says why.
             "steps": list(self.steps or names.steps),
@@ -167,7 +165,7 @@ def selection_of(pick: Pick, row: Row, place: Place, means: frozenset[str]) -> P
 
 def patch_grid(pick: Pick, row: Row) -> tuple[int, int]:
     """Return the finest grid of the layers that are asked, on the pick's side."""
-    known = layer_attributes(row.capture)
+    known = row.layers
     layers = [name for name in pick.asked(row)["layers"] or () if name in known]
     grids = [
         own.generated_grid if pick.side == "generated" else own.reference_grid

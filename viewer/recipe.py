@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from i2am.analysis.captions import Direction, layer_attributes
+from i2am.analysis.captions import Direction
 from i2am.analysis.selection import token_count
 from i2am.analysis.store import open_maps
 from i2am.schemas.dims import HEAD, LAYER, STEP
@@ -184,7 +184,7 @@ def _factor(row: Row, direction: Direction, labels: dict[str, str | int]) -> lis
         return []
     if open_maps(row.origin.maps).attributes["normalisation"] == row.origin.normalisation:
         return []
-    own, nodes = layer_attributes(row.capture), row.capture["layers"].children
+    own, nodes = row.layers, row.capture["layers"].children
     names = [str(name) for name in row.stored[direction].dataset[LAYER].values]
     positions = {
         name: own[name].generated_tokens()

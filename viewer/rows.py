@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from i2am.schemas.attributes import ATTRIBUTE_KEY, CaptureAttributes
+from i2am.analysis.captions import askable_layers, layer_attributes
+from i2am.schemas.attributes import ATTRIBUTE_KEY, CaptureAttributes, LayerAttributes
 from i2am.schemas.dims import CONDITIONAL, GUIDANCE
 from i2am.viewer.loading import Loader
 from i2am.viewer.names import Names
@@ -91,6 +92,16 @@ class Row:
         own = self.origin
         options: dict[str, Any] = {"guidance": own.guidance, "normalisation": own.normalisation}
         return analyze(self.capture, **options)
+
+    @cached_property
+    def layers(self) -> dict[str, LayerAttributes]:
+        """What is known of each captured layer, in the order in which they run."""
+        return layer_attributes(self.capture)
+
+    @cached_property
+    def askable(self) -> frozenset[str]:
+        """The layers that can be asked about a patch."""
+        return frozenset(askable_layers(self.capture))
 
     @property
     def guidance_labels(self) -> list[str]:

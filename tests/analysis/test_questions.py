@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from zarr.storage import LocalStore
 
 from i2am.analysis import Questions, open_run, sram
-from i2am.analysis.direct_reads import KeptKeys, read_part
+from i2am.analysis.direct_reads import DirectReads
 from i2am.schemas import AnalysisError
 from tests.analysis import oracle
 from tests.analysis.test_maps import joint_sample
@@ -180,12 +181,12 @@ def test_keys_in_memory_stay_within_a_bound(
 ) -> None:
     path = write_run(tmp_path / "run.zarr", ["a"], [FACTORS, JOINT])
     sample: Any = open_run(path)["a"]
-    keys = KeptKeys()
+    kept = DirectReads()
     one = sample["layers/factors"].dataset["key"]
     monkeypatch.setattr("i2am.analysis.direct_reads._KEPT_BYTES", one.nbytes)
     reads = watch_reads(monkeypatch)
     for layer in ("factors", "joint", "joint", "factors"):
-        found = keys.get(layer, sample[f"layers/{layer}"].dataset["key"], 0)
+        found = kept.key(layer, sample[f"layers/{layer}"].dataset["key"], 0)
         np.testing.assert_array_equal(found, sample[f"layers/{layer}"].dataset["key"])
     own = [key for key, _ in reads if "/key/c" in key]
     assert len(own) == 3 + 4  # Those above, and the four that they are compared with.
@@ -203,9 +204,41 @@ def test_parts_that_are_read_are_those_that_were_asked_for(
     whole = oracle.rechunk(path / "a" / "layers" / "factors", "query", step=2, generated=8)
     array = open_run(path)["a"]["layers/factors"].dataset["query"]
     reads = watch_reads(monkeypatch)
-    found = read_part(array, {"guidance": [1], "step": [0, 3], "head": [1], "generated": rows})
+    found = DirectReads().part(
+        array, {"guidance": [1], "step": [0, 3], "head": [1], "generated": rows}
+    )
     np.testing.assert_array_equal(found, whole[1][[0, 3]][:, [1]][:, :, rows])
     assert len([key for key, _ in reads if "query/c/" in key]) == 2 * len({r // 8 for r in rows})
+
+
+@pytest.mark.parametrize("rows", [[3], [60, 61, 63], [0, 7, 8, 20]])
+def test_zarrs_reads_what_zarr_does(
+    rows: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_run(tmp_path / "run.zarr", ["a"], [FACTORS], steps=4, guidance=True)
+    whole = oracle.rechunk(path / "a" / "layers" / "factors", "query", step=2, generated=8)
+    array = open_run(path)["a"]["layers/factors"].dataset["query"]
+    monkeypatch.setattr(LocalStore, "get", None)  # zarr's own reads fail
+    reads = DirectReads()
+    index = {"guidance": [1], "step": [0, 3], "head": [1], "generated": rows}
+    for _ in range(2):
+        np.testing.assert_array_equal(
+            reads.part(array, index), whole[1][[0, 3]][:, [1]][:, :, rows]
+        )
+
+
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_a_damaged_shard_is_an_error_and_no_map(
+    is_quick: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("i2am.analysis.direct_reads._HAS_QUICK", is_quick)
+    path = write_run(tmp_path / "run.zarr", ["a"], [FACTORS])
+    sample = open_run(path)["a"]
+    for shard in (path / "a" / "layers" / "factors" / "query" / "c").rglob("*"):
+        if shard.is_file():
+            shard.write_bytes(shard.read_bytes()[:-7] + b"damaged")
+    with pytest.raises(Exception, match=r"(?i)checksum|zstd"):
+        list(Questions(sample).ask(generated=(3, 3)))
 
 
 @pytest.mark.usefixtures("in_passes")
