@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -192,39 +193,42 @@ def test_keys_in_memory_stay_within_a_bound(
     assert len(own) == 3 + 4  # Those above, and the four that they are compared with.
 
 
+@pytest.fixture
+def part(tmp_path: Path) -> Callable[[list[int]], None]:
+    """Read some rows of some steps of one half, and compare them with those in the store."""
+    path = write_run(tmp_path / "run.zarr", ["a"], [FACTORS], steps=4, guidance=True)
+    whole = oracle.rechunk(path / "a" / "layers" / "factors", "query", step=2, generated=8)
+    array = open_run(path)["a"]["layers/factors"].dataset["query"]
+    reads = DirectReads()
+
+    def part(rows: list[int]) -> None:
+        index = {"guidance": [1], "step": [0, 3], "head": [1], "generated": rows}
+        found = reads.part(array, index)
+        np.testing.assert_array_equal(found, whole[1][[0, 3]][:, [1]][:, :, rows])
+
+    return part
+
+
 @pytest.mark.parametrize(
     "rows",
     [[3], [3, 4, 5], [0, 7, 8, 20], [0, 63], [60, 61, 63]],
     ids=["one", "slice", "neighbouring tiles", "far tiles", "within a tile"],
 )
 def test_parts_that_are_read_are_those_that_were_asked_for(
-    rows: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rows: list[int], part: Callable[[list[int]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_run(tmp_path / "run.zarr", ["a"], [FACTORS], steps=4, guidance=True)
-    whole = oracle.rechunk(path / "a" / "layers" / "factors", "query", step=2, generated=8)
-    array = open_run(path)["a"]["layers/factors"].dataset["query"]
     reads = watch_reads(monkeypatch)
-    found = DirectReads().part(
-        array, {"guidance": [1], "step": [0, 3], "head": [1], "generated": rows}
-    )
-    np.testing.assert_array_equal(found, whole[1][[0, 3]][:, [1]][:, :, rows])
+    part(rows)
     assert len([key for key, _ in reads if "query/c/" in key]) == 2 * len({r // 8 for r in rows})
 
 
 @pytest.mark.parametrize("rows", [[3], [60, 61, 63], [0, 7, 8, 20]])
 def test_zarrs_reads_what_zarr_does(
-    rows: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rows: list[int], part: Callable[[list[int]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_run(tmp_path / "run.zarr", ["a"], [FACTORS], steps=4, guidance=True)
-    whole = oracle.rechunk(path / "a" / "layers" / "factors", "query", step=2, generated=8)
-    array = open_run(path)["a"]["layers/factors"].dataset["query"]
     monkeypatch.setattr(LocalStore, "get", None)  # zarr's own reads fail
-    reads = DirectReads()
-    index = {"guidance": [1], "step": [0, 3], "head": [1], "generated": rows}
-    for _ in range(2):
-        np.testing.assert_array_equal(
-            reads.part(array, index), whole[1][[0, 3]][:, [1]][:, :, rows]
-        )
+    part(rows)
+    part(rows)
 
 
 @pytest.mark.parametrize("is_quick", [True, False])
@@ -237,7 +241,7 @@ def test_a_damaged_shard_is_an_error_and_no_map(
     for shard in (path / "a" / "layers" / "factors" / "query" / "c").rglob("*"):
         if shard.is_file():
             shard.write_bytes(shard.read_bytes()[:-7] + b"damaged")
-    with pytest.raises(Exception, match=r"(?i)checksum|zstd"):
+    with pytest.raises(Exception, match="size is incorrect"):
         list(Questions(sample).ask(generated=(3, 3)))
 
 

@@ -254,12 +254,15 @@ def test_a_press_is_asked_before_the_release(
 
 def test_a_plain_drag_is_left_to_the_view(window: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = questions(monkeypatch)
+    left = Qt.MouseButton.LeftButton
+    QTest.mousePress(canvas(window), left, pos=pixel(window, 6, 5))
+    wait(lambda: bool(asked))
     drag(window, (6, 5), (20, 11), Qt.KeyboardModifier.NoModifier)
     assert asker_in(window).pick is None
     assert not {"SRAM", "pick"} & {layer.name for layer in window.layers}
     assert window.scene.camera.mouse_pan
     # What the press asked is asked no more.
-    wait(lambda: all(given["stop"]() for given in asked))
+    assert all(given["stop"]() for given in asked)
 
 
 def test_a_click_beside_the_pictures_or_with_other_keys_asks_nothing(window: Any) -> None:
@@ -423,5 +426,10 @@ def test_a_place_without_an_answer_is_told_once_and_the_map_stays(
     assert viewer.layers["G2R"].visible
     session.go_to(layer=0)
     answer(viewer)
+    assert len(notification_manager.records) == before + 1
+    # The mean over layers is of those that have an answer.
+    session.set_means(frozenset({"layer", "step", "head"}))
+    wanted = sram(sample_of(run), generated=(9, 20))
+    np.testing.assert_allclose(answer(viewer).data, wanted, rtol=1e-5)
     assert len(notification_manager.records) == before + 1
     asker.close()
