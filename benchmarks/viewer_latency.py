@@ -18,14 +18,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import viewer_windows as windows
 from numpy.typing import NDArray
 from synthetic_run import STEPS, write_run
 
@@ -38,7 +37,6 @@ BARS = {
     "click, everything, first estimate, ms": 300,
     "longest stretch in our code, ms": 50,
 }
-SETTLE_S = 0.05
 CLICKS_APART_S = 0.6  # or two of them are a double click
 
 
@@ -50,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="only whether it works")
     parser.add_argument("--first-frame", nargs=2, metavar=("KIND", "RUN"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    with virtual_display():
+    with windows.virtual_display():
         if options.first_frame:
             show_first_frame(*options.first_frame)
             return
@@ -108,15 +106,15 @@ class Session:
         self.plain_at, self.last_redraw = 0, 0.0
         # Side by side: one that lies beneath the other is drawn when that is.
         self.plain.window._qt_window.move(1600, 0)
-        wait(lambda: self.session.share_loaded == 1 and bool(self.session.samples))
-        pump(1)
+        windows.wait(lambda: self.session.share_loaded == 1 and bool(self.session.samples))
+        windows.pump(1)
 
     def measure(self, rounds: int) -> None:
         """Print moves, then clicks; then do some again, and print what held up the window."""
         self.compute(rounds)
         self.tell_moves(*self.moves(rounds))
         self.tell_clicks(self.clicks(rounds))
-        with watching() as watch:  # This slows down what it watches.
+        with windows.watching() as watch:  # This slows down what it watches.
             self.moves(min(rounds, 10))
             self.clicks(min(rounds, 10))
         tell("longest stretch in our code, ms", [1e3 * watch.longest_s])
@@ -124,7 +122,7 @@ class Session:
             print(f"    {watch.where}")
         self.viewer.close()
         self.plain.close()
-        pump(0.2)
+        windows.pump(0.2)
 
     def moves(self, rounds: int) -> tuple[list[float], list[float], list[float]]:
         """Move the timestep slider by turns; return seconds of plain napari, ours, our share."""
@@ -132,9 +130,11 @@ class Session:
         steps = self.session.rows[0].names.shape[1]
         for number in range(rounds):
             at = (7 * number + 1) % steps
-            plain.append(drawn(self.plain, lambda at=at: set_step(self.plain, at)))
-            with counting() as own:
-                ours.append(drawn(self.viewer, lambda at=at: set_step(self.viewer, at)))
+            plain.append(windows.drawn(self.plain, lambda at=at: windows.set_step(self.plain, at)))
+            with windows.counting() as own:
+                ours.append(
+                    windows.drawn(self.viewer, lambda at=at: windows.set_step(self.viewer, at))
+                )
             share.append(own.seconds)
         return plain, ours, share
 
@@ -153,7 +153,7 @@ class Session:
         row = self.session.rows[0]
         questions, layer = questions_of(row), row.names.layers[0]
         seconds = [
-            timed(lambda at=at: list(questions.ask(generated=at, layers=[layer])))
+            windows.timed(lambda at=at: list(questions.ask(generated=at, layers=[layer])))
             for at in self.places(rounds)
         ]
         tell("click, one layer's answer computed, ms", [1e3 * s for s in seconds])
@@ -175,7 +175,7 @@ class Session:
         for name, means in (("layer", {"step", "head"}), ("all", {"layer", "step", "head"})):
             self.session.go_to(layer=0)
             self.session.set_means(frozenset(means))
-            pump(0.3)
+            windows.pump(0.3)
             self.click(places[0])  # makes the layers of the answer, once
             seen[name] = [(*self.click(at), self.last_redraw) for at in places]
         return seen
@@ -193,11 +193,13 @@ class Session:
         from i2am.viewer.asking import asker_of
 
         asker = asker_of(self.session)
-        pump(CLICKS_APART_S)
+        windows.pump(CLICKS_APART_S)
         self.plain_at = (self.plain_at + 7) % self.session.rows[0].names.shape[1]
-        self.last_redraw = drawn(self.plain, lambda: set_step(self.plain, self.plain_at))
-        pump(SETTLE_S)
-        draws = Draws(self.viewer)
+        self.last_redraw = windows.drawn(
+            self.plain, lambda: windows.set_step(self.plain, self.plain_at)
+        )
+        windows.pump(windows.SETTLE_S)
+        draws = windows.Draws(self.viewer)
         shares: list[float] = []
         answered: list[float] = []
 
@@ -208,143 +210,13 @@ class Session:
 
         asker.answered.connect(note)
         begin = time.perf_counter()
-        click(self.viewer, at)
-        wait(lambda: bool(shares) and shares[-1] >= 1)
+        windows.click(self.viewer, at)
+        windows.wait(lambda: bool(shares) and shares[-1] >= 1)
         first = draws.after(answered[0])
         last = draws.after(answered[-1])
         asker.answered.disconnect(note)
         draws.stop()
         return first - begin, last - begin
-
-
-class Draws:
-    """When a window's canvas has been drawn."""
-
-    def __init__(self, viewer: Any) -> None:
-        self._events = viewer.window._qt_viewer.canvas._scene_canvas.events
-        self._times: list[float] = []
-        self._events.draw.connect(self._note, position="last")
-
-    def after(self, time_s: float) -> float:
-        """Return when the first draw after a time has ended."""
-        wait(lambda: bool(self._times) and self._times[-1] > time_s)
-        return next(at for at in self._times if at > time_s)
-
-    def stop(self) -> None:
-        """Watch no longer."""
-        self._events.draw.disconnect(self._note)
-
-    def _note(self, _: Any) -> None:
-        self._times.append(time.perf_counter())
-
-
-def set_step(viewer: Any, at: int) -> None:
-    """Move the timestep slider."""
-    viewer.dims.set_current_step(2, at)
-
-
-def click(viewer: Any, at: tuple[int, ...]) -> None:
-    """Press and release the mouse on a pixel of the generated picture, as the canvas does."""
-    canvas = viewer.window._qt_viewer.canvas
-    height, width = viewer.canvas.size
-    camera = viewer.scene.camera
-    centre = camera.center[-2:]
-    x = (at[1] - centre[1]) * camera.zoom + width / 2
-    y = (at[0] - centre[0]) * camera.zoom + height / 2
-    events = canvas._scene_canvas.events
-    for event in (events.mouse_press, events.mouse_release):
-        event(pos=(x, y), button=1, buttons=[1], modifiers=())
-
-
-def drawn(viewer: Any, act: Callable[[], object]) -> float:
-    """Return the seconds from an act to the end of the draw that it causes."""
-    pump(SETTLE_S)
-    draws = Draws(viewer)
-    begin = time.perf_counter()
-    act()
-    done = draws.after(begin)
-    draws.stop()
-    return done - begin
-
-
-class Own:
-    """Seconds that were spent in our code."""
-
-    seconds = 0.0
-
-
-@contextmanager
-def counting() -> Iterator[Own]:
-    """Count the time in our entry points during a slider move: reading a plane, following."""
-    from i2am.viewer.session import Session as Core
-    from i2am.viewer.volume import Volume
-
-    own, depth = Own(), 0
-    originals = [(Core, "_follow", Core._follow), (Volume, "__getitem__", Volume.__getitem__)]
-
-    def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            nonlocal depth
-            depth += 1
-            begin = time.perf_counter()
-            try:
-                return function(*arguments)
-            finally:
-                depth -= 1
-                if not depth:
-                    own.seconds += time.perf_counter() - begin
-
-        return call
-
-    for kind, name, function in originals:
-        setattr(kind, name, wrapped(function))
-    try:
-        yield own
-    finally:
-        for kind, name, function in originals:
-            setattr(kind, name, function)
-
-
-class Watch:
-    """The longest stretch of the main thread in our code."""
-
-    longest_s = 0.0
-    where = ""
-
-
-@contextmanager
-def watching() -> Iterator[Watch]:
-    """Sample the main thread's stack every millisecond; its innermost known frame tells whose it is."""
-    watch, main, is_over = Watch(), threading.main_thread().ident, threading.Event()
-
-    def sample() -> None:
-        begin = None
-        while not is_over.wait(0.001):
-            place = _ours(sys._current_frames().get(main or 0))
-            now = time.perf_counter()
-            if place is None:
-                begin = None
-                continue
-            begin = begin or now
-            if now - begin > watch.longest_s:
-                watch.longest_s, watch.where = now - begin, place
-
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    yield watch
-    is_over.set()
-    thread.join()
-
-
-def _ours(frame: Any) -> str | None:
-    while frame is not None:
-        name = str(frame.f_globals.get("__name__", ""))
-        if name.startswith(("napari", "vispy", "qtpy", "superqt", "__main__")):
-            return None
-        if name.startswith("i2am."):
-            return f"{name}:{frame.f_lineno}"
-        frame = frame.f_back
-    return None
 
 
 def save_arrays(run: Path) -> None:
@@ -400,42 +272,12 @@ def show_first_frame(kind: str, run: str) -> None:
         viewer = open_viewer(run)
         session = session_of(viewer)
         volume = session.rows[0].volumes["r2g"]
-        wait(lambda: volume.is_whole(session.place, frozenset()))
+        windows.wait(lambda: volume.is_whole(session.place, frozenset()))
         session._refresh()
-    drawn(viewer, lambda: viewer.layers[-1].refresh())
+    windows.drawn(viewer, lambda: viewer.layers[-1].refresh())
     print(time.time())
     sys.stdout.flush()
     os._exit(0)
-
-
-def pump(seconds: float) -> None:
-    """Let the window live for a while."""
-    from qtpy.QtWidgets import QApplication
-
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        QApplication.processEvents()
-        time.sleep(0.001)
-
-
-def wait(is_so: Callable[[], bool], seconds: float = 120) -> None:
-    """Let the window live until something is so."""
-    from qtpy.QtWidgets import QApplication
-
-    end = time.perf_counter() + seconds
-    while not is_so():
-        if time.perf_counter() > end:
-            msg = f"Expected an answer of the window, got none within {seconds:.0f} s."
-            raise TimeoutError(msg)
-        QApplication.processEvents()
-        time.sleep(0.0005)
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Return how long it took, in seconds."""
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
 
 
 def tell(what: str, values: Sequence[float] | NDArray[np.float64]) -> None:
@@ -445,31 +287,6 @@ def tell(what: str, values: Sequence[float] | NDArray[np.float64]) -> None:
     if what in BARS:
         line += f"   bar ≤ {BARS[what]}: {'met' if median <= BARS[what] else 'missed'}"
     print(line, flush=True)
-
-
-@contextmanager
-def virtual_display() -> Iterator[None]:
-    """Have a display, a virtual one where there is none; settings of its own, not the user's."""
-    os.environ["QT_QPA_PLATFORM"] = "xcb"
-    with tempfile.TemporaryDirectory() as settings:
-        os.environ["NAPARI_CONFIG"] = str(Path(settings) / "settings.yaml")
-        if os.environ.get("DISPLAY"):
-            yield
-            return
-        read, write = os.pipe()
-        server = subprocess.Popen(
-            ["Xvfb", "-displayfd", str(write), "-screen", "0", "3200x1000x24", "-nolisten", "tcp"],
-            pass_fds=(write,),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(write)
-        with os.fdopen(read) as answer:
-            os.environ["DISPLAY"] = ":" + answer.readline().strip()
-        try:
-            yield
-        finally:
-            server.terminate()
 
 
 if __name__ == "__main__":
