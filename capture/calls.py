@@ -74,6 +74,8 @@ class Listener:
     receive : callable (HeardLayer)
     after_call : callable ()
         Called when a call of the denoiser that is kept has returned, or failed.
+    after_last : callable ()
+        Called after the last step, where that can be told; the pipeline still has work to do.
     """
 
     denoiser: nn.Module
@@ -86,12 +88,13 @@ class Listener:
     is_compiled: bool
     receive: Callable[[HeardLayer], None]
     after_call: Callable[[], None]
+    after_last: Callable[[], None]
     steps: list[int] = field(default_factory=list)
     calls: int = 0
 
     def attach(self, stack: ExitStack) -> None:
         """Look on until `stack` closes."""
-        self._clock = StepClock(self.scheduler)
+        self._clock = StepClock(self.scheduler, self.after_last)
         self._running: _Running | None = None
         self._heard: set[tuple[str, str]] = set()  # layer, guidance half
         self._halves: set[str] = set()

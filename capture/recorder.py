@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections import ChainMap
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -23,7 +23,6 @@ from i2am.capture.profiles import Profile, find_denoiser, find_profile, is_compi
 from i2am.capture.provenance import describe_target
 from i2am.capture.representation import RepresentationOption, check_representation
 from i2am.capture.sample_recorder import RecordingSettings, SampleRecorder, head_set
-from i2am.capture.softmax import exact_products
 from i2am.capture.steps import StepsOption, keeps_step
 from i2am.capture.stream import Stream
 from i2am.capture.taps import LayerTap, select_taps
@@ -130,6 +129,7 @@ def capture(
             is_compiled(target, denoiser),
             recording.receive,
             stream.flush,
+            recording.hand_over,
         ),
         describe_target(target, denoiser, found.name),
     )
@@ -227,11 +227,17 @@ class Recording:
         if self._listener is None:
             return
         halves = self._listener.known_halves()
-        with torch.no_grad(), exact_products(layer.softmaxes[0].query.device.type):
+        # Pipelines have switched gradients off. What a small model's hooks do costs microseconds.
+        with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
             for half, first in layer.rows:
                 for place, sample in enumerate(self._samples.values()):
                     for own in (softmax.row(first + place) for softmax in layer.softmaxes):
                         sample.put(layer.tap, own, layer.position, half, halves)
+
+    def hand_over(self) -> None:
+        """Let the last steps be written while the pipeline makes a picture of what they gave."""
+        for sample in self._samples.values():
+            sample.hand_over()
 
     def _finish(self, listener: Listener) -> None:
         halves = listener.halves

@@ -16,6 +16,7 @@ from i2am.capture.softmax import (
     ReferenceKeys,
     Softmax,
     directional_maps,
+    exact_products,
     log_normaliser,
     reference_logits,
 )
@@ -120,7 +121,7 @@ class SampleRecorder:
             stored_as = self._representation(softmax, reference)
             arrays = _reduce(softmax, reference, stored_as)
             if softmax.is_shared(reference) and stored_as != "maps":
-                total = log_normaliser(softmax) if total is None else total
+                total = _normaliser(softmax) if total is None else total
                 arrays["logsumexp"] = total
             name = tap.name + (f".reference_{reference.index}" if reference.index else "")
             if name not in self._layers:
@@ -142,6 +143,11 @@ class SampleRecorder:
         self._images.update(images)
         if self._finished:
             self._complete()
+
+    def hand_over(self) -> None:
+        """Hand to the stream what no further step would change."""
+        for layer in self._layers.values():
+            layer.hand_over()
 
     def close(self, halves: tuple[str, ...]) -> None:
         """Hand what is left of the layers to the stream.
@@ -238,11 +244,17 @@ class SampleRecorder:
 def _reduce(
     softmax: Softmax, reference: ReferenceKeys, stored_as: Representation
 ) -> dict[str, torch.Tensor]:
-    if stored_as == "maps":
-        return directional_maps(softmax, reference)
-    if stored_as == "logits":
+    if stored_as == "factors":
+        return {"query": softmax.query, "key": softmax.reference_key(reference)}
+    with exact_products(softmax.query.device.type):
+        if stored_as == "maps":
+            return directional_maps(softmax, reference)
         return {"logits": reference_logits(softmax, reference)}
-    return {"query": softmax.query, "key": softmax.reference_key(reference)}
+
+
+def _normaliser(softmax: Softmax) -> torch.Tensor:
+    with exact_products(softmax.query.device.type):
+        return log_normaliser(softmax)
 
 
 def _hides_any(mask: torch.Tensor, reference: ReferenceKeys) -> bool:

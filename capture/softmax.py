@@ -116,11 +116,14 @@ class Softmax:
 
     def row(self, index: int) -> Softmax:
         """Return the softmax of one row of the batch, without the row dimension's other values."""
+        if len(self.query) == 1:
+            return self
         rows = slice(index, index + 1)
         mask = self.mask
         if mask is not None and mask.ndim == 4 and len(mask) > 1:
             mask = mask[rows]
-        return replace(self, query=self.query[rows], key=self.key[rows], mask=mask)
+        own = self.query[rows], self.key[rows]  # Not replace(): it takes as long as both.
+        return Softmax(*own, self.scale, self.grid, self.references, mask, self.frames)
 
     def heads(self, indices: list[int]) -> Softmax:
         """Return the softmax of some heads."""
@@ -131,6 +134,8 @@ class Softmax:
 
     def reference_key(self, reference: ReferenceKeys) -> torch.Tensor:
         """Return one reference's keys, dims (row, head, reference, channel)."""
+        if isinstance(reference.tokens, slice) and not self.is_shared(reference):
+            return self.key
         return self.key[:, :, reference.tokens]
 
     def is_shared(self, reference: ReferenceKeys) -> bool:

@@ -56,10 +56,14 @@ class StepClock:
     ----------
     scheduler : object, optional
         A diffusers scheduler whose ``step`` closes every evaluation.
+    after_last : callable (), optional
+        Called when the scheduler has closed the last of its evaluations. Never where it does not
+        tell how many they are, or the pipeline leaves some of them out.
     """
 
-    def __init__(self, scheduler: Any = None) -> None:
+    def __init__(self, scheduler: Any = None, after_last: Callable[[], None] | None = None) -> None:
         self._scheduler = scheduler if hasattr(scheduler, "step") else None
+        self._after_last = after_last
         self._has_stepped = False
         self._evaluation = self._call = 0
         self._calls_per_timestep: int | None = None
@@ -120,6 +124,9 @@ class StepClock:
         self._has_stepped = True
         self._evaluation += 1
         self._call = 0
+        count = len(getattr(self._scheduler, "timesteps", ()))
+        if self._evaluation == count and self._after_last is not None:
+            self._after_last()
 
     def _tick_by_timestep(self, timestep: float) -> Moment:
         if timestep != self._latest:

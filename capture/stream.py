@@ -132,7 +132,7 @@ class Stream:
         From a GPU the copy starts with the next `flush`, so that one wait of the side stream
         serves a whole call of the model.
         """
-        if source.device.type == "cuda":
+        if source.is_cuda:
             # A copy of its own on the device first: the model may go on working in place.
             own = source.detach().clone(memory_format=torch.contiguous_format)
             self._pending.append((own, target))

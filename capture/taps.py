@@ -87,7 +87,7 @@ class Projection:
 
     def of(self, output: torch.Tensor) -> torch.Tensor:
         """Return this projection's part of the module's output."""
-        found: torch.Tensor = output.detach()
+        found: torch.Tensor = output.detach() if output.requires_grad else output
         return found if self.parts == 1 else found.chunk(self.parts, -1)[self.part]
 
 

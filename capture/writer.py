@@ -7,8 +7,6 @@ array's metadata are written last.
 
 from __future__ import annotations
 
-import asyncio
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +22,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, ObjectStore, StorePath
 
 from i2am.capture.codec import Array, ShardLayout, decode_shard, encode_shard
+from i2am.capture.objects import put_object, put_objects
 from i2am.schemas import CaptureError
 from i2am.schemas.dims import GUIDANCE, STEP
 
@@ -55,12 +54,8 @@ def write_nodes(
         for path, node in nodes.items()
         for name, buffer in node.to_buffer_dict(prototype).items()
     ]
-
-    async def write() -> None:
-        for objects in (chunks, described):
-            await asyncio.gather(*(key.set(buffer) for key, buffer in objects))
-
-    sync(write())
+    put_objects(chunks)
+    put_objects(described)
 
 
 def whole_array(values: Array, dims: Sequence[str]) -> ArrayV3Metadata:
@@ -190,7 +185,7 @@ class ShardedArray:
     def _is_constant(self, half: str, values: torch.Tensor) -> bool:
         """Return whether all steps are what the half's first constant shard was."""
         first, *others = _bits(values)
-        if any(not np.array_equal(slab, first) for slab in others):
+        if values.stride(0) and any(not np.array_equal(slab, first) for slab in others):
             return False
         constant = self._constants.get(half)
         if constant is None:  # Another thread may be as far.
@@ -215,8 +210,7 @@ class ShardedArray:
         place = self._shard_place(half, shard)
         if not isinstance(place.store, LocalStore | ObjectStore):
             scratch = None  # A store in memory keeps what it is given.
-        sync(place.set(Buffer(encode_shard(values, dtype, self.layout, scratch))))
-        _start_writing_out(place)
+        put_object(place, Buffer(encode_shard(values, dtype, self.layout, scratch)))
 
     def _convert(
         self,
@@ -276,13 +270,3 @@ def _bits(values: torch.Tensor) -> Array:
     """Return values as integers: as numbers, NaN would never be equal."""
     integers: Array = values.view({2: torch.int16, 4: torch.int32}[values.itemsize]).numpy()
     return integers
-
-
-def _start_writing_out(place: StorePath) -> None:
-    """Let the disk begin: left alone, the kernel collects gigabytes first, and then stalls."""
-    if isinstance(place.store, LocalStore) and hasattr(os, "posix_fadvise"):
-        file = os.open(place.store.root / place.path, os.O_RDONLY)
-        try:
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -211,6 +212,26 @@ def test_keys_that_change_over_the_steps_are_kept_for_each(store: Path) -> None:
     assert np.array_equal(layers[FIRST]["key"][...], torch.stack(expected).numpy())
     other = next(layer for name, layer in layers.groups() if name != FIRST)
     assert other["key"].metadata.dimension_names == ("head", "reference", "channel")
+
+
+def test_the_last_steps_are_written_while_the_pipeline_makes_the_picture(store: Path) -> None:
+    pipeline = models.reference_inpaint()
+    decode, shards = pipeline.vae.decode, store / "one" / "layers" / FIRST / "query" / "c"
+    seen = []
+
+    def slow_decode(*arguments: Any, **options: Any) -> Any:
+        deadline = time.monotonic() + 30
+        while not (written := any(path.is_file() for path in shards.rglob("0"))):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.01)
+        seen.append(written)
+        return decode(*arguments, **options)
+
+    pipeline.vae.decode = slow_decode
+    record(pipeline, store)
+    assert seen == [True]
+    assert models.opened(store / "one" / "layers")[FIRST]["query"].shape[0] == 3
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # in diffusers' Heun scheduler

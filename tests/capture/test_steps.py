@@ -69,6 +69,29 @@ def test_a_step_counts_at_the_evaluation_at_which_it_starts(name: str) -> None:
     assert expected == sorted(expected, reverse=True), "noisiest first"
 
 
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_last_step_is_told_once_and_after_all_calls(name: str) -> None:
+    scheduler = scheduler_of(name)
+    told: list[int] = []
+    clock = StepClock(scheduler, after_last=lambda: told.append(len(clock.timesteps)))
+    sample(clock, scheduler)
+    assert told == [STEPS]
+
+
+def test_a_pipeline_that_leaves_steps_out_is_not_told_to_have_ended() -> None:
+    scheduler = scheduler_of("DDIM")
+    told: list[int] = []
+    clock = StepClock(scheduler, after_last=lambda: told.append(0))
+    scheduler.set_timesteps(STEPS)
+    with ExitStack() as stack:
+        clock.watch(stack)
+        for timestep in scheduler.timesteps[1:]:
+            clock.tick(timestep)
+            scheduler.step(torch.zeros(1, 4, 8, 8), timestep, torch.zeros(1, 4, 8, 8))
+    assert len(clock.timesteps) == STEPS - 1
+    assert told == []
+
+
 @pytest.mark.parametrize("name", ["DDIM", "Heun"])
 def test_guidance_in_separate_calls_is_told_apart(name: str) -> None:
     scheduler = scheduler_of(name)

@@ -48,6 +48,7 @@ def write(
     is_known: bool = True,
     memory_bytes: int = 2**30,
     repeats: Any = (),
+    handed_over_after: int | None = None,
     dtype: Any = FLOAT16,
 ) -> zarr.Group:
     """Write arrays (guidance, step, …) through a layer, one half and step at a time."""
@@ -61,6 +62,8 @@ def write(
             if step in repeats:  # The denoiser corrects itself: the last call counts.
                 layer.put(step, half, {n: torch.full_like(v, 9) for n, v in values.items()})
             layer.put(step, half, values)
+        if step == handed_over_after:
+            layer.hand_over()
     layer.close(halves)
     write_layers(layers, [layer], stream)
     stream.close()
@@ -88,6 +91,7 @@ def read(group: zarr.Group, name: str) -> tuple[Array, tuple[str, ...]]:
     overflow_at=st.none() | st.integers(0, 29),
     key_changes_at=st.none() | st.integers(1, 29),
     repeats=st.sets(st.integers(0, 29)),
+    handed_over_after=st.none() | st.integers(0, 29),
 )
 def test_what_is_put_is_what_a_reader_finds(
     steps: int,
@@ -97,6 +101,7 @@ def test_what_is_put_is_what_a_reader_finds(
     overflow_at: int | None,
     key_changes_at: int | None,
     repeats: set[int],
+    handed_over_after: int | None,
 ) -> None:
     rng = np.random.default_rng(steps)
     # Values that float16 holds exactly, so that they are the same after it has become float32.
@@ -113,7 +118,14 @@ def test_what_is_put_is_what_a_reader_finds(
         "key": key.astype(np.float32),
         "logsumexp": rng.normal(size=(len(halves), steps, 2, 6)).astype(np.float32),
     }
-    group = write(arrays, halves, is_known=is_known, memory_bytes=memory_bytes, repeats=repeats)
+    group = write(
+        arrays,
+        halves,
+        is_known=is_known,
+        memory_bytes=memory_bytes,
+        repeats=repeats,
+        handed_over_after=handed_over_after,
+    )
     assert dict(group.attrs) == attributes().to_store()
     for name, rest in (
         ("query", ("head", "generated", "channel")),
