@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +23,12 @@ import zarr
 from zarr.abc.buffer import Buffer
 from zarr.core.sync import sync
 
-__all__ = ["Array", "ShardLayout", "decode_shard", "encode_shard", "pieces", "plan_shards"]
+__all__ = ["Array", "ShardLayout", "decode_shard", "encode_shard", "plan_shards"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 CHUNK_BYTES = 320 * 2**10
 # People ask for 20, 25, 30 or 50 steps: few chunks end in steps that never were.
 MOST_CHUNK_STEPS = 5
-_MOST_SERIAL_VALUES = 2**15 - 1
 _TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32}
 _ABSENT = np.iinfo(np.uint64).max
 
@@ -153,21 +152,10 @@ def decode_shard(shard: Buffer, dtype: np.dtype[Any], layout: ShardLayout) -> Ar
     return np.asarray(array[...])
 
 
-def pieces(values: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Yield flat parts of contiguous values, so small that PyTorch stays on this thread.
-
-    The threads that it would start for a writer's thread would take turns with the model's, on a
-    CPU: each of the model's own operations would then wait for its threads to wake.
-    """
-    return iter(torch.split(values.view(-1), _MOST_SERIAL_VALUES))
-
-
 def _convert(values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     if values.dtype == target.dtype:
         return values
-    for source, piece in zip(pieces(values.contiguous()), pieces(target), strict=True):
-        piece.copy_(source)
-    return target
+    return target.copy_(values)
 
 
 def _fill(tiles: Array, values: Array) -> None:

@@ -14,7 +14,7 @@ import torch
 from zarr.core.group import GroupMetadata
 from zarr.storage import StorePath
 
-from i2am.capture.codec import MOST_CHUNK_STEPS, Array, pieces, plan_shards
+from i2am.capture.codec import MOST_CHUNK_STEPS, Array, plan_shards
 from i2am.capture.step_block import StepBlock, may_be_constant
 from i2am.capture.stream import MOST_SHARD_BYTES, Stream
 from i2am.capture.writer import Node, ShardedArray, write_nodes
@@ -108,10 +108,11 @@ class LayerWriter:
     def hand_over(self) -> None:
         """Hand the writers what they may have before `close`; no step is put again after this.
 
-        Not a shard that others precede and that is not full: more steps might come.
+        More steps may come: what is handed over is a shard, or a first one of fewer whole chunks.
         """
         for half, block in list(self._blocks.items()):
-            if block.count == self._shard_steps or not block.start:
+            is_first_shard = not block.start and _whole_chunks(block.count) == block.count
+            if block.count == self._shard_steps or is_first_shard:
                 self._hand_over(half)
 
     def close(self, halves: tuple[str, ...]) -> None:
@@ -256,7 +257,7 @@ def _overflows(values: torch.Tensor) -> bool:
         return False
     values = values if values.stride(0) else values[:1]
     # One call to NumPy rather than many to PyTorch: the model's thread wants the interpreter, too.
-    parts = [values] if values.dtype == torch.float32 else (p.float() for p in pieces(values))
+    parts = [values] if values.dtype == torch.float32 else (step.float() for step in values)
     return any(_exceeds_half(part.numpy()) for part in parts)
 
 

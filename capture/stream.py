@@ -8,6 +8,7 @@ when the store is slower than the model, borrowing waits.
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 
 from i2am.capture.codec import Array
 from i2am.schemas import CaptureError, I2AMError, SchemaError
@@ -97,7 +99,9 @@ class Stream:
         self._free: dict[_Kind, list[torch.Tensor]] = {}
         self._changed = threading.Condition()
         self._error: BaseException | None = None
-        self._writers = ThreadPoolExecutor(threads, thread_name_prefix="i2am-writer")
+        self._writers = ThreadPoolExecutor(
+            threads, thread_name_prefix="i2am-writer", initializer=_compute_alone
+        )
         self._scratch = threading.local()
         self._sides: dict[torch.device, torch.cuda.Stream] = {}
         self._pending: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -243,6 +247,21 @@ class Stream:
                 "Check the store's place and free space, then run the sample again."
             )
             raise CaptureError(msg) from error
+
+
+def _compute_alone() -> None:
+    """Keep what a writer computes on its own thread.
+
+    PyTorch would start threads for it, which on a CPU take turns with the model's: each of the
+    model's own operations would then wait for its threads to wake.
+    """
+    torch.get_num_threads()  # Sets PyTorch's own number, once in each thread.
+    _libraries().limit(limits=1, user_api="openmp")  # For this thread alone.
+
+
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def _host_bytes(kind: _Kind) -> int:

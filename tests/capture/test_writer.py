@@ -82,7 +82,7 @@ def read(group: zarr.Group, name: str) -> tuple[Array, tuple[str, ...]]:
     return np.asarray(array[...]), array.metadata.dimension_names
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     steps=st.integers(1, 30),
     halves=st.sampled_from([ONE, BOTH]),
