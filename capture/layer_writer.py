@@ -7,6 +7,7 @@ of the stream then encodes and stores it while the next step computes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -15,7 +16,6 @@ from zarr.core.group import GroupMetadata
 from zarr.storage import StorePath
 
 from i2am.capture.codec import MOST_CHUNK_STEPS, Array, plan_shards
-from i2am.capture.step_block import StepBlock, may_be_constant
 from i2am.capture.stream import MOST_SHARD_BYTES, Stream
 from i2am.capture.writer import Node, ShardedArray, write_nodes
 from i2am.schemas import CaptureError, LayerAttributes
@@ -29,6 +29,15 @@ _HALF_LIMIT = 65_520  # The smallest number that float16 rounds to infinity.
 _NARROW_ARRAYS = {"query", "key", "logits"}  # The others are always float32.
 
 _Kind = tuple[torch.Size, torch.dtype]
+
+
+@dataclass
+class _Block:
+    """The latest steps of one guidance half, in host memory."""
+
+    start: int
+    values: dict[str, torch.Tensor]  # (step, head, token[, channel])
+    count: int = 0
 
 
 class LayerWriter:
@@ -68,7 +77,7 @@ class LayerWriter:
         self._narrow, self._stream, self._order = dtype == np.float16, stream, halves
         self._kinds: dict[str, _Kind] = {}  # of one step
         self._shard_steps = 0
-        self._blocks: dict[str, StepBlock] = {}
+        self._blocks: dict[str, _Block] = {}
         self._ends: dict[str, int] = {}
         self._arrays: dict[str, ShardedArray] = {}
 
@@ -100,8 +109,9 @@ class LayerWriter:
                 self._stream.drain()
             block = self._blocks[half] = self._open(position, arrays)
         place = position - block.start
-        block.put(place, arrays, self._stream)
-        self._ends[half] = position + 1
+        for name, tensor in arrays.items():
+            self._stream.copy(tensor, block.values[name][place])
+        block.count, self._ends[half] = place + 1, position + 1
         if self._shard_steps == 1 and self._order is not None:
             self._hand_over(half)  # Memory is short: a step may be replaced in the store, too.
 
@@ -177,7 +187,7 @@ class LayerWriter:
             )
             raise CaptureError(msg)
 
-    def _open(self, start: int, arrays: Mapping[str, torch.Tensor]) -> StepBlock:
+    def _open(self, start: int, arrays: Mapping[str, torch.Tensor]) -> _Block:
         """Borrow memory for the steps of a shard, in the tensors' own dtypes."""
         if not self._shard_steps:
             sent_bytes = sum(tensor.nbytes for tensor in arrays.values())
@@ -188,7 +198,7 @@ class LayerWriter:
                     MOST_SHARD_BYTES // max(1, stored_bytes),
                 )
             )
-        return StepBlock(
+        return _Block(
             start,
             {
                 name: self._stream.borrow(
@@ -211,20 +221,20 @@ class LayerWriter:
             self._order = tuple(label for label in GUIDANCE_LABELS if label in self._ends)
         self._shard_steps = steps
         for name, (shape, _) in self._kinds.items():
-            _, required = LAYER_ARRAYS[name]
+            left_out, required = LAYER_ARRAYS[name]
             self._arrays[name] = ShardedArray(
                 self._place / name,
                 [dim for dim in required if dim != STEP],
                 plan_shards(steps, shape, self._dtype(name).itemsize),
                 self._order,
-                may_be_constant(name),
+                may_be_constant=STEP in left_out,
             )
 
-    def _store(self, half: str, block: StepBlock, scratch: Array) -> None:
+    def _store(self, half: str, block: _Block, scratch: Array) -> None:
         """Bring a block to the store; on a writer's thread."""
         shard = block.start // self._shard_steps
-        for name in block.values:
-            values = block.steps_of(name)
+        for name, tensor in block.values.items():
+            values = tensor[: block.count]
             if self._dtype(name) == np.float16 and _overflows(values):
                 self._narrow = False
             self._arrays[name].store(half, shard, values, self._dtype(name), scratch)
@@ -255,7 +265,6 @@ def _overflows(values: torch.Tensor) -> bool:
     """Return whether float16 makes a finite value infinite."""
     if values.dtype == torch.float16:
         return False
-    values = values if values.stride(0) else values[:1]
     # One call to NumPy rather than many to PyTorch: the model's thread wants the interpreter, too.
     parts = [values] if values.dtype == torch.float32 else (step.float() for step in values)
     return any(_exceeds_half(part.numpy()) for part in parts)

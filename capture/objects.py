@@ -10,7 +10,6 @@ import asyncio
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 from uuid import uuid4
 
 from zarr.abc.buffer import Buffer
@@ -37,12 +36,12 @@ def put_objects(objects: Iterable[tuple[StorePath, Buffer]]) -> None:
 def put_object(place: StorePath, buffer: Buffer) -> None:
     """Write or replace a large object, as `put_objects`, and let the disk begin with it."""
     if type(place.store) is LocalStore:
-        _write_file(place, buffer, is_large=True)
+        _start_writing_out(_write_file(place, buffer))
     else:
         sync(place.set(buffer))
 
 
-def _write_file(place: StorePath, buffer: Buffer, *, is_large: bool = False) -> None:
+def _write_file(place: StorePath, buffer: Buffer) -> Path:
     path = Path(place.store.root) / place.path  # type: ignore[attr-defined]
     # zarr's own suffix for what is being written: listings know it.
     partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
@@ -54,16 +53,18 @@ def _write_file(place: StorePath, buffer: Buffer, *, is_large: bool = False) -> 
             file = partial.open("wb")
         with file:
             file.write(buffer.as_buffer_like())
-            if is_large:
-                _start_writing_out(file)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    return path
 
 
-def _start_writing_out(file: BinaryIO) -> None:
-    """Let the disk begin: left alone, the kernel collects gigabytes first, and then stalls."""
+def _start_writing_out(path: Path) -> None:
+    """Let the disk begin: left alone, the kernel collects gigabytes first, and then stalls.
+
+    After the file has got its name: renaming one that is being written out would wait.
+    """
     if hasattr(os, "posix_fadvise"):
-        file.flush()
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
