@@ -74,7 +74,8 @@ class Exponentials:
             values = self._room(rows)
             if not self._is_shifted:
                 self._fill(rows, values)
-                with np.errstate(over="ignore"):
+                # Infinite terms are told by their sum; some BLAS multiply what they pad by zero.
+                with np.errstate(over="ignore", invalid="ignore"):
                     np.exp(values, out=values)
                     sums = row_sums(values)
                 self._is_shifted = not (sums.min() >= LEAST_SUM and sums.max() <= 1 / LEAST_SUM)
