@@ -231,8 +231,9 @@ class Recording:
         with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
             for half, first in layer.rows:
                 for place, sample in enumerate(self._samples.values()):
-                    for own in (softmax.row(first + place) for softmax in layer.softmaxes):
-                        sample.put(layer.tap, own, layer.position, half, halves)
+                    for softmax in layer.softmaxes:
+                        row = first + place
+                        sample.put(layer.tap, softmax, row, layer.position, half, halves)
 
     def hand_over(self) -> None:
         """Let the last steps be written while the pipeline makes a picture of what they gave."""

@@ -93,6 +93,7 @@ class SampleRecorder:
         self,
         tap: LayerTap,
         softmax: Softmax,
+        row: int,
         position: int,
         half: str,
         halves: tuple[str, ...] | None,
@@ -103,7 +104,8 @@ class SampleRecorder:
         ----------
         tap : LayerTap
         softmax : Softmax
-            Of one row.
+            Of all rows of the batch.
+        row : int
         position : int
             Index of the step among the steps that are kept.
         half : str
@@ -115,17 +117,18 @@ class SampleRecorder:
         if heads is not None:
             if not heads:
                 return
-            softmax = softmax.heads(heads)
+            softmax, row = softmax.row(row).heads(heads), 0
         total: torch.Tensor | None = None
         for reference in softmax.references:
             stored_as = self._representation(softmax, reference)
-            arrays = _reduce(softmax, reference, stored_as)
+            arrays = _reduce(softmax, row, reference, stored_as)
             if softmax.is_shared(reference) and stored_as != "maps":
-                total = _normaliser(softmax) if total is None else total
+                total = _normaliser(softmax.row(row)) if total is None else total
                 arrays["logsumexp"] = total
             name = tap.name + (f".reference_{reference.index}" if reference.index else "")
             if name not in self._layers:
-                attributes = self._describe(tap, softmax, reference, stored_as, heads)
+                own = softmax.row(row)
+                attributes = self._describe(tap, own, reference, stored_as, heads)
                 self._layers[name] = LayerWriter(
                     self._layer_place,
                     name,
@@ -135,7 +138,7 @@ class SampleRecorder:
                     halves,
                     len(softmax.references),
                 )
-            self._layers[name].put(position, half, {n: a[0] for n, a in arrays.items()})
+            self._layers[name].put(position, half, arrays)
 
     def add_images(self, images: Mapping[str, Any]) -> None:
         """Write pictures; the required ones complete a finished sample."""
@@ -242,19 +245,21 @@ class SampleRecorder:
 
 
 def _reduce(
-    softmax: Softmax, reference: ReferenceKeys, stored_as: Representation
+    softmax: Softmax, row: int, reference: ReferenceKeys, stored_as: Representation
 ) -> dict[str, torch.Tensor]:
+    """Return what is kept of one row, dims (head, token[, channel])."""
     if stored_as == "factors":
-        return {"query": softmax.query, "key": softmax.reference_key(reference)}
+        return {"query": softmax.query[row], "key": softmax.reference_key(reference)[row]}
+    own = softmax.row(row)
     with exact_products(softmax.query.device.type):
         if stored_as == "maps":
-            return directional_maps(softmax, reference)
-        return {"logits": reference_logits(softmax, reference)}
+            return {name: rows[0] for name, rows in directional_maps(own, reference).items()}
+        return {"logits": reference_logits(own, reference)[0]}
 
 
 def _normaliser(softmax: Softmax) -> torch.Tensor:
     with exact_products(softmax.query.device.type):
-        return log_normaliser(softmax)
+        return log_normaliser(softmax)[0]
 
 
 def _hides_any(mask: torch.Tensor, reference: ReferenceKeys) -> bool:

@@ -172,15 +172,15 @@ def bind(
     forward: Callable[..., Any], arguments: tuple[Any, ...], options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return a call's arguments by the names of the function's signature."""
-    found = _signature(forward).bind_partial(*arguments, **options)
-    named = dict(found.arguments)
-    for parameter in found.signature.parameters.values():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            named |= named.pop(parameter.name, {})
-    return named
+    return {**dict(zip(_positional_names(forward), arguments, strict=False)), **options}
 
 
-_signature = functools.lru_cache(maxsize=64)(inspect.signature)
+@functools.lru_cache(maxsize=64)
+def _positional_names(forward: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of what may be given by position; binding anew each time takes longer."""
+    given = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(forward).parameters.values()
+    return tuple(parameter.name for parameter in parameters if parameter.kind in given)
 
 
 def read_timestep(value: Any) -> float:

@@ -29,6 +29,7 @@ from i2am.schemas.dims import GUIDANCE, STEP
 __all__ = ["Node", "ShardedArray", "whole_array", "write_nodes"]
 
 Node = GroupMetadata | ArrayV3Metadata
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def write_nodes(
@@ -268,5 +269,5 @@ def _to_buffer(values: Array) -> Buffer:
 
 def _bits(values: torch.Tensor) -> Array:
     """Return values as integers: as numbers, NaN would never be equal."""
-    integers: Array = values.view({2: torch.int16, 4: torch.int32}[values.itemsize]).numpy()
+    integers: Array = values.view(_INTEGERS[values.itemsize]).numpy()
     return integers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +14,18 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry, dispa
 from torch import nn
 from torch.nn import functional
 
-from i2am.capture import FusedCall, FusedTap, ReferenceKeys, ReferenceLayout, Softmax
+from i2am.capture import (
+    FusedCall,
+    FusedTap,
+    Profile,
+    ReferenceKeys,
+    ReferenceLayout,
+    Softmax,
+    capture,
+)
 from i2am.capture.softmax import directional_maps, log_normaliser, reference_logits
-from i2am.capture.taps import Source
+from i2am.capture.taps import LayerTap, Source
+from i2am.schemas import CaptureError
 
 PATCHES, REFERENCE, TEXT = 6, 4, 3
 KEYS = TEXT + PATCHES + REFERENCE
@@ -88,6 +98,39 @@ def test_a_fused_call_is_read_with_its_mask_and_scale(
     maps = directional_maps(softmax, reference)
     assert torch.allclose(maps["mass"].double(), attention.sum(-1), atol=1e-6)
     assert torch.allclose(maps["g2r"].double(), attention.mean(2), atol=1e-6)
+
+
+class JointDenoiser(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.joint = Joint("keywords")
+
+    def forward(self, x: torch.Tensor, t: int, mask: torch.Tensor) -> torch.Tensor:
+        mixed: torch.Tensor = self.joint(x, mask)
+        return mixed
+
+
+def find_joint(denoiser: Any) -> list[LayerTap]:
+    return [FusedTap("joint", denoiser.joint, "blocks", read=read)]
+
+
+JOINT = Profile("joint", ("JointDenoiser",), find_joint)
+
+
+@pytest.mark.filterwarnings("ignore:Samples .* stay incomplete")
+def test_factors_need_a_mask_that_hides_no_reference_from_their_own_row(tmp_path: Path) -> None:
+    mask = torch.ones(2, 1, 1, KEYS, dtype=torch.bool)
+    mask[0, ..., -1] = False  # from the unconditional half alone
+    denoiser, states = JointDenoiser().requires_grad_(False), torch.randn(2, KEYS, 8)
+
+    def run(name: str, mask: torch.Tensor) -> None:
+        options: Any = {"sample": name, "profile": JOINT, "representation": "factors"}
+        with capture(denoiser, tmp_path / "run.zarr", **options):
+            denoiser(states, 900, mask)
+
+    run("seen", mask)
+    with pytest.raises(CaptureError, match="got masked ones, at layer 'joint'"):
+        run("hidden", mask.flip(0))
 
 
 def test_reduction_in_tiles_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import diffusers
 import pytest
 import torch
 
-from i2am.capture.steps import StepClock, keeps_step
+from i2am.capture.steps import StepClock, bind, keeps_step
 from i2am.schemas import SchemaError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array")  # in some schedulers
@@ -181,3 +181,14 @@ def test_steps_are_kept_by_number_range_or_list(option: Any, kept: list[int]) ->
 def test_other_steps_are_refused(option: Any) -> None:
     with pytest.raises(SchemaError, match="Expected steps as"):
         keeps_step(option)
+
+
+def test_arguments_are_known_by_their_names_however_they_are_given() -> None:
+    def forward(
+        x: Any, t: Any, /, context: Any = None, *, scale: Any = 1, **extra: Any
+    ) -> None: ...
+
+    assert bind(forward, (1,), {}) == {"x": 1}
+    given: dict[str, Any] = {"scale": 4, "hint": 5}
+    assert bind(forward, (1, 2, 3), given) == {"x": 1, "t": 2, "context": 3, **given}
+    assert bind(forward, (1, 2), {"context": 3}) == {"x": 1, "t": 2, "context": 3}

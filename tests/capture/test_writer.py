@@ -144,7 +144,10 @@ def test_what_is_put_is_what_a_reader_finds(
         assert np.array_equal(values, wanted)
 
 
-@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+NATIVE = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("kind", NATIVE, ids=str)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32], ids=str)
 def test_every_native_dtype_is_stored_rounded_once(kind: torch.dtype, dtype: Any) -> None:
     values = torch.randn((1, 3, 2, 5, 4), generator=torch.Generator().manual_seed(0)).to(kind)
@@ -153,13 +156,16 @@ def test_every_native_dtype_is_stored_rounded_once(kind: torch.dtype, dtype: Any
     layer = LayerWriter(layers.store_path, "a", attributes(), np.dtype(dtype), stream, ONE)
     for step in range(3):
         # A view whose channels come before its tokens.
-        layer.put(step, "conditional", {"query": values[0, step].transpose(1, 2).contiguous().mT})
+        query = values[0, step].transpose(1, 2).contiguous().mT
+        layer.put(step, "conditional", {"query": query, "key": values[0, 0]})
     layer.close(ONE)
     write_layers(layers.store_path, [layer], stream)
     stream.close()
-    stored, _ = read(layers["a"], "query")
-    assert stored.dtype == dtype
-    assert np.array_equal(stored, values[0].double().numpy().astype(dtype))
+    wanted = values[0].double().numpy().astype(dtype)
+    for name, expected in (("query", wanted), ("key", wanted[0])):
+        stored, _ = read(layers["a"], name)
+        assert stored.dtype == dtype
+        assert np.array_equal(stored, expected)
 
 
 def test_a_value_that_is_infinite_itself_does_not_widen_the_layer() -> None:
