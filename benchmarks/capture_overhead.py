@@ -9,7 +9,8 @@ and K in memory; and with attention recomputed in a hook on every transformer. S
 
 All variants take turns in one process, and each round starts with another one: so whatever else
 the machine does hits all alike. A ratio is taken within each round; the table shows the median
-over the rounds and, in brackets, the smallest and largest. Peak memory is that of a process of its
+over the rounds and, in brackets, the smallest and largest; from six rounds on, the bars also say
+between which values the median lies with 95 % confidence. Peak memory is that of a process of its
 own for each variant, less that of generation alone.
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -62,6 +64,7 @@ class Setting:
     repeats: int
     memory_bytes: int
     folder: Path
+    names: tuple[str, ...]
 
     def build(self) -> Model:
         """Return the model."""
@@ -86,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.repeats or repeats,
                 options.memory_bytes,
                 Path(folder),
+                tuple(n for n in VARIANTS if is_available(n) and n not in options.leave_out),
             )
             results.append(measure(setting))
             print("\n".join(format_result(results[-1])), flush=True)
@@ -113,10 +117,9 @@ def describe_machine(device: str) -> dict[str, str]:
 
 def measure(setting: Setting) -> dict[str, Any]:
     """Return all figures of one model, ready for JSON."""
-    names = [name for name in VARIANTS if is_available(name)]
-    peaks = {name: measure_peak(setting, name) for name in names}
+    peaks = {name: measure_peak(setting, name) for name in setting.names}
     model = setting.build()
-    times, stored = measure_times(setting, model, names)
+    times, stored = measure_times(setting, model, setting.names)
     return {
         "model": model.name,
         "dtype": str(model.pipeline.unet.dtype).removeprefix("torch."),
@@ -224,7 +227,7 @@ def format_result(result: dict[str, Any]) -> list[str]:
         if name != ALONE:
             extra = f"{(peaks[name] - peaks[ALONE]) / MIB:+.0f}"
         lines.append(f"{name:26}{statistics.median(seconds):10.3f}{ratio:>22}{extra:>20}")
-    for name in CAPTURES:
+    for name in (name for name in CAPTURES if name in times):
         lines.append(_format_bar(name, f"≤ {result['bar']:.2f}", times, ALONE, result["bar"]))
         lines += [_format_bar(name, "< 1", times, rival, 1) for rival in RIVALS if rival in times]
         extra_bytes, bound = peaks[name] - peaks[ALONE], result["memory_bytes"]
@@ -256,11 +259,31 @@ def format_ratio(ratios: Sequence[float]) -> str:
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
 
 
+def median_interval(ratios: Sequence[float]) -> tuple[float, float] | None:
+    """Return between which values the median lies with 95 % confidence; None of few rounds.
+
+    Notes
+    -----
+    Of the ordered ratios, those at n/2 ∓ 0.98·√n: how many lie below the true median is binomial.
+
+    >>> median_interval([1.0, 1.25, 1.5]) is None
+    True
+    >>> median_interval(range(100))
+    (40, 59)
+    """
+    ordered = sorted(ratios)
+    first = math.floor(len(ordered) / 2 - 0.98 * math.sqrt(len(ordered)))
+    return (ordered[first], ordered[-1 - first]) if len(ordered) > 5 else None
+
+
 def _format_bar(name: str, bar: str, times: Any, other: str, limit: float) -> str:
     ratios = _ratios(times, name, other)
     median = statistics.median(ratios)
     met = median < limit or (median == limit and bar.startswith("≤"))
-    return f"bar {bar} × {other}: {name} {format_ratio(ratios)}, {'met' if met else 'missed'}"
+    verdict = "met" if met else "missed"
+    if (interval := median_interval(ratios)) is not None:
+        verdict += f"; median within {interval[0]:.3f}–{interval[1]:.3f}"
+    return f"bar {bar} × {other}: {name} {format_ratio(ratios)}, {verdict}"
 
 
 def _ratios(times: dict[str, list[float]], name: str, other: str) -> list[float]:
@@ -278,6 +301,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="denoising steps; 50 and 3")
     parser.add_argument("--repeats", type=int, help="measured rounds; 7 and 3")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--leave-out", action="append", default=[], choices=OTHERS, help="a variant; repeatable"
+    )
     parser.add_argument("--memory-bytes", type=int, default=DEFAULT_MEMORY_BYTES)
     parser.add_argument("--quick", action="store_true", help="only whether it works")
     parser.add_argument("--out", type=Path, help="where to write; a temporary folder")
