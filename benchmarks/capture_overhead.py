@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import math
 import multiprocessing
 import os
 import platform
@@ -40,6 +39,7 @@ from typing import Any
 import torch
 import zarr
 from capture_variants import VARIANTS, Model, build_model, is_available
+from ratios import format_ratio, median_interval
 from tqdm import tqdm
 
 from i2am.capture.recorder import DEFAULT_MEMORY_BYTES
@@ -248,32 +248,6 @@ def format_result(result: dict[str, Any]) -> list[str]:
                 f"{stored['smaller_bytes'] / 1e6:.2f} MB"
             )
     return lines
-
-
-def format_ratio(ratios: Sequence[float]) -> str:
-    """Return the median, and the range in brackets.
-
-    >>> format_ratio([1.5, 1.0, 1.25])
-    '1.25 (1.00–1.50)'
-    """
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
-
-
-def median_interval(ratios: Sequence[float]) -> tuple[float, float] | None:
-    """Return between which values the median lies with 95 % confidence; None of few rounds.
-
-    Notes
-    -----
-    Of the ordered ratios, those at n/2 ∓ 0.98·√n: how many lie below the true median is binomial.
-
-    >>> median_interval([1.0, 1.25, 1.5]) is None
-    True
-    >>> median_interval(range(100))
-    (40, 59)
-    """
-    ordered = sorted(ratios)
-    first = math.floor(len(ordered) / 2 - 0.98 * math.sqrt(len(ordered)))
-    return (ordered[first], ordered[-1 - first]) if len(ordered) > 5 else None
 
 
 def _format_bar(name: str, bar: str, times: Any, other: str, limit: float) -> str:

@@ -249,7 +249,7 @@ def _reduce(
 ) -> dict[str, torch.Tensor]:
     """Return what is kept of one row, dims (head, token[, channel])."""
     if stored_as == "factors":
-        return {"query": softmax.query[row], "key": softmax.reference_key(reference)[row]}
+        return {"query": softmax.query[row], "key": softmax.key[row][:, reference.tokens]}
     own = softmax.row(row)
     with exact_products(softmax.query.device.type):
         if stored_as == "maps":

@@ -132,12 +132,6 @@ class Softmax:
             mask = mask[:, indices]
         return replace(self, query=self.query[:, indices], key=self.key[:, indices], mask=mask)
 
-    def reference_key(self, reference: ReferenceKeys) -> torch.Tensor:
-        """Return one reference's keys, dims (row, head, reference, channel)."""
-        if isinstance(reference.tokens, slice) and not self.is_shared(reference):
-            return self.key
-        return self.key[:, :, reference.tokens]
-
     def is_shared(self, reference: ReferenceKeys) -> bool:
         """Return whether keys other than this reference's share its softmax."""
         return self.token_count(reference) < self.key.shape[2]
@@ -165,7 +159,7 @@ def exact_products(device: str) -> AbstractContextManager[None]:
 
 def reference_logits(softmax: Softmax, reference: ReferenceKeys) -> torch.Tensor:
     """Return scaled Q·K, dims (row, head, generated, reference), float32, before any softmax."""
-    key = softmax.reference_key(reference).float()
+    key = softmax.key[:, :, reference.tokens].float()
     # Scaled after the product, as attention itself does: other orders round otherwise.
     logits = (softmax.query.float() @ key.transpose(-1, -2)).mul_(softmax.scale)
     return _masked(logits, softmax.mask, slice(None), reference.tokens)
