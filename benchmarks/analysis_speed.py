@@ -29,6 +29,7 @@ from typing import Any
 import dask
 import numpy as np
 import torch
+from ratios import format_ratio, ratios_of
 from synthetic_run import HEADS, STEPS, Layer, layers, write_run
 from threadpoolctl import threadpool_limits
 
@@ -140,7 +141,9 @@ def compare_block(patches: int, tokens: int, channels: int, rounds: int, *, has_
     for name, bar in BARS.items():
         others = floor if name == FLOOR else times[name]
         print(
-            format_bar(f"{name} / ours", ratios(others, times["ours"]), bar if has_bars else None)
+            format_bar(
+                f"{name} / ours", ratios_of(others, times["ours"]), bar if has_bars else None
+            )
         )
 
 
@@ -158,7 +161,9 @@ def measure_sample(folder: Path, steps: int, rounds: int) -> None:
         print(f"  threads: {threads}")
         print(f"  {'the kernel alone':26}{statistics.median(alone):9.1f} s")
         print(f"  {'store to store':26}{statistics.median(ends):9.1f} s")
-        print(format_bar("the kernel alone / store to store", ratios(alone, ends), END_TO_END_BAR))
+        print(
+            format_bar("the kernel alone / store to store", ratios_of(alone, ends), END_TO_END_BAR)
+        )
 
 
 def kernel_seconds(run: Path, layer: Layer, threads: int, pool: ThreadPoolExecutor) -> float:
@@ -194,7 +199,7 @@ def compare_workers(folder: Path, steps: int) -> None:
             seconds_of.append(analyse(run, folder / "maps.zarr", workers=workers))
     for workers, seconds_of in times.items():
         print(f"  worker processes: {workers}{statistics.median(seconds_of):17.1f} s")
-    print(format_bar("one / two", ratios(times[1], times[2]), WORKERS_BAR))
+    print(format_bar("one / two", ratios_of(times[1], times[2]), WORKERS_BAR))
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -204,15 +209,10 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start_s
 
 
-def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
-    """Return the ratio of each round."""
-    return [one / other for one, other in zip(numerators, denominators, strict=True)]
-
-
 def format_bar(what: str, found: Sequence[float], bar: float | None) -> str:
     """Return one line: the median, the range, and whether the bar is met."""
     median = statistics.median(found)
-    line = f"  {what}: {median:.2f} ({min(found):.2f}–{max(found):.2f})"
+    line = f"  {what}: {format_ratio(found)}"
     return line if bar is None else f"{line}, bar ≥ {bar}: {'met' if median >= bar else 'missed'}"
 
 

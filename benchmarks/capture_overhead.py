@@ -39,7 +39,7 @@ from typing import Any
 import torch
 import zarr
 from capture_variants import VARIANTS, Model, build_model, is_available
-from ratios import format_ratio, median_interval
+from ratios import format_ratio, median_interval, ratios_of
 from tqdm import tqdm
 
 from i2am.capture.recorder import DEFAULT_MEMORY_BYTES
@@ -222,7 +222,7 @@ def format_result(result: dict[str, Any]) -> list[str]:
         f"{'':26}{'median s':>10}{'× generation alone':>22}{'peak memory, MiB':>20}",
     ]
     for name, seconds in times.items():
-        ratio = format_ratio(_ratios(times, name, ALONE))
+        ratio = format_ratio(ratios_of(times[name], times[ALONE]))
         extra = f"{peaks[name] / MIB:.0f}"
         if name != ALONE:
             extra = f"{(peaks[name] - peaks[ALONE]) / MIB:+.0f}"
@@ -251,17 +251,13 @@ def format_result(result: dict[str, Any]) -> list[str]:
 
 
 def _format_bar(name: str, bar: str, times: Any, other: str, limit: float) -> str:
-    ratios = _ratios(times, name, other)
+    ratios = ratios_of(times[name], times[other])
     median = statistics.median(ratios)
     met = median < limit or (median == limit and bar.startswith("≤"))
     verdict = "met" if met else "missed"
     if (interval := median_interval(ratios)) is not None:
         verdict += f"; median within {interval[0]:.3f}–{interval[1]:.3f}"
     return f"bar {bar} × {other}: {name} {format_ratio(ratios)}, {verdict}"
-
-
-def _ratios(times: dict[str, list[float]], name: str, other: str) -> list[float]:
-    return [own / base for own, base in zip(times[name], times[other], strict=True)]
 
 
 def _wait_for(device: str) -> None:

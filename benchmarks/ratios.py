@@ -6,7 +6,12 @@ import math
 import statistics
 from collections.abc import Sequence
 
-__all__ = ["format_ratio", "median_interval"]
+__all__ = ["format_ratio", "median_interval", "ratios_of"]
+
+
+def ratios_of(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
+    """Return the ratio of each round."""
+    return [one / other for one, other in zip(numerators, denominators, strict=True)]
 
 
 def format_ratio(ratios: Sequence[float]) -> str:

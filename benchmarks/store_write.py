@@ -34,6 +34,7 @@ import torch
 import zarr
 from capture_variants import build_model
 from numcodecs import Blosc, Zstd
+from ratios import ratios_of
 from synthetic_run import open_layer
 
 from i2am.capture.codec import MOST_CHUNK_STEPS, Array, plan_shards
@@ -203,7 +204,7 @@ def compare_writers(steps: list[Step], rounds: int, folder: Path | None) -> None
     print(f"{len(steps)} steps, {size_bytes / 1e6:.0f} MB of arrays, {rounds} rounds\n")
     print("| way | MB/s | over raw, of each round | files | MB |\n|---|---|---|---|---|")
     for name, times in seconds.items():
-        ratios = [r / t for r, t in zip(seconds["raw"], times, strict=True)]
+        ratios = ratios_of(seconds["raw"], times)
         per_s = size_bytes / 1e6 / statistics.median(times)
         middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
         count, total = files[name]
