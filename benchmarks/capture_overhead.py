@@ -199,7 +199,9 @@ def measure_peak(setting: Setting, name: str) -> int:
     """Return the largest resident memory of a process that runs a variant once, in bytes."""
     # Forked from a server without history: a plain child would start from its parent's peak.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["i2am.capture", "diffusers.models.unets.unet_2d_condition"])
+    # Importing them may begin with CUDA, which no fork survives: then each child imports anew.
+    preload = ["i2am.capture", "diffusers.models.unets.unet_2d_condition"]
+    context.set_forkserver_preload([] if setting.device.startswith("cuda") else preload)
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(run_for_peak, setting, name).result()
 
