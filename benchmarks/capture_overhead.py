@@ -42,7 +42,7 @@ from capture_variants import VARIANTS, Model, build_model, is_available
 from ratios import format_ratio, median_interval, ratios_of
 from tqdm import tqdm
 
-from i2am.capture.recorder import DEFAULT_MEMORY_BYTES
+from i2am.capture.recording.options import DEFAULT_MEMORY_BYTES
 
 ALONE, *OTHERS = VARIANTS
 CAPTURES = tuple(name for name in VARIANTS if name.startswith("capture()"))

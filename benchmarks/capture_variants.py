@@ -20,7 +20,7 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 
 from i2am.capture import DEMO_MANIFEST, SHIPPED_MODEL, capture, load_pipeline
-from i2am.capture.rows import RowPictures
+from i2am.capture.batch.pictures import RowPictures
 from i2am.schemas import read_manifest
 
 __all__ = ["PEER", "VARIANTS", "AttentionSums", "Model", "build_model", "is_available"]

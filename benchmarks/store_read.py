@@ -21,7 +21,7 @@ import zarr
 from synthetic_run import STEPS, write_layers_of_sample
 from zarr.storage import LocalStore, WrapperStore
 
-from i2am.capture import codec
+from i2am.capture.writer import sharded_array as codec
 
 SHAPES = {
     "320 KiB, 5 steps (chosen)": (320 * 2**10, 5),

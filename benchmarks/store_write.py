@@ -37,9 +37,10 @@ from numcodecs import Blosc, Zstd
 from ratios import ratios_of
 from synthetic_run import open_layer
 
-from i2am.capture.codec import MOST_CHUNK_STEPS, Array, plan_shards
-from i2am.capture.layer_writer import write_layers
-from i2am.capture.stream import MOST_SHARD_BYTES, Stream
+from i2am.capture.writer.layer_writer import write_layers
+from i2am.capture.writer.sharded_array import MOST_CHUNK_STEPS, plan_shards
+from i2am.capture.writer.staging import MOST_SHARD_BYTES, Stream
+from i2am.capture.writer.zarr_objects import Array
 
 BAR = 0.7
 OURS = "capture's writer, 2 threads"  # the default number

@@ -18,8 +18,8 @@ import torch
 import zarr
 from zarr.storage import StorePath
 
-from i2am.capture.layer_writer import LayerWriter, write_layers
-from i2am.capture.stream import Stream
+from i2am.capture.writer.layer_writer import LayerWriter, write_layers
+from i2am.capture.writer.staging import Stream
 from i2am.schemas import LayerAttributes
 
 __all__ = [

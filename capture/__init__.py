@@ -8,30 +8,23 @@ from i2am.schemas import require
 require("torch", "to capture a model", "capture")
 require("zarr", "to write a capture store", "capture")
 
-# Each family's module registers its profiles.
-from i2am.capture import (  # noqa: E402, F401
-    compvis,
-    flux,
-    ip_adapter,
-    kandinsky,
-    qwen,
-    reference_only,
-    wan,
-)
-from i2am.capture.batch import CaptureOptions, CaptureSummary, capture_manifest  # noqa: E402
-from i2am.capture.fused import FusedCall, FusedTap  # noqa: E402
-from i2am.capture.generate import GenerationSettings, SampleInputs  # noqa: E402
-from i2am.capture.models import (  # noqa: E402
+from i2am.capture import families  # noqa: F401 - each family's module registers its profiles
+from i2am.capture.batch.capture_manifest import CaptureSummary, capture_manifest
+from i2am.capture.families.profile import Profile, register
+from i2am.capture.families.unet import cross_attention
+from i2am.capture.hooks.attention import ReferenceKeys, ReferenceLayout, Softmax
+from i2am.capture.hooks.kernel_tap import FusedCall, FusedTap
+from i2am.capture.hooks.projection_tap import Heard, Projection, ProjectionTap
+from i2am.capture.hooks.taps import LayerTap
+from i2am.capture.pipelines.call import GenerationSettings, SampleInputs
+from i2am.capture.pipelines.load import (
     DEMO_MANIFEST,
     SHIPPED_MODEL,
     LoadOptions,
     load_pipeline,
 )
-from i2am.capture.profiles import Profile, register  # noqa: E402
-from i2am.capture.recorder import Recording, capture  # noqa: E402
-from i2am.capture.softmax import ReferenceKeys, ReferenceLayout, Softmax  # noqa: E402
-from i2am.capture.taps import Heard, LayerTap, Projection, ProjectionTap  # noqa: E402
-from i2am.capture.unet import cross_attention  # noqa: E402
+from i2am.capture.recording.options import CaptureOptions
+from i2am.capture.recording.recorder import Recording, capture
 
 __all__ = [
     "DEMO_MANIFEST",

@@ -21,7 +21,7 @@ from i2am.arguments import (
 
 if TYPE_CHECKING:
     from i2am.capture import CaptureOptions
-    from i2am.capture.models import LoadOptions
+    from i2am.capture.pipelines.load import LoadOptions
 
 __all__ = ["add_capture"]
 
@@ -125,7 +125,7 @@ def _capture(options: argparse.Namespace) -> int:
 
 
 def _loading(options: argparse.Namespace) -> LoadOptions:
-    from i2am.capture.models import LoadOptions
+    from i2am.capture.pipelines.load import LoadOptions
 
     return LoadOptions(
         revision=options.revision,

@@ -23,7 +23,7 @@ from PIL import Image
 
 from i2am.capture_command import add_capture
 from i2am.cli import main
-from tests.synthetic import SyntheticLayer, write_run
+from tests.support.synthetic_run import SyntheticLayer, write_run
 
 LAYERS = (
     SyntheticLayer("one", (4, 4), (2, 2), channels=3),

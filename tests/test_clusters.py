@@ -21,7 +21,7 @@ from distributed import LocalCluster
 
 from i2am.analysis import analyze_run, open_maps
 from i2am.cli import _build_parser
-from tests.synthetic import SyntheticLayer, write_run
+from tests.support.synthetic_run import SyntheticLayer, write_run
 
 ROOT = Path(__file__).parents[1]
 FILES = ROOT / "examples" / "clusters"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +15,7 @@ from i2am.schemas.manifest import read_manifest
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("analysis", "capture", "schemas", "viewer")
+MOST_MODULES = 11  # ten, and in capture/families a file for each family
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / "pyproject.toml").is_file(), reason="needs the source tree"
@@ -62,10 +64,15 @@ def test_every_file_that_is_no_module_is_package_data_and_every_pattern_has_a_fi
     }
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_is_flat(stage: str) -> None:
-    deep = [f for f in _files(ROOT / stage) if f.suffix == ".py" and f.parent != ROOT / stage]
-    assert deep == []
+def test_a_sub_package_says_what_it_is_for_and_is_small(project: dict[str, Any]) -> None:
+    packages: list[str] = project["tool"]["setuptools"]["packages"]
+    folders = [_package_folder(package, project) for package in packages if package.count(".") > 1]
+    assert folders
+    for folder in folders:
+        tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree), folder
+        modules = [f for f in folder.glob("*.py") if f.name != "__init__.py"]
+        assert 1 < len(modules) <= MOST_MODULES, folder
 
 
 @pytest.mark.parametrize("stage", STAGES)

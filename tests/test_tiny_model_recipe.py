@@ -108,7 +108,7 @@ def test_the_hint_is_nought_for_attention_that_finds_its_source(
 def test_random_weights_with_full_attention_give_finite_hints_and_gradients(
     compositions: Any,
 ) -> None:
-    from i2am.capture.tiny_model import build_pipeline
+    from i2am.capture.pipelines.tiny_model import build_pipeline
 
     guide_module: Any = importlib.import_module("guide")
     torch.manual_seed(0)

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from i2am.analysis import analyze, open_run
 from i2am.capture import SHIPPED_MODEL, capture, load_pipeline
-from i2am.capture.tiny_model import build_pipeline
+from i2am.capture.pipelines.tiny_model import build_pipeline
 
 HERE = Path(__file__).parent
 STEPS, GUIDANCE_SCALE, BATCH = 25, 3.0, 20

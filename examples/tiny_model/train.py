@@ -24,8 +24,8 @@ from diffusers import DDPMScheduler
 from guide import Guide
 from torch.nn import functional
 
-from i2am.capture.reference_inpaint import ReferenceInpaintPipeline
-from i2am.capture.tiny_model import PREDICTION, build_pipeline
+from i2am.capture.pipelines.reference_inpaint import ReferenceInpaintPipeline
+from i2am.capture.pipelines.tiny_model import PREDICTION, build_pipeline
 
 VAE_BATCH, VAE_CROP_PX = 16, 32
 UNET_BATCH = 16

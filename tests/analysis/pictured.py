@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from skimage import data, transform
 
-from tests.synthetic import PROVENANCE
+from tests.support.synthetic_run import PROVENANCE
 
 STEPS = 6
 HEADS = 4

@@ -15,7 +15,7 @@ from i2am.analysis import analyze_run, average_maps, averaging, default_average_
 from i2am.schemas import AnalysisError, StoreError
 from tests.analysis import oracle
 from tests.analysis.witness import watch_reads
-from tests.synthetic import LAYERS, SyntheticLayer, write_run
+from tests.support.synthetic_run import LAYERS, SyntheticLayer, write_run
 
 SAMPLES = ("a", "b", "c", "d", "e")
 LABELS: dict[str, dict[str, Any]] = {

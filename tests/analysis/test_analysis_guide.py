@@ -10,7 +10,7 @@ import pytest
 from i2am.cli import main
 from tests.analysis import oracle
 from tests.analysis.witness import run_guide
-from tests.synthetic import SyntheticLayer, write_run
+from tests.support.synthetic_run import SyntheticLayer, write_run
 
 GUIDE = Path(__file__).parents[2] / "docs" / "analysis.md"
 LAYERS = (SyntheticLayer("down", (4, 4), (4, 4)), SyntheticLayer("up", (8, 8), (2, 2)))

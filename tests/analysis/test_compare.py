@@ -25,7 +25,7 @@ from i2am.schemas import AnalysisError, StoreError
 from tests.analysis import oracle
 from tests.analysis.figure_reading import titles_of, values_of
 from tests.analysis.pictured import pictured
-from tests.synthetic import SyntheticLayer, write_run
+from tests.support.synthetic_run import SyntheticLayer, write_run
 
 ONE = SyntheticLayer("one", (8, 8), (4, 4), heads=2)
 TWO = SyntheticLayer("two", (4, 4), (4, 4), heads=2)

@@ -10,7 +10,7 @@ import xarray as xr
 from i2am.analysis import analyze, imacs, open_run, sram
 from i2am.schemas import AnalysisError
 from tests.analysis import oracle
-from tests.synthetic import SyntheticLayer, write_run
+from tests.support.synthetic_run import SyntheticLayer, write_run
 
 # What the authors' code returned on known queries and keys; too large to lie in the repository.
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"

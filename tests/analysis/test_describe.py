@@ -10,7 +10,7 @@ from i2am.analysis import analyze_run, average_maps, describe_store, open_maps, 
 from i2am.schemas import StoreError, find_faults
 from tests.analysis import oracle
 from tests.analysis.witness import watch_reads
-from tests.synthetic import LAYERS, write_run
+from tests.support.synthetic_run import LAYERS, write_run
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from i2am.analysis import analyze, analyze_run, describe_store, open_maps, open_
 from i2am.schemas import AnalysisError, StoreError, find_faults
 from tests.analysis import oracle
 from tests.analysis.test_maps import MIXED
-from tests.synthetic import write_run
+from tests.support.synthetic_run import write_run
 
 
 @pytest.fixture

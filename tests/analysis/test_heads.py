@@ -12,7 +12,7 @@ import pytest
 from i2am.analysis import analyze_run, head_scores, write_head_scores
 from i2am.schemas import StoreError
 from tests.analysis import oracle
-from tests.synthetic import SyntheticLayer, write_run
+from tests.support.synthetic_run import SyntheticLayer, write_run
 
 LAYERS = (
     SyntheticLayer("one", (4, 4), (4, 4), heads=3),

@@ -12,7 +12,7 @@ import pytest
 from i2am.analysis import analyze, open_run, sram
 from i2am.schemas import AnalysisError
 from tests.analysis import oracle
-from tests.synthetic import SyntheticLayer, write_run
+from tests.support.synthetic_run import SyntheticLayer, write_run
 
 # --- Heads.
 

@@ -14,7 +14,7 @@ from i2am.analysis import analyze, open_run
 from i2am.schemas import AnalysisError
 from i2am.schemas.dims import LEVELS, PLANES
 from tests.analysis import oracle
-from tests.synthetic import SyntheticLayer, write_run
+from tests.support.synthetic_run import SyntheticLayer, write_run
 
 MIXED = (
     SyntheticLayer("down", (8, 6), (4, 3), heads=2),

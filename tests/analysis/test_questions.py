@@ -18,7 +18,7 @@ from i2am.schemas import AnalysisError
 from tests.analysis import oracle
 from tests.analysis.test_maps import joint_sample
 from tests.analysis.witness import watch_reads
-from tests.synthetic import SyntheticLayer, write_run
+from tests.support.synthetic_run import SyntheticLayer, write_run
 
 STEPS = 7
 FACTORS = SyntheticLayer("factors", (8, 8), (4, 4), 1)

@@ -16,7 +16,7 @@ from i2am.analysis.sram_figure import default_points
 from i2am.schemas import AnalysisError
 from i2am.schemas.dims import LEVELS
 from tests.analysis import oracle
-from tests.synthetic import SyntheticLayer, write_run
+from tests.support.synthetic_run import SyntheticLayer, write_run
 
 # The same draws, whatever is stored of them: float32, so that only the way of reducing differs.
 LAYERS = (

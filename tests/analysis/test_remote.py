@@ -26,8 +26,8 @@ from i2am.analysis import (
 from i2am.cli import main
 from i2am.schemas import MissingExtra, StoreError, find_faults
 from i2am.schemas.dims import LEVELS
-from tests.bucket import credentials, serve_bucket
-from tests.synthetic import write_run
+from tests.support.s3_bucket import credentials, serve_bucket
+from tests.support.synthetic_run import write_run
 
 URL = "s3://bucket/folder/run.zarr"
 

@@ -11,7 +11,7 @@ from i2am.analysis import analyze_run, imacs, open_maps, score_maps, summarise_s
 from i2am.schemas import AnalysisError, StoreError
 from tests.analysis import oracle
 from tests.analysis.figure_reading import values_of
-from tests.synthetic import SyntheticLayer, write_run
+from tests.support.synthetic_run import SyntheticLayer, write_run
 
 MASK = np.zeros((4, 4))
 MASK[1:3, 1:3] = 1

@@ -16,7 +16,7 @@ from i2am.analysis import (
     summarise_comparison,
 )
 from tests.analysis.witness import run_guide
-from tests.synthetic import SyntheticLayer, write_run
+from tests.support.synthetic_run import SyntheticLayer, write_run
 
 GUIDE = Path(__file__).parents[2] / "docs" / "scores.md"
 LAYERS = (SyntheticLayer("one", (4, 4), (4, 4)), SyntheticLayer("two", (4, 4), (2, 2)))

@@ -17,7 +17,7 @@ from i2am.analysis.overlay import Style
 from i2am.analysis.report import write_report
 from tests.analysis import oracle
 from tests.analysis.figure_reading import panels_of, texts_of, titles_of
-from tests.synthetic import SyntheticLayer, write_run
+from tests.support.synthetic_run import SyntheticLayer, write_run
 
 ONE = SyntheticLayer("one.attn2", (4, 4), None, 0, tokens=1)
 REDUCED = SyntheticLayer("reduced.attn2", (4, 4), (2, 2), 0, representation="maps")

@@ -15,7 +15,7 @@ from i2am.analysis import analyze, open_run, spread
 from i2am.analysis.spread import area_mean, masks_of
 from i2am.schemas import AnalysisError
 from tests.analysis import oracle
-from tests.synthetic import SyntheticLayer, write_run
+from tests.support.synthetic_run import SyntheticLayer, write_run
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 

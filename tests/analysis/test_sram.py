@@ -16,7 +16,7 @@ from i2am.schemas import AnalysisError
 from tests.analysis import oracle
 from tests.analysis.test_maps import joint_sample
 from tests.analysis.witness import watch_reads
-from tests.synthetic import SyntheticLayer, write_run
+from tests.support.synthetic_run import SyntheticLayer, write_run
 
 FACTORS = SyntheticLayer("factors", (8, 8), (4, 4), 1)
 COARSE = SyntheticLayer("coarse", (4, 4), (2, 2), 0, keys_per_step=True)

@@ -16,7 +16,7 @@ from i2am.analysis import Run, open_maps, open_run
 from i2am.schemas import StoreError
 from tests.analysis import oracle
 from tests.analysis.witness import watch_reads
-from tests.synthetic import LAYERS, write_run
+from tests.support.synthetic_run import LAYERS, write_run
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from i2am.schemas import (
     MapsAttributes,
     RunAttributes,
 )
-from tests.synthetic import PROVENANCE
+from tests.support.synthetic_run import PROVENANCE
 
 # The contract's keys, letter for letter.
 RUN = {"kind": "run", "schema": 1}

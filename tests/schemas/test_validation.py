@@ -11,7 +11,7 @@ import zarr
 
 from i2am.analysis import analyze_run, describe_store
 from i2am.schemas import ArrayDescription, GroupDescription, find_faults
-from tests.synthetic import PROVENANCE, SyntheticLayer, write_run
+from tests.support.synthetic_run import PROVENANCE, SyntheticLayer, write_run
 
 SMALL = (
     SyntheticLayer("one", (2, 2), (2, 2), channels=3),

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.synthetic import write_run
+from tests.support.synthetic_run import write_run
 from tests.viewer.stores import spot_volume, write_maps
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from tests.synthetic import LAYERS
+from tests.support.synthetic_run import LAYERS
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 

@@ -20,7 +20,7 @@ from i2am.viewer.asking import Asker, asker_of
 from i2am.viewer.pick import Pick
 from i2am.viewer.scene import own_layers
 from i2am.viewer.session import session_of
-from tests.synthetic import LAYERS, SyntheticLayer, write_run
+from tests.support.synthetic_run import LAYERS, SyntheticLayer, write_run
 from tests.viewer.stores import NAMES
 from tests.viewer.waiting import wait
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from i2am.viewer.compare import CompareWidget
 from i2am.viewer.session import session_of
-from tests.synthetic import write_run
+from tests.support.synthetic_run import write_run
 from tests.viewer.waiting import wait
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from i2am.schemas import AnalysisError, MissingExtra, StoreError
 from i2am.viewer.export import with_caption, write_picture
-from tests.synthetic import write_run
+from tests.support.synthetic_run import write_run
 from tests.viewer.stores import spot_volume, write_maps
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]

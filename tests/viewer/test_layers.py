@@ -14,7 +14,7 @@ from i2am.viewer.layers import boxes_of, sample_layers
 from i2am.viewer.names import Names, Place, describe
 from i2am.viewer.opening import open_row
 from i2am.viewer.rows import Row
-from tests.synthetic import SyntheticLayer, write_run
+from tests.support.synthetic_run import SyntheticLayer, write_run
 from tests.viewer.stores import NAMES, spot_volume, write_maps
 
 ONE_TOKEN = SyntheticLayer("block.attn2", reference_grid=None, tokens=1)

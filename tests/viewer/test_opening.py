@@ -15,8 +15,8 @@ from i2am.viewer.opening import open_row
 from i2am.viewer.reader import get_reader, kind_of
 from i2am.viewer.session import session_of
 from tests.analysis.witness import watch_reads
-from tests.bucket import credentials, serve_bucket
-from tests.synthetic import write_run
+from tests.support.s3_bucket import credentials, serve_bucket
+from tests.support.synthetic_run import write_run
 
 URL = "s3://bucket/folder/run.zarr"
 

@@ -11,7 +11,7 @@ import pytest
 import zarr
 
 from i2am.analysis import imacs
-from tests.synthetic import SyntheticLayer, write_run
+from tests.support.synthetic_run import SyntheticLayer, write_run
 from tests.viewer.stores import NAMES, write_maps
 
 STEPS, HEADS = 4, 2

@@ -17,7 +17,7 @@ from i2am.viewer.opening import open_row
 from i2am.viewer.pick import Pick
 from i2am.viewer.recipe import recipe, sram_recipe
 from i2am.viewer.rows import Row
-from tests.synthetic import SyntheticLayer, write_run
+from tests.support.synthetic_run import SyntheticLayer, write_run
 from tests.viewer.stores import spot_volume, write_maps
 
 # Grids, heads and tokens differ; the last one has no map on the reference.

@@ -17,7 +17,7 @@ from qtpy.QtCore import Qt
 from i2am.viewer.names import LEVELS
 from i2am.viewer.session import session_of
 from i2am.viewer.shortcuts import SHORTCUTS, show_shortcuts
-from tests.synthetic import LAYERS, SyntheticLayer, write_run
+from tests.support.synthetic_run import LAYERS, SyntheticLayer, write_run
 from tests.viewer.stores import NAMES, spot_volume, write_maps
 from tests.viewer.waiting import wait
 

@@ -1,0 +1,17 @@
+"""One file a model family: which layers attend to the reference, and where its tokens lie.
+
+May import `hooks`, and `pipelines` for its types. Importing this folder registers every family.
+"""
+
+from i2am.capture.families import (
+    compvis,
+    flux,
+    ip_adapter,
+    kandinsky,
+    qwen,
+    reference_only,
+    unet,
+    wan,
+)
+
+__all__ = ["compvis", "flux", "ip_adapter", "kandinsky", "qwen", "reference_only", "unet", "wan"]

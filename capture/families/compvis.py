@@ -1,0 +1,118 @@
+"""Research code in the manner of CompVis' latent diffusion: StableVITON, DCI-VTON, Paint-by-Example.
+
+Nothing of that code is imported: its modules are known by class names and attributes. The reference
+comes in by two paths. Every ``SpatialTransformer`` attends to the context, which is the reference's
+CLIP embedding (one token); StableVITON's ``warp_flow_blks`` attend to a feature map of the garment,
+row-major on the query's own grid. Only the denoising UNet is searched: a ControlNet beside it has
+modules of the same classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from i2am.capture.families.attention_modules import block_of, patch_grid, scale_of, split_heads
+from i2am.capture.families.profile import Profile, class_names, register
+from i2am.capture.hooks.attention import ReferenceKeys, ReferenceLayout, Softmax, square_layout
+from i2am.capture.hooks.projection_tap import Heard, Projection, ProjectionTap
+from i2am.capture.hooks.taps import LayerTap
+from i2am.schemas import CaptureError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["spatial_transformers"]
+
+_WARP_BLOCKS = "warp_flow_blks"
+_CUSTOM = "CustomSpatialTransformer"  # Of the warp blocks; some versions use the plain class there.
+_TRANSFORMERS = {"SpatialTransformer", _CUSTOM}
+
+
+def spatial_transformers(denoiser: nn.Module) -> Iterator[LayerTap]:
+    """Yield a tap for each cross-attention ``attn2`` of a UNet's spatial transformers."""
+    for path, transformer in denoiser.named_modules():
+        names = class_names(transformer)
+        if names.isdisjoint(_TRANSFORMERS):
+            continue
+        is_warp = path.startswith(f"{_WARP_BLOCKS}.") or _CUSTOM in names
+        blocks: Any = transformer.transformer_blocks
+        for index, block in enumerate(blocks):
+            name = f"{path}.transformer_blocks.{index}.attn2"
+            yield ProjectionTap(
+                name,
+                block.attn2,
+                "warp" if is_warp else block_of(name),
+                query=Projection(block.attn2.to_q),
+                keys=(Projection(block.attn2.to_k),),
+                read=partial(_read, name, block.attn2, is_warp),
+                grid_source=transformer,
+            )
+
+
+def _read(name: str, attention: Any, is_warp: bool, heard: Heard) -> Iterator[Softmax]:
+    # Without a context these classes attend to the picture itself.
+    if not heard.keys[0] or heard.options.get("context", ...) is None:
+        return
+    if heard.options.get("mask") is not None:
+        msg = (
+            f"Expected cross-attention without a mask, got one, at layer {name!r}. "
+            "Call the model without a mask, or leave the layer out with layers=."
+        )
+        raise CaptureError(msg)
+    query = split_heads(heard.query, attention.heads)
+    key = split_heads(heard.keys[0][-1], attention.heads)
+    grid = patch_grid(name, heard.states, query.shape[2])
+    tokens = key.shape[2]
+    layout = _own_grid(name, grid, tokens) if is_warp else square_layout(tokens)
+    yield Softmax(
+        query,
+        key,
+        scale_of(attention, query.shape[-1]),
+        grid,
+        (ReferenceKeys(slice(0, tokens), layout),),
+    )
+
+
+def _own_grid(name: str, grid: tuple[int, int], tokens: int) -> ReferenceLayout:
+    if tokens == grid[0] * grid[1]:
+        return ReferenceLayout(0, grid)
+    msg = (
+        f"Expected {grid[0]}×{grid[1]} reference tokens, on the queries' own grid, got {tokens}, "
+        f"at layer {name!r}. Leave it out with layers=, or pass a Profile of your own."
+    )
+    raise CaptureError(msg)
+
+
+def _is_exemplar_model(target: Any, denoiser: nn.Module) -> bool:
+    # The learned vector stands in for the exemplar's embedding where guidance leaves it out; models
+    # that are asked in words have none. A bare UNet's context is what its owner says it is.
+    is_bare = getattr(target, "_orig_mod", target) is denoiser
+    return "UNetModel" in class_names(denoiser) and (
+        is_bare or getattr(target, "learnable_vector", None) is not None
+    )
+
+
+def _has_warp_blocks(_target: Any, denoiser: nn.Module) -> bool:
+    return hasattr(denoiser, _WARP_BLOCKS)
+
+
+# Each of them is also what the ones before it are.
+register(
+    Profile(
+        "compvis",
+        ("LatentDiffusion", "UNetModel"),
+        spatial_transformers,
+        recognise=_is_exemplar_model,
+    )
+)
+register(Profile("dci-vton", ("LatentTryOnDiffusion",), spatial_transformers))
+register(
+    Profile(
+        "stableviton",
+        ("ControlLDM", "StableVITON"),
+        spatial_transformers,
+        recognise=_has_warp_blocks,
+    )
+)

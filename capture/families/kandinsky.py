@@ -1,0 +1,77 @@
+"""Kandinsky 2.2: image tokens and the picture's own patches share one softmax.
+
+``add_k_proj`` projects the 32 tokens that are made of the reference's CLIP embedding (they have no
+layout); the layer's own patches follow them among the keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from i2am.capture.families.attention_modules import block_of, patch_grid, split_heads
+from i2am.capture.families.profile import Profile, register
+from i2am.capture.hooks.attention import ReferenceKeys, ReferenceLayout, Softmax
+from i2am.capture.hooks.projection_tap import Heard, Projection, ProjectionTap
+from i2am.capture.hooks.taps import LayerTap
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["added_key_layers"]
+
+
+def added_key_layers(denoiser: nn.Module) -> Iterator[LayerTap]:
+    """Yield a tap for each attention layer with added keys."""
+    for name, attention in denoiser.named_modules():
+        if getattr(attention, "add_k_proj", None) is None:
+            continue
+        own: tuple[Projection, ...] = ()
+        if not attention.only_cross_attention:
+            own = (Projection(attention.to_k),)
+        yield ProjectionTap(
+            name,
+            attention,
+            block_of(name),
+            query=Projection(attention.to_q),
+            keys=(Projection(attention.add_k_proj), *own),
+            read=partial(_read, name, attention),
+            grid_source=attention,
+        )
+
+
+def _read(name: str, attention: Any, heard: Heard) -> Iterator[Softmax]:
+    added = heard.keys[0]
+    if not added:
+        return
+    query = split_heads(heard.query, attention.heads)
+    keys = torch.cat([outputs[-1] for outputs in heard.keys], dim=1)
+    tokens = added[-1].shape[1]
+    yield Softmax(
+        query,
+        split_heads(keys, attention.heads),
+        float(query.shape[-1] ** -0.5),  # Its processor leaves the scale to the kernel.
+        patch_grid(name, heard.states, query.shape[2]),
+        (ReferenceKeys(slice(0, tokens), ReferenceLayout(0, None)),),
+    )
+
+
+register(
+    Profile(
+        "kandinsky-2.2",
+        (
+            "KandinskyV22Pipeline",
+            "KandinskyV22Img2ImgPipeline",
+            "KandinskyV22InpaintPipeline",
+            "KandinskyV22ControlnetPipeline",
+            "KandinskyV22ControlnetImg2ImgPipeline",
+            "KandinskyV22CombinedPipeline",
+            "KandinskyV22Img2ImgCombinedPipeline",
+            "KandinskyV22InpaintCombinedPipeline",
+        ),
+        added_key_layers,
+    )
+)

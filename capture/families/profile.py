@@ -1,0 +1,248 @@
+"""Profiles: where a family of models keeps its reference tokens, and how they are laid out.
+
+A profile is found from the pipeline's or denoiser's class name, so that no model's code is imported
+to recognise it. Each family has a module of its own that registers its profiles. Your own is a
+`Profile` handed to ``capture(profile=…)`` or to `register`, or published by a package as an entry
+point of the group ``i2am.profiles``.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from i2am.capture.hooks.taps import LayerTap
+from i2am.schemas import CaptureError, did_you_mean
+from i2am.schemas.dims import CONDITIONAL, UNCONDITIONAL
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from i2am.capture.pipelines.call import Generate
+
+__all__ = [
+    "ENTRY_POINTS",
+    "Profile",
+    "class_names",
+    "find_denoiser",
+    "find_profile",
+    "is_compiled",
+    "register",
+    "select_layers",
+    "select_taps",
+]
+
+ENTRY_POINTS = "i2am.profiles"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What capture must know of a model family.
+
+    Parameters
+    ----------
+    name : str
+        As stored with every sample.
+    classes : tuple of str
+        Class names of pipelines or bare denoisers that it serves; subclasses are served too.
+    find_taps : callable (denoiser) -> iterable of LayerTap
+        The layers in which reference and generated tokens meet, resolved when a capture begins.
+    guidance : tuple of str
+        Labels of the halves of a guided batch, in the batch's order.
+    calls : tuple of str
+        Labels of the calls of one step, in their order, of a model that is called once per half.
+    recognise : callable (target, denoiser) -> bool, optional
+        Whether it serves a target, where the class alone does not tell.
+    generate : callable, optional
+        Runs the pipeline on a manifest's rows; see `i2am.capture.pipelines.call`. None fills the
+        pipeline's arguments by their names.
+
+    Examples
+    --------
+    A denoiser of your own, whose layers ``cross`` attend to a reference of 1 + 14 × 14 tokens:
+
+    >>> from i2am.capture import Profile, cross_attention, register
+    >>> mine = Profile(
+    ...     name="mine",
+    ...     classes=("MyDenoiser",),
+    ...     find_taps=lambda denoiser: cross_attention(denoiser, suffix=".cross"),
+    ... )
+    >>> register(mine).name  # or capture(…, profile=mine)
+    'mine'
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    find_taps: Callable[[nn.Module], Iterable[LayerTap]]
+    guidance: tuple[str, ...] = (UNCONDITIONAL, CONDITIONAL)
+    calls: tuple[str, ...] = (CONDITIONAL, UNCONDITIONAL)
+    recognise: Callable[[Any, nn.Module], bool] | None = None
+    generate: Generate | None = None
+
+    def serves(self, target: Any, denoiser: nn.Module) -> bool:
+        """Return whether this profile is for `target`."""
+        if self.recognise is not None:
+            return self.recognise(target, denoiser)
+        return not class_names(target).isdisjoint(self.classes)
+
+
+_profiles: dict[str, Profile] = {}
+
+
+def register(profile: Profile) -> Profile:
+    """Make a profile findable by its name and classes, and return it.
+
+    Of several profiles that serve a target, the one that was registered last is taken.
+    """
+    _profiles.pop(profile.name, None)
+    _profiles[profile.name] = profile
+    return profile
+
+
+def find_profile(target: Any, wanted: str | Profile | None = None) -> Profile:
+    """Return the profile for a pipeline or denoiser.
+
+    Parameters
+    ----------
+    target : object
+        The pipeline or the denoiser module.
+    wanted : str or Profile, optional
+        A registered profile's name, or a profile; None finds one by the target's class.
+
+    Raises
+    ------
+    CaptureError
+        If there is no such profile, or none that serves the target.
+    """
+    if isinstance(wanted, Profile):
+        return wanted
+    _load_published()
+    if wanted is not None:
+        if wanted in _profiles:
+            return _profiles[wanted]
+        msg = f"Expected a known profile, got {wanted!r}. {did_you_mean(wanted, _profiles)}"
+        raise CaptureError(msg)
+    denoiser = find_denoiser(target)
+    for profile in reversed(_profiles.values()):
+        if profile.serves(target, denoiser):
+            return profile
+    served = ", ".join(sorted(name for p in _profiles.values() for name in p.classes))
+    msg = (
+        f"Expected a model that a profile serves ({served}), got {type(target).__name__} with "
+        f"{type(denoiser).__name__}. Load its IP-Adapter first if it shall have one, or give "
+        f"profile= one of {sorted(_profiles)} or a Profile of your own."
+    )
+    raise CaptureError(msg)
+
+
+def class_names(value: Any) -> set[str]:
+    """Return the names of a value's class and of all its base classes."""
+    return {ancestor.__name__ for ancestor in type(value).__mro__}
+
+
+def find_denoiser(target: Any) -> nn.Module:
+    """Return the module that is called at every step.
+
+    Parameters
+    ----------
+    target : object
+        A diffusers pipeline (its ``unet`` or ``transformer``), a CompVis-style model (its
+        ``model.diffusion_model``), or the denoiser itself.
+
+    Raises
+    ------
+    CaptureError
+        If there is none.
+    """
+    from torch import nn
+
+    for path in ("unet", "transformer", "model.diffusion_model", "diffusion_model"):
+        found = target
+        for part in path.split("."):
+            found = getattr(found, part, None)
+        if isinstance(found, nn.Module):
+            return _unwrapped(found)
+    if isinstance(target, nn.Module):
+        return _unwrapped(target)
+    msg = (
+        f"Expected a pipeline with a unet or transformer, or the denoiser itself, got "
+        f"{type(target).__name__}. Pass the module that is called at every step."
+    )
+    raise CaptureError(msg)
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """Return the real module, on which the layers hang, of one that was compiled."""
+    inner: nn.Module = getattr(module, "_orig_mod", module)
+    return inner
+
+
+def is_compiled(target: Any, denoiser: nn.Module) -> bool:
+    """Return whether a denoiser, or a part of it, was given to ``torch.compile``."""
+    shells = (target, getattr(target, "unet", None), getattr(target, "transformer", None))
+    return any(hasattr(shell, "_orig_mod") for shell in shells) or any(
+        getattr(module, "_compiled_call_impl", None) is not None for module in denoiser.modules()
+    )
+
+
+@functools.cache
+def _load_published() -> None:
+    """Register the profiles that installed packages publish.
+
+    Raises
+    ------
+    CaptureError
+        If one of them cannot be loaded, or is not a profile.
+    """
+    for point in entry_points(group=ENTRY_POINTS):
+        wanted = f"Expected a Profile at entry point {point.value!r}"
+        hint = "Repair or remove the package that publishes it."
+        try:
+            profile = point.load()
+        except Exception as e:
+            msg = f"{wanted}, got {type(e).__name__}: {e}. {hint}"
+            raise CaptureError(msg) from e
+        if not isinstance(profile, Profile):
+            msg = f"{wanted}, got {profile!r}. {hint}"
+            raise CaptureError(msg)
+        register(profile)
+
+
+def select_layers(
+    target: Any, profile: Profile, layers: str | Sequence[str] | None
+) -> list[LayerTap]:
+    """Return the taps of a target's layers that match the patterns.
+
+    Raises
+    ------
+    CaptureError
+        If a pattern matches no layer, or a layer cannot be captured.
+    """
+    denoiser = find_denoiser(target)
+    return select_taps(list(profile.find_taps(denoiser)), layers, type(denoiser).__name__)
+
+
+def select_taps(
+    taps: list[LayerTap], layers: str | Sequence[str] | None, denoiser: str
+) -> list[LayerTap]:
+    """Return the taps whose layer matches any of the shell-style patterns; None takes all.
+
+    Raises
+    ------
+    CaptureError
+        If there are no taps, or a pattern matches none.
+    """
+    patterns = ["*"] if layers is None else [layers] if isinstance(layers, str) else list(layers)
+    if not taps:
+        msg = f"Expected attention layers, got none in {denoiser}. Pass another profile."
+        raise CaptureError(msg)
+    for pattern in patterns:
+        if not fnmatch.filter((tap.name for tap in taps), pattern):
+            hint = did_you_mean(pattern, (tap.name for tap in taps))
+            msg = f"Expected layers that match {pattern!r}, got none in {denoiser}. {hint}"
+            raise CaptureError(msg)
+    return [tap for tap in taps if any(fnmatch.fnmatchcase(tap.name, p) for p in patterns)]

@@ -1,0 +1,83 @@
+"""Reference-only pipelines: self-attention that also attends to the reference's own patches.
+
+The UNet first runs on the noised reference and banks what each self-attention is given; then it
+runs on the picture, and every self-attention has the banked tokens behind its own. So the keys are
+the layer's own patches, then the reference's, on the same grid, under one softmax. Calls that see no
+reference (the first run, and what style fidelity adds) are passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from i2am.capture.families.attention_modules import (
+    block_of,
+    grid_source,
+    heads_of,
+    key_projection,
+    patch_grid,
+    query_projection,
+    scale_of,
+)
+from i2am.capture.families.profile import Profile, register
+from i2am.capture.hooks.attention import ReferenceKeys, ReferenceLayout, Softmax
+from i2am.capture.hooks.projection_tap import Heard, ProjectionTap
+from i2am.capture.hooks.taps import LayerTap
+from i2am.schemas.dims import CONDITIONAL
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["banked_self_attention"]
+
+
+def banked_self_attention(denoiser: nn.Module) -> Iterator[LayerTap]:
+    """Yield a tap for each self-attention ``attn1`` of a UNet's transformers."""
+    for name, attention in denoiser.named_modules():
+        if name.endswith(".attn1") and ".transformer_blocks." in name:
+            yield ProjectionTap(
+                name,
+                attention,
+                block_of(name),
+                query=query_projection(attention),
+                keys=(key_projection(attention),),
+                read=partial(_read, name, attention),
+                grid_source=grid_source(denoiser, name),
+            )
+
+
+def _read(name: str, attention: Any, heard: Heard) -> Iterator[Softmax]:
+    query = heads_of(attention, heard.query)
+    patches = query.shape[2]
+    if not heard.keys[0] or heard.keys[0][-1].shape[-2] == patches:
+        return
+    key = heads_of(attention, heard.keys[0][-1])
+    grid = patch_grid(name, heard.states, patches)
+    yield Softmax(
+        query,
+        key,
+        scale_of(attention, query.shape[-1]),
+        grid,
+        tuple(
+            ReferenceKeys(
+                slice(index * patches, (index + 1) * patches), ReferenceLayout(0, grid), index - 1
+            )
+            for index in range(1, key.shape[2] // patches)
+        ),
+    )
+
+
+register(
+    Profile(
+        "reference-only",
+        (
+            "StableDiffusionReferencePipeline",
+            "StableDiffusionXLReferencePipeline",
+            "StableDiffusionControlNetReferencePipeline",
+        ),
+        banked_self_attention,
+        calls=(CONDITIONAL, CONDITIONAL),  # The reference's run, then the picture's.
+    )
+)

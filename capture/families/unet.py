@@ -1,0 +1,121 @@
+"""Cross-attention whose keys are all the reference's: ``attn2`` of diffusers' UNets.
+
+The tokens that ``encoder_hidden_states`` carries must be the reference's. That holds for
+Paint-by-Example and Image Variation (one token: CLIP's pooled embedding), for Stable Video Diffusion
+(one token, in spatial and temporal layers), and for the model that ships with i2am (one special
+token and a 16 × 16 grid).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from i2am.capture.families.attention_modules import (
+    block_of,
+    grid_source,
+    heads_of,
+    key_projection,
+    patch_grid,
+    query_projection,
+    scale_of,
+)
+from i2am.capture.families.profile import Profile, register
+from i2am.capture.hooks.attention import ReferenceKeys, ReferenceLayout, Softmax, square_layout
+from i2am.capture.hooks.projection_tap import Heard, ProjectionTap
+from i2am.capture.hooks.taps import LayerTap
+from i2am.schemas import CaptureError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["cross_attention"]
+
+
+def cross_attention(
+    denoiser: nn.Module,
+    *,
+    suffix: str = ".attn2",
+    layout: Callable[[int], ReferenceLayout] = square_layout,
+) -> Iterator[LayerTap]:
+    """Yield a tap for each cross-attention layer whose keys are all reference tokens.
+
+    Parameters
+    ----------
+    denoiser : Module
+    suffix : str
+        How the layers' paths end.
+    layout : callable (number of reference tokens) -> ReferenceLayout
+    """
+    for name, attention in denoiser.named_modules():
+        if not name.endswith(suffix) or not hasattr(attention, "to_q"):
+            continue
+        yield ProjectionTap(
+            name,
+            attention,
+            block_of(name),
+            query=query_projection(attention),
+            keys=(key_projection(attention),),
+            read=partial(_read, name, attention, layout),
+            grid_source=grid_source(denoiser, name),
+        )
+
+
+def _read(
+    name: str, attention: Any, layout: Callable[[int], ReferenceLayout], heard: Heard
+) -> Iterator[Softmax]:
+    if not heard.keys[0]:
+        return
+    if heard.options.get("attention_mask") is not None:
+        msg = (
+            f"Expected cross-attention without a mask, got one, at layer {name!r}. "
+            "Call the pipeline without an attention mask."
+        )
+        raise CaptureError(msg)
+    query = heads_of(attention, heard.query)
+    key = heads_of(attention, heard.keys[0][-1])
+    frames = heard.states[0] // heard.source.batch
+    positions = heard.states[-2] * heard.states[-1]
+    if ".temporal_transformer_blocks." in name:
+        # Rows are (sample, position), tokens are frames; the keys are the first frame's for all.
+        query = _apart(query, positions).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        key = _apart(key, positions)[:, 0]
+    elif frames > 1:
+        # Rows are (sample, frame), and every frame has the same keys.
+        query = _apart(query, frames).transpose(1, 2).flatten(2, 3)
+        key = _apart(key, frames)[:, 0]
+    height, width = patch_grid(name, heard.states, query.shape[2] // frames)
+    tokens = key.shape[2]
+    yield Softmax(
+        query,
+        key,
+        scale_of(attention, query.shape[-1]),
+        (frames * height, width),
+        (ReferenceKeys(slice(0, tokens), layout(tokens)),),
+        frames=frames,
+    )
+
+
+def _apart(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """(sample · count, …) -> (sample, count, …)."""
+    return rows.reshape(-1, count, *rows.shape[1:])
+
+
+def _is_bare_unet(target: Any, denoiser: nn.Module) -> bool:
+    # Who hands over a bare UNet says by that that its cross-attention reads the reference; a
+    # pipeline's may read text.
+    return target is denoiser and type(denoiser).__name__ == "UNet2DConditionModel"
+
+
+register(Profile("unet", ("UNet2DConditionModel",), cross_attention, recognise=_is_bare_unet))
+
+
+for _name, _class in (
+    ("i2am-tiny", "ReferenceInpaintPipeline"),
+    ("paint-by-example", "PaintByExamplePipeline"),
+    ("image-variation", "StableDiffusionImageVariationPipeline"),
+    ("stable-video-diffusion", "StableVideoDiffusionPipeline"),
+):
+    register(Profile(_name, (_class,), cross_attention))

@@ -1,0 +1,81 @@
+"""Wan image-to-video: the reference's CLIP tokens in a cross-attention of their own.
+
+``attn2`` attends to them apart from the text, after norms of queries and keys and without rotation.
+Every image has a class token and a square grid; first and last frame, where both are given, share
+one softmax. The generated patches of all latent frames are stacked along the height.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from i2am.capture.families.attention_modules import block_of, split_heads
+from i2am.capture.families.profile import Profile, register
+from i2am.capture.hooks.attention import ReferenceKeys, Softmax, square_layout
+from i2am.capture.hooks.projection_tap import Heard, Projection, ProjectionTap
+from i2am.capture.hooks.taps import LayerTap
+from i2am.schemas import CaptureError
+
+__all__ = ["image_cross_attention"]
+
+
+def image_cross_attention(denoiser: Any) -> Iterator[LayerTap]:
+    """Yield a tap for each layer of a Wan transformer that attends to image tokens."""
+    patch = tuple(denoiser.config.patch_size)
+    for name, module in denoiser.named_modules():
+        if name.endswith(".attn2") and getattr(module, "add_k_proj", None) is not None:
+            yield ProjectionTap(
+                name,
+                module,
+                block_of(name),
+                query=Projection(module.norm_q),
+                keys=(Projection(module.norm_added_k),),
+                read=partial(_read, name, module, patch),
+                grid_source=module,
+            )
+
+
+def _read(
+    name: str, attention: Any, patch: tuple[int, int, int], heard: Heard
+) -> Iterator[Softmax]:
+    if not heard.keys[0]:
+        return
+    query = split_heads(heard.query, attention.heads)
+    key = split_heads(heard.keys[0][-1], attention.heads)
+    latents = heard.source.arguments["hidden_states"].shape[-3:]
+    frames, height, width = (size // p for size, p in zip(latents, patch, strict=True))
+    if frames * height * width != query.shape[2]:
+        msg = (
+            f"Expected {frames}×{height}×{width} queries, got {query.shape[2]}, at layer {name!r}. "
+            "Capture without context parallelism."
+        )
+        raise CaptureError(msg)
+    yield Softmax(
+        query,
+        key,
+        float(query.shape[-1] ** -0.5),
+        (frames * height, width),
+        tuple(_images(key.shape[2])),
+        frames=frames,
+    )
+
+
+def _images(tokens: int) -> Iterator[ReferenceKeys]:
+    """Yield one image's keys, or first and last frame's."""
+    halves = square_layout(tokens // 2)
+    count = 2 if tokens % 2 == 0 and halves.special_tokens == 1 else 1
+    each = tokens // count
+    for index in range(count):
+        keys = slice(index * each, (index + 1) * each)
+        yield ReferenceKeys(keys, square_layout(each), index)
+
+
+register(
+    Profile(
+        "wan-image-to-video",
+        ("WanImageToVideoPipeline", "ChronoEditPipeline", "WanTransformer3DModel"),
+        image_cross_attention,
+    )
+)

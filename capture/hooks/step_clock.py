@@ -1,0 +1,174 @@
+"""The step clock: which denoising step a call of the denoiser belongs to.
+
+A step is one step of the sampler, and what counts is the evaluation at which it starts: solvers of
+higher order call the denoiser several times a step, to correct the step before or to look half a
+step ahead. With a scheduler the clock counts the scheduler's own steps; without one, distinct
+timesteps, of which the last call counts (the ones before correct the previous step).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from i2am.schemas import CaptureError
+
+__all__ = ["Moment", "StepClock", "read_timestep"]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a call of the denoiser happens.
+
+    Parameters
+    ----------
+    step : int or None
+        None for an evaluation at which no step starts.
+    call : int
+        Which of the calls at this evaluation it is: models without a guided batch make several.
+    """
+
+    step: int | None
+    call: int
+
+
+class StepClock:
+    """Counts steps, in the order in which they come (noisiest first).
+
+    Parameters
+    ----------
+    scheduler : object, optional
+        A diffusers scheduler whose ``step`` closes every evaluation.
+    after_last : callable (), optional
+        Called when the scheduler has closed the last of its evaluations. Never where it does not
+        tell how many they are, or the pipeline leaves some of them out.
+    """
+
+    def __init__(self, scheduler: Any = None, after_last: Callable[[], None] | None = None) -> None:
+        self._scheduler = scheduler if hasattr(scheduler, "step") else None
+        self._after_last = after_last
+        self._has_stepped = False
+        self._evaluation = self._call = 0
+        self._calls_per_timestep: int | None = None
+        self._timesteps: dict[int, Any] = {}
+        self._latest: float | None = None
+
+    @property
+    def timesteps(self) -> dict[int, float]:
+        """The timestep of each step that has come."""
+        return {step: float(torch.as_tensor(t).flatten()[0]) for step, t in self._timesteps.items()}
+
+    def watch(self, stack: ExitStack) -> None:
+        """Wrap the scheduler's ``step`` on this one instance, until `stack` closes."""
+        scheduler = self._scheduler
+        if scheduler is None:
+            return
+        original = scheduler.step
+
+        @functools.wraps(original)
+        def step(*args: Any, **kwargs: Any) -> Any:
+            given = kwargs["timestep"] if "timestep" in kwargs else args[1]
+            self._on_scheduler_step(given)
+            return original(*args, **kwargs)
+
+        is_own = "step" in vars(scheduler)
+        scheduler.step = step
+        stack.callback(_restore, scheduler, original if is_own else None)
+
+    def tick(self, timestep: Any) -> Moment:
+        """Return when a call of the denoiser happens.
+
+        Parameters
+        ----------
+        timestep : Tensor or number
+            What the denoiser was given. It is read (which waits for the device) only where the
+            scheduler does not tell.
+        """
+        if self._scheduler is not None and not self._has_stepped and self._call:
+            value = read_timestep(timestep)
+            if value != self._latest:  # The pipeline steps with another scheduler than its own.
+                self._scheduler = None
+                self._timesteps = {0: self._latest}
+        if self._scheduler is None:
+            return self._tick_by_timestep(read_timestep(timestep))
+        if not self._has_stepped:
+            self._latest = read_timestep(timestep)
+        step = _step_of(self._scheduler, self._evaluation)
+        if step is not None:  # What the scheduler calls it comes with its own step.
+            self._timesteps.setdefault(step, _snapshot(timestep))
+        self._call += 1
+        return Moment(step, self._call - 1)
+
+    def _on_scheduler_step(self, timestep: Any) -> None:
+        if self._scheduler is None or not self._call:
+            return  # Somebody else's use of the scheduler.
+        if (step := _step_of(self._scheduler, self._evaluation)) is not None:
+            self._timesteps[step] = _snapshot(timestep)
+        self._has_stepped = True
+        self._evaluation += 1
+        self._call = 0
+        count = len(getattr(self._scheduler, "timesteps", ()))
+        if self._evaluation == count and self._after_last is not None:
+            self._after_last()
+
+    def _tick_by_timestep(self, timestep: float) -> Moment:
+        if timestep != self._latest:
+            if self._latest is not None and self._calls_per_timestep is None:
+                self._calls_per_timestep = self._call
+            self._timesteps[len(self._timesteps)] = self._latest = timestep
+            self._call = 0
+        # Repetitions of all guidance calls replace what they gave before.
+        call = self._call % (self._calls_per_timestep or self._call + 1)
+        self._call += 1
+        return Moment(len(self._timesteps) - 1, call)
+
+
+def _snapshot(timestep: Any) -> Any:
+    return timestep.detach().clone() if isinstance(timestep, torch.Tensor) else timestep
+
+
+def _restore(scheduler: Any, own: Any) -> None:
+    if own is None:
+        del scheduler.step
+    else:
+        scheduler.step = own
+
+
+def _step_of(scheduler: Any, evaluation: int) -> int | None:
+    """Return the step that starts at an evaluation; None where none does."""
+    if hasattr(scheduler, "prk_timesteps"):
+        return _pndm_step(len(scheduler.prk_timesteps), evaluation)
+    step, phase = divmod(evaluation, int(getattr(scheduler, "order", 1)))
+    return None if phase else step
+
+
+def _pndm_step(runge_kutta: int, evaluation: int) -> int | None:
+    """PNDM: Runge-Kutta steps of four evaluations first, or one that is corrected once."""
+    if evaluation < runge_kutta:
+        return None if evaluation % 4 else evaluation // 4
+    if runge_kutta:
+        return evaluation - runge_kutta + runge_kutta // 4
+    return None if evaluation == 1 else max(0, evaluation - 1)
+
+
+def read_timestep(value: Any) -> float:
+    """Return the one timestep of a batch.
+
+    Raises
+    ------
+    CaptureError
+        If the samples of a batch are at different timesteps.
+    """
+    timesteps = torch.as_tensor(value).detach().flatten()
+    if len(timesteps) > 1 and bool((timesteps != timesteps[0]).any()):
+        msg = (
+            f"Expected one timestep for the whole batch, got {timesteps.tolist()}. "
+            "Capture samples at different timesteps one by one."
+        )
+        raise CaptureError(msg)
+    return float(timesteps[0])

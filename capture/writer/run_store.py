@@ -1,0 +1,301 @@
+"""The capture store as it is written: run, sample groups, images, coordinates, status.
+
+A run lies in a local directory or in an object store, named by a URL. Several processes may fill
+one run at once, each its own samples: nothing is locked, because nobody changes the same object.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import numpy as np
+import zarr
+from PIL import Image
+from zarr.abc.store import Store
+from zarr.errors import ContainsGroupError
+from zarr.storage import ObjectStore
+
+from i2am.capture.writer.zarr_objects import (
+    Array,
+    Node,
+    delete_tree,
+    group_at,
+    group_metadata,
+    whole_array,
+    write_nodes,
+)
+from i2am.schemas import (
+    CaptureError,
+    RunAttributes,
+    SchemaError,
+    StoreError,
+    check_sample_name,
+    did_you_mean,
+    require,
+)
+from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.dims import GUIDANCE, IMAGE_ARRAYS, RGB, STEP, TIMESTEP, image_dims
+
+__all__ = [
+    "finished_samples",
+    "open_run_group",
+    "open_sample",
+    "set_status",
+    "to_store",
+    "write_coordinates",
+    "write_images",
+]
+
+
+def to_store(place: str | Path) -> Store | Path:
+    """Return what zarr opens at a path or URL.
+
+    Parameters
+    ----------
+    place : str or Path
+        A directory, ``file://``, ``s3://bucket/prefix``, ``gs://…`` or ``az://…``.
+        Credentials and options come from the environment, by the names that the providers' own
+        tools use: ``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ``AWS_ALLOW_HTTP`` …
+
+    Raises
+    ------
+    StoreError
+        If nobody knows such a URL.
+    MissingExtra
+        If it is a URL and obstore is not installed.
+
+    Examples
+    --------
+    >>> to_store("run.zarr"), to_store("file:///tmp/a%20run.zarr")
+    (PosixPath('run.zarr'), PosixPath('/tmp/a run.zarr'))
+    """
+    url = str(place)
+    if "://" not in url:
+        return Path(place)
+    if url.startswith("file://"):
+        return Path(url2pathname(urlsplit(url).path))
+    obstore = require("obstore.store", "to open a store by URL", "capture")
+    with _as_store_error(url):
+        return ObjectStore(obstore.from_url(url))
+
+
+def open_run_group(store: str | Path) -> zarr.Group:
+    """Return the root group of a run, made when there is none.
+
+    Raises
+    ------
+    StoreError
+        If something else is there, or the place cannot be reached.
+    """
+    place = to_store(store)
+    with _as_store_error(store):
+        if isinstance(place, Path) and _is_something_else(place):
+            msg = f"Expected a run or nothing, got another file or folder at {store}. "
+            raise StoreError(msg + "Name a new one.")
+        try:
+            root = zarr.open_group(place, mode="r+")
+        except FileNotFoundError:
+            try:
+                return zarr.create_group(place, attributes=RunAttributes().to_store())
+            except ContainsGroupError:  # Another process was faster.
+                root = zarr.open_group(place, mode="r+")
+    return _check_is_run(root, store)
+
+
+def finished_samples(store: str | Path) -> set[str]:
+    """Return the names of the complete samples of a run; none when there is no run yet.
+
+    Raises
+    ------
+    StoreError
+        If it is another store, or the place cannot be reached.
+    """
+    with _as_store_error(store):
+        try:
+            root = zarr.open_group(to_store(store), mode="r")
+        except FileNotFoundError:
+            return set()
+        _check_is_run(root, store)
+        with warnings.catch_warnings():
+            # Another process may be between removing a sample and making it anew.
+            warnings.filterwarnings("ignore", "Object at .* is not recognized")
+            return {n for n, g in root.groups() if _attributes(g).get("status") == "complete"}
+
+
+def open_sample(
+    store: str | Path, sample: str, *, overwrite: bool, attributes: Mapping[str, Any]
+) -> zarr.Group:
+    """Return a fresh group for a sample. What an unfinished capture left behind is removed.
+
+    Parameters
+    ----------
+    store : str or Path
+    sample : str
+    overwrite : bool
+    attributes : mapping
+        See `set_status`.
+
+    Raises
+    ------
+    StoreError
+        If the sample is complete and `overwrite` is false, or `store` is not a run or cannot be
+        reached.
+    SchemaError
+        If `sample` cannot name a group.
+    """
+    check_sample_name(sample)
+    root = open_run_group(store)
+    with _as_store_error(store):
+        found = root.get(sample)
+        is_complete = found is not None and _attributes(found).get("status") == "complete"
+        if is_complete and not overwrite:
+            msg = (
+                f"Expected a new sample, got {sample!r}, which is complete in {store}. "
+                "Name another one, or pass overwrite=True."
+            )
+            raise StoreError(msg)
+        # Whole, also where a capture died before it had written what names the sample a group.
+        place = root.store_path / sample
+        delete_tree(place)
+        running = group_metadata(_sample_attributes(attributes))
+        write_nodes(place, {"": running, "images": group_metadata(), "layers": group_metadata()})
+        return group_at(place, running)
+
+
+def set_status(sample: zarr.Group, attributes: Mapping[str, Any]) -> None:
+    """Replace a sample's attributes; ``coordinates`` tells xarray that timesteps label steps.
+
+    Raises
+    ------
+    StoreError
+        If the place cannot be reached.
+    """
+    with _as_store_error(sample):
+        sample.update_attributes(_sample_attributes(attributes))
+
+
+def _sample_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {ATTRIBUTE_KEY: dict(attributes), "coordinates": TIMESTEP}
+
+
+def write_coordinates(
+    sample: zarr.Group, steps: Sequence[int], timesteps: Sequence[float], halves: Sequence[str]
+) -> None:
+    """Write step, timestep and, for more than one half, guidance.
+
+    Raises
+    ------
+    StoreError
+        If the place cannot be reached.
+    """
+    with _as_store_error(sample):
+        values = {
+            STEP: np.asarray(steps, np.int64),
+            TIMESTEP: np.asarray(timesteps, np.float64),
+        }
+        nodes = {name: whole_array(array, (STEP,)) for name, array in values.items()}
+        write_nodes(sample.store_path, nodes, values)
+        if len(halves) > 1:
+            labels = np.array(list(halves), dtype=np.dtypes.StringDType())
+            sample.create_array(GUIDANCE, data=labels, dimension_names=[GUIDANCE])
+
+
+def write_images(sample: zarr.Group, images: Mapping[str, Any], known: Container[str]) -> None:
+    """Write pictures and masks, checked before the first one is written.
+
+    Parameters
+    ----------
+    sample : zarr.Group
+    images : mapping of str to PIL image or array
+    known : container of str
+        Names of those that are written already.
+
+    Raises
+    ------
+    CaptureError
+        If a name is unknown or is written already.
+    SchemaError
+        If a picture has another shape or dtype than the contract's.
+    StoreError
+        If the place cannot be reached.
+    """
+    arrays: dict[str, Array] = {}
+    nodes: dict[str, Node] = {}
+    for name, picture in images.items():
+        if (names := image_dims(name)) is None:
+            msg = f"Expected an image's name, got {name!r}. {did_you_mean(name, IMAGE_ARRAYS)}"
+            raise CaptureError(msg)
+        if name in known:
+            msg = f"Expected image {name!r} once, got it again, at sample {sample.path!r}. Omit it."
+            raise CaptureError(msg)
+        arrays[name] = _to_array(name, picture, is_picture=RGB in names)
+        nodes[name] = whole_array(arrays[name], names)
+    with _as_store_error(sample):
+        write_nodes(sample.store_path / "images", nodes, arrays)
+
+
+def _to_array(name: str, picture: Any, *, is_picture: bool) -> Array:
+    """Return uint8: (y, x, 3), or for a mask (y, x) of 0 and 255."""
+    if isinstance(picture, Image.Image):
+        values = np.asarray(picture.convert("RGB" if is_picture else "L"))
+    else:
+        values = np.asarray(picture)
+    if not is_picture and values.dtype == bool:
+        values = values.astype(np.uint8) * 255
+    if values.dtype != np.uint8 or values.ndim != (3 if is_picture else 2):
+        wanted = "uint8 (y, x, 3)" if is_picture else "uint8 (y, x)"
+        msg = (
+            f"Expected image {name!r} as a PIL image or {wanted} array, got "
+            f"{values.dtype} {values.shape}. Convert it."
+        )
+        raise SchemaError(msg)
+    if is_picture and values.shape[2] != 3:
+        msg = f"Expected three channels in image {name!r}, got {values.shape[2]}. Convert it."
+        raise SchemaError(msg)
+    return values if is_picture else np.where(values > 127, 255, 0).astype(np.uint8)
+
+
+def _check_is_run(root: zarr.Group, store: str | Path) -> zarr.Group:
+    if (kind := _attributes(root).get("kind")) != "run":
+        msg = f"Expected a run, got {kind or 'another Zarr group'} at {store}. Name a new store."
+        raise StoreError(msg)
+    return root
+
+
+def _attributes(group: Any) -> dict[str, Any]:
+    found = group.attrs.asdict().get(ATTRIBUTE_KEY)
+    return found if isinstance(found, dict) else {}
+
+
+def _is_something_else(path: Path) -> bool:
+    if not path.is_dir():
+        return path.exists()
+    # zarr writes through files of this name; another process may just be making the run.
+    entries = [entry for entry in path.iterdir() if entry.suffix != ".partial"]
+    return bool(entries) and not (path / "zarr.json").exists()
+
+
+@contextmanager
+def _as_store_error(store: str | Path | zarr.Group) -> Iterator[None]:
+    """Say in one line that a store cannot be reached."""
+    try:
+        yield
+    except _unreachable() as error:
+        reason = str(error).partition("\n")[0]  # An object store's errors go on for pages.
+        msg = (
+            f"Expected a run that can be reached, got {type(error).__name__}: {reason}, at {store}. "
+            "Check the place and the rights to it; with a URL also endpoint and credentials."
+        )
+        raise StoreError(msg) from error
+
+
+def _unreachable() -> tuple[type[Exception], ...]:
+    obstore = sys.modules.get("obstore.exceptions")
+    return (OSError, obstore.BaseError) if obstore else (OSError,)

@@ -1,0 +1,374 @@
+"""An array with a step dimension, stored shard by shard, in any order.
+
+A shard is one object in the store and holds all tokens of many steps; the chunks inside are tiles
+of patches over several steps, so that a reader who wants one patch at every step reads little.
+Shards are encoded here rather than by zarr, in the standard layout (Zarr's ``sharding_indexed``):
+several times as fast, and any Zarr reader opens them. They are not compressed: the last bits of
+attention's floats are noise, and the tenth that bit-shuffling and lz4 take off costs more time than
+writing it (``benchmarks/results/store.md``).
+
+A shard may come from any thread. What can only be told from all of them (the length, whether the
+values ever changed, whether one of them did not fit into float16) is settled at the end, and the
+array's metadata are written last.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import torch
+import zarr
+from zarr.abc.buffer import Buffer
+from zarr.buffer import cpu
+from zarr.storage import LocalStore, ObjectStore, StorePath
+
+from i2am.capture.writer.zarr_objects import (
+    Array,
+    Node,
+    array_metadata,
+    bytes_codec,
+    delete_object,
+    put_object,
+    put_objects,
+    read_object,
+    whole_array,
+)
+from i2am.schemas import CaptureError
+from i2am.schemas.dims import GUIDANCE, STEP
+
+__all__ = ["ShardLayout", "ShardedArray", "decode_shard", "encode_shard", "plan_shards"]
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass
+class ShardedArray:
+    """An array with a step dimension, and with a guidance dimension where there are two halves.
+
+    Parameters
+    ----------
+    place : zarr.StorePath
+        Where the array is to be.
+    dims : sequence of str
+        Dimensions of one step: head, token[, channel].
+    layout : ShardLayout
+    order : tuple of str
+        The guidance halves.
+    may_be_constant : bool
+        Whether steps that are all the same are stored once, without a step dimension.
+    """
+
+    place: StorePath
+    dims: Sequence[str]
+    layout: ShardLayout
+    order: tuple[str, ...]
+    may_be_constant: bool
+    # By guidance half and number of the shard: the dtype it was stored as, None where it was not,
+    # because all its steps are the half's constant.
+    _shards: dict[tuple[str, int], np.dtype[Any] | None] = field(default_factory=dict)
+    _constants: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def store(
+        self,
+        half: str,
+        shard: int,
+        values: torch.Tensor,
+        dtype: np.dtype[Any],
+        scratch: Array | None = None,
+    ) -> None:
+        """Store a shard, or remember the one value that all its steps have.
+
+        Parameters
+        ----------
+        half : str
+        shard : int
+        values : Tensor, dims (step, head, token[, channel]), on the host
+            All of its steps; fewer for the last one. What was stored before is replaced.
+        dtype : dtype
+            float16 or float32: what they are stored as.
+        scratch : Array of bytes, optional
+            See `encode_shard`.
+        """
+        replaced = self._shards.pop((half, shard), None)
+        if not any(label == half for label, _ in self._shards):
+            self._constants.pop(half, None)
+        if self.may_be_constant and self._is_constant(half, values):
+            self._shards[half, shard] = None
+            if replaced is not None:
+                delete_object(self._shard_place(half, shard))
+            return
+        self._store(half, shard, values, dtype, scratch)
+        self._shards[half, shard] = dtype
+
+    def settle(self, steps: int, dtype: np.dtype[Any]) -> list[Callable[[Array], None]]:
+        """Return the work that is left when all shards have come; it takes scratch memory.
+
+        Parameters
+        ----------
+        steps : int
+            Of each guidance half.
+        dtype : dtype
+            Of the whole array; shards that were stored as another one are converted.
+        """
+        if self._never_changed():
+            return []
+        left: list[Callable[[Array], None]] = []
+        for (half, shard), stored in self._shards.items():
+            count = min(self.layout.steps, steps - shard * self.layout.steps)
+            if stored is None:
+                slab = self._constants[half]
+                values = slab.expand(count, *slab.shape)
+                left.append(partial(self._store, half, shard, values, dtype))
+            elif stored != dtype:
+                left.append(partial(self._convert, half, shard, count, stored, dtype))
+        return left
+
+    def describe(
+        self, steps: int, slab_shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> tuple[Node, Array | None]:
+        """Return what makes it an array for readers, and its values if they never changed.
+
+        Parameters
+        ----------
+        steps : int
+        slab_shape : tuple of int
+            Of one step.
+        dtype : dtype
+            As it was settled.
+        """
+        guidance, halves = self._guidance_dims(), len(self.order)
+        lead, one = ((halves,), (1,)) if guidance else ((), ())
+        codec, dims = bytes_codec(dtype), (*guidance, *self.dims)
+        if self._never_changed():
+            constants = [self._constants[half] for half in self.order]
+            values = torch.stack(constants) if guidance else constants[0]
+            whole = values.float().numpy().astype(dtype)
+            return whole_array(whole, dims), whole
+        sharding = {
+            "chunk_shape": [*one, *self.layout.chunk],
+            "codecs": [codec],
+            "index_codecs": [bytes_codec(np.dtype(np.uint64)), {"name": "crc32c"}],
+            "index_location": "end",
+        }
+        described = array_metadata(
+            (*lead, steps, *slab_shape),
+            dtype,
+            (*one, *self.layout.shape),
+            [{"name": "sharding_indexed", "configuration": sharding}],
+            (*guidance, STEP, *self.dims),
+        )
+        return described, None
+
+    def _is_constant(self, half: str, values: torch.Tensor) -> bool:
+        """Return whether all steps are what the half's first constant shard was."""
+        first, *others = _bits(values)
+        if any(not np.array_equal(slab, first) for slab in others):
+            return False
+        constant = self._constants.get(half)
+        if constant is None:  # Another thread may be as far.
+            copied = torch.from_numpy(first.copy()).view(values.dtype)
+            constant = self._constants.setdefault(half, copied)
+        return np.array_equal(_bits(constant), first)
+
+    def _never_changed(self) -> bool:
+        return all(stored is None for stored in self._shards.values())
+
+    def _guidance_dims(self) -> tuple[str, ...]:
+        return (GUIDANCE,) if len(self.order) > 1 else ()
+
+    def _store(
+        self,
+        half: str,
+        shard: int,
+        values: torch.Tensor,
+        dtype: np.dtype[Any],
+        scratch: Array | None,
+    ) -> None:
+        place = self._shard_place(half, shard)
+        if not isinstance(place.store, LocalStore | ObjectStore):
+            scratch = None  # A store in memory keeps what it is given.
+        put_object(place, cpu.Buffer(encode_shard(values, dtype, self.layout, scratch)))
+
+    def _convert(
+        self,
+        half: str,
+        shard: int,
+        count: int,
+        stored: np.dtype[Any],
+        dtype: np.dtype[Any],
+        scratch: Array,
+    ) -> None:
+        place = self._shard_place(half, shard)
+        if (encoded := read_object(place)) is None:
+            msg = f"Expected a shard that was just stored, got none, at {place}. "
+            raise CaptureError(msg + "Run the sample again.")
+        values = decode_shard(encoded, stored, self.layout)
+        self._store(half, shard, torch.from_numpy(values)[:count], dtype, scratch)
+
+    def _shard_place(self, half: str, shard: int) -> StorePath:
+        lead = [self.order.index(half)] if self._guidance_dims() else []
+        return self.place / "/".join(map(str, ["c", *lead, shard, *(0 for _ in self.dims)]))
+
+
+def _bits(values: torch.Tensor) -> Array:
+    """Return values as integers: as numbers, NaN would never be equal."""
+    integers: Array = values.view(_INTEGERS[values.itemsize]).numpy()
+    return integers
+
+
+CHUNK_BYTES = 320 * 2**10
+
+
+# People ask for 20, 25, 30 or 50 steps: few chunks end in steps that never were.
+MOST_CHUNK_STEPS = 5
+
+
+_TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32}
+
+
+_ABSENT = np.iinfo(np.uint64).max
+
+
+@dataclass(frozen=True)
+class ShardLayout:
+    """What a shard holds.
+
+    Parameters
+    ----------
+    steps : int
+        Steps of a shard; a multiple of the chunk's.
+    chunk : tuple of int
+        Shape of a chunk: step, head, token[, channel].
+    tokens : int
+        Tokens of the array; the chunks of the last tile may reach beyond.
+    """
+
+    steps: int
+    chunk: tuple[int, ...]
+    tokens: int
+
+    @property
+    def tiles(self) -> int:
+        """Chunks along the tokens."""
+        return math.ceil(self.tokens / self.chunk[2])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a shard, without guidance; a multiple of the chunk's, as Zarr wants it."""
+        return (self.steps, self.chunk[1], self.tiles * self.chunk[2], *self.chunk[3:])
+
+
+def plan_shards(steps: int, slab_shape: Sequence[int], item_bytes: int) -> ShardLayout:
+    """Return the layout of shards of about so many steps.
+
+    Parameters
+    ----------
+    steps : int
+        Rounded up to whole chunks.
+    slab_shape : sequence of int
+        Shape of one step: head, token[, channel].
+    item_bytes : int
+
+    Examples
+    --------
+    >>> plan_shards(15, (8, 4096, 40), 2)
+    ShardLayout(steps=15, chunk=(5, 8, 103, 40), tokens=4096)
+    >>> plan_shards(3, (4, 256, 16), 2).shape
+    (3, 4, 256, 16)
+    """
+    heads, tokens, *channels = slab_shape
+    chunk_steps = min(steps, MOST_CHUNK_STEPS)
+    row_bytes = chunk_steps * math.prod(slab_shape) * item_bytes
+    tiles = min(tokens, math.ceil(row_bytes / CHUNK_BYTES))
+    chunk = (chunk_steps, heads, math.ceil(tokens / tiles), *channels)
+    return ShardLayout(math.ceil(steps / chunk_steps) * chunk_steps, chunk, tokens)
+
+
+def encode_shard(
+    values: torch.Tensor, dtype: np.dtype[Any], layout: ShardLayout, scratch: Array | None = None
+) -> Array:
+    """Return a shard as Zarr stores it: chunk after chunk, then the index and its checksum.
+
+    Parameters
+    ----------
+    values : Tensor, dims (step, head, token[, channel]), on the host
+        All of the shard's steps, or fewer where the run has ended.
+    dtype : dtype
+        float16 or float32: what the values are stored as.
+    layout : ShardLayout
+    scratch : Array of bytes, optional
+        Memory to use if it is large enough: pages that are touched for the first time cost more
+        than everything else here.
+
+    Returns
+    -------
+    Array, dims (byte,), uint8
+        Chunks and index are little-endian; chunks that hold no step at all are absent.
+    """
+    chunk_steps = layout.chunk[0]
+    rows = math.ceil(len(values) / chunk_steps)
+    chunk_bytes = math.prod(layout.chunk) * dtype.itemsize
+    filled = rows * layout.tiles
+    index = np.full((layout.steps // chunk_steps * layout.tiles, 2), _ABSENT, "<u8")
+    index[:filled, 0] = np.arange(filled) * chunk_bytes
+    index[:filled, 1] = chunk_bytes
+    tail = index.tobytes()
+    tail += google_crc32c.value(tail).to_bytes(4, "little")
+    size_bytes = filled * chunk_bytes + len(tail)
+    if scratch is None or len(scratch) < size_bytes:
+        scratch = np.empty(size_bytes, np.uint8)
+    shard = scratch[:size_bytes]
+    shard[filled * chunk_bytes :] = np.frombuffer(tail, np.uint8)
+    chunks = shard[: filled * chunk_bytes].view(dtype).reshape(rows, layout.tiles, *layout.chunk)
+    converted = torch.empty((chunk_steps, *values.shape[1:]), dtype=_TORCH_DTYPES[dtype.name])
+    for row, tiles in enumerate(chunks):
+        steps = values[row * chunk_steps : (row + 1) * chunk_steps]
+        _fill(tiles, _convert(steps, converted[: len(steps)]).numpy())
+    if sys.byteorder == "big":
+        chunks.byteswap(inplace=True)
+    return shard
+
+
+def decode_shard(shard: Buffer, dtype: np.dtype[Any], layout: ShardLayout) -> Array:
+    """Return what a shard holds, dims (step, head, token[, channel]); steps that never were are 0.
+
+    Through an array of its own in memory, so that Zarr itself reads it.
+    """
+    heads, _width, *channels = layout.chunk[1:]
+    array = zarr.create_array(
+        {},
+        shape=(layout.steps, heads, layout.tokens, *channels),
+        chunks=layout.chunk,
+        shards=layout.shape,
+        dtype=dtype,
+        compressors=None,
+    )
+    origin = "/".join(["c", *("0" for _ in layout.chunk)])
+    put_objects([(array.store_path / origin, shard)])
+    return np.asarray(array[...])
+
+
+def _convert(values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    if values.dtype == target.dtype:
+        return values
+    return target.copy_(values)
+
+
+def _fill(tiles: Array, values: Array) -> None:
+    """Copy steps (step, head, token, …) into their tiles (tile, step, head, token, …)."""
+    steps, heads, tokens = values.shape[:3]
+    width = tiles.shape[3]
+    whole = tokens // width
+    split = values[:, :, : whole * width].reshape(steps, heads, whole, width, *values.shape[3:])
+    tiles[:whole, :steps] = np.moveaxis(split, 2, 0)
+    if rest := tokens - whole * width:
+        tiles[-1, :steps, :, :rest] = values[:, :, whole * width :]
+        tiles[-1, :steps, :, rest:] = 0
+    tiles[:, steps:] = 0

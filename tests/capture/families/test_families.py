@@ -1,0 +1,214 @@
+"""Every family, on the real diffusers classes: what is captured is what the layers attend to."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers.pipelines.qwenimage import (
+    pipeline_qwenimage_edit,
+    pipeline_qwenimage_edit_plus,
+)
+
+from i2am.analysis import describe_store
+from i2am.capture import capture
+from i2am.schemas import find_faults
+from tests.support.explicit_attention import Attended, explicit_attention
+from tests.support.tiny_pipelines import families, models
+from tests.support.tiny_pipelines.families import Family
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array")  # in a scheduler
+STEPS = 2
+
+
+@pytest.fixture(autouse=True)
+def _small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen's pipelines bring every picture to a megapixel; here, to some hundred pixels."""
+
+    def small(_area: int, ratio: float) -> tuple[int, int, None]:
+        return (32, 32, None) if ratio == 1 else (48, 16, None)
+
+    monkeypatch.setattr(pipeline_qwenimage_edit, "calculate_dimensions", small)
+    monkeypatch.setattr(
+        pipeline_qwenimage_edit_plus, "calculate_dimensions", lambda a, r: small(a, r)[:2]
+    )
+
+
+@pytest.fixture(params=families.FAMILIES)
+def family(request: pytest.FixtureRequest) -> Family:
+    torch.manual_seed(0)
+    return families.FAMILIES[request.param]()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "run.zarr"
+
+
+def record(family: Family, store: Path, **options: Any) -> Any:
+    blank = np.zeros((8, 8, 3), np.uint8)
+    with capture(family.pipeline, store, sample="one", **options) as recording:
+        output = family.run(STEPS)
+        recording.add_images(generated=blank, reference=blank)
+    return output
+
+
+def test_captured_attention_is_what_the_layer_computes_in_the_same_run(
+    family: Family, store: Path
+) -> None:
+    with explicit_attention(family.denoiser) as kept:
+        record(family, store, dtype="float32")
+    assert compare(family, store, kept) < 1e-5
+
+
+def test_float16_stays_within_its_precision(family: Family, store: Path) -> None:
+    with explicit_attention(family.denoiser) as kept:
+        record(family, store)
+    assert compare(family, store, kept) < 2e-3
+
+
+def test_logits_and_factors_hold_the_same(family: Family, store: Path) -> None:
+    for representation in ("logits", "factors"):
+        with explicit_attention(family.denoiser) as kept:
+            record(family, store, dtype="float32", representation=representation, overwrite=True)
+        assert compare(family, store, kept) < 1e-5
+
+
+def test_output_is_bit_identical_with_and_without_capture(family: Family, store: Path) -> None:
+    before = family.run(STEPS)
+    during = record(family, store)
+    assert torch.equal(before, during)
+    assert torch.equal(before, family.run(STEPS))
+
+
+def test_a_capture_keeps_the_contract_and_names_its_family(family: Family, store: Path) -> None:
+    record(family, store, guidance="both")
+    assert list(find_faults(describe_store(store))) == []
+    sample = models.opened(store / "one")
+    assert sample.attrs["i2am"]["profile"] == family.profile
+    if family.is_guided:
+        assert sample["guidance"][...].tolist() == ["unconditional", "conditional"]
+    else:
+        assert "guidance" not in sample
+
+
+def test_nothing_is_left_on_the_model_also_after_an_exception(family: Family, store: Path) -> None:
+    family.run(1)  # Pipelines leave things of their own.
+    pristine = _state(family)
+    with pytest.raises(ZeroDivisionError), capture(family.pipeline, store, sample="one"):
+        handle = _last_layer(family).register_forward_hook(_fail)
+        try:
+            family.run(STEPS)
+        finally:
+            handle.remove()
+    assert _state(family) == pristine
+    recording = capture(family.pipeline, store, sample="two")
+    with pytest.warns(UserWarning, match="stay incomplete"), recording:
+        family.run(STEPS)
+    assert _state(family) == pristine
+    denoiser = weakref.ref(family.denoiser)
+    _forget(family)
+    gc.collect()
+    assert denoiser() is None, "neither recording may keep the model alive"
+    del recording
+
+
+def compare(family: Family, store: Path, kept: dict[str, list[Attended]]) -> float:
+    """Return the largest difference between stored and computed probabilities, both directions."""
+    layers = dict(models.opened(store / "one" / "layers").groups())
+    assert len(layers) == family.layers * len(family.references)
+    worst = 0.0
+    for name, layer in layers.items():
+        path, _, index = name.partition(".reference_")
+        attributes = layer.attrs["i2am"]
+        assert attributes["reference_index"] == int(index or 0)
+        logits = stored_logits(layer)
+        expected = expected_attention(family, kept[path], logits.shape[2], int(index or 0))
+        assert logits.shape == expected.scores.shape
+        assert logits.shape[2] == np.prod(attributes["generated_grid"])
+        check_layout(family, attributes, logits.shape[3])
+        if family.other_keys(1) or len(family.references) > 1:
+            total = torch.from_numpy(layer["logsumexp"][...])[..., None]
+        else:
+            assert "logsumexp" not in layer
+            total = logits.logsumexp(-1, keepdim=True)
+        forward = (logits - total).exp() - expected.probabilities
+        backward = logits.softmax(2) - expected.scores.softmax(2)
+        worst = max(worst, backward.abs().max().item(), forward.abs().max().item())
+    return worst
+
+
+def check_layout(family: Family, attributes: dict[str, Any], tokens: int) -> None:
+    count, special, grid = family.references[attributes["reference_index"]]
+    if count == -1:
+        count, grid = tokens, tuple(attributes["generated_grid"])
+    assert tokens == count
+    assert attributes["special_tokens"] == special
+    assert attributes["reference_grid"] == (None if grid is None else list(grid))
+    assert attributes["frames"] == family.frames
+    assert attributes["causal"] == (tokens > 1)
+
+
+def expected_attention(family: Family, calls: list[Attended], patches: int, index: int) -> Attended:
+    """Return what a layer attended to in its conditional rows, dims (step, head, query, key)."""
+    counts = [patches if count == -1 else count for count, *_ in family.references]
+    keys = family.other_keys(patches) + sum(counts)
+    reads = [call for call in calls if call.scores.shape[-1] == keys][:: family.calls]
+    assert len(reads) == STEPS
+    start = family.keys_before(patches) + sum(counts[:index])
+    queries = slice(family.queries_before, family.queries_before + patches)
+
+    def cut(parts: list[torch.Tensor]) -> torch.Tensor:
+        folded = [_unfold(part[len(part) // 2 :], family.frames, patches) for part in parts]
+        return torch.stack(folded)[:, :, queries, start : start + counts[index]]
+
+    return Attended(cut([r.scores for r in reads]), cut([r.probabilities for r in reads]))
+
+
+def _unfold(rows: torch.Tensor, frames: int, patches: int) -> torch.Tensor:
+    """Return one sample's (head, query, key), whatever a video model folded into the batch."""
+    if len(rows) == 1:
+        return rows[0]
+    if len(rows) == frames and rows.shape[2] * frames == patches:
+        return rows.transpose(0, 1).flatten(1, 2)
+    return rows.permute(1, 2, 0, 3).flatten(1, 2)
+
+
+def stored_logits(layer: Any) -> torch.Tensor:
+    """Return float32 logits, dims (step, head, generated, reference)."""
+    if "logits" in layer:
+        return torch.from_numpy(layer["logits"][...]).float()
+    query, key = (torch.from_numpy(layer[name][...]).float() for name in ("query", "key"))
+    logits: torch.Tensor = query @ key.transpose(-1, -2) * layer.attrs["i2am"]["scale"]
+    return logits
+
+
+def _state(family: Family) -> list[tuple[str, list[str], int]]:
+    """Return what hangs on each module and on the scheduler, by name."""
+    found = [
+        (name, sorted(vars(module)), len(module._forward_hooks) + len(module._forward_pre_hooks))
+        for name, module in family.denoiser.named_modules()
+    ]
+    return [*found, ("scheduler", sorted(vars(family.pipeline.scheduler)), 0)]
+
+
+def _last_layer(family: Family) -> Any:
+    return [m for m in family.denoiser.modules() if hasattr(m, "to_q")][-1]
+
+
+def _fail(*_: Any) -> None:
+    raise ZeroDivisionError
+
+
+def _forget(family: Family) -> None:
+    """Drop the one reference to the denoiser that the pipeline holds."""
+    name = "unet" if getattr(family.pipeline, "unet", None) is not None else "transformer"
+    if hasattr(family.pipeline, "register_modules"):
+        delattr(family.pipeline, name)
+    else:
+        setattr(family.pipeline, name, None)

@@ -1,0 +1,196 @@
+"""The step clock with real schedulers: which evaluations count, and what their timesteps are."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import ExitStack
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from i2am.capture.hooks.denoiser import bind
+from i2am.capture.hooks.step_clock import StepClock
+from i2am.capture.recording.options import keeps_step
+from i2am.schemas import SchemaError
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array")  # in some schedulers
+STEPS = 4
+# Scheduler, its options, and the evaluations (in calls of the denoiser) at which steps start.
+SCHEDULERS: dict[str, tuple[str, dict[str, Any], list[int]]] = {
+    "DDIM": ("DDIMScheduler", {}, [0, 1, 2, 3]),
+    "Euler": ("EulerDiscreteScheduler", {}, [0, 1, 2, 3]),
+    "EulerAncestral": ("EulerAncestralDiscreteScheduler", {}, [0, 1, 2, 3]),
+    "LMS": ("LMSDiscreteScheduler", {}, [0, 1, 2, 3]),
+    "DPM++ multistep": ("DPMSolverMultistepScheduler", {}, [0, 1, 2, 3]),
+    "DPM++ singlestep": ("DPMSolverSinglestepScheduler", {}, [0, 1, 2, 3]),
+    "UniPC": ("UniPCMultistepScheduler", {}, [0, 1, 2, 3]),
+    "DEIS": ("DEISMultistepScheduler", {}, [0, 1, 2, 3]),
+    "Heun": ("HeunDiscreteScheduler", {}, [0, 2, 4, 6]),
+    "KDPM2": ("KDPM2DiscreteScheduler", {}, [0, 2, 4, 6]),
+    "KDPM2 ancestral": ("KDPM2AncestralDiscreteScheduler", {}, [0, 2, 4, 6]),
+    "PNDM": ("PNDMScheduler", {"skip_prk_steps": True}, [0, 2, 3, 4]),
+    "PNDM with PRK": ("PNDMScheduler", {"skip_prk_steps": False}, [0, 4, 8, 12]),
+    "flow Euler": ("FlowMatchEulerDiscreteScheduler", {}, [0, 1, 2, 3]),
+    "flow Heun": ("FlowMatchHeunDiscreteScheduler", {}, [0, 2, 4, 6]),
+}
+
+
+def scheduler_of(name: str) -> Any:
+    kind, options, _ = SCHEDULERS[name]
+    return getattr(diffusers, kind)(**options)
+
+
+def sample(clock: StepClock, scheduler: Any, stepper: Any = None, calls: int = 1) -> list[Any]:
+    """Run a sampler's loop, and return the moment of each call of the denoiser."""
+    stepper = stepper or scheduler
+    stepper.set_timesteps(STEPS)
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    moments = []
+    with ExitStack() as stack:
+        clock.watch(stack)
+        for timestep in stepper.timesteps:
+            if hasattr(stepper, "scale_model_input"):
+                stepper.scale_model_input(latents, timestep)
+            moments += [clock.tick(timestep) for _ in range(calls)]
+            latents = stepper.step(latents, timestep, latents, return_dict=False)[0]
+    return moments
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_step_counts_at_the_evaluation_at_which_it_starts(name: str) -> None:
+    scheduler = scheduler_of(name)
+    clock = StepClock(scheduler)
+    moments = sample(clock, scheduler)
+    starts = SCHEDULERS[name][2]
+    assert [call for call, m in enumerate(moments) if m.step is not None] == starts
+    assert [m.step for m in moments if m.step is not None] == [0, 1, 2, 3]
+    expected = scheduler.timesteps[starts].tolist()
+    assert clock.timesteps == pytest.approx(dict(enumerate(expected)))
+    assert expected == sorted(expected, reverse=True), "noisiest first"
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_last_step_is_told_once_and_after_all_calls(name: str) -> None:
+    scheduler = scheduler_of(name)
+    told: list[int] = []
+    clock = StepClock(scheduler, after_last=lambda: told.append(len(clock.timesteps)))
+    sample(clock, scheduler)
+    assert told == [STEPS]
+
+
+def test_a_pipeline_that_leaves_steps_out_is_not_told_to_have_ended() -> None:
+    scheduler = scheduler_of("DDIM")
+    told: list[int] = []
+    clock = StepClock(scheduler, after_last=lambda: told.append(0))
+    scheduler.set_timesteps(STEPS)
+    with ExitStack() as stack:
+        clock.watch(stack)
+        for timestep in scheduler.timesteps[1:]:
+            clock.tick(timestep)
+            scheduler.step(torch.zeros(1, 4, 8, 8), timestep, torch.zeros(1, 4, 8, 8))
+    assert len(clock.timesteps) == STEPS - 1
+    assert told == []
+
+
+@pytest.mark.parametrize("name", ["DDIM", "Heun"])
+def test_guidance_in_separate_calls_is_told_apart(name: str) -> None:
+    scheduler = scheduler_of(name)
+    moments = sample(StepClock(scheduler), scheduler, calls=2)
+    assert [m.call for m in moments] == [0, 1] * (len(moments) // 2)
+    assert [m.step for m in moments if m.step is not None] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_a_pipeline_that_steps_with_a_copy_of_its_scheduler_is_counted_by_timesteps(
+    calls: int,
+) -> None:
+    scheduler = scheduler_of("DDIM")
+    own = copy.deepcopy(scheduler)
+    clock = StepClock(scheduler)
+    moments = sample(clock, scheduler, own, calls)
+    assert [m.step for m in moments] == [step for step in range(STEPS) for _ in range(calls)]
+    assert [m.call for m in moments] == list(range(calls)) * STEPS
+    assert list(clock.timesteps.values()) == own.timesteps.tolist()
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "expected"),
+    [
+        pytest.param([9, 6, 3], [(0, 0), (1, 0), (2, 0)], id="once a timestep"),
+        pytest.param([9, 6, 6, 3], [(0, 0), (1, 0), (1, 0), (2, 0)], id="PLMS corrects its first"),
+        pytest.param([9, 9, 6, 6], [(0, 0), (0, 1), (1, 0), (1, 1)], id="guidance in two calls"),
+        pytest.param(
+            [9, 9, 6, 6, 6, 6, 3, 3],
+            [(0, 0), (0, 1), (1, 0), (1, 1), (1, 0), (1, 1), (2, 0), (2, 1)],
+            id="both",
+        ),
+    ],
+)
+def test_without_a_scheduler_steps_are_distinct_timesteps(
+    timesteps: list[int], expected: list[tuple[int, int]]
+) -> None:
+    clock = StepClock()
+    moments = [clock.tick(torch.full((2,), t)) for t in timesteps]
+    assert [(m.step, m.call) for m in moments] == expected
+    assert list(clock.timesteps.values()) == sorted(set(timesteps), reverse=True)
+
+
+def test_a_scheduler_gets_its_own_step_back() -> None:
+    scheduler = scheduler_of("DDIM")
+    before = dict(vars(scheduler))
+    with pytest.raises(ZeroDivisionError), ExitStack() as stack:
+        StepClock(scheduler).watch(stack)
+        assert vars(scheduler).keys() - before.keys() == {"step"}
+        raise ZeroDivisionError
+    assert vars(scheduler) == before
+    scheduler.step = own = lambda *_args: None
+    with ExitStack() as stack:
+        StepClock(scheduler).watch(stack)
+        assert scheduler.step is not own
+    assert scheduler.step is own
+
+
+def test_a_step_that_somebody_else_takes_does_not_count() -> None:
+    scheduler = scheduler_of("DDIM")
+    clock = StepClock(scheduler)
+    scheduler.set_timesteps(STEPS)
+    latents = torch.zeros(1, 4, 8, 8)
+    with ExitStack() as stack:
+        clock.watch(stack)
+        scheduler.step(latents, scheduler.timesteps[0], latents)
+        assert clock.tick(scheduler.timesteps[0]).step == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "kept"),
+    [
+        (None, list(range(10))),
+        (4, [0, 4, 8]),
+        (slice(2, 9, 3), [2, 5, 8]),
+        (slice(7, None), [7, 8, 9]),
+        (range(1, 4), [1, 2, 3]),
+        ([0, 9], [0, 9]),
+    ],
+)
+def test_steps_are_kept_by_number_range_or_list(option: Any, kept: list[int]) -> None:
+    keeps = keeps_step(option)
+    assert [step for step in range(10) if keeps(step)] == kept
+
+
+@pytest.mark.parametrize("option", [0, -1, True, [], [-1], ["1"], "all", slice(-3, None), 1.5])
+def test_other_steps_are_refused(option: Any) -> None:
+    with pytest.raises(SchemaError, match="Expected steps as"):
+        keeps_step(option)
+
+
+def test_arguments_are_known_by_their_names_however_they_are_given() -> None:
+    def forward(
+        x: Any, t: Any, /, context: Any = None, *, scale: Any = 1, **extra: Any
+    ) -> None: ...
+
+    assert bind(forward, (1,), {}) == {"x": 1}
+    given: dict[str, Any] = {"scale": 4, "hint": 5}
+    assert bind(forward, (1, 2, 3), given) == {"x": 1, "t": 2, "context": 3, **given}
+    assert bind(forward, (1, 2), {"context": 3}) == {"x": 1, "t": 2, "context": 3}

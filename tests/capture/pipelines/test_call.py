@@ -1,0 +1,261 @@
+"""Filling a pipeline's call: which argument takes what, and that the pictures are the right ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
+from PIL import Image
+
+from i2am.capture.pipelines.call import (
+    GenerationSettings,
+    SampleInputs,
+    check_call,
+    generate,
+    guidance_scale_of,
+    is_video,
+    picture_arguments,
+    picture_size,
+    takes_several,
+)
+from i2am.schemas import CaptureError
+from tests.support.tiny_pipelines import families, models, pipelines
+
+OWN = {"image": "source", "mask_image": "mask"}
+SOURCE = {"image": "source"}
+SHOWN = {"image": "reference"}
+
+
+def _class(name: str) -> Any:
+    """Return a pipeline without parts: its arguments are known before it has any."""
+    kind = getattr(diffusers, name)
+    return kind.__new__(kind)
+
+
+def _noise(seed: int, size_px: int) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (size_px, size_px, 3), dtype=np.uint8))
+
+
+def _sample(seed: int, size_px: int, prompt: str | None = None) -> SampleInputs:
+    mask = np.zeros((size_px, size_px), np.uint8)
+    mask[: size_px // 2] = 255
+    return SampleInputs(
+        _noise(seed, size_px), Image.fromarray(mask), _noise(seed + 10, 32), prompt, seed
+    )
+
+
+def _difference(one: Image.Image, other: Image.Image) -> int:
+    return int(np.abs(np.asarray(one, int) - np.asarray(other, int)).max())
+
+
+# --- Arguments by name.
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "expected"),
+    [
+        ("PaintByExamplePipeline", OWN | {"example_image": "reference"}),
+        ("FluxKontextInpaintPipeline", OWN | {"image_reference": "reference"}),
+        ("FluxKontextPipeline", SHOWN),
+        ("QwenImageEditPipeline", SHOWN),
+        ("QwenImageEditPlusPipeline", SHOWN),
+        ("WanImageToVideoPipeline", SHOWN),
+        ("StableVideoDiffusionPipeline", SHOWN),
+        ("StableDiffusionImageVariationPipeline", SHOWN),
+    ],
+)
+def test_the_reference_goes_where_the_argument_names_say(
+    pipeline: str, expected: dict[str, str]
+) -> None:
+    assert picture_arguments(_class(pipeline)) == expected
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "expected"),
+    [
+        ("StableDiffusionPipeline", {}),
+        ("StableDiffusionImg2ImgPipeline", SOURCE),
+        ("StableDiffusionInpaintPipeline", OWN),
+        ("StableDiffusionXLPipeline", {}),
+        ("StableDiffusionXLImg2ImgPipeline", SOURCE),
+        ("StableDiffusionXLInpaintPipeline", OWN),
+    ],
+)
+def test_with_an_adapter_the_reference_is_its_picture(
+    pipeline: str, expected: dict[str, str]
+) -> None:
+    found = _class(pipeline)
+    adapted = pipelines.image_variation().unet
+    adapted.encoder_hid_proj = torch.nn.Identity()  # Which an adapter brings along.
+    found.unet = adapted
+    assert picture_arguments(found) == expected | {"ip_adapter_image": "reference"}
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "prompt", "message"),
+    [
+        ("StableDiffusionInpaintPipeline", True, "no place for one. Load an IP-Adapter with --ip-"),
+        ("FluxFillPipeline", True, "got FluxFillPipeline, which has no place for one. Call it"),
+        (
+            "FluxKontextPipeline",
+            False,
+            "Expected a prompt for FluxKontextPipeline, got none. Add a column 'prompt'",
+        ),
+        ("KandinskyV22Pipeline", False, "also needs 'image_embeds' from another pipeline"),
+        ("KandinskyV22InpaintPipeline", False, "also needs 'image_embeds' from another pipeline"),
+    ],
+)
+def test_a_pipeline_that_a_manifest_cannot_call_says_what_is_missing(
+    pipeline: str, prompt: bool, message: str
+) -> None:
+    found = _class(pipeline)
+    if "Stable" in pipeline:
+        found.unet = pipelines.image_variation().unet
+    with pytest.raises(CaptureError) as caught:
+        check_call(found, GenerationSettings(), has_prompt=prompt)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strenght": 1}, "got 'strenght'. Did you mean 'strength'?"),
+        ({"image": 1}, "got 'image', which is filled. Omit it."),
+        ({"generator": 1}, "got 'generator', which is filled. Omit it."),
+        ({"guidance_scale": 1}, "got 'guidance_scale', which is filled. Omit it."),
+    ],
+)
+def test_an_argument_that_is_unknown_or_filled_is_refused(
+    arguments: dict[str, Any], message: str
+) -> None:
+    settings = GenerationSettings(1, 2.0, arguments)
+    with pytest.raises(CaptureError) as caught:
+        check_call(_class("FluxKontextInpaintPipeline"), settings, has_prompt=True)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "wanted", "default"),
+    [
+        ("PaintByExamplePipeline", "guidance_scale", 5.0),
+        ("FluxKontextPipeline", "guidance_scale", 3.5),
+        ("QwenImageEditPipeline", "true_cfg_scale", 4.0),
+        ("StableVideoDiffusionPipeline", "max_guidance_scale", 3.0),
+    ],
+)
+def test_the_guidance_scale_is_known_by_whatever_name(
+    pipeline: str, wanted: str, default: float
+) -> None:
+    found = _class(pipeline)
+    assert guidance_scale_of(found, GenerationSettings()) == default
+    assert guidance_scale_of(found, GenerationSettings(guidance_scale=2)) == 2
+    settings = GenerationSettings(guidance_scale=2, arguments={wanted: 3})
+    with pytest.raises(CaptureError, match=f"got '{wanted}', which is filled"):
+        check_call(found, settings, has_prompt=True)
+
+
+def test_the_size_is_the_arguments_or_the_signatures_or_the_models() -> None:
+    wan, pbe = _class("WanImageToVideoPipeline"), models.paint_by_example()
+    assert picture_size(wan, GenerationSettings()) == (832, 480)
+    wider = GenerationSettings(arguments={"width": 640})
+    assert picture_size(wan, wider) == (640, 480)
+    assert picture_size(pbe, GenerationSettings()) == (16, 16)
+
+
+# --- Real pipelines.
+
+KIND = {
+    # Pixels of source, mask and picture; frames that the model denoises.
+    "paint-by-example": ((16, 16), 1),
+    "reference-inpaint": ((64, 64), 1),
+    "image-variation": ((32, 16), 1),
+    "ip-adapter": ((32, 16), 1),
+    "ip-adapter-sdxl": ((32, 16), 1),
+    "flux-kontext": ((16, 16), 1),
+    "qwen-image-edit": ((24, 16), 1),
+    "qwen-image-edit-plus": ((24, 16), 1),
+    "wan-image-to-video": ((32, 16), 3),
+}
+
+
+def _settings(family: families.Family) -> GenerationSettings:
+    """Return the family's call without what a manifest fills; text comes as embeddings."""
+    filled = {*picture_arguments(family.pipeline), "generator"}
+    return GenerationSettings(2, None, {k: v for k, v in family.call.items() if k not in filled})
+
+
+@pytest.mark.parametrize("kind", KIND)
+def test_every_family_paints_from_the_reference(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Qwen's pipelines scale every reference to a megapixel, whatever the model's size.
+    monkeypatch.setattr(pipeline_qwenimage_edit, "calculate_dimensions", lambda *_: (32, 32, None))
+    monkeypatch.setattr(pipeline_qwenimage_edit_plus, "calculate_dimensions", lambda *_: (32, 32))
+    torch.manual_seed(0)
+    family = families.FAMILIES[kind]()
+    (width, height), frames = KIND[kind]
+    settings = _settings(family)
+    assert picture_size(family.pipeline, settings) == (width, height)
+    assert is_video(family.pipeline) == (frames > 1)
+    sample = _sample(0, max(width, height))
+    other = SampleInputs(sample.source, sample.mask, _noise(99, 32), seed=0)
+    (picture,) = generate(family.pipeline, [sample], settings)
+    (again,) = generate(family.pipeline, [sample], settings)
+    (changed,) = generate(family.pipeline, [other], settings)
+    size = sample.source.size if kind == "paint-by-example" else (width, frames * height)
+    assert picture.size == size
+    assert _difference(picture, again) == 0
+    assert _difference(picture, changed) > 0
+
+
+@pytest.mark.parametrize("kind", ["paint-by-example", "reference-inpaint", "image-variation"])
+def test_a_sample_does_not_depend_on_its_batch_mates(kind: str) -> None:
+    pipeline = {
+        "paint-by-example": models.paint_by_example,
+        "reference-inpaint": models.reference_inpaint,
+        "image-variation": pipelines.image_variation,
+    }[kind]()
+    settings = GenerationSettings(2)
+    samples = [_sample(seed, models.size_of(pipeline)) for seed in range(3)]
+    assert takes_several(pipeline)
+    together = generate(pipeline, samples, settings)
+    alone = [generate(pipeline, [sample], settings)[0] for sample in samples]
+    assert max(map(_difference, together, alone)) <= 2  # Sums come in another order.
+    assert min(_difference(together[0], other) for other in together[1:]) > 50
+
+
+def test_of_several_reference_pictures_a_call_takes_the_samples_one_by_one(tmp_path: Path) -> None:
+    pipeline = pipelines.inpaint(tmp_path)
+    pipelines.save_adapter(tmp_path, pipeline.unet)
+    pipeline.load_ip_adapter(str(tmp_path), subfolder="models", weight_name="adapter.safetensors")
+    assert not takes_several(pipeline)
+    assert not takes_several(_class("QwenImageEditPlusPipeline"))
+
+
+def test_a_prompt_comes_from_the_row_or_else_from_the_arguments(tmp_path: Path) -> None:
+    pipeline = pipelines.inpaint(tmp_path)
+    pipelines.save_adapter(tmp_path, pipeline.unet)
+    pipeline.load_ip_adapter(str(tmp_path), subfolder="models", weight_name="adapter.safetensors")
+
+    def paint(own: str | None, **arguments: Any) -> Image.Image:
+        settings = GenerationSettings(2, None, arguments)
+        return generate(pipeline, [_sample(0, 16, own)], settings)[0]
+
+    hat = paint("a hat")
+    assert _difference(hat, paint(None, prompt="a hat")) == 0
+    assert _difference(hat, paint("a hat", prompt="a shoe")) == 0
+    assert _difference(hat, paint("a shoe")) > 0
+    assert _difference(hat, paint("a hat", negative_prompt="a shoe")) > 0
+    with pytest.raises(CaptureError, match="Expected a prompt for StableDiffusionInpaintPipeline"):
+        paint(None)
+
+
+def test_a_pipeline_that_returns_too_many_pictures_is_an_error() -> None:
+    pipeline = models.paint_by_example()
+    settings = GenerationSettings(1, None, {"num_images_per_prompt": 2})
+    with pytest.raises(CaptureError, match="one picture for each of 1 samples, got 2"):
+        generate(pipeline, [_sample(0, 16)], settings)
