@@ -10,7 +10,7 @@ from i2am.arguments import add_command, existing_store
 
 __all__ = ["add_average"]
 
-# As `i2am.analysis.across` has them, which is not loaded to print help.
+# As `i2am.analysis.statistics.averages` has them, which is not loaded to print help.
 _LEVELS = ["ulam", "tlam", "hlam", "llam", "volume", "mass"]
 
 

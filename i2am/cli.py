@@ -115,7 +115,7 @@ def _add_score(commands: Any) -> None:
 
 def _score(options: argparse.Namespace) -> None:
     from i2am.analysis import score_maps, summarise_scores, write_head_scores
-    from i2am.analysis.tables import check_table_path
+    from i2am.analysis.stores.tables import check_table_path
 
     shared = {"run": options.source, "samples": options.samples, "overwrite": options.overwrite}
     if options.heads:  # A wrong name is told before the scores are computed and written.
@@ -165,7 +165,7 @@ def _add_figure(commands: Any) -> None:
 
 
 def _figure(options: argparse.Namespace) -> None:
-    from i2am.analysis.figures import write_figures
+    from i2am.analysis.figures.files import write_figures
 
     run, maps = _open_pair(options)
     names = options.samples or list(run)
@@ -184,7 +184,7 @@ def _add_report(commands: Any) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from i2am.analysis import read_scores
-    from i2am.analysis.report import write_report
+    from i2am.analysis.figures.report import write_report
 
     run, maps = _open_pair(options)
     scores = read_scores(options.scores) if options.scores else None

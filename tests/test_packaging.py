@@ -29,7 +29,10 @@ def project() -> dict[str, Any]:
 
 def _package_folder(package: str, project: dict[str, Any]) -> Path:
     mapped: dict[str, str] = project["tool"]["setuptools"]["package-dir"]
-    return ROOT / mapped.get(package, package.replace(".", "/"))
+    for stage, folder in mapped.items():
+        if f"{package}.".startswith(f"{stage}."):
+            return ROOT / folder / package.removeprefix(stage).strip(".").replace(".", "/")
+    return ROOT / package.replace(".", "/")
 
 
 def _files(folder: Path) -> list[Path]:
