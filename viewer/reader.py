@@ -40,7 +40,8 @@ def kind_of(path: str) -> str | None:
     """Return "run" or "maps", judged by the root's attributes alone; None for what is not ours."""
     try:
         if _BUCKET.match(path):
-            from i2am.analysis.stores.reader import open_root, own_attributes
+            from i2am.analysis.stores.reader import open_root
+            from i2am.storage import own_attributes
 
             return str(own_attributes(open_root(path))["kind"])
         root = json.loads((Path(path) / "zarr.json").read_bytes())

@@ -12,7 +12,6 @@ import xarray as xr
 import zarr
 from tqdm.auto import tqdm
 
-from i2am.analysis.address import StoreLike, is_url
 from i2am.analysis.figures import DEFAULT_KINDS, FIGURES, load_figure
 from i2am.analysis.scores.bootstrap import CONFIDENCE, check_confidence
 from i2am.analysis.statistics.comparison import compare_sample, summarise_comparison
@@ -20,9 +19,11 @@ from i2am.analysis.statistics.differences import difference_maps
 from i2am.analysis.statistics.run_pair import Captured, RunPair
 from i2am.analysis.stores.layers import askable_layers
 from i2am.analysis.stores.tables import write_table
+from i2am.files import check_new_file, written_whole
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import LAYER, STEP
+from i2am.storage import StoreLike, is_url
 
 if TYPE_CHECKING:
     from i2am.analysis.figures.overlay import Style
@@ -77,16 +78,13 @@ def write_figures(
         for kind in kinds
         if has_figure(kind, run[name])
     ]
-    existing = [path for *_, path in wanted_files if path.exists()]
-    if existing and not overwrite:
-        msg = (
-            f"Expected no file, got one, at {existing[0]}. Allow overwriting or name a new folder."
-        )
-        raise StoreError(msg)
+    for *_, path in wanted_files:
+        check_new_file(path, overwrite=overwrite)
     Path(out_dir).mkdir(parents=True, exist_ok=True)
     bar = tqdm(wanted_files, "figures", unit="figure", disable=not progress)
     for name, kind, path in bar:
-        path.write_bytes(render(load_figure(kind)(run[name], maps[name], style=style)))
+        with written_whole(path) as unfinished:
+            unfinished.write_bytes(render(load_figure(kind)(run[name], maps[name], style=style)))
     return [path for *_, path in wanted_files]
 
 
@@ -200,7 +198,8 @@ def _write_sample(name: str, a: Captured, b: Captured, folder: Path, note: str) 
     for direction, node in difference_maps(a[1], b[1]).children.items():
         _write_levels(node.to_dataset(), folder / _STORE, f"{name}/{direction}")
     figure = draw_comparison(a, b, f"{name}. {note}")
-    (folder / f"{name}.png").write_bytes(render(figure))
+    with written_whole(folder / f"{name}.png") as unfinished:
+        unfinished.write_bytes(render(figure))
     return compare_sample(name, a, b)
 
 

@@ -23,7 +23,8 @@ from i2am.analysis.figures.captions import CAPTIONS, SCORES, absence, similarity
 from i2am.analysis.figures.files import has_figure
 from i2am.analysis.figures.overlay import DEFAULT_STYLE, Style
 from i2am.analysis.figures.panels import render
-from i2am.schemas import AnalysisError, StoreError
+from i2am.files import check_new_file, written_whole
+from i2am.schemas import AnalysisError
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 
 __all__ = ["write_report"]
@@ -68,10 +69,7 @@ def write_report(
     AnalysisError
         If run and maps share no sample, or `scores` lacks a column.
     """
-    out = Path(out)
-    if out.exists() and not overwrite:
-        msg = f"Expected no file, got one, at {out}. Allow overwriting or name a new file."
-        raise StoreError(msg)
+    out = check_new_file(out, overwrite=overwrite)
     names = _shared_names(run, maps)
     if scores is not None:
         scores = _scores_of(scores, names)
@@ -85,7 +83,8 @@ def write_report(
         version=version("i2am"),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding="utf-8")
+    with written_whole(out) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
     return out
 
 

@@ -10,7 +10,6 @@ from typing import Literal
 
 import xarray as xr
 
-from i2am.analysis.address import StoreLike
 from i2am.analysis.kernel.resize import Grid, largest_grid
 from i2am.analysis.maps.layer_maps import layer_maps
 from i2am.analysis.maps.levels import (
@@ -27,6 +26,7 @@ from i2am.analysis.stores.reader import open_maps
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, STEP, TIMESTEP
+from i2am.storage import StoreLike
 
 __all__ = ["Convention", "Normalisation", "analyze", "check_options", "maps_of"]
 

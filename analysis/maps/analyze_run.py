@@ -17,7 +17,6 @@ import xarray as xr
 import zarr
 from tqdm.auto import tqdm
 
-from i2am.analysis.address import StoreLike, is_url
 from i2am.analysis.kernel.resize import Grid
 from i2am.analysis.maps.analyze import Convention, Normalisation, analyze, check_options
 from i2am.analysis.maps.dask_cluster import Computer, computing_on
@@ -31,6 +30,7 @@ from i2am.analysis.stores.maps_writer import (
 from i2am.analysis.stores.reader import Run, open_run
 from i2am.schemas import I2AMError, StoreError
 from i2am.schemas.dims import CONDITIONAL
+from i2am.storage import StoreLike, is_url
 
 __all__ = ["analyze_run"]
 

@@ -11,7 +11,6 @@ import pandas as pd
 import xarray as xr
 from tqdm.auto import tqdm
 
-from i2am.analysis.address import StoreLike
 from i2am.analysis.scores.masks import masks_of
 from i2am.analysis.scores.spread import MEASURES, spread
 from i2am.analysis.stores.reader import open_maps
@@ -19,6 +18,7 @@ from i2am.analysis.stores.related import run_of
 from i2am.analysis.stores.tables import check_table_path, writing_table
 from i2am.schemas import StoreError
 from i2am.schemas.dims import HEAD, LAYER, STEP
+from i2am.storage import StoreLike
 
 __all__ = ["head_scores", "iter_head_scores", "write_head_scores"]
 

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from i2am.analysis.address import StoreLike
 from i2am.analysis.scores.bootstrap import CONFIDENCE, check_confidence, mean_interval
 from i2am.analysis.scores.detection import bounding_box, detection_scores
 from i2am.analysis.scores.imacs import (
@@ -29,6 +28,7 @@ from i2am.analysis.stores.related import run_of
 from i2am.analysis.stores.tables import check_table_path, write_table
 from i2am.schemas import SchemaError, StoreError
 from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.storage import StoreLike
 
 __all__ = ["read_scores", "score_maps", "summarise_scores"]
 

@@ -21,14 +21,14 @@ from tqdm.auto import tqdm
 from zarr.abc.store import Store
 from zarr.storage import MemoryStore
 
-from i2am.analysis.address import StoreLike, is_url, open_group
 from i2am.analysis.statistics.groups import SampleGroup, check_alike, group_samples
 from i2am.analysis.stores.maps_writer import source_of, write_coordinates
-from i2am.analysis.stores.reader import Maps, open_maps, open_tree, own_attributes
+from i2am.analysis.stores.reader import Maps, open_maps, open_tree
 from i2am.analysis.stores.related import run_of
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, I2AMError, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import LEVELS
+from i2am.storage import StoreLike, is_url, open_group, own_attributes
 
 __all__ = ["AVERAGED_LEVELS", "average_maps", "default_average_path", "write_averages"]
 

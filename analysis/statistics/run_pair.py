@@ -10,12 +10,12 @@ from typing import Final
 import dask
 import xarray as xr
 
-from i2am.analysis.address import StoreLike
 from i2am.analysis.maps.analyze import maps_of
 from i2am.analysis.statistics.differences import difference_maps
 from i2am.analysis.stores.reader import Maps, Run, open_maps, open_run
 from i2am.analysis.stores.related import find_maps
 from i2am.schemas import AnalysisError, StoreError, did_you_mean
+from i2am.storage import StoreLike
 
 __all__ = ["Captured", "RunPair", "pair_runs"]
 

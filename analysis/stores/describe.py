@@ -10,12 +10,12 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from i2am.analysis.address import StoreLike, is_url, open_group
 from i2am.analysis.stores.layers import is_similarity, spell
-from i2am.analysis.stores.reader import open_maps, open_root, open_run, own_attributes
+from i2am.analysis.stores.reader import open_maps, open_root, open_run
 from i2am.schemas import ArrayDescription, GroupDescription, LayerAttributes
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import GUIDANCE, HEAD, REFERENCE, STEP
+from i2am.storage import StoreLike, is_url, open_group, own_attributes
 
 __all__ = ["describe_store", "summarise_store"]
 

@@ -13,12 +13,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 import zarr
-from zarr.core.sync import sync
 
-from i2am.analysis.address import StoreLike, open_group
 from i2am.analysis.stores.chunks import in_chunks
 from i2am.schemas import SCHEMA_VERSION, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.storage import StoreLike, member_names, open_group, own_attributes
 
 __all__ = [
     "Maps",
@@ -28,7 +27,6 @@ __all__ = [
     "open_root",
     "open_run",
     "open_tree",
-    "own_attributes",
 ]
 
 
@@ -94,7 +92,7 @@ class _Samples(Mapping[str, xr.DataTree]):
 
     def first(self) -> str | None:
         """Return the name of the first complete sample, or None; reads no other's metadata."""
-        names = sync(_names(self._root))
+        names = member_names(self._root)
         return next((name for name in sorted(names) if name in self), None)
 
     def __iter__(self) -> Iterator[str]:
@@ -162,10 +160,6 @@ class Maps(_Samples):
     other_kind_hint = "Run 'i2am analyze' on it first, and give the maps."
 
 
-async def _names(group: zarr.Group) -> list[str]:
-    return [name async for name in group.store.list_dir(group.path) if "." not in name]
-
-
 class _NoSample(StoreError, KeyError):
     """So that ``Mapping.get`` works and the message stays one line."""
 
@@ -195,12 +189,6 @@ def open_root(path: StoreLike) -> zarr.Group:
         )
         raise StoreError(msg)
     return root
-
-
-def own_attributes(group: zarr.Group) -> dict[str, Any]:
-    """Return what a group's ``i2am`` attribute holds; nothing where there is none."""
-    own = group.attrs.get(ATTRIBUTE_KEY)
-    return dict(own) if isinstance(own, dict) else {}
 
 
 def _what(group: zarr.Group) -> str:

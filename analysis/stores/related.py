@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from i2am.analysis.address import StoreLike, is_url
-from i2am.analysis.stores.reader import Maps, Run, open_root, open_run, own_attributes
+from i2am.analysis.stores.reader import Maps, Run, open_root, open_run
 from i2am.schemas import I2AMError, StoreError
+from i2am.storage import StoreLike, is_url, own_attributes
 
 __all__ = ["default_maps_path", "find_maps", "run_of"]
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from i2am.schemas import AnalysisError, StoreError, require
+from i2am.files import check_new_file, written_whole
+from i2am.schemas import AnalysisError, require
 
 __all__ = ["TableWriter", "check_table_path", "write_table", "writing_table"]
 
@@ -35,10 +36,7 @@ def check_table_path(path: str | Path, *, overwrite: bool) -> Path:
     if path.suffix not in {".csv", ".parquet"}:
         msg = f"Expected a .csv or .parquet file, got {path.name}, at out. Rename it."
         raise AnalysisError(msg)
-    if path.exists() and not overwrite:
-        msg = f"Expected no file, got one, at {path}. Allow overwriting or name a new file."
-        raise StoreError(msg)
-    return path
+    return check_new_file(path, overwrite=overwrite)
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -54,14 +52,9 @@ def writing_table(path: Path) -> Iterator[TableWriter]:
     The file appears when all parts are there; nothing is left when an error stops the work.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
     open_part = _parquet if path.suffix == ".parquet" else _csv
-    try:
-        with open_part(unfinished) as write:
-            yield write
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with written_whole(path) as unfinished, open_part(unfinished) as write:
+        yield write
 
 
 @contextmanager

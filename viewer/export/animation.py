@@ -13,12 +13,13 @@ from typing import Any, Final
 import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from i2am.files import written_whole
 from i2am.schemas.dims import STEP
 from i2am.schemas.errors import AnalysisError, StoreError
 from i2am.schemas.optional import require
 from i2am.viewer.data.axes import describe
 from i2am.viewer.data.volume import Volume
-from i2am.viewer.export.pictures import Pixels, check_new_file, figure_picture, with_caption
+from i2am.viewer.export.pictures import Pixels, check_export_file, figure_picture, with_caption
 
 __all__ = ["SUFFIXES", "Walk", "caption_of", "check_animation_file", "write_animation"]
 
@@ -40,7 +41,7 @@ def check_animation_file(path: str | Path, *, overwrite: bool = False) -> Path:
     MissingExtra
         If it is an MP4 and what writes them is not installed.
     """
-    path = check_new_file(path, SUFFIXES, overwrite=overwrite)
+    path = check_export_file(path, SUFFIXES, overwrite=overwrite)
     if path.suffix.lower() == ".mp4":
         require("imageio_ffmpeg", "to write an MP4", "viewer")
     return path
@@ -71,7 +72,6 @@ def write_animation(
         As `check_animation_file`; also if there are no frames, or it cannot be written.
     """
     path = check_animation_file(path, overwrite=overwrite)
-    unfinished = path.with_name(f"{path.stem}.unfinished{path.suffix}")
     pending = iter(frames)
     first = next(pending, None)
     if first is None:
@@ -79,13 +79,11 @@ def write_animation(
         raise AnalysisError(msg)
     write = _write_mp4 if path.suffix.lower() == ".mp4" else _write_gif
     try:
-        write(first, pending, unfinished, frames_per_second)
-        unfinished.replace(path)
+        with written_whole(path) as unfinished:
+            write(first, pending, unfinished, frames_per_second)
     except (OSError, RuntimeError) as e:
         msg = f"Expected to write an animation, got '{e}', at {path}. Choose another place or kind."
         raise StoreError(msg) from e
-    finally:
-        unfinished.unlink(missing_ok=True)
     return path
 
 

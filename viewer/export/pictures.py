@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from i2am.files import check_new_file, written_whole
 from i2am.schemas.errors import AnalysisError, StoreError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Pixels",
     "canvas_picture",
-    "check_new_file",
+    "check_export_file",
     "figure_picture",
     "picture_suffixes",
     "window_picture",
@@ -120,18 +121,19 @@ def write_picture(picture: Pixels, path: str | Path, *, overwrite: bool = False)
     """
     from PIL import Image
 
-    path = check_new_file(path, picture_suffixes(), overwrite=overwrite)
+    path = check_export_file(path, picture_suffixes(), overwrite=overwrite)
     channels = 3 if path.suffix.lower() in _NO_ALPHA else picture.shape[2]
     image = Image.fromarray(np.ascontiguousarray(picture[..., :channels]))
     try:
-        image.save(path)
+        with written_whole(path) as unfinished:
+            image.save(unfinished)
     except OSError as e:
         msg = f"Expected to write a picture, got '{e}', at {path}. Choose another place, or .png."
         raise StoreError(msg) from e
     return path
 
 
-def check_new_file(path: str | Path, suffixes: Iterable[str], *, overwrite: bool) -> Path:
+def check_export_file(path: str | Path, suffixes: Iterable[str], *, overwrite: bool) -> Path:
     """Return where a file can be written.
 
     Raises
@@ -151,10 +153,7 @@ def check_new_file(path: str | Path, suffixes: Iterable[str], *, overwrite: bool
     if not path.parent.is_dir():
         msg = f"Expected a folder, got none, at {path.parent}. Create it, or choose another."
         raise StoreError(msg)
-    if path.exists() and not overwrite:
-        msg = f"Expected no file, got one, at {path}. Allow overwriting or name a new file."
-        raise StoreError(msg)
-    return path
+    return check_new_file(path, overwrite=overwrite)
 
 
 def _font(lines: list[str], width: int) -> tuple[FreeTypeFont, int]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from i2am.files import check_new_file, written_whole
 from i2am.schemas.errors import SchemaError, StoreError
 from i2am.viewer.picking.pick import Pick, Side
 
@@ -30,17 +31,15 @@ def write_picks(picks: Iterable[Pick], path: str | Path, *, overwrite: bool = Fa
     StoreError
         If the file exists and `overwrite` is false, or it cannot be written.
     """
-    path = Path(path)
-    if path.exists() and not overwrite:
-        msg = f"Expected no file, got one, at {path}. Allow overwriting or name a new file."
-        raise StoreError(msg)
-    unfinished = path.with_name(f"{path.name}.unfinished")
+    path = check_new_file(path, overwrite=overwrite)
     try:
-        with unfinished.open("w", newline="", encoding="utf-8") as file:
+        with (
+            written_whole(path) as unfinished,
+            unfinished.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(_COLUMNS)
             writer.writerows(_cells(pick) for pick in picks)
-        unfinished.replace(path)
     except OSError as e:
         msg = f"Expected a place to write to, got '{e.strerror}', at {path}. Name another file."
         raise StoreError(msg) from e

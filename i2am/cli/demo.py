@@ -1,17 +1,33 @@
-"""The demo: the whole road with the model and the pictures that ship in the package, offline."""
+"""The command ``i2am demo``: the whole road with the model and the pictures that ship in the package, offline."""
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
+from i2am.cli.arguments import add_command
 from i2am.schemas import StoreError
 
-__all__ = ["run_demo"]
+__all__ = ["add", "run_demo"]
 
 _OUTPUTS = ("run.zarr", "maps.zarr", "scores.csv", "figures", "report.html")
 _STEPS = 25
+
+
+def add(commands: Any) -> None:
+    """Add the command to a parser's commands."""
+    command = add_command(
+        commands, "demo", _demo, "run the whole road on shipped model and pictures"
+    )
+    command.add_argument("--out", type=Path, default=Path("i2am-demo"), metavar="DIR")
+    command.add_argument("--overwrite", action="store_true", help="replace an earlier demo")
+
+
+def _demo(options: argparse.Namespace) -> int:
+    return run_demo(options.out, overwrite=options.overwrite)
 
 
 def run_demo(out: Path, *, overwrite: bool = False) -> int:

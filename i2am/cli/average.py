@@ -6,15 +6,13 @@ import argparse
 import sys
 from typing import Any
 
-from i2am.arguments import add_command, existing_store
+from i2am.cli.arguments import add_command, existing_store
+from i2am.schemas.choices import LEVEL_NAMES
 
-__all__ = ["add_average"]
-
-# As `i2am.analysis.statistics.averages` has them, which is not loaded to print help.
-_LEVELS = ["ulam", "tlam", "hlam", "llam", "volume", "mass"]
+__all__ = ["add"]
 
 
-def add_average(commands: Any) -> None:
+def add(commands: Any) -> None:
     """Add the command to a parser's commands."""
     command = add_command(
         commands, "average", _average, "average the maps over samples, with their variance"
@@ -31,7 +29,11 @@ def add_average(commands: Any) -> None:
         help="one average for each value of a manifest's column, or of what capture noted",
     )
     command.add_argument(
-        "--levels", nargs="+", choices=_LEVELS, default=_LEVELS[:4], help="default: the first four"
+        "--levels",
+        nargs="+",
+        choices=LEVEL_NAMES,
+        default=list(LEVEL_NAMES[:4]),
+        help="default: the first four",
     )
     command.add_argument("--samples", nargs="+", metavar="SAMPLE", help="default: all")
     command.add_argument("--out", metavar="FILE.zarr", help="default: beside the maps")

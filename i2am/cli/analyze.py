@@ -6,12 +6,13 @@ import argparse
 import sys
 from typing import Any
 
-from i2am.arguments import add_command, existing_store, grid, labels, positive
+from i2am.cli.arguments import add_command, existing_store, grid, labels, positive
+from i2am.schemas.choices import CONVENTIONS, NORMALISATIONS
 
-__all__ = ["add_analyze"]
+__all__ = ["add"]
 
 
-def add_analyze(commands: Any) -> None:
+def add(commands: Any) -> None:
     """Add the command to a parser's commands."""
     command = add_command(commands, "analyze", _analyze, "compute every map of a run, out of core")
     command.add_argument("store", type=existing_store, metavar="RUN.zarr")
@@ -19,8 +20,8 @@ def add_analyze(commands: Any) -> None:
     command.add_argument("--samples", nargs="+", metavar="SAMPLE", help="default: all")
     command.add_argument("--scheduler", metavar="ADDRESS", help="of a running Dask cluster")
     command.add_argument("--workers", type=positive, help="processes of a local cluster")
-    command.add_argument("--convention", choices=["i2am", "official"], default="i2am")
-    command.add_argument("--normalisation", choices=["mass", "density"], default="mass")
+    command.add_argument("--convention", choices=CONVENTIONS, default="i2am")
+    command.add_argument("--normalisation", choices=NORMALISATIONS, default="mass")
     command.add_argument("--layers", metavar="GLOB", help="default: all")
     command.add_argument("--steps", type=labels, metavar="A:B[:S]|LIST", help="default: all")
     command.add_argument("--heads", type=labels, metavar="A:B[:S]|LIST", help="default: all")

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from i2am.arguments import (
+from i2am.cli.arguments import (
     add_command,
     byte_count,
     call_argument,
@@ -23,10 +23,17 @@ if TYPE_CHECKING:
     from i2am.capture import CaptureOptions
     from i2am.capture.pipelines.load import LoadOptions
 
-__all__ = ["add_capture"]
+from i2am.schemas.choices import (
+    GUIDANCE_OPTIONS,
+    MODEL_DTYPES,
+    REPRESENTATION_OPTIONS,
+    STORED_DTYPES,
+)
+
+__all__ = ["add"]
 
 
-def add_capture(commands: Any) -> None:
+def add(commands: Any) -> None:
     """Add the command to a parser's commands."""
     command = add_command(
         commands, "capture", _capture, "generate and capture a manifest's samples"
@@ -43,9 +50,8 @@ def add_capture(commands: Any) -> None:
 def _add_loading(group: Any) -> None:
     group.add_argument("--revision", help="branch, tag or commit of a hub model")
     group.add_argument("--device", help="cpu, cuda, cuda:1, …; default: a GPU if there is one")
-    dtypes = ["float32", "float16", "bfloat16"]
     group.add_argument(
-        "--model-dtype", choices=dtypes, default="float32", help="what the model computes in"
+        "--model-dtype", choices=MODEL_DTYPES, default="float32", help="what the model computes in"
     )
     group.add_argument(
         "--allow-pickle", action="store_true", help="load weights that could run code, too"
@@ -88,11 +94,9 @@ def _add_keeping(group: Any) -> None:
         "--keep-steps", type=kept_steps, metavar="N|A:B[:S]|LIST", help="every N-th, or these"
     )
     group.add_argument("--keep-heads", type=labels, metavar="A:B[:S]|LIST")
-    group.add_argument("--guidance", choices=["conditional", "both"], default="conditional")
-    group.add_argument(
-        "--representation", choices=["auto", "factors", "logits", "maps"], default="auto"
-    )
-    group.add_argument("--dtype", choices=["float16", "float32"], default="float16")
+    group.add_argument("--guidance", choices=GUIDANCE_OPTIONS, default="conditional")
+    group.add_argument("--representation", choices=REPRESENTATION_OPTIONS, default="auto")
+    group.add_argument("--dtype", choices=STORED_DTYPES, default="float16")
     group.add_argument(
         "--memory",
         type=byte_count,

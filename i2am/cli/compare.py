@@ -7,19 +7,19 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from i2am.arguments import add_command, existing_store, share
+from i2am.cli.arguments import add_command, existing_store, share
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from i2am.analysis import RunPair
 
-__all__ = ["add_compare"]
+__all__ = ["add"]
 
 _SHOWN: Final = 5
 
 
-def add_compare(commands: Any) -> None:
+def add(commands: Any) -> None:
     """Add the command to a parser's commands."""
     command = add_command(
         commands, "compare", _compare, "compare two runs: attention of B less that of A"
