@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from weakref import WeakSet
 
 from i2am.schemas.dims import LAYER
+from i2am.viewer.data.axes import Place
+from i2am.viewer.data.sample import Row
 from i2am.viewer.data.volume import Volume
 from i2am.viewer.scene.contrast import COLORMAPS, Limits, heat_colormap, limits_of, shared_limits
 from i2am.viewer.scene.layers import own_layers
-
-if TYPE_CHECKING:
-    from i2am.viewer.session.session import Session
 
 __all__ = ["Look", "LookKeeper"]
 
@@ -46,27 +46,41 @@ class Look:
 
 
 class LookKeeper:
-    """Draws a session's maps as its look says, and leaves alone what a user set in napari.
+    """Draws the maps of samples in view as its look says, and leaves alone what a user set in napari."""
 
-    Parameters
-    ----------
-    session : Session
-    """
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self) -> None:
         self.look = Look()
         self._dressed: WeakSet[Any] = WeakSet()
         self._drawn: dict[tuple[int, str], tuple[Any, Limits, bool]] = {}
 
-    def change(self, **changes: Any) -> None:
-        """Take over what changed, and nothing else."""
+    def change(self, **changes: Any) -> set[str]:
+        """Take over what changed, and return the names of these settings; draws nothing."""
         old, self.look = self.look, replace(self.look, **changes)
-        self.apply({name for name in vars(old) if getattr(old, name) != getattr(self.look, name)})
+        return {name for name in vars(old) if getattr(old, name) != getattr(self.look, name)}
 
-    def apply(self, changed: set[str] | None = None) -> None:
-        """Bring the layers into the look: some of its settings, or all for layers that are new."""
-        for _, role, layer, volume in self._maps():
+    def apply(
+        self,
+        viewer: Any,
+        rows: Sequence[Row],
+        place: Place,
+        means: frozenset[str],
+        changed: set[str] | None = None,
+    ) -> None:
+        """Apply changed settings to the map layers, and all settings to new layers.
+
+        Parameters
+        ----------
+        viewer : napari.Viewer
+        rows : sequence of Row
+            The samples in view.
+        place : Place
+            Where the sliders stand.
+        means : frozenset of str
+            What is averaged over.
+        changed : set of str, optional
+            Names of settings; without them new layers alone are drawn.
+        """
+        for _, role, layer, volume in _map_layers(viewer, rows):
             volume.threshold = self.look.threshold
             if changed is not None:
                 self._dress(role, layer, changed)
@@ -75,7 +89,7 @@ class LookKeeper:
             self._dressed.add(layer)
         if changed is not None and "contrast" in changed:
             self._drawn.clear()
-        self.draw_limits()
+        self.draw_limits(viewer, rows, place, means)
 
     def _dress(self, role: str, layer: Any, changed: set[str]) -> None:
         look = self.look
@@ -89,10 +103,11 @@ class LookKeeper:
         if "threshold" in changed:
             layer.refresh(extent=False, thumbnail=False)
 
-    def draw_limits(self) -> None:
+    def draw_limits(
+        self, viewer: Any, rows: Sequence[Row], place: Place, means: frozenset[str]
+    ) -> None:
         """Set each map's limits where they are others than before; within them, a user's stay."""
-        place, means = self._session.place, self._session.means
-        for number, role, layer, volume in self._maps():
+        for number, role, layer, volume in _map_layers(viewer, rows):
             own = volume.own_place(place, means)
             if own is None:
                 continue
@@ -114,9 +129,10 @@ class LookKeeper:
             limits = (float(layer.contrast_limits[0]), float(layer.contrast_limits[1]))
             self._drawn[number, role] = ((id(volume), key, means), limits, is_final)
 
-    def _maps(self) -> list[tuple[int, str, Any, Volume]]:
-        found = []
-        for number, row in enumerate(self._session.rows):
-            layers = own_layers(self._session.viewer, number=number)
-            found += [(number, d, layers[d], v) for d, v in row.volumes.items() if d in layers]
-        return found
+
+def _map_layers(viewer: Any, rows: Sequence[Row]) -> list[tuple[int, str, Any, Volume]]:
+    found = []
+    for number, row in enumerate(rows):
+        layers = own_layers(viewer, number=number)
+        found += [(number, d, layers[d], v) for d, v in row.volumes.items() if d in layers]
+    return found

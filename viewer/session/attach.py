@@ -6,6 +6,7 @@ import weakref
 from typing import Any
 
 from i2am.viewer.session.session import Session
+from i2am.viewer.session.shortcuts import bind_shortcuts
 
 __all__ = ["session_of"]
 
@@ -17,4 +18,5 @@ def session_of(viewer: Any) -> Session:
     own = getattr(viewer, "__wrapped__", viewer)  # Widgets are given a proxy.
     if own not in _sessions:
         _sessions[own] = Session(own)
+        bind_shortcuts(own, _sessions[own])
     return _sessions[own]

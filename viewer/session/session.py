@@ -10,13 +10,13 @@ from typing import Any, Final
 from qtpy.QtCore import QTimer, Signal
 
 from i2am.schemas.dims import CONDITIONAL
-from i2am.viewer.data.axes import MEANS, describe
+from i2am.viewer.data.axes import MEANS, Place, describe
+from i2am.viewer.data.sample import Row
 from i2am.viewer.data.volume import AXES
 from i2am.viewer.scene.appearance import Look, LookKeeper
 from i2am.viewer.scene.layers import own_layers
 from i2am.viewer.scene.time_axis import show_volume
 from i2am.viewer.session.samples import ShownRows
-from i2am.viewer.session.shortcuts import bind_shortcuts
 
 __all__ = ["Session"]
 
@@ -44,7 +44,7 @@ class Session(ShownRows):
 
     def __init__(self, viewer: Any) -> None:
         super().__init__(viewer)
-        self.looks = LookKeeper(self)
+        self.looks = LookKeeper()
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(_REFRESH_MS)
@@ -55,7 +55,6 @@ class Session(ShownRows):
         self._writer.setInterval(_WRITE_MS)
         self._writer.timeout.connect(self._write)
         viewer.dims.events.current_step.connect(self._follow)
-        bind_shortcuts(viewer, self)
         self._adopt()
 
     @property
@@ -135,13 +134,17 @@ class Session(ShownRows):
 
     def set_look(self, **changes: Any) -> None:
         """Draw the maps otherwise; see `Look`."""
-        self.looks.change(**changes)
+        changed = self.looks.change(**changes)
+        self.looks.apply(*self._in_view(), changed)
         self.moved.emit()
 
     def set_volume(self, on: bool) -> None:
         """Show the timesteps as the third axis, rendered as a volume, or as a slider again."""
         show_volume(self.viewer, [own_layers(self.viewer, i) for i in range(len(self.rows))], on=on)
         self._follow()
+
+    def _in_view(self) -> tuple[Any, list[Row], Place, frozenset[str]]:
+        return self.viewer, self.rows, self.place, self.means
 
     def _sample_at(self) -> int:
         return round(float(self.viewer.dims.point[-len(AXES)]))
@@ -156,7 +159,7 @@ class Session(ShownRows):
                 self.show_sample(self.samples[at])
             else:
                 self._awaited[0] = self.samples[at]
-        self.looks.draw_limits()
+        self.looks.draw_limits(*self._in_view())
         if event is None:
             self._write()
         else:
@@ -188,7 +191,7 @@ class Session(ShownRows):
         if not self.rows or self.viewer is None:
             return
         self._redraw(only_new=True)
-        self.looks.draw_limits()
+        self.looks.draw_limits(*self._in_view())
         self._write()
         self.loaded.emit()
 
@@ -203,11 +206,11 @@ class Session(ShownRows):
         if is_other_run:
             overlay = self.viewer.canvas.overlays.text
             overlay.position, overlay.font_size, overlay.visible = "bottom_left", 8, True
-        self.looks.apply()
+        self.looks.apply(*self._in_view())
         self._follow()
 
     def _dress(self) -> None:
-        self.looks.apply()
+        self.looks.apply(*self._in_view())
 
     def _gone(self) -> None:
         self.viewer.canvas.overlays.text.visible = False
