@@ -273,7 +273,7 @@ def show_first_frame(kind: str, run: str) -> None:
         session = session_of(viewer)
         volume = session.rows[0].volumes["r2g"]
         windows.wait(lambda: volume.is_whole(session.place, frozenset()))
-        session._refresh()
+        session.refresh()
     windows.drawn(viewer, lambda: viewer.layers[-1].refresh())
     print(time.time())
     sys.stdout.flush()

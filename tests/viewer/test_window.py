@@ -59,7 +59,7 @@ def _stand(viewer: Any, layer: int, step: int, head: int) -> None:
     session = session_of(viewer)
     viewer.dims.set_current_step((1, 2, 3), (layer, step, head))
     wait(lambda: session.share_loaded == 1 and bool(session.samples))
-    session._refresh()  # the timer's, now
+    session.refresh()  # the timer's, now
 
 
 def _halves(scene: Pixels) -> tuple[Pixels, Pixels]:

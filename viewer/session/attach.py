@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+from i2am.viewer.session.samples import SampleOpener
 from i2am.viewer.session.session import Session
 from i2am.viewer.session.shortcuts import bind_shortcuts
 
@@ -17,6 +18,6 @@ def session_of(viewer: Any) -> Session:
     """Return the session of a napari viewer, made when it is first asked for."""
     own = getattr(viewer, "__wrapped__", viewer)  # Widgets are given a proxy.
     if own not in _sessions:
-        _sessions[own] = Session(own)
+        _sessions[own] = Session(own, SampleOpener())
         bind_shortcuts(own, _sessions[own])
     return _sessions[own]

@@ -5,57 +5,90 @@ Widgets ask and tell the session; it alone touches the layers of maps.
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import replace
 from typing import Any, Final
 
-from qtpy.QtCore import QTimer, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from i2am.schemas.dims import CONDITIONAL
+from i2am.schemas.errors import I2AMError
 from i2am.viewer.data.axes import MEANS, Place, describe
-from i2am.viewer.data.sample import Row
+from i2am.viewer.data.loader import Loader
+from i2am.viewer.data.open_sample import Store
+from i2am.viewer.data.sample import Origin, Row
 from i2am.viewer.data.volume import AXES
 from i2am.viewer.scene.appearance import Look, LookKeeper
-from i2am.viewer.scene.layers import own_layers
+from i2am.viewer.scene.layers import Box, boxes_of, own_layers, sample_layers, show_layers
 from i2am.viewer.scene.time_axis import show_volume
-from i2am.viewer.session.samples import ShownRows
+from i2am.viewer.session.samples import SampleOpener
 
 __all__ = ["Session"]
 
 _REFRESH_MS: Final = 150  # while maps are loading: a redraw has a price
-
-
 _WRITE_MS: Final = 120  # after the last move: other text costs napari half a redraw
 
 
-class Session(ShownRows):
-    """What one window shows of runs.
+class Session(QObject):  # type: ignore[misc]  # Qt has no types here
+    """The samples in view (none, one, or one and that which it is compared with), and how.
 
     Parameters
     ----------
     viewer : napari.Viewer
+    opener : SampleOpener
+        Opens the samples that are asked for.
 
     Attributes
     ----------
+    rows : list of Row
+    boxes : list of dict
+        Of each sample in view, where its images lie.
+    samples : tuple of str
+        The complete samples of the first one's run, once they are listed.
+    means : frozenset of str
+        What is averaged over: of "layer", "step" and "head".
     reopened, moved, loaded : Signal
         Another sample is in view; another slice, switch or look; more of the maps is in memory.
     """
 
+    reopened = Signal()
     moved = Signal()
     loaded = Signal()
+    _arrived = Signal()  # from the threads that load
+    _loading_failed = Signal(object)
 
-    def __init__(self, viewer: Any) -> None:
-        super().__init__(viewer)
+    def __init__(self, viewer: Any, opener: SampleOpener) -> None:
+        super().__init__()
+        self._viewer, self._opener = weakref.ref(viewer), opener
+        self.rows: list[Row] = []
+        self.boxes: list[dict[str, Box]] = []
+        self.samples: tuple[str, ...] = ()
+        self.means: frozenset[str] = frozenset()
         self.looks = LookKeeper()
+        self._loaders: list[Loader] = []
+        self._is_moving_sliders = False
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(_REFRESH_MS)
-        self._timer.timeout.connect(self._refresh)
-        self._arrived.connect(self._schedule)
+        self._timer.timeout.connect(self.refresh)
         self._writer = QTimer(self)
         self._writer.setSingleShot(True)
         self._writer.setInterval(_WRITE_MS)
         self._writer.timeout.connect(self._write)
-        viewer.dims.events.current_step.connect(self._follow)
-        self._adopt()
+        opener.opened.connect(self.show)
+        opener.listed.connect(self._set_samples)
+        opener.failed.connect(self._report_error)
+        self._arrived.connect(self._schedule)
+        self._loading_failed.connect(self._report_error)
+        viewer.layers.events.inserted.connect(self._sync_with_layers)
+        viewer.layers.events.removed.connect(self._sync_with_layers)
+        viewer.dims.events.current_step.connect(self._on_sliders_moved)
+        self._sync_with_layers()
+
+    @property
+    def viewer(self) -> Any:
+        """The napari viewer."""
+        return self._viewer()
 
     @property
     def look(self) -> Look:
@@ -78,10 +111,78 @@ class Session(ShownRows):
         return bool(self.viewer.dims.ndisplay == 3)
 
     @property
+    def place(self) -> Place:
+        """Indices where the sliders of layer, timestep and head stand."""
+        layer = own_layers(self.viewer).get("r2g")
+        if layer is None or not self.rows:
+            return Place(0, 0, 0)
+        point = self.viewer.dims.point[-len(AXES) :]
+        return self.rows[0].names.clipped([point[i] / layer.scale[i] for i in (1, 2, 3)])
+
+    @property
+    def load_error(self) -> Exception | None:
+        """Why maps in view are missing; None if there are none, or some may still come."""
+        return next((loader.error for loader in self._loaders if loader.error), None)
+
+    @property
     def share_loaded(self) -> float:
         """How much of the maps in view is there, 0..1."""
         shares = [volume.share_loaded for row in self.rows for volume in row.volumes.values()]
         return min(shares, default=1.0)
+
+    def show(self, row: Row, number: int = 0) -> None:
+        """Put a sample into view, in place of the one with that number."""
+        above = self.boxes[0] if number else None
+        boxes = boxes_of(row, above)
+        if number:
+            for volume in row.volumes.values():
+                volume.align(self.rows[0].names)
+        for volume in row.volumes.values():
+            volume.samples = max(1, len(self.samples))
+        layers = sample_layers(row, boxes, number)
+        active = self.viewer.layers.selection.active
+        events = self.viewer.layers.events
+        with (
+            events.inserted.blocker(self._sync_with_layers),
+            events.removed.blocker(self._sync_with_layers),
+        ):
+            is_new = number >= len(self.rows)
+            show_layers(self.viewer, layers, number=number, is_new=is_new)
+        if active in self.viewer.layers:
+            self.viewer.layers.selection.active = active
+        self._set_view(row, boxes, number)
+
+    def show_sample(self, name: str) -> None:
+        """Put another sample of the run into view as soon as it is open."""
+        if self.rows and name != self.rows[0].origin.sample:
+            self._open(replace(self.rows[0].origin, sample=name))
+
+    def reanalyze(self, *, guidance: str | None = None, normalisation: str | None = None) -> None:
+        """Show another branch of the guidance, or another normalisation."""
+        for number, row in enumerate(self.rows):
+            own = row.origin
+            changed = replace(
+                own,
+                guidance=guidance or own.guidance,
+                normalisation=normalisation or own.normalisation,
+            )
+            self._open(changed, number)
+
+    def compare(self, run: Store, sample: str | None = None) -> None:
+        """Show another sample below, with the same sliders."""
+        own = self.rows[0].origin
+        self._opener.open(
+            run,
+            sample,
+            guidance=own.guidance,
+            normalisation=own.normalisation,
+            view_index=1,
+        )
+
+    def stop_comparing(self) -> None:
+        """Take the second sample away."""
+        for layer in own_layers(self.viewer, number=1).values():
+            self.viewer.layers.remove(layer)
 
     def go_to(
         self,
@@ -122,7 +223,7 @@ class Session(ShownRows):
             for volume in row.volumes.values():
                 volume.means = means
         self._redraw()
-        self._follow()
+        self._on_sliders_moved()
 
     def move(self, dim: str, by: int) -> None:
         """Move a slider by some positions; at its ends it stays."""
@@ -141,7 +242,130 @@ class Session(ShownRows):
     def set_volume(self, on: bool) -> None:
         """Show the timesteps as the third axis, rendered as a volume, or as a slider again."""
         show_volume(self.viewer, [own_layers(self.viewer, i) for i in range(len(self.rows))], on=on)
-        self._follow()
+        self._on_sliders_moved()
+
+    def refresh(self) -> None:
+        """Show what has been loaded since the last time; called now and then while maps load."""
+        if not self.rows or self.viewer is None:
+            return
+        self._redraw(only_new=True)
+        self.looks.draw_limits(*self._in_view())
+        self._write()
+        self.loaded.emit()
+
+    def _open(self, origin: Origin, number: int = 0) -> None:
+        self._opener.open(
+            origin.run,
+            origin.sample,
+            origin.maps,
+            guidance=origin.guidance,
+            normalisation=origin.normalisation,
+            view_index=number,
+        )
+
+    def _set_view(self, row: Row, boxes: dict[str, Box], number: int) -> None:
+        """Make a sample whose layers are there one of the session's: load its maps."""
+        is_other_run = number == 0 and (not self.rows or self.rows[0].origin.run != row.origin.run)
+        loader = Loader(
+            row.source,
+            row.volumes,
+            lambda: self._arrived.emit(),
+            lambda error: self._loading_failed.emit(error),
+        )
+        if number < len(self.rows):
+            self._loaders[number].stop()
+            self.rows[number], self.boxes[number] = row, boxes
+            self._loaders[number] = loader
+        else:
+            self.rows.append(row)
+            self.boxes.append(boxes)
+            self._loaders.append(loader)
+        for volume in row.volumes.values():
+            volume.means, volume.fetch = self.means, loader.want
+        loader.want([self.place.layer], [self.place.step])
+        loader.start()
+        if number == 0 and len(self.rows) > 1:
+            self._keep_comparing(row)
+        if is_other_run:
+            self.samples = ()
+            self._opener.list_samples(row.origin.run)
+        elif number == 0 and row.origin.sample in self.samples:
+            self._set_sample_slider(row.origin.sample)
+        self._on_view_shown(is_other_run=is_other_run)
+        self.reopened.emit()
+
+    def _keep_comparing(self, row: Row) -> None:
+        """Bring the second sample in step: of another run the one of the same name, or as it is."""
+        other = self.rows[1]
+        if other.origin.run != row.origin.run and other.origin.sample != row.origin.sample:
+            self._open(replace(other.origin, sample=row.origin.sample), 1)
+        else:
+            self.show(other, 1)
+
+    def _set_samples(self, run: str, names: tuple[str, ...]) -> None:
+        """Give the sample slider its length, now that it is known."""
+        if not self.rows or self.rows[0].origin.run != run:
+            return
+        self.samples = names
+        for number, row in enumerate(self.rows):
+            for volume in row.volumes.values():
+                volume.samples = max(1, len(names))
+            for role in row.volumes:
+                layer = own_layers(self.viewer, number=number)[role]
+                layer.data = layer.data  # napari measures it again
+        if self.rows[0].origin.sample in names:
+            self._set_sample_slider(self.rows[0].origin.sample)
+        self.reopened.emit()
+
+    def _set_sample_slider(self, sample: str) -> None:
+        """Move the sample slider to the sample in view."""
+        axis = self.viewer.dims.ndim - len(AXES)
+        self._is_moving_sliders = True
+        self.viewer.dims.set_point(axis, self.samples.index(sample))
+        self._is_moving_sliders = False
+
+    def _sync_with_layers(self, event: Any = None) -> None:
+        """Bring the samples in step with the layers that are there, whoever put them there."""
+        for number in (0, 1):
+            layers = own_layers(self.viewer, number=number)
+            row = getattr(layers["r2g"].data, "row", None) if "r2g" in layers else None
+            if row is None and number < len(self.rows):
+                self._remove_views(number)
+            elif isinstance(row, Row) and row not in self.rows and number == 0:
+                self._set_view(row, boxes_of(row), number)
+            elif row is not None:
+                self.looks.apply(*self._in_view())
+
+    def _remove_views(self, number: int) -> None:
+        """Forget a sample whose layers are gone, and those below it."""
+        for gone in range(number, len(self.rows)):
+            self._loaders[gone].stop()
+            self._opener.cancel(gone)
+        del self.rows[number:], self.boxes[number:], self._loaders[number:]
+        if not number:
+            self.samples = ()
+            self._on_views_cleared()
+        self.reopened.emit()
+
+    def _on_view_shown(self, *, is_other_run: bool) -> None:
+        if is_other_run:
+            overlay = self.viewer.canvas.overlays.text
+            overlay.position, overlay.font_size, overlay.visible = "bottom_left", 8, True
+        self.looks.apply(*self._in_view())
+        self._on_sliders_moved()
+
+    def _on_views_cleared(self) -> None:
+        self.viewer.canvas.overlays.text.visible = False
+
+    def _report_error(self, error: Exception) -> None:
+        from napari.utils.notifications import show_error
+
+        text = str(error)
+        if not isinstance(error, I2AMError):
+            where = self.rows[0].origin.run if self.rows else "the store"
+            text = f"{type(error).__name__}: {error}, at {where}. Try 'i2am validate' on it."
+        show_error(text)
+        self.reopened.emit()  # Who asked for another sample goes back to the one in view.
 
     def _in_view(self) -> tuple[Any, list[Row], Place, frozenset[str]]:
         return self.viewer, self.rows, self.place, self.means
@@ -149,16 +373,16 @@ class Session(ShownRows):
     def _sample_at(self) -> int:
         return round(float(self.viewer.dims.point[-len(AXES)]))
 
-    def _follow(self, event: Any = None) -> None:
-        """Say where the sliders stand, draw in the limits of that place, open the sample."""
-        if self._is_following or not self.rows or "r2g" not in own_layers(self.viewer):
+    def _on_sliders_moved(self, event: Any = None) -> None:
+        """Draw within the limits of the maps in view, name them, and open the sample of the slider."""
+        if self._is_moving_sliders or not self.rows or "r2g" not in own_layers(self.viewer):
             return
         at = self._sample_at()
         if event is not None and 0 <= at < len(self.samples):
             if self.samples[at] != self.rows[0].origin.sample:
                 self.show_sample(self.samples[at])
-            else:
-                self._awaited[0] = self.samples[at]
+            elif self._opener.pending(0) != self.samples[at]:
+                self._opener.cancel(0)  # The slider is back at the sample in view.
         self.looks.draw_limits(*self._in_view())
         if event is None:
             self._write()
@@ -186,31 +410,9 @@ class Session(ShownRows):
         if not self._timer.isActive():
             self._timer.start()
 
-    def _refresh(self) -> None:
-        """Show what has come since the last time."""
-        if not self.rows or self.viewer is None:
-            return
-        self._redraw(only_new=True)
-        self.looks.draw_limits(*self._in_view())
-        self._write()
-        self.loaded.emit()
-
     def _redraw(self, *, only_new: bool = False) -> None:
         for number, row in enumerate(self.rows):
             layers = own_layers(self.viewer, number=number)
             for role, volume in row.volumes.items():
                 if role in layers and not (only_new and volume.is_drawn_whole):
                     layers[role].refresh(extent=False, thumbnail=False)
-
-    def _came(self, *, is_other_run: bool) -> None:
-        if is_other_run:
-            overlay = self.viewer.canvas.overlays.text
-            overlay.position, overlay.font_size, overlay.visible = "bottom_left", 8, True
-        self.looks.apply(*self._in_view())
-        self._follow()
-
-    def _dress(self) -> None:
-        self.looks.apply(*self._in_view())
-
-    def _gone(self) -> None:
-        self.viewer.canvas.overlays.text.visible = False

@@ -88,9 +88,9 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
         self.samples.currentTextChanged.connect(self._session.show_sample)
         self.provenance = _text("How the sample was made")
         self.maps = _text(_MAPS_TIP)
-        self.guidance = _choice((), lambda half: self._session.analyse(guidance=half))
+        self.guidance = _choice((), lambda half: self._session.reanalyze(guidance=half))
         self.normalisation = _choice(
-            ("mass", "density"), lambda name: self._session.analyse(normalisation=name)
+            ("mass", "density"), lambda name: self._session.reanalyze(normalisation=name)
         )
         self.loading = QProgressBar()
         self.loading.setRange(0, 100)
