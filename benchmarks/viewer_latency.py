@@ -223,7 +223,9 @@ def save_arrays(run: Path) -> None:
     """Write a run's maps as NumPy files, for plain napari."""
     from i2am.viewer.data.open_sample import open_row
 
-    for direction, maps in open_row(run).maps.children.items():
+    stored = open_row(run).stored
+    assert stored is not None  # `runs` analyses every run
+    for direction, maps in stored.children.items():
         np.save(run.with_suffix(f".{direction}.npy"), maps.dataset["volume"].to_numpy())
 
 
@@ -272,7 +274,7 @@ def show_first_frame(kind: str, run: str) -> None:
         viewer = open_viewer(run)
         session = session_of(viewer)
         volume = session.rows[0].volumes["r2g"]
-        windows.wait(lambda: volume.is_whole(session.place, frozenset()))
+        windows.wait(lambda: volume.loaded.is_whole(session.place, frozenset()))
         session.refresh()
     windows.drawn(viewer, lambda: viewer.layers[-1].refresh())
     print(time.time())

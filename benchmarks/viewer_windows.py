@@ -89,13 +89,13 @@ class Own:
 @contextmanager
 def counting() -> Iterator[Own]:
     """Count the time in our entry points during a slider move: reading a plane, following."""
-    from i2am.viewer.data.volume import Volume
+    from i2am.viewer.data.volume import MapVolume
     from i2am.viewer.session.session import Session as Core
 
     own, depth = Own(), 0
     originals = [
         (Core, "_on_sliders_moved", Core._on_sliders_moved),
-        (Volume, "__getitem__", Volume.__getitem__),
+        (MapVolume, "__getitem__", MapVolume.__getitem__),
     ]
 
     def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -73,7 +73,7 @@ def read_layers(path: PathOrPaths) -> list[LayerData]:
         row = open_row(one)
     loader = row.loader()
     for volume in row.volumes.values():
-        volume.fetch = loader.read_now
+        volume.request = loader.read_now
     _take_over()
     return sample_layers(row, boxes_of(row))
 

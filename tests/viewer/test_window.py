@@ -14,6 +14,7 @@ import pytest
 import zarr
 from qtpy.QtCore import Qt
 
+from i2am.analysis import analyze
 from i2am.viewer.data.axes import LEVELS
 from i2am.viewer.session.attach import session_of
 from i2am.viewer.session.shortcuts import SHORTCUTS, show_shortcuts
@@ -350,7 +351,7 @@ def test_a_compared_run_with_other_layers_and_steps_is_held_against_by_their_lab
     shown = viewer.layers["R2G (2)"].data
     assert shown.shape == viewer.layers["R2G"].data.shape
     _stand(viewer, 2, 2, 0)
-    truth = session.rows[1].maps["r2g"].dataset["volume"]
+    truth = analyze(session.rows[1].capture)["r2g"].dataset["volume"]
     np.testing.assert_allclose(
         shown[0, 2, 2, 0], truth.sel(layer=LAYERS[2].name, head=0).isel(step=1), rtol=1e-5
     )
@@ -367,7 +368,7 @@ def test_maps_that_are_computed_come_while_the_window_lives(
     browser = viewer.window.dock_widgets["Run browser"]
     assert "computed from the run" in browser.maps.text()
     _stand(viewer, 1, 2, 1)
-    truth = session.rows[0].maps["r2g"].dataset
+    truth = analyze(session.rows[0].capture)["r2g"].dataset
     np.testing.assert_allclose(
         viewer.layers["R2G"].data[0, 1, 2, 1], truth["volume"][1, 2, 1], rtol=1e-5
     )

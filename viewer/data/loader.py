@@ -1,4 +1,4 @@
-"""Fill a sample's volumes in a thread: what is in view first, then the rest."""
+"""Load a sample's maps in a thread: what is in view first, then the rest."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from i2am.viewer.data.map_readers import Maps
-from i2am.viewer.data.volume import Volume
+from i2am.viewer.data.volume import LoadedMaps
 
 __all__ = ["Loader"]
 
@@ -15,12 +15,14 @@ Piece = tuple[int, list[int]]
 
 
 class Loader:
-    """Reads maps into volumes until all are there, but for those that cannot be read.
+    """Reads maps until all are there, but for those that cannot be read.
 
     Parameters
     ----------
     maps : Maps
-    volumes : mapping of direction to Volume
+        Reads them.
+    loaded : mapping of direction to LoadedMaps
+        Takes them; all of the same layers and steps.
     arrived : callable ()
         Called in the thread after each piece, and when it ends.
     failed : callable (Exception)
@@ -35,11 +37,11 @@ class Loader:
     def __init__(
         self,
         maps: Maps,
-        volumes: Mapping[str, Volume],
+        loaded: Mapping[str, LoadedMaps],
         arrived: Callable[[], object] = lambda: None,
         failed: Callable[[Exception], object] = lambda _: None,
     ) -> None:
-        self._maps, self._volumes = maps, volumes
+        self._maps, self._loaded = maps, loaded
         self._arrived, self._failed = arrived, failed
         self.error: Exception | None = None
         self._wanted: deque[Piece] = deque()
@@ -78,9 +80,10 @@ class Loader:
                     self._read(layer, piece)
         return True
 
-    @property
-    def _volume(self) -> Volume:
-        return next(iter(self._volumes.values()))
+    def _missing(self, layer: int, steps: Sequence[int]) -> list[int]:
+        """Return which of some steps of a layer are not loaded yet."""
+        first = next(iter(self._loaded.values()))
+        return [step for _, step in first.missing([layer], steps)]
 
     def _run(self) -> None:
         first: Exception | None = None
@@ -110,20 +113,20 @@ class Loader:
         with self._lock:
             while self._wanted:
                 layer, steps = self._wanted.popleft()
-                if self._volume.missing([layer], steps):
+                if self._missing(layer, steps):
                     return layer, steps
         return None
 
     def _everything(self) -> Iterable[Piece]:
-        for layer in range(len(self._volume.names.layers)):
+        for layer in range(len(next(iter(self._loaded.values())).names.layers)):
             for steps in self._maps.pieces(layer):
-                if self._volume.missing([layer], steps):
+                if self._missing(layer, steps):
                     yield layer, steps
 
     def _read(self, layer: int, steps: list[int]) -> None:
-        missing = [step for _, step in self._volume.missing([layer], steps)]
+        missing = self._missing(layer, steps)
         if not missing:
             return
         maps = self._maps.read(layer, missing)
-        for direction, volume in self._volumes.items():
-            volume.add(layer, missing, maps.get(direction))
+        for direction, loaded in self._loaded.items():
+            loaded.add(layer, missing, maps.get(direction))

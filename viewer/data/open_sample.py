@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, PLANES, STEP
+from i2am.schemas.directions import DIRECTIONS
 from i2am.schemas.errors import StoreError
 from i2am.viewer.data.axes import MEANS, Names, names_of
 from i2am.viewer.data.map_readers import ComputedMaps, StoredMaps
 from i2am.viewer.data.sample import Origin, Row
-from i2am.viewer.data.volume import Volume
+from i2am.viewer.data.scores import MapSpread
+from i2am.viewer.data.volume import LoadedMaps, MapVolume
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Store", "open_row", "run_of_maps"]
 
 Store = str | PathLike[str]
-_MASKS = {"r2g": "inpainting_mask", "g2r": "reference_mask"}
 
 
 def open_row(
@@ -114,24 +115,19 @@ def _stored_row(
     images = _images(capture, reference_image(capture, stored))
     is_as_stored = normalisation == origin.normalisation
     factors = {} if is_as_stored else _factors(capture, names, volumes, origin.normalisation)
-    return Row(
-        origin,
-        capture,
-        names,
-        images,
-        {
-            direction: Volume(
-                names,
-                _present_in(one, names),
-                (one.shape[-2], one.shape[-1]),
-                mask=_mask(images, direction),
-                levels=_levels(stored.children[direction], one, names) if is_as_stored else None,
-            )
-            for direction, one in volumes.items()
-        },
-        StoredMaps(volumes, names, factors),
-        stored,
-    )
+    spreads = {d: MapSpread(names.shape, _mask(images, d)) for d in volumes}
+    shown = {}
+    for direction, one in volumes.items():
+        loaded = LoadedMaps(
+            names,
+            _present_in(one, names),
+            (one.shape[-2], one.shape[-1]),
+            levels=_levels(stored.children[direction], one, names) if is_as_stored else None,
+            added=spreads[direction].add,
+        )
+        shown[direction] = MapVolume(loaded)
+    source = StoredMaps(volumes, names, factors)
+    return Row(origin, capture, names, images, shown, spreads, source, stored)
 
 
 def _computed_row(capture: xr.DataTree, origin: Origin) -> Row:
@@ -148,17 +144,18 @@ def _computed_row(capture: xr.DataTree, origin: Origin) -> Row:
     if references:
         grids["g2r"] = largest_grid(references)
     own = {layer.name: layer for layer in selected}
+    spreads = {d: MapSpread(names.shape, _mask(images, d)) for d in grids}
     volumes = {}
     for direction, grid in grids.items():
         present = np.zeros((len(selected), len(heads)), bool)
         for i, name in enumerate(names.layers):
             if direction == "r2g" or own[name].has_g2r:
                 present[i, [heads.index(head) for head in own[name].heads]] = True
-        mask = _mask(images, direction)
-        volumes[direction] = Volume(names, present, (grid[0], grid[1]), mask=mask)
+        loaded = LoadedMaps(names, present, (grid[0], grid[1]), added=spreads[direction].add)
+        volumes[direction] = MapVolume(loaded)
     is_density = origin.normalisation == "density"
     source = ComputedMaps([own[n] for n in names.layers], names, grids, density=is_density)
-    return Row(origin, capture, names, images, volumes, source)
+    return Row(origin, capture, names, images, volumes, spreads, source)
 
 
 def _images(capture: xr.DataTree, reference: str) -> dict[str, NDArray[np.uint8]]:
@@ -179,7 +176,7 @@ def _images(capture: xr.DataTree, reference: str) -> dict[str, NDArray[np.uint8]
 
 def _mask(images: dict[str, NDArray[np.uint8]], direction: str) -> NDArray[np.float64] | None:
     """Return the mask of a direction, 0..1; None where it is empty or whole and says nothing."""
-    mask = images.get(_MASKS[direction])
+    mask = images.get(DIRECTIONS[direction].mask)
     if mask is None:
         return None
     shares: NDArray[np.float64] = mask.astype(np.float64) / 255

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,8 @@ from i2am.schemas.dims import CONDITIONAL, GUIDANCE
 from i2am.viewer.data.axes import Names
 from i2am.viewer.data.loader import Loader
 from i2am.viewer.data.map_readers import Maps
-from i2am.viewer.data.volume import Volume
+from i2am.viewer.data.scores import MapSpread
+from i2am.viewer.data.volume import MapVolume
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -62,8 +64,10 @@ class Row:
         Of the positions along the sliders.
     images : dict of str to array
         The stored pictures and masks; ``reference`` is the one that the maps' layers look at.
-    volumes : dict of str to Volume
+    volumes : dict of str to MapVolume
         "r2g" and, where it exists, "g2r".
+    spreads : dict of str to MapSpread
+        Of the maps of each volume.
     source : Maps
         What fills the volumes.
     stored : DataTree or None
@@ -74,24 +78,10 @@ class Row:
     capture: xr.DataTree
     names: Names
     images: dict[str, NDArray[np.uint8]]
-    volumes: dict[str, Volume]
+    volumes: dict[str, MapVolume]
+    spreads: dict[str, MapSpread]
     source: Maps
     stored: xr.DataTree | None = None
-
-    def __post_init__(self) -> None:
-        for volume in self.volumes.values():
-            volume.row = self
-
-    @cached_property
-    def maps(self) -> xr.DataTree:
-        """The sample's maps, lazily: those that were stored, or what `analyze` gives."""
-        if self.stored is not None:
-            return self.stored
-        from i2am.analysis import analyze
-
-        own = self.origin
-        options: dict[str, Any] = {"guidance": own.guidance, "normalisation": own.normalisation}
-        return analyze(self.capture, **options)
 
     @cached_property
     def layers(self) -> dict[str, LayerAttributes]:
@@ -127,6 +117,11 @@ class Row:
             )
         return "R2G only: the reference tokens have no layout."
 
-    def loader(self) -> Loader:
-        """Return what fills the volumes."""
-        return Loader(self.source, self.volumes)
+    def loader(
+        self,
+        arrived: Callable[[], object] = lambda: None,
+        failed: Callable[[Exception], object] = lambda _: None,
+    ) -> Loader:
+        """Return what loads the maps; see `Loader` for what it calls."""
+        loaded = {direction: volume.loaded for direction, volume in self.volumes.items()}
+        return Loader(self.source, loaded, arrived, failed)

@@ -1,10 +1,10 @@
-"""What the panels tell of the map in view, in numbers and in words."""
+"""Scores of a sample's maps: of each map as it comes, and of the map in view, in words as well."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 from i2am.analysis import imacs, spread
 from i2am.analysis.figures.captions import DIRECTIONS, absence
 from i2am.analysis.stores.layers import Direction
+from i2am.schemas import directions
 from i2am.schemas.dims import PLANES
 from i2am.viewer.data.axes import Place
-from i2am.viewer.data.sample import Row
+from i2am.viewer.data.volume import MapVolume
 
 __all__ = [
     "MEASURES",
+    "MapSpread",
     "mask_name",
     "score_map",
-    "score_row",
+    "score_maps_in_view",
     "short_names",
     "why_no_curves",
 ]
@@ -35,7 +37,39 @@ MEASURES: Final = {
     "entropy": "entropy",
     "concentration": "concentration",
 }
-_MASKS: Final[dict[Direction, str]] = {"r2g": "inpainting_mask", "g2r": "reference_mask"}
+
+
+class MapSpread:
+    """How the attention of each map of a direction is spread, for the maps that are loaded.
+
+    Parameters
+    ----------
+    shape : (int, int, int)
+        Numbers of layers, steps and heads.
+    mask : array (image y, image x), 0..1, or None
+        Where attention may belong; neither empty nor whole.
+
+    Attributes
+    ----------
+    inside, concentration : array (layer, step, head), float32
+        As `i2am.analysis.spread` gives them; NaN where there is no map, or not yet.
+    chance : float
+        The mask's share of the area; NaN until it is known.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], mask: NDArray[Any] | None = None) -> None:
+        self.mask = mask
+        self.inside = np.full(shape, np.nan, np.float32)
+        self.concentration = np.full(shape, np.nan, np.float32)
+        self.chance = float("nan")
+
+    def add(self, layer: int, steps: Sequence[int], maps: NDArray[np.float32]) -> None:
+        """Score new maps (step, head, y, x) of a layer."""
+        found = spread(xr.DataArray(maps, dims=("step", "head", "y", "x")), self.mask)
+        self.concentration[layer, steps] = found["concentration"]
+        if "inside" in found:
+            self.inside[layer, steps] = found["inside"]
+            self.chance = float(found["chance"])
 
 
 def score_map(
@@ -66,14 +100,20 @@ def score_map(
     return {told: measures[own] for told, own in MEASURES.items() if own in measures}
 
 
-def score_row(
-    row: Row, place: Place, means: frozenset[str]
+def score_maps_in_view(
+    capture: xr.DataTree,
+    volumes: Mapping[str, MapVolume],
+    spreads: Mapping[str, MapSpread],
+    place: Place,
+    means: frozenset[str],
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
-    """Return what is told of a sample's maps in view, and why something cannot be told.
+    """Return the scores of a sample's maps in view, and why there are none of something.
 
     Parameters
     ----------
-    row : Row
+    capture : DataTree
+        As `i2am.analysis.open_run` gives it.
+    volumes, spreads : mapping of direction to MapVolume and to MapSpread
     place : Place
         Where the sliders stand.
     means : frozenset of str
@@ -88,13 +128,12 @@ def score_row(
     scores: dict[str, dict[str, float]] = {}
     notes = []
     for direction in DIRECTIONS:
-        if direction not in row.volumes:
-            notes.append(absence(row.capture, direction))
+        if direction not in volumes:
+            notes.append(absence(capture, direction))
             continue
-        volume = row.volumes[direction]
-        mask = volume.mask
-        own = volume.own_place(place, means)
-        plane = None if own is None else volume.plane(own, means)
+        volume, mask = volumes[direction], spreads[direction].mask
+        own = volume.to_own_position(place, means)
+        plane = None if own is None else volume.loaded.plane(own, means)
         if plane is None and own is not None:
             notes.append(f"{direction.upper()}: not loaded yet.")
         elif plane is None or not np.isfinite(plane).all():
@@ -108,7 +147,7 @@ def score_row(
 
 def mask_name(direction: Direction) -> str:
     """Return the name of a direction's mask, in words."""
-    return _MASKS[direction].replace("_", " ")
+    return directions.DIRECTIONS[direction].mask.replace("_", " ")
 
 
 def short_names(layers: Sequence[str]) -> list[str]:
@@ -129,15 +168,24 @@ def short_names(layers: Sequence[str]) -> list[str]:
     return [own if count[own] == 1 else full for own, full in zip(short, layers, strict=True)]
 
 
-def why_no_curves(row: Row | None, direction: Direction, place: Place | None) -> str:
-    """Return a sentence that says why there are no curves over the timesteps; empty where they are."""
-    if row is None:
-        return "Open a run: drop it on the window."
-    if direction not in row.volumes:
-        return absence(row.capture, direction)
+def why_no_curves(
+    capture: xr.DataTree,
+    spreads: Mapping[str, MapSpread],
+    direction: Direction,
+    place: Place | None,
+) -> str:
+    """Return why a sample has no curves over the timesteps; empty if it has.
+
+    Parameters
+    ----------
+    place : Place or None
+        The sample's own indices of where the sliders stand; None where it has no such.
+    """
+    if direction not in spreads:
+        return absence(capture, direction)
     if place is None:
         return "This sample has no such layer, step or head."
-    if row.volumes[direction].mask is None:
+    if spreads[direction].mask is None:
         return f"No curves: {_why_no_mask(direction)}."
     return ""
 

@@ -18,7 +18,7 @@ from i2am.schemas.dims import STEP
 from i2am.schemas.errors import AnalysisError, StoreError
 from i2am.schemas.optional import require
 from i2am.viewer.data.axes import describe
-from i2am.viewer.data.volume import Volume
+from i2am.viewer.data.volume import MapVolume
 from i2am.viewer.export.pictures import Pixels, check_export_file, figure_picture, with_caption
 
 __all__ = ["SUFFIXES", "Walk", "caption_of", "check_animation_file", "write_animation"]
@@ -247,7 +247,7 @@ class Walk(QObject):  # type: ignore[misc]  # Qt has no types here
             if session.load_error is not None:
                 raise session.load_error
             return False
-        layers = [layer for layer in session.viewer.layers if isinstance(layer.data, Volume)]
+        layers = [layer for layer in session.viewer.layers if isinstance(layer.data, MapVolume)]
         if not self._refreshed:
             # What was drawn may be older than what has come meanwhile.
             for layer in layers:
@@ -303,11 +303,11 @@ class _Cancelled(Exception):  # no error: the user wanted it
 def caption_of(session: Any) -> str:
     """Return what is in view in words, for below a picture; of the first sample where two are."""
     row = session.rows[0]
-    present = {direction: volume.present for direction, volume in row.volumes.items()}
+    present = {direction: volume.loaded.present for direction, volume in row.volumes.items()}
     words = describe(session.place, session.means, row.names, present)
     return f"{row.origin.sample} · {words}"
 
 
-def _is_whole(volume: Volume, session: Any) -> bool:
-    own = volume.own_place(session.place, session.means)
-    return own is None or volume.is_whole(own, session.means)
+def _is_whole(volume: MapVolume, session: Any) -> bool:
+    own = volume.to_own_position(session.place, session.means)
+    return own is None or volume.loaded.is_whole(own, session.means)

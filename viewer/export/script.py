@@ -93,7 +93,7 @@ def _check_there(row: Row, direction: str, place: Place, means: frozenset[str]) 
     volume = row.volumes.get(direction)
     layers = slice(None) if LAYER in means else place.layer
     heads = slice(None) if HEAD in means else place.head
-    if volume is None or not volume.present[layers, heads].any():
+    if volume is None or not volume.loaded.present[layers, heads].any():
         msg = (
             f"Expected a map, got none of {direction.upper()}, at {row.names.layers[place.layer]}. "
             "Move the sliders, or choose the other direction."

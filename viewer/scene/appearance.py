@@ -10,7 +10,7 @@ from weakref import WeakSet
 from i2am.schemas.dims import LAYER
 from i2am.viewer.data.axes import Place
 from i2am.viewer.data.sample import Row
-from i2am.viewer.data.volume import Volume
+from i2am.viewer.data.volume import MapVolume
 from i2am.viewer.scene.contrast import COLORMAPS, Limits, heat_colormap, limits_of, shared_limits
 from i2am.viewer.scene.layers import own_layers
 
@@ -108,7 +108,7 @@ class LookKeeper:
     ) -> None:
         """Set each map's limits where they are others than before; within them, a user's stay."""
         for number, role, layer, volume in _map_layers(viewer, rows):
-            own = volume.own_place(place, means)
+            own = volume.to_own_position(place, means)
             if own is None:
                 continue
             is_own_scale = self.look.contrast == "slice"
@@ -117,12 +117,12 @@ class LookKeeper:
             is_known = known is not None and known[0] == (id(volume), key, means)
             if known is not None and is_known and known[2]:
                 continue
-            plane = volume.plane(own, means)
-            shared = None if is_own_scale else shared_limits(volume, own, means)
+            plane = volume.loaded.plane(own, means)
+            shared = None if is_own_scale else shared_limits(volume.loaded, own, means)
             limits = shared or (None if plane is None else limits_of(plane))
             if limits is None:
                 continue
-            is_final = volume.is_whole(own, means) if is_own_scale else shared is not None
+            is_final = volume.loaded.is_whole(own, means) if is_own_scale else shared is not None
             is_users = known is not None and is_known and tuple(layer.contrast_limits) != known[1]
             if not is_users:
                 layer.contrast_limits = limits
@@ -130,7 +130,7 @@ class LookKeeper:
             self._drawn[number, role] = ((id(volume), key, means), limits, is_final)
 
 
-def _map_layers(viewer: Any, rows: Sequence[Row]) -> list[tuple[int, str, Any, Volume]]:
+def _map_layers(viewer: Any, rows: Sequence[Row]) -> list[tuple[int, str, Any, MapVolume]]:
     found = []
     for number, row in enumerate(rows):
         layers = own_layers(viewer, number=number)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from i2am.schemas.dims import HEAD, STEP
 from i2am.viewer.data.axes import Place
-from i2am.viewer.data.volume import Volume
+from i2am.viewer.data.volume import LoadedMaps
 
 __all__ = ["COLORMAPS", "Limits", "heat_colormap", "limits_of", "shared_limits"]
 
@@ -37,26 +37,26 @@ def limits_of(values: NDArray[Any]) -> Limits:
     return low, max(high, low + _FLATTEST * abs(low))
 
 
-def shared_limits(volume: Volume, place: Place, means: frozenset[str]) -> Limits | None:
+def shared_limits(loaded: LoadedMaps, place: Place, means: frozenset[str]) -> Limits | None:
     """Return the limits that all steps and heads of the layer in view share.
 
     Of the first, middle and last step; None until these are loaded.
 
     Parameters
     ----------
-    volume : Volume
+    loaded : LoadedMaps
     place : Place
         Where the sliders stand.
     means : frozenset of str
         What is averaged over.
     """
-    _, steps, heads = volume.names.shape
+    _, steps, heads = loaded.names.shape
     probed = [place.step] if STEP in means else sorted({0, (steps - 1) // 2, steps - 1})
     every = range(1 if HEAD in means else heads)
     places = [place._replace(step=step, head=head) for step in probed for head in every]
-    if not all(volume.is_whole(at, means) for at in places):
+    if not all(loaded.is_whole(at, means) for at in places):
         return None
-    planes = [volume.plane(at, means) for at in places]
+    planes = [loaded.plane(at, means) for at in places]
     return limits_of(np.array([plane for plane in planes if plane is not None]))
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "own_metadata",
     "sample_layers",
     "show_layers",
+    "view_of",
 ]
 
 LayerData = tuple[Any, dict[str, Any], str]
@@ -41,6 +42,7 @@ _ROW_GAP: Final = 1 / 8  # of its height: a caption stands in it
 _CAPTION_RISE: Final = 1 / 20  # of the generated image's height
 
 
+_VIEW_KEY: Final = f"{ATTRIBUTE_KEY}.view"  # of a layer's metadata: the sample that it belongs to
 _MASK_COLORS: Final = ((0.0, 0.0, 0.0, 0.0), (0.0, 0.9, 0.9, 0.45))
 
 
@@ -79,8 +81,8 @@ def boxes_of(row: Row, above: Mapping[str, Box] | None = None) -> dict[str, Box]
     above : mapping, optional
         The boxes of the row above: this one lies below it, as wide.
     """
-    height, width = _size(row, "generated", row.volumes["r2g"].grid)
-    fallback = row.volumes["g2r"].grid if "g2r" in row.volumes else (height, width)
+    height, width = _size(row, "generated", row.volumes["r2g"].loaded.grid)
+    fallback = row.volumes["g2r"].loaded.grid if "g2r" in row.volumes else (height, width)
     reference_height, reference_width = _size(row, "reference", fallback)
     top, zoom = -0.5, 1.0
     if above is not None:
@@ -125,7 +127,7 @@ def sample_layers(row: Row, boxes: Mapping[str, Box], number: int = 0) -> list[L
             layers.append(_volume(direction, row, box))
     for _, options, _ in layers:
         own = {**asdict(row.origin), **options["metadata"], "row": number}
-        options["metadata"] = {ATTRIBUTE_KEY: own}
+        options["metadata"] = {ATTRIBUTE_KEY: own, _VIEW_KEY: row}
         if number:
             options["name"] += f" ({number + 1})"
     return layers
@@ -213,6 +215,12 @@ def own_metadata(layer: Any) -> dict[str, Any] | None:
     """Return what we wrote into a layer's metadata; None if it is not one of ours."""
     own: dict[str, Any] | None = layer.metadata.get(ATTRIBUTE_KEY)
     return own
+
+
+def view_of(layer: Any) -> Row | None:
+    """Return the sample that one of our layers belongs to; also of layers that napari has read."""
+    view: Row | None = layer.metadata.get(_VIEW_KEY)
+    return view
 
 
 def own_layers(viewer: Any, number: int = 0) -> dict[str, Any]:

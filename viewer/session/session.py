@@ -19,7 +19,7 @@ from i2am.viewer.data.open_sample import Store
 from i2am.viewer.data.sample import Origin, Row
 from i2am.viewer.data.volume import AXES
 from i2am.viewer.scene.appearance import Look, LookKeeper
-from i2am.viewer.scene.layers import Box, boxes_of, own_layers, sample_layers, show_layers
+from i2am.viewer.scene.layers import Box, boxes_of, own_layers, sample_layers, show_layers, view_of
 from i2am.viewer.scene.time_axis import show_volume
 from i2am.viewer.session.samples import SampleOpener
 
@@ -127,7 +127,9 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     @property
     def share_loaded(self) -> float:
         """How much of the maps in view is there, 0..1."""
-        shares = [volume.share_loaded for row in self.rows for volume in row.volumes.values()]
+        shares = [
+            volume.loaded.share_loaded for row in self.rows for volume in row.volumes.values()
+        ]
         return min(shares, default=1.0)
 
     def show(self, row: Row, number: int = 0) -> None:
@@ -266,11 +268,8 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     def _set_view(self, row: Row, boxes: dict[str, Box], number: int) -> None:
         """Make a sample whose layers are there one of the session's: load its maps."""
         is_other_run = number == 0 and (not self.rows or self.rows[0].origin.run != row.origin.run)
-        loader = Loader(
-            row.source,
-            row.volumes,
-            lambda: self._arrived.emit(),
-            lambda error: self._loading_failed.emit(error),
+        loader = row.loader(
+            lambda: self._arrived.emit(), lambda error: self._loading_failed.emit(error)
         )
         if number < len(self.rows):
             self._loaders[number].stop()
@@ -281,7 +280,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             self.boxes.append(boxes)
             self._loaders.append(loader)
         for volume in row.volumes.values():
-            volume.means, volume.fetch = self.means, loader.want
+            volume.means, volume.request = self.means, loader.want
         loader.want([self.place.layer], [self.place.step])
         loader.start()
         if number == 0 and len(self.rows) > 1:
@@ -328,10 +327,10 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         """Bring the samples in step with the layers that are there, whoever put them there."""
         for number in (0, 1):
             layers = own_layers(self.viewer, number=number)
-            row = getattr(layers["r2g"].data, "row", None) if "r2g" in layers else None
+            row = view_of(layers["r2g"]) if "r2g" in layers else None
             if row is None and number < len(self.rows):
                 self._remove_views(number)
-            elif isinstance(row, Row) and row not in self.rows and number == 0:
+            elif row is not None and row not in self.rows and number == 0:
                 self._set_view(row, boxes_of(row), number)
             elif row is not None:
                 self.looks.apply(*self._in_view())
@@ -396,7 +395,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         if not self.rows or self.viewer is None:
             return
         row = self.rows[0]
-        present = {direction: volume.present for direction, volume in row.volumes.items()}
+        present = {direction: volume.loaded.present for direction, volume in row.volumes.items()}
         text = describe(self.place, self.means, row.names, present, is_volume=self.is_volume)
         if self.load_error is not None:
             text += f"\n{1 - self.share_loaded:.0%} of the maps could not be read"
@@ -414,5 +413,5 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         for number, row in enumerate(self.rows):
             layers = own_layers(self.viewer, number=number)
             for role, volume in row.volumes.items():
-                if role in layers and not (only_new and volume.is_drawn_whole):
+                if role in layers and not (only_new and volume.is_display_final):
                     layers[role].refresh(extent=False, thumbnail=False)

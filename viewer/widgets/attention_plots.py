@@ -25,7 +25,13 @@ from i2am.analysis.stores.layers import Direction
 from i2am.schemas.dims import HEAD, LAYER, STEP
 from i2am.viewer.data.axes import Place
 from i2am.viewer.data.sample import Row
-from i2am.viewer.data.scores import MEASURES, mask_name, score_row, short_names, why_no_curves
+from i2am.viewer.data.scores import (
+    MEASURES,
+    mask_name,
+    score_maps_in_view,
+    short_names,
+    why_no_curves,
+)
 from i2am.viewer.session.attach import session_of
 from i2am.viewer.widgets.plots import Cells, CellsPlot, Curves, CurvesPlot, mean_of_last, stack
 from i2am.viewer.widgets.qt import Background
@@ -73,8 +79,11 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         volume = None if row is None else row.volumes.get(direction)
         place = None
         if volume is not None:
-            place = volume.own_place(self._session.place, self._session.means)
-        self.message.setText(why_no_curves(row, direction, place))
+            place = volume.to_own_position(self._session.place, self._session.means)
+        why = "Open a run: drop it on the window."
+        if row is not None:
+            why = why_no_curves(row.capture, row.spreads, direction, place)
+        self.message.setText(why)
         has_curves = not self.message.text()
         self.message.setVisible(not has_curves)
         for widget in (self.title, self.curves, self.outside):
@@ -196,11 +205,11 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
             self._session.go_to(**{dim: outer[dim].index(at) for dim, at in labels.items()})
 
     def _show_curves(self, row: Row, direction: Direction, place: Place) -> None:
-        volume, means, names = row.volumes[direction], self._session.means, row.names
+        spread, means, names = row.spreads[direction], self._session.means, row.names
         is_mean = LAYER in means
-        inside = volume.inside[place.layer]
+        inside = spread.inside[place.layer]
         if is_mean:
-            inside = mean_of_last(np.moveaxis(volume.inside, 0, -1))
+            inside = mean_of_last(np.moveaxis(spread.inside, 0, -1))
         where = "mean over the layers" if is_mean else short_names(names.layers)[place.layer]
         self.title.setText(f"inside the {mask_name(direction)} · {where}")
         self.title.setToolTip("" if is_mean else names.layers[place.layer])
@@ -209,7 +218,7 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
                 inside,
                 names.timesteps,
                 names.heads,
-                volume.chance,
+                spread.chance,
                 None if STEP in means else place.step,
                 None if HEAD in means else place.head,
             ),
@@ -217,10 +226,10 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         )
 
     def _show_cells(self, row: Row, direction: Direction, place: Place) -> None:
-        volume, means, names = row.volumes[direction], self._session.means, row.names
-        values = volume.concentration[:, place.step]
+        spread, means, names = row.spreads[direction], self._session.means, row.names
+        values = spread.concentration[:, place.step]
         if STEP in means:
-            values = mean_of_last(np.moveaxis(volume.concentration, 1, -1))
+            values = mean_of_last(np.moveaxis(spread.concentration, 1, -1))
         self.cells.show_cells(
             Cells(
                 values,
@@ -240,7 +249,7 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         def score() -> tuple[int, dict[str, dict[str, float]], list[str]] | None:
             if row is None or number != self._asked:
                 return None
-            return number, *score_row(row, place, means)
+            return number, *score_maps_in_view(row.capture, row.volumes, row.spreads, place, means)
 
         self._background.run(score, self._show_scores)
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import i2am.viewer.data.volume
 from i2am.viewer.data.axes import MEANS, Names, Place
 from i2am.viewer.data.loader import Loader
-from i2am.viewer.data.volume import Volume
+from i2am.viewer.data.scores import MapSpread
+from i2am.viewer.data.volume import LoadedMaps, MapVolume
 
 NAMES = Names(
     tuple("abc"), ((4, 4),) * 3, (True,) * 3, (0, 1, 2, 3), (900.0, 600.0, 300.0, 1.0), (0, 1)
@@ -48,70 +48,71 @@ class _Maps:
         return [step]
 
 
-def _volume(**options: Any) -> Volume:
-    return Volume(NAMES, np.ones((3, 2), bool), (4, 5), **options)
+def _empty(**options: Any) -> LoadedMaps:
+    return LoadedMaps(NAMES, np.ones((3, 2), bool), (4, 5), **options)
 
 
-def _loaded(maps: _Maps) -> Volume:
-    volume = _volume()
-    Loader(maps, {"r2g": volume}).read_now(range(3), range(4))
-    return volume
+def _loaded(maps: _Maps, **options: Any) -> LoadedMaps:
+    loaded = _empty(**options)
+    Loader(maps, {"r2g": loaded}).read_now(range(3), range(4))
+    return loaded
 
 
 @pytest.mark.parametrize("means", EVERY_MEANS, ids=lambda means: "+".join(sorted(means)) or "none")
 def test_every_mean_is_that_of_the_maps_that_are_there(means: frozenset[str]) -> None:
     maps = _Maps()
-    volume = _loaded(maps)
+    loaded = _loaded(maps)
     axes = tuple(i for i, dim in enumerate(MEANS) if dim in means)
     for place in (Place(0, 1, 0), Place(2, 3, 1), Place(1, 0, 1)):
         at = tuple(slice(None) if i in axes else place[i] for i in range(3))
         truth = np.nanmean(maps.values[at].astype(float).reshape(-1, 4, 5), axis=0)
-        np.testing.assert_allclose(volume.plane(place, means), truth, rtol=1e-6)  # type: ignore[arg-type]
+        np.testing.assert_allclose(loaded.plane(place, means), truth, rtol=1e-6)  # type: ignore[arg-type]
 
 
 def test_a_head_that_a_layer_lacks_has_no_map_and_is_known_to_be_missing() -> None:
-    volume = _loaded(_Maps())
-    assert np.isnan(volume.plane(Place(1, 0, 0), frozenset())).all()  # type: ignore[arg-type]
-    assert volume.present.tolist() == [[True, True], [False, True], [True, True]]
+    loaded = _loaded(_Maps())
+    assert np.isnan(loaded.plane(Place(1, 0, 0), frozenset())).all()  # type: ignore[arg-type]
+    assert loaded.present.tolist() == [[True, True], [False, True], [True, True]]
 
 
 def test_a_mean_over_what_is_loaded_is_an_estimate_that_gets_better() -> None:
-    maps, volume = _Maps(), _volume()
+    maps, loaded = _Maps(), _empty()
     place, means = Place(0, 0, 1), frozenset({"step"})
-    assert volume.plane(place, means) is None
-    volume.add(0, [2], maps.values[0, [2]])
-    np.testing.assert_allclose(volume.plane(place, means), maps.values[0, 2, 1])  # type: ignore[arg-type]
-    assert not volume.is_whole(place, means)
-    volume.add(0, [0, 1, 2, 3], maps.values[0])  # the third a second time: it counts once
+    assert loaded.plane(place, means) is None
+    loaded.add(0, [2], maps.values[0, [2]])
+    np.testing.assert_allclose(loaded.plane(place, means), maps.values[0, 2, 1])  # type: ignore[arg-type]
+    assert not loaded.is_whole(place, means)
+    loaded.add(0, [0, 1, 2, 3], maps.values[0])  # the third a second time: it counts once
     truth = maps.values[0, :, 1].mean(axis=0)
-    np.testing.assert_allclose(volume.plane(place, means), truth, rtol=1e-6)  # type: ignore[arg-type]
-    assert volume.is_whole(place, means)
+    np.testing.assert_allclose(loaded.plane(place, means), truth, rtol=1e-6)  # type: ignore[arg-type]
+    assert loaded.is_whole(place, means)
 
 
 def test_stored_means_are_shown_before_anything_is_loaded() -> None:
     stored = np.full((4, 5), 7, np.float32)
-    volume = _volume(levels={frozenset(MEANS): stored})
-    found = volume.plane(Place(0, 0, 0), frozenset(MEANS))
+    loaded = _empty(levels={frozenset(MEANS): stored})
+    found = loaded.plane(Place(0, 0, 0), frozenset(MEANS))
     np.testing.assert_array_equal(found, stored)
 
 
 def test_concentration_and_the_share_inside_come_with_the_maps() -> None:
     mask = np.zeros((8, 10))
     mask[:, :5] = 1
-    volume = _volume(mask=mask)
-    assert np.isnan(volume.inside).all()
+    spread = MapSpread(NAMES.shape, mask)
+    loaded = _empty(added=spread.add)
+    assert np.isnan(spread.inside).all()
     left = np.zeros((1, 2, 4, 5), np.float32)
     left[..., 0] = 1
-    volume.add(2, [1], left)
-    assert volume.inside[2, 1].tolist() == [1, 1]
-    np.testing.assert_allclose(volume.concentration[2, 1], 0.5)  # 2 of the 4 hot ones
-    assert volume.chance == pytest.approx(0.5)
-    assert np.isnan(volume.inside[0, 1]).all()
+    loaded.add(2, [1], left)
+    assert spread.inside[2, 1].tolist() == [1, 1]
+    np.testing.assert_allclose(spread.concentration[2, 1], 0.5)  # 2 of the 4 hot ones
+    assert spread.chance == pytest.approx(0.5)
+    assert np.isnan(spread.inside[0, 1]).all()
 
 
 def test_what_is_cut_out_of_a_volume_is_what_numpy_cuts() -> None:
     maps = _Maps()
-    volume = _loaded(maps)
+    volume = MapVolume(_loaded(maps))
     whole = maps.values[None]
     for key in (
         (0, 2, 1, 1),
@@ -124,24 +125,24 @@ def test_what_is_cut_out_of_a_volume_is_what_numpy_cuts() -> None:
     np.testing.assert_array_equal(np.asarray(volume), whole)
 
 
-def test_a_large_volume_lies_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(i2am.viewer.data.volume, "_MEMORY_BYTES", 100)
+def test_maps_that_are_too_large_for_memory_lie_in_a_file() -> None:
     maps = _Maps()
-    volume = _loaded(maps)
-    assert isinstance(volume._maps, np.memmap)
-    np.testing.assert_array_equal(np.asarray(volume), maps.values[None])
+    loaded = _loaded(maps, max_memory_bytes=100)
+    assert loaded.is_in_file
+    assert not _loaded(maps).is_in_file
+    np.testing.assert_array_equal(np.asarray(MapVolume(loaded)), maps.values[None])
 
 
 def test_what_is_in_view_is_read_before_all_else() -> None:
-    maps, volume = _Maps(), _volume()
+    maps, loaded = _Maps(), _empty()
     maps.may_go_on.clear()
-    loader = Loader(maps, {"r2g": volume})
+    loader = Loader(maps, {"r2g": loaded})
     loader.want([2], [3])
     loader.start()
     loader.want([1], [2])  # another slice came into view meanwhile
     maps.may_go_on.set()
     loader.join(20)
-    assert volume.share_loaded == 1
+    assert loaded.share_loaded == 1
     first_two = maps.calls[:2]
     assert (1, (2,)) in first_two
     steps = [(layer, step) for layer, steps in maps.calls for step in steps]
@@ -149,8 +150,8 @@ def test_what_is_in_view_is_read_before_all_else() -> None:
 
 
 def test_a_mean_over_layers_begins_with_one_step_of_each() -> None:
-    maps, volume = _Maps(), _volume()
-    loader = Loader(maps, {"r2g": volume})
+    maps, loaded = _Maps(), _empty()
+    loader = Loader(maps, {"r2g": loaded})
     loader.want(range(3), range(4))
     loader.start()
     loader.join(20)
@@ -158,10 +159,10 @@ def test_a_mean_over_layers_begins_with_one_step_of_each() -> None:
 
 
 def test_a_loader_that_is_stopped_reads_no_further() -> None:
-    maps, volume = _Maps(), _volume()
+    maps, loaded = _Maps(), _empty()
     maps.may_go_on.clear()
     told: list[object] = []
-    loader = Loader(maps, {"r2g": volume}, arrived=lambda *at: told.append(at))
+    loader = Loader(maps, {"r2g": loaded}, arrived=lambda *at: told.append(at))
     loader.start()
     loader.stop()
     maps.may_go_on.set()
@@ -171,11 +172,11 @@ def test_a_loader_that_is_stopped_reads_no_further() -> None:
 
 
 def test_what_cannot_be_read_is_told_once_and_the_rest_comes() -> None:
-    maps, volume = _Maps(fails_at=1), _volume()
+    maps, loaded = _Maps(fails_at=1), _empty()
     errors: list[Exception] = []
-    loader = Loader(maps, {"r2g": volume}, failed=errors.append)
+    loader = Loader(maps, {"r2g": loaded}, failed=errors.append)
     loader.start()
     loader.join(20)
     assert [str(error) for error in errors] == ["no such chunk"]
     assert loader.error is errors[0]
-    assert volume.share_loaded == pytest.approx(2 / 3)
+    assert loaded.share_loaded == pytest.approx(2 / 3)

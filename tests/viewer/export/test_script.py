@@ -38,7 +38,7 @@ def _loaded(path: Path, **options: Any) -> Row:
         for steps in row.source.pieces(layer):
             maps = row.source.read(layer, steps)
             for direction, volume in row.volumes.items():
-                volume.add(layer, steps, maps.get(direction))
+                volume.loaded.add(layer, steps, maps.get(direction))
     return row
 
 
@@ -50,7 +50,7 @@ def _run(script: str) -> Any:
 
 def _assert_makes_what_is_in_view(row: Row, place: Place) -> None:
     for direction, means in product(("r2g", "g2r"), EVERY_MEAN):
-        shown = row.volumes[direction].plane(place, means)
+        shown = row.volumes[direction].loaded.plane(place, means)
         assert shown is not None
         made = _run(recipe(row, direction, place, means))  # type: ignore[arg-type]
         assert made.dtype == np.float32
@@ -84,7 +84,7 @@ def test_a_store_of_the_official_convention_gives_its_own_levels(tmp_path: Path)
     row = _loaded(run)
     every = frozenset(MEANS)
     assert '["ulam"]' in recipe(row, "r2g", Place(0, 0, 0), every)
-    shown = row.volumes["r2g"].plane(Place(0, 0, 0), every)
+    shown = row.volumes["r2g"].loaded.plane(Place(0, 0, 0), every)
     np.testing.assert_array_equal(_run(recipe(row, "r2g", Place(0, 0, 0), every)), shown)
 
 

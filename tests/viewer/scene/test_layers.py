@@ -30,14 +30,14 @@ def _open(path: Path, *options: Any, **more: Any) -> Row:
     row = open_row(path, *options, **more)
     loader = row.loader()
     for volume in row.volumes.values():
-        volume.fetch = loader.read_now
+        volume.request = loader.read_now
     return row
 
 
 def _describe(row: Row, place: Place, means: tuple[str, ...] = ()) -> str:
     for volume in row.volumes.values():
         np.asarray(volume)
-    present = {direction: volume.present for direction, volume in row.volumes.items()}
+    present = {direction: volume.loaded.present for direction, volume in row.volumes.items()}
     return describe(place, frozenset(means), row.names, present)
 
 
@@ -80,7 +80,7 @@ def test_volumes_have_named_axes_and_are_read_when_they_are_looked_at(run: Path)
     for name, at in (("R2G", (0, 1, 2, 1, 3, 1)), ("G2R", (0, 1, 2, 1, 3, 6))):
         values, options = layers[name]
         assert options["axis_labels"] == ("sample", "layer", "timestep", "head", "y", "x")
-        assert values.share_loaded < 1
+        assert values.loaded.share_loaded < 1
         assert values[at] == 1
     assert not row.origin.computed
 
@@ -103,7 +103,7 @@ def test_a_direction_without_a_layer_is_nan_there_so_that_both_share_the_sliders
     assert values.shape == r2g.shape
     assert np.isnan(values[2]).all()
     np.testing.assert_array_equal(values[:2], g2r)
-    assert volume.present.tolist() == [[True, True], [True, True], [False, False]]
+    assert volume.loaded.present.tolist() == [[True, True], [True, True], [False, False]]
 
 
 def test_contrast_limits_run_from_each_layers_mean_to_its_hottest(tmp_path: Path) -> None:
@@ -113,9 +113,9 @@ def test_contrast_limits_run_from_each_layers_mean_to_its_hottest(tmp_path: Path
     maps[2] = 0.25
     write_maps(tmp_path / "maps.zarr", {"first": {"r2g": maps}})
     volume = _open(run).volumes["r2g"]
-    assert shared_limits(volume, Place(0, 0, 0), frozenset()) is None  # nothing is loaded
+    assert shared_limits(volume.loaded, Place(0, 0, 0), frozenset()) is None  # nothing is loaded
     np.asarray(volume)
-    limits = [shared_limits(volume, Place(layer, 0, 0), frozenset()) for layer in range(3)]
+    limits = [shared_limits(volume.loaded, Place(layer, 0, 0), frozenset()) for layer in range(3)]
     np.testing.assert_allclose(limits[:2], [(1 / 64, 1), (10 / 64, 10)])  # type: ignore[arg-type]
     low, high = limits[2] or (0, 0)
     assert low == pytest.approx(0.25)
@@ -159,7 +159,7 @@ def test_density_is_mass_times_the_positions_of_each_layers_grid(
     for direction, volume in row.volumes.items():
         truth = expected[direction].dataset
         np.testing.assert_allclose(np.asarray(volume)[0], truth["volume"], rtol=1e-5)
-        found = volume.plane(Place(0, 0, 0), frozenset({"layer", "step", "head"}))
+        found = volume.loaded.plane(Place(0, 0, 0), frozenset({"layer", "step", "head"}))
         np.testing.assert_allclose(found, truth["ulam"], rtol=1e-5)  # type: ignore[arg-type]
 
 
