@@ -148,10 +148,8 @@ class Session:
 
     def compute(self, rounds: int) -> None:
         """Ask what patches read in one layer, all steps and heads, without showing it."""
-        from i2am.viewer.picking.sram_request import questions_of
-
         row = self.session.rows[0]
-        questions, layer = questions_of(row), row.names.layers[0]
+        questions, layer = row.questions, row.names.layers[0]
         seconds = [
             windows.timed(lambda at=at: list(questions.ask(generated=at, layers=[layer])))
             for at in self.places(rounds)

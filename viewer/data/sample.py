@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from i2am.viewer.data.volume import MapVolume
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from i2am.analysis import Questions
 
 __all__ = ["Origin", "Row"]
 
@@ -92,6 +94,14 @@ class Row:
     def askable(self) -> frozenset[str]:
         """The layers that can be asked about a patch."""
         return frozenset(askable_layers(self.capture))
+
+    @cached_property
+    def questions(self) -> Questions:
+        """What answers questions about patches; from any thread."""
+        from i2am.analysis import Questions
+
+        own: Any = self.origin
+        return Questions(self.capture, guidance=own.guidance, normalisation=own.normalisation)
 
     @property
     def guidance_labels(self) -> list[str]:

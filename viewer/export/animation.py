@@ -188,6 +188,7 @@ class Walk(QObject):  # type: ignore[misc]  # Qt has no types here
         self._stopped_by: Exception | None = None
         self._frames: queue.SimpleQueue[tuple[Pixels, str] | None] = queue.SimpleQueue()
         self._written.connect(self._end)
+        session.closed.connect(self.cancel)
         self._timer = QTimer(self)
         self._timer.setInterval(_TICK_MS)
         self._timer.timeout.connect(self._tick)

@@ -58,6 +58,12 @@ class Picker:
         self._session, self._listener = session, listener
         session.viewer.mouse_drag_callbacks.append(self._on_press)
 
+    def close(self) -> None:
+        """Listen no more."""
+        viewer = self._session.viewer
+        if viewer is not None and self._on_press in viewer.mouse_drag_callbacks:
+            viewer.mouse_drag_callbacks.remove(self._on_press)
+
     def _on_press(self, viewer: Any, event: Any) -> Iterator[None]:
         """Follow the mouse from press to release, as napari has it: one step an event."""
         spot = self._spot(event)

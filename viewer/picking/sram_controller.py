@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
@@ -29,14 +29,12 @@ __all__ = ["Asker", "asker_of"]
 
 _PATIENCE_MS: Final = 100  # An outline before the answer is another redraw.
 _AT_ONCE_S: Final = 0.025  # The window waits so long, once a click.
-_askers: WeakKeyDictionary[Any, Asker] = WeakKeyDictionary()
 
 
 def asker_of(session: Session) -> Asker:
     """Return what asks in a session's window, made when it is first asked for."""
-    if session not in _askers:
-        _askers[session] = Asker(session)
-    return _askers[session]
+    known: Asker | None = session.findChild(Asker)
+    return known or Asker(session)
 
 
 class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
@@ -94,6 +92,7 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
         self._arrived.connect(self._show)
         session.moved.connect(self._follow)
         session.reopened.connect(self._reopen)
+        session.closed.connect(self.close)
         self._picker = Picker(session, self)
         session.viewer.bind_key("Escape", self._on_escape, overwrite=True)
 
@@ -180,9 +179,10 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
         self.cleared.emit()
 
     def close(self) -> None:
-        """Stop the thread."""
+        """Stop the thread, and leave the mouse alone; called when the window is gone."""
         self._stop()
         self.forget()
+        self._picker.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _inquire(self, row: Row, number: int, pick: Pick) -> Inquiry:

@@ -6,28 +6,16 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from threading import Event
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
-from i2am.analysis import Answer, Questions
+from i2am.analysis import Answer
 from i2am.viewer.picking.pick import Pick, picture_size
 
 if TYPE_CHECKING:
     from i2am.viewer.data.sample import Row
 
-__all__ = ["Found", "Inquiry", "questions_of"]
+__all__ = ["Found", "Inquiry"]
 
 Found = Answer | Exception
-_questions: WeakKeyDictionary[Row, Questions] = WeakKeyDictionary()
-
-
-def questions_of(row: Row) -> Questions:
-    """Return what answers questions about a sample in view; from any thread."""
-    if row not in _questions:
-        own: Any = row.origin
-        _questions[row] = Questions(
-            row.capture, guidance=own.guidance, normalisation=own.normalisation
-        )
-    return _questions[row]
 
 
 class Inquiry:
@@ -76,7 +64,7 @@ class Inquiry:
         try:
             place = self.pick.place(picture_size(self.row, self.pick.side))
             asked: dict[str, Any] = {self.pick.side: place, **self.pick.asked(self.row)}
-            for answer in questions_of(self.row).ask(**asked, stop=lambda: self._is_stopped):
+            for answer in self.row.questions.ask(**asked, stop=lambda: self._is_stopped):
                 self._have(answer)
         except Exception as e:  # noqa: BLE001  # whatever it is, the user is told
             self._have(e)

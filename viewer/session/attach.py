@@ -1,4 +1,4 @@
-"""The session of a window: made when it is first asked for, with its keys."""
+"""The session of a window: made when it is first asked for, closed with the window."""
 
 from __future__ import annotations
 
@@ -11,13 +11,26 @@ from i2am.viewer.session.shortcuts import bind_shortcuts
 
 __all__ = ["session_of"]
 
-_sessions: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
+# What else belongs to a window is a child of its session.
+_windows: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
 
 
 def session_of(viewer: Any) -> Session:
     """Return the session of a napari viewer, made when it is first asked for."""
     own = getattr(viewer, "__wrapped__", viewer)  # Widgets are given a proxy.
-    if own not in _sessions:
-        _sessions[own] = Session(own, SampleOpener())
-        bind_shortcuts(own, _sessions[own])
-    return _sessions[own]
+    if own not in _windows:
+        session = _windows[own] = Session(own, SampleOpener())
+        bind_shortcuts(own, session)
+        _close_with_window(own, session)
+    return _windows[own]
+
+
+def _close_with_window(viewer: Any, session: Session) -> None:
+    known = weakref.ref(viewer)
+
+    def close() -> None:
+        session.close()
+        if (own := known()) is not None:
+            _windows.pop(own, None)
+
+    viewer.window.main_menu.window().destroyed.connect(close)

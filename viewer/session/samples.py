@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -97,8 +96,7 @@ class SampleOpener(QObject):  # type: ignore[misc]  # Qt has no types here
                 found, receiver = find(), receive
             except Exception as e:  # noqa: BLE001  # whatever it is, the user is told
                 found, receiver = e, self.failed.emit
-            with contextlib.suppress(RuntimeError):  # of a window that is gone
-                self._found.emit(receiver, found)
+            self._found.emit(receiver, found)
 
         self._pool.submit(work)
 

@@ -49,11 +49,14 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         What is averaged over: of "layer", "step" and "head".
     reopened, moved, loaded : Signal
         Another sample is in view; another slice, switch or look; more of the maps is in memory.
+    closed : Signal
+        The window is gone.
     """
 
     reopened = Signal()
     moved = Signal()
     loaded = Signal()
+    closed = Signal()
     _arrived = Signal()  # from the threads that load
     _loading_failed = Signal(object)
 
@@ -185,6 +188,20 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         """Take the second sample away."""
         for layer in own_layers(self.viewer, number=1).values():
             self.viewer.layers.remove(layer)
+
+    def close(self) -> None:
+        """Stop all threads and follow the window no more."""
+        for loader in self._loaders:
+            loader.stop()
+        self._opener.close()
+        self._timer.stop()
+        self._writer.stop()
+        if (viewer := self.viewer) is not None:
+            viewer.layers.events.inserted.disconnect(self._sync_with_layers)
+            viewer.layers.events.removed.disconnect(self._sync_with_layers)
+            viewer.dims.events.current_step.disconnect(self._on_sliders_moved)
+        self.rows, self.boxes, self._loaders = [], [], []
+        self.closed.emit()
 
     def go_to(
         self,

@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from i2am.schemas.errors import AnalysisError, I2AMError
+from i2am.schemas.errors import AnalysisError
 from i2am.viewer.export.animation import SUFFIXES, Walk, caption_of
 from i2am.viewer.export.pictures import (
     Pixels,
@@ -35,7 +35,7 @@ from i2am.viewer.export.pictures import (
 from i2am.viewer.export.script import recipe, sram_recipe
 from i2am.viewer.picking.sram_controller import asker_of
 from i2am.viewer.session.attach import session_of
-from i2am.viewer.widgets.qt import Background
+from i2am.viewer.widgets.qt import Background, make_button, notify_error, notify_errors, notify_info
 
 __all__ = ["ExportWidget"]
 
@@ -57,19 +57,19 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         self._background = Background(self)
         self._walk: Walk | None = None
         self._progress: Any = None
-        self.window_button = _button("Window…", "Save the whole window as it is on the screen")
-        self.canvas_button = _button("Canvas…", "Save the canvas as it is on the screen")
-        self.figure_button = _button(
+        self.window_button = make_button("Window…", "Save the whole window as it is on the screen")
+        self.canvas_button = make_button("Canvas…", "Save the canvas as it is on the screen")
+        self.figure_button = make_button(
             "Figure…", "Save both pictures with their maps, whole and alone, whatever the zoom"
         )
         self.scale, self.caption = QSpinBox(), QCheckBox("caption")
         self.every, self.frames_per_second = QSpinBox(), QDoubleSpinBox()
-        self.animation_button = _button(
+        self.animation_button = make_button(
             "Animation…", "Walk the timestep slider through and save what is seen, as GIF or MP4"
         )
-        self.cancel_button = _button("Cancel", "Stop the animation; no file is left")
+        self.cancel_button = make_button("Cancel", "Stop the animation; no file is left")
         self.which = QComboBox()
-        self.copy_button = _button(
+        self.copy_button = make_button(
             "Copy Python", "Copy a script to the clipboard that makes the map in view"
         )
         self._lay_out()
@@ -84,10 +84,10 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
             if path is not None:
                 self._background.run(
                     lambda: _write(picture, caption, path),
-                    lambda written: _inform(f"Saved {written}"),
+                    lambda written: notify_info(f"Saved {written}"),
                 )
 
-        _tell_errors(save)
+        notify_errors(save)
 
     def take_figure(self) -> tuple[Pixels, str]:
         """Return the figure of the current view, and its caption if one is wanted."""
@@ -97,7 +97,7 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
 
     def animate(self) -> None:
         """Ask where to, and walk."""
-        _tell_errors(self._start_walk)
+        notify_errors(self._start_walk)
 
     def cancel(self) -> None:
         """Stop the animation."""
@@ -106,7 +106,7 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
 
     def copy_python(self) -> None:
         """Put the script on the clipboard."""
-        _tell_errors(self._copy)
+        notify_errors(self._copy)
 
     def closeEvent(self, event: Any) -> None:
         """End with the window."""
@@ -176,7 +176,7 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
     def _end_walk(self, message: str, *, failed: bool = False) -> None:
         self._progress.close()
         self._set_walking(None)
-        (_warn if failed else _inform)(message)
+        (notify_error if failed else notify_info)(message)
 
     def _set_walking(self, walk: Walk | None) -> None:
         self._walk = walk
@@ -191,7 +191,7 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
 
         def receive(script: str) -> None:
             QGuiApplication.clipboard().setText(script)
-            _inform("Copied the Python that makes this map")
+            notify_info("Copied the Python that makes this map")
 
         self._background.run(work, receive)  # It may look into the store.
 
@@ -231,29 +231,3 @@ def _group(title: str, fields: list[tuple[str, QWidget]], buttons: list[QPushBut
         line.addWidget(button)
     form.addRow(line)
     return box
-
-
-def _button(text: str, tool_tip: str) -> QPushButton:
-    button = QPushButton(text)
-    button.setToolTip(tool_tip)
-    return button
-
-
-def _tell_errors(work: Callable[[], None]) -> None:
-    """Do something; what is wrong becomes a notification."""
-    try:
-        work()
-    except I2AMError as e:
-        _warn(str(e))
-
-
-def _warn(message: str) -> None:
-    from napari.utils.notifications import show_error
-
-    show_error(message)
-
-
-def _inform(message: str) -> None:
-    from napari.utils.notifications import show_info
-
-    show_info(message)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,8 +14,8 @@ from qtpy.QtWidgets import QGridLayout, QLabel, QVBoxLayout, QWidget
 from i2am.analysis import Answer
 from i2am.schemas.errors import I2AMError
 from i2am.viewer.picking.pick import Pick, patch_grid, picture_size
-from i2am.viewer.picking.sram_request import questions_of
 from i2am.viewer.scene.contrast import Limits, heat_colormap, limits_of
+from i2am.viewer.widgets.qt import Background
 
 if TYPE_CHECKING:
     from i2am.viewer.data.sample import Row
@@ -69,14 +68,13 @@ class NinePanel(QWidget):  # type: ignore[misc]  # Qt has no types here
 
     chosen = Signal(object)
     filled = Signal()
-    _arrived = Signal(int, object)
 
     def __init__(self, session: Session) -> None:
         super().__init__()
         self._session = session
         self._picks: list[Pick | None] = []
         self._ticket = 0
-        self._thread = ThreadPoolExecutor(1, "i2am-nine")
+        self._background = Background(self)
         self.maps: list[NDArray[Any] | None] = []
         self.caption = QLabel("Pick a patch, then press 3×3.")
         self.caption.setWordWrap(True)
@@ -88,7 +86,6 @@ class NinePanel(QWidget):  # type: ignore[misc]  # Qt has no types here
         layout = QVBoxLayout(self)
         layout.addWidget(self.caption)
         layout.addLayout(grid)
-        self._arrived.connect(self._show)
 
     def fill(self, pick: Pick, row: Row) -> None:
         """Ask a pick and its neighbours; the answers come one after the other."""
@@ -98,36 +95,25 @@ class NinePanel(QWidget):  # type: ignore[misc]  # Qt has no types here
         for tile in self.tiles:
             tile.clear()
         self.caption.setText(f"{pick.title()}\nand its neighbours, on one scale: asking …")
-        self._thread.submit(self._answer, self._ticket, row, pick)
-
-    def close_thread(self) -> None:
-        """Stop what is under way."""
-        self._ticket += 1
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
-    def _answer(self, ticket: int, row: Row, pick: Pick) -> None:
-        size = picture_size(row, pick.side)
-        there = [one for one in neighbours(pick, row) if one is not None]
-        places = [one.place(size) for one in there]
+        ticket = self._ticket
+        places = [one.place(picture_size(row, pick.side)) for one in self._picks if one is not None]
         asked: dict[str, Any] = {pick.side: places, **pick.asked(row)}
-        try:
-            for found in questions_of(row).ask(**asked, stop=lambda: ticket != self._ticket):
-                self._tell(ticket, (row, pick, found))
-        except Exception as e:  # noqa: BLE001  # whatever it is, the user is told
-            self._tell(ticket, (row, pick, e))
 
-    def _tell(self, ticket: int, found: Any) -> None:
-        if ticket == self._ticket:
-            self._arrived.emit(ticket, found)
+        def is_overtaken() -> bool:
+            return ticket != self._ticket or self._background.is_closed
 
-    def _show(self, ticket: int, found: tuple[Row, Pick, Answer | Exception]) -> None:
-        if ticket != self._ticket:
-            return
-        row, pick, answer = found
-        if isinstance(answer, Exception):
-            is_ours = isinstance(answer, I2AMError)
-            self.caption.setText(str(answer) if is_ours else f"{type(answer).__name__}: {answer}")
-            return
+        def show(answer: Answer) -> None:
+            if not is_overtaken():
+                self._show(row, pick, answer)
+
+        def fail(error: Exception) -> None:
+            if not is_overtaken():
+                is_ours = isinstance(error, I2AMError)
+                self.caption.setText(str(error) if is_ours else f"{type(error).__name__}: {error}")
+
+        self._background.run_each(lambda: row.questions.ask(**asked, stop=is_overtaken), show, fail)
+
+    def _show(self, row: Row, pick: Pick, answer: Answer) -> None:
         values = answer.values.to_numpy()
         every = iter(values)
         self.maps = [None if one is None else next(every) for one in self._picks]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -14,17 +14,16 @@ from qtpy.QtWidgets import (
     QLabel,
     QListWidget,
     QListWidgetItem,
-    QPushButton,
     QVBoxLayout,
     QWidget,
 )
 
-from i2am.schemas.errors import I2AMError
 from i2am.viewer.picking.pick import Pick
 from i2am.viewer.picking.pick_table import read_picks, write_picks
 from i2am.viewer.picking.sram_controller import asker_of
 from i2am.viewer.session.attach import session_of
 from i2am.viewer.widgets.neighbours import NinePanel
+from i2am.viewer.widgets.qt import make_button, notify_errors
 
 __all__ = ["PicksWidget"]
 
@@ -55,12 +54,12 @@ class PicksWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         help_text = QLabel(_HELP)
         help_text.setWordWrap(True)
         self.buttons = {
-            "3×3": _button("3×3", "Ask the pick and its eight neighbours", self.fill_nine),
-            "Clear": _button("Clear", "Ask nothing: the maps come back (Escape)", self._clear),
-            "Rename": _button("Rename", "Give the chosen pick a name (F2)", self._rename),
-            "Remove": _button("Remove", "Take the chosen pick off the list", self.remove),
-            "Save": _button("Save…", "Save the list as a table (CSV)", self._ask_where_to_save),
-            "Open": _button("Open…", "Add the picks of a saved table", self._ask_what_to_open),
+            "3×3": make_button("3×3", "Ask the pick and its eight neighbours", self.fill_nine),
+            "Clear": make_button("Clear", "Ask nothing: the maps come back (Escape)", self._clear),
+            "Rename": make_button("Rename", "Give the chosen pick a name (F2)", self._rename),
+            "Remove": make_button("Remove", "Take the chosen pick off the list", self.remove),
+            "Save": make_button("Save…", "Save the list as a table (CSV)", self._ask_where_to_save),
+            "Open": make_button("Open…", "Add the picks of a saved table", self._ask_what_to_open),
         }
         row = QGridLayout()
         for number, button in enumerate(self.buttons.values()):
@@ -101,11 +100,11 @@ class PicksWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Save the list as a table; see `i2am.viewer.picking.pick_table.write_picks`."""
-        _tell_errors(lambda: write_picks(self.picks, path, overwrite=overwrite))
+        notify_errors(lambda: write_picks(self.picks, path, overwrite=overwrite))
 
     def open(self, path: str | Path) -> None:
         """Add the picks of a table."""
-        _tell_errors(lambda: self.add(read_picks(path)))
+        notify_errors(lambda: self.add(read_picks(path)))
 
     def fill_nine(self) -> None:
         """Fill the panel with the SRAMs of what is asked, and of its neighbours."""
@@ -119,7 +118,7 @@ class PicksWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         self.add([pick])
 
     def _show(self, item: QListWidgetItem) -> None:
-        _tell_errors(lambda: self.asker.show(item.data(_OWN)))
+        notify_errors(lambda: self.asker.show(item.data(_OWN)))
 
     def _ask_neighbour(self, pick: Pick) -> None:
         self.asker.ask(pick, self.asker.row)
@@ -153,19 +152,3 @@ class PicksWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         chosen, _ = QFileDialog.getOpenFileName(self, "Open picks", "", _FILES)
         if chosen:
             self.open(chosen)
-
-
-def _button(text: str, tool_tip: str, pressed: Callable[[], object]) -> QPushButton:
-    button = QPushButton(text)
-    button.setToolTip(tool_tip)
-    button.clicked.connect(lambda: pressed())
-    return button
-
-
-def _tell_errors(work: Callable[[], object]) -> None:
-    try:
-        work()
-    except I2AMError as e:
-        from napari.utils.notifications import show_error
-
-        show_error(str(e))

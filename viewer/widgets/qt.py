@@ -1,15 +1,19 @@
-"""Work off the window's thread, whose answers come back to it one after the other."""
+"""What dock widgets share: work off the window's thread, buttons, notifications."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 from qtpy.QtCore import QObject, Signal
+from qtpy.QtWidgets import QPushButton
 
-__all__ = ["Background"]
+from i2am.schemas.errors import I2AMError
+
+__all__ = ["Background", "make_button", "notify_error", "notify_errors", "notify_info"]
 
 
 class Background(QObject):  # type: ignore[misc]  # Qt has no types here
@@ -18,15 +22,28 @@ class Background(QObject):  # type: ignore[misc]  # Qt has no types here
     Parameters
     ----------
     parent : QObject
-        With it the answers end; the thread ends with the last piece of work.
+        The thread ends with it.
     """
 
     _done = Signal(object, object)
 
     def __init__(self, parent: QObject) -> None:
         super().__init__(parent)
-        self._pool = ThreadPoolExecutor(1, "i2am-widget")
+        self._pool, self._closed = ThreadPoolExecutor(1, "i2am-widget"), Event()
         self._done.connect(self._receive)
+        pool, closed = self._pool, self._closed
+
+        def close() -> None:
+            closed.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+        # No method of the widget, nor of this object: Qt disconnects these first.
+        parent.destroyed.connect(close)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the widget is gone; from any thread."""
+        return self._closed.is_set()
 
     def run(
         self,
@@ -34,26 +51,69 @@ class Background(QObject):  # type: ignore[misc]  # Qt has no types here
         receive: Callable[[Any], object],
         failed: Callable[[Exception], object] | None = None,
     ) -> None:
-        """Work in the thread and receive its answer in the window's.
+        """Work in the thread and receive the result in the window's.
 
         An error goes to `failed`; without it, it is shown as a notification.
         """
+        self.run_each(lambda: (work(),), receive, failed)
+
+    def run_each(
+        self,
+        work: Callable[[], Iterable[Any]],
+        receive: Callable[[Any], object],
+        failed: Callable[[Exception], object] | None = None,
+    ) -> None:
+        """Work as `run` does, and receive each result as soon as it is there."""
 
         def do() -> None:
             try:
-                answer, receiver = work(), receive
+                for result in work():
+                    self._send(receive, result)
             except Exception as e:  # noqa: BLE001  # whatever it is, the user is told
-                answer, receiver = e, failed or _tell
-            with contextlib.suppress(RuntimeError):  # of a widget that is gone
-                self._done.emit(receiver, answer)
+                self._send(failed or _notify_any, e)
 
         self._pool.submit(do)
 
-    def _receive(self, receiver: Callable[[Any], object], answer: Any) -> None:
-        receiver(answer)
+    def _send(self, receive: Callable[[Any], object], result: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # of a widget that is gone
+            self._done.emit(receive, result)
+
+    def _receive(self, receive: Callable[[Any], object], result: Any) -> None:
+        receive(result)
 
 
-def _tell(error: Exception) -> None:
+def make_button(
+    text: str, tool_tip: str, clicked: Callable[[], object] | None = None
+) -> QPushButton:
+    """Return a button with a tool tip, and what it does."""
+    button = QPushButton(text)
+    button.setToolTip(tool_tip)
+    if clicked is not None:
+        button.clicked.connect(lambda: clicked())
+    return button
+
+
+def notify_errors(work: Callable[[], object]) -> None:
+    """Do something; an error of ours becomes a notification."""
+    try:
+        work()
+    except I2AMError as e:
+        notify_error(str(e))
+
+
+def notify_error(message: str) -> None:
+    """Show what is wrong in a corner of the window."""
     from napari.utils.notifications import show_error
 
-    show_error(str(error) or type(error).__name__)
+    show_error(message)
+
+
+def notify_info(message: str) -> None:
+    """Show what was done in a corner of the window."""
+    from napari.utils.notifications import show_info
+
+    show_info(message)
+
+
+def _notify_any(error: Exception) -> None:
+    notify_error(str(error) or type(error).__name__)

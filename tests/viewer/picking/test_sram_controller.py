@@ -74,15 +74,13 @@ def redraw(viewer: Any) -> None:
 
 
 @pytest.fixture
-def window(run: Path, open_window: Callable[..., Any]) -> Iterator[Any]:
+def window(run: Path, open_window: Callable[..., Any]) -> Any:
     viewer = open_window(run)
     session = session_of(viewer)
-    asker = asker_of(session)
     wait(lambda: bool(session.samples))
     session.go_to(layer=MIDDLE[0], step=MIDDLE[1], head=MIDDLE[2])
     QApplication.processEvents()
-    yield viewer
-    asker.close()
+    return viewer
 
 
 def asker_in(viewer: Any) -> Asker:
@@ -414,7 +412,7 @@ def test_a_place_without_an_answer_is_told_once_and_the_map_stays(
     token = SyntheticLayer("clip.attn2", reference_grid=None, tokens=1)
     run = write_run(tmp_path / "run.zarr", layers=[*LAYERS, token])
     viewer = open_window(run)
-    session, asker = session_of(viewer), asker_in(viewer)
+    session = session_of(viewer)
     wait(lambda: bool(session.samples))
     session.go_to(layer=3, step=0, head=0)
     before = len(notification_manager.records)
@@ -432,4 +430,3 @@ def test_a_place_without_an_answer_is_told_once_and_the_map_stays(
     wanted = sram(sample_of(run), generated=(9, 20))
     np.testing.assert_allclose(answer(viewer).data, wanted, rtol=1e-5)
     assert len(notification_manager.records) == before + 1
-    asker.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -143,16 +143,14 @@ def test_a_place_in_a_picture_of_another_size_is_as_far_along() -> None:
 
 
 @pytest.fixture
-def window(run: Path, open_window: Callable[..., Any]) -> Iterator[tuple[Any, PicksWidget]]:
+def window(run: Path, open_window: Callable[..., Any]) -> tuple[Any, PicksWidget]:
     viewer = open_window(run)
     session = session_of(viewer)
     widget = PicksWidget(viewer)
     viewer.window.add_dock_widget(widget, name="Ask a patch", area="right")
     wait(lambda: bool(session.samples))
     session.go_to(layer=1, step=1, head=0)
-    yield viewer, widget
-    widget.nine.close_thread()
-    widget.asker.close()
+    return viewer, widget
 
 
 def last_answer(widget: PicksWidget) -> Any:

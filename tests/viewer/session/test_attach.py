@@ -1,0 +1,81 @@
+"""What belongs to a window ends with it."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from i2am.viewer.picking.pick import Pick
+from i2am.viewer.picking.sram_controller import asker_of
+from i2am.viewer.session.attach import session_of
+from tests.support.wait import wait
+
+
+def _threads() -> list[str]:
+    return [one.name for one in threading.enumerate() if one.name.startswith("i2am-")]
+
+
+def test_a_window_has_one_session_and_one_that_asks(
+    run: Path, open_window: Callable[..., Any]
+) -> None:
+    viewer, other = open_window(run), open_window(run)
+    session = session_of(viewer)
+    assert session_of(viewer) is session
+    assert asker_of(session) is asker_of(session)
+    assert session_of(other) is not session
+    assert asker_of(session_of(other)) is not asker_of(session)
+
+
+def _is_gone(known: weakref.ref[Any]) -> bool:
+    gc.collect()
+    return known() is None
+
+
+def _use(viewer: Any, run: Path) -> weakref.ref[Any]:
+    """Have every widget of a window work, and return its session."""
+    session = session_of(viewer)
+    docked = {
+        name: viewer.window.add_plugin_dock_widget("i2am", name)[1]
+        for name in ("Ask a patch", "Panels", "Compare", "Export")
+    }
+    wait(lambda: session.share_loaded == 1 and bool(session.samples))
+    asker_of(session).ask(Pick(str(run), "first", "generated", (9, 30, 10, 31)))
+    docked["Ask a patch"].fill_nine()
+    wait(lambda: len(docked["Ask a patch"].nine.maps) == 9)
+    assert {"i2am-open_0", "i2am-ask_0", "i2am-widget_0"} <= set(_threads())
+    return weakref.ref(session)
+
+
+def test_a_closed_window_leaves_no_thread_and_no_session(
+    run: Path, open_window: Callable[..., Any]
+) -> None:
+    wait(lambda: not _threads())  # those of windows before
+    viewer = open_window(run)
+    session = _use(viewer, run)
+    viewer.close()
+    del viewer
+    wait(lambda: not _threads())
+    wait(lambda: _is_gone(session))
+
+
+def test_a_closed_window_stops_an_animation(
+    run: Path, tmp_path: Path, open_window: Callable[..., Any]
+) -> None:
+    from i2am.viewer.export.animation import Walk
+
+    viewer = open_window(run)
+    session = session_of(viewer)
+    wait(lambda: session.share_loaded == 1)
+    walk = Walk(session, tmp_path / "moving.gif", scale=32)
+    failed: list[str] = []
+    walk.failed.connect(failed.append)
+    walk.start()
+    wait(lambda: "i2am-animation" in _threads())
+    viewer.close()
+    wait(lambda: not _threads())
+    wait(lambda: bool(failed))
+    assert not list(tmp_path.glob("moving*"))
