@@ -127,7 +127,7 @@ class Session:
     def moves(self, rounds: int) -> tuple[list[float], list[float], list[float]]:
         """Move the timestep slider by turns; return seconds of plain napari, ours, our share."""
         plain, ours, share = [], [], []
-        steps = self.session.rows[0].names.shape[1]
+        steps = self.session.rows[0].axes.shape[1]
         for number in range(rounds):
             at = (7 * number + 1) % steps
             plain.append(windows.drawn(self.plain, lambda at=at: windows.set_step(self.plain, at)))
@@ -148,15 +148,15 @@ class Session:
 
     def compute(self, rounds: int) -> None:
         """Ask what patches read in one layer, all steps and heads, without showing it."""
-        row = self.session.rows[0]
-        questions, layer = row.questions, row.names.layers[0]
+        view = self.session.rows[0]
+        questions, layer = view.questions, view.axes.layers[0]
         seconds = [
             windows.timed(lambda at=at: list(questions.ask(generated=at, layers=[layer])))
-            for at in self.places(rounds)
+            for at in self.pixels(rounds)
         ]
         tell("click, one layer's answer computed, ms", [1e3 * s for s in seconds])
 
-    def places(self, count: int) -> list[tuple[int, int]]:
+    def pixels(self, count: int) -> list[tuple[int, int]]:
         """Return pixels of the generated picture."""
         rng = np.random.default_rng(0)
         height, width = self.session.rows[0].images["generated"].shape[:2]
@@ -168,14 +168,17 @@ class Session:
         Of each click the seconds until its first answer has been drawn, until the last has, and
         those of plain napari's redraw just before.
         """
-        places = self.places(rounds)
+        pixels = self.pixels(rounds)
         seen = {}
-        for name, means in (("layer", {"step", "head"}), ("all", {"layer", "step", "head"})):
+        for name, averaged_dims in (
+            ("layer", {"step", "head"}),
+            ("all", {"layer", "step", "head"}),
+        ):
             self.session.go_to(layer=0)
-            self.session.set_means(frozenset(means))
+            self.session.set_means(frozenset(averaged_dims))
             windows.pump(0.3)
-            self.click(places[0])  # makes the layers of the answer, once
-            seen[name] = [(*self.click(at), self.last_redraw) for at in places]
+            self.click(pixels[0])  # makes the layers of the answer, once
+            seen[name] = [(*self.click(at), self.last_redraw) for at in pixels]
         return seen
 
     def tell_clicks(self, seen: dict[str, list[tuple[float, float, float]]]) -> None:
@@ -192,7 +195,7 @@ class Session:
 
         asker = asker_of(self.session)
         windows.pump(CLICKS_APART_S)
-        self.plain_at = (self.plain_at + 7) % self.session.rows[0].names.shape[1]
+        self.plain_at = (self.plain_at + 7) % self.session.rows[0].axes.shape[1]
         self.last_redraw = windows.drawn(
             self.plain, lambda: windows.set_step(self.plain, self.plain_at)
         )
@@ -219,9 +222,9 @@ class Session:
 
 def save_arrays(run: Path) -> None:
     """Write a run's maps as NumPy files, for plain napari."""
-    from i2am.viewer.data.open_sample import open_row
+    from i2am.viewer.data.open_sample import open_view
 
-    stored = open_row(run).stored
+    stored = open_view(run).stored
     assert stored is not None  # `runs` analyses every run
     for direction, maps in stored.children.items():
         np.save(run.with_suffix(f".{direction}.npy"), maps.dataset["volume"].to_numpy())
@@ -232,15 +235,15 @@ def open_plain(run: Path) -> Any:
     import napari
     from qtpy.QtWidgets import QApplication
 
-    from i2am.viewer.data.open_sample import open_row
+    from i2am.viewer.data.open_sample import open_view
     from i2am.viewer.scene.layers import boxes_of, sample_layers
     from i2am.viewer.window import _enlarge
 
     viewer = napari.Viewer(show=True)
     _enlarge(viewer)
     QApplication.processEvents()
-    row = open_row(run)
-    for values, options, kind in sample_layers(row, boxes_of(row)):
+    view = open_view(run)
+    for values, options, kind in sample_layers(view, boxes_of(view)):
         own = options.pop("metadata")["i2am"]
         if own["role"] in ("r2g", "g2r"):
             values = np.load(run.with_suffix(f".{own['role']}.npy"))[None]
@@ -272,7 +275,7 @@ def show_first_frame(kind: str, run: str) -> None:
         viewer = open_viewer(run)
         session = session_of(viewer)
         volume = session.rows[0].volumes["r2g"]
-        windows.wait(lambda: volume.loaded.is_whole(session.place, frozenset()))
+        windows.wait(lambda: volume.loaded.is_whole(session.position, frozenset()))
         session.refresh()
     windows.drawn(viewer, lambda: viewer.layers[-1].refresh())
     print(time.time())

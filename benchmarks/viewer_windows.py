@@ -136,14 +136,14 @@ def watching() -> Iterator[Watch]:
     def sample() -> None:
         begin = None
         while not is_over.wait(0.001):
-            place = _ours(sys._current_frames().get(main or 0))
+            where = _ours(sys._current_frames().get(main or 0))
             now = time.perf_counter()
-            if place is None:
+            if where is None:
                 begin = None
                 continue
             begin = begin or now
             if now - begin > watch.longest_s:
-                watch.longest_s, watch.where = now - begin, place
+                watch.longest_s, watch.where = now - begin, where
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()

@@ -92,10 +92,10 @@ def sram(viewer: Any) -> None:
     own = session(viewer)
     picks = dock(viewer, "Ask a patch")
     own.set_means(frozenset({"step", "head"}))
-    own.go_to(layer=len(own.rows[0].names.layers) - 3)
-    asker, row, (y, x) = asker_of(own), own.rows[0], BETWEEN_WHEELS
-    pick = Pick(row.origin.run, row.origin.sample, "generated", (y, x, y + 1, x + 1))
-    asker.ask(selection_of(pick, row, own.place, own.means))
+    own.go_to(layer=len(own.rows[0].axes.layers) - 3)
+    asker, view, (y, x) = asker_of(own), own.rows[0], BETWEEN_WHEELS
+    pick = Pick(view.source.run, view.source.sample, "generated", (y, x, y + 1, x + 1))
+    asker.ask(selection_of(pick, view, own.position, own.averaged_dims))
     picks.add([asker.pick])
     wait(lambda: asker.answer is not None and asker.answer.share == 1)
     picks.fill_nine()
@@ -111,7 +111,7 @@ def volume(viewer: Any) -> None:
 def comparison(viewer: Any) -> None:
     own = session(viewer)
     dock(viewer, "Compare")
-    own.compare(own.rows[0].origin.run, "frog")
+    own.compare(own.rows[0].source.run, "frog")
     wait(lambda: len(own.rows) == 2 and own.share_loaded == 1)
     own.set_means(EVERYTHING)
 

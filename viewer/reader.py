@@ -60,7 +60,7 @@ def read_layers(path: PathOrPaths) -> list[LayerData]:
     StoreError
         If the store, or the run that maps were made from, cannot be read.
     """
-    from i2am.viewer.data.open_sample import open_row, run_of_maps
+    from i2am.viewer.data.open_sample import open_view, run_of_maps
     from i2am.viewer.scene.layers import boxes_of, sample_layers
 
     one = _only(path)
@@ -68,14 +68,14 @@ def read_layers(path: PathOrPaths) -> list[LayerData]:
         return []
     if kind_of(one) == "maps":
         run, sample = run_of_maps(one)
-        row = open_row(run, sample, one)
+        view = open_view(run, sample, one)
     else:
-        row = open_row(one)
-    loader = row.loader()
-    for volume in row.volumes.values():
-        volume.request = loader.read_now
+        view = open_view(one)
+    loader = view.loader()
+    for volume in view.volumes.values():
+        volume.request = loader.read_blocking
     _take_over()
-    return sample_layers(row, boxes_of(row))
+    return sample_layers(view, boxes_of(view))
 
 
 def _take_over() -> None:

@@ -55,10 +55,10 @@ def open_viewer(
         If there is no display.
     """
     check_qt()
-    from i2am.viewer.data.open_sample import open_row
+    from i2am.viewer.data.open_sample import open_view
 
     # The store before the display: a wrong path is wrong on any machine.
-    row = open_row(run_path, sample, maps)
+    view = open_view(run_path, sample, maps)
     check_display()
     import napari
     from qtpy.QtWidgets import QApplication
@@ -71,10 +71,10 @@ def open_viewer(
     session = serve(viewer)
     viewer.window.add_dock_widget(RunBrowser(viewer), name="Run browser", area="right")
     QApplication.processEvents()  # so that the canvas has its size when the view is fitted to it
-    session.show(row)
+    session.show(view)
     viewer.layers.selection.active = own_layers(viewer)["r2g"]
     # Half-way through: the first steps are noise, and the outer layers are often the coarsest.
-    layers, steps, heads = row.names.shape
+    layers, steps, heads = view.axes.shape
     session.go_to(layer=(layers - 1) // 2, step=(steps - 1) // 2, head=(heads - 1) // 2)
     return viewer
 

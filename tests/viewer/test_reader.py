@@ -115,8 +115,8 @@ def test_the_manifest_is_valid_and_all_that_it_names_exists() -> None:
     named += contributions.sample_data or ()
     assert manifest.name == "i2am"
     assert {each.command for each in named} == set(commands)
-    for place in commands.values():
-        module, _, name = str(place).partition(":")
+    for python_name in commands.values():
+        module, _, name = str(python_name).partition(":")
         assert callable(getattr(importlib.import_module(module), name))
 
 

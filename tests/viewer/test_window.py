@@ -93,25 +93,29 @@ def test_a_head_without_values_leaves_the_picture_clear(
     assert "no R2G map of this layer and head" in viewer.canvas.overlays.text.text
 
 
-MEANS = ("layer", "step", "head")
+AVERAGEABLE_DIMS = ("layer", "step", "head")
 
 
 @pytest.mark.parametrize(
-    "means",
-    [means for n in range(4) for means in itertools.combinations(MEANS, n)],
-    ids=lambda means: "+".join(means) or "none",
+    "averaged_dims",
+    [
+        averaged_dims
+        for n in range(4)
+        for averaged_dims in itertools.combinations(AVERAGEABLE_DIMS, n)
+    ],
+    ids=lambda averaged_dims: "+".join(averaged_dims) or "none",
 )
 def test_each_switch_shows_the_mean_over_its_axis_wherever_its_slider_stands(
-    means: tuple[str, ...], run: Path, open_window: Callable[..., Any]
+    averaged_dims: tuple[str, ...], run: Path, open_window: Callable[..., Any]
 ) -> None:
     viewer = open_window(run)
     browser = viewer.window.dock_widgets["Run browser"]
-    for dim in means:
-        browser.means[dim].setChecked(True)
+    for dim in averaged_dims:
+        browser.averaged[dim].setChecked(True)
     _stand(viewer, 1, 2, 1)
     truth: Any = spot_volume()
-    for axis, dim in reversed(list(enumerate(MEANS))):
-        truth = truth.mean(axis) if dim in means else truth.take((1, 2, 1)[axis], axis)
+    for axis, dim in reversed(list(enumerate(AVERAGEABLE_DIMS))):
+        truth = truth.mean(axis) if dim in averaged_dims else truth.take((1, 2, 1)[axis], axis)
     r2g = viewer.layers["R2G"]
     np.testing.assert_allclose(r2g.data[0, 1, 2, 1], truth, rtol=1e-6)
     patch = np.unravel_index(truth.argmax(), truth.shape)
@@ -119,7 +123,7 @@ def test_each_switch_shows_the_mean_over_its_axis_wherever_its_slider_stands(
     where = tuple(slice(PATCH * at, PATCH * (at + 1)) for at in patch)
     expected = OPAQUE * HOTTEST + (1 - OPAQUE) * picture[where]
     np.testing.assert_allclose(scene[where], expected, atol=2)
-    level = LEVELS.get(frozenset(means), "single" if not means else None)
+    level = LEVELS.get(frozenset(averaged_dims), "single" if not averaged_dims else None)
     assert [name for name, button in browser.levels.items() if button.isChecked()] == (
         [level] if level else []
     )
@@ -132,13 +136,15 @@ def test_the_buttons_put_the_switches_into_the_methods_positions(
 ) -> None:
     viewer = open_window(run)
     browser = viewer.window.dock_widgets["Run browser"]
-    for means, level in LEVELS.items():
+    for averaged_dims, level in LEVELS.items():
         browser.levels[level].click()
-        assert session_of(viewer).means == means
-        assert {dim for dim, switch in browser.means.items() if switch.isChecked()} == means
+        assert session_of(viewer).averaged_dims == averaged_dims
+        assert {
+            dim for dim, switch in browser.averaged.items() if switch.isChecked()
+        } == averaged_dims
         assert viewer.canvas.overlays.text.text.splitlines()[-1].startswith(level)
     browser.levels["single"].click()
-    assert not session_of(viewer).means
+    assert not session_of(viewer).averaged_dims
 
 
 def test_sliders_are_named_and_the_sample_slider_opens_another_sample(
@@ -150,12 +156,12 @@ def test_sliders_are_named_and_the_sample_slider_opens_another_sample(
     wait(lambda: len(session.samples) == 2)
     assert viewer.dims.nsteps[:4] == (2, 3, 4, 2)
     viewer.dims.set_current_step(0, 1)
-    wait(lambda: session.rows[0].origin.sample == "second")
+    wait(lambda: session.rows[0].source.sample == "second")
     generated, _ = _halves(_shot(viewer))
     assert (generated != _stored(run, "first", "generated")).any()
     assert viewer.window.dock_widgets["Run browser"].samples.currentText() == "second"
     session.show_sample("first")
-    wait(lambda: session.rows[0].origin.sample == "first")
+    wait(lambda: session.rows[0].source.sample == "first")
     assert viewer.dims.current_step[0] == 0
 
 
@@ -242,7 +248,7 @@ def test_every_shortcut_does_what_its_help_says(run: Path, open_window: Callable
     session = session_of(viewer)
     wait(lambda: len(session.samples) == 2)
     _stand(viewer, 1, 1, 0)
-    for key, place in (
+    for key, position in (
         ("L", (2, 1, 0)),
         ("L", (2, 1, 0)),  # the last one
         ("Shift-L", (1, 1, 0)),
@@ -252,14 +258,14 @@ def test_every_shortcut_does_what_its_help_says(run: Path, open_window: Callable
         ("Shift-H", (1, 1, 0)),
     ):
         _press(viewer, key)
-        assert session.place == place, key
+        assert session.position == position, key
     for key, dim in (("Alt-L", "layer"), ("Alt-T", "step"), ("Alt-H", "head")):
-        for means in ({dim}, set[str]()):
+        for averaged_dims in ({dim}, set[str]()):
             _press(viewer, key)
-            assert session.means == means
+            assert session.averaged_dims == averaged_dims
     for count in (3, 0):
         _press(viewer, "U")
-        assert len(session.means) == count
+        assert len(session.averaged_dims) == count
     for key, setting, values in (
         ("D", "direction", ("r2g", "g2r", "both")),
         ("C", "contrast", ("slice", "shared")),
@@ -272,9 +278,9 @@ def test_every_shortcut_does_what_its_help_says(run: Path, open_window: Callable
         _press(viewer, "V")
         assert session.is_volume is is_volume
     _press(viewer, "S")
-    wait(lambda: session.rows[0].origin.sample == "second")
+    wait(lambda: session.rows[0].source.sample == "second")
     _press(viewer, "Shift-S")
-    wait(lambda: session.rows[0].origin.sample == "first")
+    wait(lambda: session.rows[0].source.sample == "first")
     help_window = show_shortcuts(viewer.window.dock_widgets["Run browser"])
     for shortcut in SHORTCUTS.values():
         assert shortcut.what in help_window.text()
@@ -288,9 +294,9 @@ def test_keys_reach_the_window(run: Path, open_window: Callable[..., Any], qtbot
     canvas = viewer.window._qt_viewer.canvas.native
     canvas.setFocus()
     qtbot.keyClick(canvas, Qt.Key.Key_L)
-    wait(lambda: session.place.layer == 1)
+    wait(lambda: session.position.layer == 1)
     qtbot.keyClick(canvas, Qt.Key.Key_T, Qt.KeyboardModifier.AltModifier)
-    wait(lambda: session.means == {"step"})
+    wait(lambda: session.averaged_dims == {"step"})
 
 
 def test_timesteps_become_the_third_axis_and_a_slider_again(
@@ -311,7 +317,7 @@ def test_timesteps_become_the_third_axis_and_a_slider_again(
     hot = (np.abs(shot - HOTTEST) < 60).all(axis=2)
     assert hot.sum() > 20  # the spot's way through the steps
     browser.volume.setChecked(False)
-    assert session_of(viewer).place == (1, 2, 1)
+    assert session_of(viewer).position == (1, 2, 1)
     np.testing.assert_array_equal(viewer.screenshot(flash=False), before)
 
 
@@ -333,7 +339,7 @@ def test_a_second_sample_is_compared_with_linked_sliders(
     _assert_heat(below, _stored(other, "first", "generated"), (7 - 3, 1))
     _assert_heat(scene[:32, :32], _stored(run, "first", "generated"), (3, 1))
     session.show_sample("second")  # another run's sample of the same name comes along
-    wait(lambda: all(row.origin.sample == "second" for row in session.rows))
+    wait(lambda: all(view.source.sample == "second" for view in session.rows))
     session.stop_comparing()
     assert len(session.rows) == 1
     assert not [layer.name for layer in viewer.layers if "(2)" in layer.name]
@@ -372,7 +378,7 @@ def test_maps_that_are_computed_come_while_the_window_lives(
     np.testing.assert_allclose(
         viewer.layers["R2G"].data[0, 1, 2, 1], truth["volume"][1, 2, 1], rtol=1e-5
     )
-    session.set_means(frozenset(MEANS))
+    session.set_means(frozenset(AVERAGEABLE_DIMS))
     np.testing.assert_allclose(viewer.layers["R2G"].data[0, 0, 0, 0], truth["ulam"], rtol=1e-5)
     assert not browser.loading.isVisible()
 
@@ -437,7 +443,7 @@ def test_the_chooser_swaps_the_sample_and_keeps_sliders_and_looks(
     assert browser.maps.text() == "read from maps.zarr"
     wait(lambda: len(session.samples) == 2)
     browser.samples.setCurrentText("second")
-    wait(lambda: session.rows[0].origin.sample == "second")
+    wait(lambda: session.rows[0].source.sample == "second")
     generated, reference = _halves(_shot(viewer))
     np.testing.assert_array_equal(generated, _stored(run, "second", "generated"))
     np.testing.assert_array_equal(reference, _stored(run, "second", "reference"))
@@ -463,13 +469,13 @@ def test_the_chooser_adds_and_removes_what_only_one_sample_has(
     session = session_of(viewer)
     wait(lambda: len(session.samples) == 2)
     browser.samples.setCurrentText("token")
-    wait(lambda: session.rows[0].origin.sample == "token")
+    wait(lambda: session.rows[0].source.sample == "token")
     assert "G2R" not in viewer.layers
     assert "one reference token" in browser.maps.text()
     assert "similarity" in viewer.canvas.overlays.text.text
     assert viewer.layers["R2G"].data.shape == (2, 1, 4, 2, 8, 8)
     browser.samples.setCurrentText("grid")
-    wait(lambda: session.rows[0].origin.sample == "grid")
+    wait(lambda: session.rows[0].source.sample == "grid")
     assert [each.name for each in viewer.layers] == full
 
 
@@ -486,7 +492,7 @@ def test_a_sample_that_cannot_be_opened_is_reported_and_the_chooser_goes_back(
     browser.samples.setCurrentText("second")
     wait(lambda: browser.samples.currentText() == "first")
     assert "got none named 'second'" in notification_manager.records[-1].message
-    assert session_of(viewer).rows[0].origin.sample == "first"
+    assert session_of(viewer).rows[0].source.sample == "first"
 
 
 def test_maps_that_cannot_be_read_are_reported_with_what_to_do(
@@ -510,7 +516,7 @@ def test_layers_of_others_are_left_alone(run: Path, open_window: Callable[..., A
     mine = viewer.add_points([[1, 1]], name="mine")
     browser = viewer.window.dock_widgets["Run browser"]
     session_of(viewer).show_sample("second")
-    wait(lambda: session_of(viewer).rows[0].origin.sample == "second")
+    wait(lambda: session_of(viewer).rows[0].source.sample == "second")
     assert mine in viewer.layers
     del viewer.layers["R2G"]
     assert not browser.samples.isEnabled()

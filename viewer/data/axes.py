@@ -14,20 +14,28 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-__all__ = ["LEVELS", "MEANS", "Names", "Place", "describe", "level_name", "names_of"]
+__all__ = [
+    "AVERAGEABLE_DIMS",
+    "LEVELS",
+    "MapAxes",
+    "SliderPosition",
+    "describe_map",
+    "level_name",
+    "read_axes",
+]
 
 # What may be averaged over, in the order of the sliders.
-MEANS: Final = (LAYER, STEP, HEAD)
+AVERAGEABLE_DIMS: Final = (LAYER, STEP, HEAD)
 # The maps that the method has a name for, by what they are means over.
 LEVELS: Final = {
-    frozenset(MEANS): "ULAM",
+    frozenset(AVERAGEABLE_DIMS): "ULAM",
     frozenset({LAYER, HEAD}): "TLAM",
     frozenset({LAYER, STEP}): "HLAM",
     frozenset({STEP, HEAD}): "LLAM",
 }
 
 
-class Place(NamedTuple):
+class SliderPosition(NamedTuple):
     """Where the sliders stand: indices of layer, step and head."""
 
     layer: int
@@ -36,7 +44,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Names:
+class MapAxes:
     """The layers, steps and heads that a sample's volumes run over.
 
     Parameters
@@ -67,15 +75,15 @@ class Names:
         """Numbers of layers, steps and heads."""
         return len(self.layers), len(self.steps), len(self.heads)
 
-    def clipped(self, position: Sequence[float]) -> Place:
+    def clipped(self, position: Sequence[float]) -> SliderPosition:
         """Return the place nearest to a position."""
         nearest = zip(position, self.shape, strict=True)
-        return Place(*(min(max(round(float(at)), 0), size - 1) for at, size in nearest))
+        return SliderPosition(*(min(max(round(float(at)), 0), size - 1) for at, size in nearest))
 
 
-def names_of(
+def read_axes(
     capture: xr.DataTree, layers: Sequence[str], steps: Sequence[int], heads: Sequence[int]
-) -> Names:
+) -> MapAxes:
     """Return the names of a sample's volumes; the layers are put into execution order."""
     from i2am.analysis.stores.layers import is_similarity
 
@@ -85,7 +93,7 @@ def names_of(
     }
     ordered = sorted(layers, key=lambda name: own[name].order)
     timesteps = capture.coords[TIMESTEP].sel({STEP: list(steps)}).to_numpy()
-    return Names(
+    return MapAxes(
         tuple(ordered),
         tuple((own[name].generated_grid[0], own[name].generated_grid[1]) for name in ordered),
         tuple(not is_similarity(nodes[name]) for name in ordered),
@@ -95,7 +103,7 @@ def names_of(
     )
 
 
-def level_name(means: frozenset[str]) -> str:
+def level_name(averaged_dims: frozenset[str]) -> str:
     """Return the method's name of maps that are means over some dimensions; empty without one.
 
     Examples
@@ -103,13 +111,13 @@ def level_name(means: frozenset[str]) -> str:
     >>> level_name(frozenset({"layer", "head"})), level_name(frozenset({"head"}))
     ('TLAM', '')
     """
-    return LEVELS.get(means, "")
+    return LEVELS.get(averaged_dims, "")
 
 
-def describe(
-    place: Place,
-    means: frozenset[str],
-    names: Names,
+def describe_map(
+    position: SliderPosition,
+    averaged_dims: frozenset[str],
+    axes: MapAxes,
     present: Mapping[str, NDArray[np.bool_]],
     *,
     is_volume: bool = False,
@@ -118,10 +126,10 @@ def describe(
 
     Parameters
     ----------
-    place : Place
-    means : frozenset of str
+    position : SliderPosition
+    averaged_dims : frozenset of str
         What is averaged over.
-    names : Names
+    axes : MapAxes
     present : mapping of "r2g" and, where it exists, "g2r" to bool array (layer, head)
         Which layers and heads have maps.
     is_volume : bool
@@ -129,42 +137,47 @@ def describe(
 
     Examples
     --------
-    >>> names = Names(("mid.attn2",), ((4, 4),), (True,), (0, 1), (981.0, 1.0), (0, 1))
-    >>> print(describe(Place(0, 1, 0), frozenset({"head"}), names, {}))
+    >>> axes = MapAxes(("mid.attn2",), ((4, 4),), (True,), (0, 1), (981.0, 1.0), (0, 1))
+    >>> print(describe_map(SliderPosition(0, 1, 0), frozenset({"head"}), axes, {}))
     mid.attn2
     4×4 patches · step 1: timestep 1 · mean over heads
     """
-    height, width = names.grids[place.layer]
+    height, width = axes.grids[position.layer]
     parts = {
         LAYER: f"{height}×{width} patches",
-        STEP: f"step {names.steps[place.step]}: timestep {names.timesteps[place.step]:g}",
-        HEAD: f"head {names.heads[place.head]}",
+        STEP: f"step {axes.steps[position.step]}: timestep {axes.timesteps[position.step]:g}",
+        HEAD: f"head {axes.heads[position.head]}",
     }
-    if is_volume and STEP not in means:
-        first, last = names.timesteps[0], names.timesteps[-1]
+    if is_volume and STEP not in averaged_dims:
+        first, last = axes.timesteps[0], axes.timesteps[-1]
         parts[STEP] = f"timesteps {first:g} (at the pictures) to {last:g}"
-    told = [parts[dim] for dim in MEANS if dim not in means]
-    if means:
-        *others, final = (f"{dim}s" for dim in MEANS if dim in means)
+    told = [parts[dim] for dim in AVERAGEABLE_DIMS if dim not in averaged_dims]
+    if averaged_dims:
+        *others, final = (f"{dim}s" for dim in AVERAGEABLE_DIMS if dim in averaged_dims)
         told.append("mean over " + " and ".join(filter(None, (", ".join(others), final))))
     lines = [" · ".join(told)]
-    if level := level_name(means):
+    if level := level_name(averaged_dims):
         lines[0] = f"{level} · {lines[0]}"
-    if LAYER not in means:
-        lines.insert(0, names.layers[place.layer])
-        lines += [f"no {role.upper()} map {why}" for role, why in _absent(place, means, present)]
-        if not names.causal[place.layer]:
+    if LAYER not in averaged_dims:
+        lines.insert(0, axes.layers[position.layer])
+        lines += [
+            f"no {role.upper()} map {why}"
+            for role, why in _absent(position, averaged_dims, present)
+        ]
+        if not axes.causal[position.layer]:
             lines.append("one reference token: R2G is a similarity, not a cause")
     return "\n".join(lines)
 
 
 def _absent(
-    place: Place, means: frozenset[str], present: Mapping[str, NDArray[np.bool_]]
+    position: SliderPosition,
+    averaged_dims: frozenset[str],
+    present: Mapping[str, NDArray[np.bool_]],
 ) -> list[tuple[str, str]]:
     found = []
     for role, where in present.items():
-        if not where[place.layer].any():
+        if not where[position.layer].any():
             found.append((role, "of this layer"))
-        elif HEAD not in means and not where[place.layer, place.head]:
+        elif HEAD not in averaged_dims and not where[position.layer, position.head]:
             found.append((role, "of this layer and head"))
     return found

@@ -6,12 +6,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from i2am.viewer.data.map_readers import Maps
+from i2am.viewer.data.map_readers import MapReader
 from i2am.viewer.data.volume import LoadedMaps
 
 __all__ = ["Loader"]
 
-Piece = tuple[int, list[int]]
+Batch = tuple[int, list[int]]
 
 
 class Loader:
@@ -19,7 +19,7 @@ class Loader:
 
     Parameters
     ----------
-    maps : Maps
+    reader : MapReader
         Reads them.
     loaded : mapping of direction to LoadedMaps
         Takes them; all of the same layers and steps.
@@ -36,15 +36,15 @@ class Loader:
 
     def __init__(
         self,
-        maps: Maps,
+        maps: MapReader,
         loaded: Mapping[str, LoadedMaps],
         arrived: Callable[[], object] = lambda: None,
         failed: Callable[[Exception], object] = lambda _: None,
     ) -> None:
-        self._maps, self._loaded = maps, loaded
+        self._reader, self._loaded = maps, loaded
         self._arrived, self._failed = arrived, failed
         self.error: Exception | None = None
-        self._wanted: deque[Piece] = deque()
+        self._wanted: deque[Batch] = deque()
         self._is_stopped = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="i2am-maps", daemon=True)
@@ -61,23 +61,25 @@ class Loader:
         """Wait until all is read."""
         self._thread.join(timeout_s)
 
-    def want(self, layers: Sequence[int], steps: Sequence[int]) -> bool:
+    def prioritize(self, layers: Sequence[int], steps: Sequence[int]) -> bool:
         """Read these before all others; of earlier wishes only what is under way stays."""
         # One step of each layer first: a mean over some of all is a fair estimate.
         middle = steps[len(steps) // 2]
-        wanted = [(layer, self._maps.soonest(layer, middle)) for layer in layers]
+        wanted = [(layer, self._reader.preview_steps(layer, middle)) for layer in layers]
         if len(steps) > 1:
-            wanted += [(layer, piece) for layer in layers for piece in self._maps.pieces(layer)]
+            wanted += [
+                (layer, batch) for layer in layers for batch in self._reader.step_batches(layer)
+            ]
         with self._lock:
             self._wanted = deque(wanted)
         return True
 
-    def read_now(self, layers: Sequence[int], steps: Sequence[int]) -> bool:
+    def read_blocking(self, layers: Sequence[int], steps: Sequence[int]) -> bool:
         """Read in the caller's thread, for one who cannot be told later."""
         for layer in layers:
-            for piece in self._maps.pieces(layer):
-                if not set(piece).isdisjoint(steps):
-                    self._read(layer, piece)
+            for batch in self._reader.step_batches(layer):
+                if not set(batch).isdisjoint(steps):
+                    self._read(layer, batch)
         return True
 
     def _missing(self, layer: int, steps: Sequence[int]) -> list[int]:
@@ -87,7 +89,7 @@ class Loader:
 
     def _run(self) -> None:
         first: Exception | None = None
-        for layer, steps in self._pieces():
+        for layer, steps in self._batches():
             try:
                 self._read(layer, steps)
             except Exception as e:  # noqa: BLE001  # whatever it is, the user is told
@@ -100,16 +102,16 @@ class Loader:
         self.error = first
         self._arrived()
 
-    def _pieces(self) -> Iterator[Piece]:
+    def _batches(self) -> Iterator[Batch]:
         """Yield what is wished for, and between wishes everything else."""
         rest = iter(self._everything())
         while not self._is_stopped:
-            piece = self._next_wish() or next(rest, None)
-            if piece is None:
+            batch = self._next_wanted() or next(rest, None)
+            if batch is None:
                 return
-            yield piece
+            yield batch
 
-    def _next_wish(self) -> Piece | None:
+    def _next_wanted(self) -> Batch | None:
         with self._lock:
             while self._wanted:
                 layer, steps = self._wanted.popleft()
@@ -117,9 +119,9 @@ class Loader:
                     return layer, steps
         return None
 
-    def _everything(self) -> Iterable[Piece]:
-        for layer in range(len(next(iter(self._loaded.values())).names.layers)):
-            for steps in self._maps.pieces(layer):
+    def _everything(self) -> Iterable[Batch]:
+        for layer in range(len(next(iter(self._loaded.values())).axes.layers)):
+            for steps in self._reader.step_batches(layer):
                 if self._missing(layer, steps):
                     yield layer, steps
 
@@ -127,6 +129,6 @@ class Loader:
         missing = self._missing(layer, steps)
         if not missing:
             return
-        maps = self._maps.read(layer, missing)
+        maps = self._reader.read(layer, missing)
         for direction, loaded in self._loaded.items():
             loaded.add(layer, missing, maps.get(direction))

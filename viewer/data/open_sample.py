@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, PLANES, STEP
 from i2am.schemas.directions import DIRECTIONS
 from i2am.schemas.errors import StoreError
-from i2am.viewer.data.axes import MEANS, Names, names_of
-from i2am.viewer.data.map_readers import ComputedMaps, StoredMaps
-from i2am.viewer.data.sample import Origin, Row
+from i2am.viewer.data.axes import AVERAGEABLE_DIMS, MapAxes, read_axes
+from i2am.viewer.data.map_readers import ComputedMapReader, StoredMapReader
+from i2am.viewer.data.sample import SampleSource, SampleView
 from i2am.viewer.data.scores import MapSpread
 from i2am.viewer.data.volume import LoadedMaps, MapVolume
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
     from i2am.analysis import Run
 
-__all__ = ["Store", "open_row", "run_of_maps"]
+__all__ = ["Store", "open_view", "run_of_maps"]
 
 Store = str | PathLike[str]
 
 
-def open_row(
+def open_view(
     run: Store | Run,
     sample: str | None = None,
     maps: Store | None = None,
     *,
     guidance: str = CONDITIONAL,
     normalisation: str = "mass",
-) -> Row:
+) -> SampleView:
     """Open one sample of a run.
 
     Parameters
@@ -69,15 +69,15 @@ def open_row(
         raise StoreError(msg)
     capture = opened[name]
     found = find_maps(path) if maps is None else os.fspath(maps)
-    origin = Origin(
+    source = SampleSource(
         path, name, None if found is None else str(found), False, guidance, normalisation
     )
     if found is not None:
         store = open_maps(found)
         options = store.attributes.get("options") or {}
         if (options.get("guidance") or CONDITIONAL) == guidance and name in store:
-            return _stored_row(capture, store[name], origin, store.attributes["normalisation"])
-    return _computed_row(capture, replace(origin, computed=True))
+            return _stored_view(capture, store[name], source, store.attributes["normalisation"])
+    return _computed_view(capture, replace(source, computed=True))
 
 
 def run_of_maps(maps: Store) -> tuple[Run, str]:
@@ -99,63 +99,63 @@ def run_of_maps(maps: Store) -> tuple[Run, str]:
     return run_of(store), first
 
 
-def _stored_row(
-    capture: xr.DataTree, stored: xr.DataTree, origin: Origin, normalisation: str
-) -> Row:
+def _stored_view(
+    capture: xr.DataTree, stored: xr.DataTree, source: SampleSource, normalisation: str
+) -> SampleView:
     from i2am.analysis.stores.layers import reference_image
 
     volumes = {d: stored[d].dataset["volume"] for d in PLANES if d in stored.children}
-    volumes = {d: one.transpose(*MEANS, *PLANES[d]) for d, one in volumes.items()}
+    volumes = {d: one.transpose(*AVERAGEABLE_DIMS, *PLANES[d]) for d, one in volumes.items()}
     r2g = volumes["r2g"]
     layers = list(dict.fromkeys(str(n) for one in volumes.values() for n in one[LAYER].values))
     heads = {int(head) for one in volumes.values() for head in one[HEAD].values}
     # A dimension without a coordinate would be counted.
     steps = (r2g if STEP in r2g.coords else capture).coords[STEP].values
-    names = names_of(capture, layers, [int(step) for step in steps], sorted(heads))
+    axes = read_axes(capture, layers, [int(step) for step in steps], sorted(heads))
     images = _images(capture, reference_image(capture, stored))
-    is_as_stored = normalisation == origin.normalisation
-    factors = {} if is_as_stored else _factors(capture, names, volumes, origin.normalisation)
-    spreads = {d: MapSpread(names.shape, _mask(images, d)) for d in volumes}
+    is_as_stored = normalisation == source.normalisation
+    factors = {} if is_as_stored else _factors(capture, axes, volumes, source.normalisation)
+    spreads = {d: MapSpread(axes.shape, _mask(images, d)) for d in volumes}
     shown = {}
     for direction, one in volumes.items():
         loaded = LoadedMaps(
-            names,
-            _present_in(one, names),
+            axes,
+            _present_in(one, axes),
             (one.shape[-2], one.shape[-1]),
-            levels=_levels(stored.children[direction], one, names) if is_as_stored else None,
+            levels=_levels(stored.children[direction], one, axes) if is_as_stored else None,
             added=spreads[direction].add,
         )
         shown[direction] = MapVolume(loaded)
-    source = StoredMaps(volumes, names, factors)
-    return Row(origin, capture, names, images, shown, spreads, source, stored)
+    reader = StoredMapReader(volumes, axes, factors)
+    return SampleView(source, capture, axes, images, shown, spreads, reader, stored)
 
 
-def _computed_row(capture: xr.DataTree, origin: Origin) -> Row:
+def _computed_view(capture: xr.DataTree, source: SampleSource) -> SampleView:
     from i2am.analysis.kernel.resize import largest_grid
     from i2am.analysis.stores.layers import select_layers
 
-    selected = select_layers(capture, guidance=origin.guidance)
+    selected = select_layers(capture, guidance=source.guidance)
     heads = sorted({head for layer in selected for head in layer.heads})
     steps = [int(step) for step in capture.coords[STEP].values]
-    names = names_of(capture, [layer.name for layer in selected], steps, heads)
+    axes = read_axes(capture, [layer.name for layer in selected], steps, heads)
     images = _images(capture, selected[0].attributes.reference_image())
     grids = {"r2g": largest_grid(layer.attributes.generated_grid for layer in selected)}
     references = [g for one in selected if one.has_g2r and (g := one.attributes.reference_grid)]
     if references:
         grids["g2r"] = largest_grid(references)
     own = {layer.name: layer for layer in selected}
-    spreads = {d: MapSpread(names.shape, _mask(images, d)) for d in grids}
+    spreads = {d: MapSpread(axes.shape, _mask(images, d)) for d in grids}
     volumes = {}
     for direction, grid in grids.items():
         present = np.zeros((len(selected), len(heads)), bool)
-        for i, name in enumerate(names.layers):
+        for i, name in enumerate(axes.layers):
             if direction == "r2g" or own[name].has_g2r:
                 present[i, [heads.index(head) for head in own[name].heads]] = True
-        loaded = LoadedMaps(names, present, (grid[0], grid[1]), added=spreads[direction].add)
+        loaded = LoadedMaps(axes, present, (grid[0], grid[1]), added=spreads[direction].add)
         volumes[direction] = MapVolume(loaded)
-    is_density = origin.normalisation == "density"
-    source = ComputedMaps([own[n] for n in names.layers], names, grids, density=is_density)
-    return Row(origin, capture, names, images, volumes, spreads, source)
+    is_density = source.normalisation == "density"
+    reader = ComputedMapReader([own[n] for n in axes.layers], axes, grids, density=is_density)
+    return SampleView(source, capture, axes, images, volumes, spreads, reader)
 
 
 def _images(capture: xr.DataTree, reference: str) -> dict[str, NDArray[np.uint8]]:
@@ -183,16 +183,16 @@ def _mask(images: dict[str, NDArray[np.uint8]], direction: str) -> NDArray[np.fl
     return shares if 0 < shares.mean() < 1 else None
 
 
-def _present_in(volume: xr.DataArray, names: Names) -> NDArray[np.bool_]:
+def _present_in(volume: xr.DataArray, axes: MapAxes) -> NDArray[np.bool_]:
     """Return which layers and heads may have maps; what a layer lacks shows when it is read."""
-    layers = np.isin(names.layers, volume[LAYER].values)
-    heads = np.isin(names.heads, volume[HEAD].values)
+    layers = np.isin(axes.layers, volume[LAYER].values)
+    heads = np.isin(axes.heads, volume[HEAD].values)
     there: NDArray[np.bool_] = layers[:, None] & heads
     return there
 
 
 def _factors(
-    capture: xr.DataTree, names: Names, directions: Any, normalisation: str
+    capture: xr.DataTree, axes: MapAxes, directions: Any, normalisation: str
 ) -> dict[str, NDArray[np.float32]]:
     """Return what takes each layer's stored maps to the other normalisation."""
     from i2am.analysis.stores.layers import layer_attributes, token_count
@@ -200,15 +200,15 @@ def _factors(
     own = layer_attributes(capture)
     nodes = capture["layers"].children
     positions = {
-        "r2g": [own[name].generated_tokens() for name in names.layers],
-        "g2r": [token_count(nodes[name].dataset) for name in names.layers],
+        "r2g": [own[name].generated_tokens() for name in axes.layers],
+        "g2r": [token_count(nodes[name].dataset) for name in axes.layers],
     }
     power = 1 if normalisation == "density" else -1
     return {d: np.array(positions[d], np.float32) ** power for d in directions}
 
 
 def _levels(
-    node: xr.DataTree, volume: xr.DataArray, names: Names
+    node: xr.DataTree, volume: xr.DataArray, axes: MapAxes
 ) -> dict[frozenset[str], NDArray[np.float32]]:
     """Return the stored means by what they are over, where they run over all layers and heads.
 
@@ -216,9 +216,9 @@ def _levels(
     """
     found = {}
     kept = {"ulam": (), "hlam": (HEAD,), "llam": (LAYER,)}
-    full = {LAYER: list(names.layers), HEAD: list(names.heads)}
+    full = {LAYER: list(axes.layers), HEAD: list(axes.heads)}
     for level, dims in kept.items():
         if level in node.dataset and all(volume[dim].values.tolist() == full[dim] for dim in dims):
             array = node.dataset[level].transpose(*dims, *volume.dims[-2:])
-            found[frozenset(MEANS) - set(dims)] = np.asarray(array, np.float32)
+            found[frozenset(AVERAGEABLE_DIMS) - set(dims)] = np.asarray(array, np.float32)
     return found

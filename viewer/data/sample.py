@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from i2am.analysis.stores.layers import askable_layers, layer_attributes
 from i2am.schemas.attributes import ATTRIBUTE_KEY, CaptureAttributes, LayerAttributes
 from i2am.schemas.dims import CONDITIONAL, GUIDANCE
-from i2am.viewer.data.axes import Names
+from i2am.viewer.data.axes import MapAxes
 from i2am.viewer.data.loader import Loader
-from i2am.viewer.data.map_readers import Maps
+from i2am.viewer.data.map_readers import MapReader
 from i2am.viewer.data.scores import MapSpread
 from i2am.viewer.data.volume import MapVolume
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
     from i2am.analysis import Questions
 
-__all__ = ["Origin", "Row"]
+__all__ = ["SampleSource", "SampleView"]
 
 
 @dataclass(frozen=True)
-class Origin:
+class SampleSource:
     """What is in view, and how it was analysed.
 
     Parameters
@@ -54,15 +54,15 @@ class Origin:
 
 
 @dataclass(eq=False)
-class Row:
+class SampleView:
     """A sample in view.
 
     Parameters
     ----------
-    origin : Origin
+    source : SampleSource
     capture : DataTree
         As `i2am.analysis.open_run` gives it.
-    names : Names
+    axes : MapAxes
         Of the positions along the sliders.
     images : dict of str to array
         The stored pictures and masks; ``reference`` is the one that the maps' layers look at.
@@ -70,19 +70,19 @@ class Row:
         "r2g" and, where it exists, "g2r".
     spreads : dict of str to MapSpread
         Of the maps of each volume.
-    source : Maps
-        What fills the volumes.
+    reader : MapReader
+        Reads the maps of the volumes.
     stored : DataTree or None
         The maps that were stored.
     """
 
-    origin: Origin
+    source: SampleSource
     capture: xr.DataTree
-    names: Names
+    axes: MapAxes
     images: dict[str, NDArray[np.uint8]]
     volumes: dict[str, MapVolume]
     spreads: dict[str, MapSpread]
-    source: Maps
+    reader: MapReader
     stored: xr.DataTree | None = None
 
     @cached_property
@@ -100,7 +100,7 @@ class Row:
         """What answers questions about patches; from any thread."""
         from i2am.analysis import Questions
 
-        own: Any = self.origin
+        own: Any = self.source
         return Questions(self.capture, guidance=own.guidance, normalisation=own.normalisation)
 
     @property
@@ -120,7 +120,7 @@ class Row:
         """Return why a sample has no G2R map; empty if it has one."""
         if "g2r" in self.volumes:
             return ""
-        if not any(self.names.causal):
+        if not any(self.axes.causal):
             return (
                 "R2G only, and as a similarity, not a cause: with one reference token "
                 "the attention to it is always 1."
@@ -134,4 +134,4 @@ class Row:
     ) -> Loader:
         """Return what loads the maps; see `Loader` for what it calls."""
         loaded = {direction: volume.loaded for direction, volume in self.volumes.items()}
-        return Loader(self.source, loaded, arrived, failed)
+        return Loader(self.reader, loaded, arrived, failed)

@@ -16,7 +16,7 @@ from i2am.analysis.figures.captions import DIRECTIONS, absence
 from i2am.analysis.stores.layers import Direction
 from i2am.schemas import directions
 from i2am.schemas.dims import PLANES
-from i2am.viewer.data.axes import Place
+from i2am.viewer.data.axes import SliderPosition
 from i2am.viewer.data.volume import MapVolume
 
 __all__ = [
@@ -104,8 +104,8 @@ def score_maps_in_view(
     capture: xr.DataTree,
     volumes: Mapping[str, MapVolume],
     spreads: Mapping[str, MapSpread],
-    place: Place,
-    means: frozenset[str],
+    position: SliderPosition,
+    averaged_dims: frozenset[str],
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
     """Return the scores of a sample's maps in view, and why there are none of something.
 
@@ -114,9 +114,9 @@ def score_maps_in_view(
     capture : DataTree
         As `i2am.analysis.open_run` gives it.
     volumes, spreads : mapping of direction to MapVolume and to MapSpread
-    place : Place
+    position : SliderPosition
         Where the sliders stand.
-    means : frozenset of str
+    averaged_dims : frozenset of str
         What is averaged over.
 
     Returns
@@ -132,8 +132,8 @@ def score_maps_in_view(
             notes.append(absence(capture, direction))
             continue
         volume, mask = volumes[direction], spreads[direction].mask
-        own = volume.to_own_position(place, means)
-        plane = None if own is None else volume.loaded.plane(own, means)
+        own = volume.to_own_position(position, averaged_dims)
+        plane = None if own is None else volume.loaded.plane(own, averaged_dims)
         if plane is None and own is not None:
             notes.append(f"{direction.upper()}: not loaded yet.")
         elif plane is None or not np.isfinite(plane).all():
@@ -172,18 +172,18 @@ def why_no_curves(
     capture: xr.DataTree,
     spreads: Mapping[str, MapSpread],
     direction: Direction,
-    place: Place | None,
+    position: SliderPosition | None,
 ) -> str:
     """Return why a sample has no curves over the timesteps; empty if it has.
 
     Parameters
     ----------
-    place : Place or None
+    position : SliderPosition or None
         The sample's own indices of where the sliders stand; None where it has no such.
     """
     if direction not in spreads:
         return absence(capture, direction)
-    if place is None:
+    if position is None:
         return "This sample has no such layer, step or head."
     if spreads[direction].mask is None:
         return f"No curves: {_why_no_mask(direction)}."

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2am.schemas.dims import HEAD, LAYER, STEP
-from i2am.viewer.data.axes import MEANS, Names, Place
+from i2am.viewer.data.axes import AVERAGEABLE_DIMS, MapAxes, SliderPosition
 
 __all__ = ["AXES", "LoadedMaps", "MapVolume"]
 
@@ -35,7 +35,7 @@ class LoadedMaps:
 
     Parameters
     ----------
-    names : Names
+    axes : MapAxes
     present : bool array (layer, head)
         Which layers and heads have maps.
     grid : (height, width)
@@ -49,7 +49,7 @@ class LoadedMaps:
 
     def __init__(
         self,
-        names: Names,
+        axes: MapAxes,
         present: NDArray[np.bool_],
         grid: tuple[int, int],
         *,
@@ -57,9 +57,9 @@ class LoadedMaps:
         added: Callable[[int, Sequence[int], Floats], object] = lambda *_: None,
         max_memory_bytes: int = _MAX_MEMORY_BYTES,
     ) -> None:
-        self.names, self.present, self.grid = names, present, grid
+        self.axes, self.present, self.grid = axes, present, grid
         self._levels, self._added = dict(levels or {}), added
-        layers, steps, heads = names.shape
+        layers, steps, heads = axes.shape
         self._values = _empty((layers, steps, heads, *grid), max_memory_bytes)
         self._loaded = np.zeros((layers, steps), bool)
         # Sums of what is loaded, of each position along one axis: most means come from them.
@@ -97,21 +97,26 @@ class LoadedMaps:
                 self._loaded[layer, at] = True
         self._loaded[layer, at] = True
 
-    def selection(self, place: Place, means: frozenset[str]) -> tuple[list[int], list[int]]:
+    def selection(
+        self, position: SliderPosition, averaged_dims: frozenset[str]
+    ) -> tuple[list[int], list[int]]:
         """Return the layers and steps whose maps make up the one at a place."""
-        layers, steps, _ = self.names.shape
+        layers, steps, _ = self.axes.shape
         return (
-            list(range(layers)) if LAYER in means else [place.layer],
-            list(range(steps)) if STEP in means else [place.step],
+            list(range(layers)) if LAYER in averaged_dims else [position.layer],
+            list(range(steps)) if STEP in averaged_dims else [position.step],
         )
 
-    def plane(self, place: Place, means: frozenset[str]) -> Floats | None:
+    def plane(self, position: SliderPosition, averaged_dims: frozenset[str]) -> Floats | None:
         """Return the map (y, x) at a place: the mean over what is averaged over.
 
         Of what is loaded; None where nothing of it is, NaN where there is no such map.
         """
-        at = tuple(slice(None) if dim in means else place[i] for i, dim in enumerate(MEANS))
-        if (stored := self._levels.get(means)) is not None:
+        at = tuple(
+            slice(None) if dim in averaged_dims else position[i]
+            for i, dim in enumerate(AVERAGEABLE_DIMS)
+        )
+        if (stored := self._levels.get(averaged_dims)) is not None:
             whole: Floats = stored[tuple(i for i in at if not isinstance(i, slice))]
             return whole
         with self._lock:
@@ -120,9 +125,9 @@ class LoadedMaps:
             if not count:
                 is_pending = not self._loaded[at[:2]].all() and self.present[at[0], at[2]].any()
                 return None if is_pending else np.full(self.grid, np.nan, np.float32)
-            left = [dim for dim in MEANS if dim not in means]
+            left = [dim for dim in AVERAGEABLE_DIMS if dim not in averaged_dims]
             if len(left) == 1:
-                total = self._sums_of[left[0]][place[MEANS.index(left[0])]]
+                total = self._sums_of[left[0]][position[AVERAGEABLE_DIMS.index(left[0])]]
             elif not left:
                 total = self._sums_of[LAYER].sum(axis=0)
             else:
@@ -131,9 +136,11 @@ class LoadedMaps:
             mean: Floats = (total / count).astype(np.float32)
         return mean
 
-    def is_whole(self, place: Place, means: frozenset[str]) -> bool:
+    def is_whole(self, position: SliderPosition, averaged_dims: frozenset[str]) -> bool:
         """Whether the map at a place will not change any more."""
-        return means in self._levels or not self.missing(*self.selection(place, means))
+        return averaged_dims in self._levels or not self.missing(
+            *self.selection(position, averaged_dims)
+        )
 
 
 class MapVolume:
@@ -149,7 +156,7 @@ class MapVolume:
     ----------
     samples : int
         Length of the sample axis.
-    means : frozenset of str
+    averaged_dims : frozenset of str
         What is averaged over.
     threshold : float
         Of a map's own range: what is below is drawn clear.
@@ -165,42 +172,47 @@ class MapVolume:
     def __init__(self, loaded: LoadedMaps) -> None:
         self.loaded = loaded
         self.samples = 1
-        self.means: frozenset[str] = frozenset()
+        self.averaged_dims: frozenset[str] = frozenset()
         self.threshold = 0.0
         self.request: Callable[[Sequence[int], Sequence[int]], object] = lambda *_: None
         self.is_display_final = False
-        self._outer = loaded.names
-        self._own: list[list[int | None]] = [list(range(size)) for size in loaded.names.shape]
+        self._outer = loaded.axes
+        self._own: list[list[int | None]] = [list(range(size)) for size in loaded.axes.shape]
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Sizes along `AXES`."""
         return (self.samples, *self._outer.shape, *self.loaded.grid)
 
-    def align(self, outer: Names) -> None:
+    def align(self, outer: MapAxes) -> None:
         """Run over the positions of another sample, by the labels that both have."""
         self._outer = outer
         pairs = zip(
-            (self.loaded.names.layers, self.loaded.names.steps, self.loaded.names.heads),
+            (self.loaded.axes.layers, self.loaded.axes.steps, self.loaded.axes.heads),
             (outer.layers, outer.steps, outer.heads),
             strict=True,
         )
         self._own = [[_index(list(own), label) for label in others] for own, others in pairs]
 
-    def to_own_position(self, place: Place, means: frozenset[str]) -> Place | None:
+    def to_own_position(
+        self, position: SliderPosition, averaged_dims: frozenset[str]
+    ) -> SliderPosition | None:
         """Return this volume's own indices of a place of the sliders; None where it has no such."""
-        at = [own[i] for own, i in zip(self._own, place, strict=True)]
-        if any(i is None and dim not in means for dim, i in zip(MEANS, at, strict=True)):
+        at = [own[i] for own, i in zip(self._own, position, strict=True)]
+        if any(
+            i is None and dim not in averaged_dims
+            for dim, i in zip(AVERAGEABLE_DIMS, at, strict=True)
+        ):
             return None
-        return Place(*(i or 0 for i in at))
+        return SliderPosition(*(i or 0 for i in at))
 
-    def displayed_slice(self, place: Place) -> Floats:
+    def displayed_slice(self, position: SliderPosition) -> Floats:
         """Return the map at a place as it is displayed: clear (NaN) where it is not there yet."""
-        own = self.to_own_position(place, self.means)
-        if own is not None and not self.loaded.is_whole(own, self.means):
+        own = self.to_own_position(position, self.averaged_dims)
+        if own is not None and not self.loaded.is_whole(own, self.averaged_dims):
             self.is_display_final = False
-            self.request(*self.loaded.selection(own, self.means))
-        plane = None if own is None else self.loaded.plane(own, self.means)
+            self.request(*self.loaded.selection(own, self.averaged_dims))
+        plane = None if own is None else self.loaded.plane(own, self.averaged_dims)
         if plane is None:
             return np.full(self.loaded.grid, np.nan, np.float32)
         if self.threshold <= 0:
@@ -214,7 +226,7 @@ class MapVolume:
         full = (*given, *(slice(None),) * (self.ndim - len(given)))
         axes = [np.atleast_1d(np.arange(n)[k]) for n, k in zip(self.shape, full, strict=True)]
         self.is_display_final = True
-        planes = [self.displayed_slice(Place(*map(int, at))) for at in product(*axes[1:4])]
+        planes = [self.displayed_slice(SliderPosition(*map(int, at))) for at in product(*axes[1:4])]
         leading = [len(axis) for axis in axes[1:4]]
         values = np.broadcast_to(
             np.reshape(planes, (1, *leading, *self.loaded.grid)),

@@ -17,7 +17,7 @@ from i2am.files import written_whole
 from i2am.schemas.dims import STEP
 from i2am.schemas.errors import AnalysisError, StoreError
 from i2am.schemas.optional import require
-from i2am.viewer.data.axes import describe
+from i2am.viewer.data.axes import describe_map
 from i2am.viewer.data.volume import MapVolume
 from i2am.viewer.export.pictures import Pixels, check_export_file, figure_picture, with_caption
 
@@ -178,11 +178,11 @@ class Walk(QObject):  # type: ignore[misc]  # Qt has no types here
     ) -> None:
         super().__init__()
         self.check(session)
-        self.stops = list(range(0, len(session.rows[0].names.steps), every))
+        self.stops = list(range(0, len(session.rows[0].axes.steps), every))
         self._session, self._scale = session, scale
         self._path = check_animation_file(path, overwrite=overwrite)
         self._frames_per_second, self._overwrite = frames_per_second, overwrite
-        self._start = session.place.step
+        self._start = session.position.step
         self._taken = 0
         self._refreshed = False
         self._stopped_by: Exception | None = None
@@ -199,8 +199,8 @@ class Walk(QObject):  # type: ignore[misc]  # Qt has no types here
         if not session.rows:
             msg = "Expected a run to animate, got none, at the window. Open one: drop it there."
             raise AnalysisError(msg)
-        if STEP in session.means or session.viewer.dims.ndisplay == 3:
-            is_mean = STEP in session.means
+        if STEP in session.averaged_dims or session.viewer.dims.ndisplay == 3:
+            is_mean = STEP in session.averaged_dims
             got, switch = (
                 ("the mean over", "mean over timesteps") if is_mean else ("a view of", "3-D")
             )
@@ -239,11 +239,11 @@ class Walk(QObject):  # type: ignore[misc]  # Qt has no types here
 
     def _is_drawn(self, step: int) -> bool:
         session = self._session
-        if session.place.step != step:
+        if session.position.step != step:
             session.go_to(step=step)
             self._refreshed = False
         if not all(
-            _is_whole(volume, session) for row in session.rows for volume in row.volumes.values()
+            _is_whole(volume, session) for view in session.rows for volume in view.volumes.values()
         ):
             if session.load_error is not None:
                 raise session.load_error
@@ -287,7 +287,7 @@ class Walk(QObject):  # type: ignore[misc]  # Qt has no types here
     def _end(self, error: Exception | None) -> None:
         self._timer.stop()
         if self._session.rows:
-            is_mean = STEP in self._session.means  # going to a step ends it
+            is_mean = STEP in self._session.averaged_dims  # going to a step ends it
             self._session.go_to(step=self._start)
             self._session.set_mean(STEP, is_mean)
         if error is None:
@@ -303,12 +303,12 @@ class _Cancelled(Exception):  # no error: the user wanted it
 
 def caption_of(session: Any) -> str:
     """Return what is in view in words, for below a picture; of the first sample where two are."""
-    row = session.rows[0]
-    present = {direction: volume.loaded.present for direction, volume in row.volumes.items()}
-    words = describe(session.place, session.means, row.names, present)
-    return f"{row.origin.sample} · {words}"
+    view = session.rows[0]
+    present = {direction: volume.loaded.present for direction, volume in view.volumes.items()}
+    words = describe_map(session.position, session.averaged_dims, view.axes, present)
+    return f"{view.source.sample} · {words}"
 
 
 def _is_whole(volume: MapVolume, session: Any) -> bool:
-    own = volume.to_own_position(session.place, session.means)
-    return own is None or volume.loaded.is_whole(own, session.means)
+    own = volume.to_own_position(session.position, session.averaged_dims)
+    return own is None or volume.loaded.is_whole(own, session.averaged_dims)

@@ -9,10 +9,10 @@ from i2am.analysis.stores.layers import Direction, token_count
 from i2am.analysis.stores.reader import open_maps
 from i2am.schemas.dims import HEAD, LAYER, STEP
 from i2am.schemas.errors import AnalysisError
-from i2am.viewer.data.axes import MEANS, Place, level_name
+from i2am.viewer.data.axes import AVERAGEABLE_DIMS, SliderPosition, level_name
 
 if TYPE_CHECKING:
-    from i2am.viewer.data.sample import Row
+    from i2am.viewer.data.sample import SampleView
     from i2am.viewer.picking.pick import Pick
 
 __all__ = ["recipe", "sram_recipe"]
@@ -21,16 +21,18 @@ __all__ = ["recipe", "sram_recipe"]
 _STORED: Final = {"ULAM": (), "HLAM": (HEAD,), "LLAM": (LAYER,)}
 
 
-def recipe(row: Row, direction: Direction, place: Place, means: frozenset[str]) -> str:
+def recipe(
+    view: SampleView, direction: Direction, position: SliderPosition, averaged_dims: frozenset[str]
+) -> str:
     """Return a script whose ``attention`` is the map in view, before any display option.
 
     Parameters
     ----------
-    row : Row
+    view : SampleView
     direction : "r2g" or "g2r"
-    place : Place
+    position : SliderPosition
         Indices of layer, step and head.
-    means : frozenset of str
+    averaged_dims : frozenset of str
         Of "layer", "step" and "head": what is averaged over.
 
     Raises
@@ -38,41 +40,41 @@ def recipe(row: Row, direction: Direction, place: Place, means: frozenset[str]) 
     AnalysisError
         If there is no such map.
     """
-    _check_there(row, direction, place, means)
-    labels = _labels(row, place, means)
+    _check_there(view, direction, position, averaged_dims)
+    labels = _labels(view, position, averaged_dims)
     words = ", ".join(f"{dim} {label!r}" for dim, label in labels.items())
-    over = " and ".join(f"{dim}s" for dim in MEANS if dim in means)
+    over = " and ".join(f"{dim}s" for dim in AVERAGEABLE_DIMS if dim in averaged_dims)
     title = ", ".join(filter(None, (words, f"mean over {over}" if over else "")))
-    head = f'"""{direction.upper()} of sample {row.origin.sample!r}: {title}."""'
-    selection = _selection(row, direction, labels, means)
+    head = f'"""{direction.upper()} of sample {view.source.sample!r}: {title}."""'
+    selection = _selection(view, direction, labels, averaged_dims)
     needed = ["import xarray as xr", ""] if any("xr." in line for line in selection) else []
-    return "\n".join([head, "", *needed, *_opening(row), *selection]) + "\n"
+    return "\n".join([head, "", *needed, *_opening(view), *selection]) + "\n"
 
 
-def sram_recipe(row: Row, pick: Pick) -> str:
+def sram_recipe(view: SampleView, pick: Pick) -> str:
     """Return a script whose ``attention`` is what a picked place read on the other picture.
 
     Parameters
     ----------
-    row : Row
+    view : SampleView
         The sample that the pick is in.
     pick : Pick
     """
     asked = {
         name: labels
-        for name, labels in pick.asked(row).items()
+        for name, labels in pick.asked(view).items()
         # Stored maps may be of fewer steps than were captured: then they are all named.
-        if getattr(pick, name) or row.stored is not None
+        if getattr(pick, name) or view.stored is not None
     }
     top, left, bottom, right = pick.area
-    size = row.images[pick.side].shape[:2]
+    size = view.images[pick.side].shape[:2]
     lines = [
-        f'"""SRAM of sample {row.origin.sample!r}: {pick.title()}."""',
+        f'"""SRAM of sample {view.source.sample!r}: {pick.title()}."""',
         "",
         *([] if pick.is_point else ["import numpy as np", ""]),
         "from i2am.analysis import open_run, sram",
         "",
-        _open_sample(row),
+        _open_sample(view),
     ]
     if not pick.is_point:
         lines += [f"region = np.zeros({size}, bool)"]
@@ -82,40 +84,44 @@ def sram_recipe(row: Row, pick: Pick) -> str:
         "    sample,",
         f"    {pick.side}={(top, left) if pick.is_point else 'region'},",
         *(f"    {name}={labels!r}," for name, labels in asked.items()),
-        f"    guidance={row.origin.guidance!r},",
-        f"    normalisation={row.origin.normalisation!r},",
+        f"    guidance={view.source.guidance!r},",
+        f"    normalisation={view.source.normalisation!r},",
         ").compute()",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _check_there(row: Row, direction: str, place: Place, means: frozenset[str]) -> None:
-    volume = row.volumes.get(direction)
-    layers = slice(None) if LAYER in means else place.layer
-    heads = slice(None) if HEAD in means else place.head
+def _check_there(
+    view: SampleView, direction: str, position: SliderPosition, averaged_dims: frozenset[str]
+) -> None:
+    volume = view.volumes.get(direction)
+    layers = slice(None) if LAYER in averaged_dims else position.layer
+    heads = slice(None) if HEAD in averaged_dims else position.head
     if volume is None or not volume.loaded.present[layers, heads].any():
         msg = (
-            f"Expected a map, got none of {direction.upper()}, at {row.names.layers[place.layer]}. "
+            f"Expected a map, got none of {direction.upper()}, at {view.axes.layers[position.layer]}. "
             "Move the sliders, or choose the other direction."
         )
         raise AnalysisError(msg)
 
 
-def _labels(row: Row, place: Place, means: frozenset[str]) -> dict[str, str | int]:
+def _labels(
+    view: SampleView, position: SliderPosition, averaged_dims: frozenset[str]
+) -> dict[str, str | int]:
     """Return the labels of what is not averaged over."""
-    names = row.names
+    names = view.axes
     labels: dict[str, str | int] = {
-        LAYER: names.layers[place.layer],
-        STEP: names.steps[place.step],
-        HEAD: names.heads[place.head],
+        LAYER: names.layers[position.layer],
+        STEP: names.steps[position.step],
+        HEAD: names.heads[position.head],
     }
-    return {dim: label for dim, label in labels.items() if dim not in means}
+    return {dim: label for dim, label in labels.items() if dim not in averaged_dims}
 
 
-def _opening(row: Row) -> list[str]:
+def _opening(view: SampleView) -> list[str]:
     """Return the lines that give ``maps``."""
-    own = row.origin
-    if row.stored is not None and own.maps is not None:
+    own = view.source
+    if view.stored is not None and own.maps is not None:
         return [
             "from i2am.analysis import open_maps",
             "",
@@ -124,13 +130,13 @@ def _opening(row: Row) -> list[str]:
     return [
         "from i2am.analysis import analyze, open_run",
         "",
-        _open_sample(row),
+        _open_sample(view),
         f"maps = analyze(sample, guidance={own.guidance!r}, normalisation={own.normalisation!r})",
     ]
 
 
-def _open_sample(row: Row) -> str:
-    return f"sample = open_run({_address(row.origin.run)!r})[{row.origin.sample!r}]"
+def _open_sample(view: SampleView) -> str:
+    return f"sample = open_run({_address(view.source.run)!r})[{view.source.sample!r}]"
 
 
 def _address(path: str) -> str:
@@ -138,60 +144,63 @@ def _address(path: str) -> str:
 
 
 def _selection(
-    row: Row, direction: Direction, labels: dict[str, str | int], means: frozenset[str]
+    view: SampleView,
+    direction: Direction,
+    labels: dict[str, str | int],
+    averaged_dims: frozenset[str],
 ) -> list[str]:
     """Return the lines that pick ``attention`` from ``maps``."""
-    factor = _factor(row, direction, labels)
-    level = _stored_level(row, direction, means)
+    factor = _factor(view, direction, labels)
+    level = _stored_level(view, direction, averaged_dims)
     if level and not factor:
-        chosen = _picked(row, direction, labels)
+        chosen = _picked(view, direction, labels)
         return [f'attention = maps["{direction}"]["{level}"]{chosen}.compute()']
-    lines = [f'volume = maps["{direction}"]["volume"]{_picked(row, direction, labels)}', *factor]
-    if not means:
+    lines = [f'volume = maps["{direction}"]["volume"]{_picked(view, direction, labels)}', *factor]
+    if not averaged_dims:
         return [*lines, "attention = volume.compute()"]
-    over = [dim for dim in MEANS if dim in means]
+    over = [dim for dim in AVERAGEABLE_DIMS if dim in averaged_dims]
     # Added up in float64, as everything of ours is.
     return [*lines, f'attention = volume.mean({over}, dtype="float64").astype("float32").compute()']
 
 
-def _picked(row: Row, direction: str, labels: dict[str, str | int]) -> str:
+def _picked(view: SampleView, direction: str, labels: dict[str, str | int]) -> str:
     """Return the selection by labels; of steps by position where the store has no labels."""
     by_label = dict(labels)
     text = ""
-    if STEP in labels and row.stored is not None and STEP not in row.stored[direction].coords:
-        text = f".isel(step={row.names.steps.index(int(by_label.pop(STEP)))})"
+    if STEP in labels and view.stored is not None and STEP not in view.stored[direction].coords:
+        text = f".isel(step={view.axes.steps.index(int(by_label.pop(STEP)))})"
     if by_label:
         chosen = ", ".join(f"{dim}={label!r}" for dim, label in by_label.items())
         text += f".sel({chosen})"
     return text
 
 
-def _stored_level(row: Row, direction: str, means: frozenset[str]) -> str:
+def _stored_level(view: SampleView, direction: str, averaged_dims: frozenset[str]) -> str:
     """Return which stored level is in view; empty where it is none, or not over all there is."""
-    name = level_name(means)
-    if row.stored is None or name not in _STORED:
+    name = level_name(averaged_dims)
+    if view.stored is None or name not in _STORED:
         return ""
-    node = row.stored[direction].dataset
-    full = {LAYER: list(row.names.layers), HEAD: list(row.names.heads)}
+    node = view.stored[direction].dataset
+    full = {LAYER: list(view.axes.layers), HEAD: list(view.axes.heads)}
     is_full = all(node[dim].values.tolist() == full[dim] for dim in _STORED[name])
     return name.lower() if is_full and name.lower() in node else ""
 
 
-def _factor(row: Row, direction: Direction, labels: dict[str, str | int]) -> list[str]:
+def _factor(view: SampleView, direction: Direction, labels: dict[str, str | int]) -> list[str]:
     """Return the line that takes stored maps to the normalisation in view, where that is another."""
-    if row.stored is None or row.origin.maps is None:
+    if view.stored is None or view.source.maps is None:
         return []
-    if open_maps(row.origin.maps).attributes["normalisation"] == row.origin.normalisation:
+    if open_maps(view.source.maps).attributes["normalisation"] == view.source.normalisation:
         return []
-    own, nodes = row.layers, row.capture["layers"].children
-    names = [str(name) for name in row.stored[direction].dataset[LAYER].values]
+    own, nodes = view.layers, view.capture["layers"].children
+    names = [str(name) for name in view.stored[direction].dataset[LAYER].values]
     positions = {
         name: own[name].generated_tokens()
         if direction == "r2g"
         else token_count(nodes[name].dataset)
         for name in names
     }
-    sign = "*" if row.origin.normalisation == "density" else "/"
+    sign = "*" if view.source.normalisation == "density" else "/"
     if LAYER in labels:
         return [f"volume = volume {sign} {positions[str(labels[LAYER])]}  # positions of the layer"]
     counts = list(positions.values())

@@ -23,23 +23,23 @@ Point = tuple[float, float]
 class Listener(Protocol):
     """What is told of the mouse. Picks name no layers, steps and heads yet."""
 
-    def expect(self, pick: Pick, row: int) -> None:
+    def expect(self, pick: Pick, view_index: int) -> None:
         """Get ready: a press may become this pick."""
 
     def forget(self) -> None:
         """Know that it does not."""
 
-    def take(self, pick: Pick, row: int) -> None:
+    def take(self, pick: Pick, view_index: int) -> None:
         """Ask what was picked."""
 
-    def band(self, pick: Pick, row: int) -> None:
+    def band(self, pick: Pick, view_index: int) -> None:
         """Show how far an area reaches that is being picked."""
 
 
 class _Spot(NamedTuple):
     """A point in one of the pictures."""
 
-    row: int
+    view_index: int
     side: Side
     box: Box
     point: Point
@@ -74,7 +74,7 @@ class Picker:
         could_pan = camera.mouse_pan
         if is_area:
             camera.mouse_pan = False  # The picture stays while an area is drawn on it.
-        self._listener.expect(self._pick(spot, spot.point), spot.row)
+        self._listener.expect(self._pick(spot, spot.point), spot.view_index)
         try:
             yield
             is_drag = False
@@ -83,13 +83,13 @@ class Picker:
                     is_drag = True
                     self._listener.forget()
                 if is_area and is_drag:
-                    self._listener.band(self._pick(spot, _point(event)), spot.row)
+                    self._listener.band(self._pick(spot, _point(event)), spot.view_index)
                 yield
         finally:
             camera.mouse_pan = could_pan
         if is_area or not is_drag:
             end = _point(event) if is_drag else spot.point
-            self._listener.take(self._pick(spot, end), spot.row)
+            self._listener.take(self._pick(spot, end), spot.view_index)
 
     def _is_ours(self, event: Any, *, is_area: bool) -> bool:
         """Whether this press asks; not where a layer's tool, or a turned view, needs the mouse."""
@@ -105,18 +105,18 @@ class Picker:
 
     def _spot(self, event: Any) -> _Spot | None:
         point = _point(event)
-        for number, (row, boxes) in enumerate(
+        for view_index, (view, boxes) in enumerate(
             zip(self._session.rows, self._session.boxes, strict=True)
         ):
             sides: tuple[Side, Side] = ("generated", "reference")
             for side in sides:
-                if side in row.images and boxes[side].holds(*point):
-                    return _Spot(number, side, boxes[side], point)
+                if side in view.images and boxes[side].holds(*point):
+                    return _Spot(view_index, side, boxes[side], point)
         return None
 
     def _pick(self, spot: _Spot, end: Point) -> Pick:
-        row = self._session.rows[spot.row]
-        return pick_in(row, spot.side, spot.box, (spot.point, end))
+        view = self._session.rows[spot.view_index]
+        return pick_in(view, spot.side, spot.box, (spot.point, end))
 
 
 def _point(event: Any) -> Point:

@@ -16,8 +16,8 @@ from i2am.schemas.dims import HEAD, LAYER, STEP
 from i2am.schemas.errors import AnalysisError
 
 if TYPE_CHECKING:
-    from i2am.viewer.data.axes import Place
-    from i2am.viewer.data.sample import Row
+    from i2am.viewer.data.axes import SliderPosition
+    from i2am.viewer.data.sample import SampleView
     from i2am.viewer.scene.layers import Box
 
 __all__ = [
@@ -44,7 +44,7 @@ class Pick:
     Parameters
     ----------
     run, sample : str
-        As in `i2am.viewer.data.sample.Origin`.
+        As in `i2am.viewer.data.sample.SampleSource`.
     side : "generated" or "reference"
         The picture that the place is in.
     area : (top, left, bottom, right)
@@ -75,7 +75,7 @@ class Pick:
         """The picture that the answer is seen on."""
         return other_side(self.side)
 
-    def place(self, size: tuple[int, int]) -> Any:
+    def region(self, size: tuple[int, int]) -> Any:
         """Return what `sram` is asked: a pixel, or a mask of the picture's size."""
         top, left, bottom, right = self.area
         if self.is_point:
@@ -84,24 +84,24 @@ class Pick:
         mask[top:bottom, left:right] = True
         return mask
 
-    def on(self, row: Row, size: tuple[int, int]) -> Pick:
+    def on(self, view: SampleView, size: tuple[int, int]) -> Pick:
         """Return the same place in another sample; `size` is that of the picture it is in now."""
-        height, width = picture_size(row, self.side)
+        height, width = picture_size(view, self.side)
         ys = [self.area[0] * height / size[0], self.area[2] * height / size[0]]
         xs = [self.area[1] * width / size[1], self.area[3] * width / size[1]]
         top, left = int(ys[0]), int(xs[0])
         bottom, right = max(round(ys[1]), top + 1), max(round(xs[1]), left + 1)
         area = (top, left, top + 1, left + 1) if self.is_point else (top, left, bottom, right)
-        return replace(self, run=row.origin.run, sample=row.origin.sample, area=area)
+        return replace(self, run=view.source.run, sample=view.source.sample, area=area)
 
-    def asked(self, row: Row) -> dict[str, Any]:
+    def asked(self, view: SampleView) -> dict[str, Any]:
         """Return the layers, steps and heads as `sram` takes them; those that can answer."""
-        names = row.names
-        layers = list(self.layers or (name for name in names.layers if name in row.askable))
+        axes = view.axes
+        layers = list(self.layers or (name for name in axes.layers if name in view.askable))
         return {
             "layers": layers or None,  # None of them can answer: sram says why.
-            "steps": list(self.steps or names.steps),
-            "heads": list(self.heads or names.heads),
+            "steps": list(self.steps or axes.steps),
+            "heads": list(self.heads or axes.heads),
         }
 
     def title(self) -> str:
@@ -117,8 +117,8 @@ class Pick:
         if self.note:
             return self.note
         top, left, bottom, right = self.area
-        place = f"({top}, {left})" + ("" if self.is_point else f"-({bottom - 1}, {right - 1})")
-        parts = [f"{self.side} {place}", *self.layers]
+        region = f"({top}, {left})" + ("" if self.is_point else f"-({bottom - 1}, {right - 1})")
+        parts = [f"{self.side} {region}", *self.layers]
         for dim, labels in ((STEP, self.steps), (HEAD, self.heads)):
             if labels:
                 parts.append(f"{dim}{'s' * (len(labels) > 1)} {', '.join(map(str, labels))}")
@@ -131,59 +131,61 @@ def other_side(side: Side) -> Side:
 
 
 def pick_in(
-    row: Row, side: Side, box: Box, points: tuple[tuple[float, float], tuple[float, float]]
+    view: SampleView, side: Side, box: Box, points: tuple[tuple[float, float], tuple[float, float]]
 ) -> Pick:
     """Return the pick between two points (y, x) of the scene; of one pixel where they are one.
 
     Parameters
     ----------
-    row : Row
+    view : SampleView
     side : "generated" or "reference"
     box : Box
         Where that picture lies.
     points : two (y, x)
         World coordinates; a point beyond the picture's edge counts as on it.
     """
-    height, width = picture_size(row, side)
+    height, width = picture_size(view, side)
     ys, xs = zip(*points, strict=True)
     rows = [int(np.clip((y - box.top) / box.height * height, 0, height - 1)) for y in ys]
     columns = [int(np.clip((x - box.left) / box.width * width, 0, width - 1)) for x in xs]
     area = (min(rows), min(columns), max(rows) + 1, max(columns) + 1)
-    return Pick(row.origin.run, row.origin.sample, side, area)
+    return Pick(view.source.run, view.source.sample, side, area)
 
 
-def selection_of(pick: Pick, row: Row, place: Place, means: frozenset[str]) -> Pick:
+def selection_of(
+    pick: Pick, view: SampleView, position: SliderPosition, averaged_dims: frozenset[str]
+) -> Pick:
     """Return the pick asked of what is in view: one label, or all that is averaged over."""
-    names = row.names
+    axes = view.axes
     return replace(
         pick,
-        layers=() if LAYER in means else (names.layers[place.layer],),
-        steps=() if STEP in means else (names.steps[place.step],),
-        heads=() if HEAD in means else (names.heads[place.head],),
+        layers=() if LAYER in averaged_dims else (axes.layers[position.layer],),
+        steps=() if STEP in averaged_dims else (axes.steps[position.step],),
+        heads=() if HEAD in averaged_dims else (axes.heads[position.head],),
     )
 
 
-def patch_grid(pick: Pick, row: Row) -> tuple[int, int]:
+def patch_grid(pick: Pick, view: SampleView) -> tuple[int, int]:
     """Return the finest grid of the layers that are asked, on the pick's side."""
-    known = row.layers
-    layers = [name for name in pick.asked(row)["layers"] or () if name in known]
+    known = view.layers
+    layers = [name for name in pick.asked(view)["layers"] or () if name in known]
     grids = [
         own.generated_grid if pick.side == "generated" else own.reference_grid
         for own in (known[name] for name in layers)
     ]
     sizes = [grid for grid in grids if grid is not None]
-    return largest_grid(sizes) if sizes else picture_size(row, pick.side)
+    return largest_grid(sizes) if sizes else picture_size(view, pick.side)
 
 
-def picture_size(row: Row, side: Side) -> tuple[int, int]:
+def picture_size(view: SampleView, side: Side) -> tuple[int, int]:
     """Return height and width of a stored picture."""
-    height, width = row.images[side].shape[:2]
+    height, width = view.images[side].shape[:2]
     return int(height), int(width)
 
 
-def check_inside(pick: Pick, row: Row) -> None:
+def check_inside(pick: Pick, view: SampleView) -> None:
     """Raise an AnalysisError unless a pick lies in its picture."""
-    height, width = picture_size(row, pick.side)
+    height, width = picture_size(view, pick.side)
     if pick.area[2] > height or pick.area[3] > width:
         msg = (
             f"Expected a place within {(height, width)} pixels, got {pick.area}, "

@@ -15,14 +15,14 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from i2am.analysis import Answer
 from i2am.schemas.errors import AnalysisError, I2AMError
-from i2am.viewer.data.axes import MEANS
+from i2am.viewer.data.axes import AVERAGEABLE_DIMS
 from i2am.viewer.picking.mouse import Picker
 from i2am.viewer.picking.pick import Pick, check_inside, picture_size, selection_of
 from i2am.viewer.picking.sram_layers import AnswerLayers
 from i2am.viewer.picking.sram_request import Found, Inquiry
 
 if TYPE_CHECKING:
-    from i2am.viewer.data.sample import Row
+    from i2am.viewer.data.sample import SampleView
     from i2am.viewer.session.session import Session
 
 __all__ = ["Asker", "asker_of"]
@@ -77,7 +77,7 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
         self._shown: dict[int, Found] = {}
         self._is_told = False  # that the pick has no answer
         self._awaited: Pick | None = None
-        self._asked_of: list[ref[Row]] = []
+        self._asked_of: list[ref[SampleView]] = []
         self._size = (1, 1)  # of the picture that the pick is in
         self._is_moving = False
         self._thread = ThreadPoolExecutor(1, "i2am-ask")
@@ -96,29 +96,31 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
         self._picker = Picker(session, self)
         session.viewer.bind_key("Escape", self._on_escape, overwrite=True)
 
-    def ask(self, pick: Pick, row: int = 0) -> None:
+    def ask(self, pick: Pick, view: int = 0) -> None:
         """Ask about a place of a row's sample, with the layers, steps and heads that it names.
 
         The same place of the other row is asked, too, with those of its own that have these names.
         """
         self._stop()
-        self.pick, self.row, self.answer = pick, row, None
+        self.pick, self.row, self.answer = pick, view, None
         self._is_told = False
-        rows = self._session.rows
-        self._asked_of = [ref(one) for one in rows]
-        self._size = picture_size(rows[row], pick.side)
-        for number, other in enumerate(rows):
+        views = self._session.rows
+        self._asked_of = [ref(one) for one in views]
+        self._size = picture_size(views[view], pick.side)
+        for number, other in enumerate(views):
             if pick.side not in other.images or pick.answer_side not in other.images:
                 continue
-            own = pick if number == row else pick.on(other, self._size)
+            own = pick if number == view else pick.on(other, self._size)
             self._inquiries[number] = self._inquire(other, number, own)
         self._timer.start()
 
-    def expect(self, pick: Pick, row: int) -> None:
+    def expect(self, pick: Pick, view: int) -> None:
         """Ask what a press of the mouse may ask, so that the answer is there when it does."""
         self.forget()
-        own = selection_of(pick, self._session.rows[row], self._session.place, self._session.means)
-        self._expected = Inquiry(self._session.rows[row], row, own, self._arrived.emit)
+        own = selection_of(
+            pick, self._session.rows[view], self._session.position, self._session.averaged_dims
+        )
+        self._expected = Inquiry(self._session.rows[view], view, own, self._arrived.emit)
         self._idle.start()
 
     def forget(self) -> None:
@@ -128,20 +130,22 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
             self._expected.stop()
         self._expected = None
 
-    def take(self, pick: Pick, row: int) -> None:
+    def take(self, pick: Pick, view: int) -> None:
         """Ask a place that was picked with the mouse."""
         session = self._session
-        self.ask(selection_of(pick, session.rows[row], session.place, session.means), row)
+        self.ask(
+            selection_of(pick, session.rows[view], session.position, session.averaged_dims), view
+        )
         self.forget()
         # A click is followed by a redraw: an answer that comes before it needs no second one.
-        asked = self._inquiries.get(row)
+        asked = self._inquiries.get(view)
         if asked is not None and asked.has_answer.wait(_AT_ONCE_S) and asked.latest is not None:
             self._show(asked, asked.latest)
         self.picked.emit(self.pick)
 
-    def band(self, pick: Pick, row: int) -> None:
+    def band(self, pick: Pick, view: int) -> None:
         """Show an area as long as it is being picked."""
-        self._layers[row].band(pick)
+        self._layers[view].band(pick)
 
     def show(self, pick: Pick) -> None:
         """Ask an earlier pick again: go to its sample and its slice.
@@ -151,21 +155,21 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
         AnalysisError
             If the pick is of a run that is not in view, or not in its picture.
         """
-        row = self._session.rows[0] if self._session.rows else None
-        if row is None or row.origin.run != pick.run:
+        view = self._session.rows[0] if self._session.rows else None
+        if view is None or view.source.run != pick.run:
             msg = (
                 f"Expected a pick of the run in view, got one of {pick.run}, at {pick.title()}. "
                 "Open that run first."
             )
             raise AnalysisError(msg)
-        if row.origin.sample != pick.sample:
+        if view.source.sample != pick.sample:
             self._awaited = pick
             self._session.show_sample(pick.sample)
             return
-        check_inside(pick, row)
+        check_inside(pick, view)
         self._is_moving = True
         try:
-            self._go_to(pick, row)
+            self._go_to(pick, view)
         finally:
             self._is_moving = False
         self.ask(pick)
@@ -185,13 +189,13 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
         self._picker.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _inquire(self, row: Row, number: int, pick: Pick) -> Inquiry:
+    def _inquire(self, view: SampleView, number: int, pick: Pick) -> Inquiry:
         """Return what answers a pick: the one that is expected, or a new one."""
         expected = self._expected
-        if expected is not None and expected.row is row and expected.pick == pick:
+        if expected is not None and expected.row is view and expected.pick == pick:
             inquiry, self._expected = expected, None
         else:
-            inquiry = Inquiry(row, number, pick, self._arrived.emit)
+            inquiry = Inquiry(view, number, pick, self._arrived.emit)
         inquiry.start(self._thread)
         return inquiry
 
@@ -247,9 +251,9 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
         """Ask again what is in view now."""
         if self.pick is None or self._is_moving or self.row >= len(self._session.rows):
             return
-        row = self._session.rows[self.row]
+        view = self._session.rows[self.row]
         was_told = self._is_told
-        pick = selection_of(self.pick, row, self._session.place, self._session.means)
+        pick = selection_of(self.pick, view, self._session.position, self._session.averaged_dims)
         if pick != self.pick or self._asked_of != [ref(one) for one in self._session.rows]:
             self.ask(pick, self.row)
             self._is_told = was_told
@@ -260,21 +264,21 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
 
     def _reopen(self) -> None:
         """Ask the same place of another sample."""
-        rows = self._session.rows
+        views = self._session.rows
         awaited, self._awaited = self._awaited, None
-        if awaited is not None and rows and rows[0].origin.sample == awaited.sample:
+        if awaited is not None and views and views[0].source.sample == awaited.sample:
             self._try_to_show(awaited)
             return
         if self.pick is None:
             return
-        if self.row >= len(rows) or self.pick.side not in rows[self.row].images:
+        if self.row >= len(views) or self.pick.side not in views[self.row].images:
             self.clear()
             return
-        for layers in self._layers[len(rows) :]:
+        for layers in self._layers[len(views) :]:
             layers.hide()
-        origin = rows[self.row].origin
-        if (origin.run, origin.sample) != (self.pick.run, self.pick.sample):
-            self.pick = self.pick.on(rows[self.row], self._size)
+        source = views[self.row].source
+        if (source.run, source.sample) != (self.pick.run, self.pick.sample):
+            self.pick = self.pick.on(views[self.row], self._size)
         self._follow()
 
     def _try_to_show(self, pick: Pick) -> None:
@@ -283,13 +287,13 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
         except I2AMError as e:
             self._complain(e)
 
-    def _go_to(self, pick: Pick, row: Row) -> None:
+    def _go_to(self, pick: Pick, view: SampleView) -> None:
         """Bring sliders and switches to what a pick asks, where they can say it."""
         moves = {}
         for dim, labels, known in zip(
-            MEANS,
+            AVERAGEABLE_DIMS,
             (pick.layers, pick.steps, pick.heads),
-            (row.names.layers, row.names.steps, row.names.heads),
+            (view.axes.layers, view.axes.steps, view.axes.heads),
             strict=True,
         ):
             if not labels:

@@ -67,7 +67,7 @@ class AnswerLayers:
     def show(self, pick: Pick, values: NDArray[Any]) -> None:
         """Show an answer in place of the maps on its picture, and outline where it is brightest."""
         box = self._box(pick.answer_side)
-        scale, translate = box.place(values.shape)
+        scale, translate = box.placement(values.shape)
         look = self._session.look
         shown = {
             "scale": scale,
@@ -164,7 +164,7 @@ class AnswerLayers:
     def _add_image(self, pick: Pick, values: NDArray[Any], shown: dict[str, Any]) -> Any:
         from napari.layers import Image
 
-        maps = self._maps(pick)
+        maps = self._map_layer(pick)
         layer = Image(
             values.copy(),
             name=self._name("SRAM"),
@@ -188,7 +188,7 @@ class AnswerLayers:
         layers.selection.active = active
 
     def _cover(self, pick: Pick) -> None:
-        maps = self._maps(pick)
+        maps = self._map_layer(pick)
         if maps is self._covered:
             return
         self._uncover()
@@ -212,7 +212,7 @@ class AnswerLayers:
         if list(captions.features["caption"][:2]) != texts:
             captions.features = {"caption": [*texts, "", ""]}
 
-    def _maps(self, pick: Pick) -> Any:
+    def _map_layer(self, pick: Pick) -> Any:
         direction = "g2r" if pick.side == "generated" else "r2g"
         return own_layers(self._session.viewer, self._number).get(direction)
 
@@ -224,7 +224,7 @@ class AnswerLayers:
 
     def _metadata(self, role: str) -> dict[str, Any]:
         # No row: the layers of a row show a sample, and are exchanged with it.
-        own = {**asdict(self._row.origin), "role": role, "row": None}
+        own = {**asdict(self._row.source), "role": role, "row": None}
         return {ATTRIBUTE_KEY: own}
 
 
@@ -258,5 +258,5 @@ def _squares(rectangle: Rectangle, size: float) -> NDArray[np.float64]:
     counts = 2 * np.clip(np.abs(sides).sum(axis=1) // (2 * size), 1, _SQUARES // 2)[:, None]
     number = np.arange(_SQUARES)
     shares = np.where(number < counts, number, counts - 2 + number % 2) / counts
-    places: NDArray[np.float64] = corners[:, None] + sides[:, None] * shares[..., None]
-    return places.reshape(-1, 2)
+    centers: NDArray[np.float64] = corners[:, None] + sides[:, None] * shares[..., None]
+    return centers.reshape(-1, 2)

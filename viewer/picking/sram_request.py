@@ -11,7 +11,7 @@ from i2am.analysis import Answer
 from i2am.viewer.picking.pick import Pick, picture_size
 
 if TYPE_CHECKING:
-    from i2am.viewer.data.sample import Row
+    from i2am.viewer.data.sample import SampleView
 
 __all__ = ["Found", "Inquiry"]
 
@@ -23,7 +23,7 @@ class Inquiry:
 
     Parameters
     ----------
-    row : Row
+    view : SampleView
     number : int
         The row's.
     pick : Pick
@@ -39,9 +39,9 @@ class Inquiry:
     """
 
     def __init__(
-        self, row: Row, number: int, pick: Pick, tell: Callable[[Inquiry, Found], object]
+        self, view: SampleView, number: int, pick: Pick, tell: Callable[[Inquiry, Found], object]
     ) -> None:
-        self.row, self.number, self.pick = row, number, pick
+        self.row, self.number, self.pick = view, number, pick
         self.latest: Found | None = None
         self.has_answer = Event()
         self._tell = tell
@@ -62,8 +62,8 @@ class Inquiry:
         if self._is_stopped:
             return
         try:
-            place = self.pick.place(picture_size(self.row, self.pick.side))
-            asked: dict[str, Any] = {self.pick.side: place, **self.pick.asked(self.row)}
+            region = self.pick.region(picture_size(self.row, self.pick.side))
+            asked: dict[str, Any] = {self.pick.side: region, **self.pick.asked(self.row)}
             for answer in self.row.questions.ask(**asked, stop=lambda: self._is_stopped):
                 self._have(answer)
         except Exception as e:  # noqa: BLE001  # whatever it is, the user is told

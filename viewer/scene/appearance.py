@@ -8,8 +8,8 @@ from typing import Any, Literal
 from weakref import WeakSet
 
 from i2am.schemas.dims import LAYER
-from i2am.viewer.data.axes import Place
-from i2am.viewer.data.sample import Row
+from i2am.viewer.data.axes import SliderPosition
+from i2am.viewer.data.sample import SampleView
 from i2am.viewer.data.volume import MapVolume
 from i2am.viewer.scene.contrast import COLORMAPS, Limits, heat_colormap, limits_of, shared_limits
 from i2am.viewer.scene.layers import own_layers
@@ -61,9 +61,9 @@ class LookKeeper:
     def apply(
         self,
         viewer: Any,
-        rows: Sequence[Row],
-        place: Place,
-        means: frozenset[str],
+        views: Sequence[SampleView],
+        position: SliderPosition,
+        averaged_dims: frozenset[str],
         changed: set[str] | None = None,
     ) -> None:
         """Apply changed settings to the map layers, and all settings to new layers.
@@ -71,16 +71,16 @@ class LookKeeper:
         Parameters
         ----------
         viewer : napari.Viewer
-        rows : sequence of Row
+        views : sequence of SampleView
             The samples in view.
-        place : Place
+        position : SliderPosition
             Where the sliders stand.
-        means : frozenset of str
+        averaged_dims : frozenset of str
             What is averaged over.
         changed : set of str, optional
             Names of settings; without them new layers alone are drawn.
         """
-        for _, role, layer, volume in _map_layers(viewer, rows):
+        for _, role, layer, volume in _map_layers(viewer, views):
             volume.threshold = self.look.threshold
             if changed is not None:
                 self._dress(role, layer, changed)
@@ -89,7 +89,7 @@ class LookKeeper:
             self._dressed.add(layer)
         if changed is not None and "contrast" in changed:
             self._drawn.clear()
-        self.draw_limits(viewer, rows, place, means)
+        self.draw_limits(viewer, views, position, averaged_dims)
 
     def _dress(self, role: str, layer: Any, changed: set[str]) -> None:
         look = self.look
@@ -104,35 +104,41 @@ class LookKeeper:
             layer.refresh(extent=False, thumbnail=False)
 
     def draw_limits(
-        self, viewer: Any, rows: Sequence[Row], place: Place, means: frozenset[str]
+        self,
+        viewer: Any,
+        views: Sequence[SampleView],
+        position: SliderPosition,
+        averaged_dims: frozenset[str],
     ) -> None:
         """Set each map's limits where they are others than before; within them, a user's stay."""
-        for number, role, layer, volume in _map_layers(viewer, rows):
-            own = volume.to_own_position(place, means)
+        for number, role, layer, volume in _map_layers(viewer, views):
+            own = volume.to_own_position(position, averaged_dims)
             if own is None:
                 continue
             is_own_scale = self.look.contrast == "slice"
-            key: Any = own if is_own_scale else None if LAYER in means else own.layer
+            key: Any = own if is_own_scale else None if LAYER in averaged_dims else own.layer
             known = self._drawn.get((number, role))
-            is_known = known is not None and known[0] == (id(volume), key, means)
+            is_known = known is not None and known[0] == (id(volume), key, averaged_dims)
             if known is not None and is_known and known[2]:
                 continue
-            plane = volume.loaded.plane(own, means)
-            shared = None if is_own_scale else shared_limits(volume.loaded, own, means)
+            plane = volume.loaded.plane(own, averaged_dims)
+            shared = None if is_own_scale else shared_limits(volume.loaded, own, averaged_dims)
             limits = shared or (None if plane is None else limits_of(plane))
             if limits is None:
                 continue
-            is_final = volume.loaded.is_whole(own, means) if is_own_scale else shared is not None
+            is_final = (
+                volume.loaded.is_whole(own, averaged_dims) if is_own_scale else shared is not None
+            )
             is_users = known is not None and is_known and tuple(layer.contrast_limits) != known[1]
             if not is_users:
                 layer.contrast_limits = limits
             limits = (float(layer.contrast_limits[0]), float(layer.contrast_limits[1]))
-            self._drawn[number, role] = ((id(volume), key, means), limits, is_final)
+            self._drawn[number, role] = ((id(volume), key, averaged_dims), limits, is_final)
 
 
-def _map_layers(viewer: Any, rows: Sequence[Row]) -> list[tuple[int, str, Any, MapVolume]]:
+def _map_layers(viewer: Any, views: Sequence[SampleView]) -> list[tuple[int, str, Any, MapVolume]]:
     found = []
-    for number, row in enumerate(rows):
+    for number, view in enumerate(views):
         layers = own_layers(viewer, number=number)
-        found += [(number, d, layers[d], v) for d, v in row.volumes.items() if d in layers]
+        found += [(number, d, layers[d], v) for d, v in view.volumes.items() if d in layers]
     return found

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2am.schemas.dims import HEAD, STEP
-from i2am.viewer.data.axes import Place
+from i2am.viewer.data.axes import SliderPosition
 from i2am.viewer.data.volume import LoadedMaps
 
 __all__ = ["COLORMAPS", "Limits", "heat_colormap", "limits_of", "shared_limits"]
@@ -37,7 +37,9 @@ def limits_of(values: NDArray[Any]) -> Limits:
     return low, max(high, low + _FLATTEST * abs(low))
 
 
-def shared_limits(loaded: LoadedMaps, place: Place, means: frozenset[str]) -> Limits | None:
+def shared_limits(
+    loaded: LoadedMaps, position: SliderPosition, averaged_dims: frozenset[str]
+) -> Limits | None:
     """Return the limits that all steps and heads of the layer in view share.
 
     Of the first, middle and last step; None until these are loaded.
@@ -45,18 +47,18 @@ def shared_limits(loaded: LoadedMaps, place: Place, means: frozenset[str]) -> Li
     Parameters
     ----------
     loaded : LoadedMaps
-    place : Place
+    position : SliderPosition
         Where the sliders stand.
-    means : frozenset of str
+    averaged_dims : frozenset of str
         What is averaged over.
     """
-    _, steps, heads = loaded.names.shape
-    probed = [place.step] if STEP in means else sorted({0, (steps - 1) // 2, steps - 1})
-    every = range(1 if HEAD in means else heads)
-    places = [place._replace(step=step, head=head) for step in probed for head in every]
-    if not all(loaded.is_whole(at, means) for at in places):
+    _, steps, heads = loaded.axes.shape
+    probed = [position.step] if STEP in averaged_dims else sorted({0, (steps - 1) // 2, steps - 1})
+    every = range(1 if HEAD in averaged_dims else heads)
+    positions = [position._replace(step=step, head=head) for step in probed for head in every]
+    if not all(loaded.is_whole(at, averaged_dims) for at in positions):
         return None
-    planes = [loaded.plane(at, means) for at in places]
+    planes = [loaded.plane(at, averaged_dims) for at in positions]
     return limits_of(np.array([plane for plane in planes if plane is not None]))
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import X, Y
-from i2am.viewer.data.sample import Row
+from i2am.viewer.data.sample import SampleView
 from i2am.viewer.data.volume import AXES
 from i2am.viewer.scene.contrast import heat_colormap
 
@@ -60,7 +60,7 @@ class Box:
     left: float = -0.5
     top: float = -0.5
 
-    def place(self, grid: Sequence[int]) -> tuple[list[float], list[float]]:
+    def placement(self, grid: Sequence[int]) -> tuple[list[float], list[float]]:
         """Return scale and translate (y, x) that spread `grid` over the box."""
         scale = [self.height / grid[0], self.width / grid[1]]
         # napari puts the centre, not the corner, of the first element at `translate`.
@@ -72,18 +72,18 @@ class Box:
         return bool(is_within)
 
 
-def boxes_of(row: Row, above: Mapping[str, Box] | None = None) -> dict[str, Box]:
+def boxes_of(view: SampleView, above: Mapping[str, Box] | None = None) -> dict[str, Box]:
     """Return where the generated image and, as high, the reference lie.
 
     Parameters
     ----------
-    row : Row
+    view : SampleView
     above : mapping, optional
         The boxes of the row above: this one lies below it, as wide.
     """
-    height, width = _size(row, "generated", row.volumes["r2g"].loaded.grid)
-    fallback = row.volumes["g2r"].loaded.grid if "g2r" in row.volumes else (height, width)
-    reference_height, reference_width = _size(row, "reference", fallback)
+    height, width = _size(view, "generated", view.volumes["r2g"].loaded.grid)
+    fallback = view.volumes["g2r"].loaded.grid if "g2r" in view.volumes else (height, width)
+    reference_height, reference_width = _size(view, "reference", fallback)
     top, zoom = -0.5, 1.0
     if above is not None:
         upper = above["generated"]
@@ -96,12 +96,12 @@ def boxes_of(row: Row, above: Mapping[str, Box] | None = None) -> dict[str, Box]
     }
 
 
-def sample_layers(row: Row, boxes: Mapping[str, Box], number: int = 0) -> list[LayerData]:
+def sample_layers(view: SampleView, boxes: Mapping[str, Box], number: int = 0) -> list[LayerData]:
     """Return the layers of one sample, lowest first.
 
     Parameters
     ----------
-    row : Row
+    view : SampleView
     boxes : mapping of "generated" and "reference" to Box
     number : int
         0, or 1 for the sample that another is compared with; it is kept in every layer's metadata,
@@ -114,32 +114,32 @@ def sample_layers(row: Row, boxes: Mapping[str, Box], number: int = 0) -> list[L
         reference_mask, g2r; those that the sample has. Volumes have the axes (sample, layer,
         timestep, head, y, x).
     """
-    layers = [_captions(row, boxes)]
+    layers = [_captions(view, boxes)]
     for side, direction, names, mask in (
         ("generated", "r2g", ("generated", "source"), "inpainting_mask"),
         ("reference", "g2r", ("reference",), "reference_mask"),
     ):
         box = boxes[side]
-        layers += [_picture(name, row.images[name], box) for name in names if name in row.images]
-        if mask in row.images:
-            layers.append(_mask(mask, row.images[mask], box))
-        if direction in row.volumes:
-            layers.append(_volume(direction, row, box))
+        layers += [_picture(name, view.images[name], box) for name in names if name in view.images]
+        if mask in view.images:
+            layers.append(_mask(mask, view.images[mask], box))
+        if direction in view.volumes:
+            layers.append(_volume(direction, view, box))
     for _, options, _ in layers:
-        own = {**asdict(row.origin), **options["metadata"], "row": number}
-        options["metadata"] = {ATTRIBUTE_KEY: own, _VIEW_KEY: row}
+        own = {**asdict(view.source), **options["metadata"], "row": number}
+        options["metadata"] = {ATTRIBUTE_KEY: own, _VIEW_KEY: view}
         if number:
             options["name"] += f" ({number + 1})"
     return layers
 
 
-def caption_texts(row: Row) -> list[str]:
+def caption_texts(view: SampleView) -> list[str]:
     """Return the line above each picture."""
-    return ["generated · R2G", "reference · G2R" if "g2r" in row.volumes else "reference · no G2R"]
+    return ["generated · R2G", "reference · G2R" if "g2r" in view.volumes else "reference · no G2R"]
 
 
-def _size(row: Row, name: str, fallback: Sequence[int]) -> tuple[int, int]:
-    height, width = row.images[name].shape[:2] if name in row.images else fallback
+def _size(view: SampleView, name: str, fallback: Sequence[int]) -> tuple[int, int]:
+    height, width = view.images[name].shape[:2] if name in view.images else fallback
     return int(height), int(width)
 
 
@@ -159,8 +159,8 @@ def _mask(name: str, values: NDArray[Any], box: Box) -> LayerData:
     return values, options, "image"
 
 
-def _volume(direction: str, row: Row, box: Box) -> LayerData:
-    volume = row.volumes[direction]
+def _volume(direction: str, view: SampleView, box: Box) -> LayerData:
+    volume = view.volumes[direction]
     options = {
         **_options(direction, direction.upper(), box, volume.shape),
         "rgb": False,
@@ -174,7 +174,7 @@ def _volume(direction: str, row: Row, box: Box) -> LayerData:
     return volume, options, "image"
 
 
-def _captions(row: Row, boxes: Mapping[str, Box]) -> LayerData:
+def _captions(view: SampleView, boxes: Mapping[str, Box]) -> LayerData:
     """Return the lowest layer: a line above each picture that names it and its map.
 
     napari fits the view to the first layer that it is given, so this one also has an unseen point
@@ -188,7 +188,7 @@ def _captions(row: Row, boxes: Mapping[str, Box]) -> LayerData:
     options = {
         "name": "captions",
         "metadata": {"role": "captions"},
-        "features": {"caption": [*caption_texts(row), "", ""]},
+        "features": {"caption": [*caption_texts(view), "", ""]},
         "text": {"string": "{caption}", "color": "white", "size": 9, "anchor": "center"},
         "axis_labels": (Y, X),
         "size": 1e-3,  # napari measures the scene with it
@@ -201,7 +201,7 @@ def _captions(row: Row, boxes: Mapping[str, Box]) -> LayerData:
 def _options(role: str, name: str, box: Box, shape: Sequence[int]) -> dict[str, Any]:
     """Return what every image layer has; leading axes of `shape` are counted, not placed."""
     leading = len(shape) - 2
-    scale, translate = box.place(shape[-2:])
+    scale, translate = box.placement(shape[-2:])
     return {
         "name": name,
         "metadata": {"role": role},
@@ -217,9 +217,9 @@ def own_metadata(layer: Any) -> dict[str, Any] | None:
     return own
 
 
-def view_of(layer: Any) -> Row | None:
+def view_of(layer: Any) -> SampleView | None:
     """Return the sample that one of our layers belongs to; also of layers that napari has read."""
-    view: Row | None = layer.metadata.get(_VIEW_KEY)
+    view: SampleView | None = layer.metadata.get(_VIEW_KEY)
     return view
 
 

@@ -16,20 +16,20 @@ _ROOM: Final = 0.75  # the view was fitted to the pictures as they lie flat
 _FLAT: Final = (0.0, 0.0, 0.0)
 
 
-def show_volume(viewer: Any, rows: Sequence[Mapping[str, Any]], *, on: bool) -> None:
+def show_volume(viewer: Any, views: Sequence[Mapping[str, Any]], *, on: bool) -> None:
     """Switch between timesteps as an axis in space and as a slider.
 
     Parameters
     ----------
     viewer : napari.Viewer
-    rows : sequence of mapping
+    views : sequence of mapping
         The layers of each row by role.
     on : bool
     """
     dims = viewer.dims
     first = dims.ndim - len(AXES)
-    at = [dims.point[first + i] / scale for i, scale in enumerate(_scales(rows))]
-    for layers in rows:
+    at = [dims.point[first + i] / scale for i, scale in enumerate(_scales(views))]
+    for layers in views:
         for role in ("r2g", "g2r"):
             if role in layers:
                 _stretch(layers[role], on=on)
@@ -40,17 +40,17 @@ def show_volume(viewer: Any, rows: Sequence[Mapping[str, Any]], *, on: bool) -> 
     in_space = (*range(first), *own[:-2], first + _STEP, *own[-2:])
     dims.order = in_space if on else tuple(range(dims.ndim))
     dims.ndisplay = 3 if on else 2
-    places = [where * scale for where, scale in zip(at, _scales(rows), strict=True)]
-    dims.set_point(range(first, first + len(places)), places)
+    points = [where * scale for where, scale in zip(at, _scales(views), strict=True)]
+    dims.set_point(range(first, first + len(points)), points)
     viewer.reset_view()
     viewer.scene.camera.angles = _ANGLES if on else _FLAT
     if on:
         viewer.scene.camera.zoom *= _ROOM
 
 
-def _scales(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+def _scales(views: Sequence[Mapping[str, Any]]) -> list[float]:
     """Return how far the positions of the sliders lie apart in the scene."""
-    return [float(scale) for scale in rows[0]["r2g"].scale[:-2]] if rows else []
+    return [float(scale) for scale in views[0]["r2g"].scale[:-2]] if views else []
 
 
 def _stretch(layer: Any, *, on: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from qtpy.QtCore import QObject, Signal
 
-from i2am.viewer.data.open_sample import Store, open_row
+from i2am.viewer.data.open_sample import Store, open_view
 
 __all__ = ["SampleOpener"]
 
@@ -19,7 +19,7 @@ class SampleOpener(QObject):  # type: ignore[misc]  # Qt has no types here
 
     Attributes
     ----------
-    opened : Signal(Row, int)
+    opened : Signal(SampleView, int)
         A sample is open, and which of the samples in view asked for it. Only of the latest
         request for each.
     listed : Signal(str, tuple of str)
@@ -50,7 +50,7 @@ class SampleOpener(QObject):  # type: ignore[misc]  # Qt has no types here
         normalisation: str,
         view_index: int = 0,
     ) -> None:
-        """Open a sample as `i2am.viewer.data.open_sample.open_row` does.
+        """Open a sample as `i2am.viewer.data.open_sample.open_view` does.
 
         Parameters
         ----------
@@ -62,12 +62,12 @@ class SampleOpener(QObject):  # type: ignore[misc]  # Qt has no types here
         def find() -> Any:
             if self._latest.get(view_index) is not request:
                 return None
-            return open_row(run, sample, maps, guidance=guidance, normalisation=normalisation)
+            return open_view(run, sample, maps, guidance=guidance, normalisation=normalisation)
 
-        def receive(row: Any) -> None:
+        def receive(view: Any) -> None:
             if self._latest.get(view_index) is request:
                 del self._latest[view_index]
-                self.opened.emit(row, view_index)
+                self.opened.emit(view, view_index)
 
         self._submit(find, receive)
 

@@ -13,10 +13,10 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from i2am.schemas.dims import CONDITIONAL
 from i2am.schemas.errors import I2AMError
-from i2am.viewer.data.axes import MEANS, Place, describe
+from i2am.viewer.data.axes import AVERAGEABLE_DIMS, SliderPosition, describe_map
 from i2am.viewer.data.loader import Loader
 from i2am.viewer.data.open_sample import Store
-from i2am.viewer.data.sample import Origin, Row
+from i2am.viewer.data.sample import SampleSource, SampleView
 from i2am.viewer.data.volume import AXES
 from i2am.viewer.scene.appearance import Look, LookKeeper
 from i2am.viewer.scene.layers import Box, boxes_of, own_layers, sample_layers, show_layers, view_of
@@ -40,12 +40,12 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
 
     Attributes
     ----------
-    rows : list of Row
+    views : list of SampleView
     boxes : list of dict
         Of each sample in view, where its images lie.
     samples : tuple of str
         The complete samples of the first one's run, once they are listed.
-    means : frozenset of str
+    averaged_dims : frozenset of str
         What is averaged over: of "layer", "step" and "head".
     reopened, moved, loaded : Signal
         Another sample is in view; another slice, switch or look; more of the maps is in memory.
@@ -63,10 +63,10 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     def __init__(self, viewer: Any, opener: SampleOpener) -> None:
         super().__init__()
         self._viewer, self._opener = weakref.ref(viewer), opener
-        self.rows: list[Row] = []
+        self.rows: list[SampleView] = []
         self.boxes: list[dict[str, Box]] = []
         self.samples: tuple[str, ...] = ()
-        self.means: frozenset[str] = frozenset()
+        self.averaged_dims: frozenset[str] = frozenset()
         self.looks = LookKeeper()
         self._loaders: list[Loader] = []
         self._is_moving_sliders = False
@@ -101,12 +101,12 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     @property
     def guidance(self) -> str:
         """Which half of the guidance is in view."""
-        return self.rows[0].origin.guidance if self.rows else CONDITIONAL
+        return self.rows[0].source.guidance if self.rows else CONDITIONAL
 
     @property
     def normalisation(self) -> str:
         """How maps are normalised: "mass" or "density"."""
-        return self.rows[0].origin.normalisation if self.rows else "mass"
+        return self.rows[0].source.normalisation if self.rows else "mass"
 
     @property
     def is_volume(self) -> bool:
@@ -114,13 +114,13 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         return bool(self.viewer.dims.ndisplay == 3)
 
     @property
-    def place(self) -> Place:
+    def position(self) -> SliderPosition:
         """Indices where the sliders of layer, timestep and head stand."""
         layer = own_layers(self.viewer).get("r2g")
         if layer is None or not self.rows:
-            return Place(0, 0, 0)
+            return SliderPosition(0, 0, 0)
         point = self.viewer.dims.point[-len(AXES) :]
-        return self.rows[0].names.clipped([point[i] / layer.scale[i] for i in (1, 2, 3)])
+        return self.rows[0].axes.clipped([point[i] / layer.scale[i] for i in (1, 2, 3)])
 
     @property
     def load_error(self) -> Exception | None:
@@ -131,20 +131,20 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     def share_loaded(self) -> float:
         """How much of the maps in view is there, 0..1."""
         shares = [
-            volume.loaded.share_loaded for row in self.rows for volume in row.volumes.values()
+            volume.loaded.share_loaded for view in self.rows for volume in view.volumes.values()
         ]
         return min(shares, default=1.0)
 
-    def show(self, row: Row, number: int = 0) -> None:
+    def show(self, view: SampleView, number: int = 0) -> None:
         """Put a sample into view, in place of the one with that number."""
         above = self.boxes[0] if number else None
-        boxes = boxes_of(row, above)
+        boxes = boxes_of(view, above)
         if number:
-            for volume in row.volumes.values():
-                volume.align(self.rows[0].names)
-        for volume in row.volumes.values():
+            for volume in view.volumes.values():
+                volume.align(self.rows[0].axes)
+        for volume in view.volumes.values():
             volume.samples = max(1, len(self.samples))
-        layers = sample_layers(row, boxes, number)
+        layers = sample_layers(view, boxes, number)
         active = self.viewer.layers.selection.active
         events = self.viewer.layers.events
         with (
@@ -155,17 +155,17 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             show_layers(self.viewer, layers, number=number, is_new=is_new)
         if active in self.viewer.layers:
             self.viewer.layers.selection.active = active
-        self._set_view(row, boxes, number)
+        self._set_view(view, boxes, number)
 
     def show_sample(self, name: str) -> None:
         """Put another sample of the run into view as soon as it is open."""
-        if self.rows and name != self.rows[0].origin.sample:
-            self._open(replace(self.rows[0].origin, sample=name))
+        if self.rows and name != self.rows[0].source.sample:
+            self._open(replace(self.rows[0].source, sample=name))
 
     def reanalyze(self, *, guidance: str | None = None, normalisation: str | None = None) -> None:
         """Show another branch of the guidance, or another normalisation."""
-        for number, row in enumerate(self.rows):
-            own = row.origin
+        for number, view in enumerate(self.rows):
+            own = view.source
             changed = replace(
                 own,
                 guidance=guidance or own.guidance,
@@ -175,7 +175,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
 
     def compare(self, run: Store, sample: str | None = None) -> None:
         """Show another sample below, with the same sliders."""
-        own = self.rows[0].origin
+        own = self.rows[0].source
         self._opener.open(
             run,
             sample,
@@ -215,7 +215,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         if not self.rows:
             return
         given = {"layer": layer, "step": step, "head": head}
-        self.set_means(self.means - {dim for dim, at in given.items() if at is not None})
+        self.set_means(self.averaged_dims - {dim for dim, at in given.items() if at is not None})
         scale = own_layers(self.viewer)["r2g"].scale
         first = self.viewer.dims.ndim - len(AXES)
         moves = {
@@ -228,27 +228,30 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
 
     def set_mean(self, dim: str, on: bool) -> None:
         """Average over a dimension, or no more; its slider stays where it is."""
-        if dim not in MEANS:
-            msg = f"Expected one of {', '.join(MEANS)}, got {dim!r}, at dim. Name a slider."
+        if dim not in AVERAGEABLE_DIMS:
+            msg = f"Expected one of {', '.join(AVERAGEABLE_DIMS)}, got {dim!r}, at dim. Name a slider."
             raise ValueError(msg)
-        self.set_means(self.means | {dim} if on else self.means - {dim})
+        self.set_means(self.averaged_dims | {dim} if on else self.averaged_dims - {dim})
 
-    def set_means(self, means: frozenset[str]) -> None:
+    def set_means(self, averaged_dims: frozenset[str]) -> None:
         """Average over these dimensions and no others."""
-        if means == self.means:
+        if averaged_dims == self.averaged_dims:
             return
-        self.means = means
-        for row in self.rows:
-            for volume in row.volumes.values():
-                volume.means = means
+        self.averaged_dims = averaged_dims
+        for view in self.rows:
+            for volume in view.volumes.values():
+                volume.averaged_dims = averaged_dims
         self._redraw()
         self._on_sliders_moved()
 
     def move(self, dim: str, by: int) -> None:
         """Move a slider by some positions; at its ends it stays."""
-        sizes = dict(zip(MEANS, self.rows[0].names.shape, strict=True))
+        sizes = dict(zip(AVERAGEABLE_DIMS, self.rows[0].axes.shape, strict=True))
         sizes["sample"] = max(1, len(self.samples))
-        now = {**dict(zip(MEANS, self.place, strict=True)), "sample": self._sample_at()}
+        now = {
+            **dict(zip(AVERAGEABLE_DIMS, self.position, strict=True)),
+            "sample": self._sample_at(),
+        }
         to = min(max(now[dim] + by, 0), sizes[dim] - 1)
         self.go_to(**{dim: to})
 
@@ -272,65 +275,65 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         self._write()
         self.loaded.emit()
 
-    def _open(self, origin: Origin, number: int = 0) -> None:
+    def _open(self, source: SampleSource, number: int = 0) -> None:
         self._opener.open(
-            origin.run,
-            origin.sample,
-            origin.maps,
-            guidance=origin.guidance,
-            normalisation=origin.normalisation,
+            source.run,
+            source.sample,
+            source.maps,
+            guidance=source.guidance,
+            normalisation=source.normalisation,
             view_index=number,
         )
 
-    def _set_view(self, row: Row, boxes: dict[str, Box], number: int) -> None:
+    def _set_view(self, view: SampleView, boxes: dict[str, Box], number: int) -> None:
         """Make a sample whose layers are there one of the session's: load its maps."""
-        is_other_run = number == 0 and (not self.rows or self.rows[0].origin.run != row.origin.run)
-        loader = row.loader(
+        is_other_run = number == 0 and (not self.rows or self.rows[0].source.run != view.source.run)
+        loader = view.loader(
             lambda: self._arrived.emit(), lambda error: self._loading_failed.emit(error)
         )
         if number < len(self.rows):
             self._loaders[number].stop()
-            self.rows[number], self.boxes[number] = row, boxes
+            self.rows[number], self.boxes[number] = view, boxes
             self._loaders[number] = loader
         else:
-            self.rows.append(row)
+            self.rows.append(view)
             self.boxes.append(boxes)
             self._loaders.append(loader)
-        for volume in row.volumes.values():
-            volume.means, volume.request = self.means, loader.want
-        loader.want([self.place.layer], [self.place.step])
+        for volume in view.volumes.values():
+            volume.averaged_dims, volume.request = self.averaged_dims, loader.prioritize
+        loader.prioritize([self.position.layer], [self.position.step])
         loader.start()
         if number == 0 and len(self.rows) > 1:
-            self._keep_comparing(row)
+            self._keep_comparing(view)
         if is_other_run:
             self.samples = ()
-            self._opener.list_samples(row.origin.run)
-        elif number == 0 and row.origin.sample in self.samples:
-            self._set_sample_slider(row.origin.sample)
+            self._opener.list_samples(view.source.run)
+        elif number == 0 and view.source.sample in self.samples:
+            self._set_sample_slider(view.source.sample)
         self._on_view_shown(is_other_run=is_other_run)
         self.reopened.emit()
 
-    def _keep_comparing(self, row: Row) -> None:
+    def _keep_comparing(self, view: SampleView) -> None:
         """Bring the second sample in step: of another run the one of the same name, or as it is."""
         other = self.rows[1]
-        if other.origin.run != row.origin.run and other.origin.sample != row.origin.sample:
-            self._open(replace(other.origin, sample=row.origin.sample), 1)
+        if other.source.run != view.source.run and other.source.sample != view.source.sample:
+            self._open(replace(other.source, sample=view.source.sample), 1)
         else:
             self.show(other, 1)
 
     def _set_samples(self, run: str, names: tuple[str, ...]) -> None:
         """Give the sample slider its length, now that it is known."""
-        if not self.rows or self.rows[0].origin.run != run:
+        if not self.rows or self.rows[0].source.run != run:
             return
         self.samples = names
-        for number, row in enumerate(self.rows):
-            for volume in row.volumes.values():
+        for number, view in enumerate(self.rows):
+            for volume in view.volumes.values():
                 volume.samples = max(1, len(names))
-            for role in row.volumes:
+            for role in view.volumes:
                 layer = own_layers(self.viewer, number=number)[role]
                 layer.data = layer.data  # napari measures it again
-        if self.rows[0].origin.sample in names:
-            self._set_sample_slider(self.rows[0].origin.sample)
+        if self.rows[0].source.sample in names:
+            self._set_sample_slider(self.rows[0].source.sample)
         self.reopened.emit()
 
     def _set_sample_slider(self, sample: str) -> None:
@@ -344,12 +347,12 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         """Bring the samples in step with the layers that are there, whoever put them there."""
         for number in (0, 1):
             layers = own_layers(self.viewer, number=number)
-            row = view_of(layers["r2g"]) if "r2g" in layers else None
-            if row is None and number < len(self.rows):
+            view = view_of(layers["r2g"]) if "r2g" in layers else None
+            if view is None and number < len(self.rows):
                 self._remove_views(number)
-            elif row is not None and row not in self.rows and number == 0:
-                self._set_view(row, boxes_of(row), number)
-            elif row is not None:
+            elif view is not None and view not in self.rows and number == 0:
+                self._set_view(view, boxes_of(view), number)
+            elif view is not None:
                 self.looks.apply(*self._in_view())
 
     def _remove_views(self, number: int) -> None:
@@ -378,13 +381,13 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
 
         text = str(error)
         if not isinstance(error, I2AMError):
-            where = self.rows[0].origin.run if self.rows else "the store"
+            where = self.rows[0].source.run if self.rows else "the store"
             text = f"{type(error).__name__}: {error}, at {where}. Try 'i2am validate' on it."
         show_error(text)
         self.reopened.emit()  # Who asked for another sample goes back to the one in view.
 
-    def _in_view(self) -> tuple[Any, list[Row], Place, frozenset[str]]:
-        return self.viewer, self.rows, self.place, self.means
+    def _in_view(self) -> tuple[Any, list[SampleView], SliderPosition, frozenset[str]]:
+        return self.viewer, self.rows, self.position, self.averaged_dims
 
     def _sample_at(self) -> int:
         return round(float(self.viewer.dims.point[-len(AXES)]))
@@ -395,7 +398,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             return
         at = self._sample_at()
         if event is not None and 0 <= at < len(self.samples):
-            if self.samples[at] != self.rows[0].origin.sample:
+            if self.samples[at] != self.rows[0].source.sample:
                 self.show_sample(self.samples[at])
             elif self._opener.pending(0) != self.samples[at]:
                 self._opener.cancel(0)  # The slider is back at the sample in view.
@@ -411,9 +414,11 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         self._writer.stop()
         if not self.rows or self.viewer is None:
             return
-        row = self.rows[0]
-        present = {direction: volume.loaded.present for direction, volume in row.volumes.items()}
-        text = describe(self.place, self.means, row.names, present, is_volume=self.is_volume)
+        view = self.rows[0]
+        present = {direction: volume.loaded.present for direction, volume in view.volumes.items()}
+        text = describe_map(
+            self.position, self.averaged_dims, view.axes, present, is_volume=self.is_volume
+        )
         if self.load_error is not None:
             text += f"\n{1 - self.share_loaded:.0%} of the maps could not be read"
         elif self.share_loaded < 1:
@@ -427,8 +432,8 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             self._timer.start()
 
     def _redraw(self, *, only_new: bool = False) -> None:
-        for number, row in enumerate(self.rows):
+        for number, view in enumerate(self.rows):
             layers = own_layers(self.viewer, number=number)
-            for role, volume in row.volumes.items():
+            for role, volume in view.volumes.items():
                 if role in layers and not (only_new and volume.is_display_final):
                     layers[role].refresh(extent=False, thumbnail=False)

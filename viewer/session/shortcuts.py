@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from i2am.schemas.dims import HEAD, LAYER, STEP
-from i2am.viewer.data.axes import MEANS
+from i2am.viewer.data.axes import AVERAGEABLE_DIMS
 
 if TYPE_CHECKING:
     from i2am.viewer.session.session import Session
@@ -41,7 +41,7 @@ def _step(dim: str, by: int) -> Callable[[Session], None]:
 
 
 def _toggle(dim: str) -> Callable[[Session], None]:
-    return lambda session: session.set_mean(dim, dim not in session.means)
+    return lambda session: session.set_mean(dim, dim not in session.averaged_dims)
 
 
 def _next_direction(session: Session) -> None:
@@ -58,7 +58,11 @@ def _toggle_polarity(session: Session) -> None:
 
 
 def _toggle_everything(session: Session) -> None:
-    session.set_means(frozenset() if session.means == frozenset(MEANS) else frozenset(MEANS))
+    session.set_means(
+        frozenset()
+        if session.averaged_dims == frozenset(AVERAGEABLE_DIMS)
+        else frozenset(AVERAGEABLE_DIMS)
+    )
 
 
 SHORTCUTS: Final[dict[str, Shortcut]] = {

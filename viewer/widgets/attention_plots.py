@@ -23,8 +23,8 @@ from qtpy.QtWidgets import (
 from i2am.analysis.figures.captions import DIRECTIONS, SCORES
 from i2am.analysis.stores.layers import Direction
 from i2am.schemas.dims import HEAD, LAYER, STEP
-from i2am.viewer.data.axes import Place
-from i2am.viewer.data.sample import Row
+from i2am.viewer.data.axes import SliderPosition
+from i2am.viewer.data.sample import SampleView
 from i2am.viewer.data.scores import (
     MEASURES,
     mask_name,
@@ -74,26 +74,26 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         """Bring everything in step with the session, unless nobody sees it."""
         if not self.isVisible():
             return
-        row = self._row()
+        view = self._row()
         direction: Direction = self.direction.currentData()
-        volume = None if row is None else row.volumes.get(direction)
-        place = None
+        volume = None if view is None else view.volumes.get(direction)
+        position = None
         if volume is not None:
-            place = volume.to_own_position(self._session.place, self._session.means)
+            position = volume.to_own_position(self._session.position, self._session.averaged_dims)
         why = "Open a run: drop it on the window."
-        if row is not None:
-            why = why_no_curves(row.capture, row.spreads, direction, place)
+        if view is not None:
+            why = why_no_curves(view.capture, view.spreads, direction, position)
         self.message.setText(why)
         has_curves = not self.message.text()
         self.message.setVisible(not has_curves)
         for widget in (self.title, self.curves, self.outside):
             widget.setVisible(has_curves)
-        self.cells.setVisible(place is not None)
-        if row is not None and place is not None:
-            self._show_cells(row, direction, place)
+        self.cells.setVisible(position is not None)
+        if view is not None and position is not None:
+            self._show_cells(view, direction, position)
             if has_curves:
-                self._show_curves(row, direction, place)
-        self._ask_for_scores(row)
+                self._show_curves(view, direction, position)
+        self._ask_for_scores(view)
 
     def showEvent(self, event: Any) -> None:
         """Catch up with what was not drawn while nobody saw it."""
@@ -171,7 +171,7 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         self.cells.set_foreground(color)
 
     def _list_samples(self) -> None:
-        names = [row.origin.sample for row in self._session.rows]
+        names = [view.source.sample for view in self._session.rows]
         self.samples.blockSignals(True)
         chosen = self.samples.currentIndex()
         self.samples.clear()
@@ -189,46 +189,56 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         if not self._timer.isActive():
             self._timer.start(_LOADING_MS)
 
-    def _row(self) -> Row | None:
-        rows = self._session.rows
-        return rows[min(max(self.samples.currentIndex(), 0), len(rows) - 1)] if rows else None
+    def _row(self) -> SampleView | None:
+        views = self._session.rows
+        return views[min(max(self.samples.currentIndex(), 0), len(views) - 1)] if views else None
 
     def _go_to(self, **indices: int) -> None:
         """Move the sliders; they count the positions of the first sample."""
-        row, first = self._row(), self._session.rows[0]
-        if row is None:
+        view, first = self._row(), self._session.rows[0]
+        if view is None:
             return
-        own = {"layer": row.names.layers, "step": row.names.steps, "head": row.names.heads}
-        outer = {"layer": first.names.layers, "step": first.names.steps, "head": first.names.heads}
+        own = {"layer": view.axes.layers, "step": view.axes.steps, "head": view.axes.heads}
+        outer = {"layer": first.axes.layers, "step": first.axes.steps, "head": first.axes.heads}
         labels: dict[str, Any] = {dim: own[dim][index] for dim, index in indices.items()}
         if all(label in outer[dim] for dim, label in labels.items()):
             self._session.go_to(**{dim: outer[dim].index(at) for dim, at in labels.items()})
 
-    def _show_curves(self, row: Row, direction: Direction, place: Place) -> None:
-        spread, means, names = row.spreads[direction], self._session.means, row.names
-        is_mean = LAYER in means
-        inside = spread.inside[place.layer]
+    def _show_curves(
+        self, view: SampleView, direction: Direction, position: SliderPosition
+    ) -> None:
+        spread, averaged_dims, names = (
+            view.spreads[direction],
+            self._session.averaged_dims,
+            view.axes,
+        )
+        is_mean = LAYER in averaged_dims
+        inside = spread.inside[position.layer]
         if is_mean:
             inside = mean_of_last(np.moveaxis(spread.inside, 0, -1))
-        where = "mean over the layers" if is_mean else short_names(names.layers)[place.layer]
+        where = "mean over the layers" if is_mean else short_names(names.layers)[position.layer]
         self.title.setText(f"inside the {mask_name(direction)} · {where}")
-        self.title.setToolTip("" if is_mean else names.layers[place.layer])
+        self.title.setToolTip("" if is_mean else names.layers[position.layer])
         self.curves.show_curves(
             Curves(
                 inside,
                 names.timesteps,
                 names.heads,
                 spread.chance,
-                None if STEP in means else place.step,
-                None if HEAD in means else place.head,
+                None if STEP in averaged_dims else position.step,
+                None if HEAD in averaged_dims else position.head,
             ),
             outside=self.outside.isChecked(),
         )
 
-    def _show_cells(self, row: Row, direction: Direction, place: Place) -> None:
-        spread, means, names = row.spreads[direction], self._session.means, row.names
-        values = spread.concentration[:, place.step]
-        if STEP in means:
+    def _show_cells(self, view: SampleView, direction: Direction, position: SliderPosition) -> None:
+        spread, averaged_dims, names = (
+            view.spreads[direction],
+            self._session.averaged_dims,
+            view.axes,
+        )
+        values = spread.concentration[:, position.step]
+        if STEP in averaged_dims:
             values = mean_of_last(np.moveaxis(spread.concentration, 1, -1))
         self.cells.show_cells(
             Cells(
@@ -236,20 +246,26 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
                 names.layers,
                 short_names(names.layers),
                 names.heads,
-                None if LAYER in means else place.layer,
-                None if HEAD in means else place.head,
+                None if LAYER in averaged_dims else position.layer,
+                None if HEAD in averaged_dims else position.head,
             )
         )
 
-    def _ask_for_scores(self, row: Row | None) -> None:
+    def _ask_for_scores(self, view: SampleView | None) -> None:
         """Score the maps in view in the thread; an answer that is overtaken is not shown."""
         self._asked += 1
-        number, place, means = self._asked, self._session.place, self._session.means
+        number, position, averaged_dims = (
+            self._asked,
+            self._session.position,
+            self._session.averaged_dims,
+        )
 
         def score() -> tuple[int, dict[str, dict[str, float]], list[str]] | None:
-            if row is None or number != self._asked:
+            if view is None or number != self._asked:
                 return None
-            return number, *score_maps_in_view(row.capture, row.volumes, row.spreads, place, means)
+            return number, *score_maps_in_view(
+                view.capture, view.volumes, view.spreads, position, averaged_dims
+            )
 
         self._background.run(score, self._show_scores)
 

@@ -75,26 +75,26 @@ class CompareWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
 
     def _compare(self) -> None:
         if self._session.rows:
-            own = self._session.rows[0].origin
+            own = self._session.rows[0].source
             run = self.run.text().strip() or own.run
             self.state.setText("opening …")
             self._session.compare(run, self.sample.currentText().strip() or own.sample)
 
     def _show(self) -> None:
         """Bring the widget in step with what is in view."""
-        rows = self._session.rows
-        self.start.setEnabled(bool(rows))
-        self.stop.setEnabled(len(rows) > 1)
+        views = self._session.rows
+        self.start.setEnabled(bool(views))
+        self.stop.setEnabled(len(views) > 1)
         names = list(self._session.samples)
         if [self.sample.itemText(i) for i in range(self.sample.count())] != names:
             with QSignalBlocker(self.sample):
                 self.sample.clear()
                 self.sample.addItems(names)
-        if not rows:
+        if not views:
             self.state.setText("Open a run first: drop it on the window.")
-        elif len(rows) == 1:
+        elif len(views) == 1:
             self.state.setText("")
         else:
-            first, second = (row.origin for row in rows)
+            first, second = (view.source for view in views)
             where = "" if first.run == second.run else f" of {second.run}"
             self.state.setText(f"{first.sample} above, {second.sample}{where} below")

@@ -197,15 +197,19 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
 
     def _recipe(self, which: Any) -> Callable[[], str]:
         """Return what writes the script of a map in view."""
-        rows, place, means = self._session.rows, self._session.place, self._session.means
+        views, position, averaged_dims = (
+            self._session.rows,
+            self._session.position,
+            self._session.averaged_dims,
+        )
         if which != "sram":
-            return lambda: recipe(rows[0], which, place, means)
+            return lambda: recipe(views[0], which, position, averaged_dims)
         asker = asker_of(self._session)
-        pick, row = asker.pick, rows[asker.row]
+        pick, view = asker.pick, views[asker.row]
         if pick is None:
             msg = "Expected a picked place, got none, at the pictures. Click into one of them."
             raise AnalysisError(msg)
-        return lambda: sram_recipe(row, pick)
+        return lambda: sram_recipe(view, pick)
 
     def _ask_path(self, title: str, name: str, offered: tuple[str, ...], known: Any) -> Path | None:
         """Ask where to save; None if the user does not want to after all."""

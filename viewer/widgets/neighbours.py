@@ -18,7 +18,7 @@ from i2am.viewer.scene.contrast import Limits, heat_colormap, limits_of
 from i2am.viewer.widgets.qt import Background
 
 if TYPE_CHECKING:
-    from i2am.viewer.data.sample import Row
+    from i2am.viewer.data.sample import SampleView
     from i2am.viewer.session.session import Session
 
 __all__ = ["NinePanel", "neighbours"]
@@ -27,15 +27,15 @@ _TILE_PX: Final = 108
 _AROUND: Final = (-1, 0, 1)
 
 
-def neighbours(pick: Pick, row: Row) -> list[Pick | None]:
+def neighbours(pick: Pick, view: SampleView) -> list[Pick | None]:
     """Return a pick's surroundings row by row, itself fifth; None where the picture ends.
 
     A patch on from a picked pixel in the finest grid that is asked, a whole area on from an area.
     """
-    size = picture_size(row, pick.side)
+    size = picture_size(view, pick.side)
     top, left, bottom, right = pick.area
     if pick.is_point:
-        grid = patch_grid(pick, row)
+        grid = patch_grid(pick, view)
         far = (size[0] / grid[0], size[1] / grid[1])
     else:
         far = (bottom - top, right - left)
@@ -87,40 +87,44 @@ class NinePanel(QWidget):  # type: ignore[misc]  # Qt has no types here
         layout.addWidget(self.caption)
         layout.addLayout(grid)
 
-    def fill(self, pick: Pick, row: Row) -> None:
+    def fill(self, pick: Pick, view: SampleView) -> None:
         """Ask a pick and its neighbours; the answers come one after the other."""
         self._ticket += 1
-        self._picks = neighbours(pick, row)
+        self._picks = neighbours(pick, view)
         self.maps = []
         for tile in self.tiles:
             tile.clear()
         self.caption.setText(f"{pick.title()}\nand its neighbours, on one scale: asking …")
         ticket = self._ticket
-        places = [one.place(picture_size(row, pick.side)) for one in self._picks if one is not None]
-        asked: dict[str, Any] = {pick.side: places, **pick.asked(row)}
+        regions = [
+            one.region(picture_size(view, pick.side)) for one in self._picks if one is not None
+        ]
+        asked: dict[str, Any] = {pick.side: regions, **pick.asked(view)}
 
         def is_overtaken() -> bool:
             return ticket != self._ticket or self._background.is_closed
 
         def show(answer: Answer) -> None:
             if not is_overtaken():
-                self._show(row, pick, answer)
+                self._show(view, pick, answer)
 
         def fail(error: Exception) -> None:
             if not is_overtaken():
                 is_ours = isinstance(error, I2AMError)
                 self.caption.setText(str(error) if is_ours else f"{type(error).__name__}: {error}")
 
-        self._background.run_each(lambda: row.questions.ask(**asked, stop=is_overtaken), show, fail)
+        self._background.run_each(
+            lambda: view.questions.ask(**asked, stop=is_overtaken), show, fail
+        )
 
-    def _show(self, row: Row, pick: Pick, answer: Answer) -> None:
+    def _show(self, view: SampleView, pick: Pick, answer: Answer) -> None:
         values = answer.values.to_numpy()
         every = iter(values)
         self.maps = [None if one is None else next(every) for one in self._picks]
         limits = limits_of(values)
         for number, (tile, own) in enumerate(zip(self.tiles, self.maps, strict=True)):
             if own is not None:
-                picture = row.images[pick.answer_side]
+                picture = view.images[pick.answer_side]
                 tile.setPixmap(_pixmap(picture, own, limits, is_framed=number == 4))
         share = "" if answer.share == 1 else f": {answer.share:.0%} of the steps so far"
         self.caption.setText(f"{pick.title()}\nand its neighbours, on one scale{share}")

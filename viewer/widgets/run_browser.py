@@ -20,8 +20,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from i2am.viewer.data.axes import LEVELS, MEANS
-from i2am.viewer.data.sample import Row
+from i2am.viewer.data.axes import AVERAGEABLE_DIMS, LEVELS
+from i2am.viewer.data.sample import SampleView
 from i2am.viewer.scene.contrast import COLORMAPS
 from i2am.viewer.session.attach import session_of
 from i2am.viewer.session.shortcuts import SHORTCUTS, show_shortcuts
@@ -74,7 +74,7 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
         self.setMaximumWidth(_MOST_WIDTH_PX)  # the pictures need the room
         self._form = QFormLayout(self)
         self._add_sample()
-        self._add_means()
+        self._add_averaged()
         self._add_look()
         for key in ("reopened", "moved", "loaded"):
             getattr(self._session, key).connect(getattr(self, f"_show_{key}"))
@@ -106,21 +106,21 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
             "Mass: each map sums to 1 on its layer's own grid. Density: even attention is 1.",
         )
 
-    def _add_means(self) -> None:
-        self.means: dict[str, QCheckBox] = {}
+    def _add_averaged(self) -> None:
+        self.averaged: dict[str, QCheckBox] = {}
         self.levels: dict[str, QPushButton] = {}
         switches, buttons = QHBoxLayout(), QHBoxLayout()
-        for dim in MEANS:
+        for dim in AVERAGEABLE_DIMS:
             switch = QCheckBox({"step": "timestep"}.get(dim, dim))
             switch.setToolTip(f"Show the mean over all {dim}s ({_key(f'mean_{dim}')})")
             switch.toggled.connect(partial(self._session.set_mean, dim))
-            self.means[dim] = switch
+            self.averaged[dim] = switch
             switches.addWidget(switch)
-        for means, level in {**LEVELS, frozenset(): "single"}.items():
+        for averaged_dims, level in {**LEVELS, frozenset(): "single"}.items():
             button = QPushButton(level)
             button.setCheckable(True)
             button.setToolTip(_LEVEL_TIPS[level])
-            button.clicked.connect(partial(self._set_means, means))
+            button.clicked.connect(partial(self._set_means, averaged_dims))
             button.setMinimumWidth(30)
             self.levels[level] = button
             buttons.addWidget(button)
@@ -144,8 +144,8 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
         shortcuts.clicked.connect(lambda: show_shortcuts(self))
         self._form.addRow("Help", shortcuts)
 
-    def _set_means(self, means: frozenset[str], _is_checked: bool) -> None:
-        self._session.set_means(means)
+    def _set_means(self, averaged_dims: frozenset[str], _is_checked: bool) -> None:
+        self._session.set_means(averaged_dims)
 
     def _set_look(self, setting: str, value: str) -> None:
         self._session.set_look(**{setting: value})
@@ -164,15 +164,15 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
 
     def _show_reopened(self) -> None:
         """Bring the widget in step with the run and the sample in view."""
-        row = self._session.rows[0] if self._session.rows else None
+        view = self._session.rows[0] if self._session.rows else None
         for widget in (self.samples, self.guidance, self.normalisation):
-            widget.setEnabled(row is not None)
-        self.provenance.setText(row.provenance() if row else "Open a run: drop it on the window.")
-        self.maps.setText(_describe_maps(row) if row else "")
-        if row is not None:
-            own = row.origin
+            widget.setEnabled(view is not None)
+        self.provenance.setText(view.provenance() if view else "Open a run: drop it on the window.")
+        self.maps.setText(_describe_maps(view) if view else "")
+        if view is not None:
+            own = view.source
             _offer(self.samples, self._session.samples or (own.sample,), own.sample)
-            _offer(self.guidance, row.guidance_labels, own.guidance)
+            _offer(self.guidance, view.guidance_labels, own.guidance)
             _offer(self.normalisation, ("mass", "density"), own.normalisation)
         else:
             _offer(self.samples, (), "")
@@ -180,14 +180,16 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
         self._show_loaded()
 
     def _show_moved(self) -> None:
-        shown = (self._session.means, self._session.look, self._session.is_volume)
+        shown = (self._session.averaged_dims, self._session.look, self._session.is_volume)
         if shown == self._shown:
             return  # A slider moved: to touch what stays would have it painted again.
         self._shown = shown
-        for dim, switch in self.means.items():
+        for dim, switch in self.averaged.items():
             with QSignalBlocker(switch):
-                switch.setChecked(dim in self._session.means)
-        current = LEVELS.get(self._session.means, "" if self._session.means else "single")
+                switch.setChecked(dim in self._session.averaged_dims)
+        current = LEVELS.get(
+            self._session.averaged_dims, "" if self._session.averaged_dims else "single"
+        )
         for level, button in self.levels.items():
             button.setChecked(level == current)
         look = self._session.look
@@ -206,10 +208,10 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
         self.loading.setVisible(percent < 100 and self._session.load_error is None)
 
 
-def _describe_maps(row: Row) -> str:
-    own = row.origin
-    origin = "computed from the run" if own.computed else f"read from {Path(own.maps or '').name}"
-    return f"{origin}\n{row.note()}".strip()
+def _describe_maps(view: SampleView) -> str:
+    own = view.source
+    source = "computed from the run" if own.computed else f"read from {Path(own.maps or '').name}"
+    return f"{source}\n{view.note()}".strip()
 
 
 def _choice(known: Sequence[str], choose: Callable[[str], object]) -> QComboBox:

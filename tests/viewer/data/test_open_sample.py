@@ -11,7 +11,7 @@ from obstore.store import from_url
 from zarr.storage import ObjectStore
 
 from i2am.analysis import analyze, open_run
-from i2am.viewer.data.open_sample import open_row
+from i2am.viewer.data.open_sample import open_view
 from i2am.viewer.reader import get_reader, kind_of
 from i2am.viewer.session.attach import session_of
 from tests.support.s3_bucket import credentials, serve_bucket
@@ -26,7 +26,7 @@ def test_a_run_of_two_thousand_samples_opens_by_reading_one(
 ) -> None:
     run = write_run(tmp_path / "run.zarr", ("first",))
     one = watch_reads(monkeypatch)
-    open_row(run)
+    open_view(run)
     alone = [key for key, _ in one]
     metadata = json.loads((run / "first" / "zarr.json").read_text())
     metadata["attributes"]["i2am"]["status"] = "complete"
@@ -35,8 +35,8 @@ def test_a_run_of_two_thousand_samples_opens_by_reading_one(
         folder.mkdir()
         (folder / "zarr.json").write_text(json.dumps(metadata))
     one.clear()
-    row = open_row(run)
-    assert row.origin.sample == "first"
+    view = open_view(run)
+    assert view.source.sample == "first"
     assert sorted(key for key, _ in one) == sorted(alone)
 
 
@@ -44,7 +44,7 @@ def test_the_first_complete_sample_opens_whatever_stands_before_it(tmp_path: Pat
     run = write_run(tmp_path / "run.zarr", ("a", "b", "c"))
     path = run / "a" / "zarr.json"
     path.write_text(path.read_text().replace('"complete"', '"running"'))
-    assert open_row(run).origin.sample == "b"
+    assert open_view(run).source.sample == "b"
 
 
 def test_a_run_in_a_bucket_opens_and_its_maps_come(

@@ -316,7 +316,7 @@ def test_an_animation_walks_the_timesteps_and_puts_the_slider_back(
     assert not widget.animation_button.isEnabled()
     qtbot.waitUntil(lambda: any(m == f"Saved {path}" for m in _messages()), timeout=30_000)
     frames = _read_gif(path) if ending == "gif" else _read_mp4(path)[1]
-    assert session.place == (0, 1, 1)
+    assert session.position == (0, 1, 1)
     assert widget.animation_button.isEnabled()
     assert not widget.cancel_button.isEnabled()
     height = len(widget.take_figure()[0])
@@ -333,13 +333,13 @@ def test_a_cancelled_animation_leaves_no_file_and_the_slider_where_it_was(
     _, session, widget = window
     _choose(monkeypatch, path := tmp_path / "moving.gif")
     _press(widget.animation_button, qtbot)
-    qtbot.waitUntil(lambda: session.place.step == 2, timeout=10_000)
+    qtbot.waitUntil(lambda: session.position.step == 2, timeout=10_000)
     _press(widget.cancel_button, qtbot)
     qtbot.waitUntil(widget.animation_button.isEnabled, timeout=10_000)
     assert _messages()[-1] == "Animation cancelled"
     assert not list(tmp_path.glob("moving*"))
     assert not path.exists()
-    assert session.place == (0, 1, 1)
+    assert session.position == (0, 1, 1)
 
 
 def test_an_animation_that_cannot_be_written_puts_the_slider_back(
@@ -354,7 +354,7 @@ def test_an_animation_that_cannot_be_written_puts_the_slider_back(
         folder.rmdir()
         walk.start()
     assert "Expected a folder, got none" in caught.args[0]
-    assert session.place == (0, 1, 1)
+    assert session.position == (0, 1, 1)
 
 
 @pytest.mark.parametrize("change", ["closed", "averaged"])
@@ -364,7 +364,7 @@ def test_what_stops_a_walk_on_its_way_is_told(
     viewer, session, widget = window
     _choose(monkeypatch, tmp_path / "moving.gif")
     _press(widget.animation_button, qtbot)
-    qtbot.waitUntil(lambda: session.place.step == 2, timeout=10_000)
+    qtbot.waitUntil(lambda: session.position.step == 2, timeout=10_000)
     if change == "closed":
         viewer.layers.clear()
     else:
@@ -372,24 +372,24 @@ def test_what_stops_a_walk_on_its_way_is_told(
     qtbot.waitUntil(widget.animation_button.isEnabled, timeout=10_000)
     expected = {"closed": "Expected a run to animate", "averaged": "got the mean over all of them"}
     assert expected[change] in _messages()[-1]
-    assert session.means == ({"step"} if change == "averaged" else set())
+    assert session.averaged_dims == ({"step"} if change == "averaged" else set())
     assert not list(tmp_path.glob("moving*"))
 
 
 def test_a_walk_waits_for_maps_that_are_not_loaded_yet(
     tmp_path: Path, open_window: Callable[..., Any], qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from i2am.viewer.data.map_readers import StoredMaps
+    from i2am.viewer.data.map_readers import StoredMapReader
     from i2am.viewer.export.animation import Walk
     from i2am.viewer.session.attach import session_of
 
-    read, may_read = StoredMaps.read, threading.Event()
+    read, may_read = StoredMapReader.read, threading.Event()
 
-    def read_later(source: StoredMaps, layer: int, steps: Any) -> Any:
+    def read_later(source: StoredMapReader, layer: int, steps: Any) -> Any:
         may_read.wait(30)
         return read(source, layer, steps)
 
-    monkeypatch.setattr(StoredMaps, "read", read_later)
+    monkeypatch.setattr(StoredMapReader, "read", read_later)
     run = write_run(tmp_path / "run.zarr")
     write_maps(tmp_path / "maps.zarr", {"first": {"r2g": spot_volume()}})
     viewer = open_window(run)
@@ -413,18 +413,18 @@ def test_a_walk_waits_for_maps_that_are_not_loaded_yet(
 def test_maps_that_cannot_be_read_end_a_walk_and_are_told(
     tmp_path: Path, open_window: Callable[..., Any], qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from i2am.viewer.data.map_readers import StoredMaps
+    from i2am.viewer.data.map_readers import StoredMapReader
     from i2am.viewer.export.animation import Walk
     from i2am.viewer.session.attach import session_of
 
-    read = StoredMaps.read
+    read = StoredMapReader.read
 
-    def read_some(source: StoredMaps, layer: int, steps: Any) -> Any:
+    def read_some(source: StoredMapReader, layer: int, steps: Any) -> Any:
         if layer == 2:
             raise OSError("no such chunk")
         return read(source, layer, steps)
 
-    monkeypatch.setattr(StoredMaps, "read", read_some)
+    monkeypatch.setattr(StoredMapReader, "read", read_some)
     run = write_run(tmp_path / "run.zarr")
     write_maps(tmp_path / "maps.zarr", {"first": {"r2g": spot_volume()}})
     viewer = open_window(run)
@@ -473,7 +473,7 @@ def test_a_wrong_name_is_told_as_a_notification(
 
 
 @pytest.mark.parametrize("direction", ["r2g", "g2r"])
-@pytest.mark.parametrize("means", [(), ("layer", "head")])
+@pytest.mark.parametrize("averaged_dims", [(), ("layer", "head")])
 def test_the_copied_python_makes_what_the_layer_shows(
     direction: str, means: tuple[str, ...], window: Any, qtbot: Any
 ) -> None:
@@ -507,7 +507,7 @@ def test_the_copied_python_of_a_picked_place_makes_its_sram(
     QGuiApplication.clipboard().setText("")
     _press(widget.copy_button, qtbot)
     assert "Expected a picked place, got none" in _messages()[-1]
-    layer = session.rows[0].names.layers[0]
+    layer = session.rows[0].axes.layers[0]
     asker_of(session).ask(Pick("", "first", "generated", (9, 20, 10, 21), (layer,), (1,), (1,)))
     _press(widget.copy_button, qtbot)
     qtbot.waitUntil(lambda: QGuiApplication.clipboard().text() != "", timeout=5000)

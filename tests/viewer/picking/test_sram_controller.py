@@ -373,9 +373,9 @@ def test_a_pick_is_shown_again_with_its_sample_and_slice(run: Path, window: Any)
     wanted = sram(sample_of(run, "second"), reference=(3, 4), layers=[NAMES[2]], heads=[1])
     wait(lambda: asker.answer is not None)
     np.testing.assert_allclose(answer(window).data, wanted, rtol=1e-5)
-    assert session.rows[0].origin.sample == "second"
-    assert session.means == {"step"}
-    assert (session.place.layer, session.place.head) == (2, 1)
+    assert session.rows[0].source.sample == "second"
+    assert session.averaged_dims == {"step"}
+    assert (session.position.layer, session.position.head) == (2, 1)
     with pytest.raises(AnalysisError, match=r"got one of other\.zarr, .*Open that run first"):
         asker.show(Pick("other.zarr", "second", "generated", (0, 0, 1, 1)))
     with pytest.raises(AnalysisError, match=r"Expected a place within \(32, 32\) pixels"):

@@ -9,9 +9,9 @@ import pytest
 
 from i2am.analysis import analyze_run, find_maps, open_run
 from i2am.schemas import StoreError
-from i2am.viewer.data.axes import Names, Place, describe
-from i2am.viewer.data.open_sample import open_row
-from i2am.viewer.data.sample import Row
+from i2am.viewer.data.axes import MapAxes, SliderPosition, describe_map
+from i2am.viewer.data.open_sample import open_view
+from i2am.viewer.data.sample import SampleView
 from i2am.viewer.scene.contrast import limits_of, shared_limits
 from i2am.viewer.scene.layers import boxes_of, sample_layers
 from tests.support.maps_store import NAMES, spot_volume, write_maps
@@ -20,43 +20,45 @@ from tests.support.synthetic_run import SyntheticLayer, write_run
 ONE_TOKEN = SyntheticLayer("block.attn2", reference_grid=None, tokens=1)
 
 
-def _by_name(row: Row) -> dict[str, tuple[Any, dict[str, Any]]]:
-    layers = sample_layers(row, boxes_of(row))
+def _by_name(view: SampleView) -> dict[str, tuple[Any, dict[str, Any]]]:
+    layers = sample_layers(view, boxes_of(view))
     return {own["name"]: (values, own) for values, own, _ in layers}
 
 
-def _open(path: Path, *options: Any, **more: Any) -> Row:
+def _open(path: Path, *options: Any, **more: Any) -> SampleView:
     """Open a row that reads what it is asked for at once."""
-    row = open_row(path, *options, **more)
-    loader = row.loader()
-    for volume in row.volumes.values():
-        volume.request = loader.read_now
-    return row
+    view = open_view(path, *options, **more)
+    loader = view.loader()
+    for volume in view.volumes.values():
+        volume.request = loader.read_blocking
+    return view
 
 
-def _describe(row: Row, place: Place, means: tuple[str, ...] = ()) -> str:
-    for volume in row.volumes.values():
+def _describe(
+    view: SampleView, position: SliderPosition, averaged_dims: tuple[str, ...] = ()
+) -> str:
+    for volume in view.volumes.values():
         np.asarray(volume)
-    present = {direction: volume.loaded.present for direction, volume in row.volumes.items()}
-    return describe(place, frozenset(means), row.names, present)
+    present = {direction: volume.loaded.present for direction, volume in view.volumes.items()}
+    return describe_map(position, frozenset(averaged_dims), view.axes, present)
 
 
 def _edges(values: Any, options: dict[str, Any]) -> list[tuple[float, float]]:
     """Return where an array begins and ends along y and x, outer edges, in world coordinates."""
     leading = len(options["axis_labels"]) - 2
-    places = []
+    edges = []
     for axis in (0, 1):
         scale, at = options["scale"][leading + axis], options["translate"][leading + axis]
         length = values.shape[leading + axis]
-        places.append((at - scale / 2, at + scale * (length - 0.5)))
-    return places
+        edges.append((at - scale / 2, at + scale * (length - 0.5)))
+    return edges
 
 
 def test_maps_lie_edge_to_edge_on_their_pictures_which_stand_side_by_side(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run.zarr", size_px=(48, 32))
     volumes = {"r2g": spot_volume(grid=(6, 8)), "g2r": spot_volume(grid=(8, 4))}
     write_maps(tmp_path / "maps.zarr", {"first": volumes})
-    layers = _by_name(open_row(run))
+    layers = _by_name(open_view(run))
     for name in ("generated", "source", "inpainting mask", "R2G"):
         assert _edges(*layers[name]) == [(-0.5, 47.5), (-0.5, 31.5)], name
     for name in ("reference", "reference mask", "G2R"):
@@ -64,8 +66,8 @@ def test_maps_lie_edge_to_edge_on_their_pictures_which_stand_side_by_side(tmp_pa
 
 
 def test_a_second_row_lies_below_as_wide_as_the_first(tmp_path: Path) -> None:
-    first = open_row(write_run(tmp_path / "run.zarr", size_px=(48, 32)))
-    second = open_row(write_run(tmp_path / "other.zarr", size_px=(96, 64)))
+    first = open_view(write_run(tmp_path / "run.zarr", size_px=(48, 32)))
+    second = open_view(write_run(tmp_path / "other.zarr", size_px=(96, 64)))
     boxes = boxes_of(second, boxes_of(first))
     assert boxes["generated"].width == 32
     assert boxes["generated"].height == 48
@@ -75,18 +77,18 @@ def test_a_second_row_lies_below_as_wide_as_the_first(tmp_path: Path) -> None:
 
 
 def test_volumes_have_named_axes_and_are_read_when_they_are_looked_at(run: Path) -> None:
-    row = _open(run)
-    layers = _by_name(row)
+    view = _open(run)
+    layers = _by_name(view)
     for name, at in (("R2G", (0, 1, 2, 1, 3, 1)), ("G2R", (0, 1, 2, 1, 3, 6))):
         values, options = layers[name]
         assert options["axis_labels"] == ("sample", "layer", "timestep", "head", "y", "x")
         assert values.loaded.share_loaded < 1
         assert values[at] == 1
-    assert not row.origin.computed
+    assert not view.source.computed
 
 
 def test_names_hold_the_true_layers_and_timesteps(run: Path) -> None:
-    names = open_row(run).names
+    names = open_view(run).axes
     assert names.layers == NAMES
     np.testing.assert_allclose(names.timesteps, [981, 981 - 980 / 3, 981 - 1960 / 3, 1])
     assert names.heads == (0, 1)
@@ -113,9 +115,13 @@ def test_contrast_limits_run_from_each_layers_mean_to_its_hottest(tmp_path: Path
     maps[2] = 0.25
     write_maps(tmp_path / "maps.zarr", {"first": {"r2g": maps}})
     volume = _open(run).volumes["r2g"]
-    assert shared_limits(volume.loaded, Place(0, 0, 0), frozenset()) is None  # nothing is loaded
+    assert (
+        shared_limits(volume.loaded, SliderPosition(0, 0, 0), frozenset()) is None
+    )  # nothing is loaded
     np.asarray(volume)
-    limits = [shared_limits(volume.loaded, Place(layer, 0, 0), frozenset()) for layer in range(3)]
+    limits = [
+        shared_limits(volume.loaded, SliderPosition(layer, 0, 0), frozenset()) for layer in range(3)
+    ]
     np.testing.assert_allclose(limits[:2], [(1 / 64, 1), (10 / 64, 10)])  # type: ignore[arg-type]
     low, high = limits[2] or (0, 0)
     assert low == pytest.approx(0.25)
@@ -127,10 +133,10 @@ def test_maps_are_computed_from_the_run_where_none_are_stored(tmp_path: Path) ->
     layer = SyntheticLayer("block.attn2", generated_grid=(4, 4), dtype="float32")
     run = write_run(tmp_path / "run.zarr", layers=[layer], steps=2)
     r2g, g2r = _true_maps(run, layer)
-    row = _open(run)
-    np.testing.assert_allclose(np.asarray(row.volumes["r2g"])[0], r2g, rtol=1e-4)
-    np.testing.assert_allclose(np.asarray(row.volumes["g2r"])[0], g2r, rtol=1e-4)
-    assert row.origin.computed
+    view = _open(run)
+    np.testing.assert_allclose(np.asarray(view.volumes["r2g"])[0], r2g, rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(view.volumes["g2r"])[0], g2r, rtol=1e-4)
+    assert view.source.computed
 
 
 def _true_maps(run: Path, layer: SyntheticLayer) -> list[Any]:
@@ -154,12 +160,12 @@ def test_density_is_mass_times_the_positions_of_each_layers_grid(
     from i2am.analysis import analyze
 
     expected = analyze(open_run(run)["first"], normalisation="density")
-    row = _open(run, normalisation="density")
-    assert row.origin.computed is not is_stored
-    for direction, volume in row.volumes.items():
+    view = _open(run, normalisation="density")
+    assert view.source.computed is not is_stored
+    for direction, volume in view.volumes.items():
         truth = expected[direction].dataset
         np.testing.assert_allclose(np.asarray(volume)[0], truth["volume"], rtol=1e-5)
-        found = volume.loaded.plane(Place(0, 0, 0), frozenset({"layer", "step", "head"}))
+        found = volume.loaded.plane(SliderPosition(0, 0, 0), frozenset({"layer", "step", "head"}))
         np.testing.assert_allclose(found, truth["ulam"], rtol=1e-5)  # type: ignore[arg-type]
 
 
@@ -168,30 +174,30 @@ def test_the_other_half_of_the_guidance_is_computed(tmp_path: Path) -> None:
 
     run = write_run(tmp_path / "run.zarr", guidance=True)
     analyze_run(run, tmp_path / "maps.zarr", progress=False)
-    row = _open(run, guidance="unconditional")
-    assert row.origin.computed
-    assert row.guidance_labels == ["unconditional", "conditional"]
+    view = _open(run, guidance="unconditional")
+    assert view.source.computed
+    assert view.guidance_labels == ["unconditional", "conditional"]
     truth = analyze(open_run(run)["first"], guidance="unconditional")["r2g"].dataset["volume"]
-    np.testing.assert_allclose(np.asarray(row.volumes["r2g"])[0], truth, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(view.volumes["r2g"])[0], truth, rtol=1e-5)
 
 
 def test_one_reference_token_gives_no_g2r_and_says_why(tmp_path: Path) -> None:
-    row = _open(write_run(tmp_path / "run.zarr", layers=[ONE_TOKEN]))
-    layers = _by_name(row)
+    view = _open(write_run(tmp_path / "run.zarr", layers=[ONE_TOKEN]))
+    layers = _by_name(view)
     assert "G2R" not in layers
     assert "reference" in layers
     assert list(layers["captions"][1]["features"]["caption"])[:2] == [
         "generated · R2G",
         "reference · no G2R",
     ]
-    assert "one reference token" in row.note()
-    assert "a similarity, not a cause" in _describe(row, Place(0, 0, 0))
+    assert "one reference token" in view.note()
+    assert "a similarity, not a cause" in _describe(view, SliderPosition(0, 0, 0))
 
 
 def test_reference_tokens_without_a_layout_give_no_g2r_and_say_why(tmp_path: Path) -> None:
     layer = SyntheticLayer("block.attn2", reference_grid=None, tokens=4, special_tokens=0)
     run = write_run(tmp_path / "run.zarr", layers=[layer])
-    assert open_row(run).note() == "R2G only: the reference tokens have no layout."
+    assert open_view(run).note() == "R2G only: the reference tokens have no layout."
 
 
 def test_maps_of_another_run_or_kind_are_passed_over(run: Path, tmp_path: Path) -> None:
@@ -209,35 +215,35 @@ def test_maps_of_another_run_or_kind_are_passed_over(run: Path, tmp_path: Path) 
 def test_maps_that_are_named_are_read_wherever_they_lie(run: Path, tmp_path: Path) -> None:
     maps = spot_volume()[:, :, :, ::-1]
     store = write_maps(tmp_path / "mine.zarr", {"second": {"r2g": maps}}, source="x.zarr")
-    row = _open(run, sample="second", maps=store)
-    np.testing.assert_array_equal(np.asarray(row.volumes["r2g"])[0], maps)
-    assert row.origin.maps == str(store)
+    view = _open(run, sample="second", maps=store)
+    np.testing.assert_array_equal(np.asarray(view.volumes["r2g"])[0], maps)
+    assert view.source.maps == str(store)
 
 
 def test_what_cannot_be_opened_is_one_clear_error(run: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"got none named 'fist'.*Did you mean 'first'"):
-        open_row(run, "fist")
+        open_view(run, "fist")
     with pytest.raises(StoreError, match=r"Expected a store, got nothing"):
-        open_row(tmp_path / "nothing.zarr")
+        open_view(tmp_path / "nothing.zarr")
     with pytest.raises(StoreError, match=r"Expected a maps store, got a run store"):
-        open_row(run, maps=run)
+        open_view(run, maps=run)
     empty = write_run(tmp_path / "empty.zarr", ())
     with pytest.raises(StoreError, match=r"at least one complete sample, got none, at .*empty"):
-        open_row(empty)
+        open_view(empty)
 
 
-NAMES_OF_TWO = Names(
+AXES_OF_TWO = MapAxes(
     ("down.attn2", "up.attn2"), ((8, 8), (16, 12)), (True, True), (0, 5), (981, 481.5), (0, 1)
 )
 
 
 def test_a_position_beyond_the_volume_is_clipped_to_it() -> None:
-    assert NAMES_OF_TWO.clipped((1.0, 1.0, 0.0)) == (1, 1, 0)
-    assert NAMES_OF_TWO.clipped((9.0, -4.0, 0.4)) == (1, 0, 0)
+    assert AXES_OF_TWO.clipped((1.0, 1.0, 0.0)) == (1, 1, 0)
+    assert AXES_OF_TWO.clipped((9.0, -4.0, 0.4)) == (1, 0, 0)
 
 
 @pytest.mark.parametrize(
-    ("means", "lines"),
+    ("averaged_dims", "lines"),
     [
         (
             (),
@@ -257,9 +263,11 @@ def test_a_position_beyond_the_volume_is_clipped_to_it() -> None:
         (("head",), ["up.attn2", "16×12 patches · step 5: timestep 481.5 · mean over heads"]),
     ],
 )
-def test_the_map_in_view_is_told_with_true_names(means: tuple[str, ...], lines: list[str]) -> None:
+def test_the_map_in_view_is_told_with_true_names(
+    averaged_dims: tuple[str, ...], lines: list[str]
+) -> None:
     present = {"r2g": np.ones((2, 2), bool), "g2r": np.array([[True, True], [True, False]])}
-    told = describe(Place(1, 1, 1), frozenset(means), NAMES_OF_TWO, present)
+    told = describe_map(SliderPosition(1, 1, 1), frozenset(averaged_dims), AXES_OF_TWO, present)
     assert told.splitlines() == lines
 
 
@@ -269,10 +277,10 @@ def test_maps_of_another_reference_lie_on_its_picture(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run.zarr", layers=[first, second])
     analyze_run(run, tmp_path / "other.zarr", layers="*.reference_1", progress=False)
     images = open_run(run)["first"]["images"].dataset
-    shown = _by_name(open_row(run))
+    shown = _by_name(open_view(run))
     np.testing.assert_array_equal(shown["reference"][0], images["reference"])
     assert "reference mask" in shown
-    shown = _by_name(open_row(run, maps=tmp_path / "other.zarr"))
+    shown = _by_name(open_view(run, maps=tmp_path / "other.zarr"))
     np.testing.assert_array_equal(shown["reference"][0], images["reference_1"])
     assert "reference mask" not in shown  # It is of the first one.
     np.testing.assert_allclose(_edges(*shown["G2R"]), _edges(*shown["reference"]))
@@ -284,15 +292,15 @@ def test_one_token_is_a_similarity_unless_others_share_its_softmax(
     representation: str, other_keys: int, tmp_path: Path
 ) -> None:
     layer = replace(ONE_TOKEN, representation=representation, other_keys=other_keys)
-    row = _open(write_run(tmp_path / "run.zarr", layers=[layer]))
-    assert row.names.causal == (other_keys > 0,)
-    assert ("a similarity" in _describe(row, Place(0, 0, 0))) is (other_keys == 0)
-    assert ("a similarity" in row.note()) is (other_keys == 0)
+    view = _open(write_run(tmp_path / "run.zarr", layers=[layer]))
+    assert view.axes.causal == (other_keys > 0,)
+    assert ("a similarity" in _describe(view, SliderPosition(0, 0, 0))) is (other_keys == 0)
+    assert ("a similarity" in view.note()) is (other_keys == 0)
 
 
 def test_kept_steps_and_heads_are_named_by_their_labels(tmp_path: Path) -> None:
     layer = SyntheticLayer("attn", (4, 4), (4, 4), 0, heads=4, kept_heads=(1, 3))
-    row = _open(write_run(tmp_path / "run.zarr", layers=[layer], steps=(0, 5, 10)))
-    assert row.names.steps == (0, 5, 10)
-    assert row.names.heads == (1, 3)
-    assert "step 10: timestep 1 · head 3" in _describe(row, Place(0, 2, 1))
+    view = _open(write_run(tmp_path / "run.zarr", layers=[layer], steps=(0, 5, 10)))
+    assert view.axes.steps == (0, 5, 10)
+    assert view.axes.heads == (1, 3)
+    assert "step 10: timestep 1 · head 3" in _describe(view, SliderPosition(0, 2, 1))

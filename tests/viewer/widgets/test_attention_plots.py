@@ -99,7 +99,7 @@ def test_the_curves_are_the_shares_inside_the_mask_of_the_layer_in_view(
     assert widget.curves.chance.value() == pytest.approx(4 / 64)
     assert widget.curves.here.value() == 2
     assert widget.title.text() == "inside the inpainting mask · mid 0.0"
-    assert widget.title.toolTip() == session.rows[0].names.layers[1]
+    assert widget.title.toolTip() == session.rows[0].axes.layers[1]
     session.go_to(layer=0)
     _settle(widget, qtbot)
     np.testing.assert_allclose(_drawn(widget), _inside(_volume()[0]), rtol=1e-5)
@@ -140,12 +140,12 @@ def test_the_scores_are_those_of_the_map_in_view_in_both_directions(
     run: Path, open_panels: Callable[..., Any], qtbot: Any
 ) -> None:
     session, widget = open_panels(run)
-    for means in ((), ("layer", "head")):
-        for dim in means:
+    for averaged_dims in ((), ("layer", "head")):
+        for dim in averaged_dims:
             session.set_mean(dim, True)
         _settle(widget, qtbot)
         for direction, volume in {"r2g": _volume(), "g2r": _volume(1)}.items():
-            plane = np.nanmean(volume[:, 2], axis=(0, 1)) if means else volume[1, 2, 1]
+            plane = np.nanmean(volume[:, 2], axis=(0, 1)) if averaged_dims else volume[1, 2, 1]
             shown = {name: label.text() for name, label in widget.scores[direction].items()}
             assert shown["IMACS"] == f"{imacs(plane, _mask()):.3f}"
             assert shown["inside the mask"] == f"{_inside(plane):.3f}"
@@ -173,7 +173,7 @@ def test_a_click_on_a_curve_moves_the_sliders_there(
 ) -> None:
     session, widget = open_panels(run)
     _click(widget.curves.plot, qtbot, step, float(_inside(_volume()[1, step, head])))
-    qtbot.waitUntil(lambda: session.place == (1, step, head), timeout=2000)
+    qtbot.waitUntil(lambda: session.position == (1, step, head), timeout=2000)
     _settle(widget, qtbot)
     assert widget.curves.here.value() == step
 
@@ -187,8 +187,8 @@ def test_a_click_on_a_cell_moves_the_sliders_there_and_ends_the_mean(
     session.set_mean("step", True)
     _settle(widget, qtbot)
     _click(widget.cells.plot, qtbot, head, layer)
-    qtbot.waitUntil(lambda: session.place == (layer, 2, head), timeout=2000)
-    assert session.means == {"step"}
+    qtbot.waitUntil(lambda: session.position == (layer, 2, head), timeout=2000)
+    assert session.averaged_dims == {"step"}
 
 
 def test_a_click_in_the_legend_moves_the_head_slider(
@@ -196,7 +196,7 @@ def test_a_click_in_the_legend_moves_the_head_slider(
 ) -> None:
     session, widget = open_panels(run)
     widget.curves.legend.linkActivated.emit("0")
-    assert session.place == (1, 2, 0)
+    assert session.position == (1, 2, 0)
 
 
 def test_the_panels_follow_the_sliders_by_themselves(
@@ -300,4 +300,4 @@ def test_a_compared_sample_can_be_chosen_and_its_clicks_go_by_label(
     np.testing.assert_allclose(_drawn(widget), _inside(own[0]), rtol=1e-5)
     assert widget.cells.frame.rect().getRect() == (0.5, -0.5, 1, 1)
     _click(widget.cells.plot, qtbot, 0, 1)
-    qtbot.waitUntil(lambda: session.place == (2, 2, 0), timeout=2000)
+    qtbot.waitUntil(lambda: session.position == (2, 2, 0), timeout=2000)

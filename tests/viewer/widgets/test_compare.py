@@ -27,7 +27,7 @@ def test_another_sample_of_the_run_comes_below_and_goes_again(
     widget.start.click()
     wait(lambda: len(session.rows) == 2)
     assert widget.state.text() == "first above, second below"
-    assert [row.origin.sample for row in session.rows] == ["first", "second"]
+    assert [view.source.sample for view in session.rows] == ["first", "second"]
     widget.stop.click()
     assert len(session.rows) == 1
     assert not widget.stop.isEnabled()

@@ -114,10 +114,10 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         read_picks(tmp_path / "none.csv")
 
 
-def row_of(size: tuple[int, int]) -> Any:
+def view_of_size(size: tuple[int, int]) -> Any:
     images = {"generated": np.zeros((*size, 3), np.uint8)}
-    origin = SimpleNamespace(run="run.zarr", sample="a")
-    return SimpleNamespace(images=images, origin=origin)
+    source = SimpleNamespace(run="run.zarr", sample="a")
+    return SimpleNamespace(images=images, source=source)
 
 
 @pytest.mark.parametrize(
@@ -131,15 +131,17 @@ def row_of(size: tuple[int, int]) -> Any:
 )
 def test_points_of_the_scene_are_pixels_of_the_stored_picture(points: Any, area: Any) -> None:
     # 10 by 10 pixels, shown twice as large, ten to the right.
-    pick = pick_in(row_of((10, 10)), "generated", Box(20, 20, left=9.5), points)
+    pick = pick_in(view_of_size((10, 10)), "generated", Box(20, 20, left=9.5), points)
     assert pick == Pick("run.zarr", "a", "generated", area)
 
 
 def test_a_place_in_a_picture_of_another_size_is_as_far_along() -> None:
     point = Pick("run.zarr", "b", "generated", (8, 4, 9, 5))
-    assert point.on(row_of((10, 40)), (20, 20)) == Pick("run.zarr", "a", "generated", (4, 8, 5, 9))
+    assert point.on(view_of_size((10, 40)), (20, 20)) == Pick(
+        "run.zarr", "a", "generated", (4, 8, 5, 9)
+    )
     area = Pick("run.zarr", "b", "generated", (8, 4, 18, 20))
-    assert area.on(row_of((10, 40)), (20, 20)).area == (4, 8, 9, 40)
+    assert area.on(view_of_size((10, 40)), (20, 20)).area == (4, 8, 9, 40)
 
 
 @pytest.fixture
@@ -170,7 +172,7 @@ def test_picks_are_kept_named_and_shown_again(run: Path, window: Any) -> None:
     assert widget.list.item(1).text() == f"generated (20, 5) · {NAMES[2]} · step 3 · head 0"
     widget.list.itemClicked.emit(widget.list.item(0))
     assert widget.asker.pick == widget.picks[0]
-    assert session_of(viewer).place[:2] == (1, 1)
+    assert session_of(viewer).position[:2] == (1, 1)
     np.testing.assert_array_equal(last_answer(widget), first)
     widget.list.item(0).setText(" cuff ")
     assert widget.picks[0].note == "cuff"
@@ -244,9 +246,9 @@ def test_nine_srams_are_those_of_the_patch_and_its_neighbours(run: Path, window:
 
 def test_neighbours_of_an_area_are_as_large(run: Path, window: Any) -> None:
     viewer, _ = window
-    row = session_of(viewer).rows[0]
+    view = session_of(viewer).rows[0]
     pick = Pick(str(run), "first", "generated", (0, 8, 8, 20))
-    found = neighbours(pick, row)
+    found = neighbours(pick, view)
     assert [one is None for one in found] == [True] * 3 + [False] * 6
     assert [one.area for one in found if one is not None] == [
         *[(0, 0, 8, 8), (0, 8, 8, 20), (0, 20, 8, 32)],
