@@ -127,7 +127,7 @@ class Session:
     def moves(self, rounds: int) -> tuple[list[float], list[float], list[float]]:
         """Move the timestep slider by turns; return seconds of plain napari, ours, our share."""
         plain, ours, share = [], [], []
-        steps = self.session.rows[0].axes.shape[1]
+        steps = self.session.views[0].axes.shape[1]
         for number in range(rounds):
             at = (7 * number + 1) % steps
             plain.append(windows.drawn(self.plain, lambda at=at: windows.set_step(self.plain, at)))
@@ -148,7 +148,7 @@ class Session:
 
     def compute(self, rounds: int) -> None:
         """Ask what patches read in one layer, all steps and heads, without showing it."""
-        view = self.session.rows[0]
+        view = self.session.views[0]
         questions, layer = view.questions, view.axes.layers[0]
         seconds = [
             windows.timed(lambda at=at: list(questions.ask(generated=at, layers=[layer])))
@@ -159,7 +159,7 @@ class Session:
     def pixels(self, count: int) -> list[tuple[int, int]]:
         """Return pixels of the generated picture."""
         rng = np.random.default_rng(0)
-        height, width = self.session.rows[0].images["generated"].shape[:2]
+        height, width = self.session.views[0].images["generated"].shape[:2]
         return [(int(rng.integers(height)), int(rng.integers(width))) for _ in range(count)]
 
     def clicks(self, rounds: int) -> dict[str, list[tuple[float, float, float]]]:
@@ -175,7 +175,7 @@ class Session:
             ("all", {"layer", "step", "head"}),
         ):
             self.session.go_to(layer=0)
-            self.session.set_means(frozenset(averaged_dims))
+            self.session.set_averaged_dims(frozenset(averaged_dims))
             windows.pump(0.3)
             self.click(pixels[0])  # makes the layers of the answer, once
             seen[name] = [(*self.click(at), self.last_redraw) for at in pixels]
@@ -195,7 +195,7 @@ class Session:
 
         asker = asker_of(self.session)
         windows.pump(CLICKS_APART_S)
-        self.plain_at = (self.plain_at + 7) % self.session.rows[0].axes.shape[1]
+        self.plain_at = (self.plain_at + 7) % self.session.views[0].axes.shape[1]
         self.last_redraw = windows.drawn(
             self.plain, lambda: windows.set_step(self.plain, self.plain_at)
         )
@@ -236,14 +236,14 @@ def open_plain(run: Path) -> Any:
     from qtpy.QtWidgets import QApplication
 
     from i2am.viewer.data.open_sample import open_view
-    from i2am.viewer.scene.layers import boxes_of, sample_layers
+    from i2am.viewer.scene.layers import image_boxes, sample_layers
     from i2am.viewer.window import _enlarge
 
     viewer = napari.Viewer(show=True)
     _enlarge(viewer)
     QApplication.processEvents()
     view = open_view(run)
-    for values, options, kind in sample_layers(view, boxes_of(view)):
+    for values, options, kind in sample_layers(view, image_boxes(view)):
         own = options.pop("metadata")["i2am"]
         if own["role"] in ("r2g", "g2r"):
             values = np.load(run.with_suffix(f".{own['role']}.npy"))[None]
@@ -274,7 +274,7 @@ def show_first_frame(kind: str, run: str) -> None:
     else:
         viewer = open_viewer(run)
         session = session_of(viewer)
-        volume = session.rows[0].volumes["r2g"]
+        volume = session.views[0].volumes["r2g"]
         windows.wait(lambda: volume.loaded.is_whole(session.position, frozenset()))
         session.refresh()
     windows.drawn(viewer, lambda: viewer.layers[-1].refresh())

@@ -70,18 +70,18 @@ def take_picture(run: Path, take: Callable[[Any], None], path: Path) -> None:
 
 
 def overview(viewer: Any) -> None:
-    session(viewer).set_means(EVERYTHING)
+    session(viewer).set_averaged_dims(EVERYTHING)
 
 
 def tlam(viewer: Any) -> None:
     dock(viewer, "Panels")
-    session(viewer).set_means(frozenset({"layer", "head"}))
+    session(viewer).set_averaged_dims(frozenset({"layer", "head"}))
     session(viewer).move("step", -2)
 
 
 def hlam(viewer: Any) -> None:
     dock(viewer, "Panels")
-    session(viewer).set_means(frozenset({"layer", "step"}))
+    session(viewer).set_averaged_dims(frozenset({"layer", "step"}))
     session(viewer).move("head", 1)
 
 
@@ -91,9 +91,9 @@ def sram(viewer: Any) -> None:
 
     own = session(viewer)
     picks = dock(viewer, "Ask a patch")
-    own.set_means(frozenset({"step", "head"}))
-    own.go_to(layer=len(own.rows[0].axes.layers) - 3)
-    asker, view, (y, x) = asker_of(own), own.rows[0], BETWEEN_WHEELS
+    own.set_averaged_dims(frozenset({"step", "head"}))
+    own.go_to(layer=len(own.views[0].axes.layers) - 3)
+    asker, view, (y, x) = asker_of(own), own.views[0], BETWEEN_WHEELS
     pick = Pick(view.source.run, view.source.sample, "generated", (y, x, y + 1, x + 1))
     asker.ask(selection_of(pick, view, own.position, own.averaged_dims))
     picks.add([asker.pick])
@@ -103,7 +103,7 @@ def sram(viewer: Any) -> None:
 
 def volume(viewer: Any) -> None:
     own = session(viewer)
-    own.set_mean("head", on=True)
+    own.set_averaged("head", on=True)
     own.go_to(layer=4)
     own.set_volume(True)
 
@@ -111,9 +111,9 @@ def volume(viewer: Any) -> None:
 def comparison(viewer: Any) -> None:
     own = session(viewer)
     dock(viewer, "Compare")
-    own.compare(own.rows[0].source.run, "frog")
-    wait(lambda: len(own.rows) == 2 and own.share_loaded == 1)
-    own.set_means(EVERYTHING)
+    own.compare(own.views[0].source.run, "frog")
+    wait(lambda: len(own.views) == 2 and own.share_loaded == 1)
+    own.set_averaged_dims(EVERYTHING)
 
 
 def session(viewer: Any) -> Any:

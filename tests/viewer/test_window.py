@@ -156,12 +156,12 @@ def test_sliders_are_named_and_the_sample_slider_opens_another_sample(
     wait(lambda: len(session.samples) == 2)
     assert viewer.dims.nsteps[:4] == (2, 3, 4, 2)
     viewer.dims.set_current_step(0, 1)
-    wait(lambda: session.rows[0].source.sample == "second")
+    wait(lambda: session.views[0].source.sample == "second")
     generated, _ = _halves(_shot(viewer))
     assert (generated != _stored(run, "first", "generated")).any()
     assert viewer.window.dock_widgets["Run browser"].samples.currentText() == "second"
     session.show_sample("first")
-    wait(lambda: session.rows[0].source.sample == "first")
+    wait(lambda: session.views[0].source.sample == "first")
     assert viewer.dims.current_step[0] == 0
 
 
@@ -183,22 +183,22 @@ def test_the_look_is_drawn(run: Path, open_window: Callable[..., Any]) -> None:
     _stand(viewer, 0, 1, 0)
     session, r2g = session_of(viewer), viewer.layers["R2G"]
     picture = _stored(run, "first", "generated")
-    browser.look["direction"].textActivated.emit("g2r")
+    browser.appearance["direction"].textActivated.emit("g2r")
     assert not r2g.visible
     assert viewer.layers["G2R"].visible
-    browser.look["direction"].textActivated.emit("both")
-    browser.look["colormap"].textActivated.emit("viridis")
+    browser.appearance["direction"].textActivated.emit("both")
+    browser.appearance["colormap"].textActivated.emit("viridis")
     browser.opacity.setValue(50)
     generated, _ = _halves(_shot(viewer))
     hot = 255 * np.array([0.993248, 0.906157, 0.143936])  # viridis' last
     where = (slice(PATCH, 2 * PATCH), slice(0, PATCH))
     expected = 0.5 * OPAQUE * hot + (1 - 0.5 * OPAQUE) * picture[where]
     np.testing.assert_allclose(generated[where], expected, atol=2)
-    browser.look["polarity"].textActivated.emit("inverted")
+    browser.appearance["polarity"].textActivated.emit("inverted")
     generated, _ = _halves(_shot(viewer))
     np.testing.assert_allclose(generated[where], picture[where], atol=2)  # hot is clear
     assert np.abs(generated[12:] - picture[12:]).mean() > 20  # cold is not
-    assert session.look.polarity == "inverted"
+    assert session.appearance.polarity == "inverted"
 
 
 def test_what_is_below_the_threshold_is_clear(
@@ -227,12 +227,12 @@ def test_contrast_is_shared_within_a_layer_or_each_slices_own(
     _stand(viewer, 0, 1, 0)
     shared = viewer.layers["R2G"].contrast_limits
     browser = viewer.window.dock_widgets["Run browser"]
-    browser.look["contrast"].textActivated.emit("slice")
+    browser.appearance["contrast"].textActivated.emit("slice")
     own = viewer.layers["R2G"].contrast_limits
     assert own[1] < shared[1]
     _stand(viewer, 0, 2, 0)
     assert viewer.layers["R2G"].contrast_limits[1] > own[1]
-    browser.look["contrast"].textActivated.emit("shared")
+    browser.appearance["contrast"].textActivated.emit("shared")
     np.testing.assert_allclose(viewer.layers["R2G"].contrast_limits, shared)
 
 
@@ -273,14 +273,14 @@ def test_every_shortcut_does_what_its_help_says(run: Path, open_window: Callable
     ):
         for value in values:
             _press(viewer, key)
-            assert getattr(session.look, setting) == value
+            assert getattr(session.appearance, setting) == value
     for is_volume in (True, False):
         _press(viewer, "V")
         assert session.is_volume is is_volume
     _press(viewer, "S")
-    wait(lambda: session.rows[0].source.sample == "second")
+    wait(lambda: session.views[0].source.sample == "second")
     _press(viewer, "Shift-S")
-    wait(lambda: session.rows[0].source.sample == "first")
+    wait(lambda: session.views[0].source.sample == "first")
     help_window = show_shortcuts(viewer.window.dock_widgets["Run browser"])
     for shortcut in SHORTCUTS.values():
         assert shortcut.what in help_window.text()
@@ -330,7 +330,7 @@ def test_a_second_sample_is_compared_with_linked_sliders(
     volume = spot_volume()[..., ::-1, :]
     write_maps(tmp_path / "other.maps.zarr", {"first": {"r2g": volume}}, source="x/other.zarr")
     session.compare(other, "first")
-    wait(lambda: len(session.rows) == 2)
+    wait(lambda: len(session.views) == 2)
     _stand(viewer, 2, 1, 1)
     lower = viewer.layers["R2G (2)"].data[0, 2, 1, 1]
     np.testing.assert_array_equal(lower, volume[2, 1, 1])
@@ -339,9 +339,9 @@ def test_a_second_sample_is_compared_with_linked_sliders(
     _assert_heat(below, _stored(other, "first", "generated"), (7 - 3, 1))
     _assert_heat(scene[:32, :32], _stored(run, "first", "generated"), (3, 1))
     session.show_sample("second")  # another run's sample of the same name comes along
-    wait(lambda: all(view.source.sample == "second" for view in session.rows))
+    wait(lambda: all(view.source.sample == "second" for view in session.views))
     session.stop_comparing()
-    assert len(session.rows) == 1
+    assert len(session.views) == 1
     assert not [layer.name for layer in viewer.layers if "(2)" in layer.name]
 
 
@@ -353,11 +353,11 @@ def test_a_compared_run_with_other_layers_and_steps_is_held_against_by_their_lab
     viewer = open_window(run)
     session = session_of(viewer)
     session.compare(other)
-    wait(lambda: len(session.rows) == 2)
+    wait(lambda: len(session.views) == 2)
     shown = viewer.layers["R2G (2)"].data
     assert shown.shape == viewer.layers["R2G"].data.shape
     _stand(viewer, 2, 2, 0)
-    truth = analyze(session.rows[1].capture)["r2g"].dataset["volume"]
+    truth = analyze(session.views[1].capture)["r2g"].dataset["volume"]
     np.testing.assert_allclose(
         shown[0, 2, 2, 0], truth.sel(layer=LAYERS[2].name, head=0).isel(step=1), rtol=1e-5
     )
@@ -374,11 +374,11 @@ def test_maps_that_are_computed_come_while_the_window_lives(
     browser = viewer.window.dock_widgets["Run browser"]
     assert "computed from the run" in browser.maps.text()
     _stand(viewer, 1, 2, 1)
-    truth = analyze(session.rows[0].capture)["r2g"].dataset
+    truth = analyze(session.views[0].capture)["r2g"].dataset
     np.testing.assert_allclose(
         viewer.layers["R2G"].data[0, 1, 2, 1], truth["volume"][1, 2, 1], rtol=1e-5
     )
-    session.set_means(frozenset(AVERAGEABLE_DIMS))
+    session.set_averaged_dims(frozenset(AVERAGEABLE_DIMS))
     np.testing.assert_allclose(viewer.layers["R2G"].data[0, 0, 0, 0], truth["ulam"], rtol=1e-5)
     assert not browser.loading.isVisible()
 
@@ -443,7 +443,7 @@ def test_the_chooser_swaps_the_sample_and_keeps_sliders_and_looks(
     assert browser.maps.text() == "read from maps.zarr"
     wait(lambda: len(session.samples) == 2)
     browser.samples.setCurrentText("second")
-    wait(lambda: session.rows[0].source.sample == "second")
+    wait(lambda: session.views[0].source.sample == "second")
     generated, reference = _halves(_shot(viewer))
     np.testing.assert_array_equal(generated, _stored(run, "second", "generated"))
     np.testing.assert_array_equal(reference, _stored(run, "second", "reference"))
@@ -469,13 +469,13 @@ def test_the_chooser_adds_and_removes_what_only_one_sample_has(
     session = session_of(viewer)
     wait(lambda: len(session.samples) == 2)
     browser.samples.setCurrentText("token")
-    wait(lambda: session.rows[0].source.sample == "token")
+    wait(lambda: session.views[0].source.sample == "token")
     assert "G2R" not in viewer.layers
     assert "one reference token" in browser.maps.text()
     assert "similarity" in viewer.canvas.overlays.text.text
     assert viewer.layers["R2G"].data.shape == (2, 1, 4, 2, 8, 8)
     browser.samples.setCurrentText("grid")
-    wait(lambda: session.rows[0].source.sample == "grid")
+    wait(lambda: session.views[0].source.sample == "grid")
     assert [each.name for each in viewer.layers] == full
 
 
@@ -492,7 +492,7 @@ def test_a_sample_that_cannot_be_opened_is_reported_and_the_chooser_goes_back(
     browser.samples.setCurrentText("second")
     wait(lambda: browser.samples.currentText() == "first")
     assert "got none named 'second'" in notification_manager.records[-1].message
-    assert session_of(viewer).rows[0].source.sample == "first"
+    assert session_of(viewer).views[0].source.sample == "first"
 
 
 def test_maps_that_cannot_be_read_are_reported_with_what_to_do(
@@ -516,7 +516,7 @@ def test_layers_of_others_are_left_alone(run: Path, open_window: Callable[..., A
     mine = viewer.add_points([[1, 1]], name="mine")
     browser = viewer.window.dock_widgets["Run browser"]
     session_of(viewer).show_sample("second")
-    wait(lambda: session_of(viewer).rows[0].source.sample == "second")
+    wait(lambda: session_of(viewer).views[0].source.sample == "second")
     assert mine in viewer.layers
     del viewer.layers["R2G"]
     assert not browser.samples.isEnabled()

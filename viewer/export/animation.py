@@ -178,7 +178,7 @@ class Walk(QObject):  # type: ignore[misc]  # Qt has no types here
     ) -> None:
         super().__init__()
         self.check(session)
-        self.stops = list(range(0, len(session.rows[0].axes.steps), every))
+        self.stops = list(range(0, len(session.views[0].axes.steps), every))
         self._session, self._scale = session, scale
         self._path = check_animation_file(path, overwrite=overwrite)
         self._frames_per_second, self._overwrite = frames_per_second, overwrite
@@ -196,7 +196,7 @@ class Walk(QObject):  # type: ignore[misc]  # Qt has no types here
     @staticmethod
     def check(session: Any) -> None:
         """Raise an AnalysisError if there is nothing to walk along."""
-        if not session.rows:
+        if not session.views:
             msg = "Expected a run to animate, got none, at the window. Open one: drop it there."
             raise AnalysisError(msg)
         if STEP in session.averaged_dims or session.viewer.dims.ndisplay == 3:
@@ -243,7 +243,7 @@ class Walk(QObject):  # type: ignore[misc]  # Qt has no types here
             session.go_to(step=step)
             self._refreshed = False
         if not all(
-            _is_whole(volume, session) for view in session.rows for volume in view.volumes.values()
+            _is_whole(volume, session) for view in session.views for volume in view.volumes.values()
         ):
             if session.load_error is not None:
                 raise session.load_error
@@ -286,10 +286,10 @@ class Walk(QObject):  # type: ignore[misc]  # Qt has no types here
 
     def _end(self, error: Exception | None) -> None:
         self._timer.stop()
-        if self._session.rows:
+        if self._session.views:
             is_mean = STEP in self._session.averaged_dims  # going to a step ends it
             self._session.go_to(step=self._start)
-            self._session.set_mean(STEP, is_mean)
+            self._session.set_averaged(STEP, is_mean)
         if error is None:
             self.finished.emit(str(self._path))
         else:
@@ -303,7 +303,7 @@ class _Cancelled(Exception):  # no error: the user wanted it
 
 def caption_of(session: Any) -> str:
     """Return what is in view in words, for below a picture; of the first sample where two are."""
-    view = session.rows[0]
+    view = session.views[0]
     present = {direction: volume.loaded.present for direction, volume in view.volumes.items()}
     words = describe_map(session.position, session.averaged_dims, view.axes, present)
     return f"{view.source.sample} · {words}"

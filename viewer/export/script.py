@@ -109,11 +109,11 @@ def _labels(
     view: SampleView, position: SliderPosition, averaged_dims: frozenset[str]
 ) -> dict[str, str | int]:
     """Return the labels of what is not averaged over."""
-    names = view.axes
+    axes = view.axes
     labels: dict[str, str | int] = {
-        LAYER: names.layers[position.layer],
-        STEP: names.steps[position.step],
-        HEAD: names.heads[position.head],
+        LAYER: axes.layers[position.layer],
+        STEP: axes.steps[position.step],
+        HEAD: axes.heads[position.head],
     }
     return {dim: label for dim, label in labels.items() if dim not in averaged_dims}
 

@@ -106,16 +106,16 @@ class Picker:
     def _spot(self, event: Any) -> _Spot | None:
         point = _point(event)
         for view_index, (view, boxes) in enumerate(
-            zip(self._session.rows, self._session.boxes, strict=True)
+            zip(self._session.views, self._session.boxes, strict=True)
         ):
             sides: tuple[Side, Side] = ("generated", "reference")
             for side in sides:
-                if side in view.images and boxes[side].holds(*point):
+                if side in view.images and boxes[side].contains(*point):
                     return _Spot(view_index, side, boxes[side], point)
         return None
 
     def _pick(self, spot: _Spot, end: Point) -> Pick:
-        view = self._session.rows[spot.view_index]
+        view = self._session.views[spot.view_index]
         return pick_in(view, spot.side, spot.box, (spot.point, end))
 
 

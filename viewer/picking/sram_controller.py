@@ -104,7 +104,7 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
         self._stop()
         self.pick, self.row, self.answer = pick, view, None
         self._is_told = False
-        views = self._session.rows
+        views = self._session.views
         self._asked_of = [ref(one) for one in views]
         self._size = picture_size(views[view], pick.side)
         for number, other in enumerate(views):
@@ -118,9 +118,9 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
         """Ask what a press of the mouse may ask, so that the answer is there when it does."""
         self.forget()
         own = selection_of(
-            pick, self._session.rows[view], self._session.position, self._session.averaged_dims
+            pick, self._session.views[view], self._session.position, self._session.averaged_dims
         )
-        self._expected = Inquiry(self._session.rows[view], view, own, self._arrived.emit)
+        self._expected = Inquiry(self._session.views[view], view, own, self._arrived.emit)
         self._idle.start()
 
     def forget(self) -> None:
@@ -134,7 +134,7 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
         """Ask a place that was picked with the mouse."""
         session = self._session
         self.ask(
-            selection_of(pick, session.rows[view], session.position, session.averaged_dims), view
+            selection_of(pick, session.views[view], session.position, session.averaged_dims), view
         )
         self.forget()
         # A click is followed by a redraw: an answer that comes before it needs no second one.
@@ -155,7 +155,7 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
         AnalysisError
             If the pick is of a run that is not in view, or not in its picture.
         """
-        view = self._session.rows[0] if self._session.rows else None
+        view = self._session.views[0] if self._session.views else None
         if view is None or view.source.run != pick.run:
             msg = (
                 f"Expected a pick of the run in view, got one of {pick.run}, at {pick.title()}. "
@@ -213,7 +213,7 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
     def _outline(self) -> None:
         """Show at least what is asked, where there is no answer yet."""
         for number, inquiry in self._inquiries.items():
-            if inquiry.latest is None and number < len(self._session.rows):
+            if inquiry.latest is None and number < len(self._session.views):
                 self._layers[number].outline(inquiry.pick)
 
     def _on_escape(self, viewer: Any) -> None:
@@ -249,12 +249,12 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
 
     def _follow(self) -> None:
         """Ask again what is in view now."""
-        if self.pick is None or self._is_moving or self.row >= len(self._session.rows):
+        if self.pick is None or self._is_moving or self.row >= len(self._session.views):
             return
-        view = self._session.rows[self.row]
+        view = self._session.views[self.row]
         was_told = self._is_told
         pick = selection_of(self.pick, view, self._session.position, self._session.averaged_dims)
-        if pick != self.pick or self._asked_of != [ref(one) for one in self._session.rows]:
+        if pick != self.pick or self._asked_of != [ref(one) for one in self._session.views]:
             self.ask(pick, self.row)
             self._is_told = was_told
             return
@@ -264,7 +264,7 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
 
     def _reopen(self) -> None:
         """Ask the same place of another sample."""
-        views = self._session.rows
+        views = self._session.views
         awaited, self._awaited = self._awaited, None
         if awaited is not None and views and views[0].source.sample == awaited.sample:
             self._try_to_show(awaited)
@@ -297,7 +297,7 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
             strict=True,
         ):
             if not labels:
-                self._session.set_mean(dim, True)
+                self._session.set_averaged(dim, True)
             elif len(labels) == 1 and labels[0] in known:
                 moves[dim] = known.index(labels[0])
         self._session.go_to(**moves)

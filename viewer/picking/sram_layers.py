@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import X, Y
 from i2am.viewer.picking.pick import Pick, patch_grid, picture_size
-from i2am.viewer.scene.contrast import heat_colormap, limits_of
+from i2am.viewer.scene.contrast import contrast_limits, heat_colormap
 from i2am.viewer.scene.layers import caption_texts, own_layers
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ class AnswerLayers:
     Parameters
     ----------
     session : Session
-    number : int
-        The row's.
+    view_index : int
+        Of the sample in view that they belong to.
     """
 
-    def __init__(self, session: Session, number: int) -> None:
-        self._session, self._number = session, number
+    def __init__(self, session: Session, view_index: int) -> None:
+        self._session, self._view_index = session, view_index
         self._answer: Any = None
         self._outlines: Any = None
         self._covered: Any = None  # the layer of maps that is hidden meanwhile
@@ -61,20 +61,20 @@ class AnswerLayers:
     def band(self, pick: Pick) -> None:
         """Draw a rectangle around an area as long as it is being picked."""
         box = self._box(pick.side)
-        own = _rectangle(box, picture_size(self._row, pick.side), pick.area)
+        own = _rectangle(box, picture_size(self._view, pick.side), pick.area)
         self._draw(pick, own, own)
 
     def show(self, pick: Pick, values: NDArray[Any]) -> None:
         """Show an answer in place of the maps on its picture, and outline where it is brightest."""
         box = self._box(pick.answer_side)
         scale, translate = box.placement(values.shape)
-        look = self._session.look
+        appearance = self._session.appearance
         shown = {
             "scale": scale,
             "translate": translate,
-            "contrast_limits": limits_of(values),
-            "colormap": look.colormap,
-            "opacity": look.opacity,
+            "contrast_limits": contrast_limits(values),
+            "colormap": appearance.colormap,
+            "opacity": appearance.opacity,
         }
         if self._is_there(self._answer):
             for name in (name for name in shown if shown[name] != self._shown[name]):
@@ -96,7 +96,7 @@ class AnswerLayers:
         if self._is_there(self._answer):
             self._answer.visible = False
         self._uncover()
-        if self._number < len(self._session.rows):
+        if self._view_index < len(self._session.views):
             self._caption(None)
 
     def hide(self) -> None:
@@ -106,18 +106,18 @@ class AnswerLayers:
             self._outlines.visible = False
 
     @property
-    def _row(self) -> Any:
-        return self._session.rows[self._number]
+    def _view(self) -> Any:
+        return self._session.views[self._view_index]
 
     def _box(self, side: str) -> Box:
-        return self._session.boxes[self._number][side]
+        return self._session.boxes[self._view_index][side]
 
     def _pick_rectangle(self, pick: Pick) -> Rectangle:
         """Return the patch that holds a picked pixel, or the area that was picked."""
-        size, box = picture_size(self._row, pick.side), self._box(pick.side)
+        size, box = picture_size(self._view, pick.side), self._box(pick.side)
         if not pick.is_point:
             return _rectangle(box, size, pick.area)
-        grid = patch_grid(pick, self._row)
+        grid = patch_grid(pick, self._view)
         top, left = pick.area[:2]
         patch = (top * grid[0] // size[0], left * grid[1] // size[1])
         return _rectangle(box, grid, patch)
@@ -176,7 +176,7 @@ class AnswerLayers:
             **shown,
         )
         layers = self._session.viewer.layers
-        below = maps or own_layers(self._session.viewer, self._number).get(pick.answer_side)
+        below = maps or own_layers(self._session.viewer, self._view_index).get(pick.answer_side)
         self._insert(layer, len(layers) if below is None else layers.index(below) + 1)
         return layer
 
@@ -203,10 +203,10 @@ class AnswerLayers:
 
     def _caption(self, pick: Pick | None) -> None:
         """Say above the pictures what lies over them."""
-        captions = own_layers(self._session.viewer, self._number).get("captions")
+        captions = own_layers(self._session.viewer, self._view_index).get("captions")
         if captions is None:
             return
-        texts = caption_texts(self._row)
+        texts = caption_texts(self._view)
         if pick is not None:
             texts[pick.answer_side == "reference"] = f"{pick.answer_side} · SRAM"
         if list(captions.features["caption"][:2]) != texts:
@@ -214,17 +214,17 @@ class AnswerLayers:
 
     def _map_layer(self, pick: Pick) -> Any:
         direction = "g2r" if pick.side == "generated" else "r2g"
-        return own_layers(self._session.viewer, self._number).get(direction)
+        return own_layers(self._session.viewer, self._view_index).get(direction)
 
     def _is_there(self, layer: Any) -> bool:
         return layer is not None and layer in self._session.viewer.layers
 
     def _name(self, name: str) -> str:
-        return f"{name} ({self._number + 1})" if self._number else name
+        return f"{name} ({self._view_index + 1})" if self._view_index else name
 
     def _metadata(self, role: str) -> dict[str, Any]:
         # No row: the layers of a row show a sample, and are exchanged with it.
-        own = {**asdict(self._row.source), "role": role, "row": None}
+        own = {**asdict(self._view.source), "role": role, "view_index": None}
         return {ATTRIBUTE_KEY: own}
 
 

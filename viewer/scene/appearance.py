@@ -11,14 +11,20 @@ from i2am.schemas.dims import LAYER
 from i2am.viewer.data.axes import SliderPosition
 from i2am.viewer.data.sample import SampleView
 from i2am.viewer.data.volume import MapVolume
-from i2am.viewer.scene.contrast import COLORMAPS, Limits, heat_colormap, limits_of, shared_limits
+from i2am.viewer.scene.contrast import (
+    COLORMAPS,
+    Limits,
+    contrast_limits,
+    heat_colormap,
+    shared_contrast_limits,
+)
 from i2am.viewer.scene.layers import own_layers
 
-__all__ = ["Look", "LookKeeper"]
+__all__ = ["Appearance", "AppearanceController"]
 
 
 @dataclass(frozen=True)
-class Look:
+class Appearance:
     """How maps are drawn.
 
     Parameters
@@ -45,18 +51,18 @@ class Look:
     contrast: Literal["shared", "slice"] = "shared"
 
 
-class LookKeeper:
+class AppearanceController:
     """Draws the maps of samples in view as its look says, and leaves alone what a user set in napari."""
 
     def __init__(self) -> None:
-        self.look = Look()
-        self._dressed: WeakSet[Any] = WeakSet()
+        self.appearance = Appearance()
+        self._styled: WeakSet[Any] = WeakSet()
         self._drawn: dict[tuple[int, str], tuple[Any, Limits, bool]] = {}
 
     def change(self, **changes: Any) -> set[str]:
         """Take over what changed, and return the names of these settings; draws nothing."""
-        old, self.look = self.look, replace(self.look, **changes)
-        return {name for name in vars(old) if getattr(old, name) != getattr(self.look, name)}
+        old, self.appearance = self.appearance, replace(self.appearance, **changes)
+        return {name for name in vars(old) if getattr(old, name) != getattr(self.appearance, name)}
 
     def apply(
         self,
@@ -81,25 +87,25 @@ class LookKeeper:
             Names of settings; without them new layers alone are drawn.
         """
         for _, role, layer, volume in _map_layers(viewer, views):
-            volume.threshold = self.look.threshold
+            volume.threshold = self.appearance.threshold
             if changed is not None:
-                self._dress(role, layer, changed)
-            elif layer not in self._dressed:
-                self._dress(role, layer, {f.name for f in fields(Look)} - {"threshold"})
-            self._dressed.add(layer)
+                self._restyle(role, layer, changed)
+            elif layer not in self._styled:
+                self._restyle(role, layer, {f.name for f in fields(Appearance)} - {"threshold"})
+            self._styled.add(layer)
         if changed is not None and "contrast" in changed:
             self._drawn.clear()
         self.draw_limits(viewer, views, position, averaged_dims)
 
-    def _dress(self, role: str, layer: Any, changed: set[str]) -> None:
-        look = self.look
+    def _restyle(self, role: str, layer: Any, changed: set[str]) -> None:
+        appearance = self.appearance
         if "direction" in changed:
-            layer.visible = look.direction in ("both", role)
+            layer.visible = appearance.direction in ("both", role)
         if changed & {"polarity", "colormap"}:
-            is_inverted = look.polarity == "inverted"
-            layer.colormap = heat_colormap(look.colormap, is_inverted=is_inverted)
+            is_inverted = appearance.polarity == "inverted"
+            layer.colormap = heat_colormap(appearance.colormap, is_inverted=is_inverted)
         if "opacity" in changed:
-            layer.opacity = look.opacity
+            layer.opacity = appearance.opacity
         if "threshold" in changed:
             layer.refresh(extent=False, thumbnail=False)
 
@@ -111,19 +117,21 @@ class LookKeeper:
         averaged_dims: frozenset[str],
     ) -> None:
         """Set each map's limits where they are others than before; within them, a user's stay."""
-        for number, role, layer, volume in _map_layers(viewer, views):
+        for view_index, role, layer, volume in _map_layers(viewer, views):
             own = volume.to_own_position(position, averaged_dims)
             if own is None:
                 continue
-            is_own_scale = self.look.contrast == "slice"
+            is_own_scale = self.appearance.contrast == "slice"
             key: Any = own if is_own_scale else None if LAYER in averaged_dims else own.layer
-            known = self._drawn.get((number, role))
+            known = self._drawn.get((view_index, role))
             is_known = known is not None and known[0] == (id(volume), key, averaged_dims)
             if known is not None and is_known and known[2]:
                 continue
             plane = volume.loaded.plane(own, averaged_dims)
-            shared = None if is_own_scale else shared_limits(volume.loaded, own, averaged_dims)
-            limits = shared or (None if plane is None else limits_of(plane))
+            shared = (
+                None if is_own_scale else shared_contrast_limits(volume.loaded, own, averaged_dims)
+            )
+            limits = shared or (None if plane is None else contrast_limits(plane))
             if limits is None:
                 continue
             is_final = (
@@ -133,12 +141,12 @@ class LookKeeper:
             if not is_users:
                 layer.contrast_limits = limits
             limits = (float(layer.contrast_limits[0]), float(layer.contrast_limits[1]))
-            self._drawn[number, role] = ((id(volume), key, averaged_dims), limits, is_final)
+            self._drawn[view_index, role] = ((id(volume), key, averaged_dims), limits, is_final)
 
 
 def _map_layers(viewer: Any, views: Sequence[SampleView]) -> list[tuple[int, str, Any, MapVolume]]:
     found = []
-    for number, view in enumerate(views):
-        layers = own_layers(viewer, number=number)
-        found += [(number, d, layers[d], v) for d, v in view.volumes.items() if d in layers]
+    for view_index, view in enumerate(views):
+        layers = own_layers(viewer, view_index=view_index)
+        found += [(view_index, d, layers[d], v) for d, v in view.volumes.items() if d in layers]
     return found

@@ -16,7 +16,7 @@ from i2am.schemas.dims import HEAD, STEP
 from i2am.viewer.data.axes import SliderPosition
 from i2am.viewer.data.volume import LoadedMaps
 
-__all__ = ["COLORMAPS", "Limits", "heat_colormap", "limits_of", "shared_limits"]
+__all__ = ["COLORMAPS", "Limits", "contrast_limits", "heat_colormap", "shared_contrast_limits"]
 
 Limits = tuple[float, float]
 
@@ -28,7 +28,7 @@ _FLATTEST: Final = 1e-3  # of the mean: narrower limits would show rounding as h
 _OPAQUE: Final = 0.85
 
 
-def limits_of(values: NDArray[Any]) -> Limits:
+def contrast_limits(values: NDArray[Any]) -> Limits:
     """Return the limits of maps: from their mean to their hottest; (0, 1) without attention."""
     finite = values[np.isfinite(values)].astype(np.float64)
     if not finite.any():
@@ -37,7 +37,7 @@ def limits_of(values: NDArray[Any]) -> Limits:
     return low, max(high, low + _FLATTEST * abs(low))
 
 
-def shared_limits(
+def shared_contrast_limits(
     loaded: LoadedMaps, position: SliderPosition, averaged_dims: frozenset[str]
 ) -> Limits | None:
     """Return the limits that all steps and heads of the layer in view share.
@@ -59,7 +59,7 @@ def shared_limits(
     if not all(loaded.is_whole(at, averaged_dims) for at in positions):
         return None
     planes = [loaded.plane(at, averaged_dims) for at in positions]
-    return limits_of(np.array([plane for plane in planes if plane is not None]))
+    return contrast_limits(np.array([plane for plane in planes if plane is not None]))
 
 
 def heat_colormap(name: str = COLORMAPS[0], *, is_inverted: bool = False) -> Any:

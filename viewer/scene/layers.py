@@ -21,8 +21,8 @@ from i2am.viewer.scene.contrast import heat_colormap
 __all__ = [
     "Box",
     "LayerData",
-    "boxes_of",
     "caption_texts",
+    "image_boxes",
     "own_layers",
     "own_metadata",
     "sample_layers",
@@ -36,7 +36,7 @@ LayerData = tuple[Any, dict[str, Any], str]
 _GAP: Final = 1 / 16  # of the generated image's width
 
 
-_ROW_GAP: Final = 1 / 8  # of its height: a caption stands in it
+_VIEW_GAP: Final = 1 / 8  # of its height: a caption stands in it
 
 
 _CAPTION_RISE: Final = 1 / 20  # of the generated image's height
@@ -66,13 +66,13 @@ class Box:
         # napari puts the centre, not the corner, of the first element at `translate`.
         return scale, [self.top + scale[0] / 2, self.left + scale[1] / 2]
 
-    def holds(self, y: float, x: float) -> bool:
+    def contains(self, y: float, x: float) -> bool:
         """Whether a point lies in it."""
         is_within = 0 <= y - self.top < self.height and 0 <= x - self.left < self.width
         return bool(is_within)
 
 
-def boxes_of(view: SampleView, above: Mapping[str, Box] | None = None) -> dict[str, Box]:
+def image_boxes(view: SampleView, above: Mapping[str, Box] | None = None) -> dict[str, Box]:
     """Return where the generated image and, as high, the reference lie.
 
     Parameters
@@ -87,7 +87,7 @@ def boxes_of(view: SampleView, above: Mapping[str, Box] | None = None) -> dict[s
     top, zoom = -0.5, 1.0
     if above is not None:
         upper = above["generated"]
-        top, zoom = upper.top + (1 + _ROW_GAP) * upper.height, upper.width / width
+        top, zoom = upper.top + (1 + _VIEW_GAP) * upper.height, upper.width / width
     shown = (height * zoom, width * zoom)
     start = (1 + _GAP) * shown[1] - 0.5
     return {
@@ -96,16 +96,18 @@ def boxes_of(view: SampleView, above: Mapping[str, Box] | None = None) -> dict[s
     }
 
 
-def sample_layers(view: SampleView, boxes: Mapping[str, Box], number: int = 0) -> list[LayerData]:
+def sample_layers(
+    view: SampleView, boxes: Mapping[str, Box], view_index: int = 0
+) -> list[LayerData]:
     """Return the layers of one sample, lowest first.
 
     Parameters
     ----------
     view : SampleView
     boxes : mapping of "generated" and "reference" to Box
-    number : int
+    view_index : int
         0, or 1 for the sample that another is compared with; it is kept in every layer's metadata,
-        with the row's origin.
+        with the sample's source.
 
     Returns
     -------
@@ -126,10 +128,10 @@ def sample_layers(view: SampleView, boxes: Mapping[str, Box], number: int = 0) -
         if direction in view.volumes:
             layers.append(_volume(direction, view, box))
     for _, options, _ in layers:
-        own = {**asdict(view.source), **options["metadata"], "row": number}
+        own = {**asdict(view.source), **options["metadata"], "view_index": view_index}
         options["metadata"] = {ATTRIBUTE_KEY: own, _VIEW_KEY: view}
-        if number:
-            options["name"] += f" ({number + 1})"
+        if view_index:
+            options["name"] += f" ({view_index + 1})"
     return layers
 
 
@@ -223,15 +225,15 @@ def view_of(layer: Any) -> SampleView | None:
     return view
 
 
-def own_layers(viewer: Any, number: int = 0) -> dict[str, Any]:
+def own_layers(viewer: Any, view_index: int = 0) -> dict[str, Any]:
     """Return our layers of a row by role; of the run that was added last."""
     ours = [(own, layer) for layer in viewer.layers if (own := own_metadata(layer))]
-    ours = [(own, layer) for own, layer in ours if own.get("row", 0) == number]
+    ours = [(own, layer) for own, layer in ours if own.get("view_index", 0) == view_index]
     return {own["role"]: layer for own, layer in ours if own["run"] == ours[-1][0]["run"]}
 
 
 def show_layers(
-    viewer: Any, layers: Sequence[LayerData], *, number: int = 0, is_new: bool = False
+    viewer: Any, layers: Sequence[LayerData], *, view_index: int = 0, is_new: bool = False
 ) -> None:
     """Put a sample's layers into the viewer, in place of those that are in its row.
 
@@ -240,16 +242,16 @@ def show_layers(
     viewer : napari.Viewer
     layers : sequence of (data, keyword arguments, kind)
         As `i2am.viewer.scene.layers.sample_layers` gives them.
-    number : int
-        The row.
+    view_index : int
+        Which sample in view.
     is_new : bool
         Exchange nothing, add them all.
     """
     from napari.layers import Layer
 
-    there = {} if is_new else own_layers(viewer, number)
+    there = {} if is_new else own_layers(viewer, view_index)
     extent = viewer.layers.extent.world[:, -2:]
-    below = -1 if not number else len(viewer.layers) - 1
+    below = -1 if not view_index else len(viewer.layers) - 1
     for values, options, kind in layers:
         layer = there.pop(options["metadata"][ATTRIBUTE_KEY]["role"], None)
         if layer is None:

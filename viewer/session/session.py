@@ -18,8 +18,15 @@ from i2am.viewer.data.loader import Loader
 from i2am.viewer.data.open_sample import Store
 from i2am.viewer.data.sample import SampleSource, SampleView
 from i2am.viewer.data.volume import AXES
-from i2am.viewer.scene.appearance import Look, LookKeeper
-from i2am.viewer.scene.layers import Box, boxes_of, own_layers, sample_layers, show_layers, view_of
+from i2am.viewer.scene.appearance import Appearance, AppearanceController
+from i2am.viewer.scene.layers import (
+    Box,
+    image_boxes,
+    own_layers,
+    sample_layers,
+    show_layers,
+    view_of,
+)
 from i2am.viewer.scene.time_axis import show_volume
 from i2am.viewer.session.samples import SampleOpener
 
@@ -63,11 +70,11 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     def __init__(self, viewer: Any, opener: SampleOpener) -> None:
         super().__init__()
         self._viewer, self._opener = weakref.ref(viewer), opener
-        self.rows: list[SampleView] = []
+        self.views: list[SampleView] = []
         self.boxes: list[dict[str, Box]] = []
         self.samples: tuple[str, ...] = ()
         self.averaged_dims: frozenset[str] = frozenset()
-        self.looks = LookKeeper()
+        self._appearance = AppearanceController()
         self._loaders: list[Loader] = []
         self._is_moving_sliders = False
         self._timer = QTimer(self)
@@ -94,19 +101,19 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         return self._viewer()
 
     @property
-    def look(self) -> Look:
+    def appearance(self) -> Appearance:
         """How maps are drawn."""
-        return self.looks.look
+        return self._appearance.appearance
 
     @property
     def guidance(self) -> str:
         """Which half of the guidance is in view."""
-        return self.rows[0].source.guidance if self.rows else CONDITIONAL
+        return self.views[0].source.guidance if self.views else CONDITIONAL
 
     @property
     def normalisation(self) -> str:
         """How maps are normalised: "mass" or "density"."""
-        return self.rows[0].source.normalisation if self.rows else "mass"
+        return self.views[0].source.normalisation if self.views else "mass"
 
     @property
     def is_volume(self) -> bool:
@@ -117,10 +124,10 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     def position(self) -> SliderPosition:
         """Indices where the sliders of layer, timestep and head stand."""
         layer = own_layers(self.viewer).get("r2g")
-        if layer is None or not self.rows:
+        if layer is None or not self.views:
             return SliderPosition(0, 0, 0)
         point = self.viewer.dims.point[-len(AXES) :]
-        return self.rows[0].axes.clipped([point[i] / layer.scale[i] for i in (1, 2, 3)])
+        return self.views[0].axes.clipped([point[i] / layer.scale[i] for i in (1, 2, 3)])
 
     @property
     def load_error(self) -> Exception | None:
@@ -131,51 +138,51 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     def share_loaded(self) -> float:
         """How much of the maps in view is there, 0..1."""
         shares = [
-            volume.loaded.share_loaded for view in self.rows for volume in view.volumes.values()
+            volume.loaded.share_loaded for view in self.views for volume in view.volumes.values()
         ]
         return min(shares, default=1.0)
 
-    def show(self, view: SampleView, number: int = 0) -> None:
+    def show(self, view: SampleView, view_index: int = 0) -> None:
         """Put a sample into view, in place of the one with that number."""
-        above = self.boxes[0] if number else None
-        boxes = boxes_of(view, above)
-        if number:
+        above = self.boxes[0] if view_index else None
+        boxes = image_boxes(view, above)
+        if view_index:
             for volume in view.volumes.values():
-                volume.align(self.rows[0].axes)
+                volume.align(self.views[0].axes)
         for volume in view.volumes.values():
             volume.samples = max(1, len(self.samples))
-        layers = sample_layers(view, boxes, number)
+        layers = sample_layers(view, boxes, view_index)
         active = self.viewer.layers.selection.active
         events = self.viewer.layers.events
         with (
             events.inserted.blocker(self._sync_with_layers),
             events.removed.blocker(self._sync_with_layers),
         ):
-            is_new = number >= len(self.rows)
-            show_layers(self.viewer, layers, number=number, is_new=is_new)
+            is_new = view_index >= len(self.views)
+            show_layers(self.viewer, layers, view_index=view_index, is_new=is_new)
         if active in self.viewer.layers:
             self.viewer.layers.selection.active = active
-        self._set_view(view, boxes, number)
+        self._set_view(view, boxes, view_index)
 
     def show_sample(self, name: str) -> None:
         """Put another sample of the run into view as soon as it is open."""
-        if self.rows and name != self.rows[0].source.sample:
-            self._open(replace(self.rows[0].source, sample=name))
+        if self.views and name != self.views[0].source.sample:
+            self._open(replace(self.views[0].source, sample=name))
 
     def reanalyze(self, *, guidance: str | None = None, normalisation: str | None = None) -> None:
         """Show another branch of the guidance, or another normalisation."""
-        for number, view in enumerate(self.rows):
+        for view_index, view in enumerate(self.views):
             own = view.source
             changed = replace(
                 own,
                 guidance=guidance or own.guidance,
                 normalisation=normalisation or own.normalisation,
             )
-            self._open(changed, number)
+            self._open(changed, view_index)
 
     def compare(self, run: Store, sample: str | None = None) -> None:
         """Show another sample below, with the same sliders."""
-        own = self.rows[0].source
+        own = self.views[0].source
         self._opener.open(
             run,
             sample,
@@ -186,7 +193,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
 
     def stop_comparing(self) -> None:
         """Take the second sample away."""
-        for layer in own_layers(self.viewer, number=1).values():
+        for layer in own_layers(self.viewer, view_index=1).values():
             self.viewer.layers.remove(layer)
 
     def close(self) -> None:
@@ -200,7 +207,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             viewer.layers.events.inserted.disconnect(self._sync_with_layers)
             viewer.layers.events.removed.disconnect(self._sync_with_layers)
             viewer.dims.events.current_step.disconnect(self._on_sliders_moved)
-        self.rows, self.boxes, self._loaders = [], [], []
+        self.views, self.boxes, self._loaders = [], [], []
         self.closed.emit()
 
     def go_to(
@@ -212,10 +219,12 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         head: int | None = None,
     ) -> None:
         """Move the sliders to indices; the mean over what is given is switched off."""
-        if not self.rows:
+        if not self.views:
             return
         given = {"layer": layer, "step": step, "head": head}
-        self.set_means(self.averaged_dims - {dim for dim, at in given.items() if at is not None})
+        self.set_averaged_dims(
+            self.averaged_dims - {dim for dim, at in given.items() if at is not None}
+        )
         scale = own_layers(self.viewer)["r2g"].scale
         first = self.viewer.dims.ndim - len(AXES)
         moves = {
@@ -226,19 +235,19 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         if moves:
             self.viewer.dims.set_point(tuple(moves), tuple(moves.values()))
 
-    def set_mean(self, dim: str, on: bool) -> None:
+    def set_averaged(self, dim: str, on: bool) -> None:
         """Average over a dimension, or no more; its slider stays where it is."""
         if dim not in AVERAGEABLE_DIMS:
             msg = f"Expected one of {', '.join(AVERAGEABLE_DIMS)}, got {dim!r}, at dim. Name a slider."
             raise ValueError(msg)
-        self.set_means(self.averaged_dims | {dim} if on else self.averaged_dims - {dim})
+        self.set_averaged_dims(self.averaged_dims | {dim} if on else self.averaged_dims - {dim})
 
-    def set_means(self, averaged_dims: frozenset[str]) -> None:
+    def set_averaged_dims(self, averaged_dims: frozenset[str]) -> None:
         """Average over these dimensions and no others."""
         if averaged_dims == self.averaged_dims:
             return
         self.averaged_dims = averaged_dims
-        for view in self.rows:
+        for view in self.views:
             for volume in view.volumes.values():
                 volume.averaged_dims = averaged_dims
         self._redraw()
@@ -246,7 +255,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
 
     def move(self, dim: str, by: int) -> None:
         """Move a slider by some positions; at its ends it stays."""
-        sizes = dict(zip(AVERAGEABLE_DIMS, self.rows[0].axes.shape, strict=True))
+        sizes = dict(zip(AVERAGEABLE_DIMS, self.views[0].axes.shape, strict=True))
         sizes["sample"] = max(1, len(self.samples))
         now = {
             **dict(zip(AVERAGEABLE_DIMS, self.position, strict=True)),
@@ -255,67 +264,71 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         to = min(max(now[dim] + by, 0), sizes[dim] - 1)
         self.go_to(**{dim: to})
 
-    def set_look(self, **changes: Any) -> None:
-        """Draw the maps otherwise; see `Look`."""
-        changed = self.looks.change(**changes)
-        self.looks.apply(*self._in_view(), changed)
+    def set_appearance(self, **changes: Any) -> None:
+        """Draw the maps otherwise; see `Appearance`."""
+        changed = self._appearance.change(**changes)
+        self._appearance.apply(*self._in_view(), changed)
         self.moved.emit()
 
     def set_volume(self, on: bool) -> None:
         """Show the timesteps as the third axis, rendered as a volume, or as a slider again."""
-        show_volume(self.viewer, [own_layers(self.viewer, i) for i in range(len(self.rows))], on=on)
+        show_volume(
+            self.viewer, [own_layers(self.viewer, i) for i in range(len(self.views))], on=on
+        )
         self._on_sliders_moved()
 
     def refresh(self) -> None:
         """Show what has been loaded since the last time; called now and then while maps load."""
-        if not self.rows or self.viewer is None:
+        if not self.views or self.viewer is None:
             return
         self._redraw(only_new=True)
-        self.looks.draw_limits(*self._in_view())
+        self._appearance.draw_limits(*self._in_view())
         self._write()
         self.loaded.emit()
 
-    def _open(self, source: SampleSource, number: int = 0) -> None:
+    def _open(self, source: SampleSource, view_index: int = 0) -> None:
         self._opener.open(
             source.run,
             source.sample,
             source.maps,
             guidance=source.guidance,
             normalisation=source.normalisation,
-            view_index=number,
+            view_index=view_index,
         )
 
-    def _set_view(self, view: SampleView, boxes: dict[str, Box], number: int) -> None:
+    def _set_view(self, view: SampleView, boxes: dict[str, Box], view_index: int) -> None:
         """Make a sample whose layers are there one of the session's: load its maps."""
-        is_other_run = number == 0 and (not self.rows or self.rows[0].source.run != view.source.run)
+        is_other_run = view_index == 0 and (
+            not self.views or self.views[0].source.run != view.source.run
+        )
         loader = view.loader(
             lambda: self._arrived.emit(), lambda error: self._loading_failed.emit(error)
         )
-        if number < len(self.rows):
-            self._loaders[number].stop()
-            self.rows[number], self.boxes[number] = view, boxes
-            self._loaders[number] = loader
+        if view_index < len(self.views):
+            self._loaders[view_index].stop()
+            self.views[view_index], self.boxes[view_index] = view, boxes
+            self._loaders[view_index] = loader
         else:
-            self.rows.append(view)
+            self.views.append(view)
             self.boxes.append(boxes)
             self._loaders.append(loader)
         for volume in view.volumes.values():
             volume.averaged_dims, volume.request = self.averaged_dims, loader.prioritize
         loader.prioritize([self.position.layer], [self.position.step])
         loader.start()
-        if number == 0 and len(self.rows) > 1:
+        if view_index == 0 and len(self.views) > 1:
             self._keep_comparing(view)
         if is_other_run:
             self.samples = ()
             self._opener.list_samples(view.source.run)
-        elif number == 0 and view.source.sample in self.samples:
+        elif view_index == 0 and view.source.sample in self.samples:
             self._set_sample_slider(view.source.sample)
         self._on_view_shown(is_other_run=is_other_run)
         self.reopened.emit()
 
     def _keep_comparing(self, view: SampleView) -> None:
         """Bring the second sample in step: of another run the one of the same name, or as it is."""
-        other = self.rows[1]
+        other = self.views[1]
         if other.source.run != view.source.run and other.source.sample != view.source.sample:
             self._open(replace(other.source, sample=view.source.sample), 1)
         else:
@@ -323,17 +336,17 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
 
     def _set_samples(self, run: str, names: tuple[str, ...]) -> None:
         """Give the sample slider its length, now that it is known."""
-        if not self.rows or self.rows[0].source.run != run:
+        if not self.views or self.views[0].source.run != run:
             return
         self.samples = names
-        for number, view in enumerate(self.rows):
+        for view_index, view in enumerate(self.views):
             for volume in view.volumes.values():
                 volume.samples = max(1, len(names))
             for role in view.volumes:
-                layer = own_layers(self.viewer, number=number)[role]
+                layer = own_layers(self.viewer, view_index=view_index)[role]
                 layer.data = layer.data  # napari measures it again
-        if self.rows[0].source.sample in names:
-            self._set_sample_slider(self.rows[0].source.sample)
+        if self.views[0].source.sample in names:
+            self._set_sample_slider(self.views[0].source.sample)
         self.reopened.emit()
 
     def _set_sample_slider(self, sample: str) -> None:
@@ -345,23 +358,23 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
 
     def _sync_with_layers(self, event: Any = None) -> None:
         """Bring the samples in step with the layers that are there, whoever put them there."""
-        for number in (0, 1):
-            layers = own_layers(self.viewer, number=number)
+        for view_index in (0, 1):
+            layers = own_layers(self.viewer, view_index=view_index)
             view = view_of(layers["r2g"]) if "r2g" in layers else None
-            if view is None and number < len(self.rows):
-                self._remove_views(number)
-            elif view is not None and view not in self.rows and number == 0:
-                self._set_view(view, boxes_of(view), number)
+            if view is None and view_index < len(self.views):
+                self._remove_views(view_index)
+            elif view is not None and view not in self.views and view_index == 0:
+                self._set_view(view, image_boxes(view), view_index)
             elif view is not None:
-                self.looks.apply(*self._in_view())
+                self._appearance.apply(*self._in_view())
 
-    def _remove_views(self, number: int) -> None:
+    def _remove_views(self, view_index: int) -> None:
         """Forget a sample whose layers are gone, and those below it."""
-        for gone in range(number, len(self.rows)):
+        for gone in range(view_index, len(self.views)):
             self._loaders[gone].stop()
             self._opener.cancel(gone)
-        del self.rows[number:], self.boxes[number:], self._loaders[number:]
-        if not number:
+        del self.views[view_index:], self.boxes[view_index:], self._loaders[view_index:]
+        if not view_index:
             self.samples = ()
             self._on_views_cleared()
         self.reopened.emit()
@@ -370,7 +383,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         if is_other_run:
             overlay = self.viewer.canvas.overlays.text
             overlay.position, overlay.font_size, overlay.visible = "bottom_left", 8, True
-        self.looks.apply(*self._in_view())
+        self._appearance.apply(*self._in_view())
         self._on_sliders_moved()
 
     def _on_views_cleared(self) -> None:
@@ -381,28 +394,28 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
 
         text = str(error)
         if not isinstance(error, I2AMError):
-            where = self.rows[0].source.run if self.rows else "the store"
+            where = self.views[0].source.run if self.views else "the store"
             text = f"{type(error).__name__}: {error}, at {where}. Try 'i2am validate' on it."
         show_error(text)
         self.reopened.emit()  # Who asked for another sample goes back to the one in view.
 
     def _in_view(self) -> tuple[Any, list[SampleView], SliderPosition, frozenset[str]]:
-        return self.viewer, self.rows, self.position, self.averaged_dims
+        return self.viewer, self.views, self.position, self.averaged_dims
 
     def _sample_at(self) -> int:
         return round(float(self.viewer.dims.point[-len(AXES)]))
 
     def _on_sliders_moved(self, event: Any = None) -> None:
         """Draw within the limits of the maps in view, name them, and open the sample of the slider."""
-        if self._is_moving_sliders or not self.rows or "r2g" not in own_layers(self.viewer):
+        if self._is_moving_sliders or not self.views or "r2g" not in own_layers(self.viewer):
             return
         at = self._sample_at()
         if event is not None and 0 <= at < len(self.samples):
-            if self.samples[at] != self.rows[0].source.sample:
+            if self.samples[at] != self.views[0].source.sample:
                 self.show_sample(self.samples[at])
             elif self._opener.pending(0) != self.samples[at]:
                 self._opener.cancel(0)  # The slider is back at the sample in view.
-        self.looks.draw_limits(*self._in_view())
+        self._appearance.draw_limits(*self._in_view())
         if event is None:
             self._write()
         else:
@@ -412,9 +425,9 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     def _write(self) -> None:
         """Name the map in view on the canvas."""
         self._writer.stop()
-        if not self.rows or self.viewer is None:
+        if not self.views or self.viewer is None:
             return
-        view = self.rows[0]
+        view = self.views[0]
         present = {direction: volume.loaded.present for direction, volume in view.volumes.items()}
         text = describe_map(
             self.position, self.averaged_dims, view.axes, present, is_volume=self.is_volume
@@ -432,8 +445,8 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             self._timer.start()
 
     def _redraw(self, *, only_new: bool = False) -> None:
-        for number, view in enumerate(self.rows):
-            layers = own_layers(self.viewer, number=number)
+        for view_index, view in enumerate(self.views):
+            layers = own_layers(self.viewer, view_index=view_index)
             for role, volume in view.volumes.items():
                 if role in layers and not (only_new and volume.is_display_final):
                     layers[role].refresh(extent=False, thumbnail=False)

@@ -41,24 +41,28 @@ def _step(dim: str, by: int) -> Callable[[Session], None]:
 
 
 def _toggle(dim: str) -> Callable[[Session], None]:
-    return lambda session: session.set_mean(dim, dim not in session.averaged_dims)
+    return lambda session: session.set_averaged(dim, dim not in session.averaged_dims)
 
 
 def _next_direction(session: Session) -> None:
     known = ("both", "r2g", "g2r")
-    session.set_look(direction=known[(known.index(session.look.direction) + 1) % 3])
+    session.set_appearance(direction=known[(known.index(session.appearance.direction) + 1) % 3])
 
 
 def _toggle_contrast(session: Session) -> None:
-    session.set_look(contrast="slice" if session.look.contrast == "shared" else "shared")
+    session.set_appearance(
+        contrast="slice" if session.appearance.contrast == "shared" else "shared"
+    )
 
 
 def _toggle_polarity(session: Session) -> None:
-    session.set_look(polarity="inverted" if session.look.polarity == "direct" else "direct")
+    session.set_appearance(
+        polarity="inverted" if session.appearance.polarity == "direct" else "direct"
+    )
 
 
 def _toggle_everything(session: Session) -> None:
-    session.set_means(
+    session.set_averaged_dims(
         frozenset()
         if session.averaged_dims == frozenset(AVERAGEABLE_DIMS)
         else frozenset(AVERAGEABLE_DIMS)
@@ -94,7 +98,7 @@ def bind_shortcuts(viewer: Any, session: Session) -> None:
     for shortcut in SHORTCUTS.values():
 
         def press(_: Any, do: Callable[[Session], None] = shortcut.do) -> None:
-            if session.rows:
+            if session.views:
                 do(session)
 
         viewer.bind_key(shortcut.key, press, overwrite=True)

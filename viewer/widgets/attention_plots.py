@@ -74,7 +74,7 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         """Bring everything in step with the session, unless nobody sees it."""
         if not self.isVisible():
             return
-        view = self._row()
+        view = self._view()
         direction: Direction = self.direction.currentData()
         volume = None if view is None else view.volumes.get(direction)
         position = None
@@ -171,7 +171,7 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         self.cells.set_foreground(color)
 
     def _list_samples(self) -> None:
-        names = [view.source.sample for view in self._session.rows]
+        names = [view.source.sample for view in self._session.views]
         self.samples.blockSignals(True)
         chosen = self.samples.currentIndex()
         self.samples.clear()
@@ -189,13 +189,13 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         if not self._timer.isActive():
             self._timer.start(_LOADING_MS)
 
-    def _row(self) -> SampleView | None:
-        views = self._session.rows
+    def _view(self) -> SampleView | None:
+        views = self._session.views
         return views[min(max(self.samples.currentIndex(), 0), len(views) - 1)] if views else None
 
     def _go_to(self, **indices: int) -> None:
         """Move the sliders; they count the positions of the first sample."""
-        view, first = self._row(), self._session.rows[0]
+        view, first = self._view(), self._session.views[0]
         if view is None:
             return
         own = {"layer": view.axes.layers, "step": view.axes.steps, "head": view.axes.heads}
@@ -207,7 +207,7 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
     def _show_curves(
         self, view: SampleView, direction: Direction, position: SliderPosition
     ) -> None:
-        spread, averaged_dims, names = (
+        spread, averaged_dims, axes = (
             view.spreads[direction],
             self._session.averaged_dims,
             view.axes,
@@ -216,14 +216,14 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         inside = spread.inside[position.layer]
         if is_mean:
             inside = mean_of_last(np.moveaxis(spread.inside, 0, -1))
-        where = "mean over the layers" if is_mean else short_names(names.layers)[position.layer]
+        where = "mean over the layers" if is_mean else short_names(axes.layers)[position.layer]
         self.title.setText(f"inside the {mask_name(direction)} · {where}")
-        self.title.setToolTip("" if is_mean else names.layers[position.layer])
+        self.title.setToolTip("" if is_mean else axes.layers[position.layer])
         self.curves.show_curves(
             Curves(
                 inside,
-                names.timesteps,
-                names.heads,
+                axes.timesteps,
+                axes.heads,
                 spread.chance,
                 None if STEP in averaged_dims else position.step,
                 None if HEAD in averaged_dims else position.head,
@@ -232,7 +232,7 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         )
 
     def _show_cells(self, view: SampleView, direction: Direction, position: SliderPosition) -> None:
-        spread, averaged_dims, names = (
+        spread, averaged_dims, axes = (
             view.spreads[direction],
             self._session.averaged_dims,
             view.axes,
@@ -243,9 +243,9 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         self.cells.show_cells(
             Cells(
                 values,
-                names.layers,
-                short_names(names.layers),
-                names.heads,
+                axes.layers,
+                short_names(axes.layers),
+                axes.heads,
                 None if LAYER in averaged_dims else position.layer,
                 None if HEAD in averaged_dims else position.head,
             )

@@ -74,15 +74,15 @@ class CompareWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
             self.run.setText(folder)
 
     def _compare(self) -> None:
-        if self._session.rows:
-            own = self._session.rows[0].source
+        if self._session.views:
+            own = self._session.views[0].source
             run = self.run.text().strip() or own.run
             self.state.setText("opening …")
             self._session.compare(run, self.sample.currentText().strip() or own.sample)
 
     def _show(self) -> None:
         """Bring the widget in step with what is in view."""
-        views = self._session.rows
+        views = self._session.views
         self.start.setEnabled(bool(views))
         self.stop.setEnabled(len(views) > 1)
         names = list(self._session.samples)

@@ -92,7 +92,7 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
     def take_figure(self) -> tuple[Pixels, str]:
         """Return the figure of the current view, and its caption if one is wanted."""
         figure = figure_picture(self._viewer, self.scale.value() or None)
-        has_caption = self.caption.isChecked() and self._session.rows
+        has_caption = self.caption.isChecked() and self._session.views
         return figure, caption_of(self._session) if has_caption else ""
 
     def animate(self) -> None:
@@ -184,7 +184,7 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         self.cancel_button.setEnabled(walk is not None)
 
     def _copy(self) -> None:
-        if not self._session.rows:
+        if not self._session.views:
             msg = "Expected a map in view, got none, at the window. Open a run: drop it there."
             raise AnalysisError(msg)
         work = self._recipe(self.which.currentData())
@@ -198,7 +198,7 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
     def _recipe(self, which: Any) -> Callable[[], str]:
         """Return what writes the script of a map in view."""
         views, position, averaged_dims = (
-            self._session.rows,
+            self._session.views,
             self._session.position,
             self._session.averaged_dims,
         )

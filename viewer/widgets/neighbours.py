@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QGridLayout, QLabel, QVBoxLayout, QWidget
 from i2am.analysis import Answer
 from i2am.schemas.errors import I2AMError
 from i2am.viewer.picking.pick import Pick, patch_grid, picture_size
-from i2am.viewer.scene.contrast import Limits, heat_colormap, limits_of
+from i2am.viewer.scene.contrast import Limits, contrast_limits, heat_colormap
 from i2am.viewer.widgets.qt import Background
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class NinePanel(QWidget):  # type: ignore[misc]  # Qt has no types here
         values = answer.values.to_numpy()
         every = iter(values)
         self.maps = [None if one is None else next(every) for one in self._picks]
-        limits = limits_of(values)
+        limits = contrast_limits(values)
         for number, (tile, own) in enumerate(zip(self.tiles, self.maps, strict=True)):
             if own is not None:
                 picture = view.images[pick.answer_side]

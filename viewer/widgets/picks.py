@@ -112,7 +112,7 @@ class PicksWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         if pick is None:
             self.nine.caption.setText("Pick a patch, then press 3×3.")
         else:
-            self.nine.fill(pick, self._session.rows[self.asker.row])
+            self.nine.fill(pick, self._session.views[self.asker.row])
 
     def _keep(self, pick: Pick) -> None:
         self.add([pick])

@@ -75,7 +75,7 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
         self._form = QFormLayout(self)
         self._add_sample()
         self._add_averaged()
-        self._add_look()
+        self._add_appearance()
         for key in ("reopened", "moved", "loaded"):
             getattr(self._session, key).connect(getattr(self, f"_show_{key}"))
         self._show_reopened()
@@ -113,25 +113,25 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
         for dim in AVERAGEABLE_DIMS:
             switch = QCheckBox({"step": "timestep"}.get(dim, dim))
             switch.setToolTip(f"Show the mean over all {dim}s ({_key(f'mean_{dim}')})")
-            switch.toggled.connect(partial(self._session.set_mean, dim))
+            switch.toggled.connect(partial(self._session.set_averaged, dim))
             self.averaged[dim] = switch
             switches.addWidget(switch)
         for averaged_dims, level in {**LEVELS, frozenset(): "single"}.items():
             button = QPushButton(level)
             button.setCheckable(True)
             button.setToolTip(_LEVEL_TIPS[level])
-            button.clicked.connect(partial(self._set_means, averaged_dims))
+            button.clicked.connect(partial(self._set_averaged_dims, averaged_dims))
             button.setMinimumWidth(30)
             self.levels[level] = button
             buttons.addWidget(button)
         self._form.addRow("Mean over", switches)
         self._form.addRow("Map", buttons)
 
-    def _add_look(self) -> None:
-        self.look: dict[str, QComboBox] = {}
+    def _add_appearance(self) -> None:
+        self.appearance: dict[str, QComboBox] = {}
         for name, (label, known, tip) in _CHOICES.items():
-            self.look[name] = _choice(known, partial(self._set_look, name))
-            self._add(label, self.look[name], tip)
+            self.appearance[name] = _choice(known, partial(self._set_appearance, name))
+            self._add(label, self.appearance[name], tip)
         self.threshold = self._add_share("Threshold", "threshold", 0)
         self.threshold.setToolTip("Of each map's own range: what is below is drawn clear")
         self.opacity = self._add_share("Opacity", "opacity", 100)
@@ -144,11 +144,11 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
         shortcuts.clicked.connect(lambda: show_shortcuts(self))
         self._form.addRow("Help", shortcuts)
 
-    def _set_means(self, averaged_dims: frozenset[str], _is_checked: bool) -> None:
-        self._session.set_means(averaged_dims)
+    def _set_averaged_dims(self, averaged_dims: frozenset[str], _is_checked: bool) -> None:
+        self._session.set_averaged_dims(averaged_dims)
 
-    def _set_look(self, setting: str, value: str) -> None:
-        self._session.set_look(**{setting: value})
+    def _set_appearance(self, setting: str, value: str) -> None:
+        self._session.set_appearance(**{setting: value})
 
     def _add(self, label: str, widget: QWidget, tip: str = "") -> None:
         widget.setToolTip(tip or widget.toolTip())
@@ -158,13 +158,13 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
         slider = QSlider(Qt.Orientation.Horizontal)
         slider.setRange(0, 100)
         slider.setValue(percent)
-        slider.valueChanged.connect(lambda at: self._session.set_look(**{setting: at / 100}))
+        slider.valueChanged.connect(lambda at: self._session.set_appearance(**{setting: at / 100}))
         self._form.addRow(label, slider)
         return slider
 
     def _show_reopened(self) -> None:
         """Bring the widget in step with the run and the sample in view."""
-        view = self._session.rows[0] if self._session.rows else None
+        view = self._session.views[0] if self._session.views else None
         for widget in (self.samples, self.guidance, self.normalisation):
             widget.setEnabled(view is not None)
         self.provenance.setText(view.provenance() if view else "Open a run: drop it on the window.")
@@ -180,7 +180,7 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
         self._show_loaded()
 
     def _show_moved(self) -> None:
-        shown = (self._session.averaged_dims, self._session.look, self._session.is_volume)
+        shown = (self._session.averaged_dims, self._session.appearance, self._session.is_volume)
         if shown == self._shown:
             return  # A slider moved: to touch what stays would have it painted again.
         self._shown = shown
@@ -192,11 +192,14 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
         )
         for level, button in self.levels.items():
             button.setChecked(level == current)
-        look = self._session.look
-        for name, choice in self.look.items():
+        appearance = self._session.appearance
+        for name, choice in self.appearance.items():
             with QSignalBlocker(choice):
-                choice.setCurrentText(getattr(look, name))
-        for slider, share in ((self.threshold, look.threshold), (self.opacity, look.opacity)):
+                choice.setCurrentText(getattr(appearance, name))
+        for slider, share in (
+            (self.threshold, appearance.threshold),
+            (self.opacity, appearance.opacity),
+        ):
             with QSignalBlocker(slider):
                 slider.setValue(round(100 * share))
         with QSignalBlocker(self.volume):

@@ -368,7 +368,7 @@ def test_what_stops_a_walk_on_its_way_is_told(
     if change == "closed":
         viewer.layers.clear()
     else:
-        session.set_mean("step", True)
+        session.set_averaged("step", True)
     qtbot.waitUntil(widget.animation_button.isEnabled, timeout=10_000)
     expected = {"closed": "Expected a run to animate", "averaged": "got the mean over all of them"}
     assert expected[change] in _messages()[-1]
@@ -450,11 +450,11 @@ def test_a_mean_over_the_timesteps_has_nothing_to_animate(
     window: Any, tmp_path: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, session, widget = window
-    session.set_mean("step", True)
+    session.set_averaged("step", True)
     _choose(monkeypatch, tmp_path / "moving.gif")
     _press(widget.animation_button, qtbot)
     assert "got the mean over all of them" in _messages()[-1]
-    session.set_mean("step", False)
+    session.set_averaged("step", False)
     session.viewer.dims.ndisplay = 3
     _press(widget.animation_button, qtbot)
     assert "got a view of all of them" in _messages()[-1]
@@ -481,7 +481,7 @@ def test_the_copied_python_makes_what_the_layer_shows(
 
     viewer, session, widget = window
     for dim in means:
-        session.set_mean(dim, True)
+        session.set_averaged(dim, True)
     widget.which.setCurrentText(direction.upper())
     QGuiApplication.clipboard().setText("")
     _press(widget.copy_button, qtbot)
@@ -507,7 +507,7 @@ def test_the_copied_python_of_a_picked_place_makes_its_sram(
     QGuiApplication.clipboard().setText("")
     _press(widget.copy_button, qtbot)
     assert "Expected a picked place, got none" in _messages()[-1]
-    layer = session.rows[0].axes.layers[0]
+    layer = session.views[0].axes.layers[0]
     asker_of(session).ask(Pick("", "first", "generated", (9, 20, 10, 21), (layer,), (1,), (1,)))
     _press(widget.copy_button, qtbot)
     qtbot.waitUntil(lambda: QGuiApplication.clipboard().text() != "", timeout=5000)

@@ -139,7 +139,7 @@ def test_a_click_shows_the_sram_of_the_slice_in_view(run: Path, window: Any) -> 
 
 def test_what_is_averaged_over_is_asked_whole(run: Path, window: Any) -> None:
     for dim in ("layer", "step", "head"):
-        session_of(window).set_mean(dim, True)
+        session_of(window).set_averaged(dim, True)
     click(window, 9, 30)
     wanted = sram(sample_of(run), generated=(9, 30))
     np.testing.assert_allclose(answer(window).data, wanted, rtol=1e-5)
@@ -150,7 +150,7 @@ def test_moving_sliders_and_switches_asks_again(run: Path, window: Any) -> None:
     click(window, 9, 30)
     answer(window)
     window.dims.set_current_step(2, 3)
-    session_of(window).set_mean("head", True)
+    session_of(window).set_averaged("head", True)
     wanted = sram(sample_of(run), generated=(9, 30), layers=[NAMES[1]], steps=[3])
     asker = asker_in(window)
     wait(lambda: asker.pick is not None and asker.pick.heads == () and asker.answer is not None)
@@ -373,7 +373,7 @@ def test_a_pick_is_shown_again_with_its_sample_and_slice(run: Path, window: Any)
     wanted = sram(sample_of(run, "second"), reference=(3, 4), layers=[NAMES[2]], heads=[1])
     wait(lambda: asker.answer is not None)
     np.testing.assert_allclose(answer(window).data, wanted, rtol=1e-5)
-    assert session.rows[0].source.sample == "second"
+    assert session.views[0].source.sample == "second"
     assert session.averaged_dims == {"step"}
     assert (session.position.layer, session.position.head) == (2, 1)
     with pytest.raises(AnalysisError, match=r"got one of other\.zarr, .*Open that run first"):
@@ -385,14 +385,14 @@ def test_a_pick_is_shown_again_with_its_sample_and_slice(run: Path, window: Any)
 def test_a_compared_sample_is_asked_the_same_place(run: Path, window: Any) -> None:
     session = session_of(window)
     session.compare(run, "second")
-    wait(lambda: len(session.rows) == 2)
+    wait(lambda: len(session.views) == 2)
     click(window, 9, 30)
     answer(window)
     wait(lambda: "SRAM (2)" in window.layers)
     options: Any = {"layers": [NAMES[1]], "steps": [1], "heads": [0]}
     wanted = sram(sample_of(run, "second"), generated=(9, 30), **options)
     np.testing.assert_allclose(window.layers["SRAM (2)"].data, wanted, rtol=1e-5)
-    assert not own_layers(window, number=1)["g2r"].visible
+    assert not own_layers(window, view_index=1)["g2r"].visible
     # And the other way: a click below asks above, too.
     top = session.boxes[1]["generated"].top
     click(window, top + 3.5, 3)
@@ -400,7 +400,7 @@ def test_a_compared_sample_is_asked_the_same_place(run: Path, window: Any) -> No
     pick: Any = asker_in(window).pick
     assert (pick.sample, pick.area) == ("second", (3, 3, 4, 4))
     session.stop_comparing()
-    wait(lambda: len(session.rows) == 1)
+    wait(lambda: len(session.views) == 1)
     assert not window.layers["SRAM (2)"].visible
 
 
@@ -426,7 +426,7 @@ def test_a_place_without_an_answer_is_told_once_and_the_map_stays(
     answer(viewer)
     assert len(notification_manager.records) == before + 1
     # The mean over layers is of those that have an answer.
-    session.set_means(frozenset({"layer", "step", "head"}))
+    session.set_averaged_dims(frozenset({"layer", "step", "head"}))
     wanted = sram(sample_of(run), generated=(9, 20))
     np.testing.assert_allclose(answer(viewer).data, wanted, rtol=1e-5)
     assert len(notification_manager.records) == before + 1

@@ -12,8 +12,8 @@ from i2am.schemas import StoreError
 from i2am.viewer.data.axes import MapAxes, SliderPosition, describe_map
 from i2am.viewer.data.open_sample import open_view
 from i2am.viewer.data.sample import SampleView
-from i2am.viewer.scene.contrast import limits_of, shared_limits
-from i2am.viewer.scene.layers import boxes_of, sample_layers
+from i2am.viewer.scene.contrast import contrast_limits, shared_contrast_limits
+from i2am.viewer.scene.layers import image_boxes, sample_layers
 from tests.support.maps_store import NAMES, spot_volume, write_maps
 from tests.support.synthetic_run import SyntheticLayer, write_run
 
@@ -21,7 +21,7 @@ ONE_TOKEN = SyntheticLayer("block.attn2", reference_grid=None, tokens=1)
 
 
 def _by_name(view: SampleView) -> dict[str, tuple[Any, dict[str, Any]]]:
-    layers = sample_layers(view, boxes_of(view))
+    layers = sample_layers(view, image_boxes(view))
     return {own["name"]: (values, own) for values, own, _ in layers}
 
 
@@ -68,7 +68,7 @@ def test_maps_lie_edge_to_edge_on_their_pictures_which_stand_side_by_side(tmp_pa
 def test_a_second_row_lies_below_as_wide_as_the_first(tmp_path: Path) -> None:
     first = open_view(write_run(tmp_path / "run.zarr", size_px=(48, 32)))
     second = open_view(write_run(tmp_path / "other.zarr", size_px=(96, 64)))
-    boxes = boxes_of(second, boxes_of(first))
+    boxes = image_boxes(second, image_boxes(first))
     assert boxes["generated"].width == 32
     assert boxes["generated"].height == 48
     assert boxes["generated"].top > 47.5
@@ -88,10 +88,10 @@ def test_volumes_have_named_axes_and_are_read_when_they_are_looked_at(run: Path)
 
 
 def test_names_hold_the_true_layers_and_timesteps(run: Path) -> None:
-    names = open_view(run).axes
-    assert names.layers == NAMES
-    np.testing.assert_allclose(names.timesteps, [981, 981 - 980 / 3, 981 - 1960 / 3, 1])
-    assert names.heads == (0, 1)
+    axes = open_view(run).axes
+    assert axes.layers == NAMES
+    np.testing.assert_allclose(axes.timesteps, [981, 981 - 980 / 3, 981 - 1960 / 3, 1])
+    assert axes.heads == (0, 1)
 
 
 def test_a_direction_without_a_layer_is_nan_there_so_that_both_share_the_sliders(
@@ -116,17 +116,18 @@ def test_contrast_limits_run_from_each_layers_mean_to_its_hottest(tmp_path: Path
     write_maps(tmp_path / "maps.zarr", {"first": {"r2g": maps}})
     volume = _open(run).volumes["r2g"]
     assert (
-        shared_limits(volume.loaded, SliderPosition(0, 0, 0), frozenset()) is None
+        shared_contrast_limits(volume.loaded, SliderPosition(0, 0, 0), frozenset()) is None
     )  # nothing is loaded
     np.asarray(volume)
     limits = [
-        shared_limits(volume.loaded, SliderPosition(layer, 0, 0), frozenset()) for layer in range(3)
+        shared_contrast_limits(volume.loaded, SliderPosition(layer, 0, 0), frozenset())
+        for layer in range(3)
     ]
     np.testing.assert_allclose(limits[:2], [(1 / 64, 1), (10 / 64, 10)])  # type: ignore[arg-type]
     low, high = limits[2] or (0, 0)
     assert low == pytest.approx(0.25)
     assert 0.25 < high < 0.2503  # flat, and drawn as flat
-    assert limits_of(np.full((2, 2), np.nan)) == (0, 1)
+    assert contrast_limits(np.full((2, 2), np.nan)) == (0, 1)
 
 
 def test_maps_are_computed_from_the_run_where_none_are_stored(tmp_path: Path) -> None:

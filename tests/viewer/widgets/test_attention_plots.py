@@ -99,11 +99,11 @@ def test_the_curves_are_the_shares_inside_the_mask_of_the_layer_in_view(
     assert widget.curves.chance.value() == pytest.approx(4 / 64)
     assert widget.curves.here.value() == 2
     assert widget.title.text() == "inside the inpainting mask · mid 0.0"
-    assert widget.title.toolTip() == session.rows[0].axes.layers[1]
+    assert widget.title.toolTip() == session.views[0].axes.layers[1]
     session.go_to(layer=0)
     _settle(widget, qtbot)
     np.testing.assert_allclose(_drawn(widget), _inside(_volume()[0]), rtol=1e-5)
-    session.set_mean("layer", True)
+    session.set_averaged("layer", True)
     _settle(widget, qtbot)
     expected = np.nanmean(_inside(_volume()), axis=0)
     np.testing.assert_allclose(_drawn(widget), expected, rtol=1e-5)
@@ -118,7 +118,7 @@ def test_the_matrix_is_the_concentration_at_the_step_in_view_or_its_mean(
     np.testing.assert_allclose(widget.cells.image.image, expected[:, 2], rtol=1e-5)
     assert np.isnan(widget.cells.image.image[2, 1])
     assert widget.cells.frame.rect().getRect() == (0.5, 0.5, 1, 1)
-    session.set_mean("step", True)
+    session.set_averaged("step", True)
     _settle(widget, qtbot)
     np.testing.assert_allclose(widget.cells.image.image, expected.mean(1), rtol=1e-5)
     assert not widget.curves.here.isVisible()
@@ -142,7 +142,7 @@ def test_the_scores_are_those_of_the_map_in_view_in_both_directions(
     session, widget = open_panels(run)
     for averaged_dims in ((), ("layer", "head")):
         for dim in averaged_dims:
-            session.set_mean(dim, True)
+            session.set_averaged(dim, True)
         _settle(widget, qtbot)
         for direction, volume in {"r2g": _volume(), "g2r": _volume(1)}.items():
             plane = np.nanmean(volume[:, 2], axis=(0, 1)) if averaged_dims else volume[1, 2, 1]
@@ -183,8 +183,8 @@ def test_a_click_on_a_cell_moves_the_sliders_there_and_ends_the_mean(
     layer: int, head: int, run: Path, open_panels: Callable[..., Any], qtbot: Any
 ) -> None:
     session, widget = open_panels(run)
-    session.set_mean("layer", True)
-    session.set_mean("step", True)
+    session.set_averaged("layer", True)
+    session.set_averaged("step", True)
     _settle(widget, qtbot)
     _click(widget.cells.plot, qtbot, head, layer)
     qtbot.waitUntil(lambda: session.position == (layer, 2, head), timeout=2000)
@@ -292,7 +292,7 @@ def test_a_compared_sample_can_be_chosen_and_its_clicks_go_by_label(
     session, widget = open_panels(run)
     assert not widget.samples.isVisible()
     session.compare(str(other), "other")
-    qtbot.waitUntil(lambda: len(session.rows) == 2, timeout=10_000)
+    qtbot.waitUntil(lambda: len(session.views) == 2, timeout=10_000)
     qtbot.waitUntil(lambda: session.share_loaded == 1, timeout=10_000)
     assert widget.samples.isVisible()
     widget.samples.setCurrentIndex(1)

@@ -25,11 +25,11 @@ def test_another_sample_of_the_run_comes_below_and_goes_again(
     assert not widget.stop.isEnabled()
     widget.sample.setCurrentText("second")
     widget.start.click()
-    wait(lambda: len(session.rows) == 2)
+    wait(lambda: len(session.views) == 2)
     assert widget.state.text() == "first above, second below"
-    assert [view.source.sample for view in session.rows] == ["first", "second"]
+    assert [view.source.sample for view in session.views] == ["first", "second"]
     widget.stop.click()
-    assert len(session.rows) == 1
+    assert len(session.views) == 1
     assert not widget.stop.isEnabled()
 
 
@@ -42,7 +42,7 @@ def test_a_sample_of_another_run_comes_below(
     wait(lambda: widget.sample.count() == 2)
     widget.run.setText(str(other))
     widget.start.click()
-    wait(lambda: len(session.rows) == 2)
+    wait(lambda: len(session.views) == 2)
     assert widget.state.text() == f"first above, first of {other} below"
 
 
@@ -58,7 +58,7 @@ def test_a_run_that_is_not_there_is_told_and_nothing_changes(
     told = "Expected a store, got nothing"
     wait(lambda: any(told in record.message for record in notification_manager.records))
     wait(lambda: widget.state.text() == "")
-    assert len(session.rows) == 1
+    assert len(session.views) == 1
 
 
 def test_without_a_run_the_widget_says_what_to_do(make_napari_viewer_proxy: Any) -> None:

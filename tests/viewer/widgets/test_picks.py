@@ -246,7 +246,7 @@ def test_nine_srams_are_those_of_the_patch_and_its_neighbours(run: Path, window:
 
 def test_neighbours_of_an_area_are_as_large(run: Path, window: Any) -> None:
     viewer, _ = window
-    view = session_of(viewer).rows[0]
+    view = session_of(viewer).views[0]
     pick = Pick(str(run), "first", "generated", (0, 8, 8, 20))
     found = neighbours(pick, view)
     assert [one is None for one in found] == [True] * 3 + [False] * 6
