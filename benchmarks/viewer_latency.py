@@ -149,9 +149,9 @@ class Session:
     def compute(self, rounds: int) -> None:
         """Ask what patches read in one layer, all steps and heads, without showing it."""
         view = self.session.views[0]
-        questions, layer = view.questions, view.axes.layers[0]
+        live_sram, layer = view.live_sram, view.axes.layers[0]
         seconds = [
-            windows.timed(lambda at=at: list(questions.ask(generated=at, layers=[layer])))
+            windows.timed(lambda at=at: list(live_sram.ask(generated=at, layers=[layer])))
             for at in self.pixels(rounds)
         ]
         tell("click, one layer's answer computed, ms", [1e3 * s for s in seconds])
@@ -191,9 +191,9 @@ class Session:
 
     def click(self, at: tuple[int, ...]) -> tuple[float, float]:
         """Return the seconds until a click's first answer has been drawn, and until the last."""
-        from i2am.viewer.picking.sram_controller import asker_of
+        from i2am.viewer.picking.sram_controller import sram_controller_of
 
-        asker = asker_of(self.session)
+        controller = sram_controller_of(self.session)
         windows.pump(CLICKS_APART_S)
         self.plain_at = (self.plain_at + 7) % self.session.views[0].axes.shape[1]
         self.last_redraw = windows.drawn(
@@ -202,20 +202,20 @@ class Session:
         windows.pump(windows.SETTLE_S)
         draws = windows.Draws(self.viewer)
         shares: list[float] = []
-        answered: list[float] = []
+        estimated: list[float] = []
 
         def note() -> None:
-            if asker.answer is not None:
-                shares.append(asker.answer.share)
-                answered.append(time.perf_counter())
+            if controller.estimate is not None:
+                shares.append(controller.estimate.share)
+                estimated.append(time.perf_counter())
 
-        asker.answered.connect(note)
+        controller.estimated.connect(note)
         begin = time.perf_counter()
         windows.click(self.viewer, at)
         windows.wait(lambda: bool(shares) and shares[-1] >= 1)
-        first = draws.after(answered[0])
-        last = draws.after(answered[-1])
-        asker.answered.disconnect(note)
+        first = draws.after(estimated[0])
+        last = draws.after(estimated[-1])
+        controller.estimated.disconnect(note)
         draws.stop()
         return first - begin, last - begin
 

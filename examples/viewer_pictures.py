@@ -86,19 +86,19 @@ def hlam(viewer: Any) -> None:
 
 
 def sram(viewer: Any) -> None:
-    from i2am.viewer.picking.pick import Pick, selection_of
-    from i2am.viewer.picking.sram_controller import asker_of
+    from i2am.viewer.picking.pick import Pick, pick_in_view
+    from i2am.viewer.picking.sram_controller import sram_controller_of
 
     own = session(viewer)
     picks = dock(viewer, "Ask a patch")
     own.set_averaged_dims(frozenset({"step", "head"}))
     own.go_to(layer=len(own.views[0].axes.layers) - 3)
-    asker, view, (y, x) = asker_of(own), own.views[0], BETWEEN_WHEELS
+    controller, view, (y, x) = sram_controller_of(own), own.views[0], BETWEEN_WHEELS
     pick = Pick(view.source.run, view.source.sample, "generated", (y, x, y + 1, x + 1))
-    asker.ask(selection_of(pick, view, own.position, own.averaged_dims))
-    picks.add([asker.pick])
-    wait(lambda: asker.answer is not None and asker.answer.share == 1)
-    picks.fill_nine()
+    controller.request(pick_in_view(pick, view, own.position, own.averaged_dims))
+    picks.add([controller.pick])
+    wait(lambda: controller.estimate is not None and controller.estimate.share == 1)
+    picks.fill_neighbours()
 
 
 def volume(viewer: Any) -> None:

@@ -81,11 +81,11 @@ def open_viewer(
 
 def serve(viewer: napari.Viewer) -> Session:
     """Have a window's layers of ours follow the sliders and answer clicks; return its session."""
-    from i2am.viewer.picking.sram_controller import asker_of
+    from i2am.viewer.picking.sram_controller import sram_controller_of
     from i2am.viewer.session.attach import session_of
 
     session = session_of(viewer)
-    asker_of(session)
+    sram_controller_of(session)
     return session
 
 

@@ -96,7 +96,7 @@ class SampleView:
         return frozenset(askable_layers(self.capture))
 
     @cached_property
-    def questions(self) -> Questions:
+    def live_sram(self) -> Questions:
         """What answers questions about patches; from any thread."""
         from i2am.analysis import Questions
 

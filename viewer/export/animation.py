@@ -21,7 +21,7 @@ from i2am.viewer.data.axes import describe_map
 from i2am.viewer.data.volume import MapVolume
 from i2am.viewer.export.pictures import Pixels, check_export_file, figure_picture, with_caption
 
-__all__ = ["SUFFIXES", "Walk", "caption_of", "check_animation_file", "write_animation"]
+__all__ = ["SUFFIXES", "TimestepAnimation", "caption_of", "check_animation_file", "write_animation"]
 
 SUFFIXES: Final = (".gif", ".mp4")
 
@@ -130,7 +130,7 @@ _TICK_MS: Final = 10
 _FRAMES_WAITING: Final = 4  # for the thread that writes them
 
 
-class Walk(QObject):  # type: ignore[misc]  # Qt has no types here
+class TimestepAnimation(QObject):  # type: ignore[misc]  # Qt has no types here
     """A walk of the timestep slider, which is put back where it was, with a picture at each stop.
 
     Parameters

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from i2am.viewer.data.sample import SampleView
     from i2am.viewer.picking.pick import Pick
 
-__all__ = ["recipe", "sram_recipe"]
+__all__ = ["map_script", "sram_script"]
 
 # TLAM is not among them: a store has it by groups of steps, the slider has each step.
 _STORED: Final = {"ULAM": (), "HLAM": (HEAD,), "LLAM": (LAYER,)}
 
 
-def recipe(
+def map_script(
     view: SampleView, direction: Direction, position: SliderPosition, averaged_dims: frozenset[str]
 ) -> str:
     """Return a script whose ``attention`` is the map in view, before any display option.
@@ -51,7 +51,7 @@ def recipe(
     return "\n".join([head, "", *needed, *_opening(view), *selection]) + "\n"
 
 
-def sram_recipe(view: SampleView, pick: Pick) -> str:
+def sram_script(view: SampleView, pick: Pick) -> str:
     """Return a script whose ``attention`` is what a picked place read on the other picture.
 
     Parameters
@@ -62,7 +62,7 @@ def sram_recipe(view: SampleView, pick: Pick) -> str:
     """
     asked = {
         name: labels
-        for name, labels in pick.asked(view).items()
+        for name, labels in pick.selection(view).items()
         # Stored maps may be of fewer steps than were captured: then they are all named.
         if getattr(pick, name) or view.stored is not None
     }

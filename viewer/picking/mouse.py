@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from i2am.viewer.scene.layers import Box
     from i2am.viewer.session.session import Session
 
-__all__ = ["Listener", "Picker"]
+__all__ = ["MousePicker", "PickHandler"]
 
 _STILL_PX: Final = 4  # A hand shakes: less is no drag.
 _BOX_KEY: Final = ("Shift",)
@@ -20,23 +20,23 @@ _BOX_KEY: Final = ("Shift",)
 Point = tuple[float, float]
 
 
-class Listener(Protocol):
+class PickHandler(Protocol):
     """What is told of the mouse. Picks name no layers, steps and heads yet."""
 
-    def expect(self, pick: Pick, view_index: int) -> None:
+    def prefetch(self, pick: Pick, view_index: int) -> None:
         """Get ready: a press may become this pick."""
 
-    def forget(self) -> None:
+    def cancel_prefetch(self) -> None:
         """Know that it does not."""
 
-    def take(self, pick: Pick, view_index: int) -> None:
+    def ask(self, pick: Pick, view_index: int) -> None:
         """Ask what was picked."""
 
-    def band(self, pick: Pick, view_index: int) -> None:
+    def preview_area(self, pick: Pick, view_index: int) -> None:
         """Show how far an area reaches that is being picked."""
 
 
-class _Spot(NamedTuple):
+class _ImagePoint(NamedTuple):
     """A point in one of the pictures."""
 
     view_index: int
@@ -45,7 +45,7 @@ class _Spot(NamedTuple):
     point: Point
 
 
-class Picker:
+class MousePicker:
     """Listens to a window's mouse.
 
     Parameters
@@ -54,8 +54,8 @@ class Picker:
     listener : Listener
     """
 
-    def __init__(self, session: Session, listener: Listener) -> None:
-        self._session, self._listener = session, listener
+    def __init__(self, session: Session, handler: PickHandler) -> None:
+        self._session, self._handler = session, handler
         session.viewer.mouse_drag_callbacks.append(self._on_press)
 
     def close(self) -> None:
@@ -66,30 +66,30 @@ class Picker:
 
     def _on_press(self, viewer: Any, event: Any) -> Iterator[None]:
         """Follow the mouse from press to release, as napari has it: one step an event."""
-        spot = self._spot(event)
+        start = self._point_in_image(event)
         is_area = tuple(event.modifiers) == _BOX_KEY
-        if spot is None or not self._is_ours(event, is_area=is_area):
+        if start is None or not self._is_ours(event, is_area=is_area):
             return
         camera = viewer.scene.camera
         could_pan = camera.mouse_pan
         if is_area:
             camera.mouse_pan = False  # The picture stays while an area is drawn on it.
-        self._listener.expect(self._pick(spot, spot.point), spot.view_index)
+        self._handler.prefetch(self._pick(start, start.point), start.view_index)
         try:
             yield
             is_drag = False
             while event.type == "mouse_move":
-                if not is_drag and math.dist(_point(event), spot.point) * camera.zoom > _STILL_PX:
+                if not is_drag and math.dist(_point(event), start.point) * camera.zoom > _STILL_PX:
                     is_drag = True
-                    self._listener.forget()
+                    self._handler.cancel_prefetch()
                 if is_area and is_drag:
-                    self._listener.band(self._pick(spot, _point(event)), spot.view_index)
+                    self._handler.preview_area(self._pick(start, _point(event)), start.view_index)
                 yield
         finally:
             camera.mouse_pan = could_pan
         if is_area or not is_drag:
-            end = _point(event) if is_drag else spot.point
-            self._listener.take(self._pick(spot, end), spot.view_index)
+            end = _point(event) if is_drag else start.point
+            self._handler.ask(self._pick(start, end), start.view_index)
 
     def _is_ours(self, event: Any, *, is_area: bool) -> bool:
         """Whether this press asks; not where a layer's tool, or a turned view, needs the mouse."""
@@ -103,7 +103,7 @@ class Picker:
             and axes == (viewer.dims.ndim - 2, viewer.dims.ndim - 1)
         )
 
-    def _spot(self, event: Any) -> _Spot | None:
+    def _point_in_image(self, event: Any) -> _ImagePoint | None:
         point = _point(event)
         for view_index, (view, boxes) in enumerate(
             zip(self._session.views, self._session.boxes, strict=True)
@@ -111,12 +111,12 @@ class Picker:
             sides: tuple[Side, Side] = ("generated", "reference")
             for side in sides:
                 if side in view.images and boxes[side].contains(*point):
-                    return _Spot(view_index, side, boxes[side], point)
+                    return _ImagePoint(view_index, side, boxes[side], point)
         return None
 
-    def _pick(self, spot: _Spot, end: Point) -> Pick:
-        view = self._session.views[spot.view_index]
-        return pick_in(view, spot.side, spot.box, (spot.point, end))
+    def _pick(self, start: _ImagePoint, end: Point) -> Pick:
+        view = self._session.views[start.view_index]
+        return pick_in(view, start.side, start.box, (start.point, end))
 
 
 def _point(event: Any) -> Point:

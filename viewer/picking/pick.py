@@ -25,11 +25,11 @@ __all__ = [
     "Pick",
     "Side",
     "check_inside",
+    "image_size",
     "other_side",
     "patch_grid",
     "pick_in",
-    "picture_size",
-    "selection_of",
+    "pick_in_view",
 ]
 
 Side = Literal["generated", "reference"]
@@ -71,7 +71,7 @@ class Pick:
         return (bottom - top, right - left) == (1, 1)
 
     @property
-    def answer_side(self) -> Side:
+    def target_side(self) -> Side:
         """The picture that the answer is seen on."""
         return other_side(self.side)
 
@@ -86,7 +86,7 @@ class Pick:
 
     def on(self, view: SampleView, size: tuple[int, int]) -> Pick:
         """Return the same place in another sample; `size` is that of the picture it is in now."""
-        height, width = picture_size(view, self.side)
+        height, width = image_size(view, self.side)
         ys = [self.area[0] * height / size[0], self.area[2] * height / size[0]]
         xs = [self.area[1] * width / size[1], self.area[3] * width / size[1]]
         top, left = int(ys[0]), int(xs[0])
@@ -94,7 +94,7 @@ class Pick:
         area = (top, left, top + 1, left + 1) if self.is_point else (top, left, bottom, right)
         return replace(self, run=view.source.run, sample=view.source.sample, area=area)
 
-    def asked(self, view: SampleView) -> dict[str, Any]:
+    def selection(self, view: SampleView) -> dict[str, Any]:
         """Return the layers, steps and heads as `sram` takes them; those that can answer."""
         axes = view.axes
         layers = list(self.layers or (name for name in axes.layers if name in view.askable))
@@ -144,7 +144,7 @@ def pick_in(
     points : two (y, x)
         World coordinates; a point beyond the picture's edge counts as on it.
     """
-    height, width = picture_size(view, side)
+    height, width = image_size(view, side)
     ys, xs = zip(*points, strict=True)
     rows = [int(np.clip((y - box.top) / box.height * height, 0, height - 1)) for y in ys]
     columns = [int(np.clip((x - box.left) / box.width * width, 0, width - 1)) for x in xs]
@@ -152,7 +152,7 @@ def pick_in(
     return Pick(view.source.run, view.source.sample, side, area)
 
 
-def selection_of(
+def pick_in_view(
     pick: Pick, view: SampleView, position: SliderPosition, averaged_dims: frozenset[str]
 ) -> Pick:
     """Return the pick asked of what is in view: one label, or all that is averaged over."""
@@ -168,16 +168,16 @@ def selection_of(
 def patch_grid(pick: Pick, view: SampleView) -> tuple[int, int]:
     """Return the finest grid of the layers that are asked, on the pick's side."""
     known = view.layers
-    layers = [name for name in pick.asked(view)["layers"] or () if name in known]
+    layers = [name for name in pick.selection(view)["layers"] or () if name in known]
     grids = [
         own.generated_grid if pick.side == "generated" else own.reference_grid
         for own in (known[name] for name in layers)
     ]
     sizes = [grid for grid in grids if grid is not None]
-    return largest_grid(sizes) if sizes else picture_size(view, pick.side)
+    return largest_grid(sizes) if sizes else image_size(view, pick.side)
 
 
-def picture_size(view: SampleView, side: Side) -> tuple[int, int]:
+def image_size(view: SampleView, side: Side) -> tuple[int, int]:
     """Return height and width of a stored picture."""
     height, width = view.images[side].shape[:2]
     return int(height), int(width)
@@ -185,7 +185,7 @@ def picture_size(view: SampleView, side: Side) -> tuple[int, int]:
 
 def check_inside(pick: Pick, view: SampleView) -> None:
     """Raise an AnalysisError unless a pick lies in its picture."""
-    height, width = picture_size(view, pick.side)
+    height, width = image_size(view, pick.side)
     if pick.area[2] > height or pick.area[3] > width:
         msg = (
             f"Expected a place within {(height, width)} pixels, got {pick.area}, "

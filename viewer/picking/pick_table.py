@@ -39,7 +39,7 @@ def write_picks(picks: Iterable[Pick], path: str | Path, *, overwrite: bool = Fa
         ):
             writer = csv.writer(file)
             writer.writerow(_COLUMNS)
-            writer.writerows(_cells(pick) for pick in picks)
+            writer.writerows(_matrix(pick) for pick in picks)
     except OSError as e:
         msg = f"Expected a place to write to, got '{e.strerror}', at {path}. Name another file."
         raise StoreError(msg) from e
@@ -82,30 +82,30 @@ def read_picks(path: str | Path) -> list[Pick]:
     return picks
 
 
-def _cells(pick: Pick) -> list[str | int]:
+def _matrix(pick: Pick) -> list[str | int]:
     labels = [_BETWEEN.join(map(str, own)) for own in (pick.layers, pick.steps, pick.heads)]
     return [pick.run, pick.sample, pick.side, *pick.area, *labels, pick.note]
 
 
 def _pick(row: dict[str, str | None]) -> Pick:
-    cells = {name: row[name] or "" for name in _COLUMNS}
+    matrix = {name: row[name] or "" for name in _COLUMNS}
     sides: dict[str, Side] = {"generated": "generated", "reference": "reference"}
-    if cells["side"] not in sides:
-        msg = f"{cells['side']!r} as the side"
+    if matrix["side"] not in sides:
+        msg = f"{matrix['side']!r} as the side"
         raise ValueError(msg)
-    top, left, bottom, right = (_number(cells[name], name) for name in ("y0", "x0", "y1", "x1"))
+    top, left, bottom, right = (_number(matrix[name], name) for name in ("y0", "x0", "y1", "x1"))
     if not (0 <= top < bottom and 0 <= left < right):
         msg = f"the area {(top, left, bottom, right)}"
         raise ValueError(msg)
     return Pick(
-        cells["run"],
-        cells["sample"],
-        sides[cells["side"]],
+        matrix["run"],
+        matrix["sample"],
+        sides[matrix["side"]],
         (top, left, bottom, right),
-        tuple(label for label in cells["layers"].split(_BETWEEN) if label),
-        _numbers(cells["steps"], "steps"),
-        _numbers(cells["heads"], "heads"),
-        cells["note"],
+        tuple(label for label in matrix["layers"].split(_BETWEEN) if label),
+        _numbers(matrix["steps"], "steps"),
+        _numbers(matrix["heads"], "heads"),
+        matrix["note"],
     )
 
 

@@ -16,28 +16,28 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from i2am.analysis import Answer
 from i2am.schemas.errors import AnalysisError, I2AMError
 from i2am.viewer.data.axes import AVERAGEABLE_DIMS
-from i2am.viewer.picking.mouse import Picker
-from i2am.viewer.picking.pick import Pick, check_inside, picture_size, selection_of
-from i2am.viewer.picking.sram_layers import AnswerLayers
-from i2am.viewer.picking.sram_request import Found, Inquiry
+from i2am.viewer.picking.mouse import MousePicker
+from i2am.viewer.picking.pick import Pick, check_inside, image_size, pick_in_view
+from i2am.viewer.picking.sram_layers import SramLayers
+from i2am.viewer.picking.sram_request import Result, SramRequest
 
 if TYPE_CHECKING:
     from i2am.viewer.data.sample import SampleView
     from i2am.viewer.session.session import Session
 
-__all__ = ["Asker", "asker_of"]
+__all__ = ["SramController", "sram_controller_of"]
 
-_PATIENCE_MS: Final = 100  # An outline before the answer is another redraw.
-_AT_ONCE_S: Final = 0.025  # The window waits so long, once a click.
+_OUTLINE_AFTER_MS: Final = 100  # An outline before the answer is another redraw.
+_WAIT_FOR_RESULT_S: Final = 0.025  # The window waits so long, once a click.
 
 
-def asker_of(session: Session) -> Asker:
+def sram_controller_of(session: Session) -> SramController:
     """Return what asks in a session's window, made when it is first asked for."""
-    known: Asker | None = session.findChild(Asker)
-    return known or Asker(session)
+    known: SramController | None = session.findChild(SramController)
+    return known or SramController(session)
 
 
-class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
+class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
     """Asks what is clicked, and shows the answers.
 
     Parameters
@@ -48,8 +48,8 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
     ----------
     pick : Pick or None
         What is asked at the moment.
-    row : int
-        The row whose picture it is in.
+    view_index : int
+        Of the sample in view whose image it is in.
     answer : Answer or None
         The latest about it.
     picked : Signal(Pick)
@@ -61,7 +61,7 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
     """
 
     picked = Signal(object)
-    answered = Signal()
+    estimated = Signal()
     cleared = Signal()
     _arrived = Signal(object, object)
 
@@ -69,85 +69,95 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
         super().__init__(session)
         self._session = session
         self.pick: Pick | None = None
-        self.row = 0
-        self.answer: Answer | None = None
-        self._layers = [AnswerLayers(session, number) for number in (0, 1)]
-        self._inquiries: dict[int, Inquiry] = {}  # of each row
-        self._expected: Inquiry | None = None
-        self._shown: dict[int, Found] = {}
-        self._is_told = False  # that the pick has no answer
+        self.view_index = 0
+        self.estimate: Answer | None = None
+        self._layers = [SramLayers(session, view_index) for view_index in (0, 1)]
+        self._requests: dict[int, SramRequest] = {}  # of each row
+        self._prefetched: SramRequest | None = None
+        self._shown: dict[int, Result] = {}
+        self._is_reported = False  # that the pick has no answer
         self._awaited: Pick | None = None
         self._asked_of: list[ref[SampleView]] = []
         self._size = (1, 1)  # of the picture that the pick is in
-        self._is_moving = False
+        self._is_moving_sliders = False
         self._thread = ThreadPoolExecutor(1, "i2am-ask")
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
-        self._timer.setInterval(_PATIENCE_MS)
+        self._timer.setInterval(_OUTLINE_AFTER_MS)
         self._timer.timeout.connect(self._outline)
         # Not before the window has handled the press: two threads at once are slower than in turn.
         self._idle = QTimer(self)
         self._idle.setSingleShot(True)
-        self._idle.timeout.connect(self._begin_expected)
+        self._idle.timeout.connect(self._start_prefetched)
         self._arrived.connect(self._show)
         session.moved.connect(self._follow)
         session.reopened.connect(self._reopen)
         session.closed.connect(self.close)
-        self._picker = Picker(session, self)
+        self._picker = MousePicker(session, self)
         session.viewer.bind_key("Escape", self._on_escape, overwrite=True)
 
-    def ask(self, pick: Pick, view: int = 0) -> None:
+    def request(self, pick: Pick, view_index: int = 0) -> None:
         """Ask about a place of a row's sample, with the layers, steps and heads that it names.
 
         The same place of the other row is asked, too, with those of its own that have these names.
         """
         self._stop()
-        self.pick, self.row, self.answer = pick, view, None
-        self._is_told = False
+        self.pick, self.view_index, self.estimate = pick, view_index, None
+        self._is_reported = False
         views = self._session.views
         self._asked_of = [ref(one) for one in views]
-        self._size = picture_size(views[view], pick.side)
-        for number, other in enumerate(views):
-            if pick.side not in other.images or pick.answer_side not in other.images:
+        self._size = image_size(views[view_index], pick.side)
+        for index, other in enumerate(views):
+            if pick.side not in other.images or pick.target_side not in other.images:
                 continue
-            own = pick if number == view else pick.on(other, self._size)
-            self._inquiries[number] = self._inquire(other, number, own)
+            own = pick if index == view_index else pick.on(other, self._size)
+            self._requests[index] = self._start_request(other, index, own)
         self._timer.start()
 
-    def expect(self, pick: Pick, view: int) -> None:
+    def prefetch(self, pick: Pick, view_index: int) -> None:
         """Ask what a press of the mouse may ask, so that the answer is there when it does."""
-        self.forget()
-        own = selection_of(
-            pick, self._session.views[view], self._session.position, self._session.averaged_dims
+        self.cancel_prefetch()
+        own = pick_in_view(
+            pick,
+            self._session.views[view_index],
+            self._session.position,
+            self._session.averaged_dims,
         )
-        self._expected = Inquiry(self._session.views[view], view, own, self._arrived.emit)
+        self._prefetched = SramRequest(
+            self._session.views[view_index], view_index, own, self._arrived.emit
+        )
         self._idle.start()
 
-    def forget(self) -> None:
+    def cancel_prefetch(self) -> None:
         """Do not expect that any more."""
         self._idle.stop()
-        if self._expected is not None:
-            self._expected.stop()
-        self._expected = None
+        if self._prefetched is not None:
+            self._prefetched.stop()
+        self._prefetched = None
 
-    def take(self, pick: Pick, view: int) -> None:
+    def ask(self, pick: Pick, view_index: int) -> None:
         """Ask a place that was picked with the mouse."""
         session = self._session
-        self.ask(
-            selection_of(pick, session.views[view], session.position, session.averaged_dims), view
+        self.request(
+            pick_in_view(pick, session.views[view_index], session.position, session.averaged_dims),
+            view_index,
         )
-        self.forget()
+        self.cancel_prefetch()
         # A click is followed by a redraw: an answer that comes before it needs no second one.
-        asked = self._inquiries.get(view)
-        if asked is not None and asked.has_answer.wait(_AT_ONCE_S) and asked.latest is not None:
+        asked = self._requests.get(view_index)
+        if (
+            asked is not None
+            and asked.has_result.wait(_WAIT_FOR_RESULT_S)
+            and asked.latest is not None
+        ):
             self._show(asked, asked.latest)
         self.picked.emit(self.pick)
 
-    def band(self, pick: Pick, view: int) -> None:
+    def preview_area(self, pick: Pick, view_index: int) -> None:
         """Show an area as long as it is being picked."""
-        self._layers[view].band(pick)
+        self._layers[view_index].preview_area(pick)
 
-    def show(self, pick: Pick) -> None:
+    def restore(self, pick: Pick) -> None:
         """Ask an earlier pick again: go to its sample and its slice.
 
         Raises
@@ -167,17 +177,17 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
             self._session.show_sample(pick.sample)
             return
         check_inside(pick, view)
-        self._is_moving = True
+        self._is_moving_sliders = True
         try:
             self._go_to(pick, view)
         finally:
-            self._is_moving = False
-        self.ask(pick)
+            self._is_moving_sliders = False
+        self.request(pick)
 
     def clear(self) -> None:
         """Ask nothing any more: the maps come back."""
         self._stop()
-        self.pick = self.answer = self._awaited = None
+        self.pick = self.estimate = self._awaited = None
         for layers in self._layers:
             layers.hide()
         self.cleared.emit()
@@ -185,107 +195,111 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
     def close(self) -> None:
         """Stop the thread, and leave the mouse alone; called when the window is gone."""
         self._stop()
-        self.forget()
+        self.cancel_prefetch()
         self._picker.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _inquire(self, view: SampleView, number: int, pick: Pick) -> Inquiry:
+    def _start_request(self, view: SampleView, view_index: int, pick: Pick) -> SramRequest:
         """Return what answers a pick: the one that is expected, or a new one."""
-        expected = self._expected
-        if expected is not None and expected.row is view and expected.pick == pick:
-            inquiry, self._expected = expected, None
+        prefetched = self._prefetched
+        if prefetched is not None and prefetched.view is view and prefetched.pick == pick:
+            request, self._prefetched = prefetched, None
         else:
-            inquiry = Inquiry(view, number, pick, self._arrived.emit)
-        inquiry.start(self._thread)
-        return inquiry
+            request = SramRequest(view, view_index, pick, self._arrived.emit)
+        request.start(self._thread)
+        return request
 
-    def _begin_expected(self) -> None:
-        if self._expected is not None:
-            self._expected.start(self._thread)
+    def _start_prefetched(self) -> None:
+        if self._prefetched is not None:
+            self._prefetched.start(self._thread)
 
     def _stop(self) -> None:
         """Have no further answers to what is asked."""
         self._timer.stop()
-        for inquiry in self._inquiries.values():
-            inquiry.stop()
-        self._inquiries.clear()
+        for request in self._requests.values():
+            request.stop()
+        self._requests.clear()
 
     def _outline(self) -> None:
         """Show at least what is asked, where there is no answer yet."""
-        for number, inquiry in self._inquiries.items():
-            if inquiry.latest is None and number < len(self._session.views):
-                self._layers[number].outline(inquiry.pick)
+        for view_index, request in self._requests.items():
+            if request.latest is None and view_index < len(self._session.views):
+                self._layers[view_index].outline(request.pick)
 
     def _on_escape(self, viewer: Any) -> None:
         if self.pick is not None:
             self.clear()
 
-    def _show(self, inquiry: Inquiry, found: Found) -> None:
-        number = inquiry.number
-        is_asked = self._inquiries.get(number) is inquiry
-        if not is_asked or inquiry.latest is not found or self._shown.get(number) is found:
+    def _show(self, request: SramRequest, found: Result) -> None:
+        view_index = request.view_index
+        is_asked = self._requests.get(view_index) is request
+        if not is_asked or request.latest is not found or self._shown.get(view_index) is found:
             return
-        self._shown[number] = found
+        self._shown[view_index] = found
         if isinstance(found, Answer):
-            self._layers[number].show(inquiry.pick, found.values.to_numpy())
+            self._layers[view_index].show(request.pick, found.values.to_numpy())
         else:
-            self._layers[number].hide_answer()
-            self._layers[number].outline(inquiry.pick)
-            if number == self.row:
-                self._complain(found)
-        if number == self.row:
-            self.answer = found if isinstance(found, Answer) else None
-            self.answered.emit()
+            self._layers[view_index].hide_sram()
+            self._layers[view_index].outline(request.pick)
+            if view_index == self.view_index:
+                self._report_error(found)
+        if view_index == self.view_index:
+            self.estimate = found if isinstance(found, Answer) else None
+            self.estimated.emit()
 
-    def _complain(self, error: Exception) -> None:
+    def _report_error(self, error: Exception) -> None:
         """Tell once why there is no answer; while sliders move, in the status bar alone."""
         told = str(error) if isinstance(error, I2AMError) else f"{type(error).__name__}: {error}"
         self._session.viewer.status = told
-        if not self._is_told:
+        if not self._is_reported:
             from napari.utils.notifications import show_error
 
             show_error(told)
-        self._is_told = True
+        self._is_reported = True
 
     def _follow(self) -> None:
         """Ask again what is in view now."""
-        if self.pick is None or self._is_moving or self.row >= len(self._session.views):
+        if (
+            self.pick is None
+            or self._is_moving_sliders
+            or self.view_index >= len(self._session.views)
+        ):
             return
-        view = self._session.views[self.row]
-        was_told = self._is_told
-        pick = selection_of(self.pick, view, self._session.position, self._session.averaged_dims)
+        view = self._session.views[self.view_index]
+        was_reported = self._is_reported
+        pick = pick_in_view(self.pick, view, self._session.position, self._session.averaged_dims)
         if pick != self.pick or self._asked_of != [ref(one) for one in self._session.views]:
-            self.ask(pick, self.row)
-            self._is_told = was_told
+            self.request(pick, self.view_index)
+            self._is_reported = was_reported
             return
-        for number, inquiry in self._inquiries.items():
-            if isinstance(inquiry.latest, Answer):  # The look may be another.
-                self._layers[number].show(inquiry.pick, inquiry.latest.values.to_numpy())
+        for view_index, request in self._requests.items():
+            if isinstance(request.latest, Answer):  # The look may be another.
+                self._layers[view_index].show(request.pick, request.latest.values.to_numpy())
 
     def _reopen(self) -> None:
         """Ask the same place of another sample."""
         views = self._session.views
         awaited, self._awaited = self._awaited, None
         if awaited is not None and views and views[0].source.sample == awaited.sample:
-            self._try_to_show(awaited)
+            self._try_to_restore(awaited)
             return
         if self.pick is None:
             return
-        if self.row >= len(views) or self.pick.side not in views[self.row].images:
+        if self.view_index >= len(views) or self.pick.side not in views[self.view_index].images:
             self.clear()
             return
         for layers in self._layers[len(views) :]:
             layers.hide()
-        source = views[self.row].source
+        source = views[self.view_index].source
         if (source.run, source.sample) != (self.pick.run, self.pick.sample):
-            self.pick = self.pick.on(views[self.row], self._size)
+            self.pick = self.pick.on(views[self.view_index], self._size)
         self._follow()
 
-    def _try_to_show(self, pick: Pick) -> None:
+    def _try_to_restore(self, pick: Pick) -> None:
         try:
-            self.show(pick)
+            self.restore(pick)
         except I2AMError as e:
-            self._complain(e)
+            self._report_error(e)
 
     def _go_to(self, pick: Pick, view: SampleView) -> None:
         """Bring sliders and switches to what a pick asks, where they can say it."""

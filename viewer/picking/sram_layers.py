@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import X, Y
-from i2am.viewer.picking.pick import Pick, patch_grid, picture_size
+from i2am.viewer.picking.pick import Pick, image_size, patch_grid
 from i2am.viewer.scene.contrast import contrast_limits, heat_colormap
 from i2am.viewer.scene.layers import caption_texts, own_layers
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from i2am.viewer.scene.layers import Box
     from i2am.viewer.session.session import Session
 
-__all__ = ["AnswerLayers"]
+__all__ = ["SramLayers"]
 
 Rectangle = tuple[float, float, float, float]  # top, left, height, width in world coordinates
 
@@ -34,7 +34,7 @@ _SQUARES: Final = 40  # of a side, at most; a longer one is dotted
 _WIDTH: Final = 1 / 120  # of the picture's height
 
 
-class AnswerLayers:
+class SramLayers:
     """The layers "SRAM" and "pick" of one row.
 
     Parameters
@@ -58,15 +58,15 @@ class AnswerLayers:
         own = self._pick_rectangle(pick)
         self._draw(pick, own, own)
 
-    def band(self, pick: Pick) -> None:
+    def preview_area(self, pick: Pick) -> None:
         """Draw a rectangle around an area as long as it is being picked."""
         box = self._box(pick.side)
-        own = _rectangle(box, picture_size(self._view, pick.side), pick.area)
+        own = _rectangle(box, image_size(self._view, pick.side), pick.area)
         self._draw(pick, own, own)
 
     def show(self, pick: Pick, values: NDArray[Any]) -> None:
         """Show an answer in place of the maps on its picture, and outline where it is brightest."""
-        box = self._box(pick.answer_side)
+        box = self._box(pick.target_side)
         scale, translate = box.placement(values.shape)
         appearance = self._session.appearance
         shown = {
@@ -91,7 +91,7 @@ class AnswerLayers:
         brightest = _rectangle(box, (height, width), (int(row), int(column)))
         self._draw(pick, self._pick_rectangle(pick), brightest)
 
-    def hide_answer(self) -> None:
+    def hide_sram(self) -> None:
         """Take the answer off the picture, and show its maps again."""
         if self._is_there(self._answer):
             self._answer.visible = False
@@ -101,7 +101,7 @@ class AnswerLayers:
 
     def hide(self) -> None:
         """Take answer and outlines away."""
-        self.hide_answer()
+        self.hide_sram()
         if self._is_there(self._outlines):
             self._outlines.visible = False
 
@@ -114,7 +114,7 @@ class AnswerLayers:
 
     def _pick_rectangle(self, pick: Pick) -> Rectangle:
         """Return the patch that holds a picked pixel, or the area that was picked."""
-        size, box = picture_size(self._view, pick.side), self._box(pick.side)
+        size, box = image_size(self._view, pick.side), self._box(pick.side)
         if not pick.is_point:
             return _rectangle(box, size, pick.area)
         grid = patch_grid(pick, self._view)
@@ -176,7 +176,7 @@ class AnswerLayers:
             **shown,
         )
         layers = self._session.viewer.layers
-        below = maps or own_layers(self._session.viewer, self._view_index).get(pick.answer_side)
+        below = maps or own_layers(self._session.viewer, self._view_index).get(pick.target_side)
         self._insert(layer, len(layers) if below is None else layers.index(below) + 1)
         return layer
 
@@ -208,7 +208,7 @@ class AnswerLayers:
             return
         texts = caption_texts(self._view)
         if pick is not None:
-            texts[pick.answer_side == "reference"] = f"{pick.answer_side} · SRAM"
+            texts[pick.target_side == "reference"] = f"{pick.target_side} · SRAM"
         if list(captions.features["caption"][:2]) != texts:
             captions.features = {"caption": [*texts, "", ""]}
 

@@ -1,4 +1,4 @@
-"""A question about a patch, answered in a thread: its estimates come one after the other."""
+"""The SRAM of a pick, computed in a thread: its estimates come one after the other."""
 
 from __future__ import annotations
 
@@ -8,69 +8,73 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from i2am.analysis import Answer
-from i2am.viewer.picking.pick import Pick, picture_size
+from i2am.viewer.picking.pick import Pick, image_size
 
 if TYPE_CHECKING:
     from i2am.viewer.data.sample import SampleView
 
-__all__ = ["Found", "Inquiry"]
+__all__ = ["Result", "SramRequest"]
 
-Found = Answer | Exception
+Result = Answer | Exception
 
 
-class Inquiry:
-    """What is asked of one sample in view.
+class SramRequest:
+    """The SRAM of a pick in one of the samples in view.
 
     Parameters
     ----------
     view : SampleView
-    number : int
-        The row's.
+    view_index : int
+        Which sample in view that is.
     pick : Pick
-        With the layers, steps and heads that are asked.
-    tell : callable (Inquiry, Answer or Exception)
-        Called in the thread with every answer; also what goes wrong is an answer.
+        With its layers, steps and heads.
+    on_result : callable (SramRequest, SramEstimate or Exception)
+        Called in the thread with every estimate; an error is a result, too.
 
     Attributes
     ----------
-    latest : Answer, Exception or None
-        None as long as there is no answer.
-    has_answer : Event
+    latest : SramEstimate, Exception or None
+        None as long as there is no result.
+    has_result : Event
     """
 
     def __init__(
-        self, view: SampleView, number: int, pick: Pick, tell: Callable[[Inquiry, Found], object]
+        self,
+        view: SampleView,
+        view_index: int,
+        pick: Pick,
+        on_result: Callable[[SramRequest, Result], object],
     ) -> None:
-        self.row, self.number, self.pick = view, number, pick
-        self.latest: Found | None = None
-        self.has_answer = Event()
-        self._tell = tell
+        self.view, self.view_index, self.pick = view, view_index, pick
+        self.latest: Result | None = None
+        self.has_result = Event()
+        self._on_result = on_result
         self._is_started = self._is_stopped = False
 
     def start(self, pool: Executor) -> None:
-        """Have it answered in a pool's thread, once."""
+        """Have a pool's thread compute it, once."""
         if not self._is_started:
             self._is_started = True
             pool.submit(self._run)
 
     def stop(self) -> None:
-        """Have no further answers; from any thread."""
+        """Publish no further results; from any thread."""
         self._is_stopped = True
 
     def _run(self) -> None:
-        """Answer, until the last answer or until it is stopped."""
+        """Compute estimates until the exact one, or until it is stopped."""
         if self._is_stopped:
             return
         try:
-            region = self.pick.region(picture_size(self.row, self.pick.side))
-            asked: dict[str, Any] = {self.pick.side: region, **self.pick.asked(self.row)}
-            for answer in self.row.questions.ask(**asked, stop=lambda: self._is_stopped):
-                self._have(answer)
+            region = self.pick.region(image_size(self.view, self.pick.side))
+            options: dict[str, Any] = {self.pick.side: region, **self.pick.selection(self.view)}
+            for estimate in self.view.live_sram.ask(**options, stop=lambda: self._is_stopped):
+                self._publish(estimate)
         except Exception as e:  # noqa: BLE001  # whatever it is, the user is told
-            self._have(e)
+            self._publish(e)
 
-    def _have(self, found: Found) -> None:
+    def _publish(self, result: Result) -> None:
         if not self._is_stopped:
-            self.latest = found
-            self.has_answer.set()
-            self._tell(self, found)
+            self.latest = result
+            self.has_result.set()
+            self._on_result(self, result)

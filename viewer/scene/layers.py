@@ -122,7 +122,9 @@ def sample_layers(
         ("reference", "g2r", ("reference",), "reference_mask"),
     ):
         box = boxes[side]
-        layers += [_picture(name, view.images[name], box) for name in names if name in view.images]
+        layers += [
+            _image_layer(name, view.images[name], box) for name in names if name in view.images
+        ]
         if mask in view.images:
             layers.append(_mask(mask, view.images[mask], box))
         if direction in view.volumes:
@@ -145,7 +147,7 @@ def _size(view: SampleView, name: str, fallback: Sequence[int]) -> tuple[int, in
     return int(height), int(width)
 
 
-def _picture(name: str, values: NDArray[Any], box: Box) -> LayerData:
+def _image_layer(name: str, values: NDArray[Any], box: Box) -> LayerData:
     options = _options(name, name, box, values.shape[:2])
     return values, {**options, "rgb": True, "visible": name != "source"}, "image"
 

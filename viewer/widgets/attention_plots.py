@@ -33,10 +33,17 @@ from i2am.viewer.data.scores import (
     why_no_curves,
 )
 from i2am.viewer.session.attach import session_of
-from i2am.viewer.widgets.plots import Cells, CellsPlot, Curves, CurvesPlot, mean_of_last, stack
+from i2am.viewer.widgets.plots import (
+    LayerHeadMatrix,
+    LayerHeadMatrixPlot,
+    MaskShareCurves,
+    MaskShareCurvesPlot,
+    mean_of_last,
+    stack,
+)
 from i2am.viewer.widgets.qt import Background
 
-__all__ = ["PanelsWidget"]
+__all__ = ["AttentionPlots"]
 
 _SOON_MS: Final = 40  # after the sliders: the canvas is drawn first
 _LOADING_MS: Final = 300
@@ -45,7 +52,7 @@ _PLOT_PX: Final = 210  # less cannot be read
 _NONE: Final = "—"
 
 
-class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
+class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
     """Curves, matrix and scores of the sample in view; clicks on them move the sliders.
 
     Parameters
@@ -60,7 +67,7 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         self._background, self._asked = Background(self), 0
         self.samples, self.direction, self.outside = QComboBox(), QComboBox(), QCheckBox("outside")
         self.title, self.message, self.note = QLabel(), QLabel(), QLabel()
-        self.curves, self.cells = CurvesPlot(), CellsPlot("concentration")
+        self.curves, self.matrix = MaskShareCurvesPlot(), LayerHeadMatrixPlot("concentration")
         self.scores = {d: {measure: QLabel(_NONE) for measure in MEASURES} for d in DIRECTIONS}
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
@@ -88,9 +95,9 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         self.message.setVisible(not has_curves)
         for widget in (self.title, self.curves, self.outside):
             widget.setVisible(has_curves)
-        self.cells.setVisible(position is not None)
+        self.matrix.setVisible(position is not None)
         if view is not None and position is not None:
-            self._show_cells(view, direction, position)
+            self._show_matrix(view, direction, position)
             if has_curves:
                 self._show_curves(view, direction, position)
         self._ask_for_scores(view)
@@ -111,7 +118,7 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         self.title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.message.setWordWrap(True)
         self.note.setWordWrap(True)
-        self.cells.setToolTip(f"{SCORES['r2g_concentration']} Click a cell to go there.")
+        self.matrix.setToolTip(f"{SCORES['r2g_concentration']} Click a cell to go there.")
         choices = QHBoxLayout()
         for widget in (self.samples, self.direction, self.outside):
             choices.addWidget(widget)
@@ -120,7 +127,7 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         layout.addLayout(choices)
         layout.addWidget(self.message)
         layout.addWidget(self.title)
-        for plot, stretch in ((self.curves, 3), (self.cells, 4)):
+        for plot, stretch in ((self.curves, 3), (self.matrix, 4)):
             plot.setMinimumHeight(_PLOT_PX)
             layout.addWidget(plot, stretch)
         layout.addLayout(self._score_table())
@@ -159,7 +166,7 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         self.outside.toggled.connect(self.redraw)
         self.curves.picked.connect(lambda step, head: self._go_to(step=step, head=head))
         self.curves.head_picked.connect(lambda head: self._go_to(head=head))
-        self.cells.picked.connect(lambda layer, head: self._go_to(layer=layer, head=head))
+        self.matrix.picked.connect(lambda layer, head: self._go_to(layer=layer, head=head))
         self._viewer.events.theme.connect(self._paint)
 
     def _paint(self, event: Any = None) -> None:
@@ -168,7 +175,7 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
 
         color = get_theme(self._viewer.theme).text.as_hex()
         self.curves.set_foreground(color)
-        self.cells.set_foreground(color)
+        self.matrix.set_foreground(color)
 
     def _list_samples(self) -> None:
         names = [view.source.sample for view in self._session.views]
@@ -220,7 +227,7 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         self.title.setText(f"inside the {mask_name(direction)} · {where}")
         self.title.setToolTip("" if is_mean else axes.layers[position.layer])
         self.curves.show_curves(
-            Curves(
+            MaskShareCurves(
                 inside,
                 axes.timesteps,
                 axes.heads,
@@ -231,7 +238,9 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
             outside=self.outside.isChecked(),
         )
 
-    def _show_cells(self, view: SampleView, direction: Direction, position: SliderPosition) -> None:
+    def _show_matrix(
+        self, view: SampleView, direction: Direction, position: SliderPosition
+    ) -> None:
         spread, averaged_dims, axes = (
             view.spreads[direction],
             self._session.averaged_dims,
@@ -240,8 +249,8 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         values = spread.concentration[:, position.step]
         if STEP in averaged_dims:
             values = mean_of_last(np.moveaxis(spread.concentration, 1, -1))
-        self.cells.show_cells(
-            Cells(
+        self.matrix.show_matrix(
+            LayerHeadMatrix(
                 values,
                 axes.layers,
                 short_names(axes.layers),

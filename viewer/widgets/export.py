@@ -22,7 +22,7 @@ from qtpy.QtWidgets import (
 )
 
 from i2am.schemas.errors import AnalysisError
-from i2am.viewer.export.animation import SUFFIXES, Walk, caption_of
+from i2am.viewer.export.animation import SUFFIXES, TimestepAnimation, caption_of
 from i2am.viewer.export.pictures import (
     Pixels,
     canvas_picture,
@@ -32,8 +32,8 @@ from i2am.viewer.export.pictures import (
     with_caption,
     write_picture,
 )
-from i2am.viewer.export.script import recipe, sram_recipe
-from i2am.viewer.picking.sram_controller import asker_of
+from i2am.viewer.export.script import map_script, sram_script
+from i2am.viewer.picking.sram_controller import sram_controller_of
 from i2am.viewer.session.attach import session_of
 from i2am.viewer.widgets.qt import Background, make_button, notify_error, notify_errors, notify_info
 
@@ -55,7 +55,7 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         super().__init__()
         self._viewer, self._session = napari_viewer, session_of(napari_viewer)
         self._background = Background(self)
-        self._walk: Walk | None = None
+        self._animation: TimestepAnimation | None = None
         self._progress: Any = None
         self.window_button = make_button("Window…", "Save the whole window as it is on the screen")
         self.canvas_button = make_button("Canvas…", "Save the canvas as it is on the screen")
@@ -97,12 +97,12 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
 
     def animate(self) -> None:
         """Ask where to, and walk."""
-        notify_errors(self._start_walk)
+        notify_errors(self._start_animation)
 
     def cancel(self) -> None:
         """Stop the animation."""
-        if self._walk is not None:
-            self._walk.cancel()
+        if self._animation is not None:
+            self._animation.cancel()
 
     def copy_python(self) -> None:
         """Put the script on the clipboard."""
@@ -149,12 +149,12 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         self.cancel_button.clicked.connect(self.cancel)
         self.copy_button.clicked.connect(self.copy_python)
 
-    def _start_walk(self) -> None:
-        Walk.check(self._session)
+    def _start_animation(self) -> None:
+        TimestepAnimation.check(self._session)
         path = self._ask_path("Save animation", "timesteps.gif", SUFFIXES, SUFFIXES)
         if path is None:
             return
-        walk = Walk(
+        animation = TimestepAnimation(
             self._session,
             path,
             every=self.every.value(),
@@ -164,30 +164,30 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         )
         from napari.utils import progress
 
-        self._progress = progress(total=len(walk.stops), desc="animation")
-        walk.progressed.connect(lambda *_: self._progress.update(1))
-        walk.finished.connect(lambda written: self._end_walk(f"Saved {written}"))
-        walk.failed.connect(
-            lambda why: self._end_walk(why or "Animation cancelled", failed=bool(why))
+        self._progress = progress(total=len(animation.stops), desc="animation")
+        animation.progressed.connect(lambda *_: self._progress.update(1))
+        animation.finished.connect(lambda written: self._end_animation(f"Saved {written}"))
+        animation.failed.connect(
+            lambda why: self._end_animation(why or "Animation cancelled", failed=bool(why))
         )
-        self._set_walking(walk)
-        walk.start()
+        self._set_animation(animation)
+        animation.start()
 
-    def _end_walk(self, message: str, *, failed: bool = False) -> None:
+    def _end_animation(self, message: str, *, failed: bool = False) -> None:
         self._progress.close()
-        self._set_walking(None)
+        self._set_animation(None)
         (notify_error if failed else notify_info)(message)
 
-    def _set_walking(self, walk: Walk | None) -> None:
-        self._walk = walk
-        self.animation_button.setEnabled(walk is None)
-        self.cancel_button.setEnabled(walk is not None)
+    def _set_animation(self, animation: TimestepAnimation | None) -> None:
+        self._animation = animation
+        self.animation_button.setEnabled(animation is None)
+        self.cancel_button.setEnabled(animation is not None)
 
     def _copy(self) -> None:
         if not self._session.views:
             msg = "Expected a map in view, got none, at the window. Open a run: drop it there."
             raise AnalysisError(msg)
-        work = self._recipe(self.which.currentData())
+        work = self._script(self.which.currentData())
 
         def receive(script: str) -> None:
             QGuiApplication.clipboard().setText(script)
@@ -195,7 +195,7 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
 
         self._background.run(work, receive)  # It may look into the store.
 
-    def _recipe(self, which: Any) -> Callable[[], str]:
+    def _script(self, which: Any) -> Callable[[], str]:
         """Return what writes the script of a map in view."""
         views, position, averaged_dims = (
             self._session.views,
@@ -203,13 +203,13 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
             self._session.averaged_dims,
         )
         if which != "sram":
-            return lambda: recipe(views[0], which, position, averaged_dims)
-        asker = asker_of(self._session)
-        pick, view = asker.pick, views[asker.row]
+            return lambda: map_script(views[0], which, position, averaged_dims)
+        controller = sram_controller_of(self._session)
+        pick, view = controller.pick, views[controller.view_index]
         if pick is None:
             msg = "Expected a picked place, got none, at the pictures. Click into one of them."
             raise AnalysisError(msg)
-        return lambda: sram_recipe(view, pick)
+        return lambda: sram_script(view, pick)
 
     def _ask_path(self, title: str, name: str, offered: tuple[str, ...], known: Any) -> Path | None:
         """Ask where to save; None if the user does not want to after all."""

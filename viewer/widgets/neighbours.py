@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QGridLayout, QLabel, QVBoxLayout, QWidget
 
 from i2am.analysis import Answer
 from i2am.schemas.errors import I2AMError
-from i2am.viewer.picking.pick import Pick, patch_grid, picture_size
+from i2am.viewer.picking.pick import Pick, image_size, patch_grid
 from i2am.viewer.scene.contrast import Limits, contrast_limits, heat_colormap
 from i2am.viewer.widgets.qt import Background
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from i2am.viewer.data.sample import SampleView
     from i2am.viewer.session.session import Session
 
-__all__ = ["NinePanel", "neighbours"]
+__all__ = ["NeighbourGrid", "neighbour_picks"]
 
 _TILE_PX: Final = 108
 _AROUND: Final = (-1, 0, 1)
 
 
-def neighbours(pick: Pick, view: SampleView) -> list[Pick | None]:
+def neighbour_picks(pick: Pick, view: SampleView) -> list[Pick | None]:
     """Return a pick's surroundings row by row, itself fifth; None where the picture ends.
 
     A patch on from a picked pixel in the finest grid that is asked, a whole area on from an area.
     """
-    size = picture_size(view, pick.side)
+    size = image_size(view, pick.side)
     top, left, bottom, right = pick.area
     if pick.is_point:
         grid = patch_grid(pick, view)
@@ -50,7 +50,7 @@ def neighbours(pick: Pick, view: SampleView) -> list[Pick | None]:
     return found
 
 
-class NinePanel(QWidget):  # type: ignore[misc]  # Qt has no types here
+class NeighbourGrid(QWidget):  # type: ignore[misc]  # Qt has no types here
     """Nine small pictures with their SRAMs, on one scale.
 
     Parameters
@@ -90,16 +90,16 @@ class NinePanel(QWidget):  # type: ignore[misc]  # Qt has no types here
     def fill(self, pick: Pick, view: SampleView) -> None:
         """Ask a pick and its neighbours; the answers come one after the other."""
         self._ticket += 1
-        self._picks = neighbours(pick, view)
+        self._picks = neighbour_picks(pick, view)
         self.maps = []
         for tile in self.tiles:
             tile.clear()
         self.caption.setText(f"{pick.title()}\nand its neighbours, on one scale: asking …")
         ticket = self._ticket
         regions = [
-            one.region(picture_size(view, pick.side)) for one in self._picks if one is not None
+            one.region(image_size(view, pick.side)) for one in self._picks if one is not None
         ]
-        asked: dict[str, Any] = {pick.side: regions, **pick.asked(view)}
+        asked: dict[str, Any] = {pick.side: regions, **pick.selection(view)}
 
         def is_overtaken() -> bool:
             return ticket != self._ticket or self._background.is_closed
@@ -114,7 +114,7 @@ class NinePanel(QWidget):  # type: ignore[misc]  # Qt has no types here
                 self.caption.setText(str(error) if is_ours else f"{type(error).__name__}: {error}")
 
         self._background.run_each(
-            lambda: view.questions.ask(**asked, stop=is_overtaken), show, fail
+            lambda: view.live_sram.ask(**asked, stop=is_overtaken), show, fail
         )
 
     def _show(self, view: SampleView, pick: Pick, answer: Answer) -> None:
@@ -124,7 +124,7 @@ class NinePanel(QWidget):  # type: ignore[misc]  # Qt has no types here
         limits = contrast_limits(values)
         for number, (tile, own) in enumerate(zip(self.tiles, self.maps, strict=True)):
             if own is not None:
-                picture = view.images[pick.answer_side]
+                picture = view.images[pick.target_side]
                 tile.setPixmap(_pixmap(picture, own, limits, is_framed=number == 4))
         share = "" if answer.share == 1 else f": {answer.share:.0%} of the steps so far"
         self.caption.setText(f"{pick.title()}\nand its neighbours, on one scale{share}")

@@ -20,9 +20,9 @@ from qtpy.QtWidgets import (
 
 from i2am.viewer.picking.pick import Pick
 from i2am.viewer.picking.pick_table import read_picks, write_picks
-from i2am.viewer.picking.sram_controller import asker_of
+from i2am.viewer.picking.sram_controller import sram_controller_of
 from i2am.viewer.session.attach import session_of
-from i2am.viewer.widgets.neighbours import NinePanel
+from i2am.viewer.widgets.neighbours import NeighbourGrid
 from i2am.viewer.widgets.qt import make_button, notify_errors
 
 __all__ = ["PicksWidget"]
@@ -47,14 +47,16 @@ class PicksWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
         self._session = session_of(napari_viewer)
-        self.asker = asker_of(self._session)
+        self.controller = sram_controller_of(self._session)
         self.list = QListWidget()
         self.list.setToolTip("Click a pick to see it again; F2 or a double click renames it")
-        self.nine = NinePanel(self._session)
+        self.neighbours = NeighbourGrid(self._session)
         help_text = QLabel(_HELP)
         help_text.setWordWrap(True)
         self.buttons = {
-            "3×3": make_button("3×3", "Ask the pick and its eight neighbours", self.fill_nine),
+            "3×3": make_button(
+                "3×3", "Ask the pick and its eight neighbours", self.fill_neighbours
+            ),
             "Clear": make_button("Clear", "Ask nothing: the maps come back (Escape)", self._clear),
             "Rename": make_button("Rename", "Give the chosen pick a name (F2)", self._rename),
             "Remove": make_button("Remove", "Take the chosen pick off the list", self.remove),
@@ -68,10 +70,10 @@ class PicksWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         for part in (help_text, self.list):
             layout.addWidget(part)
         layout.addLayout(row)
-        layout.addWidget(self.nine)
-        self.asker.picked.connect(self._keep)
-        self.asker.cleared.connect(self.list.clearSelection)
-        self.nine.chosen.connect(self._ask_neighbour)
+        layout.addWidget(self.neighbours)
+        self.controller.picked.connect(self._keep)
+        self.controller.cleared.connect(self.list.clearSelection)
+        self.neighbours.chosen.connect(self._ask_neighbour)
         self.list.itemClicked.connect(self._show)
         self.list.itemActivated.connect(self._show)
         self.list.itemChanged.connect(self._take_name)
@@ -95,8 +97,8 @@ class PicksWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
     def remove(self) -> None:
         """Take the chosen pick off the list; where it is asked, the maps come back."""
         item = self.list.takeItem(self.list.currentRow())
-        if item is not None and item.data(_OWN) == self.asker.pick:
-            self.asker.clear()
+        if item is not None and item.data(_OWN) == self.controller.pick:
+            self.controller.clear()
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Save the list as a table; see `i2am.viewer.picking.pick_table.write_picks`."""
@@ -106,26 +108,26 @@ class PicksWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         """Add the picks of a table."""
         notify_errors(lambda: self.add(read_picks(path)))
 
-    def fill_nine(self) -> None:
+    def fill_neighbours(self) -> None:
         """Fill the panel with the SRAMs of what is asked, and of its neighbours."""
-        pick = self.asker.pick
+        pick = self.controller.pick
         if pick is None:
-            self.nine.caption.setText("Pick a patch, then press 3×3.")
+            self.neighbours.caption.setText("Pick a patch, then press 3×3.")
         else:
-            self.nine.fill(pick, self._session.views[self.asker.row])
+            self.neighbours.fill(pick, self._session.views[self.controller.view_index])
 
     def _keep(self, pick: Pick) -> None:
         self.add([pick])
 
     def _show(self, item: QListWidgetItem) -> None:
-        notify_errors(lambda: self.asker.show(item.data(_OWN)))
+        notify_errors(lambda: self.controller.restore(item.data(_OWN)))
 
     def _ask_neighbour(self, pick: Pick) -> None:
-        self.asker.ask(pick, self.asker.row)
+        self.controller.request(pick, self.controller.view_index)
         self._keep(pick)
 
     def _clear(self) -> None:
-        self.asker.clear()
+        self.controller.clear()
 
     def _rename(self) -> None:
         if self.list.currentItem() is not None:

@@ -23,10 +23,10 @@ from qtpy.QtWidgets import (
 )
 
 __all__ = [
-    "Cells",
-    "CellsPlot",
-    "Curves",
-    "CurvesPlot",
+    "LayerHeadMatrix",
+    "LayerHeadMatrixPlot",
+    "MaskShareCurves",
+    "MaskShareCurvesPlot",
     "NamedAxis",
     "empty_plot",
     "head_colors",
@@ -104,7 +104,7 @@ _FRAME: Final = "#ff3030"  # on no place of viridis
 
 
 @dataclass(frozen=True)
-class Cells:
+class LayerHeadMatrix:
     """One number for each layer and head."""
 
     values: NDArray[np.floating[Any]]  # (layer, head); NaN where there is none, or not yet
@@ -115,7 +115,7 @@ class Cells:
     head: int | None
 
 
-class CellsPlot(QWidget):  # type: ignore[misc]
+class LayerHeadMatrixPlot(QWidget):  # type: ignore[misc]
     """A coloured matrix, layers downwards and heads across, with a colour bar.
 
     Attributes
@@ -128,7 +128,7 @@ class CellsPlot(QWidget):  # type: ignore[misc]
 
     def __init__(self, label: str) -> None:
         super().__init__()
-        self._cells: Cells | None = None
+        self._matrix: LayerHeadMatrix | None = None
         self.layers, self.heads = NamedAxis("left"), NamedAxis("bottom")
         self.heads.setLabel("head")
         self.plot = empty_plot({"left": self.layers, "bottom": self.heads})
@@ -152,28 +152,28 @@ class CellsPlot(QWidget):  # type: ignore[misc]
         self.bar.axis.setPen(color)
         self.bar.axis.setTextPen(color)
 
-    def show_cells(self, cells: Cells) -> None:
+    def show_matrix(self, matrix: LayerHeadMatrix) -> None:
         """Draw the cells, missing ones clear, and frame the one in view."""
-        self._cells = cells
-        rows, columns = cells.values.shape
-        self.layers.set_names(cells.short_layers)
-        self.heads.set_names([str(head) for head in cells.heads])
-        finite = cells.values[np.isfinite(cells.values)]
+        self._matrix = matrix
+        rows, columns = matrix.values.shape
+        self.layers.set_names(matrix.short_layers)
+        self.heads.set_names([str(head) for head in matrix.heads])
+        finite = matrix.values[np.isfinite(matrix.values)]
         low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
         self.bar.setLevels((float(low), float(max(high, low + 1e-3))))
-        self.image.setImage(cells.values, autoLevels=False)
+        self.image.setImage(matrix.values, autoLevels=False)
         self.image.setRect(QRectF(-0.5, -0.5, columns, rows))
-        top, height = (-0.5, rows) if cells.layer is None else (cells.layer - 0.5, 1)
-        left, width = (-0.5, columns) if cells.head is None else (cells.head - 0.5, 1)
+        top, height = (-0.5, rows) if matrix.layer is None else (matrix.layer - 0.5, 1)
+        left, width = (-0.5, columns) if matrix.head is None else (matrix.head - 0.5, 1)
         self.frame.setRect(left, top, width, height)
         self.plot.setRange(QRectF(-0.5, -0.5, columns, rows), padding=0.02)
 
     def _cell_at(self, position: Any) -> tuple[int, int] | None:
-        if self._cells is None:
+        if self._matrix is None:
             return None
         where = self.plot.getViewBox().mapSceneToView(position)
         layer, head = math.floor(where.y() + 0.5), math.floor(where.x() + 0.5)
-        rows, columns = self._cells.values.shape
+        rows, columns = self._matrix.values.shape
         return (layer, head) if 0 <= layer < rows and 0 <= head < columns else None
 
     def _click(self, event: Any) -> None:
@@ -184,11 +184,11 @@ class CellsPlot(QWidget):  # type: ignore[misc]
     def _name_cell(self, position: Any) -> None:
         """Let the tool tip tell of the cell below the mouse."""
         cell = self._cell_at(position)
-        if cell is None or self._cells is None:
+        if cell is None or self._matrix is None:
             return
-        value = self._cells.values[cell]
+        value = self._matrix.values[cell]
         number = f"{value:.3f}" if math.isfinite(value) else "no map, or not loaded yet"
-        layer, head = self._cells.layers[cell[0]], self._cells.heads[cell[1]]
+        layer, head = self._matrix.layers[cell[0]], self._matrix.heads[cell[1]]
         self.image.setToolTip(f"{layer}\nhead {head}: {number}")
 
 
@@ -205,7 +205,7 @@ _FAINT: Final = 110  # of 255: the heads that are not in view
 
 
 @dataclass(frozen=True)
-class Curves:
+class MaskShareCurves:
     """Shares of the attention inside a mask, one curve a head."""
 
     inside: NDArray[np.floating[Any]]  # (step, head), 0..1; NaN where there is none, or not yet
@@ -216,7 +216,7 @@ class Curves:
     head: int | None
 
 
-class CurvesPlot(QWidget):  # type: ignore[misc]  # Qt has no types here
+class MaskShareCurvesPlot(QWidget):  # type: ignore[misc]  # Qt has no types here
     """Curves over the timesteps, noisiest left, with a legend below that can be clicked.
 
     Attributes
@@ -232,7 +232,7 @@ class CurvesPlot(QWidget):  # type: ignore[misc]  # Qt has no types here
 
     def __init__(self) -> None:
         super().__init__()
-        self._curves: Curves | None = None
+        self._curves: MaskShareCurves | None = None
         self._foreground = "#d0d0d0"
         self.steps = NamedAxis("bottom")
         self.steps.setLabel("timestep")
@@ -265,7 +265,7 @@ class CurvesPlot(QWidget):  # type: ignore[misc]  # Qt has no types here
         if self._curves is not None:
             self.show_curves(self._curves, outside=bool(self.outside))
 
-    def show_curves(self, curves: Curves, *, outside: bool = False) -> None:
+    def show_curves(self, curves: MaskShareCurves, *, outside: bool = False) -> None:
         """Draw the curves; with `outside` also what is not inside, dashed."""
         self._curves = curves
         self.steps.set_names([f"{timestep:g}" for timestep in curves.timesteps])
@@ -297,7 +297,7 @@ class CurvesPlot(QWidget):  # type: ignore[misc]  # Qt has no types here
             curves.append(pg.PlotCurveItem(connect="finite"))
             self.plot.addItem(curves[-1])
 
-    def _show_mean(self, curves: Curves, steps: NDArray[np.intp]) -> None:
+    def _show_mean(self, curves: MaskShareCurves, steps: NDArray[np.intp]) -> None:
         """Draw the mean over the heads where that is in view."""
         self.mean.setVisible(curves.head is None)
         if curves.head is None:
@@ -305,7 +305,7 @@ class CurvesPlot(QWidget):  # type: ignore[misc]  # Qt has no types here
                 steps, mean_of_last(curves.inside), pen=_pen(self._foreground, in_view=True)
             )
 
-    def _show_dots(self, curves: Curves, colors: Sequence[str]) -> None:
+    def _show_dots(self, curves: MaskShareCurves, colors: Sequence[str]) -> None:
         """Dot the points of the head in view; of all heads where there is one step, so no line."""
         if len(curves.timesteps) == 1:
             shares = curves.inside[0]
@@ -349,7 +349,7 @@ def head_colors(count: int) -> list[str]:
     return found
 
 
-def _legend(curves: Curves, colors: Sequence[str], foreground: str) -> str:
+def _legend(curves: MaskShareCurves, colors: Sequence[str], foreground: str) -> str:
     """Return one link a head, the one in view underlined; with the mean where that is in view."""
     links = [
         f'<a href="{index}" style="color: {color}; text-decoration: '

@@ -345,14 +345,14 @@ def test_a_cancelled_animation_leaves_no_file_and_the_slider_where_it_was(
 def test_an_animation_that_cannot_be_written_puts_the_slider_back(
     window: Any, tmp_path: Path, qtbot: Any
 ) -> None:
-    from i2am.viewer.export.animation import Walk
+    from i2am.viewer.export.animation import TimestepAnimation
 
     _, session, _ = window
     (folder := tmp_path / "gone").mkdir()
-    walk = Walk(session, folder / "moving.gif")
-    with qtbot.waitSignal(walk.failed, timeout=20_000) as caught:
+    animation = TimestepAnimation(session, folder / "moving.gif")
+    with qtbot.waitSignal(animation.failed, timeout=20_000) as caught:
         folder.rmdir()
-        walk.start()
+        animation.start()
     assert "Expected a folder, got none" in caught.args[0]
     assert session.position == (0, 1, 1)
 
@@ -380,7 +380,7 @@ def test_a_walk_waits_for_maps_that_are_not_loaded_yet(
     tmp_path: Path, open_window: Callable[..., Any], qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from i2am.viewer.data.map_readers import StoredMapReader
-    from i2am.viewer.export.animation import Walk
+    from i2am.viewer.export.animation import TimestepAnimation
     from i2am.viewer.session.attach import session_of
 
     read, may_read = StoredMapReader.read, threading.Event()
@@ -397,13 +397,13 @@ def test_a_walk_waits_for_maps_that_are_not_loaded_yet(
     del viewer.layers["captions"]
     viewer.layers["R2G"].interpolation2d = "nearest"
     session.go_to(layer=2, head=1)
-    walk = Walk(session, tmp_path / "moving.gif", scale=8)
+    animation = TimestepAnimation(session, tmp_path / "moving.gif", scale=8)
     taken: list[int] = []
-    walk.progressed.connect(lambda count, _: taken.append(count))
-    walk.start()
+    animation.progressed.connect(lambda count, _: taken.append(count))
+    animation.start()
     qtbot.wait(300)
     assert not taken
-    with qtbot.waitSignal(walk.finished, timeout=30_000):
+    with qtbot.waitSignal(animation.finished, timeout=30_000):
         may_read.set()
     assert taken == [1, 2, 3, 4]
     frames = [frame[: 8 * 32] for frame in _read_gif(tmp_path / "moving.gif")]
@@ -414,7 +414,7 @@ def test_maps_that_cannot_be_read_end_a_walk_and_are_told(
     tmp_path: Path, open_window: Callable[..., Any], qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from i2am.viewer.data.map_readers import StoredMapReader
-    from i2am.viewer.export.animation import Walk
+    from i2am.viewer.export.animation import TimestepAnimation
     from i2am.viewer.session.attach import session_of
 
     read = StoredMapReader.read
@@ -436,14 +436,14 @@ def test_maps_that_cannot_be_read_end_a_walk_and_are_told(
         f"OSError: no such chunk, at {run}. Try 'i2am validate' on it."
     ]
     session.go_to(layer=2, step=0, head=1)
-    walk = Walk(session, tmp_path / "moving.gif", scale=8)
-    with qtbot.waitSignal(walk.failed, timeout=20_000) as caught:
-        walk.start()
+    animation = TimestepAnimation(session, tmp_path / "moving.gif", scale=8)
+    with qtbot.waitSignal(animation.failed, timeout=20_000) as caught:
+        animation.start()
     assert caught.args == ["no such chunk"]
     session.go_to(layer=1)
-    walk = Walk(session, tmp_path / "moving.gif", scale=8)
-    with qtbot.waitSignal(walk.finished, timeout=30_000):
-        walk.start()
+    animation = TimestepAnimation(session, tmp_path / "moving.gif", scale=8)
+    with qtbot.waitSignal(animation.finished, timeout=30_000):
+        animation.start()
 
 
 def test_a_mean_over_the_timesteps_has_nothing_to_animate(
@@ -500,7 +500,7 @@ def test_the_copied_python_of_a_picked_place_makes_its_sram(
 
     from i2am.analysis import open_run, sram
     from i2am.viewer.picking.pick import Pick
-    from i2am.viewer.picking.sram_controller import asker_of
+    from i2am.viewer.picking.sram_controller import sram_controller_of
 
     _, session, widget = window
     widget.which.setCurrentText("SRAM")
@@ -508,7 +508,9 @@ def test_the_copied_python_of_a_picked_place_makes_its_sram(
     _press(widget.copy_button, qtbot)
     assert "Expected a picked place, got none" in _messages()[-1]
     layer = session.views[0].axes.layers[0]
-    asker_of(session).ask(Pick("", "first", "generated", (9, 20, 10, 21), (layer,), (1,), (1,)))
+    sram_controller_of(session).request(
+        Pick("", "first", "generated", (9, 20, 10, 21), (layer,), (1,), (1,))
+    )
     _press(widget.copy_button, qtbot)
     qtbot.waitUntil(lambda: QGuiApplication.clipboard().text() != "", timeout=5000)
     names: dict[str, Any] = {}

@@ -15,7 +15,7 @@ from i2am.schemas import AnalysisError
 from i2am.viewer.data.axes import AVERAGEABLE_DIMS, SliderPosition
 from i2am.viewer.data.open_sample import open_view
 from i2am.viewer.data.sample import SampleView
-from i2am.viewer.export.script import recipe, sram_recipe
+from i2am.viewer.export.script import map_script, sram_script
 from i2am.viewer.picking.pick import Pick
 from tests.support.maps_store import spot_volume, write_maps
 from tests.support.synthetic_run import SyntheticLayer, write_run
@@ -52,7 +52,7 @@ def _assert_makes_what_is_in_view(view: SampleView, position: SliderPosition) ->
     for direction, averaged_dims in product(("r2g", "g2r"), EVERY_MEAN):
         shown = view.volumes[direction].loaded.plane(position, averaged_dims)
         assert shown is not None
-        made = _run(recipe(view, direction, position, averaged_dims))  # type: ignore[arg-type]
+        made = _run(map_script(view, direction, position, averaged_dims))  # type: ignore[arg-type]
         assert made.dtype == np.float32
         np.testing.assert_allclose(
             made, shown, rtol=1e-5, err_msg=f"{direction} {set(averaged_dims)}"
@@ -76,7 +76,7 @@ def test_it_makes_every_map_that_is_stored_also_in_another_normalisation(
     analyze_run(run, tmp_path / "maps.zarr", normalisation=stored)
     view = _loaded(run, normalisation=normalisation)
     assert not view.source.computed
-    assert "open_maps" in recipe(view, "r2g", SliderPosition(0, 0, 0), frozenset())
+    assert "open_maps" in map_script(view, "r2g", SliderPosition(0, 0, 0), frozenset())
     _assert_makes_what_is_in_view(view, SliderPosition(1, 2, 0))
 
 
@@ -85,9 +85,11 @@ def test_a_store_of_the_official_convention_gives_its_own_levels(tmp_path: Path)
     analyze_run(run, tmp_path / "maps.zarr", convention="official")
     view = _loaded(run)
     every = frozenset(AVERAGEABLE_DIMS)
-    assert '["ulam"]' in recipe(view, "r2g", SliderPosition(0, 0, 0), every)
+    assert '["ulam"]' in map_script(view, "r2g", SliderPosition(0, 0, 0), every)
     shown = view.volumes["r2g"].loaded.plane(SliderPosition(0, 0, 0), every)
-    np.testing.assert_array_equal(_run(recipe(view, "r2g", SliderPosition(0, 0, 0), every)), shown)
+    np.testing.assert_array_equal(
+        _run(map_script(view, "r2g", SliderPosition(0, 0, 0), every)), shown
+    )
 
 
 def test_steps_without_labels_in_the_store_are_picked_by_position(tmp_path: Path) -> None:
@@ -96,7 +98,7 @@ def test_steps_without_labels_in_the_store_are_picked_by_position(tmp_path: Path
     run = write_run(tmp_path / "run.zarr")
     maps = write_maps(tmp_path / "maps.zarr", {"first": {"r2g": spot_volume()}})
     del zarr.open_group(maps, mode="a")["first/r2g/step"]
-    script = recipe(_loaded(run), "r2g", SliderPosition(1, 2, 0), frozenset())
+    script = map_script(_loaded(run), "r2g", SliderPosition(1, 2, 0), frozenset())
     assert ".isel(step=2)" in script
     hot = np.zeros((8, 8), np.float32)
     hot[3, 0] = 1
@@ -105,7 +107,7 @@ def test_steps_without_labels_in_the_store_are_picked_by_position(tmp_path: Path
 
 def test_the_first_line_says_which_map_it_is(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run.zarr", layers=LAYERS)
-    script = recipe(_loaded(run), "g2r", SliderPosition(1, 2, 0), frozenset({"layer", "head"}))
+    script = map_script(_loaded(run), "g2r", SliderPosition(1, 2, 0), frozenset({"layer", "head"}))
     title = "G2R of sample 'first': step 2, mean over layers and heads."
     assert script.splitlines()[0] == f'"""{title}"""'
 
@@ -115,7 +117,7 @@ def test_a_map_that_does_not_exist_has_no_recipe(direction: Any, head: int, tmp_
     run = write_run(tmp_path / "run.zarr", layers=LAYERS)
     layer = 2 if direction == "g2r" else 1
     with pytest.raises(AnalysisError, match=rf"Expected a map, got none of {direction.upper()}"):
-        recipe(_loaded(run), direction, SliderPosition(layer, 0, head), frozenset())
+        map_script(_loaded(run), direction, SliderPosition(layer, 0, head), frozenset())
 
 
 @pytest.mark.parametrize("is_stored", [False, True])
@@ -146,6 +148,6 @@ def test_it_asks_a_place_as_sram_does(
         heads=pick.heads or None,
         **{side: region},
     )
-    made = _run(sram_recipe(open_view(run), pick))
+    made = _run(sram_script(open_view(run), pick))
     assert made.dims == expected.dims
     np.testing.assert_allclose(made, expected, rtol=1e-6)

@@ -17,7 +17,7 @@ from qtpy.QtWidgets import QApplication
 from i2am.analysis import Questions, open_run, sram
 from i2am.schemas import AnalysisError
 from i2am.viewer.picking.pick import Pick
-from i2am.viewer.picking.sram_controller import Asker, asker_of
+from i2am.viewer.picking.sram_controller import SramController, sram_controller_of
 from i2am.viewer.scene.layers import own_layers
 from i2am.viewer.session.attach import session_of
 from tests.support.maps_store import NAMES
@@ -83,14 +83,14 @@ def window(run: Path, open_window: Callable[..., Any]) -> Any:
     return viewer
 
 
-def asker_in(viewer: Any) -> Asker:
-    return asker_of(session_of(viewer))
+def controller_in(viewer: Any) -> SramController:
+    return sram_controller_of(session_of(viewer))
 
 
 def answer(viewer: Any) -> Any:
     """Wait until the last answer is shown, and return its layer."""
-    asker = asker_in(viewer)
-    wait(lambda: asker.answer is not None and asker.answer.share == 1)
+    controller = controller_in(viewer)
+    wait(lambda: controller.estimate is not None and controller.estimate.share == 1)
     return viewer.layers["SRAM"]
 
 
@@ -103,7 +103,7 @@ def outlines(viewer: Any) -> list[tuple[float, float, float, float]]:
     return boxes
 
 
-def questions(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def live_sram(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Return a list that is to hold what is asked."""
     asked = []
     ask = Questions.ask
@@ -128,7 +128,7 @@ def test_a_click_shows_the_sram_of_the_slice_in_view(run: Path, window: Any) -> 
     np.testing.assert_allclose(layer.data, wanted, rtol=1e-5)
     assert layer.metadata["i2am"]["role"] == "sram"
     assert layer.metadata["i2am"]["run"] == str(run)
-    assert asker_in(window).pick == Pick(
+    assert controller_in(window).pick == Pick(
         str(run), "first", "generated", (9, 30, 10, 31), (NAMES[1],), (1,), (0,)
     )
     # Spread over the reference, whose corner is the centre of its first pixel less a half.
@@ -143,7 +143,7 @@ def test_what_is_averaged_over_is_asked_whole(run: Path, window: Any) -> None:
     click(window, 9, 30)
     wanted = sram(sample_of(run), generated=(9, 30))
     np.testing.assert_allclose(answer(window).data, wanted, rtol=1e-5)
-    assert asker_in(window).pick == Pick(str(run), "first", "generated", (9, 30, 10, 31))
+    assert controller_in(window).pick == Pick(str(run), "first", "generated", (9, 30, 10, 31))
 
 
 def test_moving_sliders_and_switches_asks_again(run: Path, window: Any) -> None:
@@ -152,8 +152,14 @@ def test_moving_sliders_and_switches_asks_again(run: Path, window: Any) -> None:
     window.dims.set_current_step(2, 3)
     session_of(window).set_averaged("head", True)
     wanted = sram(sample_of(run), generated=(9, 30), layers=[NAMES[1]], steps=[3])
-    asker = asker_in(window)
-    wait(lambda: asker.pick is not None and asker.pick.heads == () and asker.answer is not None)
+    controller = controller_in(window)
+    wait(
+        lambda: (
+            controller.pick is not None
+            and controller.pick.heads == ()
+            and controller.estimate is not None
+        )
+    )
     wait(lambda: np.allclose(answer(window).data, wanted, rtol=1e-5))
 
 
@@ -218,7 +224,7 @@ def test_a_drag_with_shift_asks_an_area_and_leaves_the_view_still(run: Path, win
     assert (tuple(camera.center), camera.zoom) == before
     assert camera.mouse_pan
     mask = np.zeros((32, 32), bool)
-    pick: Any = asker_in(window).pick
+    pick: Any = controller_in(window).pick
     assert pick.area == (6, 5, 21, 12)
     mask[6:21, 5:12] = True
     options: Any = {"layers": [NAMES[1]], "steps": [1], "heads": [0]}
@@ -237,12 +243,12 @@ def test_the_area_is_seen_while_it_is_dragged(window: Any) -> None:
 def test_a_press_is_asked_before_the_release(
     run: Path, window: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = questions(monkeypatch)
+    asked = live_sram(monkeypatch)
     native, left = canvas(window), Qt.MouseButton.LeftButton
     QTest.mousePress(native, left, pos=pixel(window, 9, 30))
     wait(lambda: bool(asked))
     QApplication.processEvents()
-    assert asker_in(window).pick is None
+    assert controller_in(window).pick is None
     assert "SRAM" not in window.layers
     QTest.mouseRelease(native, left, pos=pixel(window, 9, 30))
     wanted = sram(sample_of(run), generated=(9, 30), layers=[NAMES[1]], steps=[1], heads=[0])
@@ -251,12 +257,12 @@ def test_a_press_is_asked_before_the_release(
 
 
 def test_a_plain_drag_is_left_to_the_view(window: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = questions(monkeypatch)
+    asked = live_sram(monkeypatch)
     left = Qt.MouseButton.LeftButton
     QTest.mousePress(canvas(window), left, pos=pixel(window, 6, 5))
     wait(lambda: bool(asked))
     drag(window, (6, 5), (20, 11), Qt.KeyboardModifier.NoModifier)
-    assert asker_in(window).pick is None
+    assert controller_in(window).pick is None
     assert not {"SRAM", "pick"} & {layer.name for layer in window.layers}
     assert window.scene.camera.mouse_pan
     # What the press asked is asked no more.
@@ -267,7 +273,7 @@ def test_a_click_beside_the_pictures_or_with_other_keys_asks_nothing(window: Any
     click(window, 9, 32.5)
     click(window, 9, 20, modifier=Qt.KeyboardModifier.ControlModifier)
     QTest.mouseClick(canvas(window), Qt.MouseButton.RightButton, pos=pixel(window, 9, 20))
-    assert asker_in(window).pick is None
+    assert controller_in(window).pick is None
 
 
 def test_a_tool_of_a_layer_keeps_the_mouse(window: Any) -> None:
@@ -275,13 +281,13 @@ def test_a_tool_of_a_layer_keeps_the_mouse(window: Any) -> None:
     points.mode = "add"
     click(window, 9, 20)
     assert len(points.data) == 1
-    assert asker_in(window).pick is None
+    assert controller_in(window).pick is None
 
 
 def test_a_turned_view_is_not_asked(window: Any) -> None:
     window.dims.ndisplay = 3
     click(window, 9, 20)
-    assert asker_in(window).pick is None
+    assert controller_in(window).pick is None
     window.dims.ndisplay = 2
 
 
@@ -290,7 +296,7 @@ def test_escape_clears_the_pick_and_brings_the_map_back(window: Any) -> None:
     answer(window)
     assert not window.layers["G2R"].visible
     QTest.keyClick(canvas(window), Qt.Key.Key_Escape)
-    assert asker_in(window).pick is None
+    assert controller_in(window).pick is None
     assert window.layers["G2R"].visible
     assert not window.layers["SRAM"].visible
     assert not window.layers["pick"].visible
@@ -303,7 +309,7 @@ def test_a_map_that_was_hidden_stays_hidden(window: Any) -> None:
     window.layers["G2R"].visible = False
     click(window, 9, 30)
     answer(window)
-    asker_in(window).clear()
+    controller_in(window).clear()
     assert not window.layers["G2R"].visible
 
 
@@ -319,10 +325,10 @@ def test_the_latest_pick_wins(run: Path, window: Any, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Questions, "ask", slowly)
     shown = []
-    asker = asker_in(window)
-    asker.answered.connect(lambda: shown.append(asker.pick))
+    controller = controller_in(window)
+    controller.estimated.connect(lambda: shown.append(controller.pick))
     for y in (2, 10, 18, 26):
-        asker.ask(Pick(str(run), "first", "generated", (y, 9, y + 1, 10)))
+        controller.request(Pick(str(run), "first", "generated", (y, 9, y + 1, 10)))
     wanted = sram(sample_of(run), generated=(26, 9))
     np.testing.assert_allclose(answer(window).data, wanted, rtol=1e-5)
     assert [pick.area[0] for pick in shown if pick is not None] == [26]
@@ -343,12 +349,12 @@ def test_estimates_are_shown_as_they_come(
             time.sleep(1)
 
     monkeypatch.setattr(Questions, "ask", slowly)
-    asker = asker_in(window)
+    controller = controller_in(window)
     shown: list[Any] = []
-    asker.answered.connect(
-        lambda: shown.append((asker.answer.share, window.layers["SRAM"].data.copy()))  # type: ignore[union-attr]
+    controller.estimated.connect(
+        lambda: shown.append((controller.estimate.share, window.layers["SRAM"].data.copy()))  # type: ignore[union-attr]
     )
-    asker.ask(Pick(str(run), "first", "generated", (9, 30, 10, 31)))
+    controller.request(Pick(str(run), "first", "generated", (9, 30, 10, 31)))
     answer(window)
     assert len(shown) > 1
     assert shown[0][0] < 1
@@ -359,8 +365,8 @@ def test_another_sample_is_asked_the_same_place(run: Path, window: Any) -> None:
     click(window, 9, 30)
     answer(window)
     session_of(window).show_sample("second")
-    asker = asker_in(window)
-    wait(lambda: asker.pick is not None and asker.pick.sample == "second")
+    controller = controller_in(window)
+    wait(lambda: controller.pick is not None and controller.pick.sample == "second")
     options: Any = {"layers": [NAMES[1]], "steps": [1], "heads": [0]}
     wanted = sram(sample_of(run, "second"), generated=(9, 30), **options)
     wait(lambda: np.allclose(answer(window).data, wanted, rtol=1e-5))
@@ -368,18 +374,18 @@ def test_another_sample_is_asked_the_same_place(run: Path, window: Any) -> None:
 
 
 def test_a_pick_is_shown_again_with_its_sample_and_slice(run: Path, window: Any) -> None:
-    asker, session = asker_in(window), session_of(window)
-    asker.show(Pick(str(run), "second", "reference", (3, 4, 4, 5), (NAMES[2],), (), (1,)))
+    controller, session = controller_in(window), session_of(window)
+    controller.restore(Pick(str(run), "second", "reference", (3, 4, 4, 5), (NAMES[2],), (), (1,)))
     wanted = sram(sample_of(run, "second"), reference=(3, 4), layers=[NAMES[2]], heads=[1])
-    wait(lambda: asker.answer is not None)
+    wait(lambda: controller.estimate is not None)
     np.testing.assert_allclose(answer(window).data, wanted, rtol=1e-5)
     assert session.views[0].source.sample == "second"
     assert session.averaged_dims == {"step"}
     assert (session.position.layer, session.position.head) == (2, 1)
     with pytest.raises(AnalysisError, match=r"got one of other\.zarr, .*Open that run first"):
-        asker.show(Pick("other.zarr", "second", "generated", (0, 0, 1, 1)))
+        controller.restore(Pick("other.zarr", "second", "generated", (0, 0, 1, 1)))
     with pytest.raises(AnalysisError, match=r"Expected a place within \(32, 32\) pixels"):
-        asker.show(Pick(str(run), "second", "generated", (0, 0, 33, 1)))
+        controller.restore(Pick(str(run), "second", "generated", (0, 0, 33, 1)))
 
 
 def test_a_compared_sample_is_asked_the_same_place(run: Path, window: Any) -> None:
@@ -396,8 +402,8 @@ def test_a_compared_sample_is_asked_the_same_place(run: Path, window: Any) -> No
     # And the other way: a click below asks above, too.
     top = session.boxes[1]["generated"].top
     click(window, top + 3.5, 3)
-    wait(lambda: asker_in(window).pick is not None)
-    pick: Any = asker_in(window).pick
+    wait(lambda: controller_in(window).pick is not None)
+    pick: Any = controller_in(window).pick
     assert (pick.sample, pick.area) == ("second", (3, 3, 4, 4))
     session.stop_comparing()
     wait(lambda: len(session.views) == 1)

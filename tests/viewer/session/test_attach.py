@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from i2am.viewer.picking.pick import Pick
-from i2am.viewer.picking.sram_controller import asker_of
+from i2am.viewer.picking.sram_controller import sram_controller_of
 from i2am.viewer.session.attach import session_of
 from tests.support.wait import wait
 
@@ -25,9 +25,9 @@ def test_a_window_has_one_session_and_one_that_asks(
     viewer, other = open_window(run), open_window(run)
     session = session_of(viewer)
     assert session_of(viewer) is session
-    assert asker_of(session) is asker_of(session)
+    assert sram_controller_of(session) is sram_controller_of(session)
     assert session_of(other) is not session
-    assert asker_of(session_of(other)) is not asker_of(session)
+    assert sram_controller_of(session_of(other)) is not sram_controller_of(session)
 
 
 def _is_gone(known: weakref.ref[Any]) -> bool:
@@ -43,9 +43,9 @@ def _use(viewer: Any, run: Path) -> weakref.ref[Any]:
         for name in ("Ask a patch", "Panels", "Compare", "Export")
     }
     wait(lambda: session.share_loaded == 1 and bool(session.samples))
-    asker_of(session).ask(Pick(str(run), "first", "generated", (9, 30, 10, 31)))
-    docked["Ask a patch"].fill_nine()
-    wait(lambda: len(docked["Ask a patch"].nine.maps) == 9)
+    sram_controller_of(session).request(Pick(str(run), "first", "generated", (9, 30, 10, 31)))
+    docked["Ask a patch"].fill_neighbours()
+    wait(lambda: len(docked["Ask a patch"].neighbours.maps) == 9)
     assert {"i2am-open_0", "i2am-ask_0", "i2am-widget_0"} <= set(_threads())
     return weakref.ref(session)
 
@@ -65,15 +65,15 @@ def test_a_closed_window_leaves_no_thread_and_no_session(
 def test_a_closed_window_stops_an_animation(
     run: Path, tmp_path: Path, open_window: Callable[..., Any]
 ) -> None:
-    from i2am.viewer.export.animation import Walk
+    from i2am.viewer.export.animation import TimestepAnimation
 
     viewer = open_window(run)
     session = session_of(viewer)
     wait(lambda: session.share_loaded == 1)
-    walk = Walk(session, tmp_path / "moving.gif", scale=32)
+    animation = TimestepAnimation(session, tmp_path / "moving.gif", scale=32)
     failed: list[str] = []
-    walk.failed.connect(failed.append)
-    walk.start()
+    animation.failed.connect(failed.append)
+    animation.start()
     wait(lambda: "i2am-animation" in _threads())
     viewer.close()
     wait(lambda: not _threads())

@@ -42,22 +42,22 @@ def _concentration(maps: Any) -> Any:
 
 
 @pytest.fixture
-def open_panels(open_window: Callable[..., Any], qtbot: Any) -> Callable[..., Any]:
+def open_plots(open_window: Callable[..., Any], qtbot: Any) -> Callable[..., Any]:
     """Return what opens a run with the panels beside it, all maps loaded."""
     from i2am.viewer.session.attach import session_of
-    from i2am.viewer.widgets.attention_plots import PanelsWidget
+    from i2am.viewer.widgets.attention_plots import AttentionPlots
 
-    def open_panels(run: Path) -> Any:
+    def open_plots(run: Path) -> Any:
         viewer = open_window(run)
         session = session_of(viewer)
-        widget = PanelsWidget(viewer)
+        widget = AttentionPlots(viewer)
         viewer.window.add_dock_widget(widget, name="Panels")
         qtbot.waitUntil(lambda: session.share_loaded == 1, timeout=10_000)
         session.go_to(layer=1, step=2, head=1)
         _settle(widget, qtbot)
         return session, widget
 
-    return open_panels
+    return open_plots
 
 
 @pytest.fixture
@@ -92,9 +92,9 @@ def _drawn(widget: Any) -> Any:
 
 
 def test_the_curves_are_the_shares_inside_the_mask_of_the_layer_in_view(
-    run: Path, open_panels: Callable[..., Any], qtbot: Any
+    run: Path, open_plots: Callable[..., Any], qtbot: Any
 ) -> None:
-    session, widget = open_panels(run)
+    session, widget = open_plots(run)
     np.testing.assert_allclose(_drawn(widget), _inside(_volume()[1]), rtol=1e-5)
     assert widget.curves.chance.value() == pytest.approx(4 / 64)
     assert widget.curves.here.value() == 2
@@ -111,35 +111,35 @@ def test_the_curves_are_the_shares_inside_the_mask_of_the_layer_in_view(
 
 
 def test_the_matrix_is_the_concentration_at_the_step_in_view_or_its_mean(
-    run: Path, open_panels: Callable[..., Any], qtbot: Any
+    run: Path, open_plots: Callable[..., Any], qtbot: Any
 ) -> None:
-    session, widget = open_panels(run)
+    session, widget = open_plots(run)
     expected = _concentration(_volume())
-    np.testing.assert_allclose(widget.cells.image.image, expected[:, 2], rtol=1e-5)
-    assert np.isnan(widget.cells.image.image[2, 1])
-    assert widget.cells.frame.rect().getRect() == (0.5, 0.5, 1, 1)
+    np.testing.assert_allclose(widget.matrix.image.image, expected[:, 2], rtol=1e-5)
+    assert np.isnan(widget.matrix.image.image[2, 1])
+    assert widget.matrix.frame.rect().getRect() == (0.5, 0.5, 1, 1)
     session.set_averaged("step", True)
     _settle(widget, qtbot)
-    np.testing.assert_allclose(widget.cells.image.image, expected.mean(1), rtol=1e-5)
+    np.testing.assert_allclose(widget.matrix.image.image, expected.mean(1), rtol=1e-5)
     assert not widget.curves.here.isVisible()
 
 
 def test_both_directions_have_curves_and_a_matrix(
-    run: Path, open_panels: Callable[..., Any], qtbot: Any
+    run: Path, open_plots: Callable[..., Any], qtbot: Any
 ) -> None:
-    _, widget = open_panels(run)
+    _, widget = open_plots(run)
     widget.direction.setCurrentIndex(1)
     _settle(widget, qtbot)
     np.testing.assert_allclose(_drawn(widget), _inside(_volume(1)[1]), rtol=1e-5)
     expected = _concentration(_volume(1)[:, 2])
-    np.testing.assert_allclose(widget.cells.image.image, expected, rtol=1e-5)
+    np.testing.assert_allclose(widget.matrix.image.image, expected, rtol=1e-5)
     assert "reference mask" in widget.title.text()
 
 
 def test_the_scores_are_those_of_the_map_in_view_in_both_directions(
-    run: Path, open_panels: Callable[..., Any], qtbot: Any
+    run: Path, open_plots: Callable[..., Any], qtbot: Any
 ) -> None:
-    session, widget = open_panels(run)
+    session, widget = open_plots(run)
     for averaged_dims in ((), ("layer", "head")):
         for dim in averaged_dims:
             session.set_averaged(dim, True)
@@ -158,9 +158,9 @@ def test_the_scores_are_those_of_the_map_in_view_in_both_directions(
 
 
 def test_a_map_that_does_not_exist_has_dashes_and_a_sentence(
-    run: Path, open_panels: Callable[..., Any], qtbot: Any
+    run: Path, open_plots: Callable[..., Any], qtbot: Any
 ) -> None:
-    session, widget = open_panels(run)
+    session, widget = open_plots(run)
     session.go_to(layer=2, head=1)
     _settle(widget, qtbot)
     assert {label.text() for label in widget.scores["r2g"].values()} == {"—"}
@@ -169,9 +169,9 @@ def test_a_map_that_does_not_exist_has_dashes_and_a_sentence(
 
 @pytest.mark.parametrize(("step", "head"), [(0, 0), (3, 1)])
 def test_a_click_on_a_curve_moves_the_sliders_there(
-    step: int, head: int, run: Path, open_panels: Callable[..., Any], qtbot: Any
+    step: int, head: int, run: Path, open_plots: Callable[..., Any], qtbot: Any
 ) -> None:
-    session, widget = open_panels(run)
+    session, widget = open_plots(run)
     _click(widget.curves.plot, qtbot, step, float(_inside(_volume()[1, step, head])))
     qtbot.waitUntil(lambda: session.position == (1, step, head), timeout=2000)
     _settle(widget, qtbot)
@@ -180,29 +180,29 @@ def test_a_click_on_a_curve_moves_the_sliders_there(
 
 @pytest.mark.parametrize(("layer", "head"), [(0, 0), (2, 1)])
 def test_a_click_on_a_cell_moves_the_sliders_there_and_ends_the_mean(
-    layer: int, head: int, run: Path, open_panels: Callable[..., Any], qtbot: Any
+    layer: int, head: int, run: Path, open_plots: Callable[..., Any], qtbot: Any
 ) -> None:
-    session, widget = open_panels(run)
+    session, widget = open_plots(run)
     session.set_averaged("layer", True)
     session.set_averaged("step", True)
     _settle(widget, qtbot)
-    _click(widget.cells.plot, qtbot, head, layer)
+    _click(widget.matrix.plot, qtbot, head, layer)
     qtbot.waitUntil(lambda: session.position == (layer, 2, head), timeout=2000)
     assert session.averaged_dims == {"step"}
 
 
 def test_a_click_in_the_legend_moves_the_head_slider(
-    run: Path, open_panels: Callable[..., Any], qtbot: Any
+    run: Path, open_plots: Callable[..., Any], qtbot: Any
 ) -> None:
-    session, widget = open_panels(run)
+    session, widget = open_plots(run)
     widget.curves.legend.linkActivated.emit("0")
     assert session.position == (1, 2, 0)
 
 
 def test_the_panels_follow_the_sliders_by_themselves(
-    run: Path, open_panels: Callable[..., Any], qtbot: Any
+    run: Path, open_plots: Callable[..., Any], qtbot: Any
 ) -> None:
-    session, widget = open_panels(run)
+    session, widget = open_plots(run)
     before = widget.scores["r2g"]["IMACS"].text()
     session.go_to(step=0, layer=0)
     qtbot.waitUntil(lambda: widget.curves.here.value() == 0, timeout=3000)
@@ -211,57 +211,55 @@ def test_the_panels_follow_the_sliders_by_themselves(
 
 
 def test_what_is_outside_is_drawn_on_demand(
-    run: Path, open_panels: Callable[..., Any], qtbot: Any
+    run: Path, open_plots: Callable[..., Any], qtbot: Any
 ) -> None:
-    _, widget = open_panels(run)
+    _, widget = open_plots(run)
     widget.outside.setChecked(True)
     outside = np.stack([curve.getData()[1] for curve in widget.curves.outside], axis=-1)
     np.testing.assert_allclose(outside, 1 - _inside(_volume()[1]), rtol=1e-5)
 
 
 def test_without_a_mask_the_panels_say_so_in_a_sentence(
-    run: Path, open_panels: Callable[..., Any]
+    run: Path, open_plots: Callable[..., Any]
 ) -> None:
     del zarr.open_group(run, mode="a")["first/images/inpainting_mask"]
-    _, widget = open_panels(run)
+    _, widget = open_plots(run)
     assert widget.message.text() == (
         "No curves: the sample has no inpainting mask that is neither empty nor whole."
     )
     assert not widget.curves.isVisible()
-    assert widget.cells.isVisible()
+    assert widget.matrix.isVisible()
     assert widget.scores["r2g"]["IMACS"].text() == "—"
     assert widget.scores["g2r"]["IMACS"].text() != "—"
     assert "No IMACS of R2G" in widget.note.text()
 
 
 def test_one_reference_token_leaves_g2r_out_and_says_why(
-    tmp_path: Path, open_panels: Callable[..., Any], qtbot: Any
+    tmp_path: Path, open_plots: Callable[..., Any], qtbot: Any
 ) -> None:
     layers = [SyntheticLayer(f"{n}.attn2", reference_grid=None, tokens=1) for n in ("a", "b")]
-    _, widget = open_panels(write_run(tmp_path / "run.zarr", layers=layers))
+    _, widget = open_plots(write_run(tmp_path / "run.zarr", layers=layers))
     assert "the reference is one token" in widget.note.text()
     assert {label.text() for label in widget.scores["g2r"].values()} == {"—"}
     widget.direction.setCurrentIndex(1)
     _settle(widget, qtbot)
     assert "the reference is one token" in widget.message.text()
-    assert not widget.cells.isVisible()
+    assert not widget.matrix.isVisible()
 
 
 def test_a_window_without_a_run_says_what_to_do(make_napari_viewer: Any, qtbot: Any) -> None:
-    from i2am.viewer.widgets.attention_plots import PanelsWidget
+    from i2am.viewer.widgets.attention_plots import AttentionPlots
 
     viewer = make_napari_viewer(show=True)
-    widget = PanelsWidget(viewer)
+    widget = AttentionPlots(viewer)
     viewer.window.add_dock_widget(widget, name="Panels")
     _settle(widget, qtbot)
     assert widget.message.text() == "Open a run: drop it on the window."
-    assert not widget.cells.isVisible()
+    assert not widget.matrix.isVisible()
 
 
-def test_the_plots_take_the_colours_of_the_theme(
-    run: Path, open_panels: Callable[..., Any]
-) -> None:
-    session, widget = open_panels(run)
+def test_the_plots_take_the_colours_of_the_theme(run: Path, open_plots: Callable[..., Any]) -> None:
+    session, widget = open_plots(run)
     found = []
     for theme in ("dark", "light"):
         session.viewer.theme = theme
@@ -271,9 +269,9 @@ def test_the_plots_take_the_colours_of_the_theme(
 
 
 def test_panels_that_are_not_seen_are_not_drawn(
-    run: Path, open_panels: Callable[..., Any], qtbot: Any
+    run: Path, open_plots: Callable[..., Any], qtbot: Any
 ) -> None:
-    session, widget = open_panels(run)
+    session, widget = open_plots(run)
     widget.parent().hide()
     session.go_to(step=0)
     qtbot.wait(150)
@@ -283,13 +281,13 @@ def test_panels_that_are_not_seen_are_not_drawn(
 
 
 def test_a_compared_sample_can_be_chosen_and_its_clicks_go_by_label(
-    tmp_path: Path, run: Path, open_panels: Callable[..., Any], qtbot: Any
+    tmp_path: Path, run: Path, open_plots: Callable[..., Any], qtbot: Any
 ) -> None:
     other = write_run(tmp_path / "other.zarr", ("other",))
     own = _volume(5)[1:]  # without the first layer
     maps = tmp_path / "other.maps.zarr"
     write_maps(maps, {"other": {"r2g": own}}, source="other.zarr", layers=NAMES[1:])
-    session, widget = open_panels(run)
+    session, widget = open_plots(run)
     assert not widget.samples.isVisible()
     session.compare(str(other), "other")
     qtbot.waitUntil(lambda: len(session.views) == 2, timeout=10_000)
@@ -298,6 +296,6 @@ def test_a_compared_sample_can_be_chosen_and_its_clicks_go_by_label(
     widget.samples.setCurrentIndex(1)
     _settle(widget, qtbot)
     np.testing.assert_allclose(_drawn(widget), _inside(own[0]), rtol=1e-5)
-    assert widget.cells.frame.rect().getRect() == (0.5, -0.5, 1, 1)
-    _click(widget.cells.plot, qtbot, 0, 1)
+    assert widget.matrix.frame.rect().getRect() == (0.5, -0.5, 1, 1)
+    _click(widget.matrix.plot, qtbot, 0, 1)
     qtbot.waitUntil(lambda: session.position == (2, 2, 0), timeout=2000)

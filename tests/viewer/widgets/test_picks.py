@@ -22,7 +22,7 @@ from i2am.viewer.picking.pick import Pick, pick_in
 from i2am.viewer.picking.pick_table import read_picks, write_picks
 from i2am.viewer.scene.layers import Box
 from i2am.viewer.session.attach import session_of
-from i2am.viewer.widgets.neighbours import _pixmap, neighbours
+from i2am.viewer.widgets.neighbours import _pixmap, neighbour_picks
 from i2am.viewer.widgets.picks import PicksWidget
 from tests.support.maps_store import NAMES
 from tests.support.wait import wait
@@ -156,8 +156,8 @@ def window(run: Path, open_window: Callable[..., Any]) -> tuple[Any, PicksWidget
 
 
 def last_answer(widget: PicksWidget) -> Any:
-    wait(lambda: widget.asker.answer is not None and widget.asker.answer.share == 1)
-    answer: Any = widget.asker.answer
+    wait(lambda: widget.controller.estimate is not None and widget.controller.estimate.share == 1)
+    answer: Any = widget.controller.estimate
     return answer.values.to_numpy()
 
 
@@ -167,11 +167,11 @@ def test_picks_are_kept_named_and_shown_again(run: Path, window: Any) -> None:
     first = last_answer(widget)
     session_of(viewer).go_to(layer=2, step=3)
     click(viewer, 20, 5)
-    wait(lambda: widget.asker.pick is not None and widget.asker.pick.area[0] == 20)
+    wait(lambda: widget.controller.pick is not None and widget.controller.pick.area[0] == 20)
     assert [pick.area for pick in widget.picks] == [(9, 30, 10, 31), (20, 5, 21, 6)]
     assert widget.list.item(1).text() == f"generated (20, 5) · {NAMES[2]} · step 3 · head 0"
     widget.list.itemClicked.emit(widget.list.item(0))
-    assert widget.asker.pick == widget.picks[0]
+    assert widget.controller.pick == widget.picks[0]
     assert session_of(viewer).position[:2] == (1, 1)
     np.testing.assert_array_equal(last_answer(widget), first)
     widget.list.item(0).setText(" cuff ")
@@ -182,7 +182,7 @@ def test_picks_are_kept_named_and_shown_again(run: Path, window: Any) -> None:
     widget.list.setCurrentRow(0)
     QTest.mouseClick(widget.buttons["Remove"], Qt.MouseButton.LeftButton)
     assert [pick.area[0] for pick in widget.picks] == [20]
-    assert widget.asker.pick is None
+    assert widget.controller.pick is None
     assert viewer.layers["G2R"].visible
 
 
@@ -218,16 +218,16 @@ def test_picks_are_saved_and_opened_by_the_buttons(
 def test_nine_srams_are_those_of_the_patch_and_its_neighbours(run: Path, window: Any) -> None:
     viewer, widget = window
     QTest.mouseClick(widget.buttons["3×3"], Qt.MouseButton.LeftButton)
-    assert widget.nine.caption.text() == "Pick a patch, then press 3×3."
+    assert widget.neighbours.caption.text() == "Pick a patch, then press 3×3."
     session_of(viewer).go_to(layer=0)
     click(viewer, 9, 30)  # in patch (2, 7) of 8 by 8: there is none to its right
     last_answer(widget)
     QTest.mouseClick(widget.buttons["3×3"], Qt.MouseButton.LeftButton)
-    wait(lambda: len(widget.nine.maps) == 9)
+    wait(lambda: len(widget.neighbours.maps) == 9)
     options: Any = {"layers": [NAMES[0]], "steps": [1], "heads": [0]}
     sample: Any = open_run(run)["first"]
     for number, (down, along) in enumerate(itertools.product((-4, 0, 4), repeat=2)):
-        found, tile = widget.nine.maps[number], widget.nine.tiles[number]
+        found, tile = widget.neighbours.maps[number], widget.neighbours.tiles[number]
         if along == 4:
             assert found is None
             assert tile.pixmap().isNull()
@@ -235,12 +235,12 @@ def test_nine_srams_are_those_of_the_patch_and_its_neighbours(run: Path, window:
         wanted = sram(sample, generated=(9 + down, 30 + along), **options)
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
         assert not tile.pixmap().isNull()
-    shown = widget.nine.tiles[4].pixmap().toImage()
+    shown = widget.neighbours.tiles[4].pixmap().toImage()
     frame = shown.pixelColor(2, 54)
     assert (frame.red(), frame.green(), frame.blue()) == (255, 255, 255)
     # A neighbour that is clicked is asked, and kept.
-    QTest.mouseClick(widget.nine.tiles[0], Qt.MouseButton.LeftButton)
-    assert widget.asker.pick == widget.picks[-1]
+    QTest.mouseClick(widget.neighbours.tiles[0], Qt.MouseButton.LeftButton)
+    assert widget.controller.pick == widget.picks[-1]
     assert widget.picks[-1].area == (5, 26, 6, 27)
 
 
@@ -248,7 +248,7 @@ def test_neighbours_of_an_area_are_as_large(run: Path, window: Any) -> None:
     viewer, _ = window
     view = session_of(viewer).views[0]
     pick = Pick(str(run), "first", "generated", (0, 8, 8, 20))
-    found = neighbours(pick, view)
+    found = neighbour_picks(pick, view)
     assert [one is None for one in found] == [True] * 3 + [False] * 6
     assert [one.area for one in found if one is not None] == [
         *[(0, 0, 8, 8), (0, 8, 8, 20), (0, 20, 8, 32)],
@@ -276,5 +276,5 @@ def test_a_tile_is_the_picture_where_it_is_cold_and_the_heat_where_it_is_hot(
     cold, hot = (drawn.pixelColor(round(size * x), round(size * y)) for y, x in COLD_AND_HOT)
     assert (cold.red(), cold.green(), cold.blue()) == (10, 200, 30)
     # The last colour of inferno, 0.85 of it.
-    expected = 0.85 * 255 * np.array([0.988, 0.998, 0.645]) + 0.15 * np.array([10, 200, 30])
-    np.testing.assert_allclose((hot.red(), hot.green(), hot.blue()), expected, atol=12)
+    prefetched = 0.85 * 255 * np.array([0.988, 0.998, 0.645]) + 0.15 * np.array([10, 200, 30])
+    np.testing.assert_allclose((hot.red(), hot.green(), hot.blue()), prefetched, atol=12)

@@ -15,16 +15,16 @@ SHARES = np.array([[0.1, 0.8], [0.3, 0.6], [np.nan, 0.4]], np.float32)  # (step,
 
 @pytest.fixture
 def curves_plot(qtbot: Any) -> Any:
-    from i2am.viewer.widgets.plots import CurvesPlot
+    from i2am.viewer.widgets.plots import MaskShareCurvesPlot
 
-    return _shown(CurvesPlot(), qtbot)
+    return _shown(MaskShareCurvesPlot(), qtbot)
 
 
 @pytest.fixture
-def cells_plot(qtbot: Any) -> Any:
-    from i2am.viewer.widgets.plots import CellsPlot
+def matrix_plot(qtbot: Any) -> Any:
+    from i2am.viewer.widgets.plots import LayerHeadMatrixPlot
 
-    return _shown(CellsPlot("concentration"), qtbot)
+    return _shown(LayerHeadMatrixPlot("concentration"), qtbot)
 
 
 def _shown(widget: Any, qtbot: Any) -> Any:
@@ -37,18 +37,20 @@ def _shown(widget: Any, qtbot: Any) -> Any:
 
 
 def _curves(**changes: Any) -> Any:
-    from i2am.viewer.widgets.plots import Curves
+    from i2am.viewer.widgets.plots import MaskShareCurves
 
     options: dict[str, Any] = {"chance": 0.25, "step": 1, "head": 1, **changes}
-    return Curves(SHARES, [981.0, 500.5, 1.0], [0, 4], **options)
+    return MaskShareCurves(SHARES, [981.0, 500.5, 1.0], [0, 4], **options)
 
 
-def _cells(**changes: Any) -> Any:
-    from i2am.viewer.widgets.plots import Cells
+def _matrix(**changes: Any) -> Any:
+    from i2am.viewer.widgets.plots import LayerHeadMatrix
 
     values = np.array([[0.1, 0.2], [np.nan, 0.9], [0.3, 0.4]], np.float32)
     options: dict[str, Any] = {"layer": 1, "head": 1, **changes}
-    return Cells(values, ["a.0.x", "b.0.x", "c.0.x"], ["a 0", "b 0", "c 0"], [0, 4], **options)
+    return LayerHeadMatrix(
+        values, ["a.0.x", "b.0.x", "c.0.x"], ["a 0", "b 0", "c 0"], [0, 4], **options
+    )
 
 
 def _click(plot: Any, qtbot: Any, x: float, y: float) -> None:
@@ -123,10 +125,10 @@ def test_the_mean_over_the_heads_is_drawn_of_what_there_is(curves_plot: Any) -> 
 
 
 def test_heads_that_are_gone_leave_no_curve(curves_plot: Any) -> None:
-    from i2am.viewer.widgets.plots import Curves
+    from i2am.viewer.widgets.plots import MaskShareCurves
 
     curves_plot.show_curves(_curves())
-    curves_plot.show_curves(Curves(SHARES[:, :1], [3, 2, 1], [0], math.nan, 0, 0))
+    curves_plot.show_curves(MaskShareCurves(SHARES[:, :1], [3, 2, 1], [0], math.nan, 0, 0))
     assert len(curves_plot.inside) == 1
     # Its own, the mean and the dots.
     assert len(curves_plot.plot.getPlotItem().curves) == 3
@@ -193,10 +195,10 @@ def test_a_curve_is_really_drawn_where_its_share_says(curves_plot: Any) -> None:
 
 
 def test_one_step_alone_is_shown_as_dots_of_all_heads_that_have_a_share(curves_plot: Any) -> None:
-    from i2am.viewer.widgets.plots import Curves
+    from i2am.viewer.widgets.plots import MaskShareCurves
 
     share = np.array([[0.1, np.nan, 0.4]])
-    curves_plot.show_curves(Curves(share, [981], [0, 1, 2], math.nan, 0, 1))
+    curves_plot.show_curves(MaskShareCurves(share, [981], [0, 1, 2], math.nan, 0, 1))
     np.testing.assert_allclose(curves_plot.dots.data["y"], [0.1, 0.4])
 
 
@@ -208,18 +210,18 @@ def test_the_head_in_view_has_a_dot_at_each_share_and_a_mean_has_none(curves_plo
     assert len(curves_plot.dots.data) == 0
 
 
-def test_cells_are_drawn_in_their_colours_and_missing_ones_stay_clear(cells_plot: Any) -> None:
+def test_cells_are_drawn_in_their_colours_and_missing_ones_stay_clear(matrix_plot: Any) -> None:
     import pyqtgraph as pg
 
-    cells_plot.show_cells(_cells(layer=0, head=0))
+    matrix_plot.show_matrix(_matrix(layer=0, head=0))
     viridis = pg.colormap.get("viridis")
     for (layer, head), share in {(0, 1): 0.125, (1, 1): 1, (2, 0): 0.25, (2, 1): 0.375}.items():
-        color = _color_at(cells_plot.plot, cells_plot, head, layer)
+        color = _color_at(matrix_plot.plot, matrix_plot, head, layer)
         np.testing.assert_allclose(color, viridis.map(share)[:3], atol=4)
-    clear = _color_at(cells_plot.plot, cells_plot, 0, 1)
-    beside = _color_at(cells_plot.plot, cells_plot, 1.53, -0.53)  # the plot's own ground
+    clear = _color_at(matrix_plot.plot, matrix_plot, 0, 1)
+    beside = _color_at(matrix_plot.plot, matrix_plot, 1.53, -0.53)  # the plot's own ground
     np.testing.assert_array_equal(clear, beside)
-    assert cells_plot.bar.levels() == pytest.approx((0.1, 0.9))
+    assert matrix_plot.bar.levels() == pytest.approx((0.1, 0.9))
 
 
 @pytest.mark.parametrize(
@@ -227,39 +229,41 @@ def test_cells_are_drawn_in_their_colours_and_missing_ones_stay_clear(cells_plot
     [(1, 1, (0.5, 0.5, 1, 1)), (None, 0, (-0.5, -0.5, 1, 3)), (2, None, (-0.5, 1.5, 2, 1))],
 )
 def test_the_cell_in_view_is_framed_and_all_that_a_mean_is_over(
-    layer: int | None, head: int | None, framed: tuple[float, ...], cells_plot: Any
+    layer: int | None, head: int | None, framed: tuple[float, ...], matrix_plot: Any
 ) -> None:
-    cells_plot.show_cells(_cells(layer=layer, head=head))
-    assert cells_plot.frame.rect().getRect() == framed
+    matrix_plot.show_matrix(_matrix(layer=layer, head=head))
+    assert matrix_plot.frame.rect().getRect() == framed
 
 
 @pytest.mark.parametrize("cell", [(0, 0), (1, 0), (2, 1)])
-def test_a_click_on_a_cell_picks_it(cell: tuple[int, int], cells_plot: Any, qtbot: Any) -> None:
-    cells_plot.show_cells(_cells())
-    with qtbot.waitSignal(cells_plot.picked, timeout=2000) as caught:
-        _click(cells_plot.plot, qtbot, cell[1], cell[0])
+def test_a_click_on_a_cell_picks_it(cell: tuple[int, int], matrix_plot: Any, qtbot: Any) -> None:
+    matrix_plot.show_matrix(_matrix())
+    with qtbot.waitSignal(matrix_plot.picked, timeout=2000) as caught:
+        _click(matrix_plot.plot, qtbot, cell[1], cell[0])
     assert tuple(caught.args) == cell
 
 
 def test_the_tool_tip_names_layer_head_and_number_of_the_cell_below_the_mouse(
-    cells_plot: Any,
+    matrix_plot: Any,
 ) -> None:
     from qtpy.QtCore import QPointF
 
-    cells_plot.show_cells(_cells())
+    matrix_plot.show_matrix(_matrix())
     for (x, y), text in {(1, 1): "b.0.x\nhead 4: 0.900", (0, 1): "b.0.x\nhead 0: no map"}.items():
-        position = cells_plot.plot.getViewBox().mapViewToScene(QPointF(x, y))
-        cells_plot.plot.scene().sigMouseMoved.emit(position)
-        assert cells_plot.image.toolTip().startswith(text)
+        position = matrix_plot.plot.getViewBox().mapViewToScene(QPointF(x, y))
+        matrix_plot.plot.scene().sigMouseMoved.emit(position)
+        assert matrix_plot.image.toolTip().startswith(text)
 
 
-def test_nothing_loaded_yet_is_an_empty_matrix_without_an_error(cells_plot: Any) -> None:
-    from i2am.viewer.widgets.plots import Cells
+def test_nothing_loaded_yet_is_an_empty_matrix_without_an_error(matrix_plot: Any) -> None:
+    from i2am.viewer.widgets.plots import LayerHeadMatrix
 
-    cells_plot.show_cells(Cells(np.full((2, 2), np.nan), ["a", "b"], ["a", "b"], [0, 1], 0, 0))
-    beside = _color_at(cells_plot.plot, cells_plot, 1.52, -0.52)
+    matrix_plot.show_matrix(
+        LayerHeadMatrix(np.full((2, 2), np.nan), ["a", "b"], ["a", "b"], [0, 1], 0, 0)
+    )
+    beside = _color_at(matrix_plot.plot, matrix_plot, 1.52, -0.52)
     for layer, head in np.ndindex(2, 2):
-        color = _color_at(cells_plot.plot, cells_plot, head, layer)
+        color = _color_at(matrix_plot.plot, matrix_plot, head, layer)
         np.testing.assert_array_equal(color, beside)
 
 
