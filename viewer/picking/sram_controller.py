@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
 from qtpy.QtCore import QObject, QTimer, Signal
+from superqt.utils import qdebounced
 
 from i2am.analysis import Answer
 from i2am.schemas.errors import AnalysisError, I2AMError
@@ -81,10 +82,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         self._size = (1, 1)  # of the picture that the pick is in
         self._is_moving_sliders = False
         self._thread = ThreadPoolExecutor(1, "i2am-ask")
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(_OUTLINE_AFTER_MS)
-        self._timer.timeout.connect(self._outline)
+        self._outline_soon = qdebounced(self._outline, timeout=_OUTLINE_AFTER_MS, parent=self)
         # Not before the window has handled the press: two threads at once are slower than in turn.
         self._idle = QTimer(self)
         self._idle.setSingleShot(True)
@@ -112,7 +110,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
                 continue
             own = pick if index == view_index else pick.on(other, self._size)
             self._requests[index] = self._start_request(other, index, own)
-        self._timer.start()
+        self._outline_soon.throttle()
 
     def prefetch(self, pick: Pick, view_index: int) -> None:
         """Ask what a press of the mouse may ask, so that the answer is there when it does."""
@@ -215,7 +213,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
 
     def _stop(self) -> None:
         """Have no further answers to what is asked."""
-        self._timer.stop()
+        self._outline_soon.cancel()
         for request in self._requests.values():
             request.stop()
         self._requests.clear()

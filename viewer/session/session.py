@@ -9,7 +9,8 @@ import weakref
 from dataclasses import replace
 from typing import Any, Final
 
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
+from superqt.utils import qdebounced, qthrottled
 
 from i2am.schemas.dims import CONDITIONAL
 from i2am.schemas.errors import I2AMError
@@ -77,18 +78,14 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         self._appearance = AppearanceController()
         self._loaders: list[Loader] = []
         self._is_moving_sliders = False
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(_REFRESH_MS)
-        self._timer.timeout.connect(self.refresh)
-        self._writer = QTimer(self)
-        self._writer.setSingleShot(True)
-        self._writer.setInterval(_WRITE_MS)
-        self._writer.timeout.connect(self._write)
+        self._refresh_soon = qthrottled(
+            self.refresh, timeout=_REFRESH_MS, leading=False, parent=self
+        )
+        self._write_soon = qdebounced(self._write, timeout=_WRITE_MS, parent=self)
         opener.opened.connect(self.show)
         opener.listed.connect(self._set_samples)
         opener.failed.connect(self._report_error)
-        self._arrived.connect(self._schedule)
+        self._arrived.connect(self._refresh_soon.throttle)
         self._loading_failed.connect(self._report_error)
         viewer.layers.events.inserted.connect(self._sync_with_layers)
         viewer.layers.events.removed.connect(self._sync_with_layers)
@@ -201,8 +198,8 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         for loader in self._loaders:
             loader.stop()
         self._opener.close()
-        self._timer.stop()
-        self._writer.stop()
+        self._refresh_soon.cancel()
+        self._write_soon.cancel()
         if (viewer := self.viewer) is not None:
             viewer.layers.events.inserted.disconnect(self._sync_with_layers)
             viewer.layers.events.removed.disconnect(self._sync_with_layers)
@@ -419,12 +416,12 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         if event is None:
             self._write()
         else:
-            self._writer.start()
+            self._write_soon.throttle()
         self.moved.emit()
 
     def _write(self) -> None:
         """Name the map in view on the canvas."""
-        self._writer.stop()
+        self._write_soon.cancel()
         if not self.views or self.viewer is None:
             return
         view = self.views[0]
@@ -439,10 +436,6 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         overlay = self.viewer.canvas.overlays.text
         if overlay.text != text:
             overlay.text = text
-
-    def _schedule(self) -> None:
-        if not self._timer.isActive():
-            self._timer.start()
 
     def _redraw(self, *, only_new: bool = False) -> None:
         for view_index, view in enumerate(self.views):

@@ -6,7 +6,7 @@ import math
 from typing import Any, Final
 
 import numpy as np
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+from superqt.utils import qthrottled
 
 from i2am.analysis.figures.captions import DIRECTIONS, SCORES
 from i2am.analysis.stores.layers import Direction
@@ -59,7 +60,14 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
     ----------
     napari_viewer : napari.Viewer
         Named so that napari hands in its viewer.
+
+    Attributes
+    ----------
+    scored : Signal
+        The scores of the maps in view are shown.
     """
+
+    scored = Signal()
 
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
@@ -69,9 +77,10 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
         self.title, self.message, self.note = QLabel(), QLabel(), QLabel()
         self.curves, self.matrix = MaskShareCurvesPlot(), LayerHeadMatrixPlot("concentration")
         self.scores = {d: {measure: QLabel(_NONE) for measure in MEASURES} for d in DIRECTIONS}
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.timeout.connect(self.redraw)
+        self._redraw_soon = qthrottled(self.redraw, timeout=_SOON_MS, leading=False, parent=self)
+        self._redraw_while_loading = qthrottled(
+            self.redraw, timeout=_LOADING_MS, leading=False, parent=self
+        )
         self._lay_out()
         self._connect()
         self._paint()
@@ -79,6 +88,8 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
 
     def redraw(self) -> None:
         """Bring everything in step with the session, unless nobody sees it."""
+        self._redraw_soon.cancel()
+        self._redraw_while_loading.cancel()
         if not self.isVisible():
             return
         view = self._view()
@@ -105,7 +116,7 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
     def showEvent(self, event: Any) -> None:
         """Catch up with what was not drawn while nobody saw it."""
         super().showEvent(event)
-        self._timer.start(0)
+        QTimer.singleShot(0, self.redraw)
 
     def _lay_out(self) -> None:
         self.samples.setToolTip("The sample that curves and matrix are of")
@@ -158,9 +169,9 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
 
     def _connect(self) -> None:
         session = self._session
-        session.moved.connect(self._redraw_soon)
+        session.moved.connect(self._redraw_soon.throttle)
         session.reopened.connect(self._list_samples)
-        session.loaded.connect(self._redraw_while_loading)
+        session.loaded.connect(self._redraw_while_loading.throttle)
         self.direction.currentIndexChanged.connect(self.redraw)
         self.samples.currentIndexChanged.connect(self.redraw)
         self.outside.toggled.connect(self.redraw)
@@ -186,15 +197,7 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
         self.samples.setCurrentIndex(min(max(chosen, 0), len(names) - 1))
         self.samples.blockSignals(False)
         self.samples.setVisible(len(names) > 1)
-        self._redraw_soon()
-
-    def _redraw_soon(self) -> None:
-        if not self._timer.isActive() or self._timer.remainingTime() > _SOON_MS:
-            self._timer.start(_SOON_MS)
-
-    def _redraw_while_loading(self) -> None:
-        if not self._timer.isActive():
-            self._timer.start(_LOADING_MS)
+        self._redraw_soon.throttle()
 
     def _view(self) -> SampleView | None:
         views = self._session.views
@@ -289,3 +292,4 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
                 value = scores.get(direction, {}).get(measure, math.nan)
                 label.setText(f"{value:.3f}" if math.isfinite(value) else _NONE)
         self.note.setText("\n".join(notes))
+        self.scored.emit()

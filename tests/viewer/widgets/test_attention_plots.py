@@ -70,11 +70,9 @@ def run(tmp_path: Path) -> Path:
 
 def _settle(widget: Any, qtbot: Any) -> None:
     """Wait until the panels have drawn what the sliders say, and the scores have come."""
-    qtbot.waitUntil(lambda: widget.isVisible() and not widget._timer.isActive(), timeout=5000)
-    widget.redraw()
-    done: list[bool] = []
-    widget._background.run(lambda: None, lambda _: done.append(True))
-    qtbot.waitUntil(lambda: bool(done), timeout=5000)
+    qtbot.waitUntil(widget.isVisible, timeout=5000)
+    with qtbot.waitSignal(widget.scored, timeout=5000):
+        widget.redraw()
 
 
 def _click(plot: Any, qtbot: Any, x: float, y: float) -> None:
@@ -253,7 +251,7 @@ def test_a_window_without_a_run_says_what_to_do(make_napari_viewer: Any, qtbot: 
     viewer = make_napari_viewer(show=True)
     widget = AttentionPlots(viewer)
     viewer.window.add_dock_widget(widget, name="Panels")
-    _settle(widget, qtbot)
+    qtbot.waitUntil(lambda: widget.message.text() != "", timeout=5000)
     assert widget.message.text() == "Open a run: drop it on the window."
     assert not widget.matrix.isVisible()
 
