@@ -1,4 +1,4 @@
-"""The napari plugin: a run's pictures and attention volumes as layers with sliders.
+"""The napari plugin: a run's images and attention volumes as layers with sliders.
 
 Importing this package loads neither napari nor Qt nor xarray; they come with the first window.
 """

@@ -25,7 +25,7 @@ def open_viewer(
     maps: str | PathLike[str] | None = None,
     show: bool = True,
 ) -> napari.Viewer:
-    """Open a napari viewer with one sample of a run: its pictures, and its maps over them.
+    """Open a napari viewer with one sample of a run: its images, and its maps over them.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def open_viewer(
 
 
 def serve(viewer: napari.Viewer) -> Session:
-    """Have a window's layers of ours follow the sliders and answer clicks; return its session."""
+    """Have a window's layers of ours follow the sliders and clicks; return its session."""
     from i2am.viewer.picking.sram_controller import sram_controller_of
     from i2am.viewer.session.attach import session_of
 
@@ -103,7 +103,7 @@ def view(
 
 
 def _enlarge(viewer: napari.Viewer) -> None:
-    """Give two pictures and a dock the room they need, if the screen has it."""
+    """Give two images and a dock the room they need, if the screen has it."""
     from qtpy.QtGui import QGuiApplication
 
     screen = QGuiApplication.primaryScreen().availableGeometry()

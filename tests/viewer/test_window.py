@@ -79,7 +79,7 @@ def test_the_heat_is_where_the_maps_say_at_each_slider_position(
     _assert_heat(reference, _stored(run, "first", "reference"), (layer + step, 7 - head))
 
 
-def test_a_head_without_values_leaves_the_picture_clear(
+def test_a_head_without_values_leaves_the_image_clear(
     tmp_path: Path, open_window: Callable[..., Any]
 ) -> None:
     run = write_run(tmp_path / "run.zarr")
@@ -177,7 +177,7 @@ def test_the_status_bar_holds_the_value_under_the_cursor(
     assert told["value"] == "1"
 
 
-def test_the_look_is_drawn(run: Path, open_window: Callable[..., Any]) -> None:
+def test_the_appearance_is_drawn(run: Path, open_window: Callable[..., Any]) -> None:
     viewer = open_window(run)
     browser = viewer.window.dock_widgets["Run browser"]
     _stand(viewer, 0, 1, 0)
@@ -430,7 +430,7 @@ def test_each_layer_is_drawn_in_its_own_limits_and_a_users_limits_stay_within_it
     np.testing.assert_allclose(r2g.contrast_limits, (2, 3))
 
 
-def test_the_chooser_swaps_the_sample_and_keeps_sliders_and_looks(
+def test_the_chooser_swaps_the_sample_and_keeps_sliders_and_appearance(
     run: Path, open_window: Callable[..., Any]
 ) -> None:
     viewer = open_window(run)

@@ -36,7 +36,7 @@ LEVELS: Final = {
 
 
 class SliderPosition(NamedTuple):
-    """Where the sliders stand: indices of layer, step and head."""
+    """Positions of the sliders: indices of layer, step and head."""
 
     layer: int
     step: int
@@ -76,7 +76,7 @@ class MapAxes:
         return len(self.layers), len(self.steps), len(self.heads)
 
     def clipped(self, position: Sequence[float]) -> SliderPosition:
-        """Return the place nearest to a position."""
+        """Return the slider position nearest to fractional indices."""
         nearest = zip(position, self.shape, strict=True)
         return SliderPosition(*(min(max(round(float(at)), 0), size - 1) for at, size in nearest))
 
@@ -84,7 +84,7 @@ class MapAxes:
 def read_axes(
     capture: xr.DataTree, layers: Sequence[str], steps: Sequence[int], heads: Sequence[int]
 ) -> MapAxes:
-    """Return the names of a sample's volumes; the layers are put into execution order."""
+    """Return the axes of a sample's maps; the layers are put into execution order."""
     from i2am.analysis.stores.layers import is_similarity
 
     nodes = capture["layers"].children
@@ -133,7 +133,7 @@ def describe_map(
     present : mapping of "r2g" and, where it exists, "g2r" to bool array (layer, head)
         Which layers and heads have maps.
     is_volume : bool
-        Whether the timesteps are an axis of the picture.
+        Whether the timesteps are an axis in space.
 
     Examples
     --------
@@ -151,11 +151,11 @@ def describe_map(
     if is_volume and STEP not in averaged_dims:
         first, last = axes.timesteps[0], axes.timesteps[-1]
         parts[STEP] = f"timesteps {first:g} (at the pictures) to {last:g}"
-    told = [parts[dim] for dim in AVERAGEABLE_DIMS if dim not in averaged_dims]
+    words = [parts[dim] for dim in AVERAGEABLE_DIMS if dim not in averaged_dims]
     if averaged_dims:
         *others, final = (f"{dim}s" for dim in AVERAGEABLE_DIMS if dim in averaged_dims)
-        told.append("mean over " + " and ".join(filter(None, (", ".join(others), final))))
-    lines = [" · ".join(told)]
+        words.append("mean over " + " and ".join(filter(None, (", ".join(others), final))))
+    lines = [" · ".join(words)]
     if level := level_name(averaged_dims):
         lines[0] = f"{level} · {lines[0]}"
     if LAYER not in averaged_dims:

@@ -62,7 +62,7 @@ class Loader:
         self._thread.join(timeout_s)
 
     def prioritize(self, layers: Sequence[int], steps: Sequence[int]) -> bool:
-        """Read these before all others; of earlier wishes only what is under way stays."""
+        """Read these before all others, in place of those that were prioritized before."""
         # One step of each layer first: a mean over some of all is a fair estimate.
         middle = steps[len(steps) // 2]
         wanted = [(layer, self._reader.preview_steps(layer, middle)) for layer in layers]
@@ -75,7 +75,7 @@ class Loader:
         return True
 
     def read_blocking(self, layers: Sequence[int], steps: Sequence[int]) -> bool:
-        """Read in the caller's thread, for one who cannot be told later."""
+        """Read in the caller's thread, and return when all is read."""
         for layer in layers:
             for batch in self._reader.step_batches(layer):
                 if not set(batch).isdisjoint(steps):
@@ -92,7 +92,7 @@ class Loader:
         for layer, steps in self._batches():
             try:
                 self._read(layer, steps)
-            except Exception as e:  # noqa: BLE001  # whatever it is, the user is told
+            except Exception as e:  # noqa: BLE001  # whatever it is, it is shown to the user
                 if first is None and not self._is_stopped:
                     self._failed(e)
                 first = first or e
@@ -103,7 +103,7 @@ class Loader:
         self._arrived()
 
     def _batches(self) -> Iterator[Batch]:
-        """Yield what is wished for, and between wishes everything else."""
+        """Yield what is prioritized, then everything else."""
         rest = iter(self._everything())
         while not self._is_stopped:
             batch = self._next_wanted() or next(rest, None)

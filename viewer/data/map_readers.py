@@ -1,4 +1,4 @@
-"""Where a sample's maps come from: the maps that were stored, or its capture, step by step.
+"""Reads a sample's maps: those that were stored, or those that are computed from its capture.
 
 Called from one thread; a piece is one layer and some steps, both directions at once.
 """
@@ -32,7 +32,7 @@ class MapReader(Protocol):
         """Return a layer's maps (step, head, y, x) at some steps, by direction."""
 
     def step_batches(self, layer: int) -> list[list[int]]:
-        """Return which steps of a layer come cheapest together."""
+        """Return the steps of a layer in batches that are read at once."""
 
     def preview_steps(self, layer: int, step: int) -> list[int]:
         """Return the steps to read for one that is waited for."""
@@ -77,7 +77,7 @@ class StoredMapReader:
         return found
 
     def step_batches(self, layer: int) -> list[list[int]]:
-        """Return which steps of a layer come cheapest together."""
+        """Return the steps of a layer in batches that are read at once."""
         volume = next(iter(self._volumes.values()))
         return _batches_of(dict(zip(volume.dims, volume.data.chunks, strict=True))[STEP])
 
@@ -127,7 +127,7 @@ class ComputedMapReader:
         return {d: _on_heads(own, heads, len(self._axes.heads)) for d, own in found.items()}
 
     def step_batches(self, layer: int) -> list[list[int]]:
-        """Return which steps of a layer come cheapest together."""
+        """Return the steps of a layer in batches that are read at once."""
         chunks: Any = self._layers[layer].blocks.chunksizes.get(STEP)
         return _batches_of(chunks or (len(self._axes.steps),))
 
@@ -137,7 +137,7 @@ class ComputedMapReader:
 
 
 def _on_heads(maps: Floats, heads: Sequence[int], count: int) -> Floats:
-    """Return maps (step, head, y, x) with a place for every head, NaN for those that are not."""
+    """Return maps (step, head, y, x) of every head, NaN for those that are missing."""
     if len(heads) == count:
         return maps
     padded = np.full((len(maps), count, *maps.shape[2:]), np.nan, np.float32)

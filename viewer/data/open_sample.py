@@ -1,4 +1,4 @@
-"""From a path and a sample's name to a row: opens the run, finds its maps or computes them."""
+"""From a path and a sample's name to a `SampleView`: opens the run, finds its maps or computes them."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def _computed_view(capture: xr.DataTree, source: SampleSource) -> SampleView:
 
 
 def _images(capture: xr.DataTree, reference: str) -> dict[str, NDArray[np.uint8]]:
-    """Return the stored pictures; as the reference the one that the maps' layers look at."""
+    """Return the stored images; as the reference the one that the maps' layers attend to."""
     if "images" not in capture.children:
         return {}
     arrays = {str(name): one for name, one in capture["images"].dataset.items()}

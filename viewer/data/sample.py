@@ -1,4 +1,4 @@
-"""One sample in view, with everything that its layers, panels and questions need."""
+"""One sample in view, with everything that its layers, plots and SRAMs need."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class SampleSource:
         Path or URL of the capture store.
     sample : str
     maps : str or None
-        The maps store that was asked for or found.
+        The maps store that was named or found.
     computed : bool
         Maps are computed from the run: there is no such store, the sample is not in it, or it holds
-        another half of the guidance.
+        another branch of the guidance.
     guidance : str
     normalisation : str
     """
@@ -65,7 +65,7 @@ class SampleView:
     axes : MapAxes
         Of the positions along the sliders.
     images : dict of str to array
-        The stored pictures and masks; ``reference`` is the one that the maps' layers look at.
+        The stored images and masks; ``reference`` is the one that the maps' layers attend to.
     volumes : dict of str to MapVolume
         "r2g" and, where it exists, "g2r".
     spreads : dict of str to MapSpread
@@ -92,12 +92,12 @@ class SampleView:
 
     @cached_property
     def askable(self) -> frozenset[str]:
-        """The layers that can be asked about a patch."""
+        """The layers that have an SRAM."""
         return frozenset(askable_layers(self.capture))
 
     @cached_property
     def live_sram(self) -> Questions:
-        """What answers questions about patches; from any thread."""
+        """Computes SRAMs of the sample; from any thread."""
         from i2am.analysis import Questions
 
         own: Any = self.source
@@ -105,7 +105,7 @@ class SampleView:
 
     @property
     def guidance_labels(self) -> list[str]:
-        """The halves of the guidance that were captured."""
+        """The branches of the guidance that were captured."""
         halves = self.capture.coords.get(GUIDANCE)
         return [CONDITIONAL] if halves is None else [str(half) for half in halves.to_numpy()]
 

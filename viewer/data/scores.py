@@ -1,4 +1,4 @@
-"""Scores of a sample's maps: of each map as it comes, and of the map in view, in words as well."""
+"""Scores of a sample's maps: of each map as it is loaded, and of the map in view, in words as well."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
     "why_no_curves",
 ]
 
-# What is told, and the measure of `i2am.analysis.spread` that it is.
+# Names of the scores, and the measures of `i2am.analysis.spread` that they are.
 MEASURES: Final = {
     "IMACS": "imacs",
     "inside the mask": "inside",
@@ -75,7 +75,7 @@ class MapSpread:
 def score_map(
     plane: NDArray[Any], mask: NDArray[Any] | None, direction: Direction = "r2g"
 ) -> dict[str, float]:
-    """Return what is told of one map; what needs a mask only where there is one.
+    """Return the scores of one map; those that need a mask only where there is one.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def score_maps_in_view(
         As `i2am.analysis.open_run` gives it.
     volumes, spreads : mapping of direction to MapVolume and to MapSpread
     position : SliderPosition
-        Where the sliders stand.
+        Positions of the sliders.
     averaged_dims : frozenset of str
         What is averaged over.
 
@@ -151,7 +151,7 @@ def mask_name(direction: Direction) -> str:
 
 
 def short_names(layers: Sequence[str]) -> list[str]:
-    """Return what tells layers apart and fits beside an axis; a name in full where it does not.
+    """Return names that tell layers apart and fit beside an axis; the full name where none does.
 
     Examples
     --------
@@ -179,7 +179,7 @@ def why_no_curves(
     Parameters
     ----------
     position : SliderPosition or None
-        The sample's own indices of where the sliders stand; None where it has no such.
+        The sample's own indices of the slider position; None where it has none.
     """
     if direction not in spreads:
         return absence(capture, direction)

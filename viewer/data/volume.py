@@ -100,7 +100,7 @@ class LoadedMaps:
     def selection(
         self, position: SliderPosition, averaged_dims: frozenset[str]
     ) -> tuple[list[int], list[int]]:
-        """Return the layers and steps whose maps make up the one at a place."""
+        """Return the layers and steps whose maps make up the one at a position."""
         layers, steps, _ = self.axes.shape
         return (
             list(range(layers)) if LAYER in averaged_dims else [position.layer],
@@ -108,7 +108,7 @@ class LoadedMaps:
         )
 
     def plane(self, position: SliderPosition, averaged_dims: frozenset[str]) -> Floats | None:
-        """Return the map (y, x) at a place: the mean over what is averaged over.
+        """Return the map (y, x) at a position: the mean over what is averaged over.
 
         Of what is loaded; None where nothing of it is, NaN where there is no such map.
         """
@@ -137,7 +137,7 @@ class LoadedMaps:
         return mean
 
     def is_whole(self, position: SliderPosition, averaged_dims: frozenset[str]) -> bool:
-        """Whether the map at a place will not change any more."""
+        """Whether the map at a position will not change any more."""
         return averaged_dims in self._levels or not self.missing(
             *self.selection(position, averaged_dims)
         )
@@ -197,7 +197,7 @@ class MapVolume:
     def to_own_position(
         self, position: SliderPosition, averaged_dims: frozenset[str]
     ) -> SliderPosition | None:
-        """Return this volume's own indices of a place of the sliders; None where it has no such."""
+        """Return this volume's own indices of a slider position; None where it has none."""
         at = [own[i] for own, i in zip(self._own, position, strict=True)]
         if any(
             i is None and dim not in averaged_dims
@@ -207,7 +207,7 @@ class MapVolume:
         return SliderPosition(*(i or 0 for i in at))
 
     def displayed_slice(self, position: SliderPosition) -> Floats:
-        """Return the map at a place as it is displayed: clear (NaN) where it is not there yet."""
+        """Return the map at a position as it is displayed: clear (NaN) where it is not loaded."""
         own = self.to_own_position(position, self.averaged_dims)
         if own is not None and not self.loaded.is_whole(own, self.averaged_dims):
             self.is_display_final = False

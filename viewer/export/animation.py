@@ -1,4 +1,4 @@
-"""Frames of a walk through the timesteps, and their GIF or MP4."""
+"""An animation over the timesteps: its frames, and their GIF or MP4."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ _FRAMES_WAITING: Final = 4  # for the thread that writes them
 
 
 class TimestepAnimation(QObject):  # type: ignore[misc]  # Qt has no types here
-    """A walk of the timestep slider, which is put back where it was, with a picture at each stop.
+    """Moves the timestep slider from step to step, takes a picture of each, and puts it back.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ class TimestepAnimation(QObject):  # type: ignore[misc]  # Qt has no types here
 
     @staticmethod
     def check(session: Any) -> None:
-        """Raise an AnalysisError if there is nothing to walk along."""
+        """Raise an AnalysisError if there is nothing to animate."""
         if not session.views:
             msg = "Expected a run to animate, got none, at the window. Open one: drop it there."
             raise AnalysisError(msg)
@@ -226,7 +226,7 @@ class TimestepAnimation(QObject):  # type: ignore[misc]  # Qt has no types here
             self._stop(e)
 
     def _advance(self) -> None:
-        """Take the next picture if its maps are there; else come again."""
+        """Take the next picture if its maps are loaded; else wait for the next tick."""
         self.check(self._session)  # The run may have been closed, a mean switched on.
         if self._taken == len(self.stops):
             self._stop(None)
@@ -250,7 +250,7 @@ class TimestepAnimation(QObject):  # type: ignore[misc]  # Qt has no types here
             return False
         layers = [layer for layer in session.viewer.layers if isinstance(layer.data, MapVolume)]
         if not self._refreshed:
-            # What was drawn may be older than what has come meanwhile.
+            # What was drawn may be older than what has been loaded meanwhile.
             for layer in layers:
                 layer.refresh()
             self._refreshed = True
@@ -264,7 +264,7 @@ class TimestepAnimation(QObject):  # type: ignore[misc]  # Qt has no types here
             self._frames.put(None)
 
     def _write(self) -> None:
-        """Write what comes; runs in a thread of its own."""
+        """Write the frames as they arrive; runs in a thread of its own."""
         error: Exception | None = None
         try:
             write_animation(
@@ -273,7 +273,7 @@ class TimestepAnimation(QObject):  # type: ignore[misc]  # Qt has no types here
                 frames_per_second=self._frames_per_second,
                 overwrite=self._overwrite,
             )
-        except Exception as e:  # noqa: BLE001  # whatever it is, the user is told
+        except Exception as e:  # noqa: BLE001  # whatever it is, it is shown to the user
             error = e
         with contextlib.suppress(RuntimeError):  # of a window that was closed meanwhile
             self._written.emit(error)
@@ -298,7 +298,7 @@ class TimestepAnimation(QObject):  # type: ignore[misc]  # Qt has no types here
 
 
 class _Cancelled(Exception):  # no error: the user wanted it
-    """The walk was stopped."""
+    """The animation was stopped."""
 
 
 def caption_of(session: Any) -> str:

@@ -52,7 +52,7 @@ def map_script(
 
 
 def sram_script(view: SampleView, pick: Pick) -> str:
-    """Return a script whose ``attention`` is what a picked place read on the other picture.
+    """Return a script whose ``attention`` is the SRAM of a picked region.
 
     Parameters
     ----------

@@ -21,23 +21,23 @@ Point = tuple[float, float]
 
 
 class PickHandler(Protocol):
-    """What is told of the mouse. Picks name no layers, steps and heads yet."""
+    """Handles picks of the mouse. They name no layers, steps and heads yet."""
 
     def prefetch(self, pick: Pick, view_index: int) -> None:
-        """Get ready: a press may become this pick."""
+        """Prepare the result: a press may become this pick."""
 
     def cancel_prefetch(self) -> None:
-        """Know that it does not."""
+        """Drop what was prepared: the press has become a drag."""
 
     def ask(self, pick: Pick, view_index: int) -> None:
-        """Ask what was picked."""
+        """Show the SRAM of a pick."""
 
     def preview_area(self, pick: Pick, view_index: int) -> None:
-        """Show how far an area reaches that is being picked."""
+        """Show an area that is being picked."""
 
 
 class _ImagePoint(NamedTuple):
-    """A point in one of the pictures."""
+    """A point in one of the images."""
 
     view_index: int
     side: Side
@@ -46,12 +46,12 @@ class _ImagePoint(NamedTuple):
 
 
 class MousePicker:
-    """Listens to a window's mouse.
+    """Turns presses of a window's mouse into picks.
 
     Parameters
     ----------
     session : Session
-    listener : Listener
+    handler : PickHandler
     """
 
     def __init__(self, session: Session, handler: PickHandler) -> None:
@@ -59,7 +59,7 @@ class MousePicker:
         session.viewer.mouse_drag_callbacks.append(self._on_press)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Handle no further presses."""
         viewer = self._session.viewer
         if viewer is not None and self._on_press in viewer.mouse_drag_callbacks:
             viewer.mouse_drag_callbacks.remove(self._on_press)
@@ -73,7 +73,7 @@ class MousePicker:
         camera = viewer.scene.camera
         could_pan = camera.mouse_pan
         if is_area:
-            camera.mouse_pan = False  # The picture stays while an area is drawn on it.
+            camera.mouse_pan = False  # The image stays while an area is drawn on it.
         self._handler.prefetch(self._pick(start, start.point), start.view_index)
         try:
             yield
@@ -92,7 +92,7 @@ class MousePicker:
             self._handler.ask(self._pick(start, end), start.view_index)
 
     def _is_ours(self, event: Any, *, is_area: bool) -> bool:
-        """Whether this press asks; not where a layer's tool, or a turned view, needs the mouse."""
+        """Whether this press picks; not where a layer's tool, or a turned view, needs the mouse."""
         viewer = self._session.viewer
         mode = str(getattr(viewer.layers.selection.active, "mode", "pan_zoom"))
         axes = tuple(viewer.dims.displayed)

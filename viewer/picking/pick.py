@@ -1,6 +1,6 @@
-"""A place that was picked in one of the two pictures, and what was asked about it.
+"""A region that was picked in one of the two images, with layers, steps and heads.
 
-Pixels are those of the picture as it is stored, so that a pick means the same in any window, and in
+Pixels are those of the image as it is stored, so that a pick means the same in any window, and in
 `i2am.analysis.sram`.
 """
 
@@ -33,22 +33,22 @@ __all__ = [
 ]
 
 Side = Literal["generated", "reference"]
-# Top, left, bottom and right in pixels of a stored picture; bottom and right do not belong to it.
+# Top, left, bottom and right in pixels of a stored image; bottom and right do not belong to it.
 Area = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Pick:
-    """A place in a picture, and the layers, steps and heads that are asked about it.
+    """A region of an image, and the layers, steps and heads of its SRAM.
 
     Parameters
     ----------
     run, sample : str
         As in `i2am.viewer.data.sample.SampleSource`.
     side : "generated" or "reference"
-        The picture that the place is in.
+        The image that the region is in.
     area : (top, left, bottom, right)
-        One pixel asks for the patch that holds it, more for all patches that hold one.
+        One pixel selects the patch that holds it; more select all patches that hold one of them.
     layers, steps, heads : tuple of labels
         All of the maps, where there are none.
     note : str
@@ -72,11 +72,11 @@ class Pick:
 
     @property
     def target_side(self) -> Side:
-        """The picture that the answer is seen on."""
+        """The image that the SRAM lies over."""
         return other_side(self.side)
 
     def region(self, size: tuple[int, int]) -> Any:
-        """Return what `sram` is asked: a pixel, or a mask of the picture's size."""
+        """Return the region as `sram` takes it: a pixel, or a mask of the image's size."""
         top, left, bottom, right = self.area
         if self.is_point:
             return top, left
@@ -85,7 +85,7 @@ class Pick:
         return mask
 
     def on(self, view: SampleView, size: tuple[int, int]) -> Pick:
-        """Return the same place in another sample; `size` is that of the picture it is in now."""
+        """Return the same region in another sample; `size` is that of the image that it is in now."""
         height, width = image_size(view, self.side)
         ys = [self.area[0] * height / size[0], self.area[2] * height / size[0]]
         xs = [self.area[1] * width / size[1], self.area[3] * width / size[1]]
@@ -95,17 +95,17 @@ class Pick:
         return replace(self, run=view.source.run, sample=view.source.sample, area=area)
 
     def selection(self, view: SampleView) -> dict[str, Any]:
-        """Return the layers, steps and heads as `sram` takes them; those that can answer."""
+        """Return layers, steps and heads as `sram` takes them; of the layers those that have an SRAM."""
         axes = view.axes
         layers = list(self.layers or (name for name in axes.layers if name in view.askable))
         return {
-            "layers": layers or None,  # None of them can answer: sram says why.
+            "layers": layers or None,  # None of them has an SRAM: `sram` says why.
             "steps": list(self.steps or axes.steps),
             "heads": list(self.heads or axes.heads),
         }
 
     def title(self) -> str:
-        """Return the note, or else what is asked, in words.
+        """Return the note, or else region, layers, steps and heads in words.
 
         Examples
         --------
@@ -126,7 +126,7 @@ class Pick:
 
 
 def other_side(side: Side) -> Side:
-    """Return the other of the two pictures."""
+    """Return the other of the two images."""
     return "reference" if side == "generated" else "generated"
 
 
@@ -140,9 +140,9 @@ def pick_in(
     view : SampleView
     side : "generated" or "reference"
     box : Box
-        Where that picture lies.
+        Where that image lies.
     points : two (y, x)
-        World coordinates; a point beyond the picture's edge counts as on it.
+        World coordinates; a point beyond the image's edge counts as on it.
     """
     height, width = image_size(view, side)
     ys, xs = zip(*points, strict=True)
@@ -155,7 +155,7 @@ def pick_in(
 def pick_in_view(
     pick: Pick, view: SampleView, position: SliderPosition, averaged_dims: frozenset[str]
 ) -> Pick:
-    """Return the pick asked of what is in view: one label, or all that is averaged over."""
+    """Return the pick with layers, steps and heads in view: one label, or all that are averaged over."""
     axes = view.axes
     return replace(
         pick,
@@ -166,7 +166,7 @@ def pick_in_view(
 
 
 def patch_grid(pick: Pick, view: SampleView) -> tuple[int, int]:
-    """Return the finest grid of the layers that are asked, on the pick's side."""
+    """Return the finest grid of the pick's layers, on its side."""
     known = view.layers
     layers = [name for name in pick.selection(view)["layers"] or () if name in known]
     grids = [
@@ -178,17 +178,17 @@ def patch_grid(pick: Pick, view: SampleView) -> tuple[int, int]:
 
 
 def image_size(view: SampleView, side: Side) -> tuple[int, int]:
-    """Return height and width of a stored picture."""
+    """Return height and width of a stored image."""
     height, width = view.images[side].shape[:2]
     return int(height), int(width)
 
 
 def check_inside(pick: Pick, view: SampleView) -> None:
-    """Raise an AnalysisError unless a pick lies in its picture."""
+    """Raise an AnalysisError unless a pick lies in its image."""
     height, width = image_size(view, pick.side)
     if pick.area[2] > height or pick.area[3] > width:
         msg = (
-            f"Expected a place within {(height, width)} pixels, got {pick.area}, "
+            f"Expected a region within {(height, width)} pixels, got {pick.area}, "
             f"at {pick.side} of {pick.sample}. Remove the pick."
         )
         raise AnalysisError(msg)

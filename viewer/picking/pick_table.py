@@ -23,7 +23,7 @@ _BETWEEN: Final = ";"
 def write_picks(picks: Iterable[Pick], path: str | Path, *, overwrite: bool = False) -> Path:
     """Write picks to a CSV file and return its path.
 
-    Columns run, sample, side, y0, x0, y1, x1 (pixels of the stored picture; y1 and x1 are the first
+    Columns run, sample, side, y0, x0, y1, x1 (pixels of the stored image; y1 and x1 are the first
     that do not belong), layers, steps, heads (labels with ``;`` between them; empty for all), note.
 
     Raises
@@ -41,7 +41,7 @@ def write_picks(picks: Iterable[Pick], path: str | Path, *, overwrite: bool = Fa
             writer.writerow(_COLUMNS)
             writer.writerows(_matrix(pick) for pick in picks)
     except OSError as e:
-        msg = f"Expected a place to write to, got '{e.strerror}', at {path}. Name another file."
+        msg = f"Expected a path that can be written, got '{e.strerror}', at {path}. Name another file."
         raise StoreError(msg) from e
     return path
 
@@ -54,7 +54,7 @@ def read_picks(path: str | Path) -> list[Pick]:
     StoreError
         If the file cannot be read.
     SchemaError
-        If it is not such a table; all faults are told, with their lines.
+        If it is not such a table; the error lists all faults, with their lines.
     """
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
@@ -88,24 +88,24 @@ def _matrix(pick: Pick) -> list[str | int]:
 
 
 def _pick(row: dict[str, str | None]) -> Pick:
-    matrix = {name: row[name] or "" for name in _COLUMNS}
+    cells = {name: row[name] or "" for name in _COLUMNS}
     sides: dict[str, Side] = {"generated": "generated", "reference": "reference"}
-    if matrix["side"] not in sides:
-        msg = f"{matrix['side']!r} as the side"
+    if cells["side"] not in sides:
+        msg = f"{cells['side']!r} as the side"
         raise ValueError(msg)
-    top, left, bottom, right = (_number(matrix[name], name) for name in ("y0", "x0", "y1", "x1"))
+    top, left, bottom, right = (_number(cells[name], name) for name in ("y0", "x0", "y1", "x1"))
     if not (0 <= top < bottom and 0 <= left < right):
         msg = f"the area {(top, left, bottom, right)}"
         raise ValueError(msg)
     return Pick(
-        matrix["run"],
-        matrix["sample"],
-        sides[matrix["side"]],
+        cells["run"],
+        cells["sample"],
+        sides[cells["side"]],
         (top, left, bottom, right),
-        tuple(label for label in matrix["layers"].split(_BETWEEN) if label),
-        _numbers(matrix["steps"], "steps"),
-        _numbers(matrix["heads"], "heads"),
-        matrix["note"],
+        tuple(label for label in cells["layers"].split(_BETWEEN) if label),
+        _numbers(cells["steps"], "steps"),
+        _numbers(cells["heads"], "heads"),
+        cells["note"],
     )
 
 

@@ -1,4 +1,4 @@
-"""Ask a patch: a click in one picture shows what it read from the other, at once.
+"""A click on a patch shows its SRAM over the other image, at once.
 
 Questions are answered in a thread; a newer one ends those before it, and estimates are shown as
 they come. What is in view is asked: the slice where the sliders stand, all of what is averaged over.
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 
 __all__ = ["SramController", "sram_controller_of"]
 
-_OUTLINE_AFTER_MS: Final = 100  # An outline before the answer is another redraw.
+_OUTLINE_AFTER_MS: Final = 100  # An outline before the SRAM is another redraw.
 _WAIT_FOR_RESULT_S: Final = 0.025  # The window waits so long, once a click.
 
 
 def sram_controller_of(session: Session) -> SramController:
-    """Return what asks in a session's window, made when it is first asked for."""
+    """Return the controller of a session's window, made at the first call."""
     known: SramController | None = session.findChild(SramController)
     return known or SramController(session)
 
 
 class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
-    """Asks what is clicked, and shows the answers.
+    """Computes the SRAM of what is clicked, and shows it.
 
     Parameters
     ----------
@@ -48,17 +48,17 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
     Attributes
     ----------
     pick : Pick or None
-        What is asked at the moment.
+        The region whose SRAM is shown or being computed.
     view_index : int
         Of the sample in view whose image it is in.
-    answer : Answer or None
-        The latest about it.
+    estimate : SramEstimate or None
+        The latest of its SRAM.
     picked : Signal(Pick)
         Something was picked with the mouse.
-    answered : Signal()
-        There is a better answer, or the last one.
+    estimated : Signal()
+        There is a better estimate, or the exact SRAM, or an error.
     cleared : Signal()
-        Nothing is asked any more.
+        The pick and its SRAM are gone.
     """
 
     picked = Signal(object)
@@ -73,13 +73,13 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         self.view_index = 0
         self.estimate: Answer | None = None
         self._layers = [SramLayers(session, view_index) for view_index in (0, 1)]
-        self._requests: dict[int, SramRequest] = {}  # of each row
+        self._requests: dict[int, SramRequest] = {}  # by view index
         self._prefetched: SramRequest | None = None
         self._shown: dict[int, Result] = {}
-        self._is_reported = False  # that the pick has no answer
+        self._is_reported = False  # that the pick has no SRAM
         self._awaited: Pick | None = None
         self._asked_of: list[ref[SampleView]] = []
-        self._size = (1, 1)  # of the picture that the pick is in
+        self._size = (1, 1)  # of the image that the pick is in
         self._is_moving_sliders = False
         self._thread = ThreadPoolExecutor(1, "i2am-ask")
         self._outline_soon = qdebounced(self._outline, timeout=_OUTLINE_AFTER_MS, parent=self)
@@ -95,9 +95,10 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         session.viewer.bind_key("Escape", self._on_escape, overwrite=True)
 
     def request(self, pick: Pick, view_index: int = 0) -> None:
-        """Ask about a place of a row's sample, with the layers, steps and heads that it names.
+        """Compute the SRAM of a pick, with the layers, steps and heads that it names.
 
-        The same place of the other row is asked, too, with those of its own that have these names.
+        Also of the same region of the other sample in view, with those of its own that have these
+        names.
         """
         self._stop()
         self.pick, self.view_index, self.estimate = pick, view_index, None
@@ -113,7 +114,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         self._outline_soon.throttle()
 
     def prefetch(self, pick: Pick, view_index: int) -> None:
-        """Ask what a press of the mouse may ask, so that the answer is there when it does."""
+        """Compute the SRAM of a press that may become a click, so that it is there at the release."""
         self.cancel_prefetch()
         own = pick_in_view(
             pick,
@@ -127,21 +128,21 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         self._idle.start()
 
     def cancel_prefetch(self) -> None:
-        """Do not expect that any more."""
+        """Stop what `prefetch` began."""
         self._idle.stop()
         if self._prefetched is not None:
             self._prefetched.stop()
         self._prefetched = None
 
     def ask(self, pick: Pick, view_index: int) -> None:
-        """Ask a place that was picked with the mouse."""
+        """Show the SRAM of what was picked with the mouse, of the maps in view."""
         session = self._session
         self.request(
             pick_in_view(pick, session.views[view_index], session.position, session.averaged_dims),
             view_index,
         )
         self.cancel_prefetch()
-        # A click is followed by a redraw: an answer that comes before it needs no second one.
+        # A click is followed by a redraw: a result that comes before it needs no second one.
         asked = self._requests.get(view_index)
         if (
             asked is not None
@@ -183,7 +184,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         self.request(pick)
 
     def clear(self) -> None:
-        """Ask nothing any more: the maps come back."""
+        """Remove the pick and its SRAM: the maps are shown again."""
         self._stop()
         self.pick = self.estimate = self._awaited = None
         for layers in self._layers:
@@ -198,7 +199,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _start_request(self, view: SampleView, view_index: int, pick: Pick) -> SramRequest:
-        """Return what answers a pick: the one that is expected, or a new one."""
+        """Start the request of a pick: the prefetched one if it is the same, or a new one."""
         prefetched = self._prefetched
         if prefetched is not None and prefetched.view is view and prefetched.pick == pick:
             request, self._prefetched = prefetched, None
@@ -212,14 +213,14 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
             self._prefetched.start(self._thread)
 
     def _stop(self) -> None:
-        """Have no further answers to what is asked."""
+        """Stop the requests that are under way."""
         self._outline_soon.cancel()
         for request in self._requests.values():
             request.stop()
         self._requests.clear()
 
     def _outline(self) -> None:
-        """Show at least what is asked, where there is no answer yet."""
+        """Outline the pick where there is no result yet."""
         for view_index, request in self._requests.items():
             if request.latest is None and view_index < len(self._session.views):
                 self._layers[view_index].outline(request.pick)
@@ -246,13 +247,13 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
             self.estimated.emit()
 
     def _report_error(self, error: Exception) -> None:
-        """Tell once why there is no answer; while sliders move, in the status bar alone."""
-        told = str(error) if isinstance(error, I2AMError) else f"{type(error).__name__}: {error}"
-        self._session.viewer.status = told
+        """Show once why there is no SRAM; while sliders move, in the status bar alone."""
+        text = str(error) if isinstance(error, I2AMError) else f"{type(error).__name__}: {error}"
+        self._session.viewer.status = text
         if not self._is_reported:
             from napari.utils.notifications import show_error
 
-            show_error(told)
+            show_error(text)
         self._is_reported = True
 
     def _follow(self) -> None:
@@ -271,11 +272,11 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
             self._is_reported = was_reported
             return
         for view_index, request in self._requests.items():
-            if isinstance(request.latest, Answer):  # The look may be another.
+            if isinstance(request.latest, Answer):  # The appearance may have changed.
                 self._layers[view_index].show(request.pick, request.latest.values.to_numpy())
 
     def _reopen(self) -> None:
-        """Ask the same place of another sample."""
+        """Request the same region of another sample."""
         views = self._session.views
         awaited, self._awaited = self._awaited, None
         if awaited is not None and views and views[0].source.sample == awaited.sample:
@@ -300,7 +301,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
             self._report_error(e)
 
     def _go_to(self, pick: Pick, view: SampleView) -> None:
-        """Bring sliders and switches to what a pick asks, where they can say it."""
+        """Move sliders and switches to the pick's layers, steps and heads, where they can show them."""
         moves = {}
         for dim, labels, known in zip(
             AVERAGEABLE_DIMS,

@@ -1,4 +1,4 @@
-"""What a question looks like in the window: its answer as a map, and the places outlined.
+"""An SRAM in the window: a map over the image, with outlines of the pick and of the highest patch.
 
 The layers are made once and their values then exchanged in place: to make or remove one costs napari
 a quarter second, and to give it other data several times what it costs to draw them. Outlines are
@@ -28,14 +28,14 @@ __all__ = ["SramLayers"]
 
 Rectangle = tuple[float, float, float, float]  # top, left, height, width in world coordinates
 
-# Squares dark and light by turns: seen on any picture. Of the pick, then of its answer's brightest.
+# Squares dark and light by turns: visible on any image. Of the pick, then of the SRAM's highest patch.
 _COLORS: Final = (("black", "white"), ("black", "cyan"))
 _SQUARES: Final = 40  # of a side, at most; a longer one is dotted
-_WIDTH: Final = 1 / 120  # of the picture's height
+_WIDTH: Final = 1 / 120  # of the image's height
 
 
 class SramLayers:
-    """The layers "SRAM" and "pick" of one row.
+    """The layers "SRAM" and "pick" of one sample in view.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class SramLayers:
         self._draw(pick, own, own)
 
     def show(self, pick: Pick, values: NDArray[Any]) -> None:
-        """Show an answer in place of the maps on its picture, and outline where it is brightest."""
+        """Show an SRAM in place of the maps on its image, and outline where it is highest."""
         box = self._box(pick.target_side)
         scale, translate = box.placement(values.shape)
         appearance = self._session.appearance
@@ -92,7 +92,7 @@ class SramLayers:
         self._draw(pick, self._pick_rectangle(pick), brightest)
 
     def hide_sram(self) -> None:
-        """Take the answer off the picture, and show its maps again."""
+        """Hide the SRAM, and show the maps on its image again."""
         if self._is_there(self._answer):
             self._answer.visible = False
         self._uncover()
@@ -100,7 +100,7 @@ class SramLayers:
             self._caption(None)
 
     def hide(self) -> None:
-        """Take answer and outlines away."""
+        """Hide SRAM and outlines."""
         self.hide_sram()
         if self._is_there(self._outlines):
             self._outlines.visible = False
@@ -202,7 +202,7 @@ class SramLayers:
         self._covered = None
 
     def _caption(self, pick: Pick | None) -> None:
-        """Say above the pictures what lies over them."""
+        """Write above the images which map lies over them."""
         captions = own_layers(self._session.viewer, self._view_index).get("captions")
         if captions is None:
             return
@@ -223,7 +223,7 @@ class SramLayers:
         return f"{name} ({self._view_index + 1})" if self._view_index else name
 
     def _metadata(self, role: str) -> dict[str, Any]:
-        # No row: the layers of a row show a sample, and are exchanged with it.
+        # No index: layers with one are exchanged with the sample in view.
         own = {**asdict(self._view.source), "role": role, "view_index": None}
         return {ATTRIBUTE_KEY: own}
 
@@ -231,7 +231,7 @@ class SramLayers:
 def _rectangle(box: Box, grid: tuple[int, int], area: Sequence[int]) -> Rectangle:
     """Return the outline of a part of a grid that spans a box: (top, left[, bottom, right]).
 
-    At the box's edge it lies within: outside it would have a picture of the view be larger.
+    At the box's edge it lies within: outside, a picture of the view would be larger.
     """
     top, left, bottom, right = area if len(area) == 4 else (*area, area[0] + 1, area[1] + 1)
     inset = _WIDTH * box.height / 2
@@ -246,9 +246,9 @@ def _setting(name: str, value: Any) -> Any:
 
 
 def _squares(rectangle: Rectangle, size: float) -> NDArray[np.float64]:
-    """Return where squares of a size stand on a rectangle's sides: array (square, (y, x)).
+    """Return centres of squares of a size along a rectangle's sides: array (square, (y, x)).
 
-    Always as many: on a short side, all that are too many stand where its last two do.
+    Always as many: on a short side, those that are too many lie on its last two.
     """
     top, left, height, width = rectangle
     bottom, right = top + height, left + width

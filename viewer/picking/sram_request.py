@@ -70,7 +70,7 @@ class SramRequest:
             options: dict[str, Any] = {self.pick.side: region, **self.pick.selection(self.view)}
             for estimate in self.view.live_sram.ask(**options, stop=lambda: self._is_stopped):
                 self._publish(estimate)
-        except Exception as e:  # noqa: BLE001  # whatever it is, the user is told
+        except Exception as e:  # noqa: BLE001  # whatever it is, it is shown to the user
             self._publish(e)
 
     def _publish(self, result: Result) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 from weakref import WeakSet
 
+from i2am.schemas.choices import Polarity
 from i2am.schemas.dims import LAYER
 from i2am.viewer.data.axes import SliderPosition
 from i2am.viewer.data.sample import SampleView
@@ -44,7 +45,7 @@ class Appearance:
     """
 
     direction: Literal["both", "r2g", "g2r"] = "both"
-    polarity: Literal["direct", "inverted"] = "direct"
+    polarity: Polarity = "direct"
     threshold: float = 0.0
     colormap: str = COLORMAPS[0]
     opacity: float = 1.0
@@ -52,7 +53,7 @@ class Appearance:
 
 
 class AppearanceController:
-    """Draws the maps of samples in view as its look says, and leaves alone what a user set in napari."""
+    """Applies the appearance to the map layers, and leaves alone what a user set in napari."""
 
     def __init__(self) -> None:
         self.appearance = Appearance()
@@ -60,7 +61,7 @@ class AppearanceController:
         self._drawn: dict[tuple[int, str], tuple[Any, Limits, bool]] = {}
 
     def change(self, **changes: Any) -> set[str]:
-        """Take over what changed, and return the names of these settings; draws nothing."""
+        """Change settings, and return the names of those that differ; draws nothing."""
         old, self.appearance = self.appearance, replace(self.appearance, **changes)
         return {name for name in vars(old) if getattr(old, name) != getattr(self.appearance, name)}
 
@@ -80,7 +81,7 @@ class AppearanceController:
         views : sequence of SampleView
             The samples in view.
         position : SliderPosition
-            Where the sliders stand.
+            Positions of the sliders.
         averaged_dims : frozenset of str
             What is averaged over.
         changed : set of str, optional

@@ -48,7 +48,7 @@ def shared_contrast_limits(
     ----------
     loaded : LoadedMaps
     position : SliderPosition
-        Where the sliders stand.
+        Positions of the sliders.
     averaged_dims : frozenset of str
         What is averaged over.
     """
@@ -63,7 +63,7 @@ def shared_contrast_limits(
 
 
 def heat_colormap(name: str = COLORMAPS[0], *, is_inverted: bool = False) -> Any:
-    """Return a colormap whose opacity rises from zero, so that cold areas leave the picture clear.
+    """Return a colormap whose opacity rises from zero, so that cold areas leave the image clear.
 
     Parameters
     ----------

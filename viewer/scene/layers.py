@@ -36,7 +36,7 @@ LayerData = tuple[Any, dict[str, Any], str]
 _GAP: Final = 1 / 16  # of the generated image's width
 
 
-_VIEW_GAP: Final = 1 / 8  # of its height: a caption stands in it
+_VIEW_GAP: Final = 1 / 8  # of its height: room for a caption
 
 
 _CAPTION_RISE: Final = 1 / 20  # of the generated image's height
@@ -48,7 +48,7 @@ _MASK_COLORS: Final = ((0.0, 0.0, 0.0, 0.0), (0.0, 0.9, 0.9, 0.45))
 
 @dataclass(frozen=True)
 class Box:
-    """A picture's rectangle in world coordinates; `left` is its first column's left edge.
+    """An image's rectangle in world coordinates; `left` is its first column's left edge.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def image_boxes(view: SampleView, above: Mapping[str, Box] | None = None) -> dic
     ----------
     view : SampleView
     above : mapping, optional
-        The boxes of the row above: this one lies below it, as wide.
+        The boxes of the sample above: this one lies below it, as wide.
     """
     height, width = _size(view, "generated", view.volumes["r2g"].loaded.grid)
     fallback = view.volumes["g2r"].loaded.grid if "g2r" in view.volumes else (height, width)
@@ -138,7 +138,7 @@ def sample_layers(
 
 
 def caption_texts(view: SampleView) -> list[str]:
-    """Return the line above each picture."""
+    """Return the line above each image."""
     return ["generated · R2G", "reference · G2R" if "g2r" in view.volumes else "reference · no G2R"]
 
 
@@ -179,7 +179,7 @@ def _volume(direction: str, view: SampleView, box: Box) -> LayerData:
 
 
 def _captions(view: SampleView, boxes: Mapping[str, Box]) -> LayerData:
-    """Return the lowest layer: a line above each picture that names it and its map.
+    """Return the lowest layer: a line above each image that names it and its map.
 
     napari fits the view to the first layer that it is given, so this one also has an unseen point
     in each lower corner.
@@ -228,7 +228,7 @@ def view_of(layer: Any) -> SampleView | None:
 
 
 def own_layers(viewer: Any, view_index: int = 0) -> dict[str, Any]:
-    """Return our layers of a row by role; of the run that was added last."""
+    """Return our layers of a sample in view by role; of the run that was added last."""
     ours = [(own, layer) for layer in viewer.layers if (own := own_metadata(layer))]
     ours = [(own, layer) for own, layer in ours if own.get("view_index", 0) == view_index]
     return {own["role"]: layer for own, layer in ours if own["run"] == ours[-1][0]["run"]}
@@ -237,7 +237,7 @@ def own_layers(viewer: Any, view_index: int = 0) -> dict[str, Any]:
 def show_layers(
     viewer: Any, layers: Sequence[LayerData], *, view_index: int = 0, is_new: bool = False
 ) -> None:
-    """Put a sample's layers into the viewer, in place of those that are in its row.
+    """Put a sample's layers into the viewer, in place of those of the sample that was there.
 
     Parameters
     ----------

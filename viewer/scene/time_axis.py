@@ -10,9 +10,9 @@ from i2am.viewer.data.volume import AXES
 __all__ = ["show_volume"]
 
 _STEP: Final = AXES.index("timestep")
-# Seen from above at a slant: the pictures lie at the first, noisiest step.
+# Seen from above at a slant: the images lie at the first, noisiest step.
 _ANGLES: Final = (-20.0, 35.0, -55.0)
-_ROOM: Final = 0.75  # the view was fitted to the pictures as they lie flat
+_ROOM: Final = 0.75  # the view was fitted to the images as they lie flat
 _FLAT: Final = (0.0, 0.0, 0.0)
 
 
@@ -23,7 +23,7 @@ def show_volume(viewer: Any, views: Sequence[Mapping[str, Any]], *, on: bool) ->
     ----------
     viewer : napari.Viewer
     views : sequence of mapping
-        The layers of each row by role.
+        The layers of each sample in view, by role.
     on : bool
     """
     dims = viewer.dims
@@ -34,7 +34,7 @@ def show_volume(viewer: Any, views: Sequence[Mapping[str, Any]], *, on: bool) ->
             if role in layers:
                 _stretch(layers[role], on=on)
         if "captions" in layers:
-            layers["captions"].visible = not on  # text has no place in space
+            layers["captions"].visible = not on  # text cannot be drawn in space
     own = [first + i for i in range(len(AXES)) if i != _STEP]
     # The last three are those that are seen: timestep, y and x.
     in_space = (*range(first), *own[:-2], first + _STEP, *own[-2:])

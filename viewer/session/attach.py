@@ -1,4 +1,4 @@
-"""The session of a window: made when it is first asked for, closed with the window."""
+"""The session of a window: made at the first call, closed with the window."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _windows: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
 
 
 def session_of(viewer: Any) -> Session:
-    """Return the session of a napari viewer, made when it is first asked for."""
+    """Return the session of a napari viewer, made at the first call."""
     own = getattr(viewer, "__wrapped__", viewer)  # Widgets are given a proxy.
     if own not in _windows:
         session = _windows[own] = Session(own, SampleOpener())

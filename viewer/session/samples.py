@@ -15,13 +15,12 @@ __all__ = ["SampleOpener"]
 
 
 class SampleOpener(QObject):  # type: ignore[misc]  # Qt has no types here
-    """Opens samples one after the other; answers by signal in the thread that made it.
+    """Opens samples one after the other; its signals are received in the window's thread.
 
     Attributes
     ----------
     opened : Signal(SampleView, int)
-        A sample is open, and which of the samples in view asked for it. Only of the latest
-        request for each.
+        A sample is open, and its view index. Only of the latest request for each index.
     listed : Signal(str, tuple of str)
         The path of a run, and the names of its complete samples.
     failed : Signal(Exception)
@@ -89,12 +88,12 @@ class SampleOpener(QObject):  # type: ignore[misc]  # Qt has no types here
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _submit(self, find: Callable[[], Any], receive: Callable[[Any], None]) -> None:
-        """Find something in the thread; receive it, or tell the error, in the window's."""
+        """Find something in the thread; receive it, or the error, in the window's."""
 
         def work() -> None:
             try:
                 found, receiver = find(), receive
-            except Exception as e:  # noqa: BLE001  # whatever it is, the user is told
+            except Exception as e:  # noqa: BLE001  # whatever it is, it is shown to the user
                 found, receiver = e, self.failed.emit
             self._found.emit(receiver, found)
 

@@ -1,6 +1,6 @@
 """What one napari window shows of runs: the samples in view, the sliders, the switches.
 
-Widgets ask and tell the session; it alone touches the layers of maps.
+Widgets read and change the session; it alone changes the layers of maps.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _WRITE_MS: Final = 120  # after the last move: other text costs napari half a re
 
 
 class Session(QObject):  # type: ignore[misc]  # Qt has no types here
-    """The samples in view (none, one, or one and that which it is compared with), and how.
+    """The samples in view (none, one, or one and the one it is compared with), and how they are shown.
 
     Parameters
     ----------
     viewer : napari.Viewer
     opener : SampleOpener
-        Opens the samples that are asked for.
+        Opens the samples that are requested.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     averaged_dims : frozenset of str
         What is averaged over: of "layer", "step" and "head".
     reopened, moved, loaded : Signal
-        Another sample is in view; another slice, switch or look; more of the maps is in memory.
+        Another sample is in view; another slice, switch or appearance; more of the maps is in memory.
     closed : Signal
         The window is gone.
     """
@@ -104,7 +104,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
 
     @property
     def guidance(self) -> str:
-        """Which half of the guidance is in view."""
+        """Which branch of the guidance is in view."""
         return self.views[0].source.guidance if self.views else CONDITIONAL
 
     @property
@@ -119,7 +119,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
 
     @property
     def position(self) -> SliderPosition:
-        """Indices where the sliders of layer, timestep and head stand."""
+        """Indices of the sliders of layer, timestep and head."""
         layer = own_layers(self.viewer).get("r2g")
         if layer is None or not self.views:
             return SliderPosition(0, 0, 0)
@@ -140,7 +140,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         return min(shares, default=1.0)
 
     def show(self, view: SampleView, view_index: int = 0) -> None:
-        """Put a sample into view, in place of the one with that number."""
+        """Put a sample into view, in place of the one with that index."""
         above = self.boxes[0] if view_index else None
         boxes = image_boxes(view, above)
         if view_index:
@@ -394,7 +394,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             where = self.views[0].source.run if self.views else "the store"
             text = f"{type(error).__name__}: {error}, at {where}. Try 'i2am validate' on it."
         show_error(text)
-        self.reopened.emit()  # Who asked for another sample goes back to the one in view.
+        self.reopened.emit()  # Widgets go back to the sample in view.
 
     def _in_view(self) -> tuple[Any, list[SampleView], SliderPosition, frozenset[str]]:
         return self.viewer, self.views, self.position, self.averaged_dims

@@ -264,7 +264,7 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
         )
 
     def _ask_for_scores(self, view: SampleView | None) -> None:
-        """Score the maps in view in the thread; an answer that is overtaken is not shown."""
+        """Score the maps in view in the thread; a result that is overtaken is not shown."""
         self._asked += 1
         number, position, averaged_dims = (
             self._asked,

@@ -1,4 +1,4 @@
-"""The dock widget that takes what is in view out of the window: pictures, animations, Python."""
+"""The dock widget that exports what is in view: pictures, animations, Python."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         return figure, caption_of(self._session) if has_caption else ""
 
     def animate(self) -> None:
-        """Ask where to, and walk."""
+        """Ask for a path, and write the animation."""
         notify_errors(self._start_animation)
 
     def cancel(self) -> None:
@@ -207,7 +207,7 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         controller = sram_controller_of(self._session)
         pick, view = controller.pick, views[controller.view_index]
         if pick is None:
-            msg = "Expected a picked place, got none, at the pictures. Click into one of them."
+            msg = "Expected a picked region, got none, at the images. Click into one of them."
             raise AnalysisError(msg)
         return lambda: sram_script(view, pick)
 

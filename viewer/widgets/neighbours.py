@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from i2am.viewer.data.sample import SampleView
     from i2am.viewer.session.session import Session
 
-__all__ = ["NeighbourGrid", "neighbour_picks"]
+__all__ = ["NeighbourGrid", "draw_tile", "neighbour_picks"]
 
 _TILE_PX: Final = 108
 _AROUND: Final = (-1, 0, 1)
 
 
 def neighbour_picks(pick: Pick, view: SampleView) -> list[Pick | None]:
-    """Return a pick's surroundings row by row, itself fifth; None where the picture ends.
+    """Return a pick and its eight neighbours in reading order, itself fifth; None beyond the image.
 
-    A patch on from a picked pixel in the finest grid that is asked, a whole area on from an area.
+    A patch on from a picked pixel in the finest grid of its layers, a whole area on from an area.
     """
     size = image_size(view, pick.side)
     top, left, bottom, right = pick.area
@@ -51,7 +51,7 @@ def neighbour_picks(pick: Pick, view: SampleView) -> list[Pick | None]:
 
 
 class NeighbourGrid(QWidget):  # type: ignore[misc]  # Qt has no types here
-    """Nine small pictures with their SRAMs, on one scale.
+    """Nine small images with their SRAMs, on one scale.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class NeighbourGrid(QWidget):  # type: ignore[misc]  # Qt has no types here
     Attributes
     ----------
     chosen : Signal(Pick)
-        One of the pictures was clicked.
+        One of the images was clicked.
     tiles : list of QLabel
     maps : list of array or None
         The SRAM of each tile.
@@ -88,7 +88,7 @@ class NeighbourGrid(QWidget):  # type: ignore[misc]  # Qt has no types here
         layout.addLayout(grid)
 
     def fill(self, pick: Pick, view: SampleView) -> None:
-        """Ask a pick and its neighbours; the answers come one after the other."""
+        """Show the SRAMs of a pick and its neighbours, better with every estimate."""
         self._ticket += 1
         self._picks = neighbour_picks(pick, view)
         self.maps = []
@@ -125,7 +125,7 @@ class NeighbourGrid(QWidget):  # type: ignore[misc]  # Qt has no types here
         for number, (tile, own) in enumerate(zip(self.tiles, self.maps, strict=True)):
             if own is not None:
                 picture = view.images[pick.target_side]
-                tile.setPixmap(_pixmap(picture, own, limits, is_framed=number == 4))
+                tile.setPixmap(draw_tile(picture, own, limits, is_framed=number == 4))
         share = "" if answer.share == 1 else f": {answer.share:.0%} of the steps so far"
         self.caption.setText(f"{pick.title()}\nand its neighbours, on one scale{share}")
         if answer.share == 1:
@@ -138,7 +138,7 @@ class NeighbourGrid(QWidget):  # type: ignore[misc]  # Qt has no types here
 
 
 class _Tile(QLabel):  # type: ignore[misc]  # Qt has no types here
-    """A small picture that can be clicked."""
+    """A small image that can be clicked."""
 
     def __init__(self, clicked: Any) -> None:
         super().__init__()
@@ -152,10 +152,10 @@ class _Tile(QLabel):  # type: ignore[misc]  # Qt has no types here
         self._clicked()
 
 
-def _pixmap(
+def draw_tile(
     picture: NDArray[np.uint8], values: NDArray[Any], limits: Limits, *, is_framed: bool
 ) -> QPixmap:
-    """Return a picture under its map, as large as a tile takes it."""
+    """Return an image under its map, as large as a tile."""
     low, high = limits
     heat = heat_colormap().map(np.clip((values - low) / (high - low), 0, 1).ravel())
     colors = np.round(255 * np.reshape(heat, (*values.shape, 4))).astype(np.uint8)
@@ -168,7 +168,7 @@ def _pixmap(
     painter = QPainter(drawn)
     painter.drawImage(0, 0, over)
     if is_framed:
-        for color, width in (("black", 5), ("white", 2)):  # seen on any picture
+        for color, width in (("black", 5), ("white", 2)):  # visible on any image
             painter.setPen(QPen(QColor(color), width))
             painter.drawRect(QRect(2, 2, drawn.width() - 5, drawn.height() - 5))
     painter.end()

@@ -95,7 +95,7 @@ class PicksWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
             self.list.setCurrentRow(self.list.count() - 1)
 
     def remove(self) -> None:
-        """Take the chosen pick off the list; where it is asked, the maps come back."""
+        """Take the chosen pick off the list; if its SRAM is shown, the maps come back."""
         item = self.list.takeItem(self.list.currentRow())
         if item is not None and item.data(_OWN) == self.controller.pick:
             self.controller.clear()
@@ -109,7 +109,7 @@ class PicksWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         notify_errors(lambda: self.add(read_picks(path)))
 
     def fill_neighbours(self) -> None:
-        """Fill the panel with the SRAMs of what is asked, and of its neighbours."""
+        """Show the SRAMs of the current pick and of its neighbours."""
         pick = self.controller.pick
         if pick is None:
             self.neighbours.caption.setText("Pick a patch, then press 3×3.")

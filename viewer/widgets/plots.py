@@ -100,7 +100,7 @@ def stack(widget: QWidget, *parts: QWidget) -> None:
     layout.setStretch(0, 1)
 
 
-_FRAME: Final = "#ff3030"  # on no place of viridis
+_FRAME: Final = "#ff3030"  # nowhere in viridis
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class LayerHeadMatrixPlot(QWidget):  # type: ignore[misc]
             self.picked.emit(*cell)
 
     def _name_cell(self, position: Any) -> None:
-        """Let the tool tip tell of the cell below the mouse."""
+        """Describe the cell below the mouse in the tool tip."""
         cell = self._cell_at(position)
         if cell is None or self._matrix is None:
             return

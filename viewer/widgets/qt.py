@@ -69,7 +69,7 @@ class Background(QObject):  # type: ignore[misc]  # Qt has no types here
             try:
                 for result in work():
                     self._send(receive, result)
-            except Exception as e:  # noqa: BLE001  # whatever it is, the user is told
+            except Exception as e:  # noqa: BLE001  # whatever it is, it is shown to the user
                 self._send(failed or _notify_any, e)
 
         self._pool.submit(do)

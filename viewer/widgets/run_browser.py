@@ -40,7 +40,7 @@ _LEVEL_TIPS: Final = {
     "LLAM": "What each layer looks at: the mean over steps and heads; move the layer",
     "single": "The map of one layer, timestep and head",
 }
-# Settings of the look: their labels, what they can be, and what that means.
+# Settings of the appearance: their labels, their values, and what these mean.
 _CHOICES: Final[Mapping[str, tuple[str, Sequence[str], str]]] = {
     "direction": ("Direction", ("both", "r2g", "g2r"), _MAPS_TIP),
     "polarity": (
@@ -71,7 +71,7 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
         super().__init__()
         self._session = session_of(napari_viewer)
         self._shown: Any = None
-        self.setMaximumWidth(_MOST_WIDTH_PX)  # the pictures need the room
+        self.setMaximumWidth(_MOST_WIDTH_PX)  # the images need the room
         self._form = QFormLayout(self)
         self._add_sample()
         self._add_averaged()

@@ -177,7 +177,7 @@ def test_a_loader_that_is_stopped_reads_no_further() -> None:
     assert not told
 
 
-def test_what_cannot_be_read_is_told_once_and_the_rest_comes() -> None:
+def test_what_cannot_be_read_is_reported_once_and_the_rest_comes() -> None:
     maps, loaded = _MapReader(fails_at=1), _empty()
     errors: list[Exception] = []
     loader = Loader(maps, {"r2g": loaded}, failed=errors.append)

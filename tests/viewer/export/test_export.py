@@ -295,7 +295,7 @@ def test_a_figures_caption_says_which_map_it_is(
 
 
 @pytest.mark.parametrize(("ending", "every"), [("gif", 1), ("gif", 2), ("mp4", 1)])
-def test_an_animation_walks_the_timesteps_and_puts_the_slider_back(
+def test_an_animation_shows_the_timesteps_and_puts_the_slider_back(
     ending: str,
     every: int,
     window: Any,
@@ -358,7 +358,7 @@ def test_an_animation_that_cannot_be_written_puts_the_slider_back(
 
 
 @pytest.mark.parametrize("change", ["closed", "averaged"])
-def test_what_stops_a_walk_on_its_way_is_told(
+def test_what_stops_an_animation_on_its_way_is_reported(
     change: str, window: Any, tmp_path: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     viewer, session, widget = window
@@ -376,7 +376,7 @@ def test_what_stops_a_walk_on_its_way_is_told(
     assert not list(tmp_path.glob("moving*"))
 
 
-def test_a_walk_waits_for_maps_that_are_not_loaded_yet(
+def test_an_animation_waits_for_maps_that_are_not_loaded_yet(
     tmp_path: Path, open_window: Callable[..., Any], qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from i2am.viewer.data.map_readers import StoredMapReader
@@ -410,7 +410,7 @@ def test_a_walk_waits_for_maps_that_are_not_loaded_yet(
     assert [_hot_patch(frame, 8) for frame in frames] == [(2 + step, 1) for step in range(4)]
 
 
-def test_maps_that_cannot_be_read_end_a_walk_and_are_told(
+def test_maps_that_cannot_be_read_end_an_animation_and_are_reported(
     tmp_path: Path, open_window: Callable[..., Any], qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from i2am.viewer.data.map_readers import StoredMapReader
@@ -461,7 +461,7 @@ def test_a_mean_over_the_timesteps_has_nothing_to_animate(
     assert widget.animation_button.isEnabled()
 
 
-def test_a_wrong_name_is_told_as_a_notification(
+def test_a_wrong_name_is_shown_as_a_notification(
     window: Any, tmp_path: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, _, widget = window
@@ -493,7 +493,7 @@ def test_the_copied_python_makes_what_the_layer_shows(
     np.testing.assert_allclose(names["attention"], shown, rtol=1e-6)
 
 
-def test_the_copied_python_of_a_picked_place_makes_its_sram(
+def test_the_copied_python_of_a_picked_region_makes_its_sram(
     window: Any, tmp_path: Path, qtbot: Any
 ) -> None:
     from qtpy.QtGui import QGuiApplication
@@ -506,7 +506,7 @@ def test_the_copied_python_of_a_picked_place_makes_its_sram(
     widget.which.setCurrentText("SRAM")
     QGuiApplication.clipboard().setText("")
     _press(widget.copy_button, qtbot)
-    assert "Expected a picked place, got none" in _messages()[-1]
+    assert "Expected a picked region, got none" in _messages()[-1]
     layer = session.views[0].axes.layers[0]
     sram_controller_of(session).request(
         Pick("", "first", "generated", (9, 20, 10, 21), (layer,), (1,), (1,))

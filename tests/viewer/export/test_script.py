@@ -113,7 +113,7 @@ def test_the_first_line_says_which_map_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("direction", "head"), [("g2r", 0), ("r2g", 1)])
-def test_a_map_that_does_not_exist_has_no_recipe(direction: Any, head: int, tmp_path: Path) -> None:
+def test_a_map_that_does_not_exist_has_no_script(direction: Any, head: int, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run.zarr", layers=LAYERS)
     layer = 2 if direction == "g2r" else 1
     with pytest.raises(AnalysisError, match=rf"Expected a map, got none of {direction.upper()}"):
@@ -129,7 +129,7 @@ def test_a_map_that_does_not_exist_has_no_recipe(direction: Any, head: int, tmp_
         Pick("", "first", "generated", (8, 3, 17, 12), heads=(0,)),
     ],
 )
-def test_it_asks_a_place_as_sram_does(
+def test_it_requests_a_region_as_sram_does(
     pick: Pick, side: Any, is_stored: bool, tmp_path: Path
 ) -> None:
     run = write_run(tmp_path / "run.zarr", layers=LAYERS)

@@ -87,7 +87,7 @@ def controller_in(viewer: Any) -> SramController:
     return sram_controller_of(session_of(viewer))
 
 
-def answer(viewer: Any) -> Any:
+def shown_sram(viewer: Any) -> Any:
     """Wait until the last answer is shown, and return its layer."""
     controller = controller_in(viewer)
     wait(lambda: controller.estimate is not None and controller.estimate.share == 1)
@@ -103,7 +103,7 @@ def outlines(viewer: Any) -> list[tuple[float, float, float, float]]:
     return boxes
 
 
-def live_sram(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Return a list that is to hold what is asked."""
     asked = []
     ask = Questions.ask
@@ -122,7 +122,7 @@ def sample_of(run: Path, name: str = "first") -> Any:
 
 def test_a_click_shows_the_sram_of_the_slice_in_view(run: Path, window: Any) -> None:
     click(window, 9, 30)
-    layer = answer(window)
+    layer = shown_sram(window)
     options: Any = {"layers": [NAMES[1]], "steps": [1], "heads": [0]}
     wanted = sram(sample_of(run), generated=(9, 30), **options)
     np.testing.assert_allclose(layer.data, wanted, rtol=1e-5)
@@ -137,18 +137,18 @@ def test_a_click_shows_the_sram_of_the_slice_in_view(run: Path, window: Any) -> 
     np.testing.assert_allclose(layer.data_to_world((3.5, 3.5)), (31.5, REFERENCE_X + 31.5))
 
 
-def test_what_is_averaged_over_is_asked_whole(run: Path, window: Any) -> None:
+def test_what_is_averaged_over_is_requested_whole(run: Path, window: Any) -> None:
     for dim in ("layer", "step", "head"):
         session_of(window).set_averaged(dim, True)
     click(window, 9, 30)
     wanted = sram(sample_of(run), generated=(9, 30))
-    np.testing.assert_allclose(answer(window).data, wanted, rtol=1e-5)
+    np.testing.assert_allclose(shown_sram(window).data, wanted, rtol=1e-5)
     assert controller_in(window).pick == Pick(str(run), "first", "generated", (9, 30, 10, 31))
 
 
-def test_moving_sliders_and_switches_asks_again(run: Path, window: Any) -> None:
+def test_moving_sliders_and_switches_makes_a_new_request(run: Path, window: Any) -> None:
     click(window, 9, 30)
-    answer(window)
+    shown_sram(window)
     window.dims.set_current_step(2, 3)
     session_of(window).set_averaged("head", True)
     wanted = sram(sample_of(run), generated=(9, 30), layers=[NAMES[1]], steps=[3])
@@ -160,13 +160,13 @@ def test_moving_sliders_and_switches_asks_again(run: Path, window: Any) -> None:
             and controller.estimate is not None
         )
     )
-    wait(lambda: np.allclose(answer(window).data, wanted, rtol=1e-5))
+    wait(lambda: np.allclose(shown_sram(window).data, wanted, rtol=1e-5))
 
 
 def test_a_click_on_the_reference_shows_the_mirror(run: Path, window: Any) -> None:
     assert window.layers["R2G"].visible
     click(window, 9, REFERENCE_X + 25)
-    layer = answer(window)
+    layer = shown_sram(window)
     options: Any = {"layers": [NAMES[1]], "steps": [1], "heads": [0]}
     wanted = sram(sample_of(run), reference=(9, 25), **options)
     np.testing.assert_allclose(layer.data, wanted, rtol=1e-5)
@@ -180,7 +180,7 @@ def test_a_click_on_the_reference_shows_the_mirror(run: Path, window: Any) -> No
 
 def test_the_outlines_stand_on_the_picked_patch_and_the_brightest_one(window: Any) -> None:
     click(window, 9, 30)
-    layer = answer(window)
+    layer = shown_sram(window)
     # The layer in view has 4x4 patches of 8 pixels.
     picked, brightest = outlines(window)
     assert picked == pytest.approx((7.5, 23.5, 15.5, 31.5), abs=EDGE)
@@ -197,7 +197,7 @@ def test_the_outline_is_seen_where_the_patch_is(brightness: int, window: Any) ->
     for name in ("generated", "reference"):
         window.layers[name].data = np.full_like(window.layers[name].data, brightness)
     click(window, 9, 30)
-    answer(window).visible = False
+    shown_sram(window).visible = False
     window.canvas.overlays.text.visible = False
     scale = 16
     shot = window.export_figure(flash=False, scale_factor=scale)[..., :3].astype(int)
@@ -216,7 +216,9 @@ def test_the_outline_is_seen_where_the_patch_is(brightness: int, window: Any) ->
     assert columns.min() >= left - 8
 
 
-def test_a_drag_with_shift_asks_an_area_and_leaves_the_view_still(run: Path, window: Any) -> None:
+def test_a_drag_with_shift_requests_an_area_and_leaves_the_view_still(
+    run: Path, window: Any
+) -> None:
     camera = window.scene.camera
     before = (tuple(camera.center), camera.zoom)
     drag(window, (6, 5), (20, 11), Qt.KeyboardModifier.ShiftModifier)
@@ -229,7 +231,7 @@ def test_a_drag_with_shift_asks_an_area_and_leaves_the_view_still(run: Path, win
     mask[6:21, 5:12] = True
     options: Any = {"layers": [NAMES[1]], "steps": [1], "heads": [0]}
     wanted = sram(sample_of(run), generated=mask, **options)
-    np.testing.assert_allclose(answer(window).data, wanted, rtol=1e-5)
+    np.testing.assert_allclose(shown_sram(window).data, wanted, rtol=1e-5)
     assert outlines(window)[0] == pytest.approx((5.5, 4.5, 20.5, 11.5))
 
 
@@ -240,36 +242,36 @@ def test_the_area_is_seen_while_it_is_dragged(window: Any) -> None:
     assert seen[0] == "pick"  # Before there is an answer, or even a question.
 
 
-def test_a_press_is_asked_before_the_release(
+def test_a_press_is_requested_before_the_release(
     run: Path, window: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = live_sram(monkeypatch)
+    requested = requests(monkeypatch)
     native, left = canvas(window), Qt.MouseButton.LeftButton
     QTest.mousePress(native, left, pos=pixel(window, 9, 30))
-    wait(lambda: bool(asked))
+    wait(lambda: bool(requested))
     QApplication.processEvents()
     assert controller_in(window).pick is None
     assert "SRAM" not in window.layers
     QTest.mouseRelease(native, left, pos=pixel(window, 9, 30))
     wanted = sram(sample_of(run), generated=(9, 30), layers=[NAMES[1]], steps=[1], heads=[0])
-    np.testing.assert_allclose(answer(window).data, wanted, rtol=1e-5)
-    assert len(asked) == 1
+    np.testing.assert_allclose(shown_sram(window).data, wanted, rtol=1e-5)
+    assert len(requested) == 1
 
 
 def test_a_plain_drag_is_left_to_the_view(window: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = live_sram(monkeypatch)
+    requested = requests(monkeypatch)
     left = Qt.MouseButton.LeftButton
     QTest.mousePress(canvas(window), left, pos=pixel(window, 6, 5))
-    wait(lambda: bool(asked))
+    wait(lambda: bool(requested))
     drag(window, (6, 5), (20, 11), Qt.KeyboardModifier.NoModifier)
     assert controller_in(window).pick is None
     assert not {"SRAM", "pick"} & {layer.name for layer in window.layers}
     assert window.scene.camera.mouse_pan
-    # What the press asked is asked no more.
-    assert all(given["stop"]() for given in asked)
+    # What the press requested is stopped.
+    assert all(given["stop"]() for given in requested)
 
 
-def test_a_click_beside_the_pictures_or_with_other_keys_asks_nothing(window: Any) -> None:
+def test_a_click_beside_the_pictures_or_with_other_keys_requests_nothing(window: Any) -> None:
     click(window, 9, 32.5)
     click(window, 9, 20, modifier=Qt.KeyboardModifier.ControlModifier)
     QTest.mouseClick(canvas(window), Qt.MouseButton.RightButton, pos=pixel(window, 9, 20))
@@ -284,7 +286,7 @@ def test_a_tool_of_a_layer_keeps_the_mouse(window: Any) -> None:
     assert controller_in(window).pick is None
 
 
-def test_a_turned_view_is_not_asked(window: Any) -> None:
+def test_a_turned_view_is_not_picked_in(window: Any) -> None:
     window.dims.ndisplay = 3
     click(window, 9, 20)
     assert controller_in(window).pick is None
@@ -293,7 +295,7 @@ def test_a_turned_view_is_not_asked(window: Any) -> None:
 
 def test_escape_clears_the_pick_and_brings_the_map_back(window: Any) -> None:
     click(window, 9, 30)
-    answer(window)
+    shown_sram(window)
     assert not window.layers["G2R"].visible
     QTest.keyClick(canvas(window), Qt.Key.Key_Escape)
     assert controller_in(window).pick is None
@@ -301,14 +303,14 @@ def test_escape_clears_the_pick_and_brings_the_map_back(window: Any) -> None:
     assert not window.layers["SRAM"].visible
     assert not window.layers["pick"].visible
     click(window, 9, 30)
-    assert answer(window).visible
+    assert shown_sram(window).visible
     assert window.layers["pick"].visible
 
 
 def test_a_map_that_was_hidden_stays_hidden(window: Any) -> None:
     window.layers["G2R"].visible = False
     click(window, 9, 30)
-    answer(window)
+    shown_sram(window)
     controller_in(window).clear()
     assert not window.layers["G2R"].visible
 
@@ -330,7 +332,7 @@ def test_the_latest_pick_wins(run: Path, window: Any, monkeypatch: pytest.Monkey
     for y in (2, 10, 18, 26):
         controller.request(Pick(str(run), "first", "generated", (y, 9, y + 1, 10)))
     wanted = sram(sample_of(run), generated=(26, 9))
-    np.testing.assert_allclose(answer(window).data, wanted, rtol=1e-5)
+    np.testing.assert_allclose(shown_sram(window).data, wanted, rtol=1e-5)
     assert [pick.area[0] for pick in shown if pick is not None] == [26]
     wait(lambda: not ended[-1])
     assert ended[:-1] == [True] * (len(ended) - 1)
@@ -355,21 +357,21 @@ def test_estimates_are_shown_as_they_come(
         lambda: shown.append((controller.estimate.share, window.layers["SRAM"].data.copy()))  # type: ignore[union-attr]
     )
     controller.request(Pick(str(run), "first", "generated", (9, 30, 10, 31)))
-    answer(window)
+    shown_sram(window)
     assert len(shown) > 1
     assert shown[0][0] < 1
     assert not np.allclose(shown[0][1], shown[-1][1])
 
 
-def test_another_sample_is_asked_the_same_place(run: Path, window: Any) -> None:
+def test_another_sample_shows_the_sram_of_the_same_region(run: Path, window: Any) -> None:
     click(window, 9, 30)
-    answer(window)
+    shown_sram(window)
     session_of(window).show_sample("second")
     controller = controller_in(window)
     wait(lambda: controller.pick is not None and controller.pick.sample == "second")
     options: Any = {"layers": [NAMES[1]], "steps": [1], "heads": [0]}
     wanted = sram(sample_of(run, "second"), generated=(9, 30), **options)
-    wait(lambda: np.allclose(answer(window).data, wanted, rtol=1e-5))
+    wait(lambda: np.allclose(shown_sram(window).data, wanted, rtol=1e-5))
     assert not window.layers["G2R"].visible
 
 
@@ -378,22 +380,22 @@ def test_a_pick_is_shown_again_with_its_sample_and_slice(run: Path, window: Any)
     controller.restore(Pick(str(run), "second", "reference", (3, 4, 4, 5), (NAMES[2],), (), (1,)))
     wanted = sram(sample_of(run, "second"), reference=(3, 4), layers=[NAMES[2]], heads=[1])
     wait(lambda: controller.estimate is not None)
-    np.testing.assert_allclose(answer(window).data, wanted, rtol=1e-5)
+    np.testing.assert_allclose(shown_sram(window).data, wanted, rtol=1e-5)
     assert session.views[0].source.sample == "second"
     assert session.averaged_dims == {"step"}
     assert (session.position.layer, session.position.head) == (2, 1)
     with pytest.raises(AnalysisError, match=r"got one of other\.zarr, .*Open that run first"):
         controller.restore(Pick("other.zarr", "second", "generated", (0, 0, 1, 1)))
-    with pytest.raises(AnalysisError, match=r"Expected a place within \(32, 32\) pixels"):
+    with pytest.raises(AnalysisError, match=r"Expected a region within \(32, 32\) pixels"):
         controller.restore(Pick(str(run), "second", "generated", (0, 0, 33, 1)))
 
 
-def test_a_compared_sample_is_asked_the_same_place(run: Path, window: Any) -> None:
+def test_a_compared_sample_shows_the_sram_of_the_same_region(run: Path, window: Any) -> None:
     session = session_of(window)
     session.compare(run, "second")
     wait(lambda: len(session.views) == 2)
     click(window, 9, 30)
-    answer(window)
+    shown_sram(window)
     wait(lambda: "SRAM (2)" in window.layers)
     options: Any = {"layers": [NAMES[1]], "steps": [1], "heads": [0]}
     wanted = sram(sample_of(run, "second"), generated=(9, 30), **options)
@@ -410,7 +412,7 @@ def test_a_compared_sample_is_asked_the_same_place(run: Path, window: Any) -> No
     assert not window.layers["SRAM (2)"].visible
 
 
-def test_a_place_without_an_answer_is_told_once_and_the_map_stays(
+def test_a_region_without_an_sram_is_reported_once_and_the_map_stays(
     tmp_path: Path, open_window: Callable[..., Any]
 ) -> None:
     from napari.utils.notifications import notification_manager
@@ -429,10 +431,10 @@ def test_a_place_without_an_answer_is_told_once_and_the_map_stays(
     QApplication.processEvents()
     assert viewer.layers["G2R"].visible
     session.go_to(layer=0)
-    answer(viewer)
+    shown_sram(viewer)
     assert len(notification_manager.records) == before + 1
     # The mean over layers is of those that have an answer.
     session.set_averaged_dims(frozenset({"layer", "step", "head"}))
     wanted = sram(sample_of(run), generated=(9, 20))
-    np.testing.assert_allclose(answer(viewer).data, wanted, rtol=1e-5)
+    np.testing.assert_allclose(shown_sram(viewer).data, wanted, rtol=1e-5)
     assert len(notification_manager.records) == before + 1

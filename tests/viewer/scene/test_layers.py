@@ -54,7 +54,7 @@ def _edges(values: Any, options: dict[str, Any]) -> list[tuple[float, float]]:
     return edges
 
 
-def test_maps_lie_edge_to_edge_on_their_pictures_which_stand_side_by_side(tmp_path: Path) -> None:
+def test_maps_lie_edge_to_edge_on_their_images_which_stand_side_by_side(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run.zarr", size_px=(48, 32))
     volumes = {"r2g": spot_volume(grid=(6, 8)), "g2r": spot_volume(grid=(8, 4))}
     write_maps(tmp_path / "maps.zarr", {"first": volumes})
@@ -65,7 +65,7 @@ def test_maps_lie_edge_to_edge_on_their_pictures_which_stand_side_by_side(tmp_pa
         assert _edges(*layers[name]) == [(-0.5, 47.5), (33.5, 65.5)], name
 
 
-def test_a_second_row_lies_below_as_wide_as_the_first(tmp_path: Path) -> None:
+def test_a_second_sample_lies_below_as_wide_as_the_first(tmp_path: Path) -> None:
     first = open_view(write_run(tmp_path / "run.zarr", size_px=(48, 32)))
     second = open_view(write_run(tmp_path / "other.zarr", size_px=(96, 64)))
     boxes = image_boxes(second, image_boxes(first))
@@ -170,7 +170,7 @@ def test_density_is_mass_times_the_positions_of_each_layers_grid(
         np.testing.assert_allclose(found, truth["ulam"], rtol=1e-5)  # type: ignore[arg-type]
 
 
-def test_the_other_half_of_the_guidance_is_computed(tmp_path: Path) -> None:
+def test_the_other_branch_of_the_guidance_is_computed(tmp_path: Path) -> None:
     from i2am.analysis import analyze
 
     run = write_run(tmp_path / "run.zarr", guidance=True)
@@ -264,7 +264,7 @@ def test_a_position_beyond_the_volume_is_clipped_to_it() -> None:
         (("head",), ["up.attn2", "16×12 patches · step 5: timestep 481.5 · mean over heads"]),
     ],
 )
-def test_the_map_in_view_is_told_with_true_names(
+def test_the_map_in_view_is_described_with_true_names(
     averaged_dims: tuple[str, ...], lines: list[str]
 ) -> None:
     present = {"r2g": np.ones((2, 2), bool), "g2r": np.array([[True, True], [True, False]])}
@@ -272,7 +272,7 @@ def test_the_map_in_view_is_told_with_true_names(
     assert told.splitlines() == lines
 
 
-def test_maps_of_another_reference_lie_on_its_picture(tmp_path: Path) -> None:
+def test_maps_of_another_reference_lie_on_its_image(tmp_path: Path) -> None:
     first = SyntheticLayer("attn", (4, 4), (4, 4), 0)
     second = replace(first, name="attn.reference_1", reference_grid=(3, 2), reference_index=1)
     run = write_run(tmp_path / "run.zarr", layers=[first, second])

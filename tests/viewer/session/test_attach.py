@@ -19,7 +19,7 @@ def _threads() -> list[str]:
     return [one.name for one in threading.enumerate() if one.name.startswith("i2am-")]
 
 
-def test_a_window_has_one_session_and_one_that_asks(
+def test_a_window_has_one_session_and_one_controller(
     run: Path, open_window: Callable[..., Any]
 ) -> None:
     viewer, other = open_window(run), open_window(run)

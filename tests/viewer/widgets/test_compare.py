@@ -46,7 +46,7 @@ def test_a_sample_of_another_run_comes_below(
     assert widget.state.text() == f"first above, first of {other} below"
 
 
-def test_a_run_that_is_not_there_is_told_and_nothing_changes(
+def test_a_run_that_is_not_there_is_reported_and_nothing_changes(
     run: Path, tmp_path: Path, open_window: Callable[..., Any]
 ) -> None:
     from napari.utils.notifications import notification_manager

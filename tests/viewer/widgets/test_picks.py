@@ -22,7 +22,7 @@ from i2am.viewer.picking.pick import Pick, pick_in
 from i2am.viewer.picking.pick_table import read_picks, write_picks
 from i2am.viewer.scene.layers import Box
 from i2am.viewer.session.attach import session_of
-from i2am.viewer.widgets.neighbours import _pixmap, neighbour_picks
+from i2am.viewer.widgets.neighbours import draw_tile, neighbour_picks
 from i2am.viewer.widgets.picks import PicksWidget
 from tests.support.maps_store import NAMES
 from tests.support.wait import wait
@@ -109,7 +109,7 @@ def test_another_file_is_refused_with_every_fault(
         read_picks(path)
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="Expected a table of picks, got 'No such file"):
         read_picks(tmp_path / "none.csv")
 
@@ -129,13 +129,13 @@ def view_of_size(size: tuple[int, int]) -> Any:
         (((3, 12), (300, -50)), (1, 0, 10, 2)),
     ],
 )
-def test_points_of_the_scene_are_pixels_of_the_stored_picture(points: Any, area: Any) -> None:
+def test_points_of_the_scene_are_pixels_of_the_stored_image(points: Any, area: Any) -> None:
     # 10 by 10 pixels, shown twice as large, ten to the right.
     pick = pick_in(view_of_size((10, 10)), "generated", Box(20, 20, left=9.5), points)
     assert pick == Pick("run.zarr", "a", "generated", area)
 
 
-def test_a_place_in_a_picture_of_another_size_is_as_far_along() -> None:
+def test_a_region_in_an_image_of_another_size_is_as_far_along() -> None:
     point = Pick("run.zarr", "b", "generated", (8, 4, 9, 5))
     assert point.on(view_of_size((10, 40)), (20, 20)) == Pick(
         "run.zarr", "a", "generated", (4, 8, 5, 9)
@@ -155,7 +155,7 @@ def window(run: Path, open_window: Callable[..., Any]) -> tuple[Any, PicksWidget
     return viewer, widget
 
 
-def last_answer(widget: PicksWidget) -> Any:
+def last_sram(widget: PicksWidget) -> Any:
     wait(lambda: widget.controller.estimate is not None and widget.controller.estimate.share == 1)
     answer: Any = widget.controller.estimate
     return answer.values.to_numpy()
@@ -164,7 +164,7 @@ def last_answer(widget: PicksWidget) -> Any:
 def test_picks_are_kept_named_and_shown_again(run: Path, window: Any) -> None:
     viewer, widget = window
     click(viewer, 9, 30)
-    first = last_answer(widget)
+    first = last_sram(widget)
     session_of(viewer).go_to(layer=2, step=3)
     click(viewer, 20, 5)
     wait(lambda: widget.controller.pick is not None and widget.controller.pick.area[0] == 20)
@@ -173,7 +173,7 @@ def test_picks_are_kept_named_and_shown_again(run: Path, window: Any) -> None:
     widget.list.itemClicked.emit(widget.list.item(0))
     assert widget.controller.pick == widget.picks[0]
     assert session_of(viewer).position[:2] == (1, 1)
-    np.testing.assert_array_equal(last_answer(widget), first)
+    np.testing.assert_array_equal(last_sram(widget), first)
     widget.list.item(0).setText(" cuff ")
     assert widget.picks[0].note == "cuff"
     assert widget.list.item(0).text() == "cuff"
@@ -221,7 +221,7 @@ def test_nine_srams_are_those_of_the_patch_and_its_neighbours(run: Path, window:
     assert widget.neighbours.caption.text() == "Pick a patch, then press 3×3."
     session_of(viewer).go_to(layer=0)
     click(viewer, 9, 30)  # in patch (2, 7) of 8 by 8: there is none to its right
-    last_answer(widget)
+    last_sram(widget)
     QTest.mouseClick(widget.buttons["3×3"], Qt.MouseButton.LeftButton)
     wait(lambda: len(widget.neighbours.maps) == 9)
     options: Any = {"layers": [NAMES[0]], "steps": [1], "heads": [0]}
@@ -263,14 +263,14 @@ def test_every_button_says_what_it_does(window: Any) -> None:
     assert all(len(button.toolTip()) > 10 for button in buttons)
 
 
-def test_a_tile_is_the_picture_where_it_is_cold_and_the_heat_where_it_is_hot(
+def test_a_tile_is_the_image_where_it_is_cold_and_the_heat_where_it_is_hot(
     window: Any,
 ) -> None:
     # A window is there, so that there can be pixmaps.
     picture = np.full((64, 64, 3), (10, 200, 30), np.uint8)
     values = np.zeros((4, 4), np.float32)
     values[1, 2] = 1
-    drawn = _pixmap(picture, values, (0.0, 1.0), is_framed=False).toImage()
+    drawn = draw_tile(picture, values, (0.0, 1.0), is_framed=False).toImage()
     size = drawn.width()
     assert size == drawn.height()
     cold, hot = (drawn.pixelColor(round(size * x), round(size * y)) for y, x in COLD_AND_HOT)

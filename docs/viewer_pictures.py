@@ -1,6 +1,6 @@
 """Take the pictures of docs/viewer.md from the run that ships with the viewer.
 
-    xvfb-run -a -s "-screen 0 1600x1000x24" python examples/viewer_pictures.py [--out docs/viewer]
+    xvfb-run -a -s "-screen 0 1600x1000x24" python docs/viewer_pictures.py [--out docs/viewer]
 
 On a desktop it works without xvfb-run; a window opens meanwhile.
 """
@@ -16,19 +16,20 @@ from pathlib import Path
 from typing import Any
 
 EVERYTHING = frozenset({"layer", "step", "head"})
-# Between the truck's wheels, in pixels of the generated picture.
+# Between the truck's wheels, in pixels of the generated image.
 BETWEEN_WHEELS = (45, 39)
 
 
 def main() -> None:
+    """Take all pictures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs" / "viewer")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "viewer")
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["NAPARI_CONFIG"] = str(Path(folder) / "settings.yaml")  # not the user's own
         os.environ.setdefault("QT_QPA_PLATFORM", "xcb")
-        run = analysed_demo(Path(folder))
+        run = analyzed_demo(Path(folder))
         for name, take in (
             ("overview", overview),
             ("tlam", tlam),
@@ -40,7 +41,8 @@ def main() -> None:
             take_picture(run, take, out / f"{name}.png")
 
 
-def analysed_demo(folder: Path) -> Path:
+def analyzed_demo(folder: Path) -> Path:
+    """Return a copy of the demo run with its maps beside it."""
     import shutil
 
     from i2am.analysis import analyze_run
@@ -53,6 +55,7 @@ def analysed_demo(folder: Path) -> Path:
 
 
 def take_picture(run: Path, take: Callable[[Any], None], path: Path) -> None:
+    """Open a window, bring it to a state, and save its picture."""
     from PIL import Image
 
     from i2am.viewer import open_viewer
@@ -64,28 +67,31 @@ def take_picture(run: Path, take: Callable[[Any], None], path: Path) -> None:
     take(viewer)
     pump(1)
     Image.fromarray(viewer.screenshot(canvas_only=False, flash=False)).save(path)
-    print(path)
     viewer.close()
     pump(0.2)
 
 
 def overview(viewer: Any) -> None:
+    """Show the mean over everything."""
     session(viewer).set_averaged_dims(EVERYTHING)
 
 
 def tlam(viewer: Any) -> None:
+    """Show how attention goes with time."""
     dock(viewer, "Panels")
     session(viewer).set_averaged_dims(frozenset({"layer", "head"}))
     session(viewer).move("step", -2)
 
 
 def hlam(viewer: Any) -> None:
+    """Show what a head attends to."""
     dock(viewer, "Panels")
     session(viewer).set_averaged_dims(frozenset({"layer", "step"}))
     session(viewer).move("head", 1)
 
 
 def sram(viewer: Any) -> None:
+    """Pick a patch between the truck's wheels, and show its neighbours."""
     from i2am.viewer.picking.pick import Pick, pick_in_view
     from i2am.viewer.picking.sram_controller import sram_controller_of
 
@@ -102,6 +108,7 @@ def sram(viewer: Any) -> None:
 
 
 def volume(viewer: Any) -> None:
+    """Show the timesteps as the third axis."""
     own = session(viewer)
     own.set_averaged("head", on=True)
     own.go_to(layer=4)
@@ -109,6 +116,7 @@ def volume(viewer: Any) -> None:
 
 
 def comparison(viewer: Any) -> None:
+    """Compare two samples."""
     own = session(viewer)
     dock(viewer, "Compare")
     own.compare(own.views[0].source.run, "frog")
@@ -117,18 +125,21 @@ def comparison(viewer: Any) -> None:
 
 
 def session(viewer: Any) -> Any:
+    """Return a window's session."""
     from i2am.viewer.session.attach import session_of
 
     return session_of(viewer)
 
 
 def dock(viewer: Any, name: str) -> Any:
+    """Open a dock widget of the plugin, and return it."""
     _, widget = viewer.window.add_plugin_dock_widget("i2am", name, tabify=True)
     pump(0.5)
     return widget
 
 
 def pump(seconds: float) -> None:
+    """Let the window handle its events for a while."""
     from qtpy.QtWidgets import QApplication
 
     end = time.monotonic() + seconds
@@ -138,6 +149,7 @@ def pump(seconds: float) -> None:
 
 
 def wait(is_so: Callable[[], bool]) -> None:
+    """Let the window handle its events until something is so."""
     while not is_so():
         pump(0.05)
 
