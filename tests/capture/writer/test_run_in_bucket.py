@@ -150,7 +150,7 @@ def test_a_place_that_is_not_there_is_one_clear_line(place: str, reason: str) ->
     with pytest.raises(StoreError, match=rf"Expected a store that can be .*{reason}") as caught:
         open_sample(place, "shirt", overwrite=False, attributes=RUNNING)
     assert "\n" not in str(caught.value)
-    assert f"at {place}. Check the place" in str(caught.value)
+    assert f"at {place}. Check the address" in str(caught.value)
 
 
 def test_a_server_that_is_not_there_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
