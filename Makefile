@@ -3,17 +3,26 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.setup-done
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup lock demo test lint bench clean
 
 setup: $(SETUP)
 
 # Runs again when what is to be installed has changed.
-$(SETUP): pyproject.toml constraints.txt tools/system_packages.sh
+$(SETUP): pyproject.toml requirements.lock tools/system_packages.sh
 	sh tools/system_packages.sh
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[all]' --group dev
 	touch $@
+
+# Every version that `setup` installs, for all platforms. Those in the lock stay unless pyproject.toml
+# asks for others; `make lock UPGRADE=--upgrade` takes the newest. Needs no `setup`, which the lock is for.
+lock:
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url \
+		--custom-compile-command "make lock" $(UPGRADE) \
+		--extra all --group dev --output-file requirements.lock pyproject.toml
 
 demo: $(SETUP)
 	$(BIN)/i2am demo --out i2am-demo --overwrite
