@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.setup-done
 
-.PHONY: setup lock demo test lint bench clean
+.PHONY: setup lock demo test lint build bench clean
 
 setup: $(SETUP)
 
@@ -37,6 +37,10 @@ lint: $(SETUP)
 	$(BIN)/codespell
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+# Wheel and sdist in dist/; the wheel is installed and tried outside the checkout.
+build: $(SETUP)
+	$(BIN)/python tools/check_wheel.py
 
 # Three quarters of an hour on a machine that does nothing else; benchmarks/README.md says what each prints.
 bench: $(SETUP)
