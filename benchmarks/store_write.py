@@ -88,7 +88,7 @@ def main() -> None:
 def read_steps(kind: Any, steps: int, *, quick: bool) -> list[Step]:
     """Run a model and return what its cross-attention had, the conditional half of each step."""
     model = build_model(kind, "cpu", quick=quick)
-    found: dict[str, dict[str, list[Array]]] = {}
+    found: dict[str, dict[str, list[torch.Tensor]]] = {}
 
     def keep(name: str, array: str, heads: int, _module: Any, _inputs: Any, output: Any) -> None:
         split = output[-1].detach().unflatten(-1, (heads, -1)).transpose(0, 1)
@@ -222,7 +222,7 @@ def write_raw(slabs: list[torch.Tensor], place: Path) -> None:
     """Write the same bytes into one file."""
     with (place / "raw").open("wb", buffering=0) as file:
         for slab in slabs:
-            file.write(slab.numpy())
+            file.write(slab.numpy().data)
 
 
 def write_ours(steps: list[Step], threads: int, place: Path) -> None:

@@ -44,7 +44,7 @@ STABLE_DIFFUSION = (
     (64, 40, "up up up"),
 )
 IMAGE_PX = 512
-PROVENANCE = {
+PROVENANCE: dict[str, Any] = {
     "kind": "capture",
     "schema": 1,
     **dict.fromkeys(("pipeline", "model", "profile", "scheduler"), "synthetic"),
