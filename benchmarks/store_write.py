@@ -1,7 +1,7 @@
 """How near the capture's writer comes to the raw rate of the disk, and what codecs do to it.
 
 Real queries, keys and logits: of the shipped model, and of a UNet of Stable Diffusion 1.5's size
-with random weights (its conditional half at 2 steps; more steps are these, each scaled a little, so
+with random weights (its conditional branch at 2 steps; more steps are these, each scaled a little, so
 that no two are alike). The first table compares codecs on chunks of the capture's own shape, on one
 thread. The second writes a sample of 50 steps by turns: raw (one file, sequentially), through the
 capture's writer with several numbers of threads, and through zarr's own codec pipeline and that of
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def read_steps(kind: Any, steps: int, *, quick: bool) -> list[Step]:
-    """Run a model and return what its cross-attention had, the conditional half of each step."""
+    """Run a model and return what its cross-attention had, the conditional branch of each step."""
     model = build_model(kind, "cpu", quick=quick)
     found: dict[str, dict[str, list[Array]]] = {}
 

@@ -52,9 +52,9 @@ class Profile:
     find_taps : callable (denoiser) -> iterable of LayerTap
         The layers in which reference and generated tokens meet, resolved when a capture begins.
     guidance : tuple of str
-        Labels of the halves of a guided batch, in the batch's order.
+        Labels of the branches of a guided batch, in the batch's order.
     calls : tuple of str
-        Labels of the calls of one step, in their order, of a model that is called once per half.
+        Labels of the calls of one step, in their order, of a model that is called once per branch.
     recognise : callable (target, denoiser) -> bool, optional
         Whether it serves a target, where the class alone does not tell.
     generate : callable, optional

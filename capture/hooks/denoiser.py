@@ -12,55 +12,55 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from i2am.capture.hooks.attention import Softmax
+from i2am.capture.hooks.attention import AttentionInputs
 from i2am.capture.hooks.step_clock import StepClock
-from i2am.capture.hooks.taps import LayerTap, Source
+from i2am.capture.hooks.taps import DenoiserCall, LayerTap
 from i2am.schemas import CaptureError
 from i2am.schemas.dims import CONDITIONAL
 
-__all__ = ["GuidanceOption", "HeardLayer", "Listener", "bind", "guidance_halves"]
+__all__ = ["DenoiserHooks", "GuidanceOption", "LayerCall", "bind", "guidance_branches"]
 
 GuidanceOption = Literal["conditional", "both"]
 
 
-_STATES = ("sample", "hidden_states", "x", "latents")
+_LATENT_ARGUMENTS = ("sample", "hidden_states", "x", "latents")
 
 
-_TIMESTEPS = ("timestep", "timesteps", "t")
+_TIMESTEP_ARGUMENTS = ("timestep", "timesteps", "t")
 
 
 @dataclass(frozen=True)
-class HeardLayer:
-    """One layer's softmaxes in one call of the denoiser.
+class LayerCall:
+    """The inputs of one layer's softmaxes in one call of the denoiser.
 
     Parameters
     ----------
     tap : LayerTap
-    softmaxes : list of Softmax
-        Over all rows of the batch.
-    position : int
+    inputs : list of AttentionInputs
+        Each over the whole batch.
+    step_index : int
         Index of the call's step among the steps that are kept.
-    rows : tuple of (str, int)
-        The guidance halves that are kept, and the batch's row of each half's first sample.
+    branches : tuple of (str, int)
+        The guidance branches that are kept, each with the batch index of its first sample.
     """
 
     tap: LayerTap
-    softmaxes: list[Softmax]
-    position: int
-    rows: tuple[tuple[str, int], ...]
+    inputs: list[AttentionInputs]
+    step_index: int
+    branches: tuple[tuple[str, int], ...]
 
 
 @dataclass
 class _Running:
     """The running call of the denoiser, when it is kept."""
 
-    source: Source
-    position: int
-    rows: tuple[tuple[str, int], ...]
+    call: DenoiserCall
+    step_index: int
+    branches: tuple[tuple[str, int], ...]
 
 
 @dataclass
-class Listener:
+class DenoiserHooks:
     """Hooks a denoiser and its layers, and tells what each layer computed at which step.
 
     Parameters
@@ -68,18 +68,18 @@ class Listener:
     denoiser : Module
     taps : sequence of LayerTap
     labels : tuple of str
-        Of the halves of a guided batch, in the batch's order; see `Profile.guidance`.
+        Of the branches of a guided batch, in the batch's order; see `Profile.guidance`.
     call_labels : tuple of str
-        Of the calls of one step, of a model that is called once per half; see `Profile.calls`.
+        Of the calls of one step, of a model that is called once per branch; see `Profile.calls`.
     samples : int
         Images that the call generates.
     guidance : {"conditional", "both"}
     keeps_step : callable (step) -> bool
     scheduler : object or None
     is_compiled : bool
-        Whether the denoiser was compiled; it then runs eagerly while it is listened to, because
+        Whether the denoiser was compiled; it then runs eagerly while it is hooked, because
         compiled code does not call hooks that came later.
-    receive : callable (HeardLayer)
+    receive : callable (LayerCall)
     after_call : callable ()
         Called when a call of the denoiser that is kept has returned, or failed.
     after_last : callable ()
@@ -95,18 +95,18 @@ class Listener:
     keeps_step: Callable[[int], bool]
     scheduler: Any
     is_compiled: bool
-    receive: Callable[[HeardLayer], None]
+    receive: Callable[[LayerCall], None]
     after_call: Callable[[], None]
     after_last: Callable[[], None]
     steps: list[int] = field(default_factory=list)
     calls: int = 0
 
     def attach(self, stack: ExitStack) -> None:
-        """Look on until `stack` closes."""
+        """Attach hooks to the denoiser and its layers, until `stack` closes."""
         self._clock = StepClock(self.scheduler, self.after_last)
         self._running: _Running | None = None
-        self._heard: set[tuple[str, str]] = set()  # layer, guidance half
-        self._halves: set[str] = set()
+        self._layers_read: set[tuple[str, str]] = set()  # layer, guidance branch
+        self._branches: set[str] = set()
         if self.is_compiled:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         for handle in (
@@ -116,7 +116,7 @@ class Listener:
             stack.callback(handle.remove)
         self._clock.watch(stack)
         for tap in self.taps:
-            tap.attach(self._on_layer, self._source, stack)
+            tap.attach(self._on_layer, self._current_call, stack)
 
     @property
     def timesteps(self) -> list[float]:
@@ -130,32 +130,32 @@ class Listener:
         return len(self._clock.timesteps)
 
     @property
-    def halves(self) -> tuple[str, ...]:
-        """The guidance halves that were kept, in the order of the profile."""
-        return tuple(half for half in self.labels if half in self._halves)
+    def branches(self) -> tuple[str, ...]:
+        """The guidance branches that were kept, in the order of the profile."""
+        return tuple(branch for branch in self.labels if branch in self._branches)
 
-    def known_halves(self) -> tuple[str, ...] | None:
-        """Return the halves that will come; None while nobody can tell."""
+    def expected_branches(self) -> tuple[str, ...] | None:
+        """Return the guidance branches of this run; None until the first guided call."""
         if self.guidance == "conditional":
             return (CONDITIONAL,)
-        return self.halves if len(self.halves) > 1 else None
+        return self.branches if len(self.branches) > 1 else None
 
-    def check_heard(self) -> None:
-        """Check that every layer was heard at the latest step.
+    def check_all_layers_read(self) -> None:
+        """Check that every layer was read at the latest step.
 
         Raises
         ------
         CaptureError
             Naming a layer that was not, and the likely cause.
         """
-        expected = [(tap.name, half) for half in self.halves for tap in self.taps]
-        silent = [place for place in expected if place not in self._heard]
-        if not self.steps or not silent:
+        expected = [(tap.name, branch) for branch in self.branches for tap in self.taps]
+        missing = [key for key in expected if key not in self._layers_read]
+        if not self.steps or not missing:
             return
-        others = f" and {len(silent) - 1} more" if silent[1:] else ""
+        others = f" and {len(missing) - 1} more" if missing[1:] else ""
         msg = (
             f"Expected queries and keys of every layer, got none at step {self.steps[-1]} "
-            f"({silent[0][1]} half) from {silent[0][0]!r}{others}. {_likely_cause(self.denoiser)}"
+            f"({missing[0][1]} branch) from {missing[0][0]!r}{others}. {_likely_cause(self.denoiser)}"
         )
         raise CaptureError(msg)
 
@@ -164,23 +164,23 @@ class Listener:
     ) -> None:
         named = bind(type(module).forward, (module, *arguments), options)
         self.calls += 1
-        moment = self._clock.tick(_argument(named, _TIMESTEPS, "a timestep"))
-        if moment.step is None or not self.keeps_step(moment.step):
+        position = self._clock.tick(_argument(named, _TIMESTEP_ARGUMENTS, "a timestep"))
+        if position.step is None or not self.keeps_step(position.step):
             return
-        batch = len(_argument(named, _STATES, "the noisy latents"))
-        halves = guidance_halves(batch, self.samples, self.labels)
-        if len(halves) == 1:
-            halves = (self._label(moment.call),)
-        wanted = halves if self.guidance == "both" else (CONDITIONAL,)
-        if CONDITIONAL not in halves and self.guidance == "conditional":
+        batch = len(_argument(named, _LATENT_ARGUMENTS, "the noisy latents"))
+        branches = guidance_branches(batch, self.samples, self.labels)
+        if len(branches) == 1:
+            branches = (self._label(position.call),)
+        wanted = branches if self.guidance == "both" else (CONDITIONAL,)
+        if CONDITIONAL not in branches and self.guidance == "conditional":
             return
-        if not self.steps or self.steps[-1] != moment.step:
-            self.check_heard()
-            self.steps.append(moment.step)
-            self._heard.clear()
-        self._halves.update(wanted)
-        rows = tuple((half, halves.index(half) * self.samples) for half in wanted)
-        self._running = _Running(Source(named, batch), len(self.steps) - 1, rows)
+        if not self.steps or self.steps[-1] != position.step:
+            self.check_all_layers_read()
+            self.steps.append(position.step)
+            self._layers_read.clear()
+        self._branches.update(wanted)
+        starts = tuple((branch, branches.index(branch) * self.samples) for branch in wanted)
+        self._running = _Running(DenoiserCall(named, batch), len(self.steps) - 1, starts)
 
     def _label(self, call: int) -> str:
         if call < len(self.call_labels):
@@ -196,22 +196,22 @@ class Listener:
             self._running = None
             self.after_call()
 
-    def _source(self) -> Source | None:
-        return self._running.source if self._running else None
+    def _current_call(self) -> DenoiserCall | None:
+        return self._running.call if self._running else None
 
-    def _on_layer(self, tap: LayerTap, softmaxes: list[Softmax]) -> None:
+    def _on_layer(self, tap: LayerTap, layer_inputs: list[AttentionInputs]) -> None:
         running = self._running
         if running is None:
             return
-        self._heard.update((tap.name, half) for half, _ in running.rows)
-        for softmax in softmaxes:
-            if len(softmax.query) != running.source.batch:
+        self._layers_read.update((tap.name, branch) for branch, _ in running.branches)
+        for inputs in layer_inputs:
+            if len(inputs.query) != running.call.batch:
                 msg = (
-                    f"Expected {running.source.batch} rows, got {len(softmax.query)}, at layer "
+                    f"Expected a batch of {running.call.batch}, got {len(inputs.query)}, at layer "
                     f"{tap.name!r}. This layer folds other axes into the batch; leave it out."
                 )
                 raise CaptureError(msg)
-        self.receive(HeardLayer(tap, softmaxes, running.position, running.rows))
+        self.receive(LayerCall(tap, layer_inputs, running.step_index, running.branches))
 
 
 def _argument(named: dict[str, Any], names: tuple[str, ...], what: str) -> Any:
@@ -250,29 +250,29 @@ def _positional_names(forward: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(parameter.name for parameter in parameters if parameter.kind in given)
 
 
-def guidance_halves(batch: int, samples: int, labels: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the labels of a batch's guidance halves, in their order.
+def guidance_branches(batch: int, samples: int, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the labels of a batch's guidance branches, in their order.
 
     Raises
     ------
     CaptureError
-        If the batch does not divide among the samples, or by a number of halves that the
+        If the batch does not divide among the samples, or by a number of branches that the
         profile does not know.
 
     Examples
     --------
-    >>> guidance_halves(4, 2, ("unconditional", "conditional"))
+    >>> guidance_branches(4, 2, ("unconditional", "conditional"))
     ('unconditional', 'conditional')
-    >>> guidance_halves(2, 2, ("unconditional", "conditional"))
+    >>> guidance_branches(2, 2, ("unconditional", "conditional"))
     ('conditional',)
     """
-    halves, rest = divmod(batch, samples)
-    if rest == 0 and halves == 1:
+    branches, rest = divmod(batch, samples)
+    if rest == 0 and branches == 1:
         return (CONDITIONAL,)
-    if rest == 0 and halves == len(labels):
+    if rest == 0 and branches == len(labels):
         return labels
     msg = (
-        f"Expected a batch of {samples} or of {samples} × {len(labels)} (guidance halves), "
+        f"Expected a batch of {samples} or of {samples} × {len(labels)} (guidance branches), "
         f"got {batch}, for {samples} sample names. Name every image that the call generates."
     )
     raise CaptureError(msg)

@@ -232,7 +232,7 @@ _TEXTS = ("prompt", "negative_prompt")
 
 @dataclass(frozen=True)
 class SampleInputs:
-    """What one sample is made from. Source and mask have one size, the reference another."""
+    """What one sample is made from. DenoiserCall and mask have one size, the reference another."""
 
     source: Image.Image
     mask: Image.Image  # white where the source shall be painted

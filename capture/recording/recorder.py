@@ -1,7 +1,7 @@
 """The context manager ``capture``: hooks a model, and streams what its attention computes.
 
-The way of a tensor: a tap reads a layer's softmax in one call of the denoiser, the listener says
-which step and guidance half it is, the recording hands each sample its row, and the sample's
+The way of a tensor: a tap reads a layer's inputs in one call of the denoiser, the listener says
+which step and guidance branch it is, the recording hands each sample its row, and the sample's
 recorder streams it into the store. Nothing of the model changes, and nothing is left on it.
 """
 
@@ -25,7 +25,7 @@ from i2am.capture.families.profile import (
     is_compiled,
     select_layers,
 )
-from i2am.capture.hooks.denoiser import GuidanceOption, HeardLayer, Listener
+from i2am.capture.hooks.denoiser import DenoiserHooks, GuidanceOption, LayerCall
 from i2am.capture.recording.options import (
     DEFAULT_MEMORY_BYTES,
     RecordingSettings,
@@ -75,7 +75,7 @@ def capture(
     heads : sequence of int, optional
         Which heads are kept, of layers that have them; None keeps all.
     guidance : {"conditional", "both"}
-        Which halves of a guided batch are kept. A call without guidance has the conditional alone.
+        Which branches of a guided batch are kept. A call without guidance has the conditional alone.
     representation : {"auto", "factors", "logits", "maps"}
         "auto" takes what needs fewer bytes, logits or their factors Q and K, layer by layer.
         "maps" reduces each call on the device to its two directional maps: far fewer bytes, and no
@@ -94,7 +94,7 @@ def capture(
     ------
     CaptureError
         If no profile serves the target, or no layer matches; from within the model's call, if a
-        layer stays silent or the batch does not fit the samples.
+        layer is not read or the batch does not fit the samples.
     StoreError
         If `store` is something else, or the sample is complete there.
     SchemaError
@@ -124,11 +124,11 @@ def capture(
     denoiser = find_denoiser(target)
     found = find_profile(target, profile)
     taps = select_layers(target, found, layers)
-    halves = 2 if guidance == "both" else 1
-    stream = Stream(memory_bytes, layers=len(taps) * len(samples) * halves)
+    branches = 2 if guidance == "both" else 1
+    stream = Stream(memory_bytes, layers=len(taps) * len(samples) * branches)
     recording = Recording(settings, samples, stream)
     recording.listen_to(
-        Listener(
+        DenoiserHooks(
             denoiser,
             taps,
             found.guidance,
@@ -154,13 +154,13 @@ class Recording:
         self, settings: RecordingSettings, samples: tuple[str, ...], stream: Stream
     ) -> None:
         self._settings, self._names, self._stream = settings, samples, stream
-        self._listener: Listener | None = None
+        self._listener: DenoiserHooks | None = None
         self._provenance: dict[str, Any] = {}
         self._own: dict[str, dict[str, Any]] = {name: {} for name in samples}
         self._stack = ExitStack()
         self._samples: dict[str, SampleRecorder] = {}
 
-    def listen_to(self, listener: Listener, provenance: dict[str, Any]) -> None:
+    def listen_to(self, listener: DenoiserHooks, provenance: dict[str, Any]) -> None:
         """Say whose layers are recorded; once, before ``with``."""
         self._listener, self._provenance = listener, provenance
 
@@ -233,37 +233,37 @@ class Recording:
         """
         (self._provenance if sample is None else self._own[sample]).update(facts)
 
-    def receive(self, layer: HeardLayer) -> None:
-        """Hand each sample its rows of a layer's softmaxes."""
+    def receive(self, layer: LayerCall) -> None:
+        """Hand each sample its rows of a layer's layer_inputs."""
         if self._listener is None:
             return
-        halves = self._listener.known_halves()
+        branches = self._listener.expected_branches()
         # Pipelines have switched gradients off. What a small model's hooks do costs microseconds.
         with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
-            for half, first in layer.rows:
+            for branch, first in layer.branches:
                 for place, sample in enumerate(self._samples.values()):
-                    for softmax in layer.softmaxes:
+                    for inputs in layer.inputs:
                         row = first + place
-                        sample.put(layer.tap, softmax, row, layer.position, half, halves)
+                        sample.put(layer.tap, inputs, row, layer.step_index, branch, branches)
 
     def hand_over(self) -> None:
         """Let the last steps be written while the pipeline makes a picture of what they gave."""
         for sample in self._samples.values():
             sample.hand_over()
 
-    def _finish(self, listener: Listener) -> None:
-        halves = listener.halves
+    def _finish(self, listener: DenoiserHooks) -> None:
+        branches = listener.branches
         try:
             _check_ran(listener)
             for sample in self._samples.values():
-                sample.close(halves)
+                sample.close(branches)
             for sample in self._samples.values():
                 sample.settle()
         finally:
             self._stream.close()
         self._provenance["steps"] = listener.step_count
         complete = [
-            sample.finish(listener.steps, listener.timesteps, halves)
+            sample.finish(listener.steps, listener.timesteps, branches)
             for sample in self._samples.values()
         ]
         if not all(complete):
@@ -279,11 +279,11 @@ class Recording:
             sample.fail(error)
 
 
-def _check_ran(listener: Listener) -> None:
+def _check_ran(listener: DenoiserHooks) -> None:
     if not listener.calls:
         msg = "Expected the model to run inside the with block, got no call of its denoiser. "
         raise CaptureError(msg + "Call the pipeline there.")
     if not listener.steps:
         msg = f"Expected steps to keep, got none of the {listener.step_count} that ran. "
         raise CaptureError(msg + "Give other steps=.")
-    listener.check_heard()
+    listener.check_all_layers_read()

@@ -16,16 +16,16 @@ from typing import Literal
 
 import torch
 
-from i2am.capture.hooks.attention import ReferenceKeys, Softmax, Tokens
+from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, Tokens
 from i2am.schemas import SchemaError, did_you_mean
 
 __all__ = [
     "Representation",
     "RepresentationOption",
+    "autocast_disabled",
     "check_representation",
     "choose",
     "directional_maps",
-    "exact_products",
     "hides_any",
     "log_normaliser",
     "reduce_row",
@@ -79,22 +79,22 @@ def choose(
 
 
 def reduce_row(
-    softmax: Softmax, row: int, reference: ReferenceKeys, stored_as: Representation
+    inputs: AttentionInputs, row: int, reference: ReferenceKeys, stored_as: Representation
 ) -> dict[str, torch.Tensor]:
     """Return what is kept of one row, dims (head, token[, channel])."""
     if stored_as == "factors":
-        return {"query": softmax.query[row], "key": softmax.key[row][:, reference.tokens]}
-    own = softmax.row(row)
-    with exact_products(softmax.query.device.type):
+        return {"query": inputs.query[row], "key": inputs.key[row][:, reference.tokens]}
+    own = inputs.select_batch_index(row)
+    with autocast_disabled(inputs.query.device.type):
         if stored_as == "maps":
             return {name: rows[0] for name, rows in directional_maps(own, reference).items()}
         return {"logits": reference_logits(own, reference)[0]}
 
 
-def row_normaliser(softmax: Softmax) -> torch.Tensor:
+def row_normaliser(inputs: AttentionInputs) -> torch.Tensor:
     """Return log of the sum of exp over all keys of one row, dims (head, generated), float32."""
-    with exact_products(softmax.query.device.type):
-        return log_normaliser(softmax)[0]
+    with autocast_disabled(inputs.query.device.type):
+        return log_normaliser(inputs)[0]
 
 
 def hides_any(mask: torch.Tensor, reference: ReferenceKeys) -> bool:
@@ -110,31 +110,31 @@ _own = threading.local()
 
 
 # What float32 loses below its smallest number is then less than its rounding.
-_LEAST_EXACT_SUM = 1e-30
+_MIN_EXACT_SUM = 1e-30
 
 
-def exact_products(device: str) -> AbstractContextManager[None]:
+def autocast_disabled(device: str) -> AbstractContextManager[None]:
     """Keep autocast's half precision from making of logits what attention never saw."""
     if torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()
 
 
-def reference_logits(softmax: Softmax, reference: ReferenceKeys) -> torch.Tensor:
-    """Return scaled Q·K, dims (row, head, generated, reference), float32, before any softmax."""
-    key = softmax.key[:, :, reference.tokens].float()
+def reference_logits(inputs: AttentionInputs, reference: ReferenceKeys) -> torch.Tensor:
+    """Return scaled Q·K, dims (row, head, generated, reference), float32, before any inputs."""
+    key = inputs.key[:, :, reference.tokens].float()
     # Scaled after the product, as attention itself does: other orders round otherwise.
-    logits = (softmax.query.float() @ key.transpose(-1, -2)).mul_(softmax.scale)
-    return _masked(logits, softmax.mask, slice(None), reference.tokens)
+    logits = (inputs.query.float() @ key.transpose(-1, -2)).mul_(inputs.scale)
+    return _masked(logits, inputs.mask, slice(None), reference.tokens)
 
 
-def log_normaliser(softmax: Softmax) -> torch.Tensor:
+def log_normaliser(inputs: AttentionInputs) -> torch.Tensor:
     """Return log of the sum of exp over all keys, dims (row, head, generated), float32."""
-    tiles = [logits.logsumexp(-1) for _, logits in _tiles(softmax)]
+    tiles = [logits.logsumexp(-1) for _, logits in _tiles(inputs)]
     return torch.cat(tiles, dim=2)
 
 
-def directional_maps(softmax: Softmax, reference: ReferenceKeys) -> dict[str, torch.Tensor]:
+def directional_maps(inputs: AttentionInputs, reference: ReferenceKeys) -> dict[str, torch.Tensor]:
     """Reduce a softmax to its two directional maps, on the device, tile by tile.
 
     Returns
@@ -146,16 +146,16 @@ def directional_maps(softmax: Softmax, reference: ReferenceKeys) -> dict[str, to
         where other keys share the softmax: the attention that goes to the reference.
     """
     # Asking whether the quick way is exact would make a GPU wait, whose exponentials cost little.
-    if softmax.key.device.type == "cpu" and not softmax.is_shared(reference):
-        tiles = _tiles(softmax)
+    if inputs.key.device.type == "cpu" and not inputs.is_shared(reference):
+        tiles = _tiles(inputs)
         some, logits = next(tiles)
-        if some.stop >= softmax.query.shape[2]:
-            maps = _by_one_exponential(logits)
+        if some.stop >= inputs.query.shape[2]:
+            maps = _maps_from_shared_exponential(logits)
             if maps is not None:
                 return maps
-    peaks, sums = _over_patches(softmax, reference)
+    peaks, sums = _patch_max_and_sum(inputs, reference)
     r2g, g2r, mass = [], [], []
-    for _, logits in _tiles(softmax):
+    for _, logits in _tiles(inputs):
         own = logits[..., reference.tokens]
         r2g.append(((own - peaks).exp() / sums).mean(-1))
         attention = (own - logits.logsumexp(-1, keepdim=True)).exp()
@@ -163,13 +163,13 @@ def directional_maps(softmax: Softmax, reference: ReferenceKeys) -> dict[str, to
         mass.append(attention.sum(-1))
     maps = {"r2g": torch.cat(r2g, dim=2)}
     if peaks.shape[-1] > 1:
-        maps["g2r"] = torch.stack(g2r).sum(0) / softmax.query.shape[2]
-    if softmax.is_shared(reference):
+        maps["g2r"] = torch.stack(g2r).sum(0) / inputs.query.shape[2]
+    if inputs.is_shared(reference):
         maps["mass"] = torch.cat(mass, dim=2)
     return maps
 
 
-def _by_one_exponential(logits: torch.Tensor) -> dict[str, torch.Tensor] | None:
+def _maps_from_shared_exponential(logits: torch.Tensor) -> dict[str, torch.Tensor] | None:
     """Return both maps of logits over all keys, which are lost; None where that were inexact.
 
     With e = exp(S - row maximum) and w = exp(row maximum - maximum), w·e is the exponential that
@@ -179,7 +179,7 @@ def _by_one_exponential(logits: torch.Tensor) -> dict[str, torch.Tensor] | None:
     weights = (peaks - peaks.amax(2, keepdim=True)).exp()
     exponentials = logits.sub_(peaks).exp_()
     over_patches = weights.mT @ exponentials
-    if float(over_patches.min()) < _LEAST_EXACT_SUM:
+    if float(over_patches.min()) < _MIN_EXACT_SUM:
         return None
     patches, tokens = logits.shape[2:]
     maps = {"r2g": (weights * (exponentials @ over_patches.reciprocal().mT)).squeeze(-1) / tokens}
@@ -189,11 +189,13 @@ def _by_one_exponential(logits: torch.Tensor) -> dict[str, torch.Tensor] | None:
     return maps
 
 
-def _over_patches(softmax: Softmax, reference: ReferenceKeys) -> tuple[torch.Tensor, torch.Tensor]:
+def _patch_max_and_sum(
+    inputs: AttentionInputs, reference: ReferenceKeys
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return each token's largest logit and the sum of exp below it, (row, head, 1, reference)."""
     peaks: torch.Tensor | None = None
     sums: torch.Tensor | None = None
-    for _, logits in _tiles(softmax):
+    for _, logits in _tiles(inputs):
         own = logits[..., reference.tokens]
         peak = own.amax(2, keepdim=True)
         if peaks is None or sums is None:
@@ -208,20 +210,20 @@ def _over_patches(softmax: Softmax, reference: ReferenceKeys) -> tuple[torch.Ten
     return peaks, sums
 
 
-def _tiles(softmax: Softmax) -> Iterator[tuple[slice, torch.Tensor]]:
+def _tiles(inputs: AttentionInputs) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yield the logits over all keys, some patches at a time: never all of them at once.
 
     Each tile is lost when the next one is asked for, by this thread.
     """
-    rows, heads, patches, _ = softmax.query.shape
-    tokens = softmax.key.shape[2]
+    rows, heads, patches, _ = inputs.query.shape
+    tokens = inputs.key.shape[2]
     tile = max(1, _TILE_BYTES // (4 * rows * heads * tokens))
-    key = softmax.key.float().transpose(-1, -2)
+    key = inputs.key.float().transpose(-1, -2)
     for start in range(0, patches, tile):
         some = slice(start, start + tile)
-        query = softmax.query[:, :, some].float()
-        logits = torch.matmul(query, key, out=_scratch(query, tokens)).mul_(softmax.scale)
-        yield some, _masked(logits, softmax.mask, some, slice(None))
+        query = inputs.query[:, :, some].float()
+        logits = torch.matmul(query, key, out=_scratch(query, tokens)).mul_(inputs.scale)
+        yield some, _masked(logits, inputs.mask, some, slice(None))
 
 
 def _scratch(query: torch.Tensor, tokens: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from i2am.capture.hooks.attention import ReferenceKeys, Softmax
+from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys
 from i2am.capture.hooks.taps import LayerTap
 from i2am.capture.recording.options import RecordingSettings
 from i2am.capture.recording.representation import (
@@ -64,42 +64,42 @@ class SampleRecorder:
     def put(
         self,
         tap: LayerTap,
-        softmax: Softmax,
+        inputs: AttentionInputs,
         row: int,
         position: int,
-        half: str,
-        halves: tuple[str, ...] | None,
+        branch: str,
+        branches: tuple[str, ...] | None,
     ) -> None:
-        """Take one row of one softmax.
+        """Take one row of one inputs.
 
         Parameters
         ----------
         tap : LayerTap
-        softmax : Softmax
+        inputs : AttentionInputs
             Of all rows of the batch.
         row : int
         position : int
             Index of the step among the steps that are kept.
         half : str
-            The row's guidance half.
-        halves : tuple of str or None
-            All halves that will come, where it is known.
+            The row's guidance branch.
+        branches : tuple of str or None
+            All branches that will come, where it is known.
         """
-        heads = self._some_heads(softmax.query.shape[1])
+        heads = self._some_heads(inputs.query.shape[1])
         if heads is not None:
             if not heads:
                 return
-            softmax, row = softmax.row(row).heads(heads), 0
+            inputs, row = inputs.select_batch_index(row).select_heads(heads), 0
         total: torch.Tensor | None = None
-        for reference in softmax.references:
-            stored_as = self._representation(softmax, reference)
-            arrays = reduce_row(softmax, row, reference, stored_as)
-            if softmax.is_shared(reference) and stored_as != "maps":
-                total = row_normaliser(softmax.row(row)) if total is None else total
+        for reference in inputs.references:
+            stored_as = self._representation(inputs, reference)
+            arrays = reduce_row(inputs, row, reference, stored_as)
+            if inputs.is_shared(reference) and stored_as != "maps":
+                total = row_normaliser(inputs.select_batch_index(row)) if total is None else total
                 arrays["logsumexp"] = total
             name = tap.name + (f".reference_{reference.index}" if reference.index else "")
             if name not in self._layers:
-                own = softmax.row(row)
+                own = inputs.select_batch_index(row)
                 attributes = self._describe(tap, own, reference, stored_as, heads)
                 self._layers[name] = LayerWriter(
                     self._layer_place,
@@ -107,10 +107,10 @@ class SampleRecorder:
                     attributes,
                     self._settings.dtype,
                     self._stream,
-                    halves,
-                    len(softmax.references),
+                    branches,
+                    len(inputs.references),
                 )
-            self._layers[name].put(position, half, arrays)
+            self._layers[name].put(position, branch, arrays)
 
     def add_images(self, images: Mapping[str, Any]) -> None:
         """Write pictures; the required ones complete a finished sample."""
@@ -124,16 +124,16 @@ class SampleRecorder:
         for layer in self._layers.values():
             layer.hand_over()
 
-    def close(self, halves: tuple[str, ...]) -> None:
+    def close(self, branches: tuple[str, ...]) -> None:
         """Hand what is left of the layers to the stream.
 
         Raises
         ------
         CaptureError
-            If the halves are others than those that came.
+            If the branches are others than those that came.
         """
         for layer in self._layers.values():
-            layer.close(halves)
+            layer.close(branches)
 
     def settle(self) -> None:
         """Describe the closed layers to readers.
@@ -146,10 +146,10 @@ class SampleRecorder:
         write_layers(self._layer_place, self._layers.values(), self._stream)
 
     def finish(
-        self, steps: Sequence[int], timesteps: Sequence[float], halves: Sequence[str]
+        self, steps: Sequence[int], timesteps: Sequence[float], branches: Sequence[str]
     ) -> bool:
         """Write the coordinates once everything else is on disk; tell whether it is complete."""
-        write_coordinates(self._group, steps, timesteps, halves)
+        write_coordinates(self._group, steps, timesteps, branches)
         self._finished = True
         return self._complete()
 
@@ -164,31 +164,31 @@ class SampleRecorder:
         heads = [head for head in range(count) if head in self._settings.heads]
         return heads if len(heads) < count else None
 
-    def _representation(self, softmax: Softmax, reference: ReferenceKeys) -> Representation:
-        tokens = softmax.token_count(reference)
-        _, _, patches, channels = softmax.query.shape
+    def _representation(self, inputs: AttentionInputs, reference: ReferenceKeys) -> Representation:
+        tokens = inputs.token_count(reference)
+        _, _, patches, channels = inputs.query.shape
         return choose(self._settings.representation, patches, tokens, channels)
 
     def _describe(
         self,
         tap: LayerTap,
-        softmax: Softmax,
+        inputs: AttentionInputs,
         reference: ReferenceKeys,
         stored_as: Representation,
         heads: list[int] | None,
     ) -> LayerAttributes:
-        mask = softmax.mask
+        mask = inputs.mask
         if mask is not None and stored_as == "factors" and hides_any(mask, reference):
             msg = (
                 f"Expected reference tokens that all patches may see, got masked ones, at layer "
                 f"{tap.name!r}. Capture it with representation='logits', which keep the mask."
             )
             raise CaptureError(msg)
-        is_shared = softmax.is_shared(reference)
+        is_shared = inputs.is_shared(reference)
         extra: dict[str, Any] = {} if reference.weight == 1 else {"weight": reference.weight}
         return LayerAttributes(
-            scale=softmax.scale,
-            generated_grid=softmax.grid,
+            scale=inputs.scale,
+            generated_grid=inputs.grid,
             reference_grid=reference.layout.grid,
             special_tokens=reference.layout.special_tokens,
             order=len(self._layers),
@@ -196,8 +196,8 @@ class SampleRecorder:
             representation=stored_as,
             reference_index=reference.index,
             heads=None if heads is None else tuple(heads),
-            frames=softmax.frames,
-            causal=is_shared or softmax.key.shape[2] > 1,
+            frames=inputs.frames,
+            causal=is_shared or inputs.key.shape[2] > 1,
             **extra,
         )
 

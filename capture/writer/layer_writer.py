@@ -32,7 +32,7 @@ _Kind = tuple[torch.Size, torch.dtype]
 
 @dataclass
 class _Block:
-    """The latest steps of one guidance half, in host memory."""
+    """The latest steps of one guidance branch, in host memory."""
 
     start: int
     values: dict[str, torch.Tensor]  # (step, head, token[, channel])
@@ -53,8 +53,8 @@ class LayerWriter:
         Wanted dtype of queries, keys and logits, float16 or float32. A finite value that does not
         fit turns them all to float32.
     stream : Stream
-    halves : tuple of str, optional
-        Labels of the guidance halves, in their order; one half alone has no guidance dimension.
+    branches : tuple of str, optional
+        Labels of the guidance branches, in their order; one half alone has no guidance dimension.
         None while it is not known which will come.
     sharers : int
         How many writers share the memory that the stream counts for one layer: one a reference.
@@ -67,21 +67,21 @@ class LayerWriter:
         attributes: LayerAttributes,
         dtype: np.dtype[np.floating],
         stream: Stream,
-        halves: tuple[str, ...] | None,
+        branches: tuple[str, ...] | None,
         sharers: int = 1,
     ) -> None:
         self.name = name
         self._most_bytes = stream.block_bytes // sharers
         self._place, self._attributes = parent / name, attributes
-        self._narrow, self._stream, self._order = dtype == np.float16, stream, halves
+        self._narrow, self._stream, self._order = dtype == np.float16, stream, branches
         self._kinds: dict[str, _Kind] = {}  # of one step
         self._shard_steps = 0
         self._blocks: dict[str, _Block] = {}
         self._ends: dict[str, int] = {}
         self._arrays: dict[str, ShardedArray] = {}
 
-    def put(self, position: int, half: str, arrays: Mapping[str, torch.Tensor]) -> None:
-        """Take one guidance half of one step; waits while the memory is full.
+    def put(self, position: int, branch: str, arrays: Mapping[str, torch.Tensor]) -> None:
+        """Take one guidance branch of one step; waits while the memory is full.
 
         Parameters
         ----------
@@ -97,56 +97,56 @@ class LayerWriter:
             If a step was left out or has another shape than the one before, or something that was
             put before could not be written.
         """
-        self._check(position, half, arrays)
-        block = self._blocks.get(half)
+        self._check(position, branch, arrays)
+        block = self._blocks.get(branch)
         if block is not None and position == block.start + self._shard_steps:
             # Not as soon as it was full, since its latest step might have been put again.
-            self._hand_over(half)
+            self._hand_over(branch)
             block = None
         if block is None:
-            if position < self._ends.get(half, 0):
+            if position < self._ends.get(branch, 0):
                 self._stream.drain()
-            block = self._blocks[half] = self._open(position, arrays)
+            block = self._blocks[branch] = self._open(position, arrays)
         place = position - block.start
         for name, tensor in arrays.items():
             self._stream.copy(tensor, block.values[name][place])
-        block.count, self._ends[half] = place + 1, position + 1
+        block.count, self._ends[branch] = place + 1, position + 1
         if self._shard_steps == 1 and self._order is not None:
-            self._hand_over(half)  # Memory is short: a step may be replaced in the store, too.
+            self._hand_over(branch)  # Memory is short: a step may be replaced in the store, too.
 
     def hand_over(self) -> None:
         """Hand the writers what they may have before `close`; no step is put again after this.
 
         More steps may come: what is handed over is a shard, or a first one of fewer whole chunks.
         """
-        for half, block in list(self._blocks.items()):
+        for branch, block in list(self._blocks.items()):
             is_first_shard = not block.start and _whole_chunks(block.count) == block.count
             if block.count == self._shard_steps or is_first_shard:
-                self._hand_over(half)
+                self._hand_over(branch)
 
-    def close(self, halves: tuple[str, ...]) -> None:
+    def close(self, branches: tuple[str, ...]) -> None:
         """Hand what is left to the writers.
 
         Parameters
         ----------
-        halves : tuple of str
-            Labels of the guidance halves that were put, in the order of the store.
+        branches : tuple of str
+            Labels of the guidance branches that were put, in the order of the store.
 
         Raises
         ------
         CaptureError
-            If the halves are others than those that came, or not equally long.
+            If the branches are others than those that came, or not equally long.
         """
-        is_reordered = bool(self._arrays) and self._order != halves
-        if set(self._ends) != set(halves) or len(set(self._ends.values())) > 1 or is_reordered:
+        is_reordered = bool(self._arrays) and self._order != branches
+        if set(self._ends) != set(branches) or len(set(self._ends.values())) > 1 or is_reordered:
             msg = (
-                f"Expected equally many steps of the halves {list(halves)}, got {self._ends} in "
+                f"Expected equally many steps of the branches {list(branches)}, got {self._ends} in "
                 f"the order {self._order}, at {self._place}. Capture guidance='conditional' alone."
             )
             raise CaptureError(msg)
-        self._order = halves
-        for half in list(self._blocks):
-            self._hand_over(half)
+        self._order = branches
+        for branch in list(self._blocks):
+            self._hand_over(branch)
 
     def settle(self) -> None:
         """Hand over what could not be told before the last step; the stream must be drained."""
@@ -174,14 +174,14 @@ class LayerWriter:
         is_narrow = self._narrow and name in _NARROW_ARRAYS
         return np.dtype(np.float16 if is_narrow else np.float32)
 
-    def _check(self, position: int, half: str, arrays: Mapping[str, torch.Tensor]) -> None:
-        end = self._ends.get(half, 0)
+    def _check(self, position: int, branch: str, arrays: Mapping[str, torch.Tensor]) -> None:
+        end = self._ends.get(branch, 0)
         kinds = {name: (tensor.shape, tensor.dtype) for name, tensor in arrays.items()}
         self._kinds = self._kinds or kinds
         if not end - 1 <= position <= end or kinds != self._kinds:
             msg = (
                 f"Expected step {end} of {_format(self._kinds)}, got step {position} of "
-                f"{_format(kinds)}, at {self._place} ({half}). Capture a model whose layers all "
+                f"{_format(kinds)}, at {self._place} ({branch}). Capture a model whose layers all "
                 "run at every step, on pictures of one size."
             )
             raise CaptureError(msg)
@@ -207,15 +207,15 @@ class LayerWriter:
             },
         )
 
-    def _hand_over(self, half: str) -> None:
-        block = self._blocks.pop(half)
+    def _hand_over(self, branch: str) -> None:
+        block = self._blocks.pop(branch)
         if not self._arrays:
             self._settle_layout(block.count)
-        work = partial(self._store, half, block)
+        work = partial(self._store, branch, block)
         self._stream.write(work, list(block.values.values()))
 
     def _settle_layout(self, steps: int) -> None:
-        """Fix for good how many steps a shard holds, and the order of the halves."""
+        """Fix for good how many steps a shard holds, and the order of the branches."""
         if self._order is None:
             self._order = tuple(label for label in GUIDANCE_LABELS if label in self._ends)
         self._shard_steps = steps
@@ -229,14 +229,14 @@ class LayerWriter:
                 may_be_constant=STEP in left_out,
             )
 
-    def _store(self, half: str, block: _Block, scratch: Array) -> None:
+    def _store(self, branch: str, block: _Block, scratch: Array) -> None:
         """Bring a block to the store; on a writer's thread."""
         shard = block.start // self._shard_steps
         for name, tensor in block.values.items():
             values = tensor[: block.count]
             if self._dtype(name) == np.float16 and _overflows(values):
                 self._narrow = False
-            self._arrays[name].store(half, shard, values, self._dtype(name), scratch)
+            self._arrays[name].store(branch, shard, values, self._dtype(name), scratch)
 
 
 def write_layers(parent: StorePath, layers: Iterable[LayerWriter], stream: Stream) -> None:

@@ -186,9 +186,9 @@ def _sample_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_coordinates(
-    sample: zarr.Group, steps: Sequence[int], timesteps: Sequence[float], halves: Sequence[str]
+    sample: zarr.Group, steps: Sequence[int], timesteps: Sequence[float], branches: Sequence[str]
 ) -> None:
-    """Write step, timestep and, for more than one half, guidance.
+    """Write step, timestep and, for more than one branch, guidance.
 
     Raises
     ------
@@ -202,8 +202,8 @@ def write_coordinates(
         }
         nodes = {name: whole_array(array, (STEP,)) for name, array in values.items()}
         write_nodes(sample.store_path, nodes, values)
-        if len(halves) > 1:
-            labels = np.array(list(halves), dtype=np.dtypes.StringDType())
+        if len(branches) > 1:
+            labels = np.array(list(branches), dtype=np.dtypes.StringDType())
             sample.create_array(GUIDANCE, data=labels, dimension_names=[GUIDANCE])
 
 

@@ -50,7 +50,7 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @dataclass
 class ShardedArray:
-    """An array with a step dimension, and with a guidance dimension where there are two halves.
+    """An array with a step dimension, and with a guidance dimension where there are two branches.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class ShardedArray:
         Dimensions of one step: head, token[, channel].
     layout : ShardLayout
     order : tuple of str
-        The guidance halves.
+        The guidance branches.
     may_be_constant : bool
         Whether steps that are all the same are stored once, without a step dimension.
     """
@@ -70,14 +70,14 @@ class ShardedArray:
     layout: ShardLayout
     order: tuple[str, ...]
     may_be_constant: bool
-    # By guidance half and number of the shard: the dtype it was stored as, None where it was not,
+    # By guidance branch and number of the shard: the dtype it was stored as, None where it was not,
     # because all its steps are the half's constant.
     _shards: dict[tuple[str, int], np.dtype[Any] | None] = field(default_factory=dict)
     _constants: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def store(
         self,
-        half: str,
+        branch: str,
         shard: int,
         values: torch.Tensor,
         dtype: np.dtype[Any],
@@ -96,16 +96,16 @@ class ShardedArray:
         scratch : Array of bytes, optional
             See `encode_shard`.
         """
-        replaced = self._shards.pop((half, shard), None)
-        if not any(label == half for label, _ in self._shards):
-            self._constants.pop(half, None)
-        if self.may_be_constant and self._is_constant(half, values):
-            self._shards[half, shard] = None
+        replaced = self._shards.pop((branch, shard), None)
+        if not any(label == branch for label, _ in self._shards):
+            self._constants.pop(branch, None)
+        if self.may_be_constant and self._is_constant(branch, values):
+            self._shards[branch, shard] = None
             if replaced is not None:
-                delete_object(self._shard_place(half, shard))
+                delete_object(self._shard_place(branch, shard))
             return
-        self._store(half, shard, values, dtype, scratch)
-        self._shards[half, shard] = dtype
+        self._store(branch, shard, values, dtype, scratch)
+        self._shards[branch, shard] = dtype
 
     def settle(self, steps: int, dtype: np.dtype[Any]) -> list[Callable[[Array], None]]:
         """Return the work that is left when all shards have come; it takes scratch memory.
@@ -113,21 +113,21 @@ class ShardedArray:
         Parameters
         ----------
         steps : int
-            Of each guidance half.
+            Of each guidance branch.
         dtype : dtype
             Of the whole array; shards that were stored as another one are converted.
         """
         if self._never_changed():
             return []
         left: list[Callable[[Array], None]] = []
-        for (half, shard), stored in self._shards.items():
+        for (branch, shard), stored in self._shards.items():
             count = min(self.layout.steps, steps - shard * self.layout.steps)
             if stored is None:
-                slab = self._constants[half]
+                slab = self._constants[branch]
                 values = slab.expand(count, *slab.shape)
-                left.append(partial(self._store, half, shard, values, dtype))
+                left.append(partial(self._store, branch, shard, values, dtype))
             elif stored != dtype:
-                left.append(partial(self._convert, half, shard, count, stored, dtype))
+                left.append(partial(self._convert, branch, shard, count, stored, dtype))
         return left
 
     def describe(
@@ -143,11 +143,11 @@ class ShardedArray:
         dtype : dtype
             As it was settled.
         """
-        guidance, halves = self._guidance_dims(), len(self.order)
-        lead, one = ((halves,), (1,)) if guidance else ((), ())
+        guidance, branches = self._guidance_dims(), len(self.order)
+        lead, one = ((branches,), (1,)) if guidance else ((), ())
         codec, dims = bytes_codec(dtype), (*guidance, *self.dims)
         if self._never_changed():
-            constants = [self._constants[half] for half in self.order]
+            constants = [self._constants[branch] for branch in self.order]
             values = torch.stack(constants) if guidance else constants[0]
             whole = values.float().numpy().astype(dtype)
             return whole_array(whole, dims), whole
@@ -166,15 +166,15 @@ class ShardedArray:
         )
         return described, None
 
-    def _is_constant(self, half: str, values: torch.Tensor) -> bool:
+    def _is_constant(self, branch: str, values: torch.Tensor) -> bool:
         """Return whether all steps are what the half's first constant shard was."""
         first, *others = _bits(values)
         if any(not np.array_equal(slab, first) for slab in others):
             return False
-        constant = self._constants.get(half)
+        constant = self._constants.get(branch)
         if constant is None:  # Another thread may be as far.
             copied = torch.from_numpy(first.copy()).view(values.dtype)
-            constant = self._constants.setdefault(half, copied)
+            constant = self._constants.setdefault(branch, copied)
         return np.array_equal(_bits(constant), first)
 
     def _never_changed(self) -> bool:
@@ -185,35 +185,35 @@ class ShardedArray:
 
     def _store(
         self,
-        half: str,
+        branch: str,
         shard: int,
         values: torch.Tensor,
         dtype: np.dtype[Any],
         scratch: Array | None,
     ) -> None:
-        place = self._shard_place(half, shard)
+        place = self._shard_place(branch, shard)
         if not isinstance(place.store, LocalStore | ObjectStore):
             scratch = None  # A store in memory keeps what it is given.
         put_object(place, cpu.Buffer(encode_shard(values, dtype, self.layout, scratch)))
 
     def _convert(
         self,
-        half: str,
+        branch: str,
         shard: int,
         count: int,
         stored: np.dtype[Any],
         dtype: np.dtype[Any],
         scratch: Array,
     ) -> None:
-        place = self._shard_place(half, shard)
+        place = self._shard_place(branch, shard)
         if (encoded := read_object(place)) is None:
             msg = f"Expected a shard that was just stored, got none, at {place}. "
             raise CaptureError(msg + "Run the sample again.")
         values = decode_shard(encoded, stored, self.layout)
-        self._store(half, shard, torch.from_numpy(values)[:count], dtype, scratch)
+        self._store(branch, shard, torch.from_numpy(values)[:count], dtype, scratch)
 
-    def _shard_place(self, half: str, shard: int) -> StorePath:
-        lead = [self.order.index(half)] if self._guidance_dims() else []
+    def _shard_place(self, branch: str, shard: int) -> StorePath:
+        lead = [self.order.index(branch)] if self._guidance_dims() else []
         return self.place / "/".join(map(str, ["c", *lead, shard, *(0 for _ in self.dims)]))
 
 

@@ -43,7 +43,7 @@ def store(tmp_path: Path) -> Path:
 def witnessed(model: LatentDiffusion, attention: Any, samples: int) -> torch.Tensor:
     """Return a layer's own scores, dims (guidance, step, sample, head, generated, reference).
 
-    Of a sampler that calls once a step, twice where each half has its own call.
+    Of a sampler that calls once a step, twice where each branch has its own call.
     """
     calls = attention.scores
     if "ControlLDM" in type(model).__name__:
@@ -52,7 +52,7 @@ def witnessed(model: LatentDiffusion, attention: Any, samples: int) -> torch.Ten
     return torch.stack([stacked[:, :samples], stacked[:, samples:]])
 
 
-def test_captured_attention_is_what_the_layer_computed_for_each_image_and_guidance_half(
+def test_captured_attention_is_what_the_layer_computed_for_each_image_and_guidance_branch(
     model: LatentDiffusion, store: Path
 ) -> None:
     names = ["a", "b"]

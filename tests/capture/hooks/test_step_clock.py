@@ -43,29 +43,29 @@ def scheduler_of(name: str) -> Any:
 
 
 def sample(clock: StepClock, scheduler: Any, stepper: Any = None, calls: int = 1) -> list[Any]:
-    """Run a sampler's loop, and return the moment of each call of the denoiser."""
+    """Run a sampler's loop, and return the position of each call of the denoiser."""
     stepper = stepper or scheduler
     stepper.set_timesteps(STEPS)
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    moments = []
+    positions = []
     with ExitStack() as stack:
         clock.watch(stack)
         for timestep in stepper.timesteps:
             if hasattr(stepper, "scale_model_input"):
                 stepper.scale_model_input(latents, timestep)
-            moments += [clock.tick(timestep) for _ in range(calls)]
+            positions += [clock.tick(timestep) for _ in range(calls)]
             latents = stepper.step(latents, timestep, latents, return_dict=False)[0]
-    return moments
+    return positions
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_step_counts_at_the_evaluation_at_which_it_starts(name: str) -> None:
     scheduler = scheduler_of(name)
     clock = StepClock(scheduler)
-    moments = sample(clock, scheduler)
+    positions = sample(clock, scheduler)
     starts = SCHEDULERS[name][2]
-    assert [call for call, m in enumerate(moments) if m.step is not None] == starts
-    assert [m.step for m in moments if m.step is not None] == [0, 1, 2, 3]
+    assert [call for call, m in enumerate(positions) if m.step is not None] == starts
+    assert [m.step for m in positions if m.step is not None] == [0, 1, 2, 3]
     expected = scheduler.timesteps[starts].tolist()
     assert clock.timesteps == pytest.approx(dict(enumerate(expected)))
     assert expected == sorted(expected, reverse=True), "noisiest first"
@@ -97,9 +97,9 @@ def test_a_pipeline_that_leaves_steps_out_is_not_told_to_have_ended() -> None:
 @pytest.mark.parametrize("name", ["DDIM", "Heun"])
 def test_guidance_in_separate_calls_is_told_apart(name: str) -> None:
     scheduler = scheduler_of(name)
-    moments = sample(StepClock(scheduler), scheduler, calls=2)
-    assert [m.call for m in moments] == [0, 1] * (len(moments) // 2)
-    assert [m.step for m in moments if m.step is not None] == [0, 0, 1, 1, 2, 2, 3, 3]
+    positions = sample(StepClock(scheduler), scheduler, calls=2)
+    assert [m.call for m in positions] == [0, 1] * (len(positions) // 2)
+    assert [m.step for m in positions if m.step is not None] == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 @pytest.mark.parametrize("calls", [1, 2])
@@ -109,9 +109,9 @@ def test_a_pipeline_that_steps_with_a_copy_of_its_scheduler_is_counted_by_timest
     scheduler = scheduler_of("DDIM")
     own = copy.deepcopy(scheduler)
     clock = StepClock(scheduler)
-    moments = sample(clock, scheduler, own, calls)
-    assert [m.step for m in moments] == [step for step in range(STEPS) for _ in range(calls)]
-    assert [m.call for m in moments] == list(range(calls)) * STEPS
+    positions = sample(clock, scheduler, own, calls)
+    assert [m.step for m in positions] == [step for step in range(STEPS) for _ in range(calls)]
+    assert [m.call for m in positions] == list(range(calls)) * STEPS
     assert list(clock.timesteps.values()) == own.timesteps.tolist()
 
 
@@ -132,8 +132,8 @@ def test_without_a_scheduler_steps_are_distinct_timesteps(
     timesteps: list[int], expected: list[tuple[int, int]]
 ) -> None:
     clock = StepClock()
-    moments = [clock.tick(torch.full((2,), t)) for t in timesteps]
-    assert [(m.step, m.call) for m in moments] == expected
+    positions = [clock.tick(torch.full((2,), t)) for t in timesteps]
+    assert [(m.step, m.call) for m in positions] == expected
     assert list(clock.timesteps.values()) == sorted(set(timesteps), reverse=True)
 
 

@@ -148,7 +148,7 @@ def test_an_exception_unhooks_and_leaves_no_sample_for_a_reader(pipeline: Any, s
     assert models.opened(store / "one").attrs["i2am"]["status"] == "complete"
 
 
-def test_the_conditional_half_is_the_second_one(store: Path) -> None:
+def test_the_conditional_branch_is_the_second_one(store: Path) -> None:
     pipeline = models.reference_inpaint()
     record(pipeline, store, sample="both", guidance="both")
     record(pipeline, store, sample="conditional")
@@ -323,8 +323,8 @@ def _with_unet(change: Callable[[nn.Module], Any]) -> Callable[[], Any]:
     return build
 
 
-def _silence(unet: nn.Module) -> None:
-    """Let one layer answer without its projections, as a fused or cached one does."""
+def _bypass_projections(unet: nn.Module) -> None:
+    """Let one layer return without its projections, as a fused or cached one does."""
     layer: Any = unet.get_submodule(FIRST)
     layer.forward = lambda hidden_states, **_: hidden_states
 
@@ -390,8 +390,8 @@ def test_what_is_no_run_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "folder" / "letter.txt").read_text() == "dear"
 
 
-def test_a_silent_layer_is_an_error_that_names_it(store: Path) -> None:
-    pipeline = _with_unet(_silence)()
+def test_a_layer_that_was_not_read_is_an_error_that_names_it(store: Path) -> None:
+    pipeline = _with_unet(_bypass_projections)()
     with pytest.raises(CaptureError, match=rf"got none at step 0 .* from '{FIRST}'"):
         record(pipeline, store)
     assert models.opened(store / "one").attrs["i2am"]["status"] == "failed"

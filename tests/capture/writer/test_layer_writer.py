@@ -43,7 +43,7 @@ def attributes(**changed: Any) -> LayerAttributes:
 
 def write(
     arrays: dict[str, Array],
-    halves: tuple[str, ...] = ONE,
+    branches: tuple[str, ...] = ONE,
     *,
     is_known: bool = True,
     memory_bytes: int = 2**30,
@@ -51,20 +51,20 @@ def write(
     handed_over_after: int | None = None,
     dtype: Any = FLOAT16,
 ) -> zarr.Group:
-    """Write arrays (guidance, step, …) through a layer, one half and step at a time."""
+    """Write arrays (guidance, step, …) through a layer, one branch and step at a time."""
     sample = zarr.create_group({})
     layers = sample.create_group("layers").store_path
     stream = Stream(memory_bytes)
-    layer = LayerWriter(layers, "a", attributes(), dtype, stream, halves if is_known else None)
+    layer = LayerWriter(layers, "a", attributes(), dtype, stream, branches if is_known else None)
     for step in range(len(next(iter(arrays.values()))[0])):
-        for place, half in reversed(list(enumerate(halves))):
+        for place, branch in reversed(list(enumerate(branches))):
             values = {n: torch.from_numpy(np.array(a[place, step])) for n, a in arrays.items()}
             if step in repeats:  # The denoiser corrects itself: the last call counts.
-                layer.put(step, half, {n: torch.full_like(v, 9) for n, v in values.items()})
-            layer.put(step, half, values)
+                layer.put(step, branch, {n: torch.full_like(v, 9) for n, v in values.items()})
+            layer.put(step, branch, values)
         if step == handed_over_after:
             layer.hand_over()
-    layer.close(halves)
+    layer.close(branches)
     write_layers(layers, [layer], stream)
     stream.close()
     group = sample["layers/a"]
@@ -72,9 +72,9 @@ def write(
     return group
 
 
-def new_layer(stream: Stream, halves: tuple[str, ...] | None) -> LayerWriter:
+def new_layer(stream: Stream, branches: tuple[str, ...] | None) -> LayerWriter:
     place = zarr.create_group({}).store_path
-    return LayerWriter(place, "a", attributes(), FLOAT16, stream, halves)
+    return LayerWriter(place, "a", attributes(), FLOAT16, stream, branches)
 
 
 def read(group: zarr.Group, name: str) -> tuple[Array, tuple[str, ...]]:
@@ -85,7 +85,7 @@ def read(group: zarr.Group, name: str) -> tuple[Array, tuple[str, ...]]:
 @settings(max_examples=100, deadline=None)
 @given(
     steps=st.integers(1, 30),
-    halves=st.sampled_from([ONE, BOTH]),
+    branches=st.sampled_from([ONE, BOTH]),
     is_known=st.booleans(),
     memory_bytes=MEMORIES,
     overflow_at=st.none() | st.integers(0, 29),
@@ -95,7 +95,7 @@ def read(group: zarr.Group, name: str) -> tuple[Array, tuple[str, ...]]:
 )
 def test_what_is_put_is_what_a_reader_finds(
     steps: int,
-    halves: tuple[str, ...],
+    branches: tuple[str, ...],
     is_known: bool,
     memory_bytes: int,
     overflow_at: int | None,
@@ -105,22 +105,22 @@ def test_what_is_put_is_what_a_reader_finds(
 ) -> None:
     rng = np.random.default_rng(steps)
     # Values that float16 holds exactly, so that they are the same after it has become float32.
-    query = rng.integers(-99, 99, size=(len(halves), steps, 2, 6, 3)).astype(np.float32)
+    query = rng.integers(-99, 99, size=(len(branches), steps, 2, 6, 3)).astype(np.float32)
     is_wide = overflow_at is not None and overflow_at < steps
     if is_wide:
         query[-1, overflow_at, 1, 5, 2] = 70_000
-    key = np.repeat(rng.integers(-99, 99, size=(len(halves), 1, 2, 4, 3)), steps, axis=1)
+    key = np.repeat(rng.integers(-99, 99, size=(len(branches), 1, 2, 4, 3)), steps, axis=1)
     is_constant = key_changes_at is None or key_changes_at >= steps
     if key_changes_at is not None:
         key[0, key_changes_at:] += 1
     arrays = {
         "query": query,
         "key": key.astype(np.float32),
-        "logsumexp": rng.normal(size=(len(halves), steps, 2, 6)).astype(np.float32),
+        "logsumexp": rng.normal(size=(len(branches), steps, 2, 6)).astype(np.float32),
     }
     group = write(
         arrays,
-        halves,
+        branches,
         is_known=is_known,
         memory_bytes=memory_bytes,
         repeats=repeats,
@@ -137,7 +137,7 @@ def test_what_is_put_is_what_a_reader_finds(
         # Where steps are stored one by one, one that was replaced may have looked like a change.
         if name == "key" and is_constant and not (repeats and "step" in found):
             wanted, dims = wanted[:, 0], ("guidance", *rest)
-        if len(halves) == 1:
+        if len(branches) == 1:
             wanted, dims = wanted[0], dims[1:]
         assert found == dims
         assert values.dtype == (np.float32 if is_wide or name == "logsumexp" else np.float16)
@@ -297,13 +297,13 @@ def test_a_step_of_another_shape_is_an_error(other: dict[str, torch.Tensor]) -> 
     [(["conditional", "conditional"], BOTH), ([*BOTH, "conditional"], BOTH), ([*BOTH], ONE)],
     ids=["one never came", "one is shorter", "one is not wanted"],
 )
-def test_halves_that_do_not_match_are_an_error(put: list[str], closed: tuple[str, ...]) -> None:
+def test_branches_that_do_not_match_are_an_error(put: list[str], closed: tuple[str, ...]) -> None:
     layer = new_layer(Stream(), None)
     seen: dict[str, int] = {}
-    for half in put:
-        seen[half] = seen.get(half, -1) + 1
-        layer.put(seen[half], half, {"query": torch.zeros(1, 2, 3)})
-    with pytest.raises(CaptureError, match="Expected equally many steps of the halves"):
+    for branch in put:
+        seen[branch] = seen.get(branch, -1) + 1
+        layer.put(seen[branch], branch, {"query": torch.zeros(1, 2, 3)})
+    with pytest.raises(CaptureError, match="Expected equally many steps of the branches"):
         layer.close(closed)
 
 

@@ -156,7 +156,7 @@ class DiffusionWrapper(nn.Module):
 
 
 class LatentDiffusion(nn.Module):
-    """The original Paint-by-Example: a guided batch, unconditional half first."""
+    """The original Paint-by-Example: a guided batch, unconditional branch first."""
 
     def __init__(self, unet: UNetModel, build: Build, size: tuple[int, int] = (16, 16)) -> None:
         super().__init__()
@@ -185,8 +185,8 @@ class LatentDiffusion(nn.Module):
         if scale == 1:
             return self.apply_model(x, t, cond)
         context = torch.cat([self.learnable_vector.repeat(len(x), 1, 1), cond])
-        halves = self.apply_model(torch.cat([x, x]), torch.cat([t, t]), context)
-        unconditional, conditional = halves.chunk(2)
+        branches = self.apply_model(torch.cat([x, x]), torch.cat([t, t]), context)
+        unconditional, conditional = branches.chunk(2)
         return unconditional + scale * (conditional - unconditional)
 
 
@@ -195,7 +195,7 @@ class LatentTryOnDiffusion(LatentDiffusion):
 
 
 class ControlLDM(LatentDiffusion):
-    """StableVITON: one call for each half, the conditional one first."""
+    """StableVITON: one call for each branch, the conditional one first."""
 
     def __init__(self, unet: UNetModel, build: Build) -> None:
         super().__init__(unet, build, (32, 24))
