@@ -37,7 +37,7 @@ from i2am.capture.recording.options import (
 from i2am.capture.recording.provenance import describe_target
 from i2am.capture.recording.representation import RepresentationOption, check_representation
 from i2am.capture.recording.sample_recorder import SampleRecorder
-from i2am.capture.writer.staging import Stream
+from i2am.capture.writer.staging import StagingArea
 from i2am.schemas import CaptureError, SchemaError, check_sample_name, did_you_mean
 
 __all__ = ["Recording", "capture"]
@@ -125,8 +125,8 @@ def capture(
     found = find_profile(target, profile)
     taps = select_layers(target, found, layers)
     branches = 2 if guidance == "both" else 1
-    stream = Stream(memory_bytes, layers=len(taps) * len(samples) * branches)
-    recording = Recording(settings, samples, stream)
+    staging = StagingArea(memory_bytes, layers=len(taps) * len(samples) * branches)
+    recording = Recording(settings, samples, staging)
     recording.listen_to(
         DenoiserHooks(
             denoiser,
@@ -139,8 +139,8 @@ def capture(
             getattr(target, "scheduler", None),
             is_compiled(target, denoiser),
             recording.receive,
-            stream.flush,
-            recording.hand_over,
+            staging.flush,
+            recording.flush,
         ),
         describe_target(target, denoiser, found.name),
     )
@@ -151,9 +151,9 @@ class Recording:
     """A running capture; made by `capture`, used with ``with``."""
 
     def __init__(
-        self, settings: RecordingSettings, samples: tuple[str, ...], stream: Stream
+        self, settings: RecordingSettings, samples: tuple[str, ...], staging: StagingArea
     ) -> None:
-        self._settings, self._names, self._stream = settings, samples, stream
+        self._settings, self._names, self._staging = settings, samples, staging
         self._listener: DenoiserHooks | None = None
         self._provenance: dict[str, Any] = {}
         self._own: dict[str, dict[str, Any]] = {name: {} for name in samples}
@@ -171,7 +171,7 @@ class Recording:
             raise CaptureError(msg)
         for name in self._names:
             provenance = ChainMap(self._own[name], self._provenance)
-            self._samples[name] = SampleRecorder(name, self._settings, self._stream, provenance)
+            self._samples[name] = SampleRecorder(name, self._settings, self._staging, provenance)
         with self._stack:  # Unhooks again if hooking fails halfway.
             self._listener.attach(self._stack)
             self._stack = self._stack.pop_all()
@@ -190,7 +190,7 @@ class Recording:
             if error is None and listener is not None:
                 self._finish(listener)
             else:
-                self._stream.close()
+                self._staging.close()
         except BaseException as failure:
             self._fail(failure)
             raise
@@ -246,10 +246,10 @@ class Recording:
                         row = first + place
                         sample.put(layer.tap, inputs, row, layer.step_index, branch, branches)
 
-    def hand_over(self) -> None:
-        """Let the last steps be written while the pipeline makes a picture of what they gave."""
+    def flush(self) -> None:
+        """Let the last steps be written while the pipeline decodes the image."""
         for sample in self._samples.values():
-            sample.hand_over()
+            sample.flush()
 
     def _finish(self, listener: DenoiserHooks) -> None:
         branches = listener.branches
@@ -258,9 +258,9 @@ class Recording:
             for sample in self._samples.values():
                 sample.close(branches)
             for sample in self._samples.values():
-                sample.settle()
+                sample.finalize()
         finally:
-            self._stream.close()
+            self._staging.close()
         self._provenance["steps"] = listener.step_count
         complete = [
             sample.finish(listener.steps, listener.timesteps, branches)

@@ -19,7 +19,7 @@ from i2am.capture.recording.representation import (
 )
 from i2am.capture.writer.layer_writer import LayerWriter, write_layers
 from i2am.capture.writer.run_store import open_sample, set_status, write_coordinates, write_images
-from i2am.capture.writer.staging import Stream
+from i2am.capture.writer.staging import StagingArea
 from i2am.schemas import CaptureAttributes, CaptureError, LayerAttributes
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 
@@ -38,7 +38,7 @@ class SampleRecorder:
     ----------
     name : str
     settings : RecordingSettings
-    stream : Stream
+    staging : StagingArea
         Shared by the samples of a capture; closed by the recording.
     provenance : mapping
         Shared too, and read anew each time the status is written.
@@ -50,13 +50,17 @@ class SampleRecorder:
     """
 
     def __init__(
-        self, name: str, settings: RecordingSettings, stream: Stream, provenance: Mapping[str, Any]
+        self,
+        name: str,
+        settings: RecordingSettings,
+        staging: StagingArea,
+        provenance: Mapping[str, Any],
     ) -> None:
-        self._settings, self._stream, self._provenance = settings, stream, provenance
+        self._settings, self._staging, self._provenance = settings, staging, provenance
         self._group = open_sample(
             settings.store, name, overwrite=settings.overwrite, attributes=self._facts("running")
         )
-        self._layer_place = self._group.store_path / "layers"
+        self._layers_path = self._group.store_path / "layers"
         self._layers: dict[str, LayerWriter] = {}
         self._images: set[str] = set()
         self._finished = False
@@ -102,15 +106,15 @@ class SampleRecorder:
                 own = inputs.select_batch_index(row)
                 attributes = self._describe(tap, own, reference, stored_as, heads)
                 self._layers[name] = LayerWriter(
-                    self._layer_place,
+                    self._layers_path,
                     name,
                     attributes,
                     self._settings.dtype,
-                    self._stream,
+                    self._staging,
                     branches,
                     len(inputs.references),
                 )
-            self._layers[name].put(position, branch, arrays)
+            self._layers[name].append(position, branch, arrays)
 
     def add_images(self, images: Mapping[str, Any]) -> None:
         """Write pictures; the required ones complete a finished sample."""
@@ -119,13 +123,13 @@ class SampleRecorder:
         if self._finished:
             self._complete()
 
-    def hand_over(self) -> None:
-        """Hand to the stream what no further step would change."""
+    def flush(self) -> None:
+        """Submit what no further step will change."""
         for layer in self._layers.values():
-            layer.hand_over()
+            layer.flush()
 
     def close(self, branches: tuple[str, ...]) -> None:
-        """Hand what is left of the layers to the stream.
+        """Submit the remaining steps of all layers.
 
         Raises
         ------
@@ -135,7 +139,7 @@ class SampleRecorder:
         for layer in self._layers.values():
             layer.close(branches)
 
-    def settle(self) -> None:
+    def finalize(self) -> None:
         """Describe the closed layers to readers.
 
         Raises
@@ -143,7 +147,7 @@ class SampleRecorder:
         CaptureError
             If anything could not be written.
         """
-        write_layers(self._layer_place, self._layers.values(), self._stream)
+        write_layers(self._layers_path, self._layers.values(), self._staging)
 
     def finish(
         self, steps: Sequence[int], timesteps: Sequence[float], branches: Sequence[str]
