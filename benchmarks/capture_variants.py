@@ -20,7 +20,7 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 
 from i2am.capture import DEMO_MANIFEST, SHIPPED_MODEL, capture, load_pipeline
-from i2am.capture.batch.pictures import RowPictures
+from i2am.capture.batch.sample_images import SampleImages
 from i2am.schemas import read_manifest
 
 __all__ = ["PEER", "VARIANTS", "AttentionSums", "Model", "build_model", "is_available"]
@@ -70,7 +70,7 @@ def build_model(kind: Literal["tiny", "sd15"], device: str, *, quick: bool = Fal
 def _build_tiny(device: str, dtype: torch.dtype) -> Model:
     name: Any = str(dtype).removeprefix("torch.")
     pipeline = load_pipeline(SHIPPED_MODEL, device=device, dtype=name)
-    pictures = RowPictures.open(read_manifest(DEMO_MANIFEST)[0])
+    pictures = SampleImages.open(read_manifest(DEMO_MANIFEST)[0])
 
     def generate(steps: int) -> Any:
         return pipeline(

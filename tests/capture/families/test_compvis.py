@@ -115,11 +115,11 @@ def hooked(model: torch.nn.Module) -> set[str]:
 def test_only_the_denoising_unet_is_hooked_and_nothing_is_left_on_it(
     model: LatentDiffusion, store: Path
 ) -> None:
-    picture = np.zeros((8, 8, 3), np.uint8)
+    image = np.zeros((8, 8, 3), np.uint8)
     with capture(model, store, sample="one") as recording:
         names = hooked(model)
         DDIMSampler(model).sample(1)
-        recording.add_images(generated=picture, reference=picture)
+        recording.add_images(generated=image, reference=image)
     for layer in cross_attentions(model):
         assert f"model.diffusion_model.{layer}.to_q" in names
     # Neither the look-alikes of ControlNet, encoder and autoencoder, nor self-attention.

@@ -147,10 +147,10 @@ def test_an_error_of_our_own_keeps_its_kind_and_words() -> None:
     staging = StagingArea()
 
     def fail(_: Any) -> None:
-        raise StoreError("Expected a run, got a picture.")
+        raise StoreError("Expected a run, got an image.")
 
     staging.submit(fail)
-    with pytest.raises(StoreError, match="got a picture"):
+    with pytest.raises(StoreError, match="got an image"):
         staging.close()
 
 
