@@ -32,7 +32,7 @@ from i2am.capture.pipelines.call import (
 from i2am.capture.pipelines.load import LoadOptions, load_pipeline
 from i2am.capture.recording.options import CaptureOptions
 from i2am.capture.recording.provenance import describe_inputs, to_json_value
-from i2am.capture.recording.recorder import Recording, capture
+from i2am.capture.recording.recorder import Recording, open_recording
 from i2am.capture.writer.run_store import finished_samples, open_run_group
 from i2am.schemas import ManifestRow, read_manifest
 
@@ -273,7 +273,7 @@ class ManifestCapture:
             self.pipeline.set_progress_bar_config(
                 desc=", ".join(names), unit="step", position=1, leave=False, disable=None
             )
-        recording = capture(self.pipeline, self.out, sample=names, **vars(self.options))
+        recording = open_recording(self.pipeline, self.out, names, self.options)
         recording.add_provenance(
             guidance_scale=guidance_scale_of(self.pipeline, self.settings),
             arguments=to_json_value(dict(self.settings.arguments)),

@@ -46,14 +46,10 @@ class StepClock:
     ----------
     scheduler : object, optional
         A diffusers scheduler whose ``step`` ends every evaluation.
-    after_last : callable (), optional
-        Called when the scheduler has ended the last of its evaluations. Never called where the
-        scheduler does not say how many there are, or the pipeline leaves some out.
     """
 
-    def __init__(self, scheduler: Any = None, after_last: Callable[[], None] | None = None) -> None:
+    def __init__(self, scheduler: Any = None) -> None:
         self._scheduler = scheduler if hasattr(scheduler, "step") else None
-        self._after_last = after_last
         self._has_stepped = False
         self._evaluation = self._call = 0
         self._calls_per_timestep: int | None = None
@@ -65,8 +61,16 @@ class StepClock:
         """The timestep of each step so far."""
         return {step: float(torch.as_tensor(t).flatten()[0]) for step, t in self._timesteps.items()}
 
-    def watch(self, stack: ExitStack) -> None:
-        """Wrap the scheduler's ``step`` on this one instance, until `stack` closes."""
+    def watch(self, stack: ExitStack, after_last: Callable[[], None] | None = None) -> None:
+        """Wrap the scheduler's ``step`` on this one instance, until `stack` closes.
+
+        Parameters
+        ----------
+        stack : ExitStack
+        after_last : callable (), optional
+            Called when the scheduler has ended the last of its evaluations. Never called where the
+            scheduler does not say how many there are, or the pipeline leaves some out.
+        """
         scheduler = self._scheduler
         if scheduler is None:
             return
@@ -75,7 +79,8 @@ class StepClock:
         @functools.wraps(original)
         def step(*args: Any, **kwargs: Any) -> Any:
             given = kwargs["timestep"] if "timestep" in kwargs else args[1]
-            self._on_scheduler_step(given)
+            if self._end_evaluation(given) and after_last is not None:
+                after_last()
             return original(*args, **kwargs)
 
         is_own = "step" in vars(scheduler)
@@ -106,17 +111,16 @@ class StepClock:
         self._call += 1
         return CallPosition(step, self._call - 1)
 
-    def _on_scheduler_step(self, timestep: Any) -> None:
+    def _end_evaluation(self, timestep: Any) -> bool:
+        """Count one evaluation, and return whether it was the scheduler's last."""
         if self._scheduler is None or not self._call:
-            return  # A step that belongs to no call of this denoiser.
+            return False  # A step that belongs to no call of this denoiser.
         if (step := _step_of(self._scheduler, self._evaluation)) is not None:
             self._timesteps[step] = _snapshot(timestep)
         self._has_stepped = True
         self._evaluation += 1
         self._call = 0
-        count = len(getattr(self._scheduler, "timesteps", ()))
-        if self._evaluation == count and self._after_last is not None:
-            self._after_last()
+        return self._evaluation == len(getattr(self._scheduler, "timesteps", ()))
 
     def _tick_by_timestep(self, timestep: float) -> CallPosition:
         if timestep != self._latest:

@@ -137,18 +137,17 @@ def test_factors_need_a_mask_that_hides_no_reference_at_their_own_batch_index(
         run("hidden", mask.flip(0))
 
 
-def test_reduction_in_tiles_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reduction_in_tiles_is_the_same() -> None:
     torch.manual_seed(0)
     query, key = 30 * torch.randn(1, 2, PATCHES, 4), torch.randn(1, 2, KEYS, 4)
     keys = ReferenceKeys(slice(0, REFERENCE), ReferenceLayout(0, None))
     inputs = AttentionInputs(query, key, 0.5, (2, 3), (keys,))
     whole, total = directional_maps(inputs, keys), log_normaliser(inputs)
-    monkeypatch.setattr("i2am.capture.recording.representation._TILE_BYTES", 1)
-    tiled = directional_maps(inputs, keys)
+    tiled = directional_maps(inputs, keys, tile_bytes=1)
     assert whole.keys() == tiled.keys()
     for name, values in whole.items():
         assert torch.allclose(values, tiled[name], rtol=1e-5, atol=1e-12)
-    assert torch.equal(total, log_normaliser(inputs))
+    assert torch.equal(total, log_normaliser(inputs, tile_bytes=1))
     logits = (query.double() @ key.double().transpose(-1, -2) * 0.5)[..., :REFERENCE]
     assert torch.allclose(whole["r2g"].double(), logits.softmax(2).mean(3), rtol=1e-5)
 
