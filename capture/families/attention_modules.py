@@ -79,7 +79,7 @@ def block_of(name: str) -> str:
 def heads_of(attention: Any, projected: torch.Tensor) -> torch.Tensor:
     """Return a projection's output as (batch, head, token, channel).
 
-    The output of a norm that follows the projection has the heads apart already.
+    The output of a norm that follows the projection is split into heads already.
     """
     return projected if projected.ndim == 4 else split_heads(projected, attention.heads)
 

@@ -1,6 +1,6 @@
 """FLUX: reference tokens in the one sequence that all layers attend over.
 
-Kontext appends the references' latents to the target's; ``img_ids`` tells them apart (its first
+Kontext appends the references' latents to the target's; ``img_ids`` distinguishes them (its first
 column is 0 for the target) and where each token lies. Redux appends the image encoder's tokens, a
 square grid, to the 512 of the text.
 """

@@ -205,7 +205,7 @@ def _load_directory(directory: Path, dtype: torch.dtype, *, allow_pickle: bool) 
 
 
 def _check_safetensors(directory: Path, index: dict[str, Any]) -> None:
-    """Raise an error that says what to do about pickles; the loaders would only miss a file."""
+    """Raise an error with a remedy for pickles; the loaders would only report a missing file."""
     for part in sorted(name for name in index if (directory / name).is_dir()):
         pickles = sorted(path for kind in _PICKLES for path in (directory / part).glob(kind))
         if pickles and not any((directory / part).glob("*.safetensors")):

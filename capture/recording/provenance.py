@@ -30,7 +30,7 @@ _COMMIT = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40})\b")
 
 
 def describe_target(target: Any, denoiser: nn.Module, profile: str) -> dict[str, Any]:
-    """Return what a pipeline or denoiser itself says of a sample's provenance.
+    """Return what a pipeline or denoiser says about a sample's provenance.
 
     Parameters
     ----------

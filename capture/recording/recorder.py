@@ -236,7 +236,7 @@ class Recording:
         Raises
         ------
         CaptureError
-            If the sample or an image's name is unknown, or an image comes twice.
+            If the sample or an image's name is unknown, or an image is given twice.
         SchemaError
             If an image has another shape or dtype.
         """

@@ -1,7 +1,7 @@
 """An array with a step dimension, stored shard by shard, in any order.
 
 A shard is one object in the store and holds all tokens of many steps; the chunks inside are tiles
-of patches over several steps, so that a reader who wants one patch at every step reads little.
+of patches over several steps, so that to read one patch at every step takes few bytes.
 Shards are encoded here rather than by zarr, in the standard layout (Zarr's ``sharding_indexed``):
 several times as fast, and any Zarr reader opens them. They are not compressed: the last bits of
 attention's floats are noise, and the tenth that bit-shuffling and lz4 take off costs more time than
@@ -263,7 +263,7 @@ class ShardLayout:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of a shard, without guidance; a multiple of the chunk's, as Zarr wants it."""
+        """Shape of a shard, without guidance; a multiple of the chunk's, as Zarr requires."""
         return (self.steps, self.chunk[1], self.tiles * self.chunk[2], *self.chunk[3:])
 
 
