@@ -30,7 +30,7 @@ from tests.support.tiny_pipelines import models, pipelines
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
     """Four rows; the images are larger than the model's, one has a seed and a label."""
-    inputs = models.pictures(128)
+    inputs = models.noise_images(128)
     inputs["example_image"].save(tmp_path / "reference.png")
     inputs["image"].resize((128, 96)).save(tmp_path / "source.png")
     inputs["mask_image"].resize((128, 96)).save(tmp_path / "mask.png")

@@ -162,7 +162,7 @@ def test_the_conditional_branch_is_the_second_one(store: Path) -> None:
 
 def test_several_images_of_one_call_become_several_samples(store: Path) -> None:
     pipeline = models.reference_inpaint()
-    inputs = models.pictures(64)
+    inputs = models.noise_images(64)
     noise = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     doubled = {name: [image, image] for name, image in inputs.items()}
     record(pipeline, store, sample=["a", "b"], call=doubled | {"latents": noise}, dtype="float32")

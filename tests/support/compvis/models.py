@@ -78,10 +78,10 @@ class UNetModel(_Encoder):
         widths, skips = level_widths(build), list(self.skip_widths)
         width, blocks = widths[-1], []
         for level in reversed(range(len(MULTIPLIERS))):
-            for place in range(3):
+            for index in range(3):
                 block = self.mixing_block(level, width + skips.pop(), widths[level], build)
                 width = widths[level]
-                if level and place == 2:
+                if level and index == 2:
                     block.append(Upsample(width))
                 blocks.append(block)
         self.output_blocks = nn.ModuleList(blocks)
