@@ -98,7 +98,7 @@ def _build_sd15(device: str, dtype: torch.dtype, *, quick: bool) -> Model:
     torch.nn.Module.to(unet, dtype).eval()
     pipeline = GuidedUNetPipeline(unet, DDIMScheduler())
     pipeline.set_progress_bar_config(disable=True)
-    # There is no autoencoder: a image of the right size stands for what it would have made.
+    # There is no autoencoder: an image of the right size takes the place of its output.
     image = np.zeros((8 * unet.config.sample_size,) * 2 + (3,), np.uint8)
 
     def generate(steps: int) -> Any:

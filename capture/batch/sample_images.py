@@ -25,7 +25,7 @@ class SampleImages:
     reference_mask : PIL image, L, optional
         At the reference's size.
     box : tuple of float, optional
-        Region of the reference object: x, y, width, height in the source's pixels.
+        x, y, width, height in the source's pixels.
     """
 
     source: Image.Image

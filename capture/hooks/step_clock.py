@@ -128,7 +128,7 @@ class StepClock:
                 self._calls_per_timestep = self._call
             self._timesteps[len(self._timesteps)] = self._latest = timestep
             self._call = 0
-        # When all guidance calls come again at one timestep, they replace the ones before.
+        # Further guidance calls at one timestep replace the ones before.
         call = self._call % (self._calls_per_timestep or self._call + 1)
         self._call += 1
         return CallPosition(len(self._timesteps) - 1, call)

@@ -152,7 +152,7 @@ def autocast_disabled(device: str) -> AbstractContextManager[None]:
 
 
 def reference_logits(inputs: AttentionInputs, reference: ReferenceKeys) -> torch.Tensor:
-    """Return scaled Q·K, dims (batch, head, generated, reference), float32, before any inputs."""
+    """Return scaled Q·K, dims (batch, head, generated, reference), float32, before any softmax."""
     key = inputs.key[:, :, reference.tokens].float()
     # Scaled after the product, as in attention itself: another order rounds differently.
     logits = (inputs.query.float() @ key.transpose(-1, -2)).mul_(inputs.scale)

@@ -278,7 +278,7 @@ def _attributes(group: Any) -> dict[str, Any]:
 def _is_something_else(path: Path) -> bool:
     if not path.is_dir():
         return path.exists()
-    # zarr writes through files of this name; another process may just be making the run.
+    # zarr writes files under this suffix first; another process may just be creating the run.
     entries = [entry for entry in path.iterdir() if entry.suffix != ".partial"]
     return bool(entries) and not (path / "zarr.json").exists()
 

@@ -161,7 +161,7 @@ def put_object(path: StorePath, buffer: Buffer) -> None:
 
 def _write_file(path: StorePath, buffer: Buffer) -> Path:
     file_path = Path(path.store.root) / path.path  # type: ignore[attr-defined]
-    # zarr's own suffix for unfinished files, which its listings skip.
+    # zarr's own suffix for unfinished files.
     partial = file_path.with_name(f"{file_path.name}.{uuid4().hex}.partial")
     try:
         try:

@@ -155,7 +155,7 @@ def test_reduction_in_tiles_is_the_same() -> None:
 @pytest.mark.parametrize("tokens", [1, REFERENCE])
 @pytest.mark.parametrize("ignored", [0, 60, 300], ids=["no token", "hardly", "by far"])
 def test_maps_of_keys_that_share_nothing_are_those_of_float64(ignored: float, tokens: int) -> None:
-    """A token that all patches ignore vanishes where both layer_inputs share an exponential."""
+    """A token that all patches ignore vanishes where both softmaxes share an exponential."""
     torch.manual_seed(0)
     # Multiples of 1/64, so that float32 holds every product exactly, whatever order it adds in.
     query = (64 * torch.randn(2, 2, 40, 4)).round() / 64
