@@ -3,21 +3,22 @@
 Labelled arrays in, labelled arrays out, lazy until computed; the names here are the public ones.
 """
 
-from i2am.analysis.across import average_maps, default_average_path
-from i2am.analysis.compare import compare_runs, summarise_comparison
-from i2am.analysis.comparison_files import write_comparison
-from i2am.analysis.describe import describe_store, summarise_store
-from i2am.analysis.differences import difference_maps
-from i2am.analysis.engine import analyze_run
-from i2am.analysis.heads import head_scores, write_head_scores
-from i2am.analysis.maps import analyze
-from i2am.analysis.paired import RunPair, pair_runs
-from i2am.analysis.pairing import default_maps_path, find_maps, maps_of
-from i2am.analysis.questions import Answer, Questions
-from i2am.analysis.scores import imacs, read_scores, score_maps, summarise_scores
-from i2am.analysis.spread import spread
-from i2am.analysis.sram import sram
-from i2am.analysis.store import Maps, Run, open_maps, open_run
+from i2am.analysis.figures.files import write_comparison
+from i2am.analysis.maps.analyze import analyze, maps_of
+from i2am.analysis.maps.analyze_run import analyze_run
+from i2am.analysis.maps.live_sram import Answer, Questions
+from i2am.analysis.maps.sram import sram
+from i2am.analysis.scores.heads import head_scores, write_head_scores
+from i2am.analysis.scores.imacs import imacs
+from i2am.analysis.scores.spread import spread
+from i2am.analysis.scores.table import read_scores, score_maps, summarise_scores
+from i2am.analysis.statistics.averages import average_maps, default_average_path
+from i2am.analysis.statistics.comparison import compare_runs, summarise_comparison
+from i2am.analysis.statistics.differences import difference_maps
+from i2am.analysis.statistics.run_pair import RunPair, pair_runs
+from i2am.analysis.stores.describe import describe_store, summarise_store
+from i2am.analysis.stores.reader import Maps, Run, open_maps, open_run
+from i2am.analysis.stores.related import default_maps_path, find_maps
 
 __all__ = [
     "Answer",

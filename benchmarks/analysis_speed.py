@@ -34,8 +34,8 @@ from synthetic_run import HEADS, STEPS, Layer, layers, write_run
 from threadpoolctl import threadpool_limits
 
 from i2am.analysis import analyze_run, open_run
-from i2am.analysis.block_scores import Factors, Logits, Scores
-from i2am.analysis.kernel import directional_means
+from i2am.analysis.kernel.logits import Factors, Logits, Scores
+from i2am.analysis.kernel.softmax import directional_means
 from i2am.schemas.dims import STEP
 
 # Patches, tokens, channels of a head. The bars are for the finest layer of Stable Diffusion 1.5 with

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def runs(folder: Path, *, is_quick: bool) -> Iterator[tuple[str, Path]]:
     """Yield the runs that are looked at, with their maps beside them."""
     from i2am.analysis import analyze_run
-    from i2am.viewer.sample_data import DEMO_RUN
+    from i2am.viewer.reader import DEMO_RUN
 
     shutil.copytree(DEMO_RUN, folder / "demo.zarr")
     analyze_run(folder / "demo.zarr", folder / "demo.maps.zarr", progress=False)
@@ -98,7 +98,7 @@ class Session:
 
     def __init__(self, run: Path) -> None:
         from i2am.viewer import open_viewer
-        from i2am.viewer.session import session_of
+        from i2am.viewer.session.attach import session_of
 
         self.viewer = open_viewer(run)
         self.session = session_of(self.viewer)
@@ -148,7 +148,7 @@ class Session:
 
     def compute(self, rounds: int) -> None:
         """Ask what patches read in one layer, all steps and heads, without showing it."""
-        from i2am.viewer.inquiry import questions_of
+        from i2am.viewer.picking.sram_request import questions_of
 
         row = self.session.rows[0]
         questions, layer = questions_of(row), row.names.layers[0]
@@ -190,7 +190,7 @@ class Session:
 
     def click(self, at: tuple[int, ...]) -> tuple[float, float]:
         """Return the seconds until a click's first answer has been drawn, and until the last."""
-        from i2am.viewer.asking import asker_of
+        from i2am.viewer.picking.sram_controller import asker_of
 
         asker = asker_of(self.session)
         windows.pump(CLICKS_APART_S)
@@ -221,7 +221,7 @@ class Session:
 
 def save_arrays(run: Path) -> None:
     """Write a run's maps as NumPy files, for plain napari."""
-    from i2am.viewer.opening import open_row
+    from i2am.viewer.data.open_sample import open_row
 
     for direction, maps in open_row(run).maps.children.items():
         np.save(run.with_suffix(f".{direction}.npy"), maps.dataset["volume"].to_numpy())
@@ -232,8 +232,8 @@ def open_plain(run: Path) -> Any:
     import napari
     from qtpy.QtWidgets import QApplication
 
-    from i2am.viewer.layers import boxes_of, sample_layers
-    from i2am.viewer.opening import open_row
+    from i2am.viewer.data.open_sample import open_row
+    from i2am.viewer.scene.layers import boxes_of, sample_layers
     from i2am.viewer.window import _enlarge
 
     viewer = napari.Viewer(show=True)
@@ -264,7 +264,7 @@ def first_frame(kind: str, run: Path) -> float:
 def show_first_frame(kind: str, run: str) -> None:
     """Print the time at which a window has been drawn with a map in it."""
     from i2am.viewer import open_viewer
-    from i2am.viewer.session import session_of
+    from i2am.viewer.session.attach import session_of
 
     if kind == "plain":
         viewer = open_plain(Path(run))

@@ -89,8 +89,8 @@ class Own:
 @contextmanager
 def counting() -> Iterator[Own]:
     """Count the time in our entry points during a slider move: reading a plane, following."""
-    from i2am.viewer.session import Session as Core
-    from i2am.viewer.volume import Volume
+    from i2am.viewer.data.volume import Volume
+    from i2am.viewer.session.session import Session as Core
 
     own, depth = Own(), 0
     originals = [(Core, "_follow", Core._follow), (Volume, "__getitem__", Volume.__getitem__)]

@@ -44,7 +44,7 @@ def analysed_demo(folder: Path) -> Path:
     import shutil
 
     from i2am.analysis import analyze_run
-    from i2am.viewer.sample_data import DEMO_RUN
+    from i2am.viewer.reader import DEMO_RUN
 
     run = folder / "demo.zarr"
     shutil.copytree(DEMO_RUN, run)
@@ -56,7 +56,7 @@ def take_picture(run: Path, take: Callable[[Any], None], path: Path) -> None:
     from PIL import Image
 
     from i2am.viewer import open_viewer
-    from i2am.viewer.session import session_of
+    from i2am.viewer.session.attach import session_of
 
     viewer = open_viewer(run, sample="truck")
     session = session_of(viewer)
@@ -86,8 +86,8 @@ def hlam(viewer: Any) -> None:
 
 
 def sram(viewer: Any) -> None:
-    from i2am.viewer.asking import asker_of
-    from i2am.viewer.pick import Pick, selection_of
+    from i2am.viewer.picking.pick import Pick, selection_of
+    from i2am.viewer.picking.sram_controller import asker_of
 
     own = session(viewer)
     picks = dock(viewer, "Ask a patch")
@@ -117,7 +117,7 @@ def comparison(viewer: Any) -> None:
 
 
 def session(viewer: Any) -> Any:
-    from i2am.viewer.session import session_of
+    from i2am.viewer.session.attach import session_of
 
     return session_of(viewer)
 

@@ -18,6 +18,8 @@ from pydantic import (
     model_validator,
 )
 
+from i2am.schemas.choices import Convention, Normalisation, Representation
+
 __all__ = [
     "ATTRIBUTE_KEY",
     "SCHEMA_VERSION",
@@ -79,7 +81,7 @@ class LayerAttributes(_Attributes):
     special_tokens: NonNegativeInt
     order: NonNegativeInt
     block: str
-    representation: Literal["factors", "logits", "maps"]
+    representation: Representation
     # Which of the reference images its keys come from, in the order that the model takes them.
     reference_index: NonNegativeInt = 0
     # Labels along the head dimension; None when all heads were kept.
@@ -126,8 +128,8 @@ class MapsAttributes(_Versioned):
     """Root of a maps store."""
 
     kind: Literal["maps"] = "maps"
-    convention: Literal["i2am", "official"]
-    normalisation: Literal["mass", "density"]
+    convention: Convention
+    normalisation: Normalisation
     source: str
 
     @model_validator(mode="after")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pydantic_core import ErrorDetails
+
 __all__ = [
     "AnalysisError",
     "CaptureError",
@@ -18,6 +20,7 @@ __all__ = [
     "MissingExtra",
     "SchemaError",
     "StoreError",
+    "describe_validation_error",
     "did_you_mean",
 ]
 
@@ -61,3 +64,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if close:
         return f"Did you mean {close[0]!r}?"
     return f"Known: {', '.join(repr(n) for n in names) or 'none'}."
+
+
+def describe_validation_error(error: ErrorDetails) -> str:
+    """Return pydantic's fault of one field in our words: what was wanted, and what came.
+
+    The field's name is left to the caller, who knows where the field stands.
+    """
+    reason = error["msg"].removeprefix("Value error, ").rstrip(".")
+    # Our own messages tell what came; a missing field's input is the whole mapping.
+    came = "" if error["type"] in {"missing", "value_error"} else f", got {error['input']!r}"
+    return f"{reason[0].lower()}{reason[1:]}{came}"

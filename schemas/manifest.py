@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from i2am.schemas.errors import SchemaError
+from i2am.schemas.errors import SchemaError, describe_validation_error
 from i2am.schemas.optional import require
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-    from pydantic_core import ErrorDetails
 
 __all__ = ["ManifestRow", "check_sample_name", "read_manifest"]
 
@@ -145,7 +143,10 @@ def _parse(
     try:
         row = ManifestRow.model_validate(known)
     except ValidationError as e:
-        faults.extend(f"row {number}, {_fault(error)}" for error in e.errors())
+        faults.extend(
+            f"row {number}, column {error['loc'][0]!r}: {describe_validation_error(error)}"
+            for error in e.errors()
+        )
         return None
     found = {}
     for column in _PATH_COLUMNS:
@@ -154,13 +155,6 @@ def _parse(
             if not found[column].is_file():
                 faults.append(f"row {number}, column {column!r}: no file at {found[column]}")
     return row.model_copy(update=found)
-
-
-def _fault(error: ErrorDetails) -> str:
-    reason = error["msg"].removeprefix("Value error, ").rstrip(".")
-    # Our own messages tell what came; a missing column's input is the whole row.
-    came = "" if error["type"] in {"missing", "value_error"} else f", got {error['input']!r}"
-    return f"column {error['loc'][0]!r}: {reason[0].lower()}{reason[1:]}{came}"
 
 
 def _iter_records(path: Path, faults: list[str]) -> Iterator[tuple[int, dict[Any, Any]]]:

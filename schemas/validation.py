@@ -21,7 +21,8 @@ from i2am.schemas.attributes import (
     RunAttributes,
 )
 from i2am.schemas.description import ArrayDescription, Fault, GroupDescription
-from i2am.schemas.errors import did_you_mean
+from i2am.schemas.directions import DIRECTIONS
+from i2am.schemas.errors import describe_validation_error, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -85,9 +86,7 @@ def _parse(
 
 def _reason(error: ErrorDetails) -> str:
     path = ".".join(str(part) for part in error["loc"]) or ATTRIBUTE_KEY
-    reason = error["msg"].removeprefix("Value error, ")
-    came = "" if error["type"] in {"missing", "value_error"} else f", got {error['input']!r}"
-    return f"{path}: {reason[0].lower()}{reason[1:]}{came}"
+    return f"{path}: {describe_validation_error(error)}"
 
 
 def _is_unfinished(sample: GroupDescription) -> bool:
@@ -220,10 +219,10 @@ def _maps_faults(sample: GroupDescription, place: str) -> Iterator[Fault]:
         yield Fault(place, "expected a group 'r2g' or 'g2r', got none")
     for direction, group in sample.groups.items():
         where = f"{place}/{direction}"
-        if direction not in dims.PLANES:
-            yield Fault(where, f"unknown direction. {did_you_mean(direction, dims.PLANES)}")
+        if direction not in DIRECTIONS:
+            yield Fault(where, f"unknown direction. {did_you_mean(direction, DIRECTIONS)}")
             continue
-        yield from _direction_faults(group, dims.PLANES[direction], where)
+        yield from _direction_faults(group, DIRECTIONS[direction].plane, where)
 
 
 def _direction_faults(

@@ -21,8 +21,7 @@ import pytest
 import zarr
 from PIL import Image
 
-from i2am.capture_command import add_capture
-from i2am.cli import main
+from i2am.cli import capture, main
 from tests.support.synthetic_run import SyntheticLayer, write_run
 
 LAYERS = (
@@ -329,7 +328,7 @@ def test_an_option_of_capture_means_what_it_says(
     made: Path, option: str, key: str, value: object
 ) -> None:
     parser = argparse.ArgumentParser()
-    add_capture(parser.add_subparsers())
+    capture.add(parser.add_subparsers())
     call = ["capture", "--model=m", "--out=o", f"--manifest={made / 'good.csv'}", option]
     assert vars(parser.parse_args(call))[key] == value
 

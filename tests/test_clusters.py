@@ -20,7 +20,7 @@ import yaml  # type: ignore[import-untyped]
 from distributed import LocalCluster
 
 from i2am.analysis import analyze_run, open_maps
-from i2am.cli import _build_parser
+from i2am.cli import build_parser
 from tests.support.synthetic_run import SyntheticLayer, write_run
 
 ROOT = Path(__file__).parents[1]
@@ -171,7 +171,7 @@ def test_the_resources_for_kubernetes_fit_together() -> None:
     command, *arguments = containers[2]["args"]
     assert command == "i2am"
     arguments[1] = str(FILES)  # The parser asks for a store that exists.
-    assert _build_parser().parse_args(arguments).scheduler == address
+    assert build_parser().parse_args(arguments).scheduler == address
 
 
 def test_the_code_of_the_guide_runs(
@@ -193,4 +193,4 @@ def test_the_commands_of_the_guide_are_right_calls(run_path: Path) -> None:
     for call in calls:
         words = [word.rstrip(":") for word in shlex.split(call.partition(": ")[0])][1:]
         words[1] = words[1] if "://" in words[1] else str(run_path)
-        _build_parser().parse_args(words)
+        build_parser().parse_args(words)

@@ -30,7 +30,7 @@ def _loaded_after(code: str) -> set[str]:
 @pytest.mark.parametrize(
     ("code", "forbidden"),
     [
-        pytest.param("import i2am, i2am.schemas, i2am.cli, i2am.demo", HEAVY, id="i2am"),
+        pytest.param("import i2am, i2am.schemas, i2am.cli, i2am.cli.demo", HEAVY, id="i2am"),
         pytest.param(
             "import i2am.analysis",
             {"torch", "diffusers", "transformers", "napari", "qtpy", "distributed", "matplotlib"},

@@ -29,7 +29,10 @@ def project() -> dict[str, Any]:
 
 def _package_folder(package: str, project: dict[str, Any]) -> Path:
     mapped: dict[str, str] = project["tool"]["setuptools"]["package-dir"]
-    return ROOT / mapped.get(package, package.replace(".", "/"))
+    for stage, folder in mapped.items():
+        if f"{package}.".startswith(f"{stage}."):
+            return ROOT / folder / package.removeprefix(stage).strip(".").replace(".", "/")
+    return ROOT / package.replace(".", "/")
 
 
 def _files(folder: Path) -> list[Path]:
@@ -38,7 +41,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def test_the_packages_named_are_those_of_the_tree(project: dict[str, Any]) -> None:
-    found = {"i2am"}
+    found = {"i2am", "i2am.cli"}
     for stage in STAGES:
         for module in (ROOT / stage).rglob("__init__.py"):
             found.add(".".join(("i2am", *module.parent.relative_to(ROOT).parts)))

@@ -1,8 +1,4 @@
-"""What napari asks when a path is opened: is it ours, and which layers does it hold.
-
-npe2 offers every directory to every reader that accepts directories, whatever its name, so the
-first answer must be quick and must never raise.
-"""
+"""The napari reader, and the demo run as sample data."""
 
 from __future__ import annotations
 
@@ -17,11 +13,12 @@ from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.errors import I2AMError
 
 if TYPE_CHECKING:
-    from i2am.viewer.layers import LayerData
+    from i2am.viewer.scene.layers import LayerData
 
-__all__ = ["get_reader", "kind_of", "read_layers"]
+__all__ = ["DEMO_RUN", "get_reader", "kind_of", "open_demo_run", "read_layers"]
 
 PathOrPaths = str | PathLike[str] | Sequence[str | PathLike[str]]
+
 
 _BUCKET: Final = re.compile(r"(s3|gs|az)://")
 
@@ -43,7 +40,8 @@ def kind_of(path: str) -> str | None:
     """Return "run" or "maps", judged by the root's attributes alone; None for what is not ours."""
     try:
         if _BUCKET.match(path):
-            from i2am.analysis.store import open_root, own_attributes
+            from i2am.analysis.stores.reader import open_root
+            from i2am.storage import own_attributes
 
             return str(own_attributes(open_root(path))["kind"])
         root = json.loads((Path(path) / "zarr.json").read_bytes())
@@ -62,8 +60,8 @@ def read_layers(path: PathOrPaths) -> list[LayerData]:
     StoreError
         If the store, or the run that maps were made from, cannot be read.
     """
-    from i2am.viewer.layers import boxes_of, sample_layers
-    from i2am.viewer.opening import open_row, run_of_maps
+    from i2am.viewer.data.open_sample import open_row, run_of_maps
+    from i2am.viewer.scene.layers import boxes_of, sample_layers
 
     one = _only(path)
     if one is None:
@@ -96,3 +94,14 @@ def _take_over() -> None:
 def _only(path: PathOrPaths) -> str | None:
     paths = [path] if isinstance(path, str | PathLike) else list(path)
     return str(paths[0]) if len(paths) == 1 else None
+
+
+# Three pictures that the shipped model painted in ten steps.
+DEMO_RUN: Final = Path(__file__).parent / "demo.zarr"
+
+
+def open_demo_run() -> list[LayerData]:
+    """Return the demo run's layers."""
+    from i2am.viewer.reader import read_layers
+
+    return read_layers(str(DEMO_RUN))

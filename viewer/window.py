@@ -11,7 +11,7 @@ from i2am.viewer.display import check_display, check_qt
 if TYPE_CHECKING:
     import napari
 
-    from i2am.viewer.session import Session
+    from i2am.viewer.session.session import Session
 
 __all__ = ["open_viewer", "serve", "view"]
 
@@ -43,7 +43,7 @@ def open_viewer(
     Returns
     -------
     napari.Viewer
-        With the layers of `i2am.viewer.layers.sample_layers`, and the plugin's widgets docked.
+        With the layers of `i2am.viewer.scene.layers.sample_layers`, and the plugin's widgets docked.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def open_viewer(
         If there is no display.
     """
     check_qt()
-    from i2am.viewer.opening import open_row
+    from i2am.viewer.data.open_sample import open_row
 
     # The store before the display: a wrong path is wrong on any machine.
     row = open_row(run_path, sample, maps)
@@ -63,8 +63,8 @@ def open_viewer(
     import napari
     from qtpy.QtWidgets import QApplication
 
-    from i2am.viewer.browser import RunBrowser
-    from i2am.viewer.scene import own_layers
+    from i2am.viewer.scene.layers import own_layers
+    from i2am.viewer.widgets.run_browser import RunBrowser
 
     viewer = napari.Viewer(title=f"{Path(run_path).name} - I²AM", show=show)
     _enlarge(viewer)
@@ -81,8 +81,8 @@ def open_viewer(
 
 def serve(viewer: napari.Viewer) -> Session:
     """Have a window's layers of ours follow the sliders and answer clicks; return its session."""
-    from i2am.viewer.asking import asker_of
-    from i2am.viewer.session import session_of
+    from i2am.viewer.picking.sram_controller import asker_of
+    from i2am.viewer.session.attach import session_of
 
     session = session_of(viewer)
     asker_of(session)

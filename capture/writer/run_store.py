@@ -6,21 +6,15 @@ one run at once, each its own samples: nothing is locked, because nobody changes
 
 from __future__ import annotations
 
-import sys
 import warnings
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import numpy as np
 import zarr
 from PIL import Image
-from zarr.abc.store import Store
 from zarr.errors import ContainsGroupError
-from zarr.storage import ObjectStore
 
 from i2am.capture.writer.zarr_objects import (
     Array,
@@ -38,52 +32,19 @@ from i2am.schemas import (
     StoreError,
     check_sample_name,
     did_you_mean,
-    require,
 )
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import GUIDANCE, IMAGE_ARRAYS, RGB, STEP, TIMESTEP, image_dims
+from i2am.storage import own_attributes, reported_as_store_error, to_store
 
 __all__ = [
     "finished_samples",
     "open_run_group",
     "open_sample",
     "set_status",
-    "to_store",
     "write_coordinates",
     "write_images",
 ]
-
-
-def to_store(place: str | Path) -> Store | Path:
-    """Return what zarr opens at a path or URL.
-
-    Parameters
-    ----------
-    place : str or Path
-        A directory, ``file://``, ``s3://bucket/prefix``, ``gs://…`` or ``az://…``.
-        Credentials and options come from the environment, by the names that the providers' own
-        tools use: ``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ``AWS_ALLOW_HTTP`` …
-
-    Raises
-    ------
-    StoreError
-        If nobody knows such a URL.
-    MissingExtra
-        If it is a URL and obstore is not installed.
-
-    Examples
-    --------
-    >>> to_store("run.zarr"), to_store("file:///tmp/a%20run.zarr")
-    (PosixPath('run.zarr'), PosixPath('/tmp/a run.zarr'))
-    """
-    url = str(place)
-    if "://" not in url:
-        return Path(place)
-    if url.startswith("file://"):
-        return Path(url2pathname(urlsplit(url).path))
-    obstore = require("obstore.store", "to open a store by URL", "capture")
-    with _as_store_error(url):
-        return ObjectStore(obstore.from_url(url))
 
 
 def open_run_group(store: str | Path) -> zarr.Group:
@@ -95,7 +56,7 @@ def open_run_group(store: str | Path) -> zarr.Group:
         If something else is there, or the store cannot be reached.
     """
     root_path = to_store(store)
-    with _as_store_error(store):
+    with reported_as_store_error(store):
         if isinstance(root_path, Path) and _is_something_else(root_path):
             msg = f"Expected a run or nothing, got another file or folder at {store}. "
             raise StoreError(msg + "Name a new one.")
@@ -117,7 +78,7 @@ def finished_samples(store: str | Path) -> set[str]:
     StoreError
         If it is another store, or cannot be reached.
     """
-    with _as_store_error(store):
+    with reported_as_store_error(store):
         try:
             root = zarr.open_group(to_store(store), mode="r")
         except FileNotFoundError:
@@ -126,7 +87,7 @@ def finished_samples(store: str | Path) -> set[str]:
         with warnings.catch_warnings():
             # Another process may just have removed a sample, and not created it again yet.
             warnings.filterwarnings("ignore", "Object at .* is not recognized")
-            return {n for n, g in root.groups() if _attributes(g).get("status") == "complete"}
+            return {n for n, g in root.groups() if own_attributes(g).get("status") == "complete"}
 
 
 def open_sample(
@@ -153,9 +114,9 @@ def open_sample(
     """
     check_sample_name(sample)
     root = open_run_group(store)
-    with _as_store_error(store):
+    with reported_as_store_error(store):
         found = root.get(sample)
-        is_complete = found is not None and _attributes(found).get("status") == "complete"
+        is_complete = found is not None and own_attributes(found).get("status") == "complete"
         if is_complete and not overwrite:
             msg = (
                 f"Expected a new sample, got {sample!r}, which is complete in {store}. "
@@ -178,7 +139,7 @@ def set_status(sample: zarr.Group, attributes: Mapping[str, Any]) -> None:
     StoreError
         If the store cannot be reached.
     """
-    with _as_store_error(sample):
+    with reported_as_store_error(sample):
         sample.update_attributes(_sample_attributes(attributes))
 
 
@@ -196,7 +157,7 @@ def write_coordinates(
     StoreError
         If the store cannot be reached.
     """
-    with _as_store_error(sample):
+    with reported_as_store_error(sample):
         values = {
             STEP: np.asarray(steps, np.int64),
             TIMESTEP: np.asarray(timesteps, np.float64),
@@ -238,7 +199,7 @@ def write_images(sample: zarr.Group, images: Mapping[str, Any], known: Container
             raise CaptureError(msg)
         arrays[name] = _to_array(name, image, is_rgb=RGB in names)
         nodes[name] = single_chunk_metadata(arrays[name], names)
-    with _as_store_error(sample):
+    with reported_as_store_error(sample):
         write_nodes(sample.store_path / "images", nodes, arrays)
 
 
@@ -264,15 +225,10 @@ def _to_array(name: str, image: Any, *, is_rgb: bool) -> Array:
 
 
 def _check_is_run(root: zarr.Group, store: str | Path) -> zarr.Group:
-    if (kind := _attributes(root).get("kind")) != "run":
+    if (kind := own_attributes(root).get("kind")) != "run":
         msg = f"Expected a run, got {kind or 'another Zarr group'} at {store}. Name a new store."
         raise StoreError(msg)
     return root
-
-
-def _attributes(group: Any) -> dict[str, Any]:
-    found = group.attrs.asdict().get(ATTRIBUTE_KEY)
-    return found if isinstance(found, dict) else {}
 
 
 def _is_something_else(path: Path) -> bool:
@@ -281,22 +237,3 @@ def _is_something_else(path: Path) -> bool:
     # zarr writes files under this suffix first; another process may just be creating the run.
     entries = [entry for entry in path.iterdir() if entry.suffix != ".partial"]
     return bool(entries) and not (path / "zarr.json").exists()
-
-
-@contextmanager
-def _as_store_error(store: str | Path | zarr.Group) -> Iterator[None]:
-    """Say in one line that a store cannot be reached."""
-    try:
-        yield
-    except _unreachable() as error:
-        reason = str(error).partition("\n")[0]  # An object store's errors go on for pages.
-        msg = (
-            f"Expected a run that can be reached, got {type(error).__name__}: {reason}, at {store}. "
-            "Check the place and the rights to it; with a URL also endpoint and credentials."
-        )
-        raise StoreError(msg) from error
-
-
-def _unreachable() -> tuple[type[Exception], ...]:
-    obstore = sys.modules.get("obstore.exceptions")
-    return (OSError, obstore.BaseError) if obstore else (OSError,)

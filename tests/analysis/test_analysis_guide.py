@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from i2am.cli import main
-from tests.analysis import oracle
-from tests.analysis.witness import run_guide
+from tests.support import reference_maps
+from tests.support.store_reads import run_guide
 from tests.support.synthetic_run import SyntheticLayer, write_run
 
 GUIDE = Path(__file__).parents[2] / "docs" / "analysis.md"
@@ -22,7 +22,9 @@ def test_the_commands_and_the_code_of_the_guide_run(
     monkeypatch.chdir(tmp_path)
     write_run(tmp_path / "run.zarr", ["shirt", "skirt"], LAYERS)
     for sample in ("shirt", "skirt"):
-        oracle.change_attributes(tmp_path / "run.zarr" / sample, labels={"category": sample})
+        reference_maps.change_attributes(
+            tmp_path / "run.zarr" / sample, labels={"category": sample}
+        )
     assert run_guide(GUIDE) == (["analyze", "average"], 3)
 
 

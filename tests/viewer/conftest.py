@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.maps_store import spot_volume, write_maps
 from tests.support.synthetic_run import write_run
-from tests.viewer.stores import spot_volume, write_maps
 
 
 def _start_virtual_display() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from i2am.analysis import analyze, open_run
 from i2am.cli import main
-from i2am.viewer.sample_data import DEMO_RUN
+from i2am.viewer.reader import DEMO_RUN
 
 
 def test_the_demo_run_opens_from_the_menu_and_its_maps_come(
@@ -16,7 +16,7 @@ def test_the_demo_run_opens_from_the_menu_and_its_maps_come(
     viewer.open_sample("i2am", "demo-run")
     r2g = viewer.layers["R2G"]
     assert r2g.metadata["i2am"]["sample"] == "doughnut"
-    from i2am.viewer.session import session_of
+    from i2am.viewer.session.attach import session_of
 
     session = session_of(viewer)
     qtbot.waitUntil(lambda: session.share_loaded == 1, timeout=60_000)

@@ -14,12 +14,12 @@ import pytest
 import zarr
 from qtpy.QtCore import Qt
 
-from i2am.viewer.names import LEVELS
-from i2am.viewer.session import session_of
-from i2am.viewer.shortcuts import SHORTCUTS, show_shortcuts
+from i2am.viewer.data.axes import LEVELS
+from i2am.viewer.session.attach import session_of
+from i2am.viewer.session.shortcuts import SHORTCUTS, show_shortcuts
+from tests.support.maps_store import NAMES, spot_volume, write_maps
 from tests.support.synthetic_run import LAYERS, SyntheticLayer, write_run
-from tests.viewer.stores import NAMES, spot_volume, write_maps
-from tests.viewer.waiting import wait
+from tests.support.wait import wait
 
 # The last colour of inferno, and how opaque the hottest patch is drawn.
 HOTTEST = 255 * np.array([0.988362, 0.998364, 0.644924])

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from i2am.analysis import describe_store, open_run
-from i2am.analysis.conventions import official_plan
-from i2am.analysis.selection import select_layers
+from i2am.analysis.maps.official import official_plan
+from i2am.analysis.stores.layers import select_layers
 from i2am.capture import capture
 from i2am.schemas import find_faults
 from tests.support.compvis.checks import BUILDERS, DOWN, STEPS, UP, WARP, check_attention, record

@@ -151,10 +151,10 @@ def test_a_complete_sample_in_an_object_store_is_not_replaced_unasked() -> None:
     ],
 )
 def test_a_place_that_is_not_there_is_one_clear_line(location: str, reason: str) -> None:
-    with pytest.raises(StoreError, match=rf"Expected a run that can be .*{reason}") as caught:
+    with pytest.raises(StoreError, match=rf"Expected a store that can be .*{reason}") as caught:
         open_sample(location, "shirt", overwrite=False, attributes=RUNNING)
     assert "\n" not in str(caught.value)
-    assert f"at {location}. Check the place" in str(caught.value)
+    assert f"at {location}. Check the address" in str(caught.value)
 
 
 def test_a_server_that_is_not_there_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +179,7 @@ def test_a_server_that_goes_away_ends_the_capture(monkeypatch: pytest.MonkeyPatc
                 layer.append(step, "conditional", {"query": torch.zeros(2, 64, 8)})
         with pytest.raises(CaptureError, match="Check the store's place and free space"):
             staging.close()
-        with pytest.raises(StoreError, match="Check the place and the rights to it"):
+        with pytest.raises(StoreError, match="Check the address and the rights to it"):
             set_status(group, {"status": "failed"})
 
 

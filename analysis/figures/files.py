@@ -1,0 +1,220 @@
+"""Figures as files: those of a run's samples, and a comparison with its tables and maps."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pandas as pd
+import xarray as xr
+import zarr
+from tqdm.auto import tqdm
+
+from i2am.analysis.figures import DEFAULT_KINDS, FIGURES, load_figure
+from i2am.analysis.scores.bootstrap import CONFIDENCE, check_confidence
+from i2am.analysis.statistics.comparison import compare_sample, summarise_comparison
+from i2am.analysis.statistics.differences import difference_maps
+from i2am.analysis.statistics.run_pair import Captured, RunPair
+from i2am.analysis.stores.layers import askable_layers
+from i2am.analysis.stores.tables import write_table
+from i2am.files import check_new_file, written_whole
+from i2am.schemas import SCHEMA_VERSION, AnalysisError, StoreError, did_you_mean
+from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.dims import LAYER, STEP
+from i2am.storage import StoreLike, is_url
+
+if TYPE_CHECKING:
+    from i2am.analysis.figures.overlay import Style
+
+__all__ = ["has_figure", "write_comparison", "write_figures"]
+
+
+_STORE: Final = "differences.zarr"
+_TABLE: Final = "comparison.csv"
+_SUMMARY: Final = "summary.csv"
+_CHUNK_BYTES: Final = 4 * 2**20
+
+
+def has_figure(kind: str, sample: xr.DataTree) -> bool:
+    """Return whether a sample has that figure: SRAM needs the scores of several placed tokens."""
+    return kind != "sram" or bool(askable_layers(sample))
+
+
+def write_figures(
+    run: Mapping[str, xr.DataTree],
+    maps: Mapping[str, xr.DataTree],
+    sample_names: Iterable[str],
+    out_dir: Path,
+    kinds: Sequence[str] = DEFAULT_KINDS,
+    overwrite: bool = False,
+    style: Style | None = None,
+    progress: bool = False,
+) -> list[Path]:
+    """Write ``SAMPLE-KIND.png`` for each sample and kind, and return the paths.
+
+    A figure that a sample cannot have (see `has_figure`) is left out. Names and existing files are
+    checked before anything is drawn.
+
+    Raises
+    ------
+    AnalysisError
+        If a kind is not in `FIGURES`, or a sample is in the run or the maps alone.
+    StoreError
+        If a file exists and `overwrite` is false.
+    """
+    from i2am.analysis.figures.overlay import DEFAULT_STYLE  # Bring Matplotlib.
+    from i2am.analysis.figures.panels import render
+
+    style = style or DEFAULT_STYLE
+    names = list(sample_names)
+    _check_known(kinds, FIGURES, "figure")
+    _check_known(names, run, "sample of the run")
+    _check_known(names, maps, "sample of the maps")
+    wanted_files = [
+        (name, kind, Path(out_dir) / f"{name}-{kind}.png")
+        for name in names
+        for kind in kinds
+        if has_figure(kind, run[name])
+    ]
+    for *_, path in wanted_files:
+        check_new_file(path, overwrite=overwrite)
+    Path(out_dir).mkdir(parents=True, exist_ok=True)
+    bar = tqdm(wanted_files, "figures", unit="figure", disable=not progress)
+    for name, kind, path in bar:
+        with written_whole(path) as unfinished:
+            unfinished.write_bytes(render(load_figure(kind)(run[name], maps[name], style=style)))
+    return [path for *_, path in wanted_files]
+
+
+def _check_known(names: Iterable[str], known: Mapping[str, object], what: str) -> None:
+    for name in names:
+        if name not in known:
+            msg = f"Expected a {what}, got {name!r}, at write_figures. {did_you_mean(name, known)}"
+            raise AnalysisError(msg)
+
+
+def write_comparison(
+    pair: RunPair,
+    out: str | Path,
+    *,
+    confidence: float = CONFIDENCE,
+    progress: bool = True,
+    overwrite: bool = False,
+) -> pd.DataFrame:
+    """Compare every pair of samples, and write tables, difference maps and figures.
+
+    Parameters
+    ----------
+    pair : RunPair
+        As `pair_runs` gives it.
+    out : str or Path
+        A folder for comparison.csv and summary.csv, the tables of `compare_runs` and
+        `summarise_comparison`; differences.zarr, a Zarr v3 store with the `difference_maps` of each
+        sample in groups SAMPLE/r2g and SAMPLE/g2r; and SAMPLE.png of each sample.
+    confidence : float
+        Of the summary's intervals.
+    progress : bool
+        Show a bar over the samples.
+    overwrite : bool
+        Whether these may be there already; whatever else is there stays.
+
+    Returns
+    -------
+    DataFrame
+        As `compare_runs`. In memory are one sample's maps at a time, and this table.
+
+    Raises
+    ------
+    StoreError
+        If `out` is a file or a URL, or one of the outputs is there and `overwrite` is false.
+    AnalysisError
+        If `confidence` is not between 0 and 1, or a sample's maps share no direction.
+    """
+    check_confidence(confidence)
+    folder = _make_room(pair, out, overwrite=overwrite)
+    zarr.create_group(folder / _STORE, attributes={ATTRIBUTE_KEY: _attributes(pair)})
+    note = f"A: {_short(pair.run_a.path)}; B: {_short(pair.run_b.path)}"
+    opened = tqdm(
+        pair.opened(), "compare", total=len(pair.names), unit="sample", disable=not progress
+    )
+    table = pd.concat([_write_sample(*each, folder, note) for each in opened], ignore_index=True)
+    write_table(table, folder / _TABLE)
+    write_table(summarise_comparison(table, confidence), folder / _SUMMARY)
+    return table
+
+
+def _make_room(pair: RunPair, out: str | Path, *, overwrite: bool) -> Path:
+    """Return the folder, without earlier outputs of these names."""
+    folder = Path(out)
+    if is_url(out) or folder.is_file():
+        msg = f"Expected a local folder, got {'a URL' if is_url(out) else 'a file'}, at {out}. "
+        raise StoreError(msg + "Name another folder.")
+    names = [_TABLE, _SUMMARY, _STORE, *(f"{name}.png" for name in pair.names)]
+    found = [name for name in names if (folder / name).exists()]
+    if found and not overwrite:
+        more = f" and {len(found) - 1} more" if found[1:] else ""
+        msg = (
+            f"Expected no earlier comparison, got {found[0]}{more}, at {folder}. "
+            "Allow overwriting or name another folder."
+        )
+        raise StoreError(msg)
+    for path in (folder / name for name in found):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _attributes(pair: RunPair) -> dict[str, Any]:
+    return {
+        "kind": "differences",
+        "schema": SCHEMA_VERSION,
+        "a": _address(pair.run_a.path),
+        "b": _address(pair.run_b.path),
+        "convention": pair.convention,
+        "normalisation": pair.normalisation,
+    }
+
+
+def _address(path: StoreLike) -> str:
+    if is_url(path) or not isinstance(path, str | Path):
+        return str(path)
+    return str(Path(path).resolve())
+
+
+def _short(path: StoreLike) -> str:
+    """Return the end of an address, which fits into a line."""
+    return "/".join(_address(path).split("/")[-2:])
+
+
+def _write_sample(name: str, a: Captured, b: Captured, folder: Path, note: str) -> pd.DataFrame:
+    from i2am.analysis.figures.comparison import draw_comparison  # Brings matplotlib.
+    from i2am.analysis.figures.panels import render
+
+    for direction, node in difference_maps(a[1], b[1]).children.items():
+        _write_levels(node.to_dataset(), folder / _STORE, f"{name}/{direction}")
+    figure = draw_comparison(a, b, f"{name}. {note}")
+    with written_whole(folder / f"{name}.png") as unfinished:
+        unfinished.write_bytes(render(figure))
+    return compare_sample(name, a, b)
+
+
+def _write_levels(levels: xr.Dataset, store: Path, group: str) -> None:
+    if LAYER in levels:  # Zarr's own text; of a fixed width it has no specification.
+        levels = levels.assign_coords({LAYER: levels[LAYER].values.astype(object)})
+    if "volume" in levels:
+        volume = levels["volume"]
+        levels["volume"] = volume.copy(data=volume.data.rechunk(_chunks(volume)))
+    levels.to_zarr(store, group=group, mode="a", zarr_format=3, consolidated=False)
+
+
+def _chunks(volume: xr.DataArray) -> tuple[int, ...]:
+    """Return chunks of one layer's heads and whole maps of a few steps."""
+    sizes = dict(volume.sizes)
+    step_bytes = volume.nbytes // (sizes[LAYER] * sizes[STEP])
+    sizes |= {LAYER: 1, STEP: min(sizes[STEP], max(1, _CHUNK_BYTES // step_bytes))}
+    return tuple(sizes.values())

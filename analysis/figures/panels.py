@@ -1,0 +1,389 @@
+"""Sheets of panels: images, heat over images, colour bars."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, Final
+
+import dask
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+
+from i2am.analysis.figures.overlay import (
+    Limits,
+    Pixels,
+    Style,
+    colour_key,
+    enlarge,
+    limits_of,
+    overlay,
+)
+
+__all__ = [
+    "Band",
+    "Key",
+    "Mark",
+    "Panel",
+    "computed",
+    "draw",
+    "heat_panel",
+    "heat_panels",
+    "mask_of",
+    "picture_of",
+    "plain_panel",
+    "render",
+    "size_of",
+]
+
+_WIDTH: Final = 2.0  # of a panel; all sizes in inches
+
+
+_WIDTH_BESIDE_LEAD: Final = 1.5
+
+
+_MOST_LEAD_WIDTH: Final = 5.5
+
+
+_GAP: Final = 0.14
+
+
+_MARGIN: Final = 0.16
+
+
+_LINE: Final = 0.145
+
+
+_HEADING: Final = 0.3
+
+
+_KEY_BELOW: Final = 0.44
+
+
+_KEY_BESIDE: Final = 0.75
+
+
+_MOST_COLUMNS: Final = 6
+
+
+_FONT_PT: Final = 8.5
+
+
+_LETTERS_PER_INCH: Final = 15.0
+
+
+_BOLD_LETTER: Final = 0.1
+
+
+_DPI: Final = 150
+
+
+@dataclass(frozen=True)
+class Key:
+    """A colour bar: which values its two ends stand for, and what the values are."""
+
+    limits: Limits
+    style: Style
+    label: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A numbered box on a picture, in the picture's pixels."""
+
+    label: str
+    top: float
+    left: float
+    height: float
+    width: float
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture with its title, or a sentence in the place of a picture.
+
+    Parameters
+    ----------
+    title : str
+    size : tuple of int
+        Height and width that the axes count in: the stored picture's pixels.
+    pixels : ndarray, dims (y, x, rgb), uint8, optional
+        A whole multiple of `size`. None shows `sentence` instead.
+    outline : ndarray, dims (y, x), uint8, optional
+        A mask whose border is drawn, of the size `size`.
+    """
+
+    title: str
+    size: tuple[int, int]
+    pixels: Pixels | None = None
+    sentence: str = ""
+    outline: Pixels | None = None
+    marks: tuple[Mark, ...] = ()
+    key: Key | None = None
+
+
+@dataclass(frozen=True)
+class Band:
+    """Panels under one heading, in rows, all of one width; `lead` stands large at their left."""
+
+    heading: str
+    panels: tuple[Panel, ...]
+    key: Key | None = None
+    note: str = ""
+    lead: Panel | None = None
+    columns: int | None = None
+
+    def grid(self) -> tuple[int, int]:
+        """Return rows and columns: given, or the fewest rows and then the fewest columns."""
+        count = len(self.panels)
+        rows = -(-count // (self.columns or _MOST_COLUMNS))
+        return rows, self.columns or -(-count // rows)
+
+
+def draw(bands: tuple[Band, ...]) -> Figure:
+    """Return a figure of the bands, one below the other."""
+    layouts = [_Layout.of(band) for band in bands]
+    width = max(layout.width for layout in layouts)
+    height = sum(layout.height for layout in layouts)
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+    top = 0.0
+    for band, layout in zip(bands, layouts, strict=True):
+        _draw_band(figure, band, layout, top)
+        top += layout.height
+    return figure
+
+
+def render(figure: Figure, file_format: str = "png", **options: Any) -> bytes:
+    """Return the figure's file as bytes, the same bytes for the same figure."""
+    buffer = BytesIO()
+    # No software version and no date in the file.
+    metadata = {"Software": None} if file_format == "png" else None
+    figure.savefig(buffer, format=file_format, dpi=_DPI, metadata=metadata, **options)
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Sizes of a band, in inches."""
+
+    heading_height: float
+    title_height: float
+    panel_width: float
+    pitch: float  # from one row's top to the next
+    lead_width: float
+    lead_height: float
+    width: float
+    height: float
+
+    @classmethod
+    def of(cls, band: Band) -> _Layout:
+        rows, columns = band.grid()
+        heading_height = (_HEADING if band.heading else _GAP) + (_LINE if band.note else 0.0)
+        panel_width = _WIDTH_BESIDE_LEAD if band.lead else _WIDTH
+        lines = max(_fit(p.title, panel_width).count("\n") + 1 for p in band.panels)
+        title_height = _LINE * lines + 0.08
+        panel_height = max(panel_width * p.size[0] / p.size[1] for p in band.panels)
+        key_height = _KEY_BELOW if any(p.key for p in band.panels) else 0.0
+        pitch = title_height + panel_height + key_height + _GAP / 2
+        lead_width = lead_height = 0.0
+        if band.lead:
+            shape = band.lead.size[0] / band.lead.size[1]
+            # As tall as the rows beside it, or as wide as is sensible.
+            lead_width = min((rows * pitch - _GAP / 2 - title_height) / shape, _MOST_LEAD_WIDTH)
+            lead_height = lead_width * shape
+        width = (lead_width + 2 * _GAP if band.lead else 0.0) + columns * (panel_width + _GAP)
+        width += _KEY_BESIDE if band.key else 0.0
+        # A heading may be longer than a lone panel is wide.
+        width = max(width, len(band.heading) * _BOLD_LETTER, len(band.note) / _LETTERS_PER_INCH)
+        height = heading_height + max(rows * pitch, title_height + lead_height) + _GAP
+        return cls(
+            heading_height, title_height, panel_width, pitch, lead_width, lead_height,
+            width + 2 * _MARGIN, height,
+        )  # fmt: skip
+
+
+def _draw_band(figure: Figure, band: Band, layout: _Layout, top: float) -> None:
+    rows, columns = band.grid()
+    _write(figure, band.heading, top + 0.2, size=_FONT_PT + 1.5, weight="bold")
+    _write(figure, band.note, top + 0.2 + _LINE * 1.15, size=_FONT_PT, color="0.25")
+    top += layout.heading_height + layout.title_height
+    start = _MARGIN
+    if band.lead:
+        _draw_panel(figure, band.lead, (start, top, layout.lead_width, layout.lead_height))
+        start += layout.lead_width + 2 * _GAP
+    for index, panel in enumerate(band.panels):
+        row, column = divmod(index, columns)
+        left = start + column * (layout.panel_width + _GAP)
+        height = layout.panel_width * panel.size[0] / panel.size[1]
+        box = (left, top + row * layout.pitch, layout.panel_width, height)
+        _draw_panel(figure, panel, box)
+    if band.key:
+        left = start + columns * (layout.panel_width + _GAP)
+        height = min(rows, 2) * layout.pitch - layout.title_height - _GAP / 2
+        _draw_key(figure, band.key, (left, top, 0.13, height), "vertical")
+
+
+def _draw_panel(figure: Figure, panel: Panel, box: tuple[float, float, float, float]) -> None:
+    left, top, width, height = box
+    axes = _axes(figure, box)
+    axes.set_title(_fit(panel.title, width), fontsize=_FONT_PT, pad=4, parse_math=False)
+    axes.set(xticks=[], yticks=[])
+    rows, columns = panel.size
+    if panel.pixels is None:
+        axes.text(
+            0.5, 0.5, _fit(panel.sentence, width - 0.3), ha="center", va="center",
+            fontsize=_FONT_PT, color="0.25", transform=axes.transAxes,
+        )  # fmt: skip
+        axes.set_facecolor("0.95")
+        return
+    extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
+    axes.imshow(enlarge(panel.pixels), extent=extent, interpolation="antialiased", aspect="auto")
+    if panel.outline is not None and panel.outline.any():
+        _draw_outline(axes, panel.outline)
+    for mark in panel.marks:
+        _draw_mark(axes, mark)
+    if panel.key:
+        below = (left + 0.1, top + height + 0.06, width - 0.2, 0.09)
+        _draw_key(figure, panel.key, below, "horizontal")
+
+
+def _draw_outline(axes: Axes, mask: Pixels) -> None:
+    # Padded, so that a mask which touches the picture's rim has a closed outline.
+    larger = np.pad(enlarge(mask), 1)
+    times = (larger.shape[0] - 2) // mask.shape[0]
+    y, x = ((np.arange(size) - 0.5) / times - 0.5 for size in larger.shape)
+    for colour, width in (("black", 2.4), ("white", 1.0)):
+        axes.contour(x, y, larger, levels=[127.5], colors=colour, linewidths=width)
+
+
+def _draw_mark(axes: Axes, mark: Mark) -> None:
+    corner = (mark.left, mark.top)
+    for colour, width in (("black", 2.8), ("white", 1.3)):
+        box = Rectangle(corner, mark.width, mark.height, fill=False, ec=colour, lw=width)
+        axes.add_patch(box)
+    axes.text(
+        mark.left + mark.width / 2, mark.top + mark.height / 2, mark.label,
+        ha="center", va="center", color="white", fontsize=_FONT_PT + 0.5, weight="bold",
+        path_effects=[withStroke(linewidth=2.2, foreground="black")],
+    )  # fmt: skip
+
+
+def _draw_key(
+    figure: Figure, key: Key, box: tuple[float, float, float, float], orientation: str
+) -> None:
+    low, high = key.limits
+    # Without a range there is one value to name; the bar still needs two ends.
+    norm = Normalize(low, high if high > low else low + 1)
+    mappable = ScalarMappable(norm, ListedColormap(colour_key(key.style)))
+    power = math.floor(math.log10(high)) if high > 0 else 0
+    power = power if abs(power) > 1 else 0
+    ticks = MaxNLocator(5 if orientation == "vertical" else 4) if high > low else [low]
+    bar = figure.colorbar(
+        mappable, cax=_axes(figure, box), orientation=orientation, ticks=ticks,
+        format=lambda value, _: f"{value / 10.0**power:g}",
+    )  # fmt: skip
+    bar.outline.set_linewidth(0.5)
+    bar.ax.tick_params(labelsize=_FONT_PT - 2, width=0.5, length=2)
+    label = rf"{key.label} ($\times 10^{{{power}}}$)" if power else key.label
+    bar.set_label(label, fontsize=_FONT_PT - 1.5, labelpad=2)
+
+
+def _axes(figure: Figure, box: tuple[float, float, float, float]) -> Axes:
+    """Return new axes at a box of left, top, width and height, in inches from the top left."""
+    left, top, width, height = box
+    whole_width, whole_height = figure.get_size_inches()
+    bottom = whole_height - top - height
+    relative = (
+        left / whole_width, bottom / whole_height, width / whole_width, height / whole_height,
+    )  # fmt: skip
+    return figure.add_axes(relative)
+
+
+def _write(figure: Figure, text: str, baseline: float, **font: Any) -> None:
+    whole_width, whole_height = figure.get_size_inches()
+    figure.text(_MARGIN / whole_width, 1 - baseline / whole_height, text, parse_math=False, **font)
+
+
+def _fit(text: str, width: float) -> str:
+    """Break lines at spaces and after dots, so that each fits a width in inches."""
+    letters = int(width * _LETTERS_PER_INCH)
+    lines: list[str] = []
+    for line in text.split("\n"):
+        lines.append("")
+        for piece in re.split(r"(?<=[\s.])", line):
+            if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > letters:
+                lines.append("")
+            lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def picture_of(sample: xr.DataTree, name: str) -> Pixels:
+    """Return a stored picture, dims (y, x, rgb), or a mask, dims (y, x); uint8, in memory."""
+    return np.asarray(sample.children["images"].dataset[name].values, np.uint8)
+
+
+def mask_of(sample: xr.DataTree) -> Pixels | None:
+    """Return the inpainting mask, dims (y, x), uint8; None if none is stored."""
+    if "inpainting_mask" not in sample.children["images"].dataset:
+        return None
+    return picture_of(sample, "inpainting_mask")
+
+
+def size_of(picture: Pixels) -> tuple[int, int]:
+    """Return a picture's height and width."""
+    return picture.shape[0], picture.shape[1]
+
+
+def computed(maps: Sequence[xr.DataArray]) -> list[npt.NDArray[Any]]:
+    """Return the values of lazy maps, all computed in one go so that they share their reading."""
+    return [np.asarray(values) for values in dask.compute(*(values.data for values in maps))]
+
+
+def plain_panel(
+    sample: xr.DataTree, name: str, title: str = "", outline: Pixels | None = None
+) -> Panel:
+    """Return a panel of a stored picture."""
+    picture = picture_of(sample, name)
+    return Panel(title or name, size_of(picture), picture, outline=outline)
+
+
+def heat_panels(
+    picture: Pixels, maps: Sequence[Any], titles: Sequence[str], style: Style, label: str
+) -> tuple[tuple[Panel, ...], Key | None]:
+    """Return a panel per map, and the colour bar that they share, if they share one."""
+    if style.contrast == "shared":
+        shared = Key(limits_of(maps), style, label)
+        return tuple(
+            heat_panel(picture, values, title, shared, own_key=False)
+            for values, title in zip(maps, titles, strict=True)
+        ), shared
+    return tuple(
+        heat_panel(picture, values, title, Key(limits_of([values]), style, label))
+        for values, title in zip(maps, titles, strict=True)
+    ), None
+
+
+def heat_panel(
+    picture: Pixels,
+    values: Any,
+    title: str,
+    key: Key,
+    outline: Pixels | None = None,
+    *,
+    own_key: bool = True,
+) -> Panel:
+    """Return a panel of one map over a picture, on the scale of `key`, with a scale of its own."""
+    pixels = overlay(picture, values, key.limits, key.style)
+    shown = key if own_key else None
+    return Panel(title, size_of(picture), pixels, outline=outline, key=shown)

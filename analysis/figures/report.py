@@ -1,0 +1,229 @@
+"""One self-contained HTML page about a run: its figures, scores and provenance.
+
+The page holds its pictures and its style, and asks nothing of the network or of scripts: it can be
+mailed, archived, read on a phone, and printed.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+import pandas as pd
+import xarray as xr
+
+from i2am.analysis.figures import DEFAULT_KINDS, load_figure
+from i2am.analysis.figures.captions import CAPTIONS, SCORES, absence, similarity_note
+from i2am.analysis.figures.files import has_figure
+from i2am.analysis.figures.overlay import DEFAULT_STYLE, Style
+from i2am.analysis.figures.panels import render
+from i2am.files import check_new_file, written_whole
+from i2am.schemas import AnalysisError
+from i2am.schemas.attributes import ATTRIBUTE_KEY
+
+__all__ = ["write_report"]
+
+_SCORE_COLUMNS: Final = ("sample", "score", "value")
+# What the head of the page tells of a run, where all samples agree or else each value once.
+_HEAD_FIELDS: Final = ("model", "pipeline", "scheduler", "steps", "guidance_scale", "created")
+_CSS_PX_PER_INCH: Final = 96
+_VERSIONS: Final = ("i2am", "torch", "diffusers")
+
+
+def write_report(
+    run: Mapping[str, xr.DataTree],
+    maps: Mapping[str, xr.DataTree],
+    scores: pd.DataFrame | None,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    max_samples: int = 50,
+    style: Style = DEFAULT_STYLE,
+) -> Path:
+    """Write a page about the samples that the run and the maps share, and return its path.
+
+    Parameters
+    ----------
+    run, maps : Mapping of str to DataTree
+        As `open_run` and `open_maps` give them.
+    scores : DataFrame, columns sample (str), score (str), value (float), optional
+        NaN stands for a score that does not exist.
+    out : Path
+        The page, for instance ``report.html``.
+    overwrite : bool
+        Whether `out` may exist.
+    max_samples : int
+        Samples with figures; the summary counts them all, and the page says how many it leaves out.
+    style : Style
+
+    Raises
+    ------
+    StoreError
+        If `out` exists and `overwrite` is false.
+    AnalysisError
+        If run and maps share no sample, or `scores` lacks a column.
+    """
+    out = check_new_file(out, overwrite=overwrite)
+    names = _shared_names(run, maps)
+    if scores is not None:
+        scores = _scores_of(scores, names)
+    sections = [_section(n, run[n], maps[n], scores, style) for n in names[:max_samples]]
+    page = _template().render(
+        title=_name(run),
+        head=dict(_head(sections)),
+        sections=sections,
+        count=len(names),
+        summary=[] if scores is None else _summary(scores),
+        version=version("i2am"),
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(out) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
+    return out
+
+
+@dataclass(frozen=True)
+class _Figure:
+    title: str
+    caption: str
+    alt: str
+    source: str
+    width_px: int
+    height_px: int
+
+
+@dataclass(frozen=True)
+class _Score:
+    name: str
+    meaning: str
+    value: str
+
+
+@dataclass(frozen=True)
+class _Section:
+    """What the page tells of one sample."""
+
+    name: str
+    figures: tuple[_Figure, ...]
+    notes: tuple[str, ...]
+    scores: tuple[_Score, ...]
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _SummaryRow:
+    name: str
+    meaning: str
+    mean: str
+    low: str
+    high: str
+    count: int
+
+
+def _shared_names(run: Mapping[str, xr.DataTree], maps: Mapping[str, xr.DataTree]) -> list[str]:
+    """Return the samples of the run that the maps hold."""
+    in_maps = set(maps)
+    names = [name for name in run if name in in_maps]
+    if not names:
+        msg = (
+            f"Expected samples that run and maps share, got none, at {_name(run)} and "
+            f"{_name(maps)}. Analyze this run first."
+        )
+        raise AnalysisError(msg)
+    return names
+
+
+def _scores_of(scores: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """Return the rows of the named samples."""
+    if missing := set(_SCORE_COLUMNS) - set(scores.columns):
+        msg = (
+            f"Expected the columns {', '.join(_SCORE_COLUMNS)}, got none named "
+            f"{', '.join(sorted(missing))}, at scores. Give the table that 'i2am score' writes."
+        )
+        raise AnalysisError(msg)
+    return scores[scores["sample"].astype(str).isin(names)]
+
+
+def _section(
+    name: str, sample: xr.DataTree, maps: xr.DataTree, scores: pd.DataFrame | None, style: Style
+) -> _Section:
+    figures = tuple(
+        _figure(kind, name, sample, maps, style)
+        for kind in DEFAULT_KINDS
+        if has_figure(kind, sample)
+    )
+    notes = []
+    if note := similarity_note(sample, maps):
+        notes.append(f"R2G: {note}.")
+    if "g2r" not in maps.children:
+        notes.append(absence(sample, "g2r"))
+    own = [] if scores is None else scores[scores["sample"].astype(str) == name].to_dict("records")
+    values = tuple(
+        _Score(row["score"], SCORES.get(row["score"], ""), _number(row["value"])) for row in own
+    )
+    provenance = dict(_flat(sample.attrs[ATTRIBUTE_KEY]))
+    return _Section(name, figures, tuple(notes), values, provenance)
+
+
+def _figure(kind: str, name: str, sample: xr.DataTree, maps: xr.DataTree, style: Style) -> _Figure:
+    drawn = load_figure(kind)(sample, maps, style=style)
+    # WebP: a fifth of the PNG's size, which fifty samples in one file notice.
+    picture = render(drawn, "webp", pil_kwargs={"quality": 88})
+    source = f"data:image/webp;base64,{base64.b64encode(picture).decode('ascii')}"
+    title = "Overview" if kind == "overview" else kind.upper()
+    alt = f"{title} of sample {name}. {CAPTIONS[kind]}"
+    width_px, height_px = (round(inches * _CSS_PX_PER_INCH) for inches in drawn.get_size_inches())
+    return _Figure(title, CAPTIONS[kind], alt, source, width_px, height_px)
+
+
+def _head(sections: Iterable[_Section]) -> Iterator[tuple[str, str]]:
+    """Return what the samples have in common; values that differ are listed, dates as a range."""
+    every = [section.provenance for section in sections]
+    for field in (*_HEAD_FIELDS, *(f"versions.{package}" for package in _VERSIONS)):
+        found = sorted({str(p[field]) for p in every if p.get(field) is not None})
+        if not found:
+            continue
+        is_range = field == "created" and len(found) > 1
+        label = field.removeprefix("versions.").replace("_", " ")
+        yield label, f"{found[0]} to {found[-1]}" if is_range else ", ".join(found)
+
+
+def _summary(scores: pd.DataFrame) -> list[_SummaryRow]:
+    rows = []
+    for name, values in scores.groupby("score", sort=False)["value"]:
+        known = values.dropna()
+        numbers = (_number(known.mean()), _number(known.min()), _number(known.max()))
+        rows.append(_SummaryRow(str(name), SCORES.get(str(name), ""), *numbers, len(known)))
+    return rows
+
+
+def _flat(attributes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield nested attributes with dotted names."""
+    for name, value in attributes.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _number(value: float) -> str:
+    return "none" if pd.isna(value) else f"{value:.4f}"
+
+
+def _name(store: Mapping[str, xr.DataTree]) -> str:
+    """Return a store's own name: its folder's, where it lies in one."""
+    return Path(str(getattr(store, "path", "run"))).name
+
+
+def _template() -> jinja2.Template:
+    text = files("i2am.analysis.figures").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(text)

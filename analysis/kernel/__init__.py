@@ -1,0 +1,4 @@
+"""Arithmetic on arrays: logits, softmax, resize. NumPy alone.
+
+Imports no other folder of analysis.
+"""

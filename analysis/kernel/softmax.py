@@ -1,0 +1,345 @@
+"""Both softmaxes of a block of attention logits, from one exponential.
+
+For logits S of P generated patches and R reference tokens, R2G is the softmax over the patches
+averaged over the tokens, G2R the softmax over the tokens averaged over the patches. Both softmaxes
+are normalisations of one matrix E = exp(S), so a block costs one matrix product, one exponential
+and three matrix-vector products, all of them on tiles that stay in the processor's cache. Rows with
+logits that leave the range of float32 take exp(S - row maximum), and tokens that this would lose
+are computed anew from their own maximum. NumPy alone; arithmetic in float32 whatever is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i2am.analysis.kernel.logits import Fill, Floats, Scores
+
+__all__ = [
+    "LEAST_SUM",
+    "WORKING_SET_BYTES",
+    "DirectionalMeans",
+    "Exponentials",
+    "directional_means",
+    "inverse",
+    "region_means",
+    "row_shares",
+    "row_sums",
+    "slices",
+    "token_softmax",
+]
+
+
+WORKING_SET_BYTES: Final = 64 * 2**20
+
+
+# About exp(±60), where float32 reaches exp(±87). Within, a sum has terms of every size that
+# matters; beyond, a row takes its own maximum first.
+LEAST_SUM: Final = 1e-26
+
+
+_SAFE_SCORE: Final = 60.0
+
+
+# A tile is worked on several times while it is in the cache; smaller ones are mostly overhead.
+_TILE_BYTES: Final = 2 * 2**20
+
+
+# Fewer rows, and the matrix product is slow.
+_LEAST_ROWS: Final = 64
+
+
+class DirectionalMeans(NamedTuple):
+    """Both maps of each matrix, and the reference mass where it is known."""
+
+    r2g: Floats  # (n, P), each sums to 1
+    g2r: Floats  # (n, R), each sums to 1, or to the mean mass
+    mass: Floats | None  # (n, P), 0..1
+
+
+def directional_means(
+    scores: Scores,
+    logsumexp: NDArray[Any] | None = None,
+    *,
+    working_set_bytes: int = WORKING_SET_BYTES,
+) -> DirectionalMeans:
+    """Return both directional maps of every matrix.
+
+    Parameters
+    ----------
+    scores : Scores, shape (n, P, R)
+        A score of -inf is a token that a patch may not see. Tokens that no patch sees, and patches
+        that see no token, are left out of the means.
+    logsumexp : array (n, P), optional
+        Of the layer's scores over *all* its keys. G2R is then the true attention probability, and
+        its sum over the reference tokens is returned as the mass.
+    working_set_bytes : int
+        What the scores that are held at a time may take; beyond it they are made twice.
+
+    Returns
+    -------
+    DirectionalMeans
+
+    Examples
+    --------
+    >>> from i2am.analysis.kernel.logits import Logits
+    >>> means = directional_means(Logits(np.zeros((1, 4, 2))))
+    >>> means.r2g, means.g2r
+    (array([[0.25, 0.25, 0.25, 0.25]], dtype=float32), array([[0.5, 0.5]], dtype=float32))
+    """
+    matrices, patches, tokens = scores.shape
+    r2g = np.empty((matrices, patches), np.float32)
+    g2r = np.empty((matrices, tokens), np.float32)
+    mass = None if logsumexp is None else np.empty((matrices, patches), np.float32)
+    exponentials = Exponentials(scores.shape, working_set_bytes)
+    for batch in slices(matrices, exponentials.together):
+        total = None if logsumexp is None else logsumexp[batch].astype(np.float32, copy=False)
+        r2g[batch], g2r[batch], batch_mass = _batch_means(exponentials, scores, batch, total)
+        if mass is not None:
+            mass[batch] = batch_mass
+    return DirectionalMeans(r2g, g2r, mass)
+
+
+def _batch_means(
+    exponentials: Exponentials, scores: Scores, batch: slice, logsumexp: Floats | None
+) -> tuple[Floats, Floats, Floats | None]:
+    """Return the maps of a batch, from one pass over its rows and one over what that left."""
+    _, patches, tokens = scores.shape
+    size = batch.stop - batch.start
+    exponentials.begin(scores.of(batch), size, logsumexp)
+    peaks, sums = exponentials.peaks, exponentials.sums
+    g2r = np.zeros((size, tokens), np.float32)
+    # float64: relative to the highest score so far, which may leave a tile far behind.
+    columns, top = np.zeros((size, tokens)), np.full((size, 1), -np.inf)
+    for rows, values in exponentials:
+        if logsumexp is None:
+            forward = inverse(sums[:, rows], sums[:, rows] > 0)
+        else:
+            forward = np.exp(peaks[:, rows] - logsumexp[:, rows])
+        g2r += _weighted_sum(forward, values)
+        base = peaks[:, rows].max(axis=1, keepdims=True)
+        higher = np.maximum(top, base)
+        own = _weighted_sum(np.exp(peaks[:, rows] - base), values)
+        columns = columns * np.exp(top - higher) + own * np.exp(base - higher)
+        top = higher
+    lost = columns < LEAST_SUM
+    backwards = np.divide(1, columns, out=np.zeros_like(columns), where=~lost)
+    r2g = np.empty((size, patches), np.float32)
+    for rows, values in exponentials.again():
+        # In two factors, of which neither leaves the range of float32.
+        base = peaks[:, rows].max(axis=1, keepdims=True)
+        backward = (backwards * np.exp(base - top)).astype(np.float32)
+        r2g[:, rows] = (values @ backward[..., None])[..., 0] * np.exp(peaks[:, rows] - base)
+    seen = np.full((size, 1), tokens)
+    for matrix in np.flatnonzero(lost.any(axis=1)):
+        own, hidden = _exact_columns(
+            scores, batch.start + matrix, np.flatnonzero(lost[matrix]), exponentials.most_scores
+        )
+        r2g[matrix] += own
+        seen[matrix] -= hidden
+    r2g /= np.maximum(seen, 1)
+    if logsumexp is None:
+        g2r /= np.maximum((sums > 0).sum(axis=1, keepdims=True), 1)
+        return r2g, g2r, None
+    g2r /= patches
+    mass: Floats = sums * np.exp(peaks - logsumexp)
+    return r2g, g2r, mass
+
+
+def _exact_columns(
+    scores: Scores, matrix: int, columns: NDArray[np.intp], most_scores: int
+) -> tuple[Floats, int]:
+    """Return the sum over some tokens of the softmax over the patches, each from its own maximum.
+
+    And how many of the tokens no patch sees: they have no softmax.
+    """
+    _, patches, _ = scores.shape
+    total = np.zeros(patches, np.float32)
+    hidden = 0
+    for part in slices(len(columns), max(1, most_scores // patches)):
+        values = scores.columns(matrix, columns[part])
+        highest = values.max(axis=0)
+        seen = highest > -np.inf
+        values -= np.where(seen, highest, 0)
+        np.exp(values, out=values)
+        total += values @ inverse(values.sum(axis=0), seen)
+        hidden += int((~seen).sum())
+    return total, hidden
+
+
+def token_softmax(scores: Scores) -> Floats:
+    """Return the softmax over the patches of each token, (n, R, P): nothing is averaged."""
+    flipped = scores.transposed()
+    probability = np.empty(flipped.shape, np.float32)
+    exponentials = Exponentials(flipped.shape, WORKING_SET_BYTES)
+    for batch in slices(len(probability), exponentials.together):
+        exponentials.begin(flipped.of(batch), batch.stop - batch.start)
+        for rows, values in exponentials:
+            sums = exponentials.sums[:, rows]
+            weights = inverse(sums, sums > 0)
+            np.multiply(values, weights[..., None], out=probability[batch, rows])
+    return probability
+
+
+def _weighted_sum(weights: Floats, values: Floats) -> Floats:
+    """Return the weighted sum over the rows: (n, rows) and (n, rows, R) give (n, R)."""
+    return (weights[:, None] @ values)[:, 0]
+
+
+class Exponentials:
+    """exp(S - peak) of a batch, tile by tile of its rows; the peaks are 0 as long as that will do.
+
+    Whether it will is seen from the rows' sums, which are needed anyway: a sum in a safe range has
+    no term that is too large, and lost none that matters to its row.
+
+    Parameters
+    ----------
+    shape : (n, P, R)
+        Of all scores.
+    working_set_bytes : int
+
+    Attributes
+    ----------
+    together : int
+        Matrices of a batch.
+    peaks, sums : array (batch, P)
+        What was subtracted from each row, and the row's sum after that.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], working_set_bytes: int) -> None:
+        _, self._patches, tokens = shape
+        matrix_bytes, row_bytes = 4 * self._patches * tokens, 4 * tokens
+        self.together = max(1, min(_TILE_BYTES, working_set_bytes) // matrix_bytes)
+        most_rows = min(max(_TILE_BYTES // row_bytes, _LEAST_ROWS), working_set_bytes // row_bytes)
+        self._tile = max(1, min(self._patches, most_rows))
+        self._is_kept = self.together * matrix_bytes <= working_set_bytes
+        # Memory that is touched for the first time costs as much as the exponential.
+        rows = self._patches if self._is_kept else self._tile
+        self._memory = np.empty((self.together, rows, tokens), np.float32)
+        self._is_shifted = False  # Once it has been needed, it most likely is again.
+        self.most_scores = rows * tokens
+
+    def begin(self, fill: Fill, size: int, logsumexp: Floats | None = None) -> None:
+        """Go on to another batch of so many matrices."""
+        self._fill, self._size = fill, size
+        self.peaks = np.zeros((size, self._patches), np.float32)
+        self.sums = np.empty((size, self._patches), np.float32)
+        if logsumexp is not None and np.abs(logsumexp).max() > _SAFE_SCORE:
+            self._is_shifted = True
+
+    def __iter__(self) -> Iterator[tuple[slice, Floats]]:
+        """Yield the tiles, with their peaks and sums noted."""
+        for rows in slices(self._patches, self._tile):
+            values = self._room(rows)
+            if not self._is_shifted:
+                self._fill(rows, values)
+                # Infinite terms are told by their sum; some BLAS multiply what they pad by zero.
+                with np.errstate(over="ignore", invalid="ignore"):
+                    np.exp(values, out=values)
+                    sums = row_sums(values)
+                self._is_shifted = not (sums.min() >= LEAST_SUM and sums.max() <= 1 / LEAST_SUM)
+            if self._is_shifted:
+                self._fill(rows, values)
+                values.max(axis=2, out=self.peaks[:, rows])
+                self.peaks[:, rows][self.peaks[:, rows] == -np.inf] = 0  # It sees no token.
+                values -= self.peaks[:, rows, None]
+                np.exp(values, out=values)
+                sums = row_sums(values)
+            self.sums[:, rows] = sums
+            yield rows, values
+
+    def again(self) -> Iterator[tuple[slice, Floats]]:
+        """Yield the same tiles, made anew unless all of them were kept."""
+        for rows in slices(self._patches, self._tile):
+            values = self._room(rows)
+            if not self._is_kept:
+                self._fill(rows, values)
+                values -= self.peaks[:, rows, None]
+                np.exp(values, out=values)
+            yield rows, values
+
+    def _room(self, rows: slice) -> Floats:
+        place = rows if self._is_kept else slice(0, rows.stop - rows.start)
+        return self._memory[: self._size, place]
+
+
+def row_sums(values: Floats) -> Floats:
+    """Return the sums over the last axis; a matrix-vector product is the fastest way to them."""
+    return (values @ np.ones((values.shape[2], 1), np.float32))[..., 0]
+
+
+def inverse(values: Floats, where: NDArray[np.bool_]) -> Floats:
+    """Return 1 / values, and 0 elsewhere."""
+    return np.divide(np.float32(1), values, out=np.zeros_like(values), where=where)
+
+
+def slices(length: int, size: int) -> Iterator[slice]:
+    """Yield consecutive slices of at most that size."""
+    return (slice(start, min(start + size, length)) for start in range(0, length, size))
+
+
+def region_means(
+    scores: Scores,
+    shares: NDArray[np.float32],
+    logsumexp: NDArray[Any] | None = None,
+    *,
+    working_set_bytes: int = WORKING_SET_BYTES,
+) -> NDArray[np.float32]:
+    """Return the softmax over the last axis, averaged over the rows of each region.
+
+    Parameters
+    ----------
+    scores : Scores, shape (n, rows, columns)
+        A score of -inf is a column that a row may not see; rows that see none are left out.
+    shares : array (region, rows)
+        The weight of each row in each region; those of a region sum to 1.
+    logsumexp : array (n, rows), optional
+        Normalises in place of the softmax's own sum.
+    working_set_bytes : int
+        What the scores that are held at a time may take.
+
+    Returns
+    -------
+    array (n, region, columns), float32
+
+    Examples
+    --------
+    >>> from i2am.analysis.kernel.logits import Logits
+    >>> scores = Logits(np.log([[[1.0, 3.0], [1.0, 1.0]]]))
+    >>> region_means(scores, np.array([[1, 0], [0.5, 0.5]], np.float32)).round(3)
+    array([[[0.25 , 0.75 ],
+            [0.375, 0.625]]], dtype=float32)
+    """
+    matrices, _, columns = scores.shape
+    means = np.zeros((matrices, len(shares), columns), np.float32)
+    seen = np.zeros((matrices, len(shares), 1), np.float32)
+    exponentials = Exponentials(scores.shape, working_set_bytes)
+    for batch in slices(matrices, exponentials.together):
+        total = None if logsumexp is None else logsumexp[batch].astype(np.float32, copy=False)
+        exponentials.begin(scores.of(batch), batch.stop - batch.start, total)
+        for rows, values in exponentials:
+            sums = exponentials.sums[:, rows]
+            if total is None:
+                weights = inverse(sums, sums > 0)
+                seen[batch] += shares[:, rows] @ (sums > 0)[..., None].astype(np.float32)
+            else:
+                weights = np.exp(exponentials.peaks[:, rows] - total[:, rows])
+            means[batch] += (shares[:, rows] * weights[:, None]) @ values
+    if logsumexp is None:
+        seen[seen == 0] = 1
+        means /= seen
+    return means
+
+
+def row_shares(
+    regions: Sequence[NDArray[np.intp]],
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Return the rows of all regions, and the share (region, row) that each has in each region."""
+    rows = np.unique(np.concatenate(regions))
+    shares = np.zeros((len(regions), len(rows)), np.float32)
+    for share, region in zip(shares, regions, strict=True):
+        share[np.searchsorted(rows, region)] = 1 / len(region)
+    return rows, shares

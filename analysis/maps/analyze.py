@@ -1,0 +1,226 @@
+"""Directional volumes and their levels: where the reference went, and what of it was used.
+
+`analyze` builds the whole answer lazily; computing any part of it computes no more than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal
+
+import xarray as xr
+
+from i2am.analysis.kernel.resize import Grid, largest_grid
+from i2am.analysis.maps.layer_maps import layer_maps
+from i2am.analysis.maps.levels import (
+    MapsOfLayer,
+    levels_of,
+    mean_over,
+    split_steps,
+    stack_layers,
+    with_coordinates,
+)
+from i2am.analysis.maps.official import official_levels, official_plan
+from i2am.analysis.stores.layers import SelectedLayer, check_one_reference, select_layers
+from i2am.analysis.stores.reader import open_maps
+from i2am.schemas import SCHEMA_VERSION, AnalysisError, did_you_mean
+from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, STEP, TIMESTEP
+from i2am.storage import StoreLike
+
+__all__ = ["Convention", "Normalisation", "analyze", "check_options", "maps_of"]
+
+Convention = Literal["i2am", "official"]
+
+
+Normalisation = Literal["mass", "density"]
+
+
+def analyze(
+    sample: xr.DataTree,
+    *,
+    convention: Convention = "i2am",
+    normalisation: Normalisation = "mass",
+    layers: str | Iterable[str] | None = None,
+    steps: Iterable[int] | None = None,
+    heads: Iterable[int] | None = None,
+    guidance: str = CONDITIONAL,
+    time_groups: int = 5,
+    grid: Grid | None = None,
+) -> xr.DataTree:
+    """Return every map of a captured sample, in both directions, lazily.
+
+    Parameters
+    ----------
+    sample : DataTree
+        As `open_run` gives it.
+    convention : "i2am" or "official"
+        Resize, clamp, then mean; or as the authors' code does it, for its numbers.
+    normalisation : "mass" or "density"
+        Each softmax sums to 1 over its own grid; or uniform attention is 1 on every grid.
+    layers : str or iterable of str, optional
+        Names or glob patterns; by default all layers, of the first reference image.
+    steps, heads : iterable of int, optional
+        Labels; all by default.
+    guidance : str
+        Which half of classifier-free guidance, where both were kept.
+    time_groups : int
+        Equal groups of steps for TLAM, noisiest first; fewer when the steps are fewer.
+    grid : (height, width), optional
+        The common grid of both directions. By default the largest of the selected layers; under
+        "official", for R2G, the generated image's size divided by 8.
+
+    Returns
+    -------
+    DataTree
+        Groups ``r2g`` and, where there is a reference grid and more than one token, ``g2r``. Each
+        holds volume (layer, step, head, plane), ulam (plane), tlam (time, plane), hlam (head,
+        plane), llam (layer, plane), where plane is (y, x) or (reference_y, reference_x), and
+        ``r2g`` also mass (plane) where layers have it; float32, at least 0, lazy. Heads that a
+        layer lacks are NaN; means skip them.
+
+    Raises
+    ------
+    AnalysisError
+        If an option is unknown, a label is asked for that was not captured, or the layers that are
+        named look at different reference images.
+
+    Notes
+    -----
+    Park & Jang, I²AM (arXiv 2407.12331), section 3: ULAM, TLAM, HLAM and LLAM are means of the
+    volume over what each name does not keep.
+    """
+    check_options(convention, normalisation, grid)
+    grid = None if grid is None else (grid[0], grid[1])
+    selected = select_layers(sample, layers, steps, heads, guidance)
+    check_one_reference(selected)
+    coordinates = sample.coords.to_dataset()[[STEP, TIMESTEP]]
+    if steps is not None:
+        coordinates = coordinates.sel({STEP: sorted(set(steps))})
+    groups = split_steps(coordinates.sizes[STEP], time_groups)
+    density = normalisation == "density"
+    attributes = {
+        "kind": "maps",
+        "schema": SCHEMA_VERSION,
+        "convention": convention,
+        "normalisation": normalisation,
+    }
+    if convention == "official":
+        directions = _official(sample, selected, coordinates, groups, grid)
+    else:
+        directions = _i2am(selected, coordinates, groups, grid, density=density)
+    tree: dict[str, xr.Dataset] = {"/": xr.Dataset(attrs={ATTRIBUTE_KEY: attributes})}
+    return xr.DataTree.from_dict(tree | directions, name=sample.name)
+
+
+def check_options(convention: str, normalisation: str, grid: Grid | None = None) -> None:
+    """Raise an AnalysisError if an option is unknown or two do not go together."""
+    for what, value, known in (
+        ("convention", convention, ("i2am", "official")),
+        ("normalisation", normalisation, ("mass", "density")),
+    ):
+        if value not in known:
+            msg = f"Expected a known {what}, got {value!r}, at {what}. {did_you_mean(value, known)}"
+            raise AnalysisError(msg)
+    if convention == "official" and normalisation != "mass":
+        msg = (
+            f"Expected normalisation 'mass' with convention 'official', got {normalisation!r}, "
+            "at normalisation. Leave one of the two at its default."
+        )
+        raise AnalysisError(msg)
+    if grid is not None and (len(grid) != 2 or min(grid) < 1):
+        msg = f"Expected a grid (height, width) of 1 or more, got {grid}, at grid. Give two sizes."
+        raise AnalysisError(msg)
+
+
+def _i2am(
+    selected: list[SelectedLayer],
+    coordinates: xr.Dataset,
+    groups: list[slice],
+    grid: Grid | None,
+    *,
+    density: bool,
+) -> dict[str, xr.Dataset]:
+    """Return both directions: every level is a mean of the volume."""
+    generated = grid or largest_grid(layer.attributes.generated_grid for layer in selected)
+    references = [
+        g for layer in selected if (g := layer.attributes.reference_grid) and layer.has_g2r
+    ]
+    reference = (grid or largest_grid(references)) if references else None
+    r2g, g2r, mass = _maps(selected, generated, reference, density=density)
+    directions = {"r2g": with_coordinates(levels_of(r2g, groups), coordinates, groups)}
+    if mass:
+        directions["r2g"]["mass"] = mean_over(stack_layers(mass), [LAYER, STEP, HEAD])
+    if g2r:
+        directions["g2r"] = with_coordinates(levels_of(g2r, groups), coordinates, groups)
+    return directions
+
+
+def _official(
+    sample: xr.DataTree,
+    selected: list[SelectedLayer],
+    coordinates: xr.Dataset,
+    groups: list[slice],
+    grid: Grid | None,
+) -> dict[str, xr.Dataset]:
+    """Return both directions as the authors' code aggregates them."""
+    plan = official_plan(sample, selected, grid)
+    r2g, _, mass = _maps(plan.r2g, plan.generated, None, density=False)
+    levels = official_levels(plan.r2g, plan.r2g, groups, plan.generated, direction="r2g")
+    directions = {
+        "r2g": with_coordinates(levels.assign(volume=stack_layers(r2g)), coordinates, groups)
+    }
+    if mass:
+        directions["r2g"]["mass"] = mean_over(stack_layers(mass), [LAYER, STEP, HEAD])
+    if plan.reference is not None:
+        _, g2r, _ = _maps(plan.g2r, plan.generated, plan.reference, density=False)
+        levels = official_levels(plan.g2r, plan.g2r_time, groups, plan.reference, direction="g2r")
+        directions["g2r"] = with_coordinates(
+            levels.assign(volume=stack_layers(g2r)), coordinates, groups
+        )
+    return directions
+
+
+def _maps(
+    selected: Sequence[SelectedLayer], generated: Grid, reference: Grid | None, *, density: bool
+) -> tuple[list[MapsOfLayer], ...]:
+    """Return R2G, G2R and mass, each of the layers that have one."""
+    found: tuple[list[MapsOfLayer], ...] = ([], [], [])
+    for layer in selected:
+        maps = layer_maps(layer, generated, reference, density=density)
+        for kind, one in zip(found, maps, strict=True):
+            if one is not None:
+                kind.append((layer, one))
+    return found
+
+
+def maps_of(
+    run: Mapping[str, xr.DataTree], maps: StoreLike | None = None
+) -> Mapping[str, xr.DataTree]:
+    """Return the maps of every sample of a run, lazily.
+
+    Parameters
+    ----------
+    run : Mapping of str to DataTree
+        As `open_run` gives it.
+    maps : str, Path or zarr Store, optional
+        The maps store. Samples that it lacks, or all without one, are analysed when asked for.
+    """
+    return _MapsOnDemand(run, {} if maps is None else open_maps(maps))
+
+
+class _MapsOnDemand(Mapping[str, xr.DataTree]):
+    def __init__(self, run: Mapping[str, xr.DataTree], stored: Mapping[str, xr.DataTree]) -> None:
+        self._run, self._stored = run, stored
+
+    def __getitem__(self, name: str) -> xr.DataTree:
+        return self._stored[name] if name in self._stored else analyze(self._run[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._run)
+
+    def __len__(self) -> int:
+        return len(self._run)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._run

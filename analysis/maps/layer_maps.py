@@ -1,0 +1,280 @@
+"""One layer's lazy maps: a function applied to each block of its steps and heads.
+
+A block holds whole patches, tokens and channels of a few steps and heads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from i2am.analysis.kernel.logits import scores_of
+from i2am.analysis.kernel.resize import Grid, on_grid
+from i2am.analysis.kernel.softmax import DirectionalMeans, directional_means, token_softmax
+from i2am.analysis.stores.layers import SelectedLayer
+from i2am.schemas import AnalysisError
+from i2am.schemas.dims import (
+    CHANNEL,
+    GENERATED,
+    GENERATED_PLANE,
+    HEAD,
+    REFERENCE,
+    REFERENCE_PLANE,
+    STEP,
+)
+
+__all__ = ["LayerMaps", "apply_to_blocks", "check_frames", "layer_maps", "layer_probability"]
+
+_MASS_PLANE = ("mass_y", "mass_x")
+
+
+class LayerMaps(NamedTuple):
+    """Maps of one layer on the common grids, each step and head; None where one does not exist."""
+
+    r2g: xr.DataArray
+    g2r: xr.DataArray | None
+    mass: xr.DataArray | None
+
+
+def layer_maps(
+    layer: SelectedLayer, generated: Grid, reference: Grid | None, *, density: bool
+) -> LayerMaps:
+    """Return a layer's maps on the common grids, resized and clamped at 0.
+
+    Parameters
+    ----------
+    layer : SelectedLayer
+    generated, reference : (height, width)
+        The common grids; no reference grid, no G2R.
+    density : bool
+        Multiply by the number of positions that were softmaxed over.
+
+    Returns
+    -------
+    LayerMaps
+        r2g and mass over (step, head, y, x), g2r over (step, head, reference_y, reference_x);
+        float32, lazy. Mass is there where other keys share the layer's softmax.
+
+    Raises
+    ------
+    AnalysisError
+        If the layer's frames do not fit into the common grid.
+    """
+    check_frames(layer, generated)
+    own_reference = layer.attributes.reference_grid if layer.has_g2r and reference else None
+    has_mass = layer.has_mass
+    planes: list[tuple[str, ...]] = [GENERATED_PLANE]
+    grids: list[tuple[int, ...]] = [generated]
+    if own_reference is not None and reference is not None:
+        planes.append(REFERENCE_PLANE)
+        grids.append(reference)
+    if has_mass:
+        planes.append(_MASS_PLANE)
+        grids.append(generated)
+    maps = apply_to_blocks(
+        _block_maps,
+        layer.blocks,
+        layer.attributes.scale,
+        planes,
+        grids,
+        own_generated=layer.attributes.generated_grid,
+        own_reference=own_reference,
+        special_tokens=layer.attributes.special_tokens,
+        factors=(layer.attributes.generated_tokens(), layer.tokens) if density else (1, 1),
+        frames=layer.attributes.frames,
+    )
+    found = iter(maps)
+    r2g = next(found)
+    g2r = next(found) if own_reference is not None else None
+    mass = next(found) if has_mass else None
+    if mass is not None:
+        mass = mass.rename(dict(zip(_MASS_PLANE, GENERATED_PLANE, strict=True)))
+    return LayerMaps(r2g, g2r, mass)
+
+
+def layer_probability(layer: SelectedLayer) -> xr.DataArray:
+    """Return the softmax over the patches, not averaged: dims (step, head, token, y, x), lazy.
+
+    Raises
+    ------
+    AnalysisError
+        If the layer was averaged when it was captured.
+    """
+    if not layer.has_scores:
+        msg = (
+            "Expected a layer with its scores, as each token's map is resized for itself, got one "
+            f"that was reduced to maps at capture, at {layer.name}. Capture with representation "
+            "'auto', or use convention 'i2am'."
+        )
+        raise AnalysisError(msg)
+    grid = layer.attributes.generated_grid
+    (maps,) = apply_to_blocks(
+        _block_probability,
+        layer.blocks,
+        layer.attributes.scale,
+        [("token", *GENERATED_PLANE)],
+        [(layer.tokens, *grid)],
+    )
+    return maps
+
+
+def _block_maps(
+    *arrays: NDArray[Any],
+    names: list[str],
+    scale: float,
+    grids: list[Grid],
+    own_generated: Grid,
+    own_reference: Grid | None,
+    special_tokens: int,
+    factors: tuple[int, int],
+    frames: int,
+) -> tuple[NDArray[Any], ...] | NDArray[Any]:
+    (r2g, g2r, mass), lead = _means(arrays, names, scale)
+    maps = [on_grid(r2g, own_generated, grids[0], lead, factors[0], frames)]
+    if own_reference is not None:
+        placed = g2r[:, special_tokens:]
+        maps.append(on_grid(placed, own_reference, grids[1], lead, factors[1]))
+    if mass is not None:
+        maps.append(on_grid(mass, own_generated, grids[-1], lead, 1, frames))
+    return tuple(maps) if len(maps) > 1 else maps[0]
+
+
+def _means(
+    arrays: tuple[NDArray[Any], ...], names: list[str], scale: float
+) -> tuple[DirectionalMeans, tuple[int, ...]]:
+    """Return a block's means, or those that were taken at capture, and the leading dimensions."""
+    if "r2g" not in names:
+        scores, total, lead = scores_of(arrays, names, scale)
+        return directional_means(scores, total), lead
+    lead = arrays[names.index("r2g")].shape[:-1]
+    given = {n: a.reshape(-1, a.shape[-1]) for n, a in zip(names, arrays, strict=True)}
+    no_tokens = np.empty((math.prod(lead), 0), np.float32)
+    return DirectionalMeans(given["r2g"], given.get("g2r", no_tokens), given.get("mass")), lead
+
+
+def _block_probability(
+    *arrays: NDArray[Any], names: list[str], scale: float, grids: list[tuple[int, ...]]
+) -> NDArray[Any]:
+    scores, _, lead = scores_of(arrays, names, scale)
+    return token_softmax(scores).reshape(*lead, *grids[0])
+
+
+_CORE: Final = {
+    "query": [GENERATED, CHANNEL],
+    "key": [REFERENCE, CHANNEL],
+    "logits": [GENERATED, REFERENCE],
+    "logsumexp": [GENERATED],
+    "r2g": [GENERATED],
+    "g2r": [REFERENCE],
+    "mass": [GENERATED],
+}
+
+
+def apply_to_blocks(
+    function: Callable[..., Any],
+    arrays: xr.Dataset,
+    scale: float,
+    planes: Sequence[tuple[str, ...]],
+    sizes: Sequence[tuple[int, ...]],
+    **options: Any,
+) -> list[xr.DataArray]:
+    """Apply a function to each block of a layer's arrays; one output for each plane.
+
+    Parameters
+    ----------
+    function : callable
+        Takes a block of each array, and as options their `names`, `scale`, the sizes as `grids`
+        and `options`; returns an array (step, head, plane) float32, or a tuple of one for each
+        plane.
+    arrays : Dataset
+        Of one layer, by the contract's names.
+    scale : float
+    planes, sizes : sequence
+        Dimensions and sizes of each output after step and head.
+    **options
+        See `function`.
+
+    Returns
+    -------
+    list of DataArray
+        Dims (step, head, plane), float32, lazy; one task for each block, which reads it, too, and
+        one more for each output, unless there is one plane of two dimensions.
+    """
+    names = [name for name in _CORE if name in arrays]
+    # Patches, tokens and channels are whole in each block.
+    whole = arrays[names].chunk(dict.fromkeys({dim for name in names for dim in _CORE[name]}, -1))
+    unified = whole.unify_chunks()
+    inputs = [_four_dims(unified[name], name) for name in names]
+    lead = max((one.chunks[:-2] for one in inputs), key=len)
+    apply = partial(function, names=names, scale=scale, grids=list(sizes), **options)
+    # Blocks of inputs and output line up by their last dimensions: four on both sides.
+    is_alone = len(sizes) == 1 and len(sizes[0]) == 2
+    shape = sizes[0] if is_alone else (1, sum(map(math.prod, sizes)))
+    together = da.map_blocks(
+        _apply if is_alone else _apply_and_join,
+        *inputs,
+        apply=apply,
+        is_flat=[len(_CORE[name]) == 1 for name in names],
+        chunks=(*lead, *((size,) for size in shape)),
+        meta=np.empty((0,) * (2 + len(shape)), np.float32),
+    )
+    if is_alone:
+        return [xr.DataArray(together, dims=(STEP, HEAD, *planes[0]))]
+    ends = np.cumsum([math.prod(size) for size in sizes])
+    return [
+        xr.DataArray(
+            together.map_blocks(
+                _part,
+                end=int(end),
+                size=size,
+                drop_axis=[2, 3],
+                new_axis=list(range(2, 2 + len(size))),
+                chunks=(*lead, *((length,) for length in size)),
+                meta=np.empty((0,) * (2 + len(size)), np.float32),
+            ),
+            dims=(STEP, HEAD, *plane),
+        )
+        for end, size, plane in zip(ends, sizes, planes, strict=True)
+    ]
+
+
+def _four_dims(array: xr.DataArray, name: str) -> da.Array:
+    """Return an array with two dimensions after step and head, so that blocks line up."""
+    last_two = array.transpose(..., *_CORE[name])
+    found: da.Array = last_two.data if len(_CORE[name]) == 2 else last_two.data[..., None]
+    return found
+
+
+def _apply(*blocks: NDArray[Any], apply: Callable[..., Any], is_flat: Sequence[bool]) -> Any:
+    flat = zip(blocks, is_flat, strict=True)
+    return apply(*(one[..., 0] if alone else one for one, alone in flat))
+
+
+def _apply_and_join(*blocks: NDArray[Any], **options: Any) -> NDArray[np.float32]:
+    """Return all outputs of a block as one array (step, head, 1, all their positions)."""
+    found = _apply(*blocks, **options)
+    outputs = found if isinstance(found, tuple) else (found,)
+    flat = [one.reshape(*one.shape[:2], 1, -1) for one in outputs]
+    return np.concatenate(flat, axis=-1)
+
+
+def _part(joined: NDArray[np.float32], end: int, size: tuple[int, ...]) -> NDArray[np.float32]:
+    return joined[:, :, 0, end - math.prod(size) : end].reshape(*joined.shape[:2], *size)
+
+
+def check_frames(layer: SelectedLayer, grid: Grid) -> None:
+    """Raise an AnalysisError if the layer's frames do not fit into a common grid."""
+    frames = layer.attributes.frames
+    if grid[0] % frames:
+        msg = (
+            f"Expected a grid of {frames} frames above one another, got {grid[0]} rows, "
+            f"at {layer.name}. Give a height that is a multiple of {frames}."
+        )
+        raise AnalysisError(msg)

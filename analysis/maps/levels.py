@@ -1,0 +1,235 @@
+"""From the maps of single layers to one volume, and to its levels.
+
+The levels are sums of each layer's maps, taken in float64 so that no blocking shows, and divided by
+what was added up: the heads that a layer lacks count nowhere.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.highlevelgraph import HighLevelGraph
+from numpy.typing import NDArray
+
+from i2am.analysis.stores.layers import SelectedLayer
+from i2am.schemas import AnalysisError
+from i2am.schemas.dims import FIRST_STEP, HEAD, LAST_STEP, LAYER, STEP, TIME
+
+__all__ = [
+    "MapsOfLayer",
+    "levels_of",
+    "mean_over",
+    "split_steps",
+    "stack_layers",
+    "with_coordinates",
+]
+
+# A layer and its maps, dims (step, head, plane), on the grid that all layers share.
+MapsOfLayer = tuple[SelectedLayer, xr.DataArray]
+
+
+Floats = NDArray[np.float64]
+
+
+def stack_layers(maps: Sequence[MapsOfLayer]) -> xr.DataArray:
+    """Stack layers; the heads that one lacks are NaN.
+
+    Parameters
+    ----------
+    maps : sequence of (SelectedLayer, DataArray), at least one
+        Maps over (step, head, plane) on one grid.
+
+    Returns
+    -------
+    DataArray
+        Dims (layer, step, head, plane), with coordinates layer, head and ``causal`` (layer):
+        False where the output cannot depend on the attention.
+    """
+    heads = _every_head(maps)
+    padded = [
+        one.data
+        if list(layer.heads) == heads
+        else one.assign_coords({HEAD: list(layer.heads)}).reindex({HEAD: heads}).data
+        for layer, one in maps
+    ]
+    return xr.DataArray(da.stack(padded), _coordinates(maps), (LAYER, *maps[0][1].dims))
+
+
+def levels_of(maps: Sequence[MapsOfLayer], groups: Sequence[slice]) -> xr.Dataset:
+    """Return the volume with ULAM, TLAM, HLAM and LLAM: its means over what each does not keep.
+
+    Parameters
+    ----------
+    maps : sequence of (SelectedLayer, DataArray), at least one
+        Maps over (step, head, plane) on one grid.
+    groups : sequence of slice
+        Positions of the steps of each time group; together all steps, in their order.
+
+    Returns
+    -------
+    Dataset
+        volume (layer, step, head, plane), ulam (plane), tlam (time, plane), hlam (head, plane),
+        llam (layer, plane); float32, lazy.
+    """
+    heads = _every_head(maps)
+    rows = [[heads.index(head) for head in layer.heads] for layer, _ in maps]
+    sums = [_block_sums(one.data, groups) for _, one in maps]
+    volume = stack_layers(maps)
+    levels = {"volume": volume}
+    found = _lazy_levels(sums, rows, groups)
+    for name, dims, length in (
+        ("ulam", (), ()),
+        ("tlam", (TIME,), (len(groups),)),
+        ("hlam", (HEAD,), (len(heads),)),
+        ("llam", (LAYER,), (len(maps),)),
+    ):
+        level = found(name, (*length, *volume.shape[-2:]))
+        levels[name] = xr.DataArray(level, dims=(*dims, *volume.dims[-2:]))
+    return xr.Dataset(levels).assign_coords(volume.coords)
+
+
+def mean_over(maps: xr.DataArray, dims: Sequence[str]) -> xr.DataArray:
+    """Return the float32 mean, added up in float64 so that no blocking shows; NaN is left out."""
+    return maps.mean(dims, dtype=np.float64, skipna=True).astype(np.float32)
+
+
+def with_coordinates(
+    levels: xr.Dataset, coordinates: xr.Dataset, groups: Sequence[slice]
+) -> xr.Dataset:
+    """Add step and timestep, and the first and last step of each time group."""
+    steps = coordinates[STEP].to_numpy()
+    spans = {
+        FIRST_STEP: (TIME, [steps[group][0] for group in groups]),
+        LAST_STEP: (TIME, [steps[group][-1] for group in groups]),
+    }
+    return levels.assign_coords({**coordinates.coords, **spans})
+
+
+def _every_head(maps: Sequence[MapsOfLayer]) -> list[int]:
+    return sorted({head for layer, _ in maps for head in layer.heads})
+
+
+def _coordinates(maps: Sequence[MapsOfLayer]) -> dict[str, Any]:
+    return {
+        LAYER: [layer.name for layer, _ in maps],
+        HEAD: _every_head(maps),
+        "causal": (LAYER, [layer.is_causal for layer, _ in maps]),
+    }
+
+
+def _block_sums(maps: da.Array, groups: Sequence[slice]) -> da.Array:
+    """Return what each block adds to the levels: over the steps of each group, and of each head.
+
+    Dims (block of steps, block of heads, time group and then head, y, x), float64.
+    """
+    steps, heads, *plane = maps.chunks
+    return maps.map_blocks(
+        _sums_of_block,
+        groups=list(groups),
+        starts=np.cumsum([0, *steps]).tolist(),
+        new_axis=[2],
+        chunks=((1,) * len(steps), (1,) * len(heads), (len(groups) + max(heads),), *plane),
+        meta=np.empty((0,) * 5),
+    )
+
+
+def _sums_of_block(
+    maps: NDArray[Any], groups: Sequence[slice], starts: Sequence[int], block_id: tuple[int, ...]
+) -> Floats:
+    start = starts[block_id[0]]
+    of_steps = maps.sum(axis=1, dtype=np.float64)
+    own = [slice(max(0, group.start - start), max(0, group.stop - start)) for group in groups]
+    by_group = np.stack([of_steps[part].sum(axis=0) for part in own])
+    return np.concatenate([by_group, maps.sum(axis=0, dtype=np.float64)])[None, None]
+
+
+def _lazy_levels(
+    sums: Sequence[da.Array], rows: Sequence[Sequence[int]], groups: Sequence[slice]
+) -> Callable[[str, tuple[int, ...]], da.Array]:
+    """Return what gives each level as a lazy array of a shape.
+
+    One task makes all four of the blocks' sums: they are small, and a task has a price.
+    """
+    token = f"levels-{uuid4().hex}"
+    blocks = [
+        [[(one.name, i, j, 0, 0, 0) for j in range(one.numblocks[1])] for i in range(len(one))]
+        for one in sums
+    ]
+    sizes = [group.stop - group.start for group in groups]
+    task = (partial(_levels, rows=rows, sizes=sizes), blocks)
+    graph = HighLevelGraph.from_collections(token, {token: task}, dependencies=sums)
+
+    def level(name: str, shape: tuple[int, ...]) -> da.Array:
+        own = f"{name}-{token}"
+        layer = {(own, *(0 for _ in shape)): (operator.getitem, token, name)}
+        whole = HighLevelGraph({**graph.layers, own: layer}, {**graph.dependencies, own: {token}})
+        return da.Array(whole, own, tuple((size,) for size in shape), np.float32)
+
+    return level
+
+
+def _levels(
+    blocks: Sequence[Sequence[Sequence[Floats]]],
+    rows: Sequence[Sequence[int]],
+    sizes: Sequence[int],
+) -> dict[str, NDArray[np.float32]]:
+    """Return the levels: sums over what was added up, by all layers' heads and steps.
+
+    Parameters
+    ----------
+    blocks : nested sequence of array
+        Of each layer, block of steps and block of heads what `_sums_of_block` gave.
+    rows : sequence of sequence of int
+        The place of each layer's heads among all heads.
+    sizes : sequence of int
+        Steps of each time group.
+    """
+    of_layers = [_add_blocks(own, len(sizes)) for own in blocks]
+    steps, lengths = sum(sizes), [len(own) for own in rows]
+    heads = np.concatenate([np.asarray(own, int) for own in rows])
+    by_head = np.zeros((heads.max() + 1, *of_layers[0][1].shape[1:]))
+    np.add.at(by_head, heads, np.concatenate([sums for _, sums in of_layers]))
+    by_layer = np.stack([by_group for by_group, _ in of_layers])
+    by_group = by_layer.sum(axis=0)
+    levels = {
+        "ulam": by_group.sum(axis=0) / (sum(lengths) * steps),
+        "tlam": by_group / (sum(lengths) * np.array(sizes)[:, None, None]),
+        "hlam": by_head / (np.bincount(heads) * steps)[:, None, None],
+        "llam": by_layer.sum(axis=1) / (np.array(lengths) * steps)[:, None, None],
+    }
+    return {name: level.astype(np.float32) for name, level in levels.items()}
+
+
+def _add_blocks(blocks: Sequence[Sequence[Floats]], groups: int) -> tuple[Floats, Floats]:
+    """Return a layer's sums by group (time, y, x) and by head (head, y, x)."""
+    every = [one[0, 0] for row in blocks for one in row]
+    by_group = np.sum([one[:groups] for one in every], axis=0)
+    by_head = [np.concatenate([one[0, 0, groups:] for one in row]) for row in blocks]
+    return by_group, np.sum(by_head, axis=0)
+
+
+def split_steps(count: int, groups: int) -> list[slice]:
+    """Return equal runs of positions, noisiest first; fewer than `groups` when steps are few.
+
+    Raises
+    ------
+    AnalysisError
+        If `groups` is not positive.
+
+    Examples
+    --------
+    >>> split_steps(5, 2)
+    [slice(0, 3, None), slice(3, 5, None)]
+    """
+    if groups < 1:
+        msg = f"Expected at least one time group, got {groups}, at time_groups. Give 1 or more."
+        raise AnalysisError(msg)
+    parts = np.array_split(np.arange(count), min(groups, count))
+    return [slice(int(part[0]), int(part[-1]) + 1) for part in parts]

@@ -1,0 +1,4 @@
+"""One file a score; the table of all of them.
+
+May import `kernel` and `stores`.
+"""

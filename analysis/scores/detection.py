@@ -1,0 +1,146 @@
+"""Detection: whether a map's bright part boxes the thing that was painted.
+
+Boxes are (x, y, width, height) in the image's own pixels, as in a manifest.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from i2am.analysis.kernel.resize import resize
+
+__all__ = ["Box", "bounding_box", "box_iou", "detect_box", "detection_scores", "random_box"]
+
+Box = tuple[int, int, int, int]
+
+
+_PERCENTILE: Final = 65.0
+
+
+_FIVE_BY_FIVE: Final = np.ones((5, 5), bool)
+
+
+_TOUCHING: Final = np.ones((3, 3), bool)  # diagonal neighbours belong together
+
+
+# The random box's area as a fraction of the image, and its width by its height.
+_AREA_FRACTION: Final = (0.1, 0.3)
+
+
+_ASPECT: Final = (0.5, 2.0)
+
+
+def detect_box(heat: NDArray[Any], percentile: float = _PERCENTILE) -> Box | None:
+    """Return the box around the part of a map that a detector would report.
+
+    Parameters
+    ----------
+    heat : array (y, x)
+        A map at the image's size.
+    percentile : float
+        Pixels strictly above it are foreground.
+
+    Returns
+    -------
+    (x, y, width, height) or None
+        Of the foreground's connected parts after opening, closing and dilation with 5x5, the one
+        whose bounding box holds most foreground. None when nothing is left, as of a constant map.
+
+    Examples
+    --------
+    >>> heat = np.zeros((40, 40))
+    >>> heat[10:20, 5:15] = 1
+    >>> detect_box(heat)
+    (3, 8, 14, 14)
+    """
+    foreground = heat > np.percentile(heat, percentile)
+    opened = _dilate(_erode(foreground))
+    closed = _erode(_dilate(opened))
+    cleaned = _dilate(closed)
+    parts, _ = ndimage.label(cleaned, structure=_TOUCHING)
+    places = ndimage.find_objects(parts)
+    if not places:
+        return None
+    rows, columns = max(places, key=lambda place: np.count_nonzero(cleaned[place]))
+    return (
+        int(columns.start),
+        int(rows.start),
+        int(columns.stop - columns.start),
+        int(rows.stop - rows.start),
+    )
+
+
+def box_iou(first: Box, second: Box) -> float:
+    """Return intersection over union of two boxes.
+
+    Examples
+    --------
+    >>> box_iou((0, 0, 2, 2), (1, 0, 2, 2))
+    0.3333333333333333
+    """
+    left, top = max(first[0], second[0]), max(first[1], second[1])
+    right = min(first[0] + first[2], second[0] + second[2])
+    bottom = min(first[1] + first[3], second[1] + second[3])
+    shared = max(0, right - left) * max(0, bottom - top)
+    return shared / (first[2] * first[3] + second[2] * second[3] - shared)
+
+
+def bounding_box(mask: NDArray[Any]) -> Box | None:
+    """Return the box around the non-zero pixels; None if there are none.
+
+    Examples
+    --------
+    >>> bounding_box(np.array([[0, 0, 0], [0, 9, 9]]))
+    (1, 1, 2, 1)
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return None
+    top, left = int(rows[0]), int(columns[0])
+    return left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top
+
+
+def random_box(size: tuple[int, int], rng: np.random.Generator) -> Box:
+    """Return a box anywhere in an image (height, width): the baseline that knows nothing."""
+    height, width = size
+    area = rng.uniform(*_AREA_FRACTION) * height * width
+    aspect = rng.uniform(*_ASPECT)
+    box_width = min(width, max(1, round(np.sqrt(area * aspect))))
+    box_height = min(height, max(1, round(np.sqrt(area / aspect))))
+    left = int(rng.integers(0, width - box_width + 1))
+    top = int(rng.integers(0, height - box_height + 1))
+    return left, top, box_width, box_height
+
+
+def _erode(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Erode; what lies beyond the edge counts as foreground, so that the edge eats nothing."""
+    eroded: NDArray[np.bool_] = ndimage.binary_erosion(mask, _FIVE_BY_FIVE, border_value=1)
+    return eroded
+
+
+def _dilate(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    dilated: NDArray[np.bool_] = ndimage.binary_dilation(mask, _FIVE_BY_FIVE)
+    return dilated
+
+
+_RANDOM_BOXES: Final = 100
+
+
+def detection_scores(
+    sample: xr.DataTree, heat: NDArray[np.float64], box: Box
+) -> Iterator[tuple[str, float]]:
+    """Yield the overlap of the box found in `heat` with the true one, and two baselines."""
+    height, width = sample.children["images"]["generated"].shape[:2]
+    found = detect_box(resize(heat, (height, width)))
+    yield "detection_iou", box_iou(found, box) if found else 0.0
+    yield "whole_image_iou", box_iou((0, 0, width, height), box)
+    rng = np.random.default_rng(zlib.crc32(str(sample.name).encode()))
+    chance = [box_iou(random_box((height, width), rng), box) for _ in range(_RANDOM_BOXES)]
+    yield "random_box_iou", float(np.mean(chance))

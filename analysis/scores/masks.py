@@ -1,0 +1,73 @@
+"""The masks that a sample's maps are held against."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from i2am.analysis.kernel.resize import Grid
+from i2am.analysis.stores.layers import reference_image
+from i2am.schemas import AnalysisError
+
+__all__ = ["area_mean", "check_mask", "masks_of"]
+
+
+def masks_of(sample: xr.DataTree, maps: xr.DataTree) -> dict[str, NDArray[np.float64]]:
+    """Return the masks that a sample's maps can be held against, 0..1, by direction.
+
+    R2G has the inpainting mask, G2R the reference's, which is of the first reference picture alone.
+    A mask that is empty or whole says nothing and is left out.
+    """
+    images = sample.children["images"].dataset
+    names = {"r2g": "inpainting_mask"}
+    if "g2r" in maps.children and reference_image(sample, maps) == "reference":
+        names["g2r"] = "reference_mask"
+    found = {
+        direction: np.asarray(images[name].to_numpy(), np.float64) / 255
+        for direction, name in names.items()
+        if name in images
+    }
+    return {direction: mask for direction, mask in found.items() if 0 < mask.mean() < 1}
+
+
+def area_mean(mask: NDArray[Any], grid: Grid) -> NDArray[np.float64]:
+    """Return a mask on another grid: each position holds the mean over its own area, exactly.
+
+    Parameters
+    ----------
+    mask : array (y, x)
+    grid : (height, width)
+        Finer or coarser, in any proportion; the mask's mean stays what it is.
+
+    Examples
+    --------
+    >>> area_mean(np.array([[1.0, 0.0, 0.0]]), (1, 2))
+    array([[0.66666667, 0.        ]])
+    """
+    rows, columns = (_overlaps(size, wanted) for size, wanted in zip(mask.shape, grid, strict=True))
+    resized: NDArray[np.float64] = rows @ mask.astype(np.float64) @ columns.T
+    return resized
+
+
+def _overlaps(size: int, wanted: int) -> NDArray[np.float64]:
+    """Return the matrix (wanted, size) of the shares that pixels have in positions."""
+    edges = np.arange(wanted + 1) * size / wanted
+    pixels = np.arange(size)
+    upper = np.minimum(edges[1:, None], pixels + 1)
+    lower = np.maximum(edges[:-1, None], pixels)
+    overlaps: NDArray[np.float64] = np.clip(upper - lower, 0, None) * wanted / size
+    return overlaps
+
+
+def check_mask(mask: NDArray[Any]) -> NDArray[Any]:
+    """Return a mask (y, x) within 0..1; raise an AnalysisError for another."""
+    if mask.ndim != 2 or mask.min() < 0 or mask.max() > 1:
+        msg = (
+            f"Expected a mask (y, x) within 0..1, got {mask.ndim} dimensions and {mask.min():g} to "
+            f"{mask.max():g}, at mask. Divide a stored mask by 255."
+        )
+        raise AnalysisError(msg)
+    return mask

@@ -1,0 +1,118 @@
+"""How attention is spread over a map: evenly or gathered, inside a mask or beside it.
+
+Maps of any level and with any leading dimensions; lazy in, lazy out. Each map is taken as shares of
+its own sum, so normalisation changes no measure.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from i2am.analysis.scores.masks import area_mean, check_mask
+
+__all__ = ["MEASURES", "spread", "whole_maps"]
+
+MEASURES: Final = ("entropy", "concentration", "inside", "chance")
+
+
+# The share of the positions that counts as the brightest; what `concentration` is of an even map.
+_BRIGHTEST: Final = 0.1
+
+
+def spread(maps: xr.DataArray, mask: NDArray[Any] | None = None) -> xr.Dataset:
+    """Return how each map's attention is spread.
+
+    Parameters
+    ----------
+    maps : DataArray, dims (…, y, x) or (…, reference_y, reference_x)
+        Maps of any level, at least 0, in memory or lazy.
+    mask : array (image y, image x), 0..1, optional
+        Where attention may belong; fractions count as weights.
+
+    Returns
+    -------
+    Dataset
+        Over the leading dimensions, float32, lazy where `maps` are; NaN for maps that hold NaN, as
+        those of heads that a layer lacks, and for maps without attention.
+
+        - entropy: 0..1; 1 is even, 0 all in one place; NaN on a grid of one position.
+        - concentration: the share of the attention in the brightest tenth of the positions,
+          0.1..1; 0.1 is even. On fewer than ten positions it is at most a tenth of their number.
+        - inside: the share of the attention inside the mask, 0..1; only with a mask.
+        - chance: the mask's share of the area, which is what `inside` is of an even map; one value.
+
+    Raises
+    ------
+    AnalysisError
+        If the mask has other dimensions than two, or values beyond 0..1.
+
+    Notes
+    -----
+    With p the map divided by its sum, over n positions: entropy is Shannon's, -sum(p log p), divided
+    by log(n); concentration is the top-10 % share of p, where n / 10 is no whole number with the
+    fitting part of the next position; inside is sum(p w), w the mask on the map's grid by exact
+    means over the area of each position.
+
+    Examples
+    --------
+    >>> corner = xr.DataArray([[1.0, 0.0], [0.0, 0.0]], dims=("y", "x"))
+    >>> found = spread(corner, np.array([[1.0, 1.0], [0.0, 0.0]]))
+    >>> {name: float(value) for name, value in found.items()}
+    {'entropy': 0.0, 'concentration': 0.4..., 'inside': 1.0, 'chance': 0.5}
+    """
+    plane = maps.dims[-2:]
+    weights = (
+        None if mask is None else area_mean(check_mask(mask), (maps.shape[-2], maps.shape[-1]))
+    )
+    names = MEASURES[: 2 if weights is None else 3]
+    measures = xr.apply_ufunc(
+        _measure,
+        whole_maps(maps),
+        input_core_dims=[plane],
+        output_core_dims=[[]] * len(names),
+        kwargs={"weights": weights},
+        dask="parallelized",
+        output_dtypes=[np.float32] * len(names),
+    )
+    found = xr.Dataset(dict(zip(names, measures, strict=True)))
+    return found if weights is None else found.assign(chance=np.float32(weights.mean()))
+
+
+def whole_maps(maps: xr.DataArray) -> xr.DataArray:
+    """Return lazy maps (…, y, x) in blocks of whole maps; maps in memory as they are."""
+    if maps.chunks is None:
+        return maps
+    return maps.copy(data=maps.data.rechunk({maps.ndim - 2: -1, maps.ndim - 1: -1}))
+
+
+def _measure(
+    maps: NDArray[Any], *, weights: NDArray[np.float64] | None
+) -> tuple[NDArray[np.float32], ...]:
+    """Return entropy, concentration and, with weights, the share inside, of maps (…, y, x)."""
+    flat = maps.reshape(*maps.shape[:-2], -1)
+    total = flat.sum(axis=-1, dtype=np.float64)
+    total = np.where(total > 0, total, np.nan)
+    count = flat.shape[-1]
+    logs = np.log(flat, out=np.zeros_like(flat), where=flat > 0)
+    nats = np.log(total) - (flat * logs).sum(axis=-1, dtype=np.float64) / total
+    measures = [nats / (math.log(count) if count > 1 else math.nan), _brightest(flat) / total]
+    if weights is not None:
+        measures.append(flat @ weights.ravel() / total)
+    # Rounding must not lead out of the range.
+    return tuple(np.clip(measure, 0, 1).astype(np.float32) for measure in measures)
+
+
+def _brightest(flat: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the sum over the brightest tenth of the positions (…, n), the last one in part."""
+    wanted = flat.shape[-1] * _BRIGHTEST
+    whole = math.floor(wanted)
+    last = flat.shape[-1] - 1 - whole
+    ordered = np.partition(flat, last, axis=-1)
+    part = ordered[..., last] * (wanted - whole)
+    brightest: NDArray[np.float64] = ordered[..., last + 1 :].sum(axis=-1, dtype=np.float64) + part
+    return brightest

@@ -1,0 +1,326 @@
+"""Means and variances of maps over samples: what a whole run does, or each kind of sample in it.
+
+The answer is one node per group of samples, in memory or in a store of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import dask
+import numpy as np
+import xarray as xr
+import zarr
+from dask.array.core import slices_from_chunks
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+from zarr.abc.store import Store
+from zarr.storage import MemoryStore
+
+from i2am.analysis.statistics.groups import SampleGroup, check_alike, group_samples
+from i2am.analysis.stores.maps_writer import source_of, write_coordinates
+from i2am.analysis.stores.reader import Maps, open_maps, open_tree
+from i2am.analysis.stores.related import run_of
+from i2am.schemas import SCHEMA_VERSION, AnalysisError, I2AMError, StoreError, did_you_mean
+from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.dims import LEVELS
+from i2am.storage import StoreLike, is_url, open_group, own_attributes
+
+__all__ = ["AVERAGED_LEVELS", "average_maps", "default_average_path", "write_averages"]
+
+AVERAGED_LEVELS: Final = (*LEVELS, "mass")
+
+
+_KIND: Final = "average"
+
+
+def average_maps(
+    maps: StoreLike,
+    *,
+    run: StoreLike | None = None,
+    by: str | Iterable[str] = (),
+    samples: Iterable[str] | None = None,
+    levels: str | Iterable[str] = ("ulam", "tlam", "hlam", "llam"),
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> xr.DataTree:
+    """Return means and variances of maps over samples, for all or by their labels.
+
+    Parameters
+    ----------
+    maps : str, Path or zarr Store
+    run : str, Path or zarr Store, optional
+        Where the labels are; by default what the maps' ``source`` says.
+    by : str or iterable of str
+        Columns of the run's table: a manifest's own columns by their name, or what the capture
+        noted, as ``guidance_scale``. Samples that agree in all of them are a group.
+    samples : iterable of str, optional
+        All by default.
+    levels : str or iterable of str
+        Of ulam, tlam, hlam, llam, volume and, where the maps have it, mass.
+    out : str or Path, optional
+        A new Zarr store to write to; without it the result is in memory.
+    overwrite : bool
+        Replace an earlier average at `out`.
+    progress : bool
+        Show a bar over the samples.
+
+    Returns
+    -------
+    DataTree
+        One node per group, named by its labels (``all`` without `by`), with the labels and the
+        number of samples in its attribute ``i2am``. In it ``r2g`` and, where the maps have it,
+        ``g2r``: each level as NAME, the mean, and NAME_variance, unbiased and NaN for one sample;
+        float32; and the scalar ``count`` of samples. In memory, or lazy from `out`.
+
+    Raises
+    ------
+    AnalysisError
+        If a level or column is unknown, or samples of one group differ in grid, layers, heads or
+        time.
+    StoreError
+        If a store is missing or of the wrong kind, a sample is not there, or something else stands
+        at `out`.
+
+    Notes
+    -----
+    Accumulated in float64 by Welford's recurrence. A large volume is worked on part by part, each
+    with a pass over the samples.
+    """
+    wanted = _known_levels([levels] if isinstance(levels, str) else list(levels))
+    columns = [by] if isinstance(by, str) else list(by)
+    path = None if out is None else _free_path(out, overwrite=overwrite)
+    opened = open_maps(maps)
+    names = _names(opened, samples)
+    if columns:
+        groups = group_samples(run_of(opened, run), names, columns)
+    else:
+        groups = [SampleGroup("all", {}, tuple(names))]
+    attributes = {
+        "kind": _KIND,
+        "schema": SCHEMA_VERSION,
+        **{key: opened.attributes.get(key) for key in ("convention", "normalisation")},
+        "source": str(maps) if path is None else source_of(maps, path),
+        "by": columns,
+    }
+    if path is None:
+        memory = MemoryStore()
+        write_averages(memory, attributes, opened, groups, wanted, progress=progress)
+        return open_tree(zarr.open_group(memory, mode="r")).load()
+    # Beside it until it is whole, so that what stops the work leaves an earlier result alone.
+    partial = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        write_averages(partial, attributes, opened, groups, wanted, progress=progress)
+        shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return open_tree(zarr.open_group(path, mode="r"))
+
+
+def default_average_path(maps_path: str | Path) -> Path:
+    """Return where averages go unless the user says otherwise.
+
+    Beside the maps; those of maps at a URL go to the current folder.
+
+    Examples
+    --------
+    >>> default_average_path("out/maps.zarr").as_posix()
+    'out/maps.average.zarr'
+    """
+    path = Path(maps_path)
+    name = f"{path.name.removesuffix('.zarr')}.average.zarr"
+    return Path(name) if is_url(maps_path) else path.with_name(name)
+
+
+def _known_levels(levels: list[str]) -> list[str]:
+    for level in levels:
+        if level not in AVERAGED_LEVELS:
+            hint = did_you_mean(level, AVERAGED_LEVELS)
+            msg = f"Expected a level of the maps, got {level!r}, at levels. {hint}"
+            raise AnalysisError(msg)
+    if not levels:
+        msg = "Expected at least one level, got none, at levels. Name one, as 'ulam'."
+        raise AnalysisError(msg)
+    return list(dict.fromkeys(levels))
+
+
+def _names(maps: Maps, samples: Iterable[str] | None) -> list[str]:
+    known = list(maps)
+    names = known if samples is None else list(dict.fromkeys(samples))
+    for name in names:
+        if name not in known:
+            maps[name]  # Says that it is not there, and which is.
+    if not names:
+        msg = f"Expected samples to average, got none, at {maps.path}. Run 'i2am analyze' first."
+        raise StoreError(msg)
+    return names
+
+
+def _free_path(out: str | Path, *, overwrite: bool) -> Path:
+    """Return where to write: nothing is there, or an earlier average that may be replaced."""
+    if is_url(out):
+        msg = f"Expected a local folder for the averages, got a URL, at {out}. Write them locally."
+        raise StoreError(msg)
+    path = Path(out)
+    if path.exists():
+        try:
+            kind = own_attributes(open_group(path)).get("kind")
+        except I2AMError:
+            kind = None
+        if kind != _KIND or not overwrite:
+            found = "an average" if kind == _KIND else "something else"
+            hint = "Overwrite it, or name" if kind == _KIND else "Name"
+            msg = (
+                f"Expected nothing to be there yet, got {found}, at {path}. {hint} another output."
+            )
+            raise StoreError(msg)
+    return path
+
+
+# Values whose mean and variance are worked on in one pass over the samples, 16 bytes each.
+_PASS_VALUES: Final = 4 * 2**20
+
+
+def write_averages(
+    store: Store | Path,
+    attributes: dict[str, Any],
+    maps: Maps,
+    groups: Sequence[SampleGroup],
+    levels: list[str],
+    *,
+    progress: bool,
+) -> None:
+    """Write means, variances and counts of each group of samples to a new store.
+
+    Parameters
+    ----------
+    store : Store or Path
+    attributes : dict
+        Of the root.
+    maps : Maps
+    groups : sequence of SampleGroup
+    levels : list of str
+    progress : bool
+        Show a bar over the samples.
+
+    Raises
+    ------
+    AnalysisError
+        If the maps lack a level, or samples of one group are not alike.
+    """
+    root = zarr.create_group(store, attributes={ATTRIBUTE_KEY: attributes})
+    total = sum(len(group.samples) for group in groups)
+    with tqdm(total=total, desc="average", unit="sample", disable=not progress) as bar:
+        for group in groups:
+            own = {"labels": group.labels, "samples": len(group.samples)}
+            node = root.create_group(group.node, attributes={ATTRIBUTE_KEY: own})
+            _write_group(node, maps, group, levels, bar)
+
+
+def _write_group(
+    node: zarr.Group, maps: Maps, group: SampleGroup, levels: list[str], bar: Any
+) -> None:
+    """Write one group's averages, in as many passes over its samples as its maps need."""
+    first = group.samples[0]
+    template = _cut(maps[first], levels)
+    for direction, found in template.items():
+        _create(node.create_group(direction), found, len(group.samples))
+    passes = list(_passes(template))
+    bar.total += (len(passes) - 1) * len(group.samples)
+    for number, parts in enumerate(passes):
+        moments = [_Moments(part.shape) for part in parts]
+        for name in group.samples:
+            sample = _cut(maps[name], levels)
+            if number == 0:
+                check_alike(name, sample, first, template)
+            asked = [sample[p.direction][p.level].data[p.slices] for p in parts]
+            for moment, values in zip(moments, dask.compute(*asked), strict=True):
+                moment.add(values)
+            bar.update()
+        for part, moment in zip(parts, moments, strict=True):
+            arrays: Any = node[part.direction]
+            arrays[part.level][part.slices] = moment.mean.astype(np.float32)
+            arrays[f"{part.level}_variance"][part.slices] = moment.variance().astype(np.float32)
+
+
+def _cut(sample: xr.DataTree, levels: list[str]) -> dict[str, xr.Dataset]:
+    """Return the wanted levels of each direction, with the coordinates that they have."""
+    for level in levels:
+        if level not in sample["r2g"]:
+            msg = f"Expected maps with {level}, got none, at {sample.name}. Leave it out of levels."
+            raise AnalysisError(msg)
+    found = {direction: node.to_dataset() for direction, node in sample.children.items()}
+    return {d: maps[[level for level in levels if level in maps]] for d, maps in found.items()}
+
+
+def _passes(template: dict[str, xr.Dataset]) -> Iterator[list[_Part]]:
+    """Yield parts that fit the memory together: whole levels, a volume by its chunks."""
+    parts: list[_Part] = []
+    room = _PASS_VALUES
+    for direction, found in template.items():
+        for level, values in found.data_vars.items():
+            for slices in slices_from_chunks(values.chunks):
+                part = _Part(direction, str(level), slices)
+                if parts and math.prod(part.shape) > room:
+                    yield parts
+                    parts, room = [], _PASS_VALUES
+                parts.append(part)
+                room -= math.prod(part.shape)
+    yield parts
+
+
+def _create(group: zarr.Group, template: xr.Dataset, count: int) -> None:
+    """Create a direction's arrays, and write its coordinates."""
+    write_coordinates(group, template)
+    for level, values in template.data_vars.items():
+        for name in (str(level), f"{level}_variance"):
+            group.create_array(
+                name,
+                shape=values.shape,
+                dtype="float32",
+                chunks=values.data.chunksize,
+                fill_value=np.nan,
+                dimension_names=[str(dim) for dim in values.dims],
+            )
+    group.create_array("count", data=np.array(count), dimension_names=[])
+
+
+class _Moments:
+    """Running mean and sum of squared deviations of one part of a level."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.count = 0
+        self.mean = np.zeros(shape)
+        self.squares = np.zeros(shape)
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Take in one more sample; NaN stays NaN."""
+        self.count += 1
+        deviation = values - self.mean
+        self.mean += deviation / self.count
+        self.squares += deviation * (values - self.mean)
+
+    def variance(self) -> NDArray[np.float64]:
+        """Return the unbiased variance; of one sample there is none."""
+        if self.count < 2:
+            return np.full_like(self.mean, np.nan)
+        return self.squares / (self.count - 1)
+
+
+class _Part(NamedTuple):
+    """A part of a level that is worked on at a time."""
+
+    direction: str
+    level: str
+    slices: tuple[slice, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(s.stop - s.start for s in self.slices)

@@ -1,0 +1,144 @@
+"""Two runs compared, sample by sample: with guidance against without, model A against model B."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from i2am.analysis.scores.bootstrap import CONFIDENCE, check_confidence, mean_interval
+from i2am.analysis.scores.imacs import imacs
+from i2am.analysis.scores.masks import masks_of
+from i2am.analysis.scores.spread import spread
+from i2am.analysis.statistics.differences import agreement, matching_levels
+from i2am.analysis.statistics.run_pair import Captured, RunPair
+from i2am.schemas.dims import HEAD, LAYER, PLANES
+
+__all__ = ["compare_runs", "compare_sample", "summarise_comparison"]
+
+_COLUMNS: Final = ("sample", "direction", "level", "label", "measure", "a", "b", "difference")
+_KEYS: Final = list(_COLUMNS[1:5])
+# The maps of each level of the table, and the dimension of its labels.
+_LEVELS: Final = {"ulam": ("ulam", None), "layer": ("llam", LAYER), "head": ("hlam", HEAD)}
+_MEASURES: Final = ("inside", "entropy", "concentration")
+_IMACS: Final = {"r2g": "imacs_g", "g2r": "imacs_r"}
+
+
+def compare_runs(pair: RunPair, *, progress: bool = False) -> pd.DataFrame:
+    """Compare every pair of samples.
+
+    Parameters
+    ----------
+    pair : RunPair
+        As `pair_runs` gives it.
+    progress : bool
+        Show a bar over the samples.
+
+    Returns
+    -------
+    DataFrame
+        One row for each sample, direction, level, label and measure; columns sample, direction,
+        level, label, measure, a, b and difference, which is b - a.
+
+        - level "ulam" has the label "all"; "layer" a row for each layer that both name; "head" a
+          row for each head that both have, if their layers are all the same.
+        - measures: inside, entropy and concentration, as in `spread`, each map on its own grid;
+          for ulam also imacs_g or imacs_r, with their defaults; and of the two maps themselves
+          correlation and total_variation, as in `agreement`: these have neither a nor b, and stand
+          in `difference`.
+
+        What does not exist in both has no row.
+    """
+    opened = tqdm(
+        pair.opened(), "compare", total=len(pair.names), unit="sample", disable=not progress
+    )
+    return pd.concat([compare_sample(*each) for each in opened], ignore_index=True)
+
+
+def summarise_comparison(table: pd.DataFrame, confidence: float = CONFIDENCE) -> pd.DataFrame:
+    """Return the mean of each measure over the samples, with the interval of its difference.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `compare_runs` gives it.
+    confidence : float
+        Of the interval, between 0 and 1.
+
+    Returns
+    -------
+    DataFrame
+        One row for each direction, level, label and measure, in the table's order; columns
+        direction, level, label, measure, n, mean_a, mean_b, mean_difference, low and high: the
+        paired bootstrap interval of the mean difference, NaN for one sample alone.
+
+    Raises
+    ------
+    AnalysisError
+        If `confidence` is not between 0 and 1.
+    """
+    check_confidence(confidence)
+    groups = table.groupby(_KEYS, sort=False)
+    summary = groups.agg(
+        n=("difference", "count"),
+        mean_a=("a", "mean"),
+        mean_b=("b", "mean"),
+        mean_difference=("difference", "mean"),
+    )
+    ends = [mean_interval(values, confidence) for _, values in groups["difference"]]
+    summary[["low", "high"]] = ends
+    return summary.reset_index()
+
+
+def compare_sample(name: str, a: Captured, b: Captured) -> pd.DataFrame:
+    """Return the rows of `compare_runs` of one pair of samples, as `RunPair.opened` gives it."""
+    masks = masks_of(*a), masks_of(*b)
+    rows = [
+        (name, direction, *row)
+        for direction in PLANES
+        if direction in a[1].children and direction in b[1].children
+        for row in _direction_rows(
+            direction,
+            a[1][direction].to_dataset(),
+            b[1][direction].to_dataset(),
+            [own.get(direction) for own in masks],
+        )
+    ]
+    return pd.DataFrame(rows, columns=list(_COLUMNS)).dropna(subset="difference")
+
+
+def _direction_rows(
+    direction: str, a: xr.Dataset, b: xr.Dataset, masks: list[NDArray[np.float64] | None]
+) -> Iterator[tuple[str, str, str, float, float, float]]:
+    """Yield level, label, measure, a, b and difference."""
+    matching = matching_levels(a, b)
+    for level, (name, dim) in _LEVELS.items():
+        if name not in matching:
+            continue
+        of_a, of_b = matching[name]
+        labels = ["all"] if dim is None else [str(label) for label in of_a[dim].values]
+        both = [spread(own, mask) for own, mask in zip((of_a, of_b), masks, strict=True)]
+        measured = {
+            measure: [_values(own[measure]) for own in both]
+            for measure in _MEASURES
+            if all(measure in own for own in both)
+        }
+        if dim is None and masks[0] is not None and masks[1] is not None:
+            scores = imacs(of_a.to_numpy(), masks[0]), imacs(of_b.to_numpy(), masks[1])
+            measured[_IMACS[direction]] = [np.array([score]) for score in scores]
+        alike = {str(key): _values(found) for key, found in agreement(of_a, of_b).items()}
+        for row, label in enumerate(labels):
+            for measure, (x, y) in measured.items():
+                yield level, label, measure, x[row], y[row], y[row] - x[row]
+            for measure, z in alike.items():
+                yield level, label, measure, math.nan, math.nan, z[row]
+
+
+def _values(found: xr.DataArray) -> NDArray[np.float64]:
+    return np.atleast_1d(found.to_numpy().astype(np.float64))

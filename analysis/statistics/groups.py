@@ -1,0 +1,212 @@
+"""Samples by label, and whether their maps can be averaged."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+
+from i2am.analysis.stores.layers import spell
+from i2am.analysis.stores.reader import Run
+from i2am.schemas import AnalysisError, did_you_mean
+from i2am.schemas.dims import FIRST_STEP, HEAD, LAST_STEP, LAYER, PLANES, STEP, TIMESTEP
+
+__all__ = ["SampleGroup", "check_alike", "group_samples"]
+
+_LABELS: Final = "labels."
+
+
+_OTHER_CHARACTERS: Final = re.compile(r"[^\w.+@=-]")
+
+
+_Label = str | float | bool | None
+
+
+@dataclass(frozen=True)
+class SampleGroup:
+    """Samples with the same labels; `node` names the group in a store."""
+
+    node: str
+    labels: dict[str, _Label]
+    samples: tuple[str, ...]
+
+
+def group_samples(run: Run, samples: Sequence[str], by: Iterable[str]) -> list[SampleGroup]:
+    """Return the samples in groups, sorted by label; those without a label are a group, too.
+
+    Parameters
+    ----------
+    run : Run
+        Where the samples come from.
+    samples : sequence of str
+    by : iterable of str
+        Columns of ``run.table()``; of the manifest's labels the name alone is enough.
+
+    Raises
+    ------
+    AnalysisError
+        If the table has no such column.
+    StoreError
+        If the run has no such sample.
+    """
+    table = run.table().set_index("sample")
+    known = [str(column).removeprefix(_LABELS) for column in table.columns]
+    columns = {name: _column(name, list(table.columns), known, run) for name in by}
+    found: dict[tuple[_Label, ...], list[str]] = {}
+    for sample in samples:
+        if sample not in table.index:
+            run[sample]  # Says that it is not there, and which is.
+        row = table.loc[sample]
+        found.setdefault(tuple(_plain(row[c]) for c in columns.values()), []).append(sample)
+    groups: list[SampleGroup] = []
+    for key in sorted(found, key=lambda labels: [_order(label) for label in labels]):
+        node = _free_name("+".join(map(_spell, key)), [group.node for group in groups])
+        groups.append(SampleGroup(node, dict(zip(columns, key, strict=True)), tuple(found[key])))
+    return groups
+
+
+def _column(name: str, columns: list[str], known: list[str], run: Run) -> str:
+    # A label comes before what the capture itself noted under that name.
+    for column in (f"{_LABELS}{name}", name):
+        if column in columns:
+            return column
+    msg = f"Expected a column of the run's table, got {name!r}, at {run.path}. "
+    msg += did_you_mean(name, known)
+    raise AnalysisError(msg)
+
+
+def _plain(value: Any) -> _Label:
+    """Return a value as JSON has it; what is missing is None, what is nested becomes text."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return value if isinstance(value, str | int | float) else json.dumps(value, default=str)
+
+
+def _order(label: _Label) -> tuple[bool, bool, Any]:
+    """Return a key that sorts numbers before texts, and what is missing last."""
+    return label is None, isinstance(label, str), 0 if label is None else label
+
+
+def _spell(label: _Label) -> str:
+    if label is None:
+        return "none"
+    return f"{label:g}" if isinstance(label, float) else str(label)
+
+
+def _free_name(text: str, taken: Sequence[str]) -> str:
+    """Return a name for a group in a store that is like none of the others.
+
+    Examples
+    --------
+    >>> _free_name("tops/red", []), _free_name("a B", ["A_b"])
+    ('tops_red', 'a_B-2')
+    """
+    name = _OTHER_CHARACTERS.sub("_", text).lstrip("._") or "group"
+    # Some file systems do not tell "a" from "A"; Zarr's own file is no group.
+    used = {"zarr.json", *(other.casefold() for other in taken)}
+    number = 1
+    while (free := name if number == 1 else f"{name}-{number}").casefold() in used:
+        number += 1
+    return free
+
+
+_APART: Final = "or average them apart, by a column or by samples"
+
+
+_REMEDIES: Final = {
+    "grid": f"Analyse both with 'i2am analyze --grid HxW', {_APART}.",
+    "layers": f"Analyse both with 'i2am analyze --layers GLOB', {_APART}.",
+    "heads": f"Leave out hlam and volume, {_APART}.",
+    "steps": f"Leave out volume, {_APART}.",
+    "timesteps": f"Leave out volume, {_APART}.",
+    "time groups": f"Leave out tlam, {_APART}.",
+}
+
+
+_WHAT: Final = {
+    LAYER: "layers",
+    HEAD: "heads",
+    STEP: "steps",
+    TIMESTEP: "timesteps",
+    FIRST_STEP: "time groups",
+    LAST_STEP: "time groups",
+}
+
+
+def check_alike(
+    name: str,
+    sample: Mapping[str, xr.Dataset],
+    other_name: str,
+    other: Mapping[str, xr.Dataset],
+) -> None:
+    """Check that maps of a sample can be averaged with those of another.
+
+    Parameters
+    ----------
+    name, other_name : str
+        The samples.
+    sample, other : mapping of str to Dataset
+        Their maps by direction.
+
+    Raises
+    ------
+    AnalysisError
+        If they differ in direction, level, grid, layers, heads or time: which sample, and in what.
+    """
+    wanted, found = _contents(other), _contents(sample)
+    if found != wanted:
+        msg = (
+            f"Expected {wanted} as {other_name} has, got {found}, at {name}. "
+            f"Leave out the levels that not all have, {_APART}."
+        )
+        raise AnalysisError(msg)
+    for direction, maps in other.items():
+        _check_direction(f"{direction} of {name}", sample[direction], other_name, maps)
+
+
+def _check_direction(where: str, maps: xr.Dataset, other_name: str, other: xr.Dataset) -> None:
+    differences = []
+    wanted, found = _grid(other), _grid(maps)
+    if found != wanted:
+        differences.append(("grid", wanted, found))
+    # Labels first: what else lies along a dimension differs with them.
+    for coordinate in sorted(other.coords, key=lambda name: name not in other.dims):
+        name = str(coordinate)
+        mine, theirs = maps[name].to_numpy(), other[name].to_numpy()
+        if not np.array_equal(mine, theirs):
+            what = _WHAT.get(name, name)
+            differences.append((what, _tell(theirs, mine), _tell(mine, theirs)))
+    if differences:
+        what, expected, got = differences[0]
+        remedy = _REMEDIES.get(what, f"Analyse both alike, {_APART}.")
+        msg = f"Expected the {what} of {other_name} ({expected}), got {got}, at {where}. {remedy}"
+        raise AnalysisError(msg)
+
+
+def _contents(maps: Mapping[str, xr.Dataset]) -> str:
+    return ", ".join(f"{direction}/{level}" for direction in maps for level in maps[direction])
+
+
+def _grid(maps: xr.Dataset) -> str:
+    for plane in PLANES.values():
+        if plane[0] in maps.dims:
+            return "x".join(str(maps.sizes[dim]) for dim in plane)
+    return "none"
+
+
+def _tell(values: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> str:
+    """Return labels in words; of texts those that the other lacks."""
+    if values.dtype.kind in "iu":
+        return spell(values.tolist())
+    own = [repr(value) for value in values.tolist() if value not in other.tolist()]
+    if not own:
+        return f"{len(values)} of them" if len(values) != len(other) else "in another order"
+    return ", ".join(own[:3]) + (", …" if own[3:] else "")

@@ -1,0 +1,157 @@
+"""Two runs side by side: which samples they share, and maps that may be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import dask
+import xarray as xr
+
+from i2am.analysis.maps.analyze import maps_of
+from i2am.analysis.statistics.differences import difference_maps
+from i2am.analysis.stores.reader import Maps, Run, open_maps, open_run
+from i2am.analysis.stores.related import find_maps
+from i2am.schemas import AnalysisError, StoreError, did_you_mean
+from i2am.storage import StoreLike
+
+__all__ = ["Captured", "RunPair", "pair_runs"]
+
+# A sample of a run, and its maps.
+Captured = tuple[xr.DataTree, xr.DataTree]
+
+_NAMED: Final = 3
+# What maps are that are computed on the way.
+_DEFAULT: Final = ("i2am", "mass")
+
+
+@dataclass(frozen=True)
+class RunPair:
+    """Two runs, A and B, with their maps and the samples to compare."""
+
+    run_a: Run
+    run_b: Run
+    maps_a: Mapping[str, xr.DataTree]
+    maps_b: Mapping[str, xr.DataTree]
+    names: tuple[str, ...]
+    convention: str
+    normalisation: str
+    only_a: int  # samples of A that B lacks
+    only_b: int
+
+    def opened(self) -> Iterator[tuple[str, Captured, Captured]]:
+        """Yield each pair's name, and the two samples with their maps: levels read, volumes lazy.
+
+        Maps that are computed on the way are computed here, and of them the volume again if it is
+        asked for.
+        """
+        for name in self.names:
+            a = self.run_a[name], _with_levels(self.maps_a[name])
+            yield name, a, (self.run_b[name], _with_levels(self.maps_b[name]))
+
+
+def pair_runs(
+    run_a: StoreLike,
+    run_b: StoreLike,
+    *,
+    maps_a: StoreLike | None = None,
+    maps_b: StoreLike | None = None,
+    samples: Iterable[str] | None = None,
+) -> RunPair:
+    """Open two runs to compare them; samples are paired by name.
+
+    Parameters
+    ----------
+    run_a, run_b : str, Path or zarr Store
+        They may be the same one, with other maps.
+    maps_a, maps_b : str, Path or zarr Store, optional
+        By default those beside each run. What they lack is computed when it is asked for.
+    samples : iterable of str, optional
+        By default all that both runs hold.
+
+    Raises
+    ------
+    StoreError
+        If a store is missing or of the wrong kind, the runs share no sample, none is named, or one
+        that is named is not in both.
+    AnalysisError
+        If the maps differ in convention or normalisation, or share no direction.
+    """
+    opened_a, opened_b = open_run(run_a), open_run(run_b)
+    stored_a, stored_b = _stored(run_a, maps_a), _stored(run_b, maps_b)
+    all_a, all_b = list(opened_a), set(opened_b)
+    shared = [name for name in all_a if name in all_b]
+    if not shared:
+        msg = (
+            f"Expected samples that both runs hold, got {_few(all_a)} at {run_a} and "
+            f"{_few(sorted(all_b))} at {run_b}. Capture both with the same sample names."
+        )
+        raise StoreError(msg)
+    names = tuple(shared if samples is None else dict.fromkeys(samples))
+    for name in names:
+        if name not in shared:
+            msg = f"Expected a sample that both runs hold, got {name!r}, at {run_a} and {run_b}. "
+            raise StoreError(msg + did_you_mean(name, shared))
+    if not names:
+        msg = f"Expected at least one sample, got none, at samples. Known: {_few(shared)}."
+        raise StoreError(msg)
+    kinds = _kinds(names, stored_a, stored_b)
+    mapped_a = maps_of(opened_a, None if stored_a is None else stored_a.path)
+    mapped_b = maps_of(opened_b, None if stored_b is None else stored_b.path)
+    # Lazily: says what is wrong before anything is computed or written.
+    difference_maps(mapped_a[names[0]], mapped_b[names[0]])
+    return RunPair(
+        opened_a,
+        opened_b,
+        mapped_a,
+        mapped_b,
+        names,
+        *kinds,
+        only_a=len(all_a) - len(shared),
+        only_b=len(all_b) - len(shared),
+    )
+
+
+def _with_levels(maps: xr.DataTree) -> xr.DataTree:
+    nodes = {direction: node.to_dataset() for direction, node in maps.children.items()}
+    # All at once: they share what they are computed from.
+    levels = dask.compute(*(node.drop_vars("volume") for node in nodes.values()))
+    found = {
+        direction: read.assign(volume=node["volume"])
+        for (direction, node), read in zip(nodes.items(), levels, strict=True)
+    }
+    return xr.DataTree.from_dict(found, name=maps.name)
+
+
+def _stored(run: StoreLike, maps: StoreLike | None) -> Maps | None:
+    if maps is None and isinstance(run, str | Path):
+        maps = find_maps(run)
+    return None if maps is None else open_maps(maps)
+
+
+def _kinds(names: Iterable[str], a: Maps | None, b: Maps | None) -> tuple[str, str]:
+    """Return convention and normalisation of all the maps; an error where two are unlike."""
+    held_a, held_b = (set() if maps is None else set(maps) for maps in (a, b))
+    wanted = None
+    for name in names:
+        for maps, held in ((a, held_a), (b, held_b)):
+            kind = _DEFAULT
+            if maps is not None and name in held:
+                own = maps.attributes
+                kind = (own["convention"], own["normalisation"])
+            wanted = wanted or kind
+            if kind != wanted:
+                msg = (
+                    f"Expected maps of one convention and normalisation, got {' and '.join(wanted)}"
+                    f" beside {' and '.join(kind)}, at sample {name!r}. Analyze both runs with the "
+                    "same options, and name the maps."
+                )
+                raise AnalysisError(msg)
+    return wanted or _DEFAULT
+
+
+def _few(names: list[str]) -> str:
+    more = ", …" if len(names) > _NAMED else ""
+    return ", ".join(map(repr, names[:_NAMED])) + more if names else "none"

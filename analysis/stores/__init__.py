@@ -1,0 +1,4 @@
+"""What lies on disk, as labelled lazy arrays.
+
+Imports no other folder of analysis.
+"""

@@ -1,0 +1,199 @@
+"""What a store holds: for validation, every group's metadata; for a person, the facts in short."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+import zarr
+
+from i2am.analysis.stores.layers import is_similarity, spell
+from i2am.analysis.stores.reader import open_maps, open_root, open_run
+from i2am.schemas import ArrayDescription, GroupDescription, LayerAttributes
+from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.dims import GUIDANCE, HEAD, REFERENCE, STEP
+from i2am.storage import StoreLike, is_url, open_group, own_attributes
+
+__all__ = ["describe_store", "summarise_store"]
+
+_SHOWN_NAMES: Final = 5
+# Stores that are made of maps: groups of averages, or samples with differences.
+_RESULTS: Final = ("average", "differences")
+
+
+def describe_store(path: StoreLike) -> GroupDescription:
+    """Describe a run or a maps store for `i2am.schemas.find_faults`.
+
+    Parameters
+    ----------
+    path : str, Path or zarr Store
+
+    Returns
+    -------
+    GroupDescription
+        Groups are described when they are asked for, so a long run is not held in memory; every
+        group is there, complete or not. Of the values only guidance labels are read.
+
+    Raises
+    ------
+    StoreError
+        If it is missing or not a store of ours.
+    """
+    return _describe(open_root(path))
+
+
+def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
+    """Return what a person wants to know of a store, each fact under its name.
+
+    Parameters
+    ----------
+    path : str, Path or zarr Store
+
+    Returns
+    -------
+    dict of str to str or list of str
+        In the order to print; a list is one line each. Layers, steps and guidance are those of the
+        first complete sample.
+
+    Raises
+    ------
+    StoreError
+        If it is missing or not a store of ours.
+    """
+    result = open_group(path)
+    if (own := own_attributes(result)).get("kind") in _RESULTS:
+        return _result_facts(result) | _stored_fact(path)
+    root = open_root(path)
+    own = own_attributes(root)
+    is_run = own["kind"] == "run"
+    samples = open_run(path) if is_run else open_maps(path)
+    names = list(samples)
+    unfinished = sum(1 for _ in root.group_keys()) - len(names)
+    facts: dict[str, str | list[str]] = {"kind": own["kind"], "schema": str(own["schema"])}
+    facts |= {key: str(own[key]) for key in ("convention", "normalisation", "source") if key in own}
+    shown = ", ".join(names[:_SHOWN_NAMES]) + (", …" if names[_SHOWN_NAMES:] else "")
+    facts["samples"] = f"{len(names)} complete{f', {unfinished} not' if unfinished else ''}" + (
+        f": {shown}" if shown else ""
+    )
+    if names:
+        facts |= _run_facts(samples[names[0]]) if is_run else _maps_facts(samples[names[0]])
+    return facts | _stored_fact(path)
+
+
+def _stored_fact(path: StoreLike) -> dict[str, str | list[str]]:
+    if not isinstance(path, str | Path) or is_url(path):
+        return {}
+    stored = sum(f.stat().st_size for f in Path(path).rglob("*") if f.is_file())
+    return {"stored": f"{stored:,} bytes"}
+
+
+def _result_facts(root: zarr.Group) -> dict[str, str | list[str]]:
+    """Return the root's attributes, and one line for each group of samples, or for all samples."""
+    own = {key: value for key, value in own_attributes(root).items() if value}
+    facts: dict[str, str | list[str]] = {
+        key: ", ".join(value) if isinstance(value, list) else str(value)
+        for key, value in own.items()
+    }
+    counts = {name: own_attributes(group).get("samples") for name, group in sorted(root.groups())}
+    if own["kind"] == "average":
+        lines = [f"{name}: {n} sample{'' if n == 1 else 's'}" for name, n in counts.items()]
+        return facts | {"groups": lines}
+    names = list(counts)
+    shown = ", ".join(names[:_SHOWN_NAMES]) + (", …" if names[_SHOWN_NAMES:] else "")
+    return facts | {"samples": f"{len(names)}: {shown}"}
+
+
+def _run_facts(sample: xr.DataTree) -> dict[str, str | list[str]]:
+    provenance = sample.attrs[ATTRIBUTE_KEY]
+    layers = [_layer_fact(name, node) for name, node in _ordered_layers(sample)]
+    timesteps = sample["timestep"].to_numpy()
+    steps = sample[STEP].to_numpy().tolist()
+    kept = "" if steps == list(range(len(steps))) else f" ({spell(steps)})"
+    guidance = sample[GUIDANCE].to_numpy().tolist() if GUIDANCE in sample.coords else []
+    return {
+        "pipeline": f"{provenance.get('pipeline')} ({provenance.get('model')})",
+        "steps": f"{timesteps.size}{kept}, timestep {timesteps[0]:g} to {timesteps[-1]:g}",
+        "guidance": ", ".join(guidance) or "conditional half alone",
+        "images": ", ".join(
+            f"{name} {'x'.join(map(str, image.shape[:2]))}"
+            for name, image in sample["images"].data_vars.items()
+        ),
+        "arrays": f"{_count_bytes(sample):,} bytes a sample",
+        "layers": layers,
+    }
+
+
+def _maps_facts(sample: xr.DataTree) -> dict[str, str | list[str]]:
+    lines = []
+    for direction, node in sample.children.items():
+        volume = node["volume"]
+        sizes = ", ".join(f"{size} {dim}" for dim, size in volume.sizes.items())
+        lines.append(f"{direction}: {sizes}{'; mass' if 'mass' in node else ''}")
+    first = next(iter(sample.children.values()))
+    return {"steps": str(first.sizes[STEP]), "directions": lines}
+
+
+def _ordered_layers(sample: xr.DataTree) -> list[tuple[str, xr.DataTree]]:
+    layers = sample["layers"].children.items()
+    return sorted(layers, key=lambda item: item[1].attrs[ATTRIBUTE_KEY]["order"])
+
+
+def _layer_fact(name: str, layer: xr.DataTree) -> str:
+    own = LayerAttributes.model_validate(layer.attrs[ATTRIBUTE_KEY])
+    sizes = layer.to_dataset().sizes
+    height, width = own.generated_grid
+    generated = f"{height // own.frames}x{width}"
+    if own.frames > 1:
+        generated = f"{own.frames} frames of {generated}"
+    if own.reference_grid:
+        special = f" + {own.special_tokens}" if own.special_tokens else ""
+        reference = "x".join(map(str, own.reference_grid)) + special
+    else:
+        count = sizes.get(REFERENCE, 1)
+        reference = f"{count} token{'s' if count > 1 else ''}"
+    if own.reference_index:
+        reference += f" of {own.reference_image()}"
+    heads = f"{sizes[HEAD]} heads" if own.heads is None else f"heads {spell(own.heads)}"
+    dtype = ", ".join(sorted({str(array.dtype) for array in layer.data_vars.values()}))
+    note = "; a similarity, not causal" if is_similarity(layer) else ""
+    return f"{name}: {generated} <- {reference}, {heads}, {own.representation} {dtype}{note}"
+
+
+def _describe(group: zarr.Group) -> GroupDescription:
+    arrays = {name: _array(name, array) for name, array in sorted(group.arrays())}
+    return GroupDescription(dict(group.attrs), arrays, _Groups(group))
+
+
+def _array(name: str, array: zarr.Array[Any]) -> ArrayDescription:
+    dims = getattr(array.metadata, "dimension_names", None)
+    values = None
+    if name == GUIDANCE and array.ndim == 1:
+        values = tuple(np.asarray(array[:]).tolist())
+    return ArrayDescription(dims and tuple(dims), array.shape, str(array.dtype), values)
+
+
+class _Groups(Mapping[str, GroupDescription]):
+    """The groups below one, described when they are asked for."""
+
+    def __init__(self, parent: zarr.Group) -> None:
+        self._parent = parent
+        self._names = sorted(parent.group_keys())
+
+    def __getitem__(self, name: str) -> GroupDescription:
+        if name not in self._names:
+            raise KeyError(name)
+        return _describe(zarr.open_group(self._parent.store_path / name, mode="r"))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _count_bytes(sample: xr.DataTree) -> int:
+    """Return the bytes of a sample's images and layers, uncompressed; coordinates are left out."""
+    return sum(v.nbytes for node in sample.subtree for v in node.data_vars.values())

@@ -1,0 +1,323 @@
+"""The captured layers of a sample: facts about them, and selection by label, checked at the door."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import xarray as xr
+
+from i2am.analysis.stores.chunks import in_blocks
+from i2am.schemas import AnalysisError, LayerAttributes, did_you_mean, dims
+from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.dims import CONDITIONAL, GUIDANCE, HEAD, REFERENCE, REPRESENTATIONS, STEP
+
+__all__ = [
+    "Direction",
+    "SelectedLayer",
+    "askable_layers",
+    "check_one_reference",
+    "is_causal",
+    "is_one_token",
+    "is_similarity",
+    "layer_attributes",
+    "mapped_layers",
+    "reference_image",
+    "select_layers",
+    "spatial_layers",
+    "spell",
+    "token_count",
+]
+
+
+@dataclass(frozen=True)
+class SelectedLayer:
+    """One layer's arrays after selection, lazy.
+
+    Parameters
+    ----------
+    name : str
+    attributes : LayerAttributes
+    arrays : Dataset
+        As `schemas.dims.REPRESENTATIONS` names them, in the store's own chunks.
+    blocks : Dataset
+        The same in blocks of a few steps, for a pass over all of them.
+    heads : tuple of int
+        The labels of its heads.
+    """
+
+    name: str
+    attributes: LayerAttributes
+    arrays: xr.Dataset
+    blocks: xr.Dataset
+    heads: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Number of reference tokens, special ones included."""
+        return token_count(self.arrays)
+
+    @property
+    def has_g2r(self) -> bool:
+        """Whether maps on the reference exist: a grid, and more than one token."""
+        return self.attributes.reference_grid is not None and self.tokens > 1
+
+    @property
+    def has_mass(self) -> bool:
+        """Whether other keys share the softmax."""
+        return _has_mass(self.arrays)
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether single patches and tokens can be asked for: it was not reduced at capture."""
+        return self.attributes.representation != "maps"
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether the layer's output can depend on these scores: no softmax over one token."""
+        return is_causal(self.attributes, self.arrays)
+
+
+def token_count(arrays: xr.Dataset) -> int:
+    """Return the number of a layer's reference tokens, special ones included."""
+    return arrays.sizes.get(REFERENCE, 1)  # Reduced from one token, it holds R2G alone.
+
+
+def is_causal(attributes: LayerAttributes, arrays: xr.Dataset) -> bool:
+    """Return whether a layer's output can depend on these scores.
+
+    A softmax over one token is 1 whatever query and key are, unless other keys share it.
+    """
+    return attributes.causal and (token_count(arrays) > 1 or _has_mass(arrays))
+
+
+def _has_mass(arrays: xr.Dataset) -> bool:
+    return "logsumexp" in arrays or "mass" in arrays
+
+
+def select_layers(
+    sample: xr.DataTree,
+    layers: str | Iterable[str] | None = None,
+    steps: Iterable[int] | None = None,
+    heads: Iterable[int] | None = None,
+    guidance: str = CONDITIONAL,
+) -> list[SelectedLayer]:
+    """Return the layers of a captured sample in execution order, cut to what was asked for.
+
+    Parameters
+    ----------
+    sample : DataTree
+        As `open_run` gives it.
+    layers : str or iterable of str, optional
+        Names or glob patterns; by default all layers, of the first reference image.
+    steps, heads : iterable of int, optional
+        Labels; all by default.
+    guidance : str
+        The label of the half of classifier-free guidance.
+
+    Returns
+    -------
+    list of SelectedLayer
+        Lazy, also when `sample` is in memory.
+
+    Raises
+    ------
+    AnalysisError
+        If nothing carries a label that was asked for.
+    """
+    names = _layer_names(sample, layers)
+    kept_steps = _known_labels(steps, sample[STEP].to_numpy().tolist(), STEP, sample)
+    every_head = {head for name in names for head in _head_labels(sample, name)}
+    kept_heads = _known_labels(heads, sorted(every_head), HEAD, sample)
+    return [
+        _select(sample, name, kept_steps, kept_heads, guidance)
+        for name in names
+        if not set(kept_heads).isdisjoint(_head_labels(sample, name))
+    ]
+
+
+def check_one_reference(layers: Iterable[SelectedLayer]) -> None:
+    """Check that maps on the reference are of one image: a mean over two would show neither.
+
+    Raises
+    ------
+    AnalysisError
+        If layers with a reference grid look at different reference images.
+    """
+    found = {layer.attributes.reference_index: layer.name for layer in layers if layer.has_g2r}
+    if len(found) > 1:
+        msg = (
+            f"Expected layers of one reference image, got those of {len(found)}, at "
+            f"{' and '.join(found[index] for index in sorted(found))}. For the first let the "
+            "pattern end with the attention's own name, for the next with '.reference_1'."
+        )
+        raise AnalysisError(msg)
+
+
+def spell(labels: Sequence[int]) -> str:
+    """Return labels in words: a range, or each of them where some are left out.
+
+    Examples
+    --------
+    >>> spell([0, 1, 2, 3]), spell([0, 5, 10]), spell([7])
+    ('0 to 3', '0, 5, 10', '7')
+    """
+    if len(labels) > 2 and list(labels) == list(range(labels[0], labels[-1] + 1)):
+        return f"{labels[0]} to {labels[-1]}"
+    return ", ".join(map(str, labels))
+
+
+def _layer_names(sample: xr.DataTree, wanted: str | Iterable[str] | None) -> list[str]:
+    if "layers" not in sample.children or not sample["layers"].children:
+        msg = (
+            f"Expected a captured sample with layers, got none, at {sample.name or 'sample'}. "
+            "Give a sample of open_run()."
+        )
+        raise AnalysisError(msg)
+    attributes = {name: _attributes(sample, name) for name in sample["layers"].children}
+    known = sorted(
+        attributes, key=lambda name: (attributes[name].order, attributes[name].reference_index)
+    )
+    if wanted is None:
+        first = min(own.reference_index for own in attributes.values())
+        return [name for name in known if attributes[name].reference_index == first]
+    patterns = [wanted] if isinstance(wanted, str) else list(wanted)
+    for pattern in patterns:
+        if pattern not in known and not fnmatch.filter(known, pattern):
+            msg = (
+                f"Expected a layer's name or pattern, got {pattern!r}, at {sample.name or 'sample'}. "
+                f"{did_you_mean(pattern, known)}"
+            )
+            raise AnalysisError(msg)
+    chosen = [n for n in known if any(n == p or fnmatch.fnmatch(n, p) for p in patterns)]
+    if not chosen:
+        msg = f"Expected at least one layer, got none, at {sample.name or 'sample'}. Name one."
+        raise AnalysisError(msg)
+    return chosen
+
+
+def _attributes(sample: xr.DataTree, name: str) -> LayerAttributes:
+    return LayerAttributes.model_validate(sample[f"layers/{name}"].attrs[ATTRIBUTE_KEY])
+
+
+def _head_labels(sample: xr.DataTree, name: str) -> Sequence[int]:
+    kept = _attributes(sample, name).heads
+    return range(sample[f"layers/{name}"].sizes[HEAD]) if kept is None else kept
+
+
+def _known_labels(
+    wanted: Iterable[int] | None, known: Sequence[int], what: str, sample: xr.DataTree
+) -> list[int]:
+    """Return the wanted labels in the order of the known ones."""
+    if wanted is None:
+        return list(known)
+    asked = {int(label) for label in wanted}
+    if unknown := sorted(asked.difference(known)):
+        msg = (
+            f"Expected {what}s from {spell(known)}, got {unknown[0]}, "
+            f"at {sample.name or 'sample'}. Ask for a {what} that was captured."
+        )
+        raise AnalysisError(msg)
+    if not asked:
+        msg = f"Expected at least one {what}, got none, at {sample.name or 'sample'}. Name one."
+        raise AnalysisError(msg)
+    return [label for label in known if label in asked]
+
+
+def _select(
+    sample: xr.DataTree, name: str, steps: list[int], heads: list[int], guidance: str
+) -> SelectedLayer:
+    arrays = sample[f"layers/{name}"].to_dataset()
+    labels_of_heads = list(_head_labels(sample, name))
+    own_heads = tuple(head for head in heads if head in labels_of_heads)
+    halves = sample.coords.get(GUIDANCE)
+    labels = [CONDITIONAL] if halves is None else halves.to_numpy().tolist()
+    if guidance not in labels:
+        msg = (
+            f"Expected a guidance half that was captured, got {guidance!r}, "
+            f"at {sample.name or 'sample'}. {did_you_mean(guidance, labels)}"
+        )
+        raise AnalysisError(msg)
+    picked: dict[str, Any] = {}
+    if list(own_heads) != labels_of_heads:
+        picked[HEAD] = [labels_of_heads.index(head) for head in own_heads]
+    if len(steps) < sample.sizes[STEP]:
+        known = sample[STEP].to_numpy().tolist()
+        picked[STEP] = [known.index(step) for step in steps]
+    if GUIDANCE in arrays.dims:
+        picked[GUIDANCE] = labels.index(guidance)
+    arrays = arrays.drop_vars(list(arrays.coords)).chunk({})
+    attributes = _attributes(sample, name)
+    for array in REPRESENTATIONS[attributes.representation][0]:
+        arrays[array]  # Missing, it is told now (KeyError) and not in the middle of the work.
+    blocks = arrays.map(lambda one: one.copy(data=in_blocks(one.data, one.dims)))
+    return SelectedLayer(name, attributes, arrays.isel(picked), blocks.isel(picked), own_heads)
+
+
+Direction = Literal["r2g", "g2r"]
+
+
+def layer_attributes(sample: xr.DataTree) -> dict[str, LayerAttributes]:
+    """Return each captured layer's attributes, in the order in which the layers run."""
+    found = {
+        name: LayerAttributes.model_validate(node.attrs[ATTRIBUTE_KEY])
+        for name, node in sample.children["layers"].children.items()
+    }
+    return dict(sorted(found.items(), key=lambda item: item[1].order))
+
+
+def is_similarity(layer: xr.DataTree) -> bool:
+    """Return whether R2G of a captured layer describes similarity alone: it is not causal."""
+    attributes = LayerAttributes.model_validate(layer.attrs[ATTRIBUTE_KEY])
+    return not is_causal(attributes, layer.dataset)
+
+
+def spatial_layers(sample: xr.DataTree) -> dict[str, LayerAttributes]:
+    """Return the layers that can be shown on the reference: a grid of more than one token."""
+    return {
+        name: attributes
+        for name, attributes in layer_attributes(sample).items()
+        if attributes.reference_grid and not is_one_token(sample.children["layers"].children[name])
+    }
+
+
+def askable_layers(sample: xr.DataTree) -> dict[str, LayerAttributes]:
+    """Return the layers that SRAM takes by default: of one reference, with their scores."""
+    spatial = spatial_layers(sample)
+    first = min((own.reference_index for own in layer_attributes(sample).values()), default=0)
+    return {
+        name: own
+        for name, own in spatial.items()
+        if own.reference_index == first and own.representation != "maps"
+    }
+
+
+def reference_image(sample: xr.DataTree, maps: xr.DataTree) -> str:
+    """Return the name of the stored picture that the maps' layers look at.
+
+    Maps on the reference are always of one; R2G of several references at once has the first.
+    """
+    known = layer_attributes(sample)
+    direction: Direction = "g2r" if "g2r" in maps.children else "r2g"
+    names = [node.name for node in mapped_layers(sample, maps, direction)]
+    indices = [known[str(name)].reference_index for name in names]
+    image = f"reference_{indices[0]}" if indices and min(indices) > 0 else "reference"
+    return image if image in sample.children["images"].dataset else "reference"
+
+
+def mapped_layers(
+    sample: xr.DataTree, maps: xr.DataTree, direction: Direction
+) -> list[xr.DataTree]:
+    """Return the captured layers that the maps of a direction were made from."""
+    if direction not in maps.children:
+        return []
+    layers = sample.children["layers"].children
+    names = maps.children[direction].dataset[dims.LAYER].values
+    return [layers[name] for name in names if name in layers]
+
+
+def is_one_token(layer: xr.DataTree) -> bool:
+    """Return whether a captured layer has one reference token."""
+    return token_count(layer.dataset) == 1

@@ -1,0 +1,76 @@
+"""Which maps lie beside a run, and which run maps name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from i2am.analysis.stores.reader import Maps, Run, open_root, open_run
+from i2am.schemas import I2AMError, StoreError
+from i2am.storage import StoreLike, is_url, own_attributes
+
+__all__ = ["default_maps_path", "find_maps", "run_of"]
+
+_SUFFIX: Final = ".zarr"
+
+
+def default_maps_path(run_path: str | Path) -> Path:
+    """Return where a run's maps go unless the user says otherwise.
+
+    Beside the run; those of a run at a URL go to the current folder.
+
+    Examples
+    --------
+    >>> default_maps_path("out/run.zarr").as_posix(), default_maps_path("shirts.zarr").as_posix()
+    ('out/maps.zarr', 'shirts.maps.zarr')
+    >>> default_maps_path("s3://bucket/shirts.zarr").as_posix()
+    'shirts.maps.zarr'
+    """
+    path = Path(run_path)
+    if is_url(run_path):
+        path = Path(path.name)
+    stem = path.name.removesuffix(_SUFFIX)
+    return path.with_name("maps.zarr" if stem == "run" else f"{stem}.maps.zarr")
+
+
+def find_maps(run_path: str | Path) -> Path | None:
+    """Return the maps store that lies where a run's go and was made from it, or None."""
+    path = default_maps_path(run_path)
+    if not path.is_dir():
+        return None
+    try:
+        own = own_attributes(open_root(path))
+    except I2AMError:
+        return None
+    # By name alone: the two are often moved together.
+    is_ours = (
+        own.get("kind") == "maps" and Path(str(own.get("source", ""))).name == Path(run_path).name
+    )
+    return path if is_ours else None
+
+
+def run_of(maps: Maps, run: StoreLike | None = None) -> Run:
+    """Return the run that maps were made from.
+
+    Parameters
+    ----------
+    maps : Maps
+        As `open_maps` gives it.
+    run : str, Path or zarr Store, optional
+        Where the run is; by default what the maps' ``source`` says, which is absolute or relative
+        to the maps store.
+
+    Raises
+    ------
+    StoreError
+        If no run is there, or the maps have no path that their source is relative to.
+    """
+    if run is not None:
+        return open_run(run)
+    source = str(maps.attributes["source"])
+    if is_url(source) or Path(source).is_absolute():
+        return open_run(source)
+    if not isinstance(maps.path, str | Path):
+        msg = f"Expected run=, got maps without a path whose source is {source!r}. Give the run."
+        raise StoreError(msg)
+    return open_run((Path(maps.path) / source).resolve())

@@ -1,0 +1,73 @@
+"""The command line: parse, call one function of a stage, print.
+
+Exit codes: 0 done, 1 the work failed or something is invalid, 2 the call is wrong. Errors are one
+line on standard error; ``--debug`` shows the traceback. Stages are imported inside the commands,
+so that ``i2am --help`` answers at once and a capture node needs no napari.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+
+from i2am.cli import (
+    analyze,
+    average,
+    capture,
+    compare,
+    demo,
+    figures,
+    score,
+    stores,
+    view,
+)
+from i2am.cli.arguments import Parser, explain, print_error
+
+__all__ = ["build_parser", "main"]
+
+# A command is a file with `add(commands)`, and a line here; help lists them in this order.
+_COMMANDS = (demo, capture, analyze, score, average, compare, figures, view, stores)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = build_parser().parse_args(arguments)
+    if not options.debug:
+        _quiet_libraries()
+    try:
+        return int(options.run(options) or 0)
+    except KeyboardInterrupt:
+        print_error("stopped; capture and analyze go on from here when they are called again")
+        return 130
+    except Exception as e:  # A traceback is for those who ask for it.
+        if options.debug:
+            raise
+        given = vars(options)
+        print_error(
+            explain(e, [s for k in ("store", "maps", "source", "other") if (s := given.get(k))])
+        )
+        return 1
+
+
+def _quiet_libraries() -> None:
+    """Keep third parties' notices out of the way of progress bars and errors."""
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger().setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(?!i2am)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; parsed options have a `run` to call."""
+    from i2am import __version__
+
+    parser = Parser(prog="i2am", description="Attention attribution for image-to-image diffusion.")
+    parser.add_argument("--version", action="version", version=f"i2am {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    for command in _COMMANDS:
+        command.add(commands)
+    return parser

@@ -1,0 +1,158 @@
+"""The command ``i2am capture``: of all commands the one with most to choose."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from i2am.cli.arguments import (
+    add_command,
+    byte_count,
+    call_argument,
+    existing_file,
+    kept_steps,
+    labels,
+    number,
+    positive,
+    print_error,
+    shard,
+)
+
+if TYPE_CHECKING:
+    from i2am.capture import CaptureOptions
+    from i2am.capture.pipelines.load import LoadOptions
+
+from i2am.schemas.choices import (
+    GUIDANCE_OPTIONS,
+    MODEL_DTYPES,
+    REPRESENTATION_OPTIONS,
+    STORED_DTYPES,
+)
+
+__all__ = ["add"]
+
+
+def add(commands: Any) -> None:
+    """Add the command to a parser's commands."""
+    command = add_command(
+        commands, "capture", _capture, "generate and capture a manifest's samples"
+    )
+    command.add_argument("--model", required=True, metavar="ID_OR_DIR", help="i2am-tiny, or …")
+    command.add_argument("--manifest", required=True, type=existing_file, metavar="FILE")
+    command.add_argument("--out", required=True, metavar="RUN.zarr")
+    command.add_argument("--overwrite", action="store_true", help="replace complete samples")
+    _add_loading(command.add_argument_group("loading the model"))
+    _add_generation(command.add_argument_group("generating"))
+    _add_keeping(command.add_argument_group("what is kept"))
+
+
+def _add_loading(group: Any) -> None:
+    group.add_argument("--revision", help="branch, tag or commit of a hub model")
+    group.add_argument("--device", help="cpu, cuda, cuda:1, …; default: a GPU if there is one")
+    group.add_argument(
+        "--model-dtype", choices=MODEL_DTYPES, default="float32", help="what the model computes in"
+    )
+    group.add_argument(
+        "--allow-pickle", action="store_true", help="load weights that could run code, too"
+    )
+    group.add_argument("--ip-adapter", metavar="PATH_OR_ID[:WEIGHT]", help="as REPO:models/X")
+    group.add_argument("--ip-adapter-scale", type=number, help="default 1")
+    group.add_argument(
+        "--ip-adapter-encoder",
+        metavar="FOLDER",
+        default="image_encoder",
+        help="of the image encoder, beside WEIGHT or, with a slash in it, from the top",
+    )
+
+
+def _add_generation(group: Any) -> None:
+    group.add_argument("--steps", type=positive, help="denoising steps")
+    group.add_argument("--guidance-scale", type=number)
+    group.add_argument("--seed", type=int, default=0, help="plus a row's position; default 0")
+    group.add_argument(
+        "--argument",
+        action="append",
+        type=call_argument,
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the pipeline's call, as strength=0.8; may be repeated",
+    )
+    group.add_argument("--batch-size", type=positive, default=1, help="samples in one call")
+    group.add_argument(
+        "--shard",
+        type=shard,
+        metavar="I/N",
+        help="every N-th row from the I-th on, 0/N to N-1/N; default: as torchrun or Slurm say",
+    )
+
+
+def _add_keeping(group: Any) -> None:
+    group.add_argument("--profile", help="instead of the one found by the pipeline's class")
+    group.add_argument("--layers", action="append", metavar="GLOB", help="may be repeated")
+    group.add_argument(
+        "--keep-steps", type=kept_steps, metavar="N|A:B[:S]|LIST", help="every N-th, or these"
+    )
+    group.add_argument("--keep-heads", type=labels, metavar="A:B[:S]|LIST")
+    group.add_argument("--guidance", choices=GUIDANCE_OPTIONS, default="conditional")
+    group.add_argument("--representation", choices=REPRESENTATION_OPTIONS, default="auto")
+    group.add_argument("--dtype", choices=STORED_DTYPES, default="float16")
+    group.add_argument(
+        "--memory",
+        type=byte_count,
+        default=byte_count("2GiB"),
+        metavar="SIZE",
+        help="what may wait to be written, as 2GiB (default)",
+    )
+
+
+def _capture(options: argparse.Namespace) -> int:
+    from i2am.capture import capture_manifest
+
+    summary = capture_manifest(
+        options.model,
+        options.manifest,
+        options.out,
+        steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        arguments=dict(options.argument),
+        seed=options.seed,
+        batch_size=options.batch_size,
+        shard=options.shard,
+        loading=_loading(options),
+        options=_keeping(options),
+    )
+    for sample, reason in summary.failed.items():
+        print_error(f"sample {sample!r} failed: {reason}")
+    sys.stdout.write(f"{options.out}: {summary}\n")
+    return 1 if summary.failed else 0
+
+
+def _loading(options: argparse.Namespace) -> LoadOptions:
+    from i2am.capture.pipelines.load import LoadOptions
+
+    return LoadOptions(
+        revision=options.revision,
+        device=options.device,
+        dtype=options.model_dtype,
+        allow_pickle=options.allow_pickle,
+        ip_adapter=options.ip_adapter,
+        ip_adapter_scale=options.ip_adapter_scale,
+        ip_adapter_encoder=options.ip_adapter_encoder,
+    )
+
+
+def _keeping(options: argparse.Namespace) -> CaptureOptions:
+    from i2am.capture import CaptureOptions
+
+    return CaptureOptions(
+        layers=options.layers,
+        steps=options.keep_steps,
+        heads=options.keep_heads,
+        guidance=options.guidance,
+        representation=options.representation,
+        dtype=options.dtype,
+        profile=options.profile,
+        memory_bytes=options.memory,
+        overwrite=options.overwrite,
+    )

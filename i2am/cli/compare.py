@@ -1,0 +1,94 @@
+"""The command ``i2am compare``: two runs side by side, and what of them to print."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from i2am.cli.arguments import add_command, existing_store, share
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from i2am.analysis import RunPair
+
+__all__ = ["add"]
+
+_SHOWN: Final = 5
+
+
+def add(commands: Any) -> None:
+    """Add the command to a parser's commands."""
+    command = add_command(
+        commands, "compare", _compare, "compare two runs: attention of B less that of A"
+    )
+    command.add_argument("store", type=existing_store, metavar="RUN_A")
+    command.add_argument("other", type=existing_store, metavar="RUN_B")
+    command.add_argument(
+        "--maps-a", type=existing_store, metavar="MAPS.zarr", help="default: beside the run"
+    )
+    command.add_argument("--maps-b", type=existing_store, metavar="MAPS.zarr")
+    command.add_argument(
+        "--samples", nargs="+", metavar="SAMPLE", help="default: all that both runs hold"
+    )
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help="for tables, difference maps and figures"
+    )
+    command.add_argument(
+        "--confidence", type=share, default=0.95, help="of the intervals; default 0.95"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace what is in DIR")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from i2am.analysis import compare_runs, pair_runs, summarise_comparison, write_comparison
+
+    pair = pair_runs(
+        options.store,
+        options.other,
+        maps_a=options.maps_a,
+        maps_b=options.maps_b,
+        samples=options.samples,
+    )
+    if options.out is None:
+        table = compare_runs(pair, progress=True)
+    else:
+        table = write_comparison(
+            pair, options.out, confidence=options.confidence, overwrite=options.overwrite
+        )
+    summary = summarise_comparison(table, options.confidence)
+    sys.stdout.write("\n".join(_lines(pair, summary)) + "\n")
+    if options.out:
+        sys.stdout.write(f"Comparison: {options.out}\n")
+
+
+def _lines(pair: RunPair, summary: pd.DataFrame) -> list[str]:
+    """Return what is printed: what was compared, the unified maps, and where most differs."""
+    lines = [f"A: {pair.run_a.path}", f"B: {pair.run_b.path}"]
+    count = len(pair.names)
+    left_out = f"; left out: {pair.only_a} of A alone, {pair.only_b} of B alone"
+    only = left_out if pair.only_a or pair.only_b else ""
+    lines.append(f"{count} pair{'s' if count > 1 else ''} of samples{only}")
+    levels = set(summary["level"])
+    if "layer" not in levels:
+        lines.append("No layer has the same name in both: compared at sample level alone.")
+    elif "head" not in levels:
+        lines.append("Not all layers are the same in both: heads are not compared.")
+    unified = summary[summary["level"] == "ulam"]
+    lines += ["", "All layers and heads together", _text(unified.drop(columns=["level", "label"]))]
+    for level in ("layer", "head"):
+        # Differences of shares; the two maps' agreement is none.
+        of_level = summary[(summary["level"] == level) & summary["mean_a"].notna()]
+        by_size = of_level.sort_values("mean_difference", key=abs, ascending=False)
+        shown = by_size.drop_duplicates(["direction", "label"]).head(_SHOWN)
+        if len(shown):
+            shown = shown.drop(columns="level").rename(columns={"label": level})
+            lines += ["", f"The {level}s that differ most, each by its largest difference"]
+            lines.append(_text(shown))
+    return lines
+
+
+def _text(table: pd.DataFrame) -> str:
+    return table.to_string(index=False, float_format="{:.4f}".format, na_rep="")

@@ -1,0 +1,102 @@
+"""The command ``i2am demo``: the whole road with the model and the pictures that ship in the package, offline."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from i2am.cli.arguments import add_command
+from i2am.schemas import StoreError
+
+__all__ = ["add", "run_demo"]
+
+_OUTPUTS = ("run.zarr", "maps.zarr", "scores.csv", "figures", "report.html")
+_STEPS = 25
+
+
+def add(commands: Any) -> None:
+    """Add the command to a parser's commands."""
+    command = add_command(
+        commands, "demo", _demo, "run the whole road on shipped model and pictures"
+    )
+    command.add_argument("--out", type=Path, default=Path("i2am-demo"), metavar="DIR")
+    command.add_argument("--overwrite", action="store_true", help="replace an earlier demo")
+
+
+def _demo(options: argparse.Namespace) -> int:
+    return run_demo(options.out, overwrite=options.overwrite)
+
+
+def run_demo(out: Path, *, overwrite: bool = False) -> int:
+    """Capture, analyse, score, draw and report three held-out examples; return the exit code.
+
+    Parameters
+    ----------
+    out : Path
+        Folder for everything that is written.
+    overwrite : bool
+        Whether an earlier demo's outputs there may be replaced.
+
+    Raises
+    ------
+    StoreError
+        If `out` is a file, one of the outputs is there already and `overwrite` is false, or a
+        sample cannot be captured.
+    """
+    _check_room(out, overwrite=overwrite)
+    from i2am.analysis import analyze_run, open_maps, open_run, score_maps, summarise_scores
+    from i2am.analysis.figures.files import write_figures
+    from i2am.analysis.figures.report import write_report
+    from i2am.capture import DEMO_MANIFEST, SHIPPED_MODEL, capture_manifest
+
+    start_s = time.monotonic()
+    _make_room(out)
+    run, maps, scores, figures, report = (out / name for name in _OUTPUTS)
+    # The whole demo, also inside a job of many processes.
+    summary = capture_manifest(SHIPPED_MODEL, DEMO_MANIFEST, run, steps=_STEPS, shard=(0, 1))
+    if summary.failed:
+        sample, reason = next(iter(summary.failed.items()))
+        msg = f"Expected the demo's samples to be captured, got {reason}, at {sample!r}."
+        raise StoreError(msg + " Run again with --overwrite.")
+    analyze_run(run, maps)
+    table = score_maps(maps, out=scores)
+    samples, sample_maps = open_run(run), open_maps(maps)
+    write_figures(samples, sample_maps, list(samples), figures, progress=True)
+    write_report(samples, sample_maps, table, report)
+    print(f"\n{summarise_scores(table).to_string(float_format='{:.3f}'.format)}\n")
+    for path, what in (
+        (run, "the captured attention, with images and provenance"),
+        (maps, "R2G and G2R maps at every level"),
+        (scores, "IMACS, detection and spread, one row for each sample and score"),
+        (figures, "overview, time, head and single-patch maps"),
+        (report, "all of it on one page: open it in a browser"),
+    ):
+        print(f"{path!s:30} {what}")
+    print(f"\nDone in {time.monotonic() - start_s:.0f} s. Next: i2am view {run}")
+    return 0
+
+
+def _check_room(out: Path, *, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        msg = f"Expected a folder, got a file, at {out}. Name another folder with --out."
+        raise StoreError(msg)
+    found = [name for name in _OUTPUTS if (out / name).exists()]
+    if found and not overwrite:
+        msg = (
+            f"Expected no earlier demo in {out}, got {', '.join(found)}. "
+            "Name another folder with --out, or replace it with --overwrite."
+        )
+        raise StoreError(msg)
+
+
+def _make_room(out: Path) -> None:
+    """Remove an earlier demo's outputs, and nothing else."""
+    for path in (out / name for name in _OUTPUTS):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,185 @@
+"""From an address to a Zarr store: a folder, a bucket's URL, or a store that is open already.
+
+Both stages read and write through here, so that an address means the same to both. Buckets (s3, gs,
+az) go through obstore, which takes credentials and endpoints from the environment as the cloud's
+own tools do (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ``AWS_ALLOW_HTTP``, …).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import zarr
+from zarr.abc.store import Store
+from zarr.core.sync import sync
+from zarr.errors import BaseZarrError
+
+from i2am.schemas import StoreError, require
+from i2am.schemas.attributes import ATTRIBUTE_KEY
+
+__all__ = [
+    "StoreLike",
+    "is_url",
+    "member_names",
+    "open_group",
+    "own_attributes",
+    "reported_as_store_error",
+    "to_store",
+]
+
+StoreLike = str | Path | Store
+
+_FILE: Final = "file://"
+_BUCKETS: Final = ("s3://", "gs://", "az://")
+# Long enough for a busy service, short enough for an address that nothing answers at.
+_RETRIES: Final[dict[str, Any]] = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
+
+
+def is_url(address: StoreLike) -> bool:
+    """Whether an address is a URL rather than a path.
+
+    Examples
+    --------
+    >>> is_url("s3://bucket/run.zarr"), is_url("out/run.zarr")
+    (True, False)
+    """
+    return isinstance(address, str) and "://" in address
+
+
+def to_store(address: str | Path) -> Store | Path:
+    """Return what zarr opens at an address.
+
+    Parameters
+    ----------
+    address : str or Path
+        A folder, ``file://``, ``s3://bucket/prefix``, ``gs://…`` or ``az://…``.
+
+    Raises
+    ------
+    StoreError
+        If nobody knows such a URL.
+    MissingExtra
+        If it is a URL and obstore is not installed.
+
+    Examples
+    --------
+    >>> to_store("run.zarr"), to_store("file:///tmp/a%20run.zarr")
+    (PosixPath('run.zarr'), PosixPath('/tmp/a run.zarr'))
+    """
+    url = str(address)
+    if url.startswith(_FILE):
+        return Path(url2pathname(urlsplit(url).path))
+    if not is_url(url):
+        return Path(address)
+    with reported_as_store_error(url):
+        return _bucket(url)
+
+
+def open_group(address: StoreLike) -> zarr.Group:
+    """Return the group at an address, to read.
+
+    Parameters
+    ----------
+    address : str, Path or zarr Store
+        As `to_store` takes it, or another URL that fsspec knows.
+
+    Raises
+    ------
+    StoreError
+        If nothing is there, it is no Zarr group, or it cannot be read.
+    MissingExtra
+        If obstore is needed and not installed.
+    """
+    if isinstance(address, str) and address.startswith(_BUCKETS):
+        errors = require("obstore.exceptions", "to open a store by URL", "analysis")
+        try:
+            return _open(_bucket(address, read_only=True), address)
+        except (errors.BaseError, ValueError) as e:
+            raise _unreadable(e, address) from e
+    if not isinstance(address, Store) and (not is_url(address) or str(address).startswith(_FILE)):
+        path = Path(str(to_store(address)))
+        if not path.exists():
+            msg = f"Expected a store, got nothing, at {path}. Check the path."
+            raise StoreError(msg)
+        if not path.is_dir():
+            msg = f"Expected a store, got a file, at {path}. Give the folder of a Zarr store."
+            raise StoreError(msg)
+        return _open(path, path)
+    return _open(address, address)
+
+
+def own_attributes(node: zarr.Group | zarr.Array[Any]) -> dict[str, Any]:
+    """Return what a node's ``i2am`` attribute holds; nothing where there is none."""
+    own = node.attrs.asdict().get(ATTRIBUTE_KEY)
+    return dict(own) if isinstance(own, dict) else {}
+
+
+def member_names(group: zarr.Group) -> list[str]:
+    """Return the names below a group, without opening any; ``zarr.json`` is left out."""
+
+    async def names() -> list[str]:
+        return [name async for name in group.store.list_dir(group.path) if "." not in name]
+
+    return sync(names())
+
+
+@contextmanager
+def reported_as_store_error(address: str | Path | zarr.Group) -> Iterator[None]:
+    """Raise what says that an address cannot be reached as a StoreError of one line."""
+    try:
+        yield
+    except _unreachable() as error:
+        reason = str(error).partition("\n")[0]  # An object store's errors go on for pages.
+        msg = (
+            f"Expected a store that can be reached, got {type(error).__name__}: {reason}, "
+            f"at {address}. Check the address and the rights to it; with a URL also endpoint and "
+            "credentials."
+        )
+        raise StoreError(msg) from error
+
+
+def _bucket(url: str, *, read_only: bool = False) -> Store:
+    stores = require("obstore.store", "to open a store by URL", "analysis")
+    from zarr.storage import ObjectStore
+
+    return ObjectStore(stores.from_url(url, retry_config=_RETRIES), read_only=read_only)
+
+
+def _unreachable() -> tuple[type[Exception], ...]:
+    obstore = sys.modules.get("obstore.exceptions")
+    return (OSError, obstore.BaseError) if obstore else (OSError,)
+
+
+def _open(store: StoreLike, address: StoreLike) -> zarr.Group:
+    try:
+        node = zarr.open(store, mode="r")
+    except (BaseZarrError, FileNotFoundError) as e:
+        msg = (
+            f"Expected a Zarr store, got {_contents(address)}, at {address}. Give the store's root."
+        )
+        raise StoreError(msg) from e
+    except (OSError, ImportError, ValueError) as e:
+        raise _unreadable(e, address) from e
+    if not isinstance(node, zarr.Group):
+        msg = f"Expected a store of i2am, got a Zarr array, at {address}. Give the store's root."
+        raise StoreError(msg)
+    return node
+
+
+def _unreadable(error: Exception, address: StoreLike) -> StoreError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    msg = f"Expected a readable store, got '{reason}', at {address}. Check the address."
+    return StoreError(msg)
+
+
+def _contents(address: StoreLike) -> str:
+    if isinstance(address, Path):
+        return "a folder without Zarr metadata" if any(address.iterdir()) else "an empty folder"
+    return "nothing of the kind"

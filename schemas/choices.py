@@ -1,0 +1,68 @@
+"""The words of each option, once: types for the code, tuples for checks and for the command line."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, get_args
+
+from i2am.schemas.errors import did_you_mean
+
+__all__ = [
+    "CONVENTIONS",
+    "GUIDANCE_OPTIONS",
+    "LEVEL_NAMES",
+    "MODEL_DTYPES",
+    "NORMALISATIONS",
+    "POLARITIES",
+    "REPRESENTATION_OPTIONS",
+    "STORED_DTYPES",
+    "Convention",
+    "GuidanceOption",
+    "LevelName",
+    "ModelDtype",
+    "Normalisation",
+    "Polarity",
+    "Representation",
+    "RepresentationOption",
+    "StoredDtype",
+    "check_choice",
+]
+
+# How a layer is stored, and what the caller of capture may ask for.
+Representation = Literal["factors", "logits", "maps"]
+RepresentationOption = Literal["auto", "factors", "logits", "maps"]
+StoredDtype = Literal["float16", "float32"]
+GuidanceOption = Literal["conditional", "both"]
+ModelDtype = Literal["float32", "float16", "bfloat16"]
+# How maps are made and shown.
+Convention = Literal["i2am", "official"]
+Normalisation = Literal["mass", "density"]
+Polarity = Literal["direct", "inverted"]
+LevelName = Literal["ulam", "tlam", "hlam", "llam", "volume", "mass"]
+
+REPRESENTATION_OPTIONS: Final = get_args(RepresentationOption)
+STORED_DTYPES: Final = get_args(StoredDtype)
+GUIDANCE_OPTIONS: Final = get_args(GuidanceOption)
+MODEL_DTYPES: Final = get_args(ModelDtype)
+CONVENTIONS: Final = get_args(Convention)
+NORMALISATIONS: Final = get_args(Normalisation)
+POLARITIES: Final = get_args(Polarity)
+LEVEL_NAMES: Final = get_args(LevelName)
+
+
+def check_choice(
+    option: str, value: object, known: tuple[str, ...], error: type[ValueError]
+) -> None:
+    """Raise `error` unless an option has one of the known values.
+
+    Examples
+    --------
+    >>> check_choice("polarity", "inverted", POLARITIES, ValueError)
+    >>> check_choice("polarity", "invert", POLARITIES, ValueError)
+    Traceback (most recent call last):
+    ...
+    ValueError: Expected a known polarity, got 'invert', at polarity. Did you mean 'inverted'?
+    """
+    if value not in known:
+        hint = did_you_mean(str(value), known)
+        msg = f"Expected a known {option}, got {value!r}, at {option}. {hint}"
+        raise error(msg)

@@ -1,0 +1,115 @@
+"""Heat lies where the map is high, and leaves the picture alone where it is low."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from i2am.analysis.figures.overlay import (
+    DEFAULT_STYLE,
+    Style,
+    colour_key,
+    enlarge,
+    heat_of,
+    limits_of,
+    overlay,
+)
+from i2am.schemas import AnalysisError
+
+
+@given(
+    shape=st.tuples(st.integers(2, 20), st.integers(2, 20)),
+    size=st.tuples(st.integers(20, 70), st.integers(20, 70)),
+    place=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
+)
+def test_hottest_pixel_lies_in_the_cell_where_the_map_peaks(
+    shape: tuple[int, int], size: tuple[int, int], place: tuple[float, float]
+) -> None:
+    peak = tuple(int(share * count) for share, count in zip(place, shape, strict=True))
+    values = np.zeros(shape)
+    values[peak] = 3.0
+    light = overlay(np.zeros((*size, 3), np.uint8), values, (0.0, 3.0)).sum(axis=-1)
+    found = np.unravel_index(light.argmax(), light.shape)
+    for pixel, count, cell, cells in zip(found, light.shape, peak, shape, strict=True):
+        assert cell <= (pixel + 0.5) / count * cells <= cell + 1
+
+
+def test_heat_is_upsampled_bilinearly_between_the_centres_of_cells() -> None:
+    black = np.zeros((384, 384, 3), np.uint8)
+    shown = overlay(black, [[0.0, 1.0, 0.5]] * 3, (0.0, 1.0), Style(opacity=1, colormap="gray"))
+    columns = (np.arange(384) + 0.5) / 384 * 3
+    heat = np.interp(columns, [0.5, 1.5, 2.5], [0.0, 1.0, 0.5])
+    # Grey as bright as the heat, as opaque as the heat; the colormap has 256 greys.
+    np.testing.assert_allclose(shown[5, :, 0] / 255, heat**2, atol=0.01)
+
+
+def test_picture_is_untouched_where_heat_is_lowest_and_tinted_more_the_hotter() -> None:
+    grey = np.full((64, 64, 3), 100, np.uint8)
+    shown = overlay(grey, [[0.0, 0.0, 1.0, 2.0, 2.0]] * 5, (0.0, 2.0)).astype(int)
+    change = np.abs(shown - 100).sum(axis=-1)[192, [20, 192, 370]]
+    assert change[0] == 0
+    assert 0 < change[1] < change[2]
+
+
+def test_hottest_place_has_the_colormaps_last_colour_at_the_given_opacity() -> None:
+    white = np.full((8, 8, 3), 255, np.uint8)
+    shown = overlay(white, np.ones((2, 2)), (0.0, 1.0), Style(opacity=0.6, colormap="gray_r"))
+    assert np.unique(shown).tolist() == [round(255 * 0.4)]
+
+
+@pytest.mark.parametrize(
+    ("style", "expected"),
+    [
+        pytest.param(Style(), [0, 0.25, 0.5, 1], id="direct"),
+        pytest.param(Style(polarity="inverted"), [1, 0.75, 0.5, 0], id="inverted"),
+        pytest.param(Style(threshold=0.25), [0, 0, 0.5, 1], id="at the threshold is cold"),
+        pytest.param(
+            Style(polarity="inverted", threshold=0.6), [1, 0.75, 0, 0], id="inverted, then cut"
+        ),
+    ],
+)
+def test_heat_is_min_max_then_polarity_then_threshold(style: Style, expected: list[float]) -> None:
+    assert heat_of([2.0, 3.0, 4.0, 6.0], (2.0, 6.0), style).tolist() == expected
+
+
+def test_heat_of_a_flat_map_and_of_nan_is_cold() -> None:
+    assert heat_of([5.0, 5.0], (5.0, 5.0), Style(polarity="inverted")).tolist() == [0, 0]
+    assert heat_of([np.nan, 1.0], (0.0, 1.0)).tolist() == [0, 1]
+    assert limits_of([[np.nan, 2.0], [7.0]]) == (2.0, 7.0)
+    assert limits_of([[np.nan]]) == (0.0, 0.0)
+
+
+def test_colour_key_shows_what_heat_looks_like_over_grey() -> None:
+    for style in (DEFAULT_STYLE, Style(polarity="inverted")):
+        grey = np.full((384, 384, 3), 128, np.uint8)
+        ends = [overlay(grey, [[v, v]] * 2, (0.0, 1.0), style)[0, 0] / 255 for v in (0.0, 1.0)]
+        np.testing.assert_array_equal(colour_key(style)[[0, -1]], ends)
+
+
+def test_small_pictures_are_repeated_not_smoothed() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    shown = enlarge(picture)
+    assert shown.shape == (512, 384, 3)
+    np.testing.assert_array_equal(shown[::8, ::8], picture)
+    np.testing.assert_array_equal(shown[7::8, 7::8], picture)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(
+            {"polarity": "invert"}, "known polarity, got 'invert', at Style. Did you mean 'inv"
+        ),
+        pytest.param({"contrast": "own"}, "Expected a known contrast, got 'own'"),
+        pytest.param({"colormap": "infernal"}, "Did you mean 'inferno'"),
+        pytest.param({"threshold": 1.0}, r"threshold in \[0, 1\), got 1.0"),
+        pytest.param({"opacity": 0.0}, r"opacity in \(0, 1\], got 0.0"),
+    ],
+)
+def test_unknown_style_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(AnalysisError, match=message):
+        Style(**options)

@@ -1,0 +1,59 @@
+"""The SRAM figure points at the places that a patch's content comes from."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.patches import Rectangle
+
+from i2am.analysis.figures.overlay import Style
+from i2am.analysis.figures.sram import default_points, sram_grid
+from i2am.schemas import AnalysisError
+from tests.support.figure_reading import brightest, panels_of
+from tests.support.pictured import BOX, GRID, SIZE_PX, pictured
+
+
+def test_sram_is_hottest_where_each_patchs_content_comes_from() -> None:
+    case = pictured(dark=True)
+    top, left, height, width = BOX
+    points = [(20, 28), (30, 40), (44, 34)]
+    lead, *panels = panels_of(sram_grid(case.sample, points, Style(contrast="panel")))
+    assert len(panels) == 3
+    boxes = [p for p in lead.patches if isinstance(p, Rectangle)][::2]
+    for number, ((y, x), axes, box) in enumerate(zip(points, panels, boxes, strict=True), start=1):
+        assert axes.get_title().startswith(f"{number}:")
+        assert lead.texts[number - 1].get_text() == str(number)
+        assert box.get_x() < x < box.get_x() + box.get_width()
+        assert box.get_y() < y < box.get_y() + box.get_height()
+        # The patch's centre, as a share of the mask's box, is the place on the reference.
+        patch = SIZE_PX // GRID
+        centre = [p // patch * patch + patch / 2 for p in (y, x)]
+        wanted = [(centre[0] - top) / height, (centre[1] - left) / width]
+        np.testing.assert_allclose(brightest(axes), wanted, atol=1.5 / GRID)
+
+
+def test_points_are_picked_in_the_masks_box_and_else_in_the_whole_picture() -> None:
+    top, left, height, width = BOX
+    points = default_points(pictured().sample)
+    assert len(points) == 9
+    assert all(top <= y < top + height and left <= x < left + width for y, x in points)
+    everywhere = default_points(pictured(mask=False).sample)
+    assert everywhere == list(itertools.product((10, 32, 53), repeat=2))
+
+
+def test_points_that_share_a_patch_are_named_once() -> None:
+    case = pictured()
+    images = case.sample["images"].to_dataset()
+    images["inpainting_mask"] = images["inpainting_mask"] * 0
+    images["inpainting_mask"][20:24, 20:28] = 255
+    sample = case.sample.assign({})
+    sample["images"] = xr.DataTree(images)
+    assert default_points(sample) == [(20, 21), (20, 24)]
+
+
+def test_sram_of_one_token_is_refused() -> None:
+    with pytest.raises(AnalysisError, match=r"grid of reference tokens, got none.*one token"):
+        sram_grid(pictured(tokens="one").sample)

@@ -1,0 +1,50 @@
+"""The guide to scores: its commands and its code run as they stand, from the top down."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from i2am.analysis import (
+    analyze_run,
+    compare_runs,
+    head_scores,
+    pair_runs,
+    score_maps,
+    summarise_comparison,
+)
+from tests.support.store_reads import run_guide
+from tests.support.synthetic_run import SyntheticLayer, write_run
+
+GUIDE = Path(__file__).parents[3] / "docs" / "scores.md"
+LAYERS = (SyntheticLayer("one", (4, 4), (4, 4)), SyntheticLayer("two", (4, 4), (2, 2)))
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("run", "guided", "free")):
+        write_run(tmp_path / f"{name}.zarr", ["first"], LAYERS, seed=seed, size_px=(16, 16))
+    analyze_run("run.zarr", "maps.zarr", progress=False)
+
+
+def test_the_commands_and_the_code_of_the_guide_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_guide(GUIDE) == (["score", "score", "compare"], 5)
+    assert float(capsys.readouterr().out.splitlines()[-1]) < 1e-6
+    files = {path.name for path in Path("comparison").iterdir()}
+    text = GUIDE.read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `([\w.]+)` \| (.+?) \|", text, re.MULTILINE))
+    assert files == {name.replace("SAMPLE", "first") for name in listed if "." in name}
+
+
+def test_the_guide_names_every_score_column_and_measure() -> None:
+    text = GUIDE.read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w…]+)`", text))
+    scores = set(score_maps("maps.zarr")["score"])
+    assert {re.sub("^..._(?=inside_chance)", "…_", score) for score in scores} <= named
+    assert set(head_scores("maps.zarr").columns) <= named
+    comparison = compare_runs(pair_runs("guided.zarr", "free.zarr"))
+    assert {*comparison.columns, *summarise_comparison(comparison).columns} <= named
+    assert {*comparison["level"], *comparison["measure"]} <= named

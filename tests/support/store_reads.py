@@ -1,0 +1,46 @@
+"""What tests look on with: what a store is asked for, and guides whose commands and code run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from zarr.storage import LocalStore
+
+from i2am.cli import main
+
+__all__ = ["run_guide", "watch_reads"]
+
+
+def watch_reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Return a list that grows: the key and the bytes of each read of a local store; 0 if absent.
+
+    What would be read by zarrs, where it can be watched by nobody, is read by zarr itself.
+    """
+    reads: list[tuple[str, int]] = []
+    read = LocalStore.get
+
+    async def watched(self: LocalStore, key: str, *args: Any, **kwargs: Any) -> Any:
+        found = await read(self, key, *args, **kwargs)
+        reads.append((key, 0 if found is None else len(found)))
+        return found
+
+    monkeypatch.setattr(LocalStore, "get", watched)
+    monkeypatch.setattr("i2am.analysis.stores.chunks._HAS_QUICK", False)
+    return reads
+
+
+def run_guide(guide: Path) -> tuple[list[str], int]:
+    """Run a guide's commands and its code, from the top down; return the commands' names, fences."""
+    text = guide.read_text(encoding="utf-8")
+    commands = [shlex.split(c) for c in re.findall(r"^    i2am (.+)$", text, re.MULTILINE)]
+    for command in commands:
+        assert main(command) == 0
+    code = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    names = {"__name__": "guide"}
+    for fence in code:
+        exec(compile(fence, str(guide), "exec"), names)
+    return [command[0] for command in commands], len(code)

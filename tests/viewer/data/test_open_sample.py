@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from obstore.store import from_url
+from zarr.storage import ObjectStore
+
+from i2am.analysis import analyze, open_run
+from i2am.viewer.data.open_sample import open_row
+from i2am.viewer.reader import get_reader, kind_of
+from i2am.viewer.session.attach import session_of
+from tests.support.s3_bucket import credentials, serve_bucket
+from tests.support.store_reads import watch_reads
+from tests.support.synthetic_run import write_run
+
+URL = "s3://bucket/folder/run.zarr"
+
+
+def test_a_run_of_two_thousand_samples_opens_by_reading_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "run.zarr", ("first",))
+    one = watch_reads(monkeypatch)
+    open_row(run)
+    alone = [key for key, _ in one]
+    metadata = json.loads((run / "first" / "zarr.json").read_text())
+    metadata["attributes"]["i2am"]["status"] = "complete"
+    for number in range(2000):
+        folder = run / f"sample-{number:04}"
+        folder.mkdir()
+        (folder / "zarr.json").write_text(json.dumps(metadata))
+    one.clear()
+    row = open_row(run)
+    assert row.origin.sample == "first"
+    assert sorted(key for key, _ in one) == sorted(alone)
+
+
+def test_the_first_complete_sample_opens_whatever_stands_before_it(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run.zarr", ("a", "b", "c"))
+    path = run / "a" / "zarr.json"
+    path.write_text(path.read_text().replace('"complete"', '"running"'))
+    assert open_row(run).origin.sample == "b"
+
+
+def test_a_run_in_a_bucket_opens_and_its_maps_come(
+    monkeypatch: pytest.MonkeyPatch, open_window: Callable[..., Any], qtbot: Any
+) -> None:
+    with serve_bucket() as (endpoint, _):
+        for name, value in credentials(endpoint).items():
+            monkeypatch.setenv(name, value)
+        store: Any = ObjectStore(from_url(URL))
+        write_run(store, ("a", "b"))
+        assert kind_of(URL) == "run"
+        assert kind_of("s3://bucket/nothing.zarr") is None
+        assert get_reader(URL) is not None
+        viewer = open_window(URL, sample="b")
+        session = session_of(viewer)
+        qtbot.waitUntil(lambda: session.share_loaded == 1, timeout=60_000)
+        truth = analyze(open_run(URL)["b"])["r2g"].dataset["volume"]
+        shown = viewer.layers["R2G"].data
+        np.testing.assert_allclose(shown[0, 1, 2, 1], truth[1, 2, 1], rtol=1e-5)
+        qtbot.waitUntil(lambda: session.samples == ("a", "b"), timeout=60_000)
+        assert viewer.dims.current_step[0] == 1

@@ -1,0 +1,170 @@
+"""What the positions of the sliders mean: napari's own axes can only count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from i2am.schemas.attributes import ATTRIBUTE_KEY, LayerAttributes
+from i2am.schemas.dims import HEAD, LAYER, STEP, TIMESTEP
+
+if TYPE_CHECKING:
+    import numpy as np
+    import xarray as xr
+    from numpy.typing import NDArray
+
+__all__ = ["LEVELS", "MEANS", "Names", "Place", "describe", "level_name", "names_of"]
+
+# What may be averaged over, in the order of the sliders.
+MEANS: Final = (LAYER, STEP, HEAD)
+# The maps that the method has a name for, by what they are means over.
+LEVELS: Final = {
+    frozenset(MEANS): "ULAM",
+    frozenset({LAYER, HEAD}): "TLAM",
+    frozenset({LAYER, STEP}): "HLAM",
+    frozenset({STEP, HEAD}): "LLAM",
+}
+
+
+class Place(NamedTuple):
+    """Where the sliders stand: indices of layer, step and head."""
+
+    layer: int
+    step: int
+    head: int
+
+
+@dataclass(frozen=True)
+class Names:
+    """The layers, steps and heads that a sample's volumes run over.
+
+    Parameters
+    ----------
+    layers : tuple of str
+        In execution order.
+    grids : tuple of (height, width)
+        Each layer's own grid of generated patches.
+    causal : tuple of bool
+        False where the layer's output cannot depend on the attention to the reference.
+    steps : tuple of int
+        Labels, 0 the noisiest.
+    timesteps : tuple of float
+        The scheduler's own.
+    heads : tuple of int
+        Labels.
+    """
+
+    layers: tuple[str, ...]
+    grids: tuple[tuple[int, int], ...]
+    causal: tuple[bool, ...]
+    steps: tuple[int, ...]
+    timesteps: tuple[float, ...]
+    heads: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Numbers of layers, steps and heads."""
+        return len(self.layers), len(self.steps), len(self.heads)
+
+    def clipped(self, position: Sequence[float]) -> Place:
+        """Return the place nearest to a position."""
+        nearest = zip(position, self.shape, strict=True)
+        return Place(*(min(max(round(float(at)), 0), size - 1) for at, size in nearest))
+
+
+def names_of(
+    capture: xr.DataTree, layers: Sequence[str], steps: Sequence[int], heads: Sequence[int]
+) -> Names:
+    """Return the names of a sample's volumes; the layers are put into execution order."""
+    from i2am.analysis.stores.layers import is_similarity
+
+    nodes = capture["layers"].children
+    own = {
+        name: LayerAttributes.model_validate(nodes[name].attrs[ATTRIBUTE_KEY]) for name in layers
+    }
+    ordered = sorted(layers, key=lambda name: own[name].order)
+    timesteps = capture.coords[TIMESTEP].sel({STEP: list(steps)}).to_numpy()
+    return Names(
+        tuple(ordered),
+        tuple((own[name].generated_grid[0], own[name].generated_grid[1]) for name in ordered),
+        tuple(not is_similarity(nodes[name]) for name in ordered),
+        tuple(steps),
+        tuple(timesteps.tolist()),
+        tuple(sorted(heads)),
+    )
+
+
+def level_name(means: frozenset[str]) -> str:
+    """Return the method's name of maps that are means over some dimensions; empty without one.
+
+    Examples
+    --------
+    >>> level_name(frozenset({"layer", "head"})), level_name(frozenset({"head"}))
+    ('TLAM', '')
+    """
+    return LEVELS.get(means, "")
+
+
+def describe(
+    place: Place,
+    means: frozenset[str],
+    names: Names,
+    present: Mapping[str, NDArray[np.bool_]],
+    *,
+    is_volume: bool = False,
+) -> str:
+    """Say in words which map is in view, and what a reader must know of it.
+
+    Parameters
+    ----------
+    place : Place
+    means : frozenset of str
+        What is averaged over.
+    names : Names
+    present : mapping of "r2g" and, where it exists, "g2r" to bool array (layer, head)
+        Which layers and heads have maps.
+    is_volume : bool
+        Whether the timesteps are an axis of the picture.
+
+    Examples
+    --------
+    >>> names = Names(("mid.attn2",), ((4, 4),), (True,), (0, 1), (981.0, 1.0), (0, 1))
+    >>> print(describe(Place(0, 1, 0), frozenset({"head"}), names, {}))
+    mid.attn2
+    4×4 patches · step 1: timestep 1 · mean over heads
+    """
+    height, width = names.grids[place.layer]
+    parts = {
+        LAYER: f"{height}×{width} patches",
+        STEP: f"step {names.steps[place.step]}: timestep {names.timesteps[place.step]:g}",
+        HEAD: f"head {names.heads[place.head]}",
+    }
+    if is_volume and STEP not in means:
+        first, last = names.timesteps[0], names.timesteps[-1]
+        parts[STEP] = f"timesteps {first:g} (at the pictures) to {last:g}"
+    told = [parts[dim] for dim in MEANS if dim not in means]
+    if means:
+        *others, final = (f"{dim}s" for dim in MEANS if dim in means)
+        told.append("mean over " + " and ".join(filter(None, (", ".join(others), final))))
+    lines = [" · ".join(told)]
+    if level := level_name(means):
+        lines[0] = f"{level} · {lines[0]}"
+    if LAYER not in means:
+        lines.insert(0, names.layers[place.layer])
+        lines += [f"no {role.upper()} map {why}" for role, why in _absent(place, means, present)]
+        if not names.causal[place.layer]:
+            lines.append("one reference token: R2G is a similarity, not a cause")
+    return "\n".join(lines)
+
+
+def _absent(
+    place: Place, means: frozenset[str], present: Mapping[str, NDArray[np.bool_]]
+) -> list[tuple[str, str]]:
+    found = []
+    for role, where in present.items():
+        if not where[place.layer].any():
+            found.append((role, "of this layer"))
+        elif HEAD not in means and not where[place.layer, place.head]:
+            found.append((role, "of this layer and head"))
+    return found

@@ -1,0 +1,313 @@
+"""Frames of a walk through the timesteps, and their GIF or MP4."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from i2am.files import written_whole
+from i2am.schemas.dims import STEP
+from i2am.schemas.errors import AnalysisError, StoreError
+from i2am.schemas.optional import require
+from i2am.viewer.data.axes import describe
+from i2am.viewer.data.volume import Volume
+from i2am.viewer.export.pictures import Pixels, check_export_file, figure_picture, with_caption
+
+__all__ = ["SUFFIXES", "Walk", "caption_of", "check_animation_file", "write_animation"]
+
+SUFFIXES: Final = (".gif", ".mp4")
+
+
+_QUALITY: Final = 8  # of 10
+
+
+def check_animation_file(path: str | Path, *, overwrite: bool = False) -> Path:
+    """Return where an animation can be written.
+
+    Raises
+    ------
+    AnalysisError
+        If the file's name ends in neither ``.gif`` nor ``.mp4``.
+    StoreError
+        If it exists and `overwrite` is false, or its folder does not.
+    MissingExtra
+        If it is an MP4 and what writes them is not installed.
+    """
+    path = check_export_file(path, SUFFIXES, overwrite=overwrite)
+    if path.suffix.lower() == ".mp4":
+        require("imageio_ffmpeg", "to write an MP4", "viewer")
+    return path
+
+
+def write_animation(
+    frames: Iterable[Pixels],
+    path: str | Path,
+    *,
+    frames_per_second: float = 4,
+    overwrite: bool = False,
+) -> Path:
+    """Write frames one after the other.
+
+    Parameters
+    ----------
+    frames : iterable of array (y, x, rgb), uint8
+        All of one size, at least one.
+    path : str or Path
+        Ends in ``.gif`` or ``.mp4``. An MP4's sizes are even: an odd one grows by a pixel.
+    frames_per_second : float
+    overwrite : bool
+        Whether the file may exist.
+
+    Raises
+    ------
+    AnalysisError, StoreError, MissingExtra
+        As `check_animation_file`; also if there are no frames, or it cannot be written.
+    """
+    path = check_animation_file(path, overwrite=overwrite)
+    pending = iter(frames)
+    first = next(pending, None)
+    if first is None:
+        msg = f"Expected at least one frame, got none, at {path}. Give some steps."
+        raise AnalysisError(msg)
+    write = _write_mp4 if path.suffix.lower() == ".mp4" else _write_gif
+    try:
+        with written_whole(path) as unfinished:
+            write(first, pending, unfinished, frames_per_second)
+    except (OSError, RuntimeError) as e:
+        msg = f"Expected to write an animation, got '{e}', at {path}. Choose another place or kind."
+        raise StoreError(msg) from e
+    return path
+
+
+def _write_gif(first: Pixels, rest: Iterator[Pixels], path: Path, frames_per_second: float) -> None:
+    from PIL import Image
+
+    pictures = (Image.fromarray(frame).quantize() for frame in chain([first], rest))
+    next(pictures).save(
+        path,
+        save_all=True,
+        append_images=pictures,
+        duration=round(1000 / frames_per_second),
+        loop=0,
+    )
+
+
+def _write_mp4(first: Pixels, rest: Iterator[Pixels], path: Path, frames_per_second: float) -> None:
+    import imageio_ffmpeg
+
+    even = _even(first)
+    writer = imageio_ffmpeg.write_frames(
+        path,
+        (even.shape[1], even.shape[0]),
+        fps=frames_per_second,
+        quality=_QUALITY,
+        macro_block_size=2,
+    )
+    with contextlib.closing(writer):
+        writer.send(None)
+        for frame in chain([first], rest):
+            writer.send(_even(frame))
+
+
+def _even(frame: Pixels) -> Pixels:
+    """Return a frame whose sizes are even, as the video's half-size colours need them."""
+    height, width = frame.shape[:2]
+    padding = ((0, height % 2), (0, width % 2), (0, 0))
+    return np.ascontiguousarray(np.pad(frame, padding, mode="edge"))
+
+
+_TICK_MS: Final = 10
+
+
+_FRAMES_WAITING: Final = 4  # for the thread that writes them
+
+
+class Walk(QObject):  # type: ignore[misc]  # Qt has no types here
+    """A walk of the timestep slider, which is put back where it was, with a picture at each stop.
+
+    Parameters
+    ----------
+    session : Session
+    path : str or Path
+        Where the animation is written.
+    every : int
+        Which steps are shown: every n-th, from the noisiest on.
+    frames_per_second : float
+    scale : float, optional
+        As in `figure_picture`.
+    overwrite : bool
+        Whether the file may exist.
+
+    Raises
+    ------
+    AnalysisError, StoreError, MissingExtra
+        As `check_animation_file`; also if nothing is open, or the mean over the steps is in view.
+
+    Attributes
+    ----------
+    progressed : Signal(int, int)
+        Frames that are taken, and all.
+    finished : Signal(str)
+        The path, once the file is there.
+    failed : Signal(str)
+        Why there is none; empty after `cancel`.
+    """
+
+    progressed = Signal(int, int)
+    finished = Signal(str)
+    failed = Signal(str)
+    _written = Signal(object)  # from the thread that writes: None, or what went wrong
+
+    def __init__(
+        self,
+        session: Any,
+        path: str | Path,
+        *,
+        every: int = 1,
+        frames_per_second: float = 4,
+        scale: float | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        super().__init__()
+        self.check(session)
+        self.stops = list(range(0, len(session.rows[0].names.steps), every))
+        self._session, self._scale = session, scale
+        self._path = check_animation_file(path, overwrite=overwrite)
+        self._frames_per_second, self._overwrite = frames_per_second, overwrite
+        self._start = session.place.step
+        self._taken = 0
+        self._refreshed = False
+        self._stopped_by: Exception | None = None
+        self._frames: queue.SimpleQueue[tuple[Pixels, str] | None] = queue.SimpleQueue()
+        self._written.connect(self._end)
+        self._timer = QTimer(self)
+        self._timer.setInterval(_TICK_MS)
+        self._timer.timeout.connect(self._tick)
+
+    @staticmethod
+    def check(session: Any) -> None:
+        """Raise an AnalysisError if there is nothing to walk along."""
+        if not session.rows:
+            msg = "Expected a run to animate, got none, at the window. Open one: drop it there."
+            raise AnalysisError(msg)
+        if STEP in session.means or session.viewer.dims.ndisplay == 3:
+            is_mean = STEP in session.means
+            got, switch = (
+                ("the mean over", "mean over timesteps") if is_mean else ("a view of", "3-D")
+            )
+            msg = (
+                f"Expected timesteps to animate, got {got} all of them, at the switches. "
+                f"Switch {switch} off."
+            )
+            raise AnalysisError(msg)
+
+    def start(self) -> None:
+        """Begin; the window goes on answering meanwhile."""
+        threading.Thread(target=self._write, name="i2am-animation", daemon=True).start()
+        self._timer.start()
+
+    def cancel(self) -> None:
+        """Stop; no file is left, and one that was there stays."""
+        self._stop(_Cancelled())
+
+    def _tick(self) -> None:
+        try:
+            self._advance()
+        except Exception as e:  # noqa: BLE001  # the window may be gone: whatever it is, it ends
+            self._stop(e)
+
+    def _advance(self) -> None:
+        """Take the next picture if its maps are there; else come again."""
+        self.check(self._session)  # The run may have been closed, a mean switched on.
+        if self._taken == len(self.stops):
+            self._stop(None)
+        elif self._frames.qsize() < _FRAMES_WAITING and self._is_drawn(self.stops[self._taken]):
+            picture = figure_picture(self._session.viewer, self._scale)
+            self._frames.put((picture, caption_of(self._session)))
+            self._taken += 1
+            self._refreshed = False
+            self.progressed.emit(self._taken, len(self.stops))
+
+    def _is_drawn(self, step: int) -> bool:
+        session = self._session
+        if session.place.step != step:
+            session.go_to(step=step)
+            self._refreshed = False
+        if not all(
+            _is_whole(volume, session) for row in session.rows for volume in row.volumes.values()
+        ):
+            if session.load_error is not None:
+                raise session.load_error
+            return False
+        layers = [layer for layer in session.viewer.layers if isinstance(layer.data, Volume)]
+        if not self._refreshed:
+            # What was drawn may be older than what has come meanwhile.
+            for layer in layers:
+                layer.refresh()
+            self._refreshed = True
+        return all(layer.loaded for layer in layers)
+
+    def _stop(self, reason: Exception | None) -> None:
+        """Let the writer come to its end: to the file's, without a reason."""
+        if self._timer.isActive():
+            self._timer.stop()
+            self._stopped_by = reason
+            self._frames.put(None)
+
+    def _write(self) -> None:
+        """Write what comes; runs in a thread of its own."""
+        error: Exception | None = None
+        try:
+            write_animation(
+                self._arriving(),
+                self._path,
+                frames_per_second=self._frames_per_second,
+                overwrite=self._overwrite,
+            )
+        except Exception as e:  # noqa: BLE001  # whatever it is, the user is told
+            error = e
+        with contextlib.suppress(RuntimeError):  # of a window that was closed meanwhile
+            self._written.emit(error)
+
+    def _arriving(self) -> Iterator[Pixels]:
+        while (taken := self._frames.get()) is not None:
+            yield with_caption(*taken)
+        if self._stopped_by is not None:
+            raise self._stopped_by
+
+    def _end(self, error: Exception | None) -> None:
+        self._timer.stop()
+        if self._session.rows:
+            is_mean = STEP in self._session.means  # going to a step ends it
+            self._session.go_to(step=self._start)
+            self._session.set_mean(STEP, is_mean)
+        if error is None:
+            self.finished.emit(str(self._path))
+        else:
+            is_cancelled = isinstance(error, _Cancelled)
+            self.failed.emit("" if is_cancelled else str(error) or type(error).__name__)
+
+
+class _Cancelled(Exception):  # no error: the user wanted it
+    """The walk was stopped."""
+
+
+def caption_of(session: Any) -> str:
+    """Return what is in view in words, for below a picture; of the first sample where two are."""
+    row = session.rows[0]
+    present = {direction: volume.present for direction, volume in row.volumes.items()}
+    words = describe(session.place, session.means, row.names, present)
+    return f"{row.origin.sample} · {words}"
+
+
+def _is_whole(volume: Volume, session: Any) -> bool:
+    own = volume.own_place(session.place, session.means)
+    return own is None or volume.is_whole(own, session.means)

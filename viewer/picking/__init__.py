@@ -1,0 +1,4 @@
+"""A click becomes an SRAM on screen.
+
+May import `session`, `scene` and `data`.
+"""

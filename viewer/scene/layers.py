@@ -1,0 +1,266 @@
+"""A sample's layers: made, placed, found by what their metadata says, and exchanged in place.
+
+Exchanging keeps what a user has set (visibility, colormap, opacity, sliders, zoom).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.dims import X, Y
+from i2am.viewer.data.sample import Row
+from i2am.viewer.data.volume import AXES
+from i2am.viewer.scene.contrast import heat_colormap
+
+__all__ = [
+    "Box",
+    "LayerData",
+    "boxes_of",
+    "caption_texts",
+    "own_layers",
+    "own_metadata",
+    "sample_layers",
+    "show_layers",
+]
+
+LayerData = tuple[Any, dict[str, Any], str]
+
+
+_GAP: Final = 1 / 16  # of the generated image's width
+
+
+_ROW_GAP: Final = 1 / 8  # of its height: a caption stands in it
+
+
+_CAPTION_RISE: Final = 1 / 20  # of the generated image's height
+
+
+_MASK_COLORS: Final = ((0.0, 0.0, 0.0, 0.0), (0.0, 0.9, 0.9, 0.45))
+
+
+@dataclass(frozen=True)
+class Box:
+    """A picture's rectangle in world coordinates; `left` is its first column's left edge.
+
+    Parameters
+    ----------
+    height, width, left, top : float
+    """
+
+    height: float
+    width: float
+    left: float = -0.5
+    top: float = -0.5
+
+    def place(self, grid: Sequence[int]) -> tuple[list[float], list[float]]:
+        """Return scale and translate (y, x) that spread `grid` over the box."""
+        scale = [self.height / grid[0], self.width / grid[1]]
+        # napari puts the centre, not the corner, of the first element at `translate`.
+        return scale, [self.top + scale[0] / 2, self.left + scale[1] / 2]
+
+    def holds(self, y: float, x: float) -> bool:
+        """Whether a point lies in it."""
+        is_within = 0 <= y - self.top < self.height and 0 <= x - self.left < self.width
+        return bool(is_within)
+
+
+def boxes_of(row: Row, above: Mapping[str, Box] | None = None) -> dict[str, Box]:
+    """Return where the generated image and, as high, the reference lie.
+
+    Parameters
+    ----------
+    row : Row
+    above : mapping, optional
+        The boxes of the row above: this one lies below it, as wide.
+    """
+    height, width = _size(row, "generated", row.volumes["r2g"].grid)
+    fallback = row.volumes["g2r"].grid if "g2r" in row.volumes else (height, width)
+    reference_height, reference_width = _size(row, "reference", fallback)
+    top, zoom = -0.5, 1.0
+    if above is not None:
+        upper = above["generated"]
+        top, zoom = upper.top + (1 + _ROW_GAP) * upper.height, upper.width / width
+    shown = (height * zoom, width * zoom)
+    start = (1 + _GAP) * shown[1] - 0.5
+    return {
+        "generated": Box(*shown, top=top),
+        "reference": Box(shown[0], reference_width * shown[0] / reference_height, start, top),
+    }
+
+
+def sample_layers(row: Row, boxes: Mapping[str, Box], number: int = 0) -> list[LayerData]:
+    """Return the layers of one sample, lowest first.
+
+    Parameters
+    ----------
+    row : Row
+    boxes : mapping of "generated" and "reference" to Box
+    number : int
+        0, or 1 for the sample that another is compared with; it is kept in every layer's metadata,
+        with the row's origin.
+
+    Returns
+    -------
+    list of (data, keyword arguments, kind)
+        Roles, in order: captions, generated, source, inpainting_mask, r2g, reference,
+        reference_mask, g2r; those that the sample has. Volumes have the axes (sample, layer,
+        timestep, head, y, x).
+    """
+    layers = [_captions(row, boxes)]
+    for side, direction, names, mask in (
+        ("generated", "r2g", ("generated", "source"), "inpainting_mask"),
+        ("reference", "g2r", ("reference",), "reference_mask"),
+    ):
+        box = boxes[side]
+        layers += [_picture(name, row.images[name], box) for name in names if name in row.images]
+        if mask in row.images:
+            layers.append(_mask(mask, row.images[mask], box))
+        if direction in row.volumes:
+            layers.append(_volume(direction, row, box))
+    for _, options, _ in layers:
+        own = {**asdict(row.origin), **options["metadata"], "row": number}
+        options["metadata"] = {ATTRIBUTE_KEY: own}
+        if number:
+            options["name"] += f" ({number + 1})"
+    return layers
+
+
+def caption_texts(row: Row) -> list[str]:
+    """Return the line above each picture."""
+    return ["generated · R2G", "reference · G2R" if "g2r" in row.volumes else "reference · no G2R"]
+
+
+def _size(row: Row, name: str, fallback: Sequence[int]) -> tuple[int, int]:
+    height, width = row.images[name].shape[:2] if name in row.images else fallback
+    return int(height), int(width)
+
+
+def _picture(name: str, values: NDArray[Any], box: Box) -> LayerData:
+    options = _options(name, name, box, values.shape[:2])
+    return values, {**options, "rgb": True, "visible": name != "source"}, "image"
+
+
+def _mask(name: str, values: NDArray[Any], box: Box) -> LayerData:
+    options = {
+        **_options(name, name.replace("_", " "), box, values.shape),
+        "colormap": np.array(_MASK_COLORS),
+        "contrast_limits": (0, 255),
+        "interpolation2d": "nearest",
+        "visible": False,
+    }
+    return values, options, "image"
+
+
+def _volume(direction: str, row: Row, box: Box) -> LayerData:
+    volume = row.volumes[direction]
+    options = {
+        **_options(direction, direction.upper(), box, volume.shape),
+        "rgb": False,
+        "colormap": heat_colormap(),
+        "blending": "translucent",
+        "rendering": "translucent",
+        "interpolation2d": "linear",
+        "contrast_limits": (0, 1),
+        "projection_mode": "none",
+    }
+    return volume, options, "image"
+
+
+def _captions(row: Row, boxes: Mapping[str, Box]) -> LayerData:
+    """Return the lowest layer: a line above each picture that names it and its map.
+
+    napari fits the view to the first layer that it is given, so this one also has an unseen point
+    in each lower corner.
+    """
+    left, right = boxes["generated"], boxes["reference"]
+    above = left.top - _CAPTION_RISE * left.height
+    below = left.top + left.height
+    points = [[above, box.left + box.width / 2] for box in (left, right)]
+    points += [[below, left.left], [below, right.left + right.width]]
+    options = {
+        "name": "captions",
+        "metadata": {"role": "captions"},
+        "features": {"caption": [*caption_texts(row), "", ""]},
+        "text": {"string": "{caption}", "color": "white", "size": 9, "anchor": "center"},
+        "axis_labels": (Y, X),
+        "size": 1e-3,  # napari measures the scene with it
+        "face_color": "transparent",
+        "border_color": "transparent",
+    }
+    return np.array(points), options, "points"
+
+
+def _options(role: str, name: str, box: Box, shape: Sequence[int]) -> dict[str, Any]:
+    """Return what every image layer has; leading axes of `shape` are counted, not placed."""
+    leading = len(shape) - 2
+    scale, translate = box.place(shape[-2:])
+    return {
+        "name": name,
+        "metadata": {"role": role},
+        "axis_labels": AXES[-len(shape) :],
+        "scale": [1.0] * leading + scale,
+        "translate": [0.0] * leading + translate,
+    }
+
+
+def own_metadata(layer: Any) -> dict[str, Any] | None:
+    """Return what we wrote into a layer's metadata; None if it is not one of ours."""
+    own: dict[str, Any] | None = layer.metadata.get(ATTRIBUTE_KEY)
+    return own
+
+
+def own_layers(viewer: Any, number: int = 0) -> dict[str, Any]:
+    """Return our layers of a row by role; of the run that was added last."""
+    ours = [(own, layer) for layer in viewer.layers if (own := own_metadata(layer))]
+    ours = [(own, layer) for own, layer in ours if own.get("row", 0) == number]
+    return {own["role"]: layer for own, layer in ours if own["run"] == ours[-1][0]["run"]}
+
+
+def show_layers(
+    viewer: Any, layers: Sequence[LayerData], *, number: int = 0, is_new: bool = False
+) -> None:
+    """Put a sample's layers into the viewer, in place of those that are in its row.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    layers : sequence of (data, keyword arguments, kind)
+        As `i2am.viewer.scene.layers.sample_layers` gives them.
+    number : int
+        The row.
+    is_new : bool
+        Exchange nothing, add them all.
+    """
+    from napari.layers import Layer
+
+    there = {} if is_new else own_layers(viewer, number)
+    extent = viewer.layers.extent.world[:, -2:]
+    below = -1 if not number else len(viewer.layers) - 1
+    for values, options, kind in layers:
+        layer = there.pop(options["metadata"][ATTRIBUTE_KEY]["role"], None)
+        if layer is None:
+            below += 1
+            viewer.layers.insert(below, Layer.create(values, options, kind))
+        else:
+            _exchange(layer, values, options)
+            below = viewer.layers.index(layer)
+    for layer in there.values():
+        viewer.layers.remove(layer)
+    if not np.array_equal(extent, viewer.layers.extent.world[:, -2:]):
+        viewer.reset_view()
+
+
+def _exchange(layer: Any, values: Any, options: dict[str, Any]) -> None:
+    visible = layer.visible
+    layer.visible = False  # nothing is sliced, so nothing computed, until all is in place
+    layer.data = values
+    for name in ("scale", "translate", "metadata", "features"):
+        if name in options:
+            setattr(layer, name, options[name])
+    layer.visible = visible

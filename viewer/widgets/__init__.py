@@ -1,0 +1,4 @@
+"""One dock widget a file.
+
+May import every other folder of the viewer.
+"""

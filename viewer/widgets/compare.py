@@ -1,0 +1,100 @@
+"""The dock widget for comparing: another sample, of this run or of another, with linked sliders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import QSignalBlocker
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QWidget,
+)
+
+from i2am.viewer.session.attach import session_of
+
+__all__ = ["CompareWidget"]
+
+
+class CompareWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
+    """Show a second sample below the first: the same sliders, switches and colours for both.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+    """
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__()
+        self._session = session_of(napari_viewer)
+        self.run = QLineEdit()
+        self.run.setPlaceholderText("this run")
+        self.run.setToolTip("Path or URL of another run; empty for the one in view")
+        self.browse = QPushButton("…")
+        self.browse.setToolTip("Choose a run's folder")
+        self.browse.clicked.connect(self._choose_run)
+        self.sample = QComboBox()
+        self.sample.setEditable(True)
+        self.sample.setToolTip(
+            "Its sample; of another run, the one of the same name if left as it is"
+        )
+        self.start = QPushButton("Compare")
+        self.start.setToolTip("Show it below; layers, timesteps and heads are met by their labels")
+        self.start.clicked.connect(self._compare)
+        self.stop = QPushButton("Stop comparing")
+        self.stop.setToolTip("Take the second row away")
+        self.stop.clicked.connect(self._session.stop_comparing)
+        self.state = QLabel()
+        self.state.setWordWrap(True)
+        self._lay_out()
+        self._session.reopened.connect(self._show)
+        self._show()
+
+    def _lay_out(self) -> None:
+        form = QFormLayout(self)
+        where = QHBoxLayout()
+        where.addWidget(self.run)
+        where.addWidget(self.browse)
+        form.addRow("Run", where)
+        form.addRow("Sample", self.sample)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.start)
+        buttons.addWidget(self.stop)
+        form.addRow(buttons)
+        form.addRow(self.state)
+
+    def _choose_run(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "A run's folder (RUN.zarr)")
+        if folder:
+            self.run.setText(folder)
+
+    def _compare(self) -> None:
+        if self._session.rows:
+            own = self._session.rows[0].origin
+            run = self.run.text().strip() or own.run
+            self.state.setText("opening …")
+            self._session.compare(run, self.sample.currentText().strip() or own.sample)
+
+    def _show(self) -> None:
+        """Bring the widget in step with what is in view."""
+        rows = self._session.rows
+        self.start.setEnabled(bool(rows))
+        self.stop.setEnabled(len(rows) > 1)
+        names = list(self._session.samples)
+        if [self.sample.itemText(i) for i in range(self.sample.count())] != names:
+            with QSignalBlocker(self.sample):
+                self.sample.clear()
+                self.sample.addItems(names)
+        if not rows:
+            self.state.setText("Open a run first: drop it on the window.")
+        elif len(rows) == 1:
+            self.state.setText("")
+        else:
+            first, second = (row.origin for row in rows)
+            where = "" if first.run == second.run else f" of {second.run}"
+            self.state.setText(f"{first.sample} above, {second.sample}{where} below")

@@ -1,0 +1,238 @@
+"""The dock widget that steers the view: which sample, which map, drawn how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QSlider,
+    QWidget,
+)
+
+from i2am.viewer.data.axes import LEVELS, MEANS
+from i2am.viewer.data.sample import Row
+from i2am.viewer.scene.contrast import COLORMAPS
+from i2am.viewer.session.attach import session_of
+from i2am.viewer.session.shortcuts import SHORTCUTS, show_shortcuts
+
+__all__ = ["RunBrowser"]
+
+_MOST_WIDTH_PX: Final = 380
+_MAPS_TIP: Final = (
+    "R2G, over the generated image: where it draws on the reference.\n"
+    "G2R, over the reference: which parts of it were used."
+)
+_LEVEL_TIPS: Final = {
+    "ULAM": "One map of everything: the mean over all layers, steps and heads",
+    "TLAM": "How attention goes with time: the mean over layers and heads; move the timestep",
+    "HLAM": "What each head looks at: the mean over layers and steps; move the head",
+    "LLAM": "What each layer looks at: the mean over steps and heads; move the layer",
+    "single": "The map of one layer, timestep and head",
+}
+# Settings of the look: their labels, what they can be, and what that means.
+_CHOICES: Final[Mapping[str, tuple[str, Sequence[str], str]]] = {
+    "direction": ("Direction", ("both", "r2g", "g2r"), _MAPS_TIP),
+    "polarity": (
+        "Polarity",
+        ("direct", "inverted"),
+        "Inverted, the heat is where attention is low, as the method's authors draw R2G",
+    ),
+    "colormap": ("Colours", COLORMAPS, "Cold is always clear, so that the picture is seen"),
+    "contrast": (
+        "Contrast",
+        ("shared", "slice"),
+        "Shared: all steps and heads of a layer on one scale, so that they compare.\n"
+        "Slice: each map on its own scale.",
+    ),
+}
+
+
+class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
+    """Choose the sample in view, what is averaged over, and how maps are drawn.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+        Named so that napari hands in its viewer.
+    """
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__()
+        self._session = session_of(napari_viewer)
+        self._shown: Any = None
+        self.setMaximumWidth(_MOST_WIDTH_PX)  # the pictures need the room
+        self._form = QFormLayout(self)
+        self._add_sample()
+        self._add_means()
+        self._add_look()
+        for key in ("reopened", "moved", "loaded"):
+            getattr(self._session, key).connect(getattr(self, f"_show_{key}"))
+        self._show_reopened()
+
+    def _add_sample(self) -> None:
+        self.samples = QComboBox()
+        self.samples.setSizeAdjustPolicy(
+            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+        )
+        self.samples.currentTextChanged.connect(self._session.show_sample)
+        self.provenance = _text("How the sample was made")
+        self.maps = _text(_MAPS_TIP)
+        self.guidance = _choice((), lambda half: self._session.analyse(guidance=half))
+        self.normalisation = _choice(
+            ("mass", "density"), lambda name: self._session.analyse(normalisation=name)
+        )
+        self.loading = QProgressBar()
+        self.loading.setRange(0, 100)
+        sample_tip = "The generated image in view, with its reference and maps (S, Shift+S)"
+        self._add("Sample", self.samples, sample_tip)
+        self._add("Made by", self.provenance)
+        self._add("Maps", self.maps)
+        self._add("", self.loading, "Maps that are in memory; those in view come first")
+        self._add("Guidance", self.guidance, "Which half of classifier-free guidance")
+        self._add(
+            "Normalisation",
+            self.normalisation,
+            "Mass: each map sums to 1 on its layer's own grid. Density: even attention is 1.",
+        )
+
+    def _add_means(self) -> None:
+        self.means: dict[str, QCheckBox] = {}
+        self.levels: dict[str, QPushButton] = {}
+        switches, buttons = QHBoxLayout(), QHBoxLayout()
+        for dim in MEANS:
+            switch = QCheckBox({"step": "timestep"}.get(dim, dim))
+            switch.setToolTip(f"Show the mean over all {dim}s ({_key(f'mean_{dim}')})")
+            switch.toggled.connect(partial(self._session.set_mean, dim))
+            self.means[dim] = switch
+            switches.addWidget(switch)
+        for means, level in {**LEVELS, frozenset(): "single"}.items():
+            button = QPushButton(level)
+            button.setCheckable(True)
+            button.setToolTip(_LEVEL_TIPS[level])
+            button.clicked.connect(partial(self._set_means, means))
+            button.setMinimumWidth(30)
+            self.levels[level] = button
+            buttons.addWidget(button)
+        self._form.addRow("Mean over", switches)
+        self._form.addRow("Map", buttons)
+
+    def _add_look(self) -> None:
+        self.look: dict[str, QComboBox] = {}
+        for name, (label, known, tip) in _CHOICES.items():
+            self.look[name] = _choice(known, partial(self._set_look, name))
+            self._add(label, self.look[name], tip)
+        self.threshold = self._add_share("Threshold", "threshold", 0)
+        self.threshold.setToolTip("Of each map's own range: what is below is drawn clear")
+        self.opacity = self._add_share("Opacity", "opacity", 100)
+        self.volume = QCheckBox("timesteps as the third axis")
+        self.volume.setToolTip(f"How attention forms, as a volume ({_key('volume')})")
+        self.volume.toggled.connect(self._session.set_volume)
+        self._form.addRow("3-D", self.volume)
+        shortcuts = QPushButton("Keyboard shortcuts")
+        shortcuts.setToolTip("List what keys do here")
+        shortcuts.clicked.connect(lambda: show_shortcuts(self))
+        self._form.addRow("Help", shortcuts)
+
+    def _set_means(self, means: frozenset[str], _is_checked: bool) -> None:
+        self._session.set_means(means)
+
+    def _set_look(self, setting: str, value: str) -> None:
+        self._session.set_look(**{setting: value})
+
+    def _add(self, label: str, widget: QWidget, tip: str = "") -> None:
+        widget.setToolTip(tip or widget.toolTip())
+        self._form.addRow(label, widget)
+
+    def _add_share(self, label: str, setting: str, percent: int) -> QSlider:
+        slider = QSlider(Qt.Orientation.Horizontal)
+        slider.setRange(0, 100)
+        slider.setValue(percent)
+        slider.valueChanged.connect(lambda at: self._session.set_look(**{setting: at / 100}))
+        self._form.addRow(label, slider)
+        return slider
+
+    def _show_reopened(self) -> None:
+        """Bring the widget in step with the run and the sample in view."""
+        row = self._session.rows[0] if self._session.rows else None
+        for widget in (self.samples, self.guidance, self.normalisation):
+            widget.setEnabled(row is not None)
+        self.provenance.setText(row.provenance() if row else "Open a run: drop it on the window.")
+        self.maps.setText(_describe_maps(row) if row else "")
+        if row is not None:
+            own = row.origin
+            _offer(self.samples, self._session.samples or (own.sample,), own.sample)
+            _offer(self.guidance, row.guidance_labels, own.guidance)
+            _offer(self.normalisation, ("mass", "density"), own.normalisation)
+        else:
+            _offer(self.samples, (), "")
+        self._show_moved()
+        self._show_loaded()
+
+    def _show_moved(self) -> None:
+        shown = (self._session.means, self._session.look, self._session.is_volume)
+        if shown == self._shown:
+            return  # A slider moved: to touch what stays would have it painted again.
+        self._shown = shown
+        for dim, switch in self.means.items():
+            with QSignalBlocker(switch):
+                switch.setChecked(dim in self._session.means)
+        current = LEVELS.get(self._session.means, "" if self._session.means else "single")
+        for level, button in self.levels.items():
+            button.setChecked(level == current)
+        look = self._session.look
+        for name, choice in self.look.items():
+            with QSignalBlocker(choice):
+                choice.setCurrentText(getattr(look, name))
+        for slider, share in ((self.threshold, look.threshold), (self.opacity, look.opacity)):
+            with QSignalBlocker(slider):
+                slider.setValue(round(100 * share))
+        with QSignalBlocker(self.volume):
+            self.volume.setChecked(self._session.is_volume)
+
+    def _show_loaded(self) -> None:
+        percent = int(100 * self._session.share_loaded)
+        self.loading.setValue(percent)
+        self.loading.setVisible(percent < 100 and self._session.load_error is None)
+
+
+def _describe_maps(row: Row) -> str:
+    own = row.origin
+    origin = "computed from the run" if own.computed else f"read from {Path(own.maps or '').name}"
+    return f"{origin}\n{row.note()}".strip()
+
+
+def _choice(known: Sequence[str], choose: Callable[[str], object]) -> QComboBox:
+    box = QComboBox()
+    box.addItems(list(known))
+    box.textActivated.connect(choose)  # by the user alone
+    return box
+
+
+def _offer(box: QComboBox, known: Sequence[str], current: str) -> None:
+    with QSignalBlocker(box):
+        if [box.itemText(i) for i in range(box.count())] != list(known):
+            box.clear()
+            box.addItems(list(known))
+        box.setCurrentText(current)
+
+
+def _key(action: str) -> str:
+    return SHORTCUTS[action].key
+
+
+def _text(tool_tip: str) -> QLabel:
+    label = QLabel()
+    label.setWordWrap(True)
+    label.setToolTip(tool_tip)
+    return label
