@@ -3,7 +3,7 @@
     python benchmarks/capture_overhead.py [--model tiny|sd15|both] [--device cuda]
 
 On each model it times generation alone; generation inside ``capture``, until everything has been
-handed to the disk; the same with ``attention-map-diffusers`` (if it is installed), which keeps Q
+written to the disk; the same with ``attention-map-diffusers`` (if it is installed), which keeps Q
 and K in memory; and with attention recomputed in a hook on every transformer. See
 ``capture_variants.py`` for what each does.
 

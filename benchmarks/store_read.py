@@ -102,7 +102,7 @@ def main() -> None:
     names = "".join(f" | {name}" for name in READERS)
     print(f"| chunk | files, MB{names} |\n|---|---{'|---' * len(READERS)}|")
     for name, (chunk_bytes, chunk_steps) in SHAPES.items():
-        codec.CHUNK_BYTES, codec.MOST_CHUNK_STEPS = chunk_bytes, chunk_steps
+        codec.CHUNK_BYTES, codec.MAX_CHUNK_STEPS = chunk_bytes, chunk_steps
         with tempfile.TemporaryDirectory(dir=options.dir) as folder:
             place = Path(folder) / "layers.zarr"
             parent = zarr.create_group(place).store_path

@@ -38,7 +38,7 @@ def _load(model: Path, **options: Any) -> Any:
     return load_pipeline(str(model), device="cpu", **options)
 
 
-def _check_same_picture(pipeline: Any, other: Any) -> None:
+def _check_same_image(pipeline: Any, other: Any) -> None:
     # Loaded weights are equal but lie elsewhere in memory, which costs the last bits.
     assert np.allclose(models.run(pipeline, 1), models.run(other, 1), atol=1e-4)
 
@@ -65,7 +65,7 @@ def test_paint_by_example_loads_whichever_library_its_index_names(
     index = json.loads((model / "model_index.json").read_text())
     index["image_encoder"][0] = library
     (model / "model_index.json").write_text(json.dumps(index))
-    _check_same_picture(_load(model), models.paint_by_example())
+    _check_same_image(_load(model), models.paint_by_example())
 
 
 def test_pickled_weights_are_refused_until_they_are_allowed(saved: Path) -> None:
@@ -74,7 +74,7 @@ def test_pickled_weights_are_refused_until_they_are_allowed(saved: Path) -> None
     with pytest.raises(CaptureError, match=r"got a pickle at .*unet.*--allow-pickle"):
         _load(saved / "pbe-pickled")
     pipeline = _load(saved / "pbe-pickled", allow_pickle=True)
-    _check_same_picture(pipeline, models.paint_by_example())
+    _check_same_image(pipeline, models.paint_by_example())
 
 
 def test_one_pickle_among_safetensors_is_refused_before_it_is_opened(
