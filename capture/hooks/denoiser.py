@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -17,19 +17,18 @@ from i2am.capture.hooks.attention import AttentionInputs
 from i2am.capture.hooks.step_clock import StepClock
 from i2am.capture.hooks.taps import DenoiserCall, LayerTap
 from i2am.schemas import CaptureError
+from i2am.schemas.choices import GuidanceOption
 from i2am.schemas.dims import CONDITIONAL
 
 __all__ = [
     "DenoiserHooks",
     "GuidanceBranches",
-    "GuidanceOption",
     "LayerCall",
     "LayerSink",
     "bind",
     "guidance_branches",
 ]
 
-GuidanceOption = Literal["conditional", "both"]
 
 _LATENT_ARGUMENTS = ("sample", "hidden_states", "x", "latents")
 _TIMESTEP_ARGUMENTS = ("timestep", "timesteps", "t")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DenoiserCall", "LayerTap", "Receive"]
 
+Receive = Callable[["LayerTap", list[AttentionInputs]], None]
+
 
 @dataclass(frozen=True)
 class DenoiserCall:
@@ -35,9 +37,6 @@ class DenoiserCall:
 
     arguments: Mapping[str, Any]
     batch: int
-
-
-Receive = Callable[["LayerTap", list[AttentionInputs]], None]
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,9 @@ __all__ = [
 ]
 
 _ADAPTER = "ip_adapter_image"
-
-
 # Their `image` takes a list with one reference per sample; elsewhere a list belongs to one sample.
 _IMAGE_LISTS = frozenset({"StableDiffusionImageVariationPipeline"})
+_TEXTS = ("prompt", "negative_prompt")
 
 
 @dataclass(frozen=True)
@@ -232,9 +231,6 @@ def _model_size(pipeline: Any) -> tuple[int | None, int | None]:
         return None, None
     height, width = (size, size) if isinstance(size, int) else size
     return width * pipeline.vae_scale_factor, height * pipeline.vae_scale_factor
-
-
-_TEXTS = ("prompt", "negative_prompt")
 
 
 @dataclass(frozen=True)

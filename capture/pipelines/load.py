@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from i2am.schemas import CaptureError, SchemaError, did_you_mean
+from i2am.schemas.choices import MODEL_DTYPES, ModelDtype
 
 if TYPE_CHECKING:
     import torch
@@ -28,20 +29,8 @@ __all__ = [
 ]
 
 SHIPPED_MODEL = "i2am-tiny"
-
-
 SHIPPED_MODEL_PATH = Path(__file__).parents[1] / SHIPPED_MODEL
-
-
 DEMO_MANIFEST = Path(__file__).parents[1] / "demo" / "manifest.csv"
-
-
-ModelDtype = Literal["float32", "float16", "bfloat16"]
-
-
-_DTYPES = ("float32", "float16", "bfloat16")
-
-
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -125,8 +114,10 @@ def load_pipeline(
     """
     import torch
 
-    if dtype not in _DTYPES:
-        msg = f"Expected a model dtype of {', '.join(_DTYPES)}, got {dtype!r}. Name one of them."
+    if dtype not in MODEL_DTYPES:
+        msg = (
+            f"Expected a model dtype of {', '.join(MODEL_DTYPES)}, got {dtype!r}. Name one of them."
+        )
         raise SchemaError(msg)
     if ip_adapter is None and ip_adapter_scale is not None:
         msg = f"Expected an IP-Adapter for scale {ip_adapter_scale}, got none. Name it as well."

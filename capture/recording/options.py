@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from i2am.capture.families.profile import Profile
-from i2am.capture.hooks.denoiser import GuidanceOption
-from i2am.capture.recording.representation import RepresentationOption
-from i2am.schemas import SchemaError, did_you_mean
+from i2am.schemas import SchemaError
+from i2am.schemas.choices import (
+    GUIDANCE_OPTIONS,
+    REPRESENTATION_OPTIONS,
+    STORED_DTYPES,
+    GuidanceOption,
+    RepresentationOption,
+    StoredDtype,
+    check_choice,
+)
 
-__all__ = ["DEFAULT_MEMORY_BYTES", "CaptureOptions", "StepsOption", "StoredDtype"]
+__all__ = ["DEFAULT_MEMORY_BYTES", "CaptureOptions", "StepsOption"]
 
 DEFAULT_MEMORY_BYTES = 2 * 2**30
 
 StepsOption = int | slice | range | Sequence[int] | None
-StoredDtype = Literal["float16", "float32"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class CaptureOptions:
     >>> CaptureOptions(guidance="all")
     Traceback (most recent call last):
         ...
-    i2am.schemas.errors.SchemaError: Expected guidance 'conditional' or 'both', got 'all'. ...
+    i2am.schemas.errors.SchemaError: Expected a known guidance, got 'all', at guidance. Known: 'conditional', 'both'.
     """
 
     layers: str | Sequence[str] | None = None
@@ -76,9 +81,9 @@ class CaptureOptions:
 
     def __post_init__(self) -> None:
         """Check every option that needs no model."""
-        _check_choice("guidance", self.guidance, get_args(GuidanceOption))
-        _check_choice("representation", self.representation, get_args(RepresentationOption))
-        _check_choice("dtype", self.dtype, get_args(StoredDtype))
+        check_choice("guidance", self.guidance, GUIDANCE_OPTIONS, SchemaError)
+        check_choice("representation", self.representation, REPRESENTATION_OPTIONS, SchemaError)
+        check_choice("dtype", self.dtype, STORED_DTYPES, SchemaError)
         if not _is_steps_option(self.steps):
             msg = (
                 f"Expected steps as a number n (every n-th), a slice, a range or a list of steps "
@@ -133,15 +138,6 @@ class CaptureOptions:
             return None
         heads = [head for head in range(count) if head in self.heads]
         return heads if len(heads) < count else None
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        *others, last = map(repr, choices)
-        wanted = f"{', '.join(others)} or {last}"
-        hint = did_you_mean(str(value), choices)
-        msg = f"Expected {name} {wanted}, got {value!r}. {hint}"
-        raise SchemaError(msg)
 
 
 def _is_steps_option(option: object) -> bool:

@@ -27,20 +27,18 @@ from i2am.capture.families.profile import (
 from i2am.capture.hooks.denoiser import (
     DenoiserHooks,
     GuidanceBranches,
-    GuidanceOption,
     LayerCall,
 )
 from i2am.capture.recording.options import (
     DEFAULT_MEMORY_BYTES,
     CaptureOptions,
     StepsOption,
-    StoredDtype,
 )
 from i2am.capture.recording.provenance import describe_target
-from i2am.capture.recording.representation import RepresentationOption
 from i2am.capture.recording.sample_recorder import SampleRecorder
 from i2am.capture.writer.staging import StagingArea
 from i2am.schemas import CaptureError, SchemaError, check_sample_name, did_you_mean
+from i2am.schemas.choices import GuidanceOption, RepresentationOption, StoredDtype
 
 __all__ = ["Recording", "capture", "open_recording"]
 

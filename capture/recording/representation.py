@@ -11,17 +11,16 @@ import math
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, Tokens
+from i2am.schemas.choices import Representation, RepresentationOption
 
 __all__ = [
     "TILE_BYTES",
     "Kept",
-    "Representation",
-    "RepresentationOption",
     "autocast_disabled",
     "choose",
     "directional_maps",
@@ -31,13 +30,10 @@ __all__ = [
     "reference_logits",
 ]
 
-Representation = Literal["factors", "logits", "maps"]
-
-
-RepresentationOption = Literal["auto", "factors", "logits", "maps"]
-
-
 TILE_BYTES = 64 * 2**20
+_thread = threading.local()
+# Above it, what float32 loses below its smallest number is less than its rounding error.
+_MIN_EXACT_SUM = 1e-30
 
 
 def choose(
@@ -135,13 +131,6 @@ def hides_any(mask: torch.Tensor, reference: ReferenceKeys) -> bool:
     """Return whether a mask hides a reference token from any patch, or changes its logit."""
     own = mask[..., reference.tokens]
     return bool((~own).any() if own.dtype == torch.bool else (own != 0).any())
-
-
-_thread = threading.local()
-
-
-# Above it, what float32 loses below its smallest number is less than its rounding error.
-_MIN_EXACT_SUM = 1e-30
 
 
 def autocast_disabled(device: str) -> AbstractContextManager[None]:

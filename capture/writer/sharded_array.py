@@ -46,6 +46,11 @@ from i2am.schemas.dims import GUIDANCE, STEP
 __all__ = ["ShardLayout", "ShardedArray", "decode_shard", "encode_shard", "plan_shards"]
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+CHUNK_BYTES = 320 * 2**10
+# Usual numbers of steps are 20, 25, 30 and 50: few chunks are padded.
+MAX_CHUNK_STEPS = 5
+_TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32}
+_ABSENT = np.iinfo(np.uint64).max
 
 
 @dataclass
@@ -223,19 +228,6 @@ def _bits(values: torch.Tensor) -> Array:
     """Return values as integers: as numbers, NaN would never be equal."""
     integers: Array = values.view(_INTEGERS[values.itemsize]).numpy()
     return integers
-
-
-CHUNK_BYTES = 320 * 2**10
-
-
-# Usual numbers of steps are 20, 25, 30 and 50: few chunks are padded.
-MAX_CHUNK_STEPS = 5
-
-
-_TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32}
-
-
-_ABSENT = np.iinfo(np.uint64).max
 
 
 @dataclass(frozen=True)
