@@ -332,8 +332,18 @@ def _bypass_projections(unet: nn.Module) -> None:
 BAD_CALLS = [
     (models.reference_inpaint, {"sample": "a/b"}, SchemaError, "Expected a sample name"),
     (models.reference_inpaint, {"sample": ["a", "a"]}, SchemaError, "different sample names"),
-    (models.reference_inpaint, {"dtype": "int8"}, SchemaError, "Expected a known dtype, got 'int8'"),
-    (models.reference_inpaint, {"guidance": "all"}, SchemaError, "Expected a known guidance, got 'all'"),
+    (
+        models.reference_inpaint,
+        {"dtype": "int8"},
+        SchemaError,
+        "Expected a known dtype, got 'int8'",
+    ),
+    (
+        models.reference_inpaint,
+        {"guidance": "all"},
+        SchemaError,
+        "Expected a known guidance, got 'all'",
+    ),
     (
         models.reference_inpaint,
         {"representation": "factor"},
