@@ -32,10 +32,10 @@ from typing import Any
 import numpy as np
 import torch
 import zarr
-from capture_variants import build_model
 from numcodecs import Blosc, Zstd
-from ratios import ratios_of
-from synthetic_run import open_layer
+from support.capture_variants import build_model
+from support.ratios import ratios_of
+from support.synthetic_run import open_layer
 
 from i2am.capture.writer.layer_writer import write_layers
 from i2am.capture.writer.sharded_array import MAX_CHUNK_STEPS, plan_shards

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import viewer_windows as windows
 from numpy.typing import NDArray
-from synthetic_run import STEPS, write_run
+from support import viewer_windows as windows
+from support.synthetic_run import STEPS, write_run
 
 BARS = {
     "first frame, ours / plain": 1.3,
