@@ -93,7 +93,7 @@ def counting() -> Iterator[Own]:
     from i2am.viewer.session.session import Session as Core
 
     own, depth = Own(), 0
-    originals = [
+    originals: list[tuple[Any, str, Callable[..., Any]]] = [
         (Core, "_on_sliders_moved", Core._on_sliders_moved),
         (MapVolume, "__getitem__", MapVolume.__getitem__),
     ]
