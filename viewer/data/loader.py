@@ -24,9 +24,9 @@ class Loader:
     loaded : mapping of direction to LoadedMaps
         Takes them; all of the same layers and steps.
     arrived : callable ()
-        Called in the thread after each piece, and when it ends.
+        Called in the thread after each batch, and when it ends.
     failed : callable (Exception)
-        Called in the thread once, when the first piece cannot be read.
+        Called in the thread once, when the first batch cannot be read.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class Loader:
         self._thread.start()
 
     def stop(self) -> None:
-        """Read no further piece; does not wait for the one that is under way."""
+        """Read no further batch; does not wait for the one that is under way."""
         self._is_stopped = True
 
     def join(self, timeout_s: float | None = None) -> None:

@@ -1,6 +1,6 @@
 """Reads a sample's maps: those that were stored, or those that are computed from its capture.
 
-Called from one thread; a piece is one layer and some steps, both directions at once.
+Called from one thread; a batch is some steps of one layer, both directions at once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Floats = NDArray[np.float32]
 
 
 class MapReader(Protocol):
-    """Gives a sample's maps piece by piece."""
+    """Reads a sample's maps batch by batch."""
 
     def read(self, layer: int, steps: Sequence[int]) -> dict[str, Floats]:
         """Return a layer's maps (step, head, y, x) at some steps, by direction."""
@@ -83,7 +83,7 @@ class StoredMapReader:
 
     def preview_steps(self, layer: int, step: int) -> list[int]:
         """Return the steps to read for one that is waited for: those of its chunk."""
-        return next(piece for piece in self.step_batches(layer) if step in piece)
+        return next(batch for batch in self.step_batches(layer) if step in batch)
 
 
 class ComputedMapReader:

@@ -91,7 +91,7 @@ class SampleView:
         return layer_attributes(self.capture)
 
     @cached_property
-    def askable(self) -> frozenset[str]:
+    def sram_layers(self) -> frozenset[str]:
         """The layers that have an SRAM."""
         return frozenset(askable_layers(self.capture))
 

@@ -97,7 +97,7 @@ def score_map(
     measures = {name: float(value) for name, value in found.items()}
     if mask is not None:
         measures["imacs"] = imacs(plane, mask)
-    return {told: measures[own] for told, own in MEASURES.items() if own in measures}
+    return {name: measures[own] for name, own in MEASURES.items() if own in measures}
 
 
 def score_maps_in_view(

@@ -60,7 +60,7 @@ def sram_script(view: SampleView, pick: Pick) -> str:
         The sample that the pick is in.
     pick : Pick
     """
-    asked = {
+    selection = {
         name: labels
         for name, labels in pick.selection(view).items()
         # Stored maps may be of fewer steps than were captured: then they are all named.
@@ -83,7 +83,7 @@ def sram_script(view: SampleView, pick: Pick) -> str:
         "attention = sram(",
         "    sample,",
         f"    {pick.side}={(top, left) if pick.is_point else 'region'},",
-        *(f"    {name}={labels!r}," for name, labels in asked.items()),
+        *(f"    {name}={labels!r}," for name, labels in selection.items()),
         f"    guidance={view.source.guidance!r},",
         f"    normalisation={view.source.normalisation!r},",
         ").compute()",

@@ -97,7 +97,7 @@ class Pick:
     def selection(self, view: SampleView) -> dict[str, Any]:
         """Return layers, steps and heads as `sram` takes them; of the layers those that have an SRAM."""
         axes = view.axes
-        layers = list(self.layers or (name for name in axes.layers if name in view.askable))
+        layers = list(self.layers or (name for name in axes.layers if name in view.sram_layers))
         return {
             "layers": layers or None,  # None of them has an SRAM: `sram` says why.
             "steps": list(self.steps or axes.steps),

@@ -39,7 +39,7 @@ def write_picks(picks: Iterable[Pick], path: str | Path, *, overwrite: bool = Fa
         ):
             writer = csv.writer(file)
             writer.writerow(_COLUMNS)
-            writer.writerows(_matrix(pick) for pick in picks)
+            writer.writerows(_cells(pick) for pick in picks)
     except OSError as e:
         msg = f"Expected a path that can be written, got '{e.strerror}', at {path}. Name another file."
         raise StoreError(msg) from e
@@ -82,7 +82,7 @@ def read_picks(path: str | Path) -> list[Pick]:
     return picks
 
 
-def _matrix(pick: Pick) -> list[str | int]:
+def _cells(pick: Pick) -> list[str | int]:
     labels = [_BETWEEN.join(map(str, own)) for own in (pick.layers, pick.steps, pick.heads)]
     return [pick.run, pick.sample, pick.side, *pick.area, *labels, pick.note]
 

@@ -1,8 +1,8 @@
 """A click on a patch shows its SRAM over the other image, at once.
 
-Questions are answered in a thread; a newer one ends those before it, and estimates are shown as
-they come. What is in view is asked: the slice where the sliders stand, all of what is averaged over.
-A press of the mouse may become a click, and is asked already: the answer is there at the release.
+SRAMs are computed in a thread; a newer request stops those before it, and estimates are shown as they
+come. A request is about what is in view: the slice of the sliders, all of what is averaged over. A
+press of the mouse may become a click, and its SRAM is computed already: it is there at the release.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         self._shown: dict[int, Result] = {}
         self._is_reported = False  # that the pick has no SRAM
         self._awaited: Pick | None = None
-        self._asked_of: list[ref[SampleView]] = []
+        self._views: list[ref[SampleView]] = []
         self._size = (1, 1)  # of the image that the pick is in
         self._is_moving_sliders = False
         self._thread = ThreadPoolExecutor(1, "i2am-ask")
@@ -104,7 +104,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         self.pick, self.view_index, self.estimate = pick, view_index, None
         self._is_reported = False
         views = self._session.views
-        self._asked_of = [ref(one) for one in views]
+        self._views = [ref(one) for one in views]
         self._size = image_size(views[view_index], pick.side)
         for index, other in enumerate(views):
             if pick.side not in other.images or pick.target_side not in other.images:
@@ -143,13 +143,13 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         )
         self.cancel_prefetch()
         # A click is followed by a redraw: a result that comes before it needs no second one.
-        asked = self._requests.get(view_index)
+        request = self._requests.get(view_index)
         if (
-            asked is not None
-            and asked.has_result.wait(_WAIT_FOR_RESULT_S)
-            and asked.latest is not None
+            request is not None
+            and request.has_result.wait(_WAIT_FOR_RESULT_S)
+            and request.latest is not None
         ):
-            self._show(asked, asked.latest)
+            self._show(request, request.latest)
         self.picked.emit(self.pick)
 
     def preview_area(self, pick: Pick, view_index: int) -> None:
@@ -157,12 +157,12 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         self._layers[view_index].preview_area(pick)
 
     def restore(self, pick: Pick) -> None:
-        """Ask an earlier pick again: go to its sample and its slice.
+        """Show an earlier pick again: go to its sample and its slice.
 
         Raises
         ------
         AnalysisError
-            If the pick is of a run that is not in view, or not in its picture.
+            If the pick is of a run that is not in view, or not in its image.
         """
         view = self._session.views[0] if self._session.views else None
         if view is None or view.source.run != pick.run:
@@ -231,8 +231,8 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
 
     def _show(self, request: SramRequest, found: Result) -> None:
         view_index = request.view_index
-        is_asked = self._requests.get(view_index) is request
-        if not is_asked or request.latest is not found or self._shown.get(view_index) is found:
+        is_current = self._requests.get(view_index) is request
+        if not is_current or request.latest is not found or self._shown.get(view_index) is found:
             return
         self._shown[view_index] = found
         if isinstance(found, Answer):
@@ -257,7 +257,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         self._is_reported = True
 
     def _follow(self) -> None:
-        """Ask again what is in view now."""
+        """Request the SRAM anew for the maps in view now."""
         if (
             self.pick is None
             or self._is_moving_sliders
@@ -267,7 +267,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         view = self._session.views[self.view_index]
         was_reported = self._is_reported
         pick = pick_in_view(self.pick, view, self._session.position, self._session.averaged_dims)
-        if pick != self.pick or self._asked_of != [ref(one) for one in self._session.views]:
+        if pick != self.pick or self._views != [ref(one) for one in self._session.views]:
             self.request(pick, self.view_index)
             self._is_reported = was_reported
             return

@@ -72,7 +72,7 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
         self._viewer, self._session = napari_viewer, session_of(napari_viewer)
-        self._background, self._asked = Background(self), 0
+        self._background, self._ticket = Background(self), 0
         self.samples, self.direction, self.outside = QComboBox(), QComboBox(), QCheckBox("outside")
         self.title, self.message, self.note = QLabel(), QLabel(), QLabel()
         self.curves, self.matrix = MaskShareCurvesPlot(), LayerHeadMatrixPlot("concentration")
@@ -111,7 +111,7 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
             self._show_matrix(view, direction, position)
             if has_curves:
                 self._show_curves(view, direction, position)
-        self._ask_for_scores(view)
+        self._request_scores(view)
 
     def showEvent(self, event: Any) -> None:
         """Catch up with what was not drawn while nobody saw it."""
@@ -263,19 +263,19 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
             )
         )
 
-    def _ask_for_scores(self, view: SampleView | None) -> None:
+    def _request_scores(self, view: SampleView | None) -> None:
         """Score the maps in view in the thread; a result that is overtaken is not shown."""
-        self._asked += 1
-        number, position, averaged_dims = (
-            self._asked,
+        self._ticket += 1
+        ticket, position, averaged_dims = (
+            self._ticket,
             self._session.position,
             self._session.averaged_dims,
         )
 
         def score() -> tuple[int, dict[str, dict[str, float]], list[str]] | None:
-            if view is None or number != self._asked:
+            if view is None or ticket != self._ticket:
                 return None
-            return number, *score_maps_in_view(
+            return ticket, *score_maps_in_view(
                 view.capture, view.volumes, view.spreads, position, averaged_dims
             )
 
@@ -284,7 +284,7 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
     def _show_scores(
         self, found: tuple[int, dict[str, dict[str, float]], list[str]] | None
     ) -> None:
-        if found is None or found[0] != self._asked:
+        if found is None or found[0] != self._ticket:
             return
         _, scores, notes = found
         for direction, labels in self.scores.items():

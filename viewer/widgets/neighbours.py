@@ -99,7 +99,7 @@ class NeighbourGrid(QWidget):  # type: ignore[misc]  # Qt has no types here
         regions = [
             one.region(image_size(view, pick.side)) for one in self._picks if one is not None
         ]
-        asked: dict[str, Any] = {pick.side: regions, **pick.selection(view)}
+        options: dict[str, Any] = {pick.side: regions, **pick.selection(view)}
 
         def is_overtaken() -> bool:
             return ticket != self._ticket or self._background.is_closed
@@ -114,7 +114,7 @@ class NeighbourGrid(QWidget):  # type: ignore[misc]  # Qt has no types here
                 self.caption.setText(str(error) if is_ours else f"{type(error).__name__}: {error}")
 
         self._background.run_each(
-            lambda: view.live_sram.ask(**asked, stop=is_overtaken), show, fail
+            lambda: view.live_sram.ask(**options, stop=is_overtaken), show, fail
         )
 
     def _show(self, view: SampleView, pick: Pick, answer: Answer) -> None:
