@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, PLANES, STEP
+from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, STEP
+from i2am.schemas.directions import DIRECTIONS
 from i2am.schemas.errors import StoreError
 from i2am.viewer.data.axes import MEANS, Names, names_of
 from i2am.viewer.data.map_readers import ComputedMaps, StoredMaps
@@ -103,8 +104,11 @@ def _stored_row(
 ) -> Row:
     from i2am.analysis.stores.layers import reference_image
 
-    volumes = {d: stored[d].dataset["volume"] for d in PLANES if d in stored.children}
-    volumes = {d: one.transpose(*MEANS, *PLANES[d]) for d, one in volumes.items()}
+    volumes: dict[str, xr.DataArray] = {
+        name: stored[name].dataset["volume"].transpose(*MEANS, *direction.plane)
+        for name, direction in DIRECTIONS.items()
+        if name in stored.children
+    }
     r2g = volumes["r2g"]
     layers = list(dict.fromkeys(str(n) for one in volumes.values() for n in one[LAYER].values))
     heads = {int(head) for one in volumes.values() for head in one[HEAD].values}

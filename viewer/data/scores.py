@@ -12,9 +12,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from i2am.analysis import imacs, spread
-from i2am.analysis.figures.captions import DIRECTIONS, absence
-from i2am.analysis.stores.layers import Direction
-from i2am.schemas.dims import PLANES
+from i2am.analysis.figures.captions import absence
+from i2am.schemas.directions import DIRECTIONS, DirectionName
 from i2am.viewer.data.axes import Place
 from i2am.viewer.data.sample import Row
 
@@ -35,11 +34,10 @@ MEASURES: Final = {
     "entropy": "entropy",
     "concentration": "concentration",
 }
-_MASKS: Final[dict[Direction, str]] = {"r2g": "inpainting_mask", "g2r": "reference_mask"}
 
 
 def score_map(
-    plane: NDArray[Any], mask: NDArray[Any] | None, direction: Direction = "r2g"
+    plane: NDArray[Any], mask: NDArray[Any] | None, direction: DirectionName = "r2g"
 ) -> dict[str, float]:
     """Return what is told of one map; what needs a mask only where there is one.
 
@@ -59,7 +57,7 @@ def score_map(
     >>> scores["IMACS"], scores["inside the mask"], scores["by chance"]
     (1.0, 1.0, 0.0625)
     """
-    found = spread(xr.DataArray(plane, dims=PLANES[direction]), mask)
+    found = spread(xr.DataArray(plane, dims=DIRECTIONS[direction].plane), mask)
     measures = {name: float(value) for name, value in found.items()}
     if mask is not None:
         measures["imacs"] = imacs(plane, mask)
@@ -106,9 +104,9 @@ def score_row(
     return scores, notes
 
 
-def mask_name(direction: Direction) -> str:
+def mask_name(direction: DirectionName) -> str:
     """Return the name of a direction's mask, in words."""
-    return _MASKS[direction].replace("_", " ")
+    return DIRECTIONS[direction].mask.replace("_", " ")
 
 
 def short_names(layers: Sequence[str]) -> list[str]:
@@ -129,7 +127,7 @@ def short_names(layers: Sequence[str]) -> list[str]:
     return [own if count[own] == 1 else full for own, full in zip(short, layers, strict=True)]
 
 
-def why_no_curves(row: Row | None, direction: Direction, place: Place | None) -> str:
+def why_no_curves(row: Row | None, direction: DirectionName, place: Place | None) -> str:
     """Return a sentence that says why there are no curves over the timesteps; empty where they are."""
     if row is None:
         return "Open a run: drop it on the window."
@@ -142,5 +140,5 @@ def why_no_curves(row: Row | None, direction: Direction, place: Place | None) ->
     return ""
 
 
-def _why_no_mask(direction: Direction) -> str:
+def _why_no_mask(direction: DirectionName) -> str:
     return f"the sample has no {mask_name(direction)} that is neither empty nor whole"

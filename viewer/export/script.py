@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from i2am.analysis.stores.layers import Direction, token_count
+from i2am.analysis.stores.layers import token_count
 from i2am.analysis.stores.reader import open_maps
 from i2am.schemas.dims import HEAD, LAYER, STEP
+from i2am.schemas.directions import DirectionName
 from i2am.schemas.errors import AnalysisError
 from i2am.viewer.data.axes import MEANS, Place, level_name
 
@@ -21,7 +22,7 @@ __all__ = ["recipe", "sram_recipe"]
 _STORED: Final = {"ULAM": (), "HLAM": (HEAD,), "LLAM": (LAYER,)}
 
 
-def recipe(row: Row, direction: Direction, place: Place, means: frozenset[str]) -> str:
+def recipe(row: Row, direction: DirectionName, place: Place, means: frozenset[str]) -> str:
     """Return a script whose ``attention`` is the map in view, before any display option.
 
     Parameters
@@ -138,7 +139,7 @@ def _address(path: str) -> str:
 
 
 def _selection(
-    row: Row, direction: Direction, labels: dict[str, str | int], means: frozenset[str]
+    row: Row, direction: DirectionName, labels: dict[str, str | int], means: frozenset[str]
 ) -> list[str]:
     """Return the lines that pick ``attention`` from ``maps``."""
     factor = _factor(row, direction, labels)
@@ -177,7 +178,7 @@ def _stored_level(row: Row, direction: str, means: frozenset[str]) -> str:
     return name.lower() if is_full and name.lower() in node else ""
 
 
-def _factor(row: Row, direction: Direction, labels: dict[str, str | int]) -> list[str]:
+def _factor(row: Row, direction: DirectionName, labels: dict[str, str | int]) -> list[str]:
     """Return the line that takes stored maps to the normalisation in view, where that is another."""
     if row.stored is None or row.origin.maps is None:
         return []

@@ -20,9 +20,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from i2am.analysis.figures.captions import DIRECTIONS, SCORES
-from i2am.analysis.stores.layers import Direction
+from i2am.analysis.figures.captions import SCORES
 from i2am.schemas.dims import HEAD, LAYER, STEP
+from i2am.schemas.directions import DIRECTIONS, DirectionName
 from i2am.viewer.data.axes import Place
 from i2am.viewer.data.sample import Row
 from i2am.viewer.data.scores import MEASURES, mask_name, score_row, short_names, why_no_curves
@@ -69,7 +69,7 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         if not self.isVisible():
             return
         row = self._row()
-        direction: Direction = self.direction.currentData()
+        direction: DirectionName = self.direction.currentData()
         volume = None if row is None else row.volumes.get(direction)
         place = None
         if volume is not None:
@@ -94,8 +94,8 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
     def _lay_out(self) -> None:
         self.samples.setToolTip("The sample that curves and matrix are of")
         self.direction.setToolTip("The maps that curves and matrix are of")
-        for direction, words in DIRECTIONS.items():
-            self.direction.addItem(words.partition(":")[0], direction)
+        for name, direction in DIRECTIONS.items():
+            self.direction.addItem(direction.meaning.partition(":")[0], name)
         self.outside.setToolTip("Draw also the share outside the mask, dashed")
         self.curves.plot.setToolTip("The share of the attention inside the mask: click to go there")
         # A layer's name must not make the dock wider.
@@ -131,8 +131,10 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         for column, (direction, labels) in enumerate(self.scores.items(), 1):
             table.addWidget(QLabel(direction.upper()), 0, column)
             for line, (measure, label) in enumerate(labels.items(), 1):
-                own = {"r2g": "imacs_g", "g2r": "imacs_r"}[direction]
-                caption = {"imacs": own, "chance": f"{direction}_inside_chance"}
+                caption = {
+                    "imacs": DIRECTIONS[direction].imacs,
+                    "chance": f"{direction}_inside_chance",
+                }
                 name = MEASURES[measure]
                 label.setToolTip(SCORES[caption.get(name, f"{direction}_{name}")])
                 table.addWidget(label, line, column)
@@ -195,7 +197,7 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         if all(label in outer[dim] for dim, label in labels.items()):
             self._session.go_to(**{dim: outer[dim].index(at) for dim, at in labels.items()})
 
-    def _show_curves(self, row: Row, direction: Direction, place: Place) -> None:
+    def _show_curves(self, row: Row, direction: DirectionName, place: Place) -> None:
         volume, means, names = row.volumes[direction], self._session.means, row.names
         is_mean = LAYER in means
         inside = volume.inside[place.layer]
@@ -216,7 +218,7 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
             outside=self.outside.isChecked(),
         )
 
-    def _show_cells(self, row: Row, direction: Direction, place: Place) -> None:
+    def _show_cells(self, row: Row, direction: DirectionName, place: Place) -> None:
         volume, means, names = row.volumes[direction], self._session.means, row.names
         values = volume.concentration[:, place.step]
         if STEP in means:
