@@ -5,13 +5,12 @@ One place for them, so that a figure and the page that shows it never tell diffe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import xarray as xr
 
 from i2am.analysis.stores.layers import (
-    Direction,
     is_one_token,
     is_similarity,
     layer_attributes,
@@ -20,10 +19,10 @@ from i2am.analysis.stores.layers import (
 )
 from i2am.schemas import dims
 from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.directions import DirectionName
 
 __all__ = [
     "CAPTIONS",
-    "DIRECTIONS",
     "SCORES",
     "absence",
     "layer_titles",
@@ -31,12 +30,6 @@ __all__ = [
     "time_titles",
     "unit",
 ]
-
-DIRECTIONS: Final[Mapping[Direction, str]] = {
-    "r2g": "R2G: generated regions that draw on the reference",
-    "g2r": "G2R: parts of the reference that were used",
-}
-
 
 CAPTIONS: Final = {
     "overview": "The pictures, and the maps averaged over layers, steps and heads: R2G shows which "
@@ -79,7 +72,7 @@ def similarity_note(sample: xr.DataTree, maps: xr.DataTree) -> str:
     return f"in {sum(alone)} of {len(alone)} layers a similarity, not causal: one reference token"
 
 
-def absence(sample: xr.DataTree, direction: Direction) -> str:
+def absence(sample: xr.DataTree, direction: DirectionName) -> str:
     """Return a sentence that says why a sample has no maps of a direction."""
     layers = list(sample.children["layers"].children.values())
     if direction == "g2r" and all(map(is_one_token, layers)):
@@ -90,7 +83,7 @@ def absence(sample: xr.DataTree, direction: Direction) -> str:
     return f"No {direction.upper()} map: it is not in this store."
 
 
-def layer_titles(sample: xr.DataTree, names: Sequence[str], direction: Direction) -> list[str]:
+def layer_titles(sample: xr.DataTree, names: Sequence[str], direction: DirectionName) -> list[str]:
     """Return each layer's path without the end that all share, and its grid where it is known."""
     known = layer_attributes(sample)
     titles = []

@@ -11,13 +11,14 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from i2am.analysis.figures.captions import DIRECTIONS, similarity_note
+from i2am.analysis.figures.captions import similarity_note
 from i2am.analysis.figures.overlay import DEFAULT_STYLE, Pixels, colour_key, limits_of, overlay
 from i2am.analysis.figures.panels import picture_of
 from i2am.analysis.scores.masks import masks_of
 from i2am.analysis.statistics.differences import shares
 from i2am.analysis.statistics.run_pair import Captured
-from i2am.analysis.stores.layers import Direction, reference_image
+from i2am.analysis.stores.layers import image_under
+from i2am.schemas.directions import DIRECTIONS, DirectionName
 
 __all__ = ["draw_comparison"]
 
@@ -50,7 +51,7 @@ def draw_comparison(a: Captured, b: Captured, note: str = "") -> Figure:
         One row for each direction that both maps hold. Maps are shares of attention, as
         `difference_maps` takes them; the differences' scale is symmetric about 0.
     """
-    rows: list[Direction] = [d for d in DIRECTIONS if d in a[1].children and d in b[1].children]
+    rows: list[DirectionName] = [d for d in DIRECTIONS if d in a[1].children and d in b[1].children]
     pictures = [[_picture(captured, direction) for captured in (a, b)] for direction in rows]
     heights = [max(p.shape[0] / p.shape[1] for p in pair) * _PANEL_WIDTH for pair in pictures]
     figure = Figure(figsize=(_WIDTH, sum(heights) + 0.55 * len(rows) + 0.4), layout="constrained")
@@ -65,14 +66,14 @@ def draw_comparison(a: Captured, b: Captured, note: str = "") -> Figure:
     return figure
 
 
-def _heading(direction: Direction, a: Captured, b: Captured) -> str:
+def _heading(direction: DirectionName, a: Captured, b: Captured) -> str:
     """Return what the maps show, and the warning where they are no more than a similarity."""
     note = (similarity_note(*a) or similarity_note(*b)) if direction == "r2g" else ""
-    return DIRECTIONS[direction] + (f" ({note})" if note else "")
+    return DIRECTIONS[direction].meaning + (f" ({note})" if note else "")
 
 
 def _draw_row(
-    part: Any, direction: Direction, a: Captured, b: Captured, pair: list[Pixels]
+    part: Any, direction: DirectionName, a: Captured, b: Captured, pair: list[Pixels]
 ) -> None:
     """Draw A, B and their difference side by side, with the two scales."""
     of_a, of_b = (maps[direction].dataset["ulam"] for _, maps in (a, b))
@@ -89,9 +90,8 @@ def _draw_row(
     _add_bar(part, _show_difference(shown[2], values[1] - values[0]), shown[2], "B − A, % points")
 
 
-def _picture(captured: Captured, direction: Direction) -> Pixels:
-    name = "generated" if direction == "r2g" else reference_image(*captured)
-    return picture_of(captured[0], name)
+def _picture(captured: Captured, direction: DirectionName) -> Pixels:
+    return picture_of(captured[0], image_under(*captured, direction))
 
 
 def _in_grey(picture: Pixels) -> Pixels:

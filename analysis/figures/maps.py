@@ -8,7 +8,6 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from i2am.analysis.figures.captions import (
-    DIRECTIONS,
     absence,
     layer_titles,
     similarity_note,
@@ -29,8 +28,9 @@ from i2am.analysis.figures.panels import (
     plain_panel,
     size_of,
 )
-from i2am.analysis.stores.layers import Direction, reference_image
+from i2am.analysis.stores.layers import image_under, reference_image
 from i2am.schemas import AnalysisError, dims
+from i2am.schemas.directions import DIRECTIONS, DirectionName
 
 __all__ = ["hlam", "llam", "overview", "tlam"]
 
@@ -63,7 +63,7 @@ def overview(sample: xr.DataTree, maps: xr.DataTree, style: Style = DEFAULT_STYL
 def tlam(
     sample: xr.DataTree,
     maps: xr.DataTree,
-    direction: Direction | None = None,
+    direction: DirectionName | None = None,
     style: Style = DEFAULT_STYLE,
 ) -> Figure:
     """Draw one map per time group, noisiest first.
@@ -87,7 +87,7 @@ def tlam(
 def hlam(
     sample: xr.DataTree,
     maps: xr.DataTree,
-    direction: Direction | None = None,
+    direction: DirectionName | None = None,
     style: Style = DEFAULT_STYLE,
 ) -> Figure:
     """Draw one map per head; parameters as in `tlam`."""
@@ -97,7 +97,7 @@ def hlam(
 def llam(
     sample: xr.DataTree,
     maps: xr.DataTree,
-    direction: Direction | None = None,
+    direction: DirectionName | None = None,
     style: Style = DEFAULT_STYLE,
 ) -> Figure:
     """Draw one map per layer; parameters as in `tlam`."""
@@ -107,14 +107,14 @@ def llam(
 def _unified_panels(
     sample: xr.DataTree, maps: xr.DataTree, style: Style, mask: Pixels | None
 ) -> Iterator[Panel]:
-    for direction, meaning in DIRECTIONS.items():
-        picture = _picture_under(sample, maps, direction)
+    for direction, own in DIRECTIONS.items():
+        picture = picture_of(sample, image_under(sample, maps, direction))
         if direction not in maps.children:
             sentence = absence(sample, direction)
             yield Panel(direction.upper(), size_of(picture), sentence=sentence)
             continue
         note = similarity_note(sample, maps) if direction == "r2g" else ""
-        shown = [("ulam", f"{meaning}\n({note})" if note else meaning, unit(maps))]
+        shown = [("ulam", f"{own.meaning}\n({note})" if note else own.meaning, unit(maps))]
         if "mass" in maps.children[direction].dataset:
             shown.append(
                 ("mass", "reference mass: share of attention\nthat goes to the reference", "share")
@@ -126,14 +126,12 @@ def _unified_panels(
             yield heat_panel(picture, values[0], title, Key(limits, style, label), outline)
 
 
-def _picture_under(sample: xr.DataTree, maps: xr.DataTree, direction: Direction) -> Pixels:
-    """Return the stored picture that a direction's maps lie on."""
-    name = "generated" if direction == "r2g" else reference_image(sample, maps)
-    return picture_of(sample, name)
-
-
 def _level(
-    sample: xr.DataTree, maps: xr.DataTree, level: str, direction: Direction | None, style: Style
+    sample: xr.DataTree,
+    maps: xr.DataTree,
+    level: str,
+    direction: DirectionName | None,
+    style: Style,
 ) -> Figure:
     present = [known for known in DIRECTIONS if known in maps.children]
     wanted = present if direction is None else [direction]
@@ -145,7 +143,7 @@ def _level(
 
 
 def _level_band(
-    sample: xr.DataTree, maps: xr.DataTree, level: str, direction: Direction, style: Style
+    sample: xr.DataTree, maps: xr.DataTree, level: str, direction: DirectionName, style: Style
 ) -> Band:
     values = maps.children[direction].dataset[level]
     if level == "tlam":
@@ -154,7 +152,7 @@ def _level_band(
         titles = layer_titles(sample, [str(name) for name in values[dims.LAYER].values], direction)
     else:
         titles = [f"head {int(head)}" for head in values[dims.HEAD].values]
-    picture = _picture_under(sample, maps, direction)
+    picture = picture_of(sample, image_under(sample, maps, direction))
     note = similarity_note(sample, maps) if direction == "r2g" else ""
     shown, key = heat_panels(picture, list(computed([values])[0]), titles, style, unit(maps))
-    return Band(DIRECTIONS[direction], shown, key, note)
+    return Band(DIRECTIONS[direction].meaning, shown, key, note)

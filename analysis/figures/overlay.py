@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from i2am.schemas import AnalysisError, did_you_mean
+from i2am.schemas import AnalysisError
+from i2am.schemas.choices import CONTRASTS, POLARITIES, Contrast, Polarity, check_choice
 
 __all__ = [
     "DEFAULT_STYLE",
-    "Contrast",
-    "Polarity",
     "Style",
     "colour_key",
     "enlarge",
@@ -33,8 +32,6 @@ __all__ = [
 Pixels = npt.NDArray[np.uint8]
 Heat = npt.NDArray[np.float64]
 Limits = tuple[float, float]
-Polarity = Literal["direct", "inverted"]
-Contrast = Literal["shared", "panel"]
 
 # Small pictures are repeated up to this size, so that heat is smooth over crisp pixels.
 _CANVAS_PX: Final = 384
@@ -70,16 +67,9 @@ class Style:
     contrast: Contrast = "shared"
 
     def __post_init__(self) -> None:
-        choices: dict[str, Iterable[str]] = {
-            "polarity": get_args(Polarity),
-            "contrast": get_args(Contrast),
-            "colormap": mpl.colormaps,
-        }
-        for name, known in choices.items():
-            value = getattr(self, name)
-            if value not in known:
-                msg = f"Expected a known {name}, got {value!r}, at Style. "
-                raise AnalysisError(msg + did_you_mean(str(value), known))
+        check_choice("polarity", self.polarity, POLARITIES, AnalysisError)
+        check_choice("contrast", self.contrast, CONTRASTS, AnalysisError)
+        check_choice("colormap", self.colormap, list(mpl.colormaps), AnalysisError)
         if not 0 <= self.threshold < 1:
             msg = (
                 f"Expected a threshold in [0, 1), got {self.threshold}, at Style. "

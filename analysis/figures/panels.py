@@ -30,6 +30,7 @@ from i2am.analysis.figures.overlay import (
     limits_of,
     overlay,
 )
+from i2am.schemas.directions import R2G
 
 __all__ = [
     "Band",
@@ -335,9 +336,9 @@ def picture_of(sample: xr.DataTree, name: str) -> Pixels:
 
 def mask_of(sample: xr.DataTree) -> Pixels | None:
     """Return the inpainting mask, dims (y, x), uint8; None if none is stored."""
-    if "inpainting_mask" not in sample.children["images"].dataset:
+    if R2G.mask not in sample.children["images"].dataset:
         return None
-    return picture_of(sample, "inpainting_mask")
+    return picture_of(sample, R2G.mask)
 
 
 def size_of(picture: Pixels) -> tuple[int, int]:

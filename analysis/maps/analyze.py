@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
 
 import xarray as xr
 
@@ -23,17 +22,19 @@ from i2am.analysis.maps.levels import (
 from i2am.analysis.maps.official import official_levels, official_plan
 from i2am.analysis.stores.layers import SelectedLayer, check_one_reference, select_layers
 from i2am.analysis.stores.reader import open_maps
-from i2am.schemas import SCHEMA_VERSION, AnalysisError, did_you_mean
+from i2am.schemas import SCHEMA_VERSION, AnalysisError
 from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.choices import (
+    CONVENTIONS,
+    NORMALISATIONS,
+    Convention,
+    Normalisation,
+    check_choice,
+)
 from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, STEP, TIMESTEP
 from i2am.storage import StoreLike
 
-__all__ = ["Convention", "Normalisation", "analyze", "check_options", "maps_of"]
-
-Convention = Literal["i2am", "official"]
-
-
-Normalisation = Literal["mass", "density"]
+__all__ = ["analyze", "check_options", "maps_of"]
 
 
 def analyze(
@@ -115,13 +116,8 @@ def analyze(
 
 def check_options(convention: str, normalisation: str, grid: Grid | None = None) -> None:
     """Raise an AnalysisError if an option is unknown or two do not go together."""
-    for what, value, known in (
-        ("convention", convention, ("i2am", "official")),
-        ("normalisation", normalisation, ("mass", "density")),
-    ):
-        if value not in known:
-            msg = f"Expected a known {what}, got {value!r}, at {what}. {did_you_mean(value, known)}"
-            raise AnalysisError(msg)
+    check_choice("convention", convention, CONVENTIONS, AnalysisError)
+    check_choice("normalisation", normalisation, NORMALISATIONS, AnalysisError)
     if convention == "official" and normalisation != "mass":
         msg = (
             f"Expected normalisation 'mass' with convention 'official', got {normalisation!r}, "

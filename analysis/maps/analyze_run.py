@@ -18,7 +18,7 @@ import zarr
 from tqdm.auto import tqdm
 
 from i2am.analysis.kernel.resize import Grid
-from i2am.analysis.maps.analyze import Convention, Normalisation, analyze, check_options
+from i2am.analysis.maps.analyze import analyze, check_options
 from i2am.analysis.maps.dask_cluster import Computer, computing_on
 from i2am.analysis.stores.maps_writer import (
     finish_sample,
@@ -29,6 +29,7 @@ from i2am.analysis.stores.maps_writer import (
 )
 from i2am.analysis.stores.reader import Run, open_run
 from i2am.schemas import I2AMError, StoreError
+from i2am.schemas.choices import Convention, Normalisation
 from i2am.schemas.dims import CONDITIONAL
 from i2am.storage import StoreLike, is_url
 

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from i2am.analysis.kernel.logits import scores_of
 from i2am.analysis.kernel.resize import on_grid
 from i2am.analysis.kernel.softmax import region_means, row_shares
-from i2am.analysis.maps.analyze import Normalisation, check_options
+from i2am.analysis.maps.analyze import check_options
 from i2am.analysis.maps.layer_maps import check_frames
 from i2am.analysis.maps.regions import REGION, Places, Question, check_one_side, check_question
 from i2am.analysis.stores.chunks import DirectReads, chunk_lengths, touched_bytes
 from i2am.analysis.stores.layers import SelectedLayer, select_layers
+from i2am.schemas.choices import Normalisation
 from i2am.schemas.dims import (
     CONDITIONAL,
     GENERATED,

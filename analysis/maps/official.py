@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import Final, cast
 
 import numpy as np
 import xarray as xr
@@ -19,15 +19,8 @@ from i2am.analysis.kernel.resize import Grid, resize
 from i2am.analysis.maps.layer_maps import layer_maps, layer_probability
 from i2am.analysis.stores.layers import SelectedLayer
 from i2am.schemas import AnalysisError
-from i2am.schemas.dims import (
-    HEAD,
-    LAYER,
-    PLANES,
-    STEP,
-    TIME,
-    X,
-    Y,
-)
+from i2am.schemas.dims import HEAD, LAYER, STEP, TIME, X, Y
+from i2am.schemas.directions import DIRECTIONS, DirectionName
 
 __all__ = ["OfficialPlan", "official_levels", "official_plan"]
 
@@ -84,7 +77,7 @@ def official_levels(
     groups: Sequence[slice],
     grid: Grid,
     *,
-    direction: Literal["r2g", "g2r"],
+    direction: DirectionName,
 ) -> xr.Dataset:
     """Return ulam, hlam and llam of `layers` and tlam of `time_layers`, lazily.
 
@@ -121,14 +114,14 @@ def official_levels(
 
 
 def _time_means(
-    layer: SelectedLayer, groups: Sequence[slice], grid: Grid, direction: Literal["r2g", "g2r"]
+    layer: SelectedLayer, groups: Sequence[slice], grid: Grid, direction: DirectionName
 ) -> xr.DataArray:
     """Return time means that were resized and clamped after the mean: dims (time, head, plane).
 
     The first is over all steps, the others over the groups. The clamp stands before the mean over
     tokens, so where a layer is resized its tokens' maps are kept apart until then.
     """
-    plane = PLANES[direction]
+    plane = DIRECTIONS[direction].plane
     own = layer.attributes.generated_grid
     if direction == "g2r":
         # Shown on the layer's own grid, where the clamp does nothing: the mean may come first.

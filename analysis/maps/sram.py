@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from i2am.analysis.kernel.logits import scores_of
 from i2am.analysis.kernel.resize import Grid, on_grid
 from i2am.analysis.kernel.softmax import region_means, row_shares
-from i2am.analysis.maps.analyze import Normalisation, check_options
+from i2am.analysis.maps.analyze import check_options
 from i2am.analysis.maps.layer_maps import apply_to_blocks, check_frames
 from i2am.analysis.maps.levels import mean_over, stack_layers
 from i2am.analysis.maps.regions import (
@@ -28,6 +28,7 @@ from i2am.analysis.maps.regions import (
     kept_dims,
 )
 from i2am.analysis.stores.layers import SelectedLayer, select_layers
+from i2am.schemas.choices import Normalisation
 from i2am.schemas.dims import (
     CONDITIONAL,
     GENERATED,

@@ -18,6 +18,7 @@ from i2am.analysis.stores.related import run_of
 from i2am.analysis.stores.tables import check_table_path, writing_table
 from i2am.schemas import StoreError
 from i2am.schemas.dims import HEAD, LAYER, STEP
+from i2am.schemas.directions import DIRECTIONS
 from i2am.storage import StoreLike
 
 __all__ = ["head_scores", "iter_head_scores", "write_head_scores"]
@@ -130,7 +131,7 @@ def _tally(part: pd.DataFrame) -> pd.DataFrame:
 
 def _of_sample(name: str, sample: xr.DataTree, maps: xr.DataTree) -> pd.DataFrame:
     masks = masks_of(sample, maps)
-    directions = [direction for direction in ("r2g", "g2r") if direction in maps.children]
+    directions = [direction for direction in DIRECTIONS if direction in maps.children]
     lazy = [spread(maps[each].dataset["volume"], masks.get(each)) for each in directions]
     frames: list[pd.DataFrame] = []
     # Together, so that maps which are computed on the way are computed once.

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from i2am.analysis.kernel.resize import resize
-from i2am.schemas import AnalysisError, did_you_mean
+from i2am.schemas import AnalysisError
+from i2am.schemas.choices import POLARITIES, Polarity, check_choice
 
 __all__ = [
     "DEFAULT_PENALTY",
     "DEFAULT_THRESHOLD",
-    "Polarity",
-    "check_polarity",
     "imacs",
     "normalise",
     "with_polarity",
 ]
-
-Polarity = Literal["direct", "inverted"]
-
 
 DEFAULT_PENALTY: Final = 3.0
 
@@ -79,7 +75,7 @@ def imacs(
     >>> imacs(1 - mask, mask)
     -3.0
     """
-    check_polarity(polarity)
+    check_choice("polarity", polarity, POLARITIES, AnalysisError)
     weights = np.asarray(mask, np.float64)
     inside, outside = weights.sum(), (1 - weights).sum()
     if weights.min() < 0 or weights.max() > 1 or inside == 0 or outside == 0:
@@ -97,15 +93,6 @@ def imacs(
     within = (values * weights).sum() / inside
     beyond = (values * (1 - weights)).sum() / outside
     return float(within - penalty * beyond)
-
-
-def check_polarity(polarity: str) -> None:
-    """Raise an AnalysisError unless the polarity is known."""
-    known = ("direct", "inverted")
-    if polarity not in known:
-        hint = did_you_mean(polarity, known)
-        msg = f"Expected a known polarity, got {polarity!r}, at polarity. {hint}"
-        raise AnalysisError(msg)
 
 
 def with_polarity(values: NDArray[np.float64], polarity: Polarity) -> NDArray[np.float64]:

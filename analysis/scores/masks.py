@@ -11,24 +11,25 @@ from numpy.typing import NDArray
 from i2am.analysis.kernel.resize import Grid
 from i2am.analysis.stores.layers import reference_image
 from i2am.schemas import AnalysisError
+from i2am.schemas.directions import G2R, R2G, DirectionName
 
 __all__ = ["area_mean", "check_mask", "masks_of"]
 
 
-def masks_of(sample: xr.DataTree, maps: xr.DataTree) -> dict[str, NDArray[np.float64]]:
+def masks_of(sample: xr.DataTree, maps: xr.DataTree) -> dict[DirectionName, NDArray[np.float64]]:
     """Return the masks that a sample's maps can be held against, 0..1, by direction.
 
     R2G has the inpainting mask, G2R the reference's, which is of the first reference picture alone.
     A mask that is empty or whole says nothing and is left out.
     """
     images = sample.children["images"].dataset
-    names = {"r2g": "inpainting_mask"}
-    if "g2r" in maps.children and reference_image(sample, maps) == "reference":
-        names["g2r"] = "reference_mask"
+    directions = [R2G]
+    if G2R.name in maps.children and reference_image(sample, maps) == G2R.image:
+        directions.append(G2R)
     found = {
-        direction: np.asarray(images[name].to_numpy(), np.float64) / 255
-        for direction, name in names.items()
-        if name in images
+        direction.name: np.asarray(images[direction.mask].to_numpy(), np.float64) / 255
+        for direction in directions
+        if direction.mask in images
     }
     return {direction: mask for direction, mask in found.items() if 0 < mask.mean() < 1}
 

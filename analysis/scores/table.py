@@ -15,8 +15,6 @@ from i2am.analysis.scores.detection import bounding_box, detection_scores
 from i2am.analysis.scores.imacs import (
     DEFAULT_PENALTY,
     DEFAULT_THRESHOLD,
-    Polarity,
-    check_polarity,
     imacs,
     normalise,
     with_polarity,
@@ -26,8 +24,10 @@ from i2am.analysis.scores.spread import spread
 from i2am.analysis.stores.reader import open_maps
 from i2am.analysis.stores.related import run_of
 from i2am.analysis.stores.tables import check_table_path, write_table
-from i2am.schemas import SchemaError, StoreError
+from i2am.schemas import AnalysisError, SchemaError, StoreError
 from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.choices import POLARITIES, Polarity, check_choice
+from i2am.schemas.directions import DIRECTIONS
 from i2am.storage import StoreLike
 
 __all__ = ["read_scores", "score_maps", "summarise_scores"]
@@ -81,7 +81,7 @@ def score_maps(
     AnalysisError
         If an option is unknown, or `out` is neither CSV nor Parquet.
     """
-    check_polarity(polarity)
+    check_choice("polarity", polarity, POLARITIES, AnalysisError)
     path = None if out is None else check_table_path(out, overwrite=overwrite)
     opened = open_maps(maps)
     captured = run_of(opened, run)
@@ -173,7 +173,7 @@ def _scores(
     if box is not None:
         heat = with_polarity(normalise(r2g.astype(np.float64)), polarity)
         yield from detection_scores(sample, heat, box)
-    for direction in ("r2g", "g2r"):
+    for direction in DIRECTIONS:
         if direction in ulam:
             found = spread(ulam[direction], masks.get(direction))
             for measure, value in found.items():

@@ -27,13 +27,10 @@ from i2am.analysis.stores.reader import Maps, open_maps, open_tree
 from i2am.analysis.stores.related import run_of
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, I2AMError, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
-from i2am.schemas.dims import LEVELS
+from i2am.schemas.choices import LEVEL_NAMES
 from i2am.storage import StoreLike, is_url, open_group, own_attributes
 
-__all__ = ["AVERAGED_LEVELS", "average_maps", "default_average_path", "write_averages"]
-
-AVERAGED_LEVELS: Final = (*LEVELS, "mass")
-
+__all__ = ["average_maps", "default_average_path", "write_averages"]
 
 _KIND: Final = "average"
 
@@ -141,8 +138,8 @@ def default_average_path(maps_path: str | Path) -> Path:
 
 def _known_levels(levels: list[str]) -> list[str]:
     for level in levels:
-        if level not in AVERAGED_LEVELS:
-            hint = did_you_mean(level, AVERAGED_LEVELS)
+        if level not in LEVEL_NAMES:
+            hint = did_you_mean(level, LEVEL_NAMES)
             msg = f"Expected a level of the maps, got {level!r}, at levels. {hint}"
             raise AnalysisError(msg)
     if not levels:

@@ -18,7 +18,8 @@ from i2am.analysis.scores.masks import masks_of
 from i2am.analysis.scores.spread import spread
 from i2am.analysis.statistics.differences import agreement, matching_levels
 from i2am.analysis.statistics.run_pair import Captured, RunPair
-from i2am.schemas.dims import HEAD, LAYER, PLANES
+from i2am.schemas.dims import HEAD, LAYER
+from i2am.schemas.directions import DIRECTIONS, DirectionName
 
 __all__ = ["compare_runs", "compare_sample", "summarise_comparison"]
 
@@ -27,7 +28,6 @@ _KEYS: Final = list(_COLUMNS[1:5])
 # The maps of each level of the table, and the dimension of its labels.
 _LEVELS: Final = {"ulam": ("ulam", None), "layer": ("llam", LAYER), "head": ("hlam", HEAD)}
 _MEASURES: Final = ("inside", "entropy", "concentration")
-_IMACS: Final = {"r2g": "imacs_g", "g2r": "imacs_r"}
 
 
 def compare_runs(pair: RunPair, *, progress: bool = False) -> pd.DataFrame:
@@ -101,7 +101,7 @@ def compare_sample(name: str, a: Captured, b: Captured) -> pd.DataFrame:
     masks = masks_of(*a), masks_of(*b)
     rows = [
         (name, direction, *row)
-        for direction in PLANES
+        for direction in DIRECTIONS
         if direction in a[1].children and direction in b[1].children
         for row in _direction_rows(
             direction,
@@ -114,7 +114,7 @@ def compare_sample(name: str, a: Captured, b: Captured) -> pd.DataFrame:
 
 
 def _direction_rows(
-    direction: str, a: xr.Dataset, b: xr.Dataset, masks: list[NDArray[np.float64] | None]
+    direction: DirectionName, a: xr.Dataset, b: xr.Dataset, masks: list[NDArray[np.float64] | None]
 ) -> Iterator[tuple[str, str, str, float, float, float]]:
     """Yield level, label, measure, a, b and difference."""
     matching = matching_levels(a, b)
@@ -131,7 +131,7 @@ def _direction_rows(
         }
         if dim is None and masks[0] is not None and masks[1] is not None:
             scores = imacs(of_a.to_numpy(), masks[0]), imacs(of_b.to_numpy(), masks[1])
-            measured[_IMACS[direction]] = [np.array([score]) for score in scores]
+            measured[DIRECTIONS[direction].imacs] = [np.array([score]) for score in scores]
         alike = {str(key): _values(found) for key, found in agreement(of_a, of_b).items()}
         for row, label in enumerate(labels):
             for measure, (x, y) in measured.items():

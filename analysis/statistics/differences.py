@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from i2am.analysis.kernel.resize import Grid, largest_grid, resize
 from i2am.analysis.scores.spread import whole_maps
 from i2am.schemas import AnalysisError
-from i2am.schemas.dims import HEAD, LAYER, PLANES, STEP, TIME
+from i2am.schemas.dims import HEAD, LAYER, STEP, TIME
+from i2am.schemas.directions import DIRECTIONS
 
 __all__ = ["agreement", "difference_maps", "matching_levels", "shares"]
 
@@ -50,7 +51,7 @@ def difference_maps(maps_a: xr.DataTree, maps_b: xr.DataTree) -> xr.DataTree:
     Each map is put on the larger of the two grids as in `resize`, clamped at 0, and divided by its
     sum; then A is taken from B.
     """
-    directions = [d for d in PLANES if d in maps_a.children and d in maps_b.children]
+    directions = [d for d in DIRECTIONS if d in maps_a.children and d in maps_b.children]
     if not directions:
         msg = (
             f"Expected maps of one direction in both, got {', '.join(maps_a.children) or 'none'} "
@@ -58,7 +59,7 @@ def difference_maps(maps_a: xr.DataTree, maps_b: xr.DataTree) -> xr.DataTree:
             "that 'i2am analyze' made."
         )
         raise AnalysisError(msg)
-    found = {}
+    found: dict[str, xr.Dataset] = {}
     for direction in directions:
         levels = matching_levels(maps_a[direction].dataset, maps_b[direction].dataset)
         paired = {name: shares(a, b) for name, (a, b) in levels.items()}

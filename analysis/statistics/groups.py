@@ -15,7 +15,8 @@ import xarray as xr
 from i2am.analysis.stores.layers import spell
 from i2am.analysis.stores.reader import Run
 from i2am.schemas import AnalysisError, did_you_mean
-from i2am.schemas.dims import FIRST_STEP, HEAD, LAST_STEP, LAYER, PLANES, STEP, TIMESTEP
+from i2am.schemas.dims import FIRST_STEP, HEAD, LAST_STEP, LAYER, STEP, TIMESTEP
+from i2am.schemas.directions import DIRECTIONS
 
 __all__ = ["SampleGroup", "check_alike", "group_samples"]
 
@@ -196,9 +197,9 @@ def _contents(maps: Mapping[str, xr.Dataset]) -> str:
 
 
 def _grid(maps: xr.Dataset) -> str:
-    for plane in PLANES.values():
-        if plane[0] in maps.dims:
-            return "x".join(str(maps.sizes[dim]) for dim in plane)
+    for direction in DIRECTIONS.values():
+        if direction.plane[0] in maps.dims:
+            return "x".join(str(maps.sizes[dim]) for dim in direction.plane)
     return "none"
 
 

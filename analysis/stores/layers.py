@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import xarray as xr
 
@@ -13,12 +13,13 @@ from i2am.analysis.stores.chunks import in_blocks
 from i2am.schemas import AnalysisError, LayerAttributes, did_you_mean, dims
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import CONDITIONAL, GUIDANCE, HEAD, REFERENCE, REPRESENTATIONS, STEP
+from i2am.schemas.directions import DIRECTIONS, DirectionName
 
 __all__ = [
-    "Direction",
     "SelectedLayer",
     "askable_layers",
     "check_one_reference",
+    "image_under",
     "is_causal",
     "is_one_token",
     "is_similarity",
@@ -256,9 +257,6 @@ def _select(
     return SelectedLayer(name, attributes, arrays.isel(picked), blocks.isel(picked), own_heads)
 
 
-Direction = Literal["r2g", "g2r"]
-
-
 def layer_attributes(sample: xr.DataTree) -> dict[str, LayerAttributes]:
     """Return each captured layer's attributes, in the order in which the layers run."""
     found = {
@@ -300,15 +298,21 @@ def reference_image(sample: xr.DataTree, maps: xr.DataTree) -> str:
     Maps on the reference are always of one; R2G of several references at once has the first.
     """
     known = layer_attributes(sample)
-    direction: Direction = "g2r" if "g2r" in maps.children else "r2g"
+    direction: DirectionName = "g2r" if "g2r" in maps.children else "r2g"
     names = [node.name for node in mapped_layers(sample, maps, direction)]
     indices = [known[str(name)].reference_index for name in names]
     image = f"reference_{indices[0]}" if indices and min(indices) > 0 else "reference"
     return image if image in sample.children["images"].dataset else "reference"
 
 
+def image_under(sample: xr.DataTree, maps: xr.DataTree, direction: DirectionName) -> str:
+    """Return the name of the stored image that a direction's maps lie over."""
+    own = DIRECTIONS[direction].image
+    return reference_image(sample, maps) if own == "reference" else own
+
+
 def mapped_layers(
-    sample: xr.DataTree, maps: xr.DataTree, direction: Direction
+    sample: xr.DataTree, maps: xr.DataTree, direction: DirectionName
 ) -> list[xr.DataTree]:
     """Return the captured layers that the maps of a direction were made from."""
     if direction not in maps.children:

@@ -102,7 +102,7 @@ def test_small_pictures_are_repeated_not_smoothed() -> None:
     ("options", "message"),
     [
         pytest.param(
-            {"polarity": "invert"}, "known polarity, got 'invert', at Style. Did you mean 'inv"
+            {"polarity": "invert"}, "known polarity, got 'invert', at polarity. Did you mean 'inv"
         ),
         pytest.param({"contrast": "own"}, "Expected a known contrast, got 'own'"),
         pytest.param({"colormap": "infernal"}, "Did you mean 'inferno'"),

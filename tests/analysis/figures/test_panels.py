@@ -15,6 +15,7 @@ from i2am.analysis.figures import FIGURES, load_figure
 from i2am.analysis.figures.maps import llam
 from i2am.analysis.figures.overlay import DEFAULT_STYLE, Style
 from i2am.analysis.figures.sram import sram_grid
+from i2am.schemas.directions import DIRECTIONS
 from tests.support.figure_reading import panels_of
 from tests.support.pictured import Pictured, pictured
 
@@ -49,8 +50,8 @@ def _portrait_with_many_layers() -> Pictured:
     taller = {"y": np.arange(96) * 2 // 3, "reference_y": np.arange(96) * 2 // 3}
     sample = case.sample.assign({})
     sample["images"] = xr.DataTree(images.isel(taller))
-    maps = {}
-    for direction in ("r2g", "g2r"):
+    maps: dict[str, xr.Dataset] = {}
+    for direction in DIRECTIONS:
         levels = case.maps[direction].to_dataset().isel(layer=[0, 1] * 8)
         names = [f"diffusion_model.warp_flow_blks.{n}.blocks.{n}.attn2" for n in range(16)]
         maps[direction] = levels.assign_coords(layer=names)

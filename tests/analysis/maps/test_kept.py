@@ -11,6 +11,7 @@ import pytest
 
 from i2am.analysis import analyze, open_run, sram
 from i2am.schemas import AnalysisError
+from i2am.schemas.choices import CONVENTIONS
 from tests.support import reference_maps
 from tests.support.synthetic_run import SyntheticLayer, write_run
 
@@ -99,7 +100,7 @@ def steps_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(tmp_path_factory.mktemp("steps") / "run.zarr", ["a"], layers, steps=STEPS)
 
 
-@pytest.mark.parametrize("convention", ["i2am", "official"])
+@pytest.mark.parametrize("convention", CONVENTIONS)
 def test_time_groups_split_the_kept_steps_and_tell_their_labels(
     convention: Any, steps_path: Path
 ) -> None:
@@ -112,7 +113,7 @@ def test_time_groups_split_the_kept_steps_and_tell_their_labels(
     np.testing.assert_allclose(maps["tlam"], groups, rtol=1e-5)
 
 
-@pytest.mark.parametrize("convention", ["i2am", "official"])
+@pytest.mark.parametrize("convention", CONVENTIONS)
 def test_steps_are_asked_for_by_label(convention: Any, steps_path: Path) -> None:
     sample: Any = open_run(steps_path)["a"]
     maps: Any = analyze(sample, convention=convention, steps=[40, 5])["r2g"]
@@ -185,7 +186,7 @@ def test_naming_the_layers_of_another_reference_takes_them(references_path: Path
     np.testing.assert_allclose(maps["g2r/ulam"], wanted.mean((0, 1)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("convention", ["i2am", "official"])
+@pytest.mark.parametrize("convention", CONVENTIONS)
 def test_maps_of_two_references_are_never_averaged(convention: Any, references_path: Path) -> None:
     sample: Any = open_run(references_path)["a"]
     match = (
@@ -289,7 +290,7 @@ def test_a_question_about_a_video_takes_the_patch_in_its_frame(video_path: Path)
 
 def test_a_grid_that_cuts_a_frame_is_refused(video_path: Path) -> None:
     sample: Any = open_run(video_path)["a"]
-    for convention in ("i2am", "official"):
+    for convention in CONVENTIONS:
         with pytest.raises(
             AnalysisError, match=r"a grid of 3 frames above one another, got 10 rows, at fine"
         ):

@@ -13,6 +13,7 @@ from i2am.analysis import analyze, open_run, sram
 from i2am.analysis.kernel.logits import Logits
 from i2am.analysis.kernel.softmax import region_means
 from i2am.schemas import AnalysisError
+from i2am.schemas.choices import NORMALISATIONS
 from tests.analysis.maps.test_analyze import joint_sample
 from tests.support import reference_maps
 from tests.support.store_reads import watch_reads
@@ -185,7 +186,7 @@ def test_selected_labels_stay_as_kept_dimensions(run_path: Path, sample: Any) ->
     np.testing.assert_allclose(found, volume[0, 1:, 1], rtol=1e-5)
 
 
-@pytest.mark.parametrize("normalisation", ["mass", "density"])
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
 @pytest.mark.parametrize("layer", ["factors", "coarse", "logits"])
 def test_the_whole_image_gives_the_g2r_map(layer: str, normalisation: Any, sample: Any) -> None:
     whole = np.ones((32, 32), bool)

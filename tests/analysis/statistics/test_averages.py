@@ -14,6 +14,7 @@ import zarr
 from i2am.analysis import analyze_run, average_maps, default_average_path, open_maps
 from i2am.analysis.statistics import averages as averaging
 from i2am.schemas import AnalysisError, StoreError
+from i2am.schemas.directions import DIRECTIONS
 from tests.support import reference_maps
 from tests.support.store_reads import watch_reads
 from tests.support.synthetic_run import LAYERS, SyntheticLayer, write_run
@@ -48,7 +49,7 @@ def stored(maps: Path, names: Any, array: str) -> Any:
 
 
 def check(node: Any, maps: Path, names: Any, levels: Any = LEVELS) -> None:
-    for direction in ("r2g", "g2r"):
+    for direction in DIRECTIONS:
         assert node[direction]["count"] == len(names)
         for level in levels:
             values = stored(maps, names, f"{direction}/{level}")

@@ -22,6 +22,7 @@ from i2am.analysis import (
 )
 from i2am.analysis.figures.comparison import draw_comparison
 from i2am.schemas import AnalysisError, StoreError
+from i2am.schemas.directions import DIRECTIONS
 from tests.support import reference_maps
 from tests.support.figure_reading import titles_of, values_of
 from tests.support.pictured import pictured
@@ -211,7 +212,7 @@ def test_the_files_of_a_comparison(runs: tuple[Path, Path], tmp_path: Path) -> N
     with xr.open_datatree(out / "differences.zarr", engine="zarr", consolidated=False) as tree:
         for name in "bc":
             wanted = difference_maps(pair.maps_a[name], pair.maps_b[name])
-            for direction in ("r2g", "g2r"):
+            for direction in DIRECTIONS:
                 stored = tree[f"{name}/{direction}"].to_dataset()
                 xr.testing.assert_allclose(stored, wanted[direction].to_dataset(), atol=1e-7)
                 assert set(stored.coords) >= {"layer", "head", "step", "timestep", "first_step"}
