@@ -15,9 +15,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from i2am.analysis.kernel.logits import scores_of
-from i2am.analysis.kernel.resize import Grid, on_grid
-from i2am.analysis.kernel.softmax import DirectionalMeans, directional_means, token_softmax
+from i2am.analysis.kernel.logits import block_logits
+from i2am.analysis.kernel.resize import Grid, resize_to_grid
+from i2am.analysis.kernel.softmax import DirectionalMeans, directional_means, softmax_over_patches
 from i2am.analysis.stores.layers import SelectedLayer
 from i2am.schemas import AnalysisError
 from i2am.schemas.dims import (
@@ -107,9 +107,9 @@ def layer_probability(layer: SelectedLayer) -> xr.DataArray:
     AnalysisError
         If the layer was averaged when it was captured.
     """
-    if not layer.has_scores:
+    if not layer.has_logits:
         msg = (
-            "Expected a layer with its scores, as each token's map is resized for itself, got one "
+            "Expected a layer with its logits, as each token's map is resized on its own, got one "
             f"that was reduced to maps at capture, at {layer.name}. Capture with representation "
             "'auto', or use convention 'i2am'."
         )
@@ -136,34 +136,34 @@ def _block_maps(
     factors: tuple[int, int],
     frames: int,
 ) -> tuple[NDArray[Any], ...] | NDArray[Any]:
-    (r2g, g2r, mass), lead = _means(arrays, names, scale)
-    maps = [on_grid(r2g, own_generated, grids[0], lead, factors[0], frames)]
+    (r2g, g2r, mass), shape = _means(arrays, names, scale)
+    maps = [resize_to_grid(r2g, own_generated, grids[0], shape, factors[0], frames)]
     if own_reference is not None:
-        placed = g2r[:, special_tokens:]
-        maps.append(on_grid(placed, own_reference, grids[1], lead, factors[1]))
+        spatial = g2r[:, special_tokens:]
+        maps.append(resize_to_grid(spatial, own_reference, grids[1], shape, factors[1]))
     if mass is not None:
-        maps.append(on_grid(mass, own_generated, grids[-1], lead, 1, frames))
+        maps.append(resize_to_grid(mass, own_generated, grids[-1], shape, 1, frames))
     return tuple(maps) if len(maps) > 1 else maps[0]
 
 
 def _means(
     arrays: tuple[NDArray[Any], ...], names: list[str], scale: float
 ) -> tuple[DirectionalMeans, tuple[int, ...]]:
-    """Return a block's means, or those that were taken at capture, and the leading dimensions."""
+    """Return a block's means, computed or as capture stored them, and its steps and heads."""
     if "r2g" not in names:
-        scores, total, lead = scores_of(arrays, names, scale)
-        return directional_means(scores, total), lead
-    lead = arrays[names.index("r2g")].shape[:-1]
+        logits, total, shape = block_logits(arrays, names, scale)
+        return directional_means(logits, total), shape
+    shape = arrays[names.index("r2g")].shape[:-1]
     given = {n: a.reshape(-1, a.shape[-1]) for n, a in zip(names, arrays, strict=True)}
-    no_tokens = np.empty((math.prod(lead), 0), np.float32)
-    return DirectionalMeans(given["r2g"], given.get("g2r", no_tokens), given.get("mass")), lead
+    no_tokens = np.empty((math.prod(shape), 0), np.float32)
+    return DirectionalMeans(given["r2g"], given.get("g2r", no_tokens), given.get("mass")), shape
 
 
 def _block_probability(
     *arrays: NDArray[Any], names: list[str], scale: float, grids: list[tuple[int, ...]]
 ) -> NDArray[Any]:
-    scores, _, lead = scores_of(arrays, names, scale)
-    return token_softmax(scores).reshape(*lead, *grids[0])
+    logits, _, shape = block_logits(arrays, names, scale)
+    return softmax_over_patches(logits).reshape(*shape, *grids[0])
 
 
 _CORE: Final = {

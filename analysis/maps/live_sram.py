@@ -17,8 +17,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from i2am.analysis.kernel.logits import scores_of
-from i2am.analysis.kernel.resize import on_grid
+from i2am.analysis.kernel.logits import block_logits
+from i2am.analysis.kernel.resize import resize_to_grid
 from i2am.analysis.kernel.softmax import region_means, row_shares
 from i2am.analysis.maps.analyze import check_options
 from i2am.analysis.maps.layer_maps import check_frames
@@ -316,14 +316,14 @@ class LayerQuestion:
         frames, special = (own.frames, 0) if self._of_reference else (1, own.special_tokens)
         sums, counts = np.zeros_like(self.sums), np.zeros_like(self.sums)
         for arrays, shares in self._blocks(self._read(steps)):
-            scores, total, _ = scores_of(tuple(arrays.values()), list(arrays), own.scale)
+            logits, total, _ = block_logits(tuple(arrays.values()), list(arrays), own.scale)
             means = region_means(
-                scores.transposed() if self._of_reference else scores, shares, total
+                logits.transposed() if self._of_reference else logits, shares, total
             )
             factor = means.shape[2] if self._is_density else 1
-            lead = (means.shape[0] * means.shape[1] // len(sums), len(sums))
+            shape = (means.shape[0] * means.shape[1] // len(sums), len(sums))
             flat = means[..., special:]
-            maps = on_grid(flat, grid or (1, 1), self._grid, lead, factor, frames)
+            maps = resize_to_grid(flat, grid or (1, 1), self._grid, shape, factor, frames)
             sums += np.nansum(maps, axis=0, dtype=np.float64)
             counts += np.count_nonzero(~np.isnan(maps), axis=0)
         return sums, counts

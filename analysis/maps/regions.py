@@ -230,7 +230,7 @@ def _askable(
         )
         raise AnalysisError(msg)
     check_one_reference(spatial)
-    reduced = [layer.name for layer in spatial if not layer.has_scores]
+    reduced = [layer.name for layer in spatial if not layer.has_logits]
     in_full = {named} if isinstance(named, str) else set(named or ())
     refused = [name for name in reduced if name in in_full or len(reduced) == len(spatial)]
     if refused:
@@ -240,7 +240,7 @@ def _askable(
             "'factors' or 'logits' to ask single places."
         )
         raise AnalysisError(msg)
-    return [layer for layer in spatial if layer.has_scores]
+    return [layer for layer in spatial if layer.has_logits]
 
 
 def common_grid_of(layer: SelectedLayer, *, of_reference: bool) -> Grid:

@@ -13,8 +13,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from i2am.analysis.kernel.logits import scores_of
-from i2am.analysis.kernel.resize import Grid, on_grid
+from i2am.analysis.kernel.logits import block_logits
+from i2am.analysis.kernel.resize import Grid, resize_to_grid
 from i2am.analysis.kernel.softmax import region_means, row_shares
 from i2am.analysis.maps.analyze import check_options
 from i2am.analysis.maps.layer_maps import apply_to_blocks, check_frames
@@ -196,9 +196,9 @@ def _block_rows(
     density: bool,
     frames: int,
 ) -> NDArray[Any]:
-    scores, total, lead = scores_of(arrays, names, scale)
-    means = region_means(scores.transposed() if of_reference else scores, shares, total)
+    logits, total, shape = block_logits(arrays, names, scale)
+    means = region_means(logits.transposed() if of_reference else logits, shares, total)
     regions, height, width = grids[0]
     factor = means.shape[2] if density else 1
     flat = means[..., special_tokens:]
-    return on_grid(flat, own, (height, width), (*lead, regions), factor, frames)
+    return resize_to_grid(flat, own, (height, width), (*shape, regions), factor, frames)

@@ -71,7 +71,7 @@ class SelectedLayer:
         return _has_mass(self.arrays)
 
     @property
-    def has_scores(self) -> bool:
+    def has_logits(self) -> bool:
         """Whether single patches and tokens can be asked for: it was not reduced at capture."""
         return self.attributes.representation != "maps"
 

@@ -44,7 +44,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize("guidance", ["conditional", "unconditional"])
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 @pytest.mark.parametrize("stored", ["factors", "logits"])
-def test_reduced_layers_give_the_maps_of_the_scores_that_they_came_from(
+def test_reduced_layers_give_the_maps_of_the_logits_that_they_came_from(
     stored: str, normalisation: Any, guidance: str, samples: dict[str, Any]
 ) -> None:
     options: Any = {"normalisation": normalisation, "guidance": guidance, "time_groups": 2}
