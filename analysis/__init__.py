@@ -3,10 +3,15 @@
 Labelled arrays in, labelled arrays out, lazy until computed; the names here are the public ones.
 """
 
+from __future__ import annotations
+
+import warnings
+from typing import Any, Final
+
 from i2am.analysis.figures.files import write_comparison
 from i2am.analysis.maps.analyze import analyze, maps_of
 from i2am.analysis.maps.analyze_run import analyze_run
-from i2am.analysis.maps.live_sram import Answer, Questions
+from i2am.analysis.maps.live_sram import LiveSram, SramEstimate
 from i2am.analysis.maps.sram import sram
 from i2am.analysis.scores.heads import head_scores, write_head_scores
 from i2am.analysis.scores.imacs import imacs
@@ -21,11 +26,11 @@ from i2am.analysis.stores.reader import Maps, Run, open_maps, open_run
 from i2am.analysis.stores.related import default_maps_path, find_maps
 
 __all__ = [
-    "Answer",
+    "LiveSram",
     "Maps",
-    "Questions",
     "Run",
     "RunPair",
+    "SramEstimate",
     "analyze",
     "analyze_run",
     "average_maps",
@@ -51,3 +56,18 @@ __all__ = [
     "write_comparison",
     "write_head_scores",
 ]
+
+_OLD_NAMES: Final = {"Answer": "SramEstimate", "Questions": "LiveSram"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OLD_NAMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    new = _OLD_NAMES[name]
+    warnings.warn(
+        f"{__name__}.{name} is now {__name__}.{new}; the old name goes with the next release.",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return globals()[new]

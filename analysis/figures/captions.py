@@ -11,11 +11,11 @@ from typing import Final
 import xarray as xr
 
 from i2am.analysis.stores.layers import (
+    is_noncausal,
     is_one_token,
-    is_similarity,
     layer_attributes,
+    layers_with_reference_grid,
     mapped_layers,
-    spatial_layers,
 )
 from i2am.schemas import dims
 from i2am.schemas.attributes import ATTRIBUTE_KEY
@@ -64,7 +64,7 @@ SCORES: Final = {
 
 def similarity_note(sample: xr.DataTree, maps: xr.DataTree) -> str:
     """Return the warning that goes with R2G maps of one-token layers; empty if there are none."""
-    alone = [is_similarity(node) for node in mapped_layers(sample, maps, "r2g")]
+    alone = [is_noncausal(node) for node in mapped_layers(sample, maps, "r2g")]
     if not any(alone):
         return ""
     if all(alone):
@@ -76,9 +76,9 @@ def absence(sample: xr.DataTree, direction: DirectionName) -> str:
     """Return a sentence that says why a sample has no maps of a direction."""
     layers = list(sample.children["layers"].children.values())
     if direction == "g2r" and all(map(is_one_token, layers)):
-        why = ", so every patch gives it all its attention" * all(map(is_similarity, layers))
+        why = ", so every patch gives it all its attention" * all(map(is_noncausal, layers))
         return f"No G2R map: the reference is one token{why}."
-    if direction == "g2r" and not spatial_layers(sample):
+    if direction == "g2r" and not layers_with_reference_grid(sample):
         return "No G2R map: the reference tokens have no layout."
     return f"No {direction.upper()} map: it is not in this store."
 

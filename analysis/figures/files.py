@@ -17,7 +17,7 @@ from i2am.analysis.scores.bootstrap import CONFIDENCE, check_confidence
 from i2am.analysis.statistics.comparison import compare_sample, summarise_comparison
 from i2am.analysis.statistics.differences import difference_maps
 from i2am.analysis.statistics.run_pair import Captured, RunPair
-from i2am.analysis.stores.layers import askable_layers
+from i2am.analysis.stores.layers import sram_layers
 from i2am.analysis.stores.tables import write_table
 from i2am.files import check_new_file, written_whole
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, StoreError, did_you_mean
@@ -39,7 +39,7 @@ _CHUNK_BYTES: Final = 4 * 2**20
 
 def has_figure(kind: str, sample: xr.DataTree) -> bool:
     """Return whether a sample has that figure: SRAM needs the scores of several placed tokens."""
-    return kind != "sram" or bool(askable_layers(sample))
+    return kind != "sram" or bool(sram_layers(sample))
 
 
 def write_figures(

@@ -24,7 +24,7 @@ from i2am.analysis.figures.panels import (
     size_of,
 )
 from i2am.analysis.maps.sram import sram
-from i2am.analysis.stores.layers import askable_layers, spatial_layers
+from i2am.analysis.stores.layers import layers_with_reference_grid, sram_layers
 from i2am.schemas import AnalysisError
 
 __all__ = ["default_points", "sram_grid"]
@@ -93,10 +93,10 @@ def default_points(sample: xr.DataTree) -> list[tuple[int, int]]:
 
 def _finest_grid(sample: xr.DataTree) -> tuple[int, int]:
     """Return the generated grid that names a place best: coarser layers look from larger patches."""
-    grids = [attributes.generated_grid for attributes in askable_layers(sample).values()]
+    grids = [attributes.generated_grid for attributes in sram_layers(sample).values()]
     if not grids:
         msg = "Expected a layer with scores of a grid of reference tokens, got none, "
-        if spatial_layers(sample):
+        if layers_with_reference_grid(sample):
             hint = "Its layers were reduced to maps: capture with representation 'auto'."
         else:
             hint = absence(sample, "g2r")

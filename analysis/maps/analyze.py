@@ -64,7 +64,7 @@ def analyze(
     steps, heads : iterable of int, optional
         Labels; all by default.
     guidance : str
-        Which half of classifier-free guidance, where both were kept.
+        The branch of classifier-free guidance, if several were captured.
     time_groups : int
         Equal groups of steps for TLAM, noisiest first; fewer when the steps are fewer.
     grid : (height, width), optional

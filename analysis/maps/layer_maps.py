@@ -54,7 +54,7 @@ def layer_maps(
     generated, reference : (height, width)
         The common grids; no reference grid, no G2R.
     density : bool
-        Multiply by the number of positions that were softmaxed over.
+        Multiply by the number of positions of the softmax.
 
     Returns
     -------

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 
-from i2am.analysis.stores.layers import spell
+from i2am.analysis.stores.layers import format_labels
 from i2am.analysis.stores.reader import Run
 from i2am.schemas import AnalysisError, did_you_mean
 from i2am.schemas.dims import FIRST_STEP, HEAD, LAST_STEP, LAYER, STEP, TIMESTEP
@@ -67,7 +67,7 @@ def group_samples(run: Run, samples: Sequence[str], by: Iterable[str]) -> list[S
         found.setdefault(tuple(_plain(row[c]) for c in columns.values()), []).append(sample)
     groups: list[SampleGroup] = []
     for key in sorted(found, key=lambda labels: [_order(label) for label in labels]):
-        node = _free_name("+".join(map(_spell, key)), [group.node for group in groups])
+        node = _free_name("+".join(map(_format_label, key)), [group.node for group in groups])
         groups.append(SampleGroup(node, dict(zip(columns, key, strict=True)), tuple(found[key])))
     return groups
 
@@ -96,7 +96,7 @@ def _order(label: _Label) -> tuple[bool, bool, Any]:
     return label is None, isinstance(label, str), 0 if label is None else label
 
 
-def _spell(label: _Label) -> str:
+def _format_label(label: _Label) -> str:
     if label is None:
         return "none"
     return f"{label:g}" if isinstance(label, float) else str(label)
@@ -206,7 +206,7 @@ def _grid(maps: xr.Dataset) -> str:
 def _tell(values: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> str:
     """Return labels in words; of texts those that the other lacks."""
     if values.dtype.kind in "iu":
-        return spell(values.tolist())
+        return format_labels(values.tolist())
     own = [repr(value) for value in values.tolist() if value not in other.tolist()]
     if not own:
         return f"{len(values)} of them" if len(values) != len(other) else "in another order"

@@ -228,7 +228,7 @@ def _open_dataset(group: zarr.Group, arrays: dict[str, zarr.Array[Any]]) -> xr.D
             coordinates.add(name)
             variables[name] = xr.Variable(names, _plain(np.asarray(array[:])))
         else:
-            variables[name] = xr.Variable(names, in_chunks(array, names))
+            variables[name] = in_chunks(array, names)
     attributes = {key: group.attrs[key] for key in group.attrs if key == ATTRIBUTE_KEY}
     return xr.Dataset(variables, attrs=attributes).set_coords(sorted(coordinates))
 

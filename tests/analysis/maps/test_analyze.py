@@ -36,11 +36,11 @@ def sample(run_path: Path) -> Any:
     return open_run(run_path)["a"]
 
 
-def expected_volume(run_path: Path, direction: str, half: int = 1) -> Any:
+def expected_volume(run_path: Path, direction: str, branch: int = 1) -> Any:
     """(layer, step, head, plane) with NaN for the heads that a layer lacks."""
     make = reference_maps.r2g_volume if direction == "r2g" else reference_maps.g2r_volume
     grid = (16, 12) if direction == "r2g" else (8, 6)
-    maps = [make(layer, grid, half) for layer in reference_maps.layer_groups(run_path / "a")]
+    maps = [make(layer, grid, branch) for layer in reference_maps.layer_groups(run_path / "a")]
     volume = np.full((3, 5, 3, *grid), np.nan)
     for number, one in enumerate(maps):
         volume[number, :, : one.shape[1]] = one
@@ -89,7 +89,7 @@ def test_building_the_maps_computes_nothing(run_path: Path) -> None:
 
 def test_the_other_guidance_half_is_another_map(run_path: Path, sample: Any) -> None:
     maps: Any = analyze(sample, guidance="unconditional")
-    wanted = np.nanmean(expected_volume(run_path, "r2g", half=0), axis=(0, 1, 2))
+    wanted = np.nanmean(expected_volume(run_path, "r2g", branch=0), axis=(0, 1, 2))
     np.testing.assert_allclose(maps["r2g/ulam"], wanted, rtol=1e-5)
     assert not np.allclose(analyze(sample)["r2g/ulam"], wanted, rtol=1e-3)
 
@@ -172,20 +172,20 @@ def joint_sample(rng: np.random.Generator) -> tuple[xr.DataTree, Any, Any]:
     """Joint attention: 4 patches read 6 reference tokens (a 2x3 grid) among 9 keys."""
     every_key = 3 * rng.normal(size=(2, 3, 4, 9)).astype(np.float32)
     total = np.log(np.exp(every_key.astype(np.float64)).sum(-1)).astype(np.float32)
-    scores = every_key[..., :6]
+    logits = every_key[..., :6]
     names = ("step", "head", "generated", "reference")
     layer = {
-        "arrays": {"logits": (names, scores), "logsumexp": (names[:3], total)},
+        "arrays": {"logits": (names, logits), "logsumexp": (names[:3], total)},
         "generated_grid": [2, 2],
         "reference_grid": [2, 3],
     }
-    return reference_maps.sample_of({"joint": layer}, steps=2), scores, total
+    return reference_maps.sample_of({"joint": layer}, steps=2), logits, total
 
 
 def test_joint_attention_keeps_its_true_probabilities_and_gains_the_mass() -> None:
-    sample, scores, total = joint_sample(np.random.default_rng(0))
+    sample, logits, total = joint_sample(np.random.default_rng(0))
     maps: Any = analyze(sample)
-    probability = np.exp(scores.astype(np.float64) - total[..., None])
+    probability = np.exp(logits.astype(np.float64) - total[..., None])
     mass = probability.sum(-1).mean((0, 1)).reshape(2, 2)
     used = probability.mean((0, 1, 2)).reshape(2, 3)
     np.testing.assert_allclose(maps["r2g/mass"], mass, rtol=1e-5)

@@ -93,9 +93,9 @@ def test_every_measure_is_that_of_each_runs_maps(runs: tuple[Path, Path], tmp_pa
     scores = [imacs(values, mask) for values in planes["ulam", "all"]]
     wanted = [*scores, scores[1] - scores[0]]
     assert row_of("b", "r2g", "ulam", "all").loc["imacs_g"].tolist() == pytest.approx(wanted)
-    of_reference = table[(table["direction"] == "g2r") & (table["level"] == "ulam")]
+    from_reference = table[(table["direction"] == "g2r") & (table["level"] == "ulam")]
     assert (
-        of_reference["measure"].tolist()
+        from_reference["measure"].tolist()
         == [
             *("inside", "entropy", "concentration", "imacs_r", "correlation", "total_variation"),
         ]
