@@ -77,7 +77,7 @@ def names_of(
     capture: xr.DataTree, layers: Sequence[str], steps: Sequence[int], heads: Sequence[int]
 ) -> Names:
     """Return the names of a sample's volumes; the layers are put into execution order."""
-    from i2am.analysis.stores.layers import is_similarity
+    from i2am.analysis.stores.layers import is_noncausal
 
     nodes = capture["layers"].children
     own = {
@@ -88,7 +88,7 @@ def names_of(
     return Names(
         tuple(ordered),
         tuple((own[name].generated_grid[0], own[name].generated_grid[1]) for name in ordered),
-        tuple(not is_similarity(nodes[name]) for name in ordered),
+        tuple(not is_noncausal(nodes[name]) for name in ordered),
         tuple(steps),
         tuple(timesteps.tolist()),
         tuple(sorted(heads)),

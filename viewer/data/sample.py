@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from i2am.analysis.stores.layers import askable_layers, layer_attributes
+from i2am.analysis.stores.layers import layer_attributes, sram_layers
 from i2am.schemas.attributes import ATTRIBUTE_KEY, CaptureAttributes, LayerAttributes
 from i2am.schemas.dims import CONDITIONAL, GUIDANCE
 from i2am.viewer.data.axes import Names
@@ -101,7 +101,7 @@ class Row:
     @cached_property
     def askable(self) -> frozenset[str]:
         """The layers that can be asked about a patch."""
-        return frozenset(askable_layers(self.capture))
+        return frozenset(sram_layers(self.capture))
 
     @property
     def guidance_labels(self) -> list[str]:

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary, ref
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from i2am.analysis import Answer
+from i2am.analysis import SramEstimate
 from i2am.schemas.errors import AnalysisError, I2AMError
 from i2am.viewer.data.axes import MEANS
 from i2am.viewer.picking.mouse import Picker
@@ -52,7 +52,7 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
         What is asked at the moment.
     row : int
         The row whose picture it is in.
-    answer : Answer or None
+    answer : SramEstimate or None
         The latest about it.
     picked : Signal(Pick)
         Something was picked with the mouse.
@@ -72,7 +72,7 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
         self._session = session
         self.pick: Pick | None = None
         self.row = 0
-        self.answer: Answer | None = None
+        self.answer: SramEstimate | None = None
         self._layers = [AnswerLayers(session, number) for number in (0, 1)]
         self._inquiries: dict[int, Inquiry] = {}  # of each row
         self._expected: Inquiry | None = None
@@ -222,7 +222,7 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
         if not is_asked or inquiry.latest is not found or self._shown.get(number) is found:
             return
         self._shown[number] = found
-        if isinstance(found, Answer):
+        if isinstance(found, SramEstimate):
             self._layers[number].show(inquiry.pick, found.values.to_numpy())
         else:
             self._layers[number].hide_answer()
@@ -230,7 +230,7 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
             if number == self.row:
                 self._complain(found)
         if number == self.row:
-            self.answer = found if isinstance(found, Answer) else None
+            self.answer = found if isinstance(found, SramEstimate) else None
             self.answered.emit()
 
     def _complain(self, error: Exception) -> None:
@@ -255,7 +255,7 @@ class Asker(QObject):  # type: ignore[misc]  # Qt has no types here
             self._is_told = was_told
             return
         for number, inquiry in self._inquiries.items():
-            if isinstance(inquiry.latest, Answer):  # The look may be another.
+            if isinstance(inquiry.latest, SramEstimate):  # The look may be another.
                 self._layers[number].show(inquiry.pick, inquiry.latest.values.to_numpy())
 
     def _reopen(self) -> None:

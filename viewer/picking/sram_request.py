@@ -8,7 +8,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from i2am.analysis import Answer, Questions
+from i2am.analysis import LiveSram, SramEstimate
 from i2am.viewer.picking.pick import Pick, picture_size
 
 if TYPE_CHECKING:
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Found", "Inquiry", "questions_of"]
 
-Found = Answer | Exception
-_questions: WeakKeyDictionary[Row, Questions] = WeakKeyDictionary()
+Found = SramEstimate | Exception
+_questions: WeakKeyDictionary[Row, LiveSram] = WeakKeyDictionary()
 
 
-def questions_of(row: Row) -> Questions:
+def questions_of(row: Row) -> LiveSram:
     """Return what answers questions about a sample in view; from any thread."""
     if row not in _questions:
         own: Any = row.origin
-        _questions[row] = Questions(
+        _questions[row] = LiveSram(
             row.capture, guidance=own.guidance, normalisation=own.normalisation
         )
     return _questions[row]
@@ -40,12 +40,12 @@ class Inquiry:
         The row's.
     pick : Pick
         With the layers, steps and heads that are asked.
-    tell : callable (Inquiry, Answer or Exception)
+    tell : callable (Inquiry, SramEstimate or Exception)
         Called in the thread with every answer; also what goes wrong is an answer.
 
     Attributes
     ----------
-    latest : Answer, Exception or None
+    latest : SramEstimate, Exception or None
         None as long as there is no answer.
     has_answer : Event
     """

@@ -12,7 +12,7 @@ from qtpy.QtCore import QRect, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QImage, QPainter, QPen, QPixmap
 from qtpy.QtWidgets import QGridLayout, QLabel, QVBoxLayout, QWidget
 
-from i2am.analysis import Answer
+from i2am.analysis import SramEstimate
 from i2am.schemas.errors import I2AMError
 from i2am.viewer.picking.pick import Pick, patch_grid, picture_size
 from i2am.viewer.picking.sram_request import questions_of
@@ -120,7 +120,7 @@ class NinePanel(QWidget):  # type: ignore[misc]  # Qt has no types here
         if ticket == self._ticket:
             self._arrived.emit(ticket, found)
 
-    def _show(self, ticket: int, found: tuple[Row, Pick, Answer | Exception]) -> None:
+    def _show(self, ticket: int, found: tuple[Row, Pick, SramEstimate | Exception]) -> None:
         if ticket != self._ticket:
             return
         row, pick, answer = found

@@ -14,7 +14,8 @@ from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
-from i2am.analysis import Questions, open_run, sram
+from i2am.analysis import LiveSram, open_run, sram
+from i2am.analysis.maps.live_sram import Reading
 from i2am.schemas import AnalysisError
 from i2am.viewer.picking.pick import Pick
 from i2am.viewer.picking.sram_controller import Asker, asker_of
@@ -108,13 +109,13 @@ def outlines(viewer: Any) -> list[tuple[float, float, float, float]]:
 def questions(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Return a list that is to hold what is asked."""
     asked = []
-    ask = Questions.ask
+    ask = LiveSram.ask
 
-    def note(self: Questions, **given: Any) -> Iterator[Any]:
+    def note(self: LiveSram, **given: Any) -> Iterator[Any]:
         asked.append(given)
         return ask(self, **given)
 
-    monkeypatch.setattr(Questions, "ask", note)
+    monkeypatch.setattr(LiveSram, "ask", note)
     return asked
 
 
@@ -311,15 +312,15 @@ def test_a_map_that_was_hidden_stays_hidden(window: Any) -> None:
 
 def test_the_latest_pick_wins(run: Path, window: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = []
-    ask = Questions.ask
+    ask = LiveSram.ask
 
-    def slowly(self: Questions, **options: Any) -> Iterator[Any]:
+    def slowly(self: LiveSram, **options: Any) -> Iterator[Any]:
         for found in ask(self, **options):
             time.sleep(0.1)
             yield found
         ended.append(options["stop"]())
 
-    monkeypatch.setattr(Questions, "ask", slowly)
+    monkeypatch.setattr(LiveSram, "ask", slowly)
     shown = []
     asker = asker_in(window)
     asker.answered.connect(lambda: shown.append(asker.pick))
@@ -335,16 +336,16 @@ def test_the_latest_pick_wins(run: Path, window: Any, monkeypatch: pytest.Monkey
 def test_estimates_are_shown_as_they_come(
     window: Any, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("i2am.analysis.maps.live_sram._AT_ONCE_BYTES", 0)
-    monkeypatch.setattr("i2am.analysis.maps.live_sram._SLOW_CHUNK_BYTES", 0)
-    ask = Questions.ask
+    in_passes = Reading(single_pass_bytes=0, slow_chunk_bytes=0)
+    monkeypatch.setattr("i2am.analysis.maps.live_sram.DEFAULT_READING", in_passes)
+    ask = LiveSram.ask
 
-    def slowly(self: Questions, **options: Any) -> Iterator[Any]:
+    def slowly(self: LiveSram, **options: Any) -> Iterator[Any]:
         for found in ask(self, **options):
             yield found
             time.sleep(1)
 
-    monkeypatch.setattr(Questions, "ask", slowly)
+    monkeypatch.setattr(LiveSram, "ask", slowly)
     asker = asker_in(window)
     shown: list[Any] = []
     asker.answered.connect(
