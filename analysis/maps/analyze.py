@@ -1,6 +1,6 @@
 """Directional volumes and their levels: where the reference went, and what of it was used.
 
-`analyze` builds the whole answer lazily; computing any part of it computes no more than that.
+`analyze` returns everything lazily; computing a part of it computes no more than that part.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from i2am.analysis.kernel.resize import Grid, largest_grid
 from i2am.analysis.maps.layer_maps import layer_maps
 from i2am.analysis.maps.levels import (
     MapsOfLayer,
-    levels_of,
-    mean_over,
-    split_steps,
+    add_step_coordinates,
+    compute_levels,
+    mean_float32,
+    split_time_groups,
     stack_layers,
-    with_coordinates,
 )
 from i2am.analysis.maps.official import official_levels, official_plan
 from i2am.analysis.stores.layers import SelectedLayer, check_one_reference, select_layers
@@ -56,7 +56,7 @@ def analyze(
     sample : DataTree
         As `open_run` gives it.
     convention : "i2am" or "official"
-        Resize, clamp, then mean; or as the authors' code does it, for its numbers.
+        Resize, clamp, then mean; or the authors' own order, which reproduces their numbers.
     normalisation : "mass" or "density"
         Each softmax sums to 1 over its own grid; or uniform attention is 1 on every grid.
     layers : str or iterable of str, optional
@@ -83,8 +83,8 @@ def analyze(
     Raises
     ------
     AnalysisError
-        If an option is unknown, a label is asked for that was not captured, or the layers that are
-        named look at different reference images.
+        If an option is unknown, a label was not captured, or the named layers look at different
+        reference images.
 
     Notes
     -----
@@ -98,7 +98,7 @@ def analyze(
     coordinates = sample.coords.to_dataset()[[STEP, TIMESTEP]]
     if steps is not None:
         coordinates = coordinates.sel({STEP: sorted(set(steps))})
-    groups = split_steps(coordinates.sizes[STEP], time_groups)
+    spans = split_time_groups(coordinates.sizes[STEP], time_groups)
     density = normalisation == "density"
     attributes = {
         "kind": "maps",
@@ -107,9 +107,9 @@ def analyze(
         "normalisation": normalisation,
     }
     if convention == "official":
-        directions = _official(sample, selected, coordinates, groups, grid)
+        directions = _official(sample, selected, coordinates, spans, grid)
     else:
-        directions = _i2am(selected, coordinates, groups, grid, density=density)
+        directions = _i2am(selected, coordinates, spans, grid, density=density)
     tree: dict[str, xr.Dataset] = {"/": xr.Dataset(attrs={ATTRIBUTE_KEY: attributes})}
     return xr.DataTree.from_dict(tree | directions, name=sample.name)
 
@@ -132,7 +132,7 @@ def check_options(convention: str, normalisation: str, grid: Grid | None = None)
 def _i2am(
     selected: list[SelectedLayer],
     coordinates: xr.Dataset,
-    groups: list[slice],
+    time_groups: list[slice],
     grid: Grid | None,
     *,
     density: bool,
@@ -144,11 +144,15 @@ def _i2am(
     ]
     reference = (grid or largest_grid(references)) if references else None
     r2g, g2r, mass = _maps(selected, generated, reference, density=density)
-    directions = {"r2g": with_coordinates(levels_of(r2g, groups), coordinates, groups)}
+    directions = {
+        "r2g": add_step_coordinates(compute_levels(r2g, time_groups), coordinates, time_groups)
+    }
     if mass:
-        directions["r2g"]["mass"] = mean_over(stack_layers(mass), [LAYER, STEP, HEAD])
+        directions["r2g"]["mass"] = mean_float32(stack_layers(mass), [LAYER, STEP, HEAD])
     if g2r:
-        directions["g2r"] = with_coordinates(levels_of(g2r, groups), coordinates, groups)
+        directions["g2r"] = add_step_coordinates(
+            compute_levels(g2r, time_groups), coordinates, time_groups
+        )
     return directions
 
 
@@ -156,23 +160,27 @@ def _official(
     sample: xr.DataTree,
     selected: list[SelectedLayer],
     coordinates: xr.Dataset,
-    groups: list[slice],
+    time_groups: list[slice],
     grid: Grid | None,
 ) -> dict[str, xr.Dataset]:
     """Return both directions as the authors' code aggregates them."""
     plan = official_plan(sample, selected, grid)
     r2g, _, mass = _maps(plan.r2g, plan.generated, None, density=False)
-    levels = official_levels(plan.r2g, plan.r2g, groups, plan.generated, direction="r2g")
+    levels = official_levels(plan.r2g, plan.r2g, time_groups, plan.generated, direction="r2g")
     directions = {
-        "r2g": with_coordinates(levels.assign(volume=stack_layers(r2g)), coordinates, groups)
+        "r2g": add_step_coordinates(
+            levels.assign(volume=stack_layers(r2g)), coordinates, time_groups
+        )
     }
     if mass:
-        directions["r2g"]["mass"] = mean_over(stack_layers(mass), [LAYER, STEP, HEAD])
+        directions["r2g"]["mass"] = mean_float32(stack_layers(mass), [LAYER, STEP, HEAD])
     if plan.reference is not None:
         _, g2r, _ = _maps(plan.g2r, plan.generated, plan.reference, density=False)
-        levels = official_levels(plan.g2r, plan.g2r_time, groups, plan.reference, direction="g2r")
-        directions["g2r"] = with_coordinates(
-            levels.assign(volume=stack_layers(g2r)), coordinates, groups
+        levels = official_levels(
+            plan.g2r, plan.g2r_time, time_groups, plan.reference, direction="g2r"
+        )
+        directions["g2r"] = add_step_coordinates(
+            levels.assign(volume=stack_layers(g2r)), coordinates, time_groups
         )
     return directions
 

@@ -30,7 +30,7 @@ from i2am.schemas.dims import (
     STEP,
 )
 
-__all__ = ["LayerMaps", "apply_to_blocks", "check_frames", "layer_maps", "layer_probability"]
+__all__ = ["LayerMaps", "check_frames", "layer_maps", "layer_probability", "map_layer_blocks"]
 
 _MASS_PLANE = ("mass_y", "mass_x")
 
@@ -78,7 +78,7 @@ def layer_maps(
     if has_mass:
         planes.append(_MASS_PLANE)
         grids.append(generated)
-    maps = apply_to_blocks(
+    maps = map_layer_blocks(
         _block_maps,
         layer.blocks,
         layer.attributes.scale,
@@ -115,7 +115,7 @@ def layer_probability(layer: SelectedLayer) -> xr.DataArray:
         )
         raise AnalysisError(msg)
     grid = layer.attributes.generated_grid
-    (maps,) = apply_to_blocks(
+    (maps,) = map_layer_blocks(
         _block_probability,
         layer.blocks,
         layer.attributes.scale,
@@ -177,7 +177,7 @@ _CORE: Final = {
 }
 
 
-def apply_to_blocks(
+def map_layer_blocks(
     function: Callable[..., Any],
     arrays: xr.Dataset,
     scale: float,
@@ -185,7 +185,7 @@ def apply_to_blocks(
     sizes: Sequence[tuple[int, ...]],
     **options: Any,
 ) -> list[xr.DataArray]:
-    """Apply a function to each block of a layer's arrays; one output for each plane.
+    """Apply a function to each block of a layer's arrays, with one output for each plane.
 
     Parameters
     ----------
@@ -204,39 +204,39 @@ def apply_to_blocks(
     Returns
     -------
     list of DataArray
-        Dims (step, head, plane), float32, lazy; one task for each block, which reads it, too, and
-        one more for each output, unless there is one plane of two dimensions.
+        Dims (step, head, plane), float32, lazy. One task reads and computes a block; each output of
+        it is one more task, unless there is one output, of two dimensions.
     """
     names = [name for name in _CORE if name in arrays]
     # Patches, tokens and channels are whole in each block.
     whole = arrays[names].chunk(dict.fromkeys({dim for name in names for dim in _CORE[name]}, -1))
     unified = whole.unify_chunks()
     inputs = [_four_dims(unified[name], name) for name in names]
-    lead = max((one.chunks[:-2] for one in inputs), key=len)
+    step_head = max((one.chunks[:-2] for one in inputs), key=len)
     apply = partial(function, names=names, scale=scale, grids=list(sizes), **options)
     # Blocks of inputs and output line up by their last dimensions: four on both sides.
     is_alone = len(sizes) == 1 and len(sizes[0]) == 2
     shape = sizes[0] if is_alone else (1, sum(map(math.prod, sizes)))
-    together = da.map_blocks(
+    outputs = da.map_blocks(
         _apply if is_alone else _apply_and_join,
         *inputs,
         apply=apply,
         is_flat=[len(_CORE[name]) == 1 for name in names],
-        chunks=(*lead, *((size,) for size in shape)),
+        chunks=(*step_head, *((size,) for size in shape)),
         meta=np.empty((0,) * (2 + len(shape)), np.float32),
     )
     if is_alone:
-        return [xr.DataArray(together, dims=(STEP, HEAD, *planes[0]))]
+        return [xr.DataArray(outputs, dims=(STEP, HEAD, *planes[0]))]
     ends = np.cumsum([math.prod(size) for size in sizes])
     return [
         xr.DataArray(
-            together.map_blocks(
-                _part,
+            outputs.map_blocks(
+                _slice_output,
                 end=int(end),
                 size=size,
                 drop_axis=[2, 3],
                 new_axis=list(range(2, 2 + len(size))),
-                chunks=(*lead, *((length,) for length in size)),
+                chunks=(*step_head, *((length,) for length in size)),
                 meta=np.empty((0,) * (2 + len(size)), np.float32),
             ),
             dims=(STEP, HEAD, *plane),
@@ -265,7 +265,9 @@ def _apply_and_join(*blocks: NDArray[Any], **options: Any) -> NDArray[np.float32
     return np.concatenate(flat, axis=-1)
 
 
-def _part(joined: NDArray[np.float32], end: int, size: tuple[int, ...]) -> NDArray[np.float32]:
+def _slice_output(
+    joined: NDArray[np.float32], end: int, size: tuple[int, ...]
+) -> NDArray[np.float32]:
     return joined[:, :, 0, end - math.prod(size) : end].reshape(*joined.shape[:2], *size)
 
 

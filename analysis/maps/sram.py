@@ -17,8 +17,8 @@ from i2am.analysis.kernel.logits import block_logits
 from i2am.analysis.kernel.resize import Grid, resize_to_grid
 from i2am.analysis.kernel.softmax import region_means, row_shares
 from i2am.analysis.maps.analyze import check_options
-from i2am.analysis.maps.layer_maps import apply_to_blocks, check_frames
-from i2am.analysis.maps.levels import mean_over, stack_layers
+from i2am.analysis.maps.layer_maps import check_frames, map_layer_blocks
+from i2am.analysis.maps.levels import mean_float32, stack_layers
 from i2am.analysis.maps.regions import (
     REGION,
     Regions,
@@ -108,7 +108,7 @@ def sram(
     labels = sample[STEP].to_numpy() if steps is None else sorted(set(steps))
     averaged = [dim for dim in (LAYER, STEP, HEAD) if dim not in kept]
     volumes = _volumes(request, density=normalisation == "density")
-    parts = [mean_over(one.assign_coords({STEP: labels}), averaged) for one in volumes]
+    parts = [mean_float32(one.assign_coords({STEP: labels}), averaged) for one in volumes]
     return request.label(xr.concat(parts, REGION).transpose(REGION, ...))
 
 
@@ -170,7 +170,7 @@ def region_maps(
     )
     picked = arrays.isel({dim: rows}, missing_dims="ignore")
     own = layer.attributes.generated_grid if from_reference else layer.attributes.reference_grid
-    (maps,) = apply_to_blocks(
+    (maps,) = map_layer_blocks(
         _block_region_maps,
         picked,
         layer.attributes.scale,

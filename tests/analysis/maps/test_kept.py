@@ -71,7 +71,7 @@ def test_heads_are_asked_for_by_label(
     np.testing.assert_allclose(maps["volume"], wanted, rtol=1e-5, atol=1e-7)
 
 
-def test_a_question_keeps_the_labels_of_the_heads(heads_path: Path) -> None:
+def test_sram_keeps_the_labels_of_the_heads(heads_path: Path) -> None:
     found = sram(open_run(heads_path)["a"], generated=(0, 0), layers="some", keep=["head"])
     assert found["head"].values.tolist() == [1, 3]
 
@@ -123,7 +123,7 @@ def test_steps_are_asked_for_by_label(convention: Any, steps_path: Path) -> None
     np.testing.assert_allclose(maps["ulam"], volume[[1, 3]].mean((0, 1)), rtol=1e-5)
 
 
-def test_a_question_takes_steps_by_label(steps_path: Path) -> None:
+def test_sram_takes_steps_by_label(steps_path: Path) -> None:
     sample: Any = open_run(steps_path)["a"]
     found = sram(sample, generated=(9, 30), steps=[45, 10], keep=["step"])
     logits = reference_maps.stored_logits(reference_maps.layer_groups(steps_path / "a")[0])
@@ -204,7 +204,7 @@ def test_r2g_alone_may_be_of_two_references_that_are_named(references_path: Path
     assert maps["r2g/layer"].values.tolist() == ["up.attn", "up.attn.reference_1"]
 
 
-def test_a_place_is_looked_for_in_the_picture_of_the_layers_reference(
+def test_a_region_is_of_the_image_of_the_layers_reference(
     references_path: Path,
 ) -> None:
     sample: Any = open_run(references_path)["a"]
@@ -272,7 +272,7 @@ def test_the_official_convention_resizes_frame_by_frame(video_path: Path) -> Non
     np.testing.assert_allclose(maps["ulam"], wanted, rtol=1e-5)
 
 
-def test_a_question_about_a_video_takes_the_patch_in_its_frame(video_path: Path) -> None:
+def test_sram_of_a_video_takes_the_patch_in_its_frame(video_path: Path) -> None:
     sample: Any = open_run(video_path)["a"]
     coarse = reference_maps.layer_groups(video_path / "a")[1]
     # Three frames of 16x20 pixels, 2x2 patches each: pixel (25, 11) is patch (3, 1) of 6x2.
@@ -280,12 +280,12 @@ def test_a_question_about_a_video_takes_the_patch_in_its_frame(video_path: Path)
     truth = np.exp(reference_maps.stored_logits(coarse) - coarse["logsumexp"][:][..., None])
     wanted = truth[:, :, 3 * 2 + 1, 1:].mean((0, 1)).reshape(2, 2)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
-    mirrored = sram(sample, reference=(0, 0), layers=["fine", "coarse"], keep=["layer"])[1]
+    of_reference = sram(sample, reference=(0, 0), layers=["fine", "coarse"], keep=["layer"])[1]
     own = reference_maps.softmax(reference_maps.stored_logits(coarse), 2)[..., 1].reshape(
         2, 2, 6, 2
     )
     wanted = joined(own, 3, (4, 5)).clip(0).mean((0, 1))
-    np.testing.assert_allclose(mirrored, wanted, rtol=1e-5)
+    np.testing.assert_allclose(of_reference, wanted, rtol=1e-5)
 
 
 def test_a_grid_that_cuts_a_frame_is_refused(video_path: Path) -> None:

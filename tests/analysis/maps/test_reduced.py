@@ -110,7 +110,7 @@ def test_a_layer_of_one_token_is_a_similarity_unless_others_share_its_softmax(
     assert list(maps.children) == ["r2g"]
 
 
-# --- Single places.
+# --- Single regions.
 
 
 @pytest.fixture(scope="module")
@@ -121,10 +121,10 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return open_run(path)["a"]
 
 
-@pytest.mark.parametrize("place", ["generated", "reference"])
+@pytest.mark.parametrize("region", ["generated", "reference"])
 @pytest.mark.parametrize("layers", [None, "down*", ["down*", "*whole"]])
-def test_a_question_goes_to_the_layers_that_can_answer(layers: Any, place: str, mixed: Any) -> None:
-    at: Any = {place: (9, 9)}
+def test_a_request_goes_to_the_layers_that_have_sram(layers: Any, region: str, mixed: Any) -> None:
+    at: Any = {region: (9, 9)}
     found = sram(mixed, layers=layers, keep=["layer"], **at)
     assert found["layer"].values.tolist() == ["down.whole"]
     xr.testing.assert_allclose(found, sram(mixed, layers="down.whole", keep=["layer"], **at))
@@ -139,7 +139,7 @@ def test_a_question_goes_to_the_layers_that_can_answer(layers: Any, place: str, 
         (iter(["*", "down.reduced"]), "down.reduced"),
     ],
 )
-def test_a_question_to_a_reduced_layer_says_how_to_capture(
+def test_a_request_to_a_reduced_layer_says_how_to_capture(
     layers: Any, name: str, mixed: Any
 ) -> None:
     with pytest.raises(

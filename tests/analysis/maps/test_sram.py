@@ -37,7 +37,11 @@ def sample(run_path: Path) -> Any:
 
 
 def expected(
-    run_path: Path, wanted: list[tuple[int, list[int]]], *, mirror: bool, grid: tuple[int, int]
+    run_path: Path,
+    wanted: list[tuple[int, list[int]]],
+    *,
+    from_reference: bool,
+    grid: tuple[int, int],
 ) -> Any:
     """(layer, step, head, plane) of the numbered layers, each with its rows."""
     layers = reference_maps.layer_groups(run_path / "a")
@@ -47,7 +51,7 @@ def expected(
         own = layer.attrs["i2am"]
         special = own["special_tokens"]
         logits = reference_maps.stored_logits(layer)
-        if mirror:
+        if from_reference:
             tokens = [special + row for row in rows]
             flat = reference_maps.softmax(logits, 2)[..., tokens].mean(3)
             plane = flat.reshape(*flat.shape[:2], *own["generated_grid"])
@@ -61,16 +65,16 @@ def expected(
 def test_a_pixel_takes_the_patch_that_holds_it_in_each_layer(run_path: Path, sample: Any) -> None:
     # Images are 32x32: pixel (9, 30) is patch (2, 7) of 8x8 and (1, 3) of 4x4.
     rows = [(0, [2 * 8 + 7]), (1, [1 * 4 + 3]), (2, [2 * 8 + 7])]
-    volume = expected(run_path, rows, mirror=False, grid=(4, 4))
+    volume = expected(run_path, rows, from_reference=False, grid=(4, 4))
     found = sram(sample, generated=(9, 30))
     assert found.dims == ("reference_y", "reference_x")
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, volume.mean((0, 1, 2)), rtol=1e-5)
 
 
-def test_the_mirror_asks_where_a_place_of_the_reference_went(run_path: Path, sample: Any) -> None:
+def test_a_region_of_the_reference_shows_where_it_went(run_path: Path, sample: Any) -> None:
     rows = [(0, [1 * 4 + 3]), (1, [0 * 2 + 1]), (2, [1 * 4 + 3])]
-    volume = expected(run_path, rows, mirror=True, grid=(8, 8))
+    volume = expected(run_path, rows, from_reference=True, grid=(8, 8))
     found = sram(sample, reference=(9, 30), keep=("layer", "step", "head"))
     assert found.dims == ("layer", "step", "head", "y", "x")
     assert found["layer"].values.tolist() == ["factors", "coarse", "logits"]
@@ -83,9 +87,11 @@ def test_a_region_is_the_mean_over_the_patches_that_hold_its_pixels(
     mask = np.zeros((32, 32), bool)
     mask[3:5, 10] = True  # patches (0, 2) and (1, 2) of 8x8, (0, 1) of 4x4
     rows = [(0, [2, 10]), (1, [1]), (2, [2, 10])]
-    volume = expected(run_path, rows, mirror=False, grid=(4, 4))
-    for place in (mask, xr.DataArray(mask, dims=("y", "x"))):
-        np.testing.assert_allclose(sram(sample, generated=place), volume.mean((0, 1, 2)), rtol=1e-5)
+    volume = expected(run_path, rows, from_reference=False, grid=(4, 4))
+    for region in (mask, xr.DataArray(mask, dims=("y", "x"))):
+        np.testing.assert_allclose(
+            sram(sample, generated=region), volume.mean((0, 1, 2)), rtol=1e-5
+        )
 
 
 def test_a_region_of_one_pixel_is_that_pixel(sample: Any) -> None:
@@ -110,20 +116,20 @@ MANY = [(9, 30), half(lower=True), (0, 0), xr.DataArray(half(lower=False), dims=
 def test_many_regions_at_once_are_each_of_them_alone(side: str, options: Any, sample: Any) -> None:
     ask: Any = functools.partial(sram, sample, **options)
     found = ask(**{side: MANY})
-    alone = [ask(**{side: place}) for place in MANY]
+    alone = [ask(**{side: region}) for region in MANY]
     assert found.dims == ("region", *alone[0].dims)
     assert found["region"].values.tolist() == [0, 1, 2, 3]
     assert found.attrs == alone[0].attrs
     np.testing.assert_allclose(found, np.stack(alone), rtol=1e-6, atol=1e-9)
 
 
-def test_many_places_read_true_probabilities_in_joint_attention() -> None:
+def test_many_regions_read_true_probabilities_in_joint_attention() -> None:
     sample, _, _ = joint_sample(np.random.default_rng(2))
-    places: list[Any] = [(0, 0), (20, 20), np.ones((32, 32), bool)]
+    regions: list[Any] = [(0, 0), (20, 20), np.ones((32, 32), bool)]
     for side in ("generated", "reference"):
         ask: Any = functools.partial(sram, sample)
-        alone = [ask(**{side: place}) for place in places]
-        np.testing.assert_allclose(ask(**{side: places}), np.stack(alone), rtol=1e-6, atol=1e-9)
+        alone = [ask(**{side: region}) for region in regions]
+        np.testing.assert_allclose(ask(**{side: regions}), np.stack(alone), rtol=1e-6, atol=1e-9)
 
 
 def test_a_stack_of_masks_is_many_regions_and_keeps_their_names(sample: Any) -> None:
@@ -141,9 +147,9 @@ def test_a_stack_of_masks_is_many_regions_and_keeps_their_names(sample: Any) -> 
 
 def test_more_places_than_a_batch_holds_are_answered_alike(sample: Any) -> None:
     # The last batch is a smaller one.
-    places = [(y, x) for y in range(0, 32, 2) for x in range(0, 32, 2)][:192]
-    found = sram(sample, generated=places, layers="factors")
-    each = sram(sample, generated=places[150], layers="factors")
+    regions = [(y, x) for y in range(0, 32, 2) for x in range(0, 32, 2)][:192]
+    found = sram(sample, generated=regions, layers="factors")
+    each = sram(sample, generated=regions[150], layers="factors")
     np.testing.assert_allclose(found[150], each, rtol=1e-6)
     whole = np.zeros((32, 32), bool)
     whole[:24] = True
@@ -180,7 +186,7 @@ def test_selected_labels_stay_as_kept_dimensions(run_path: Path, sample: Any) ->
     found = sram(
         sample, generated=(0, 0), layers=["logits"], steps=[2, 1], heads=[1], keep=["step"]
     )
-    volume = expected(run_path, [(2, [0])], mirror=False, grid=(4, 4))
+    volume = expected(run_path, [(2, [0])], from_reference=False, grid=(4, 4))
     assert found.dims == ("step", "reference_y", "reference_x")
     assert found["step"].values.tolist() == [1, 2]
     np.testing.assert_allclose(found, volume[0, 1:, 1], rtol=1e-5)
@@ -196,16 +202,16 @@ def test_the_whole_image_gives_the_g2r_map(layer: str, normalisation: Any, sampl
 
 
 def test_the_mean_over_all_patches_is_the_g2r_map(sample: Any) -> None:
-    places = [(y, x) for y in range(0, 32, 4) for x in range(0, 32, 4)]
-    each = [sram(sample, generated=place, layers="factors") for place in places]
+    regions = [(y, x) for y in range(0, 32, 4) for x in range(0, 32, 4)]
+    each = [sram(sample, generated=region, layers="factors") for region in regions]
     mean = np.mean(dask.compute(*each), axis=0)
     np.testing.assert_allclose(mean, analyze(sample, layers="factors")["g2r/ulam"], rtol=1e-5)
 
 
 def test_the_mirror_over_all_tokens_is_the_r2g_map(sample: Any) -> None:
     # The coarse layer has no special token, so its grid is all that R2G averages over.
-    places = [(y, x) for y in (0, 16) for x in (0, 16)]
-    each = [sram(sample, reference=place, layers="coarse") for place in places]
+    regions = [(y, x) for y in (0, 16) for x in (0, 16)]
+    each = [sram(sample, reference=region, layers="coarse") for region in regions]
     mean = np.mean(dask.compute(*each), axis=0)
     np.testing.assert_allclose(mean, analyze(sample, layers="coarse")["r2g/ulam"], rtol=1e-5)
 
@@ -218,8 +224,8 @@ def test_joint_attention_reads_true_probabilities() -> None:
     everywhere = np.ones((32, 32), bool)
     mean = probability.mean((0, 1, 2)).reshape(2, 3)
     np.testing.assert_allclose(sram(sample, generated=everywhere), mean, rtol=1e-5)
-    mirrored = reference_maps.softmax(logits, 2)[..., 5].mean((0, 1)).reshape(2, 2)
-    np.testing.assert_allclose(sram(sample, reference=(31, 31)), mirrored, rtol=1e-5)
+    of_reference = reference_maps.softmax(logits, 2)[..., 5].mean((0, 1)).reshape(2, 2)
+    np.testing.assert_allclose(sram(sample, reference=(31, 31)), of_reference, rtol=1e-5)
 
 
 def test_asking_computes_nothing(run_path: Path) -> None:
