@@ -16,7 +16,7 @@ from i2am.analysis.figures.overlay import DEFAULT_STYLE, Pixels, colour_key, lim
 from i2am.analysis.figures.panels import picture_of
 from i2am.analysis.scores.masks import masks_of
 from i2am.analysis.statistics.differences import shares
-from i2am.analysis.statistics.run_pair import Captured
+from i2am.analysis.statistics.run_pair import SampleWithMaps
 from i2am.analysis.stores.layers import image_under
 from i2am.schemas.directions import DIRECTIONS, DirectionName
 
@@ -35,7 +35,7 @@ _CAPTION: Final = (
 )
 
 
-def draw_comparison(a: Captured, b: Captured, note: str = "") -> Figure:
+def draw_comparison(a: SampleWithMaps, b: SampleWithMaps, note: str = "") -> Figure:
     """Draw the ULAM of A and of B over the pictures, and B - A: red where B has more, blue less.
 
     Parameters
@@ -51,7 +51,9 @@ def draw_comparison(a: Captured, b: Captured, note: str = "") -> Figure:
         One row for each direction that both maps hold. Maps are shares of attention, as
         `difference_maps` takes them; the differences' scale is symmetric about 0.
     """
-    rows: list[DirectionName] = [d for d in DIRECTIONS if d in a[1].children and d in b[1].children]
+    rows: list[DirectionName] = [
+        d for d in DIRECTIONS if d in a.maps.children and d in b.maps.children
+    ]
     pictures = [[_picture(captured, direction) for captured in (a, b)] for direction in rows]
     heights = [max(p.shape[0] / p.shape[1] for p in pair) * _PANEL_WIDTH for pair in pictures]
     figure = Figure(figsize=(_WIDTH, sum(heights) + 0.55 * len(rows) + 0.4), layout="constrained")
@@ -66,14 +68,14 @@ def draw_comparison(a: Captured, b: Captured, note: str = "") -> Figure:
     return figure
 
 
-def _heading(direction: DirectionName, a: Captured, b: Captured) -> str:
+def _heading(direction: DirectionName, a: SampleWithMaps, b: SampleWithMaps) -> str:
     """Return what the maps show, and the warning where they are no more than a similarity."""
     note = (similarity_note(*a) or similarity_note(*b)) if direction == "r2g" else ""
     return DIRECTIONS[direction].meaning + (f" ({note})" if note else "")
 
 
 def _draw_row(
-    part: Any, direction: DirectionName, a: Captured, b: Captured, pair: list[Pixels]
+    part: Any, direction: DirectionName, a: SampleWithMaps, b: SampleWithMaps, pair: list[Pixels]
 ) -> None:
     """Draw A, B and their difference side by side, with the two scales."""
     of_a, of_b = (maps[direction].dataset["ulam"] for _, maps in (a, b))
@@ -90,8 +92,8 @@ def _draw_row(
     _add_bar(part, _show_difference(shown[2], values[1] - values[0]), shown[2], "B − A, % points")
 
 
-def _picture(captured: Captured, direction: DirectionName) -> Pixels:
-    return picture_of(captured[0], image_under(*captured, direction))
+def _picture(captured: SampleWithMaps, direction: DirectionName) -> Pixels:
+    return picture_of(captured.sample, image_under(*captured, direction))
 
 
 def _in_grey(picture: Pixels) -> Pixels:

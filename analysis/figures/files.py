@@ -13,10 +13,10 @@ import zarr
 from tqdm.auto import tqdm
 
 from i2am.analysis.figures import DEFAULT_KINDS, FIGURES, load_figure
-from i2am.analysis.scores.bootstrap import CONFIDENCE, check_confidence
+from i2am.analysis.scores.bootstrap import DEFAULT_CONFIDENCE, check_confidence
 from i2am.analysis.statistics.comparison import compare_sample, summarise_comparison
 from i2am.analysis.statistics.differences import difference_maps
-from i2am.analysis.statistics.run_pair import Captured, RunPair
+from i2am.analysis.statistics.run_pair import RunPair, SampleWithMaps
 from i2am.analysis.stores.layers import sram_layers
 from i2am.analysis.stores.tables import write_table
 from i2am.files import check_new_file, written_whole
@@ -99,7 +99,7 @@ def write_comparison(
     pair: RunPair,
     out: str | Path,
     *,
-    confidence: float = CONFIDENCE,
+    confidence: float = DEFAULT_CONFIDENCE,
     progress: bool = True,
     overwrite: bool = False,
 ) -> pd.DataFrame:
@@ -191,11 +191,13 @@ def _short(path: StoreLike) -> str:
     return "/".join(_address(path).split("/")[-2:])
 
 
-def _write_sample(name: str, a: Captured, b: Captured, folder: Path, note: str) -> pd.DataFrame:
+def _write_sample(
+    name: str, a: SampleWithMaps, b: SampleWithMaps, folder: Path, note: str
+) -> pd.DataFrame:
     from i2am.analysis.figures.comparison import draw_comparison  # Brings matplotlib.
     from i2am.analysis.figures.panels import render
 
-    for direction, node in difference_maps(a[1], b[1]).children.items():
+    for direction, node in difference_maps(a.maps, b.maps).children.items():
         _write_levels(node.to_dataset(), folder / _STORE, f"{name}/{direction}")
     figure = draw_comparison(a, b, f"{name}. {note}")
     with written_whole(folder / f"{name}.png") as unfinished:

@@ -10,7 +10,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from i2am.analysis.scores.bootstrap import CONFIDENCE, check_confidence, mean_interval
+from i2am.analysis.scores.bootstrap import (
+    DEFAULT_CONFIDENCE,
+    bootstrap_mean_interval,
+    check_confidence,
+)
 from i2am.analysis.scores.detection import bounding_box, detection_scores
 from i2am.analysis.scores.imacs import (
     DEFAULT_PENALTY,
@@ -122,7 +126,7 @@ def read_scores(path: str | Path) -> pd.DataFrame:
         raise SchemaError(msg) from e
 
 
-def summarise_scores(table: pd.DataFrame, confidence: float = CONFIDENCE) -> pd.DataFrame:
+def summarise_scores(table: pd.DataFrame, confidence: float = DEFAULT_CONFIDENCE) -> pd.DataFrame:
     """Return each score's mean over the samples and how sure it is.
 
     Parameters
@@ -146,7 +150,7 @@ def summarise_scores(table: pd.DataFrame, confidence: float = CONFIDENCE) -> pd.
     check_confidence(confidence)
     values = table.groupby("score", sort=False)["value"]
     summary = values.agg(["count", "mean", "std"])
-    ends = [mean_interval(of_score, confidence) for _, of_score in values]
+    ends = [bootstrap_mean_interval(of_score, confidence) for _, of_score in values]
     summary[["low", "high"]] = ends
     return summary
 

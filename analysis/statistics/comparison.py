@@ -12,12 +12,16 @@ import xarray as xr
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from i2am.analysis.scores.bootstrap import CONFIDENCE, check_confidence, mean_interval
+from i2am.analysis.scores.bootstrap import (
+    DEFAULT_CONFIDENCE,
+    bootstrap_mean_interval,
+    check_confidence,
+)
 from i2am.analysis.scores.imacs import imacs
 from i2am.analysis.scores.masks import masks_of
 from i2am.analysis.scores.spread import spread
 from i2am.analysis.statistics.differences import agreement, matching_levels
-from i2am.analysis.statistics.run_pair import Captured, RunPair
+from i2am.analysis.statistics.run_pair import RunPair, SampleWithMaps
 from i2am.schemas.dims import HEAD, LAYER
 from i2am.schemas.directions import DIRECTIONS, DirectionName
 
@@ -53,7 +57,7 @@ def compare_runs(pair: RunPair, *, progress: bool = False) -> pd.DataFrame:
           correlation and total_variation, as in `agreement`: these have neither a nor b, and stand
           in `difference`.
 
-        What does not exist in both has no row.
+        A measure that does not exist in both has no row.
     """
     opened = tqdm(
         pair.opened(), "compare", total=len(pair.names), unit="sample", disable=not progress
@@ -61,7 +65,9 @@ def compare_runs(pair: RunPair, *, progress: bool = False) -> pd.DataFrame:
     return pd.concat([compare_sample(*each) for each in opened], ignore_index=True)
 
 
-def summarise_comparison(table: pd.DataFrame, confidence: float = CONFIDENCE) -> pd.DataFrame:
+def summarise_comparison(
+    table: pd.DataFrame, confidence: float = DEFAULT_CONFIDENCE
+) -> pd.DataFrame:
     """Return the mean of each measure over the samples, with the interval of its difference.
 
     Parameters
@@ -91,22 +97,22 @@ def summarise_comparison(table: pd.DataFrame, confidence: float = CONFIDENCE) ->
         mean_b=("b", "mean"),
         mean_difference=("difference", "mean"),
     )
-    ends = [mean_interval(values, confidence) for _, values in groups["difference"]]
+    ends = [bootstrap_mean_interval(values, confidence) for _, values in groups["difference"]]
     summary[["low", "high"]] = ends
     return summary.reset_index()
 
 
-def compare_sample(name: str, a: Captured, b: Captured) -> pd.DataFrame:
+def compare_sample(name: str, a: SampleWithMaps, b: SampleWithMaps) -> pd.DataFrame:
     """Return the rows of `compare_runs` of one pair of samples, as `RunPair.opened` gives it."""
     masks = masks_of(*a), masks_of(*b)
     rows = [
         (name, direction, *row)
         for direction in DIRECTIONS
-        if direction in a[1].children and direction in b[1].children
+        if direction in a.maps.children and direction in b.maps.children
         for row in _direction_rows(
             direction,
-            a[1][direction].to_dataset(),
-            b[1][direction].to_dataset(),
+            a.maps[direction].to_dataset(),
+            b.maps[direction].to_dataset(),
             [own.get(direction) for own in masks],
         )
     ]

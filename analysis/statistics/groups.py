@@ -1,4 +1,4 @@
-"""Samples by label, and whether their maps can be averaged."""
+"""Groups of samples by label, and whether their maps can be averaged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from i2am.schemas import AnalysisError, did_you_mean
 from i2am.schemas.dims import FIRST_STEP, HEAD, LAST_STEP, LAYER, STEP, TIMESTEP
 from i2am.schemas.directions import DIRECTIONS
 
-__all__ = ["SampleGroup", "check_alike", "group_samples"]
+__all__ = ["SampleGroup", "check_same_layout", "group_samples"]
 
 _LABELS: Final = "labels."
 
@@ -39,7 +39,7 @@ class SampleGroup:
 
 
 def group_samples(run: Run, samples: Sequence[str], by: Iterable[str]) -> list[SampleGroup]:
-    """Return the samples in groups, sorted by label; those without a label are a group, too.
+    """Return the samples in groups, sorted by label; samples without a label are a group, too.
 
     Parameters
     ----------
@@ -62,12 +62,12 @@ def group_samples(run: Run, samples: Sequence[str], by: Iterable[str]) -> list[S
     found: dict[tuple[_Label, ...], list[str]] = {}
     for sample in samples:
         if sample not in table.index:
-            run[sample]  # Says that it is not there, and which is.
+            run[sample]  # Raises, and names the samples that exist.
         row = table.loc[sample]
         found.setdefault(tuple(_plain(row[c]) for c in columns.values()), []).append(sample)
     groups: list[SampleGroup] = []
     for key in sorted(found, key=lambda labels: [_order(label) for label in labels]):
-        node = _free_name("+".join(map(_format_label, key)), [group.node for group in groups])
+        node = _unused_name("+".join(map(_format_label, key)), [group.node for group in groups])
         groups.append(SampleGroup(node, dict(zip(columns, key, strict=True)), tuple(found[key])))
     return groups
 
@@ -102,12 +102,12 @@ def _format_label(label: _Label) -> str:
     return f"{label:g}" if isinstance(label, float) else str(label)
 
 
-def _free_name(text: str, taken: Sequence[str]) -> str:
+def _unused_name(text: str, taken: Sequence[str]) -> str:
     """Return a name for a group in a store that is like none of the others.
 
     Examples
     --------
-    >>> _free_name("tops/red", []), _free_name("a B", ["A_b"])
+    >>> _unused_name("tops/red", []), _unused_name("a B", ["A_b"])
     ('tops_red', 'a_B-2')
     """
     name = _OTHER_CHARACTERS.sub("_", text).lstrip("._") or "group"
@@ -119,20 +119,20 @@ def _free_name(text: str, taken: Sequence[str]) -> str:
     return free
 
 
-_APART: Final = "or average them apart, by a column or by samples"
+_SPLIT_HINT: Final = "or average them apart, by a column or by samples"
 
 
 _REMEDIES: Final = {
-    "grid": f"Analyse both with 'i2am analyze --grid HxW', {_APART}.",
-    "layers": f"Analyse both with 'i2am analyze --layers GLOB', {_APART}.",
-    "heads": f"Leave out hlam and volume, {_APART}.",
-    "steps": f"Leave out volume, {_APART}.",
-    "timesteps": f"Leave out volume, {_APART}.",
-    "time groups": f"Leave out tlam, {_APART}.",
+    "grid": f"Analyse both with 'i2am analyze --grid HxW', {_SPLIT_HINT}.",
+    "layers": f"Analyse both with 'i2am analyze --layers GLOB', {_SPLIT_HINT}.",
+    "heads": f"Leave out hlam and volume, {_SPLIT_HINT}.",
+    "steps": f"Leave out volume, {_SPLIT_HINT}.",
+    "timesteps": f"Leave out volume, {_SPLIT_HINT}.",
+    "time groups": f"Leave out tlam, {_SPLIT_HINT}.",
 }
 
 
-_WHAT: Final = {
+_MEANINGS: Final = {
     LAYER: "layers",
     HEAD: "heads",
     STEP: "steps",
@@ -142,13 +142,13 @@ _WHAT: Final = {
 }
 
 
-def check_alike(
+def check_same_layout(
     name: str,
     sample: Mapping[str, xr.Dataset],
     other_name: str,
     other: Mapping[str, xr.Dataset],
 ) -> None:
-    """Check that maps of a sample can be averaged with those of another.
+    """Check that the maps of two samples have the same layout, so that they can be averaged.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def check_alike(
     if found != wanted:
         msg = (
             f"Expected {wanted} as {other_name} has, got {found}, at {name}. "
-            f"Leave out the levels that not all have, {_APART}."
+            f"Leave out the levels that not all have, {_SPLIT_HINT}."
         )
         raise AnalysisError(msg)
     for direction, maps in other.items():
@@ -183,11 +183,13 @@ def _check_direction(where: str, maps: xr.Dataset, other_name: str, other: xr.Da
         name = str(coordinate)
         mine, theirs = maps[name].to_numpy(), other[name].to_numpy()
         if not np.array_equal(mine, theirs):
-            what = _WHAT.get(name, name)
-            differences.append((what, _tell(theirs, mine), _tell(mine, theirs)))
+            what = _MEANINGS.get(name, name)
+            differences.append(
+                (what, _describe_labels(theirs, mine), _describe_labels(mine, theirs))
+            )
     if differences:
         what, expected, got = differences[0]
-        remedy = _REMEDIES.get(what, f"Analyse both alike, {_APART}.")
+        remedy = _REMEDIES.get(what, f"Analyse both alike, {_SPLIT_HINT}.")
         msg = f"Expected the {what} of {other_name} ({expected}), got {got}, at {where}. {remedy}"
         raise AnalysisError(msg)
 
@@ -203,7 +205,7 @@ def _grid(maps: xr.Dataset) -> str:
     return "none"
 
 
-def _tell(values: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> str:
+def _describe_labels(values: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> str:
     """Return labels in words; of texts those that the other lacks."""
     if values.dtype.kind in "iu":
         return format_labels(values.tolist())

@@ -21,6 +21,7 @@ from i2am.analysis import (
     write_comparison,
 )
 from i2am.analysis.figures.comparison import draw_comparison
+from i2am.analysis.statistics.run_pair import SampleWithMaps
 from i2am.schemas import AnalysisError, StoreError
 from i2am.schemas.directions import DIRECTIONS
 from tests.support import reference_maps
@@ -260,7 +261,7 @@ def test_the_figure_has_a_row_for_each_direction_and_shows_where_b_has_more() ->
     moved = maps.copy(deep=True)
     # Sharper, so that the largest rise is larger than the largest fall.
     moved["r2g"]["ulam"] = maps["r2g"].dataset["ulam"] ** 3
-    figure = draw_comparison((sample, maps), (sample, moved), "a note")
+    figure = draw_comparison(SampleWithMaps(sample, maps), SampleWithMaps(sample, moved), "a note")
     assert titles_of(figure)[:6] == ["A", "B", "B − A"] * 2
     (difference,) = [axes for axes in figure.subfigs[0].axes if axes.get_title() == "B − A"]
     colours = difference.images[-1]
@@ -276,7 +277,7 @@ def test_the_figure_has_a_row_for_each_direction_and_shows_where_b_has_more() ->
 
 
 def test_the_figure_of_one_token_warns_that_it_is_a_similarity() -> None:
-    one = pictured(tokens="one").both
+    one = SampleWithMaps(*pictured(tokens="one").both)
     figure = draw_comparison(one, one)
     assert len(figure.subfigs) == 1
     assert "similarity map, not causal" in str(figure.subfigs[0].get_suptitle())
