@@ -32,13 +32,13 @@ __all__ = [
 ]
 
 CAPTIONS: Final = {
-    "overview": "The pictures, and the maps averaged over layers, steps and heads: R2G shows which "
+    "overview": "The images, and the maps averaged over layers, steps and heads: R2G shows which "
     "generated regions draw on the reference, G2R which parts of the reference were used.",
     "tlam": "When the reference is used, and where: one map per group of denoising steps, noisiest "
     "first, averaged over layers and heads.",
     "hlam": "What each attention head looks at: one map per head, averaged over layers and steps.",
     "llam": "What each layer looks at: one map per attention layer, averaged over steps and heads.",
-    "sram": "For each numbered patch of the generated picture, where on the reference it looks, "
+    "sram": "For each numbered patch of the generated image, where on the reference it looks, "
     "averaged over layers, steps and heads.",
 }
 

@@ -26,7 +26,7 @@ from i2am.schemas.dims import LAYER, STEP
 from i2am.storage import StoreLike, is_url
 
 if TYPE_CHECKING:
-    from i2am.analysis.figures.overlay import Style
+    from i2am.analysis.figures.overlay import MapStyle
 
 __all__ = ["has_figure", "write_comparison", "write_figures"]
 
@@ -49,7 +49,7 @@ def write_figures(
     out_dir: Path,
     kinds: Sequence[str] = DEFAULT_KINDS,
     overwrite: bool = False,
-    style: Style | None = None,
+    style: MapStyle | None = None,
     progress: bool = False,
 ) -> list[Path]:
     """Write ``SAMPLE-KIND.png`` for each sample and kind, and return the paths.

@@ -1,8 +1,8 @@
-"""A map laid over a picture: pixels in, pixels out.
+"""A map laid over an image: pixels in, pixels out.
 
-What changes a map for the eye alone (min-max, polarity, threshold, colours, opacity) happens here
+What changes a map for the eye alone (min-max, polarity, threshold, colors, opacity) happens here
 and nowhere else, so stored maps keep their values and every figure shows them by the same rules.
-Heat is the more opaque the higher its value, so the picture stays readable where the map is low.
+Heat is the more opaque the higher its value, so the image stays readable where the map is low.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from i2am.schemas.choices import CONTRASTS, POLARITIES, Contrast, Polarity, chec
 
 __all__ = [
     "DEFAULT_STYLE",
-    "Style",
-    "colour_key",
+    "MapStyle",
+    "colorbar_colors",
     "enlarge",
     "heat_of",
-    "limits_of",
     "overlay",
+    "value_range",
 ]
 
 Pixels = npt.NDArray[np.uint8]
 Heat = npt.NDArray[np.float64]
 Limits = tuple[float, float]
 
-# Small pictures are repeated up to this size, so that heat is smooth over crisp pixels.
+# Small images are repeated up to this size, so that heat is smooth over crisp pixels.
 _CANVAS_PX: Final = 384
 
 
 @dataclass(frozen=True)
-class Style:
+class MapStyle:
     """How maps are shown; values are never changed by it.
 
     Parameters
@@ -72,39 +72,39 @@ class Style:
         check_choice("colormap", self.colormap, list(mpl.colormaps), AnalysisError)
         if not 0 <= self.threshold < 1:
             msg = (
-                f"Expected a threshold in [0, 1), got {self.threshold}, at Style. "
+                f"Expected a threshold in [0, 1), got {self.threshold}, at MapStyle. "
                 "Give it as a share of the figure's range."
             )
             raise AnalysisError(msg)
         if not 0 < self.opacity <= 1:
             msg = (
-                f"Expected an opacity in (0, 1], got {self.opacity}, at Style. "
-                "1 hides the picture under the hottest place."
+                f"Expected an opacity in (0, 1], got {self.opacity}, at MapStyle. "
+                "1 hides the image under the hottest place."
             )
             raise AnalysisError(msg)
 
 
-DEFAULT_STYLE: Final = Style()
+DEFAULT_STYLE: Final = MapStyle()
 
 
 def overlay(
-    picture: Pixels, values: npt.ArrayLike, limits: Limits, style: Style = DEFAULT_STYLE
+    image: Pixels, values: npt.ArrayLike, limits: Limits, style: MapStyle = DEFAULT_STYLE
 ) -> Pixels:
-    """Return the picture with the map's heat over it.
+    """Return the image with the map's heat over it.
 
     Parameters
     ----------
-    picture : ndarray, dims (y, x, rgb), uint8
+    image : ndarray, dims (y, x, rgb), uint8
     values : array_like, dims (map_y, map_x)
-        A map that covers the whole picture, on whatever grid; NaN is not drawn.
+        A map that covers the whole image, on whatever grid; NaN is not drawn.
     limits : tuple of float
-        Values shown as the two ends of the scale, see `limits_of`.
-    style : Style
+        Values shown as the two ends of the scale, see `value_range`.
+    style : MapStyle
 
     Returns
     -------
     ndarray, dims (y, x, rgb), uint8
-        The picture's size, or a whole multiple of it when the picture is small.
+        The image's size, or a whole multiple of it when the image is small.
 
     Examples
     --------
@@ -112,12 +112,12 @@ def overlay(
     >>> overlay(black, [[0.0, 1.0]], (0.0, 1.0)).shape
     (384, 384, 3)
     """
-    canvas = enlarge(picture)
+    canvas = enlarge(image)
     height, width = canvas.shape[:2]
     return _blend(canvas, heat_of(_upsample(values, (height, width)), limits, style), style)
 
 
-def limits_of(maps: Iterable[npt.ArrayLike]) -> Limits:
+def value_range(maps: Iterable[npt.ArrayLike]) -> Limits:
     """Return the lowest and the highest finite value of all the maps; (0, 0) if there is none."""
     finite = [values[np.isfinite(values)] for values in map(np.asarray, maps)]
     kept = [values for values in finite if values.size]
@@ -126,16 +126,16 @@ def limits_of(maps: Iterable[npt.ArrayLike]) -> Limits:
     return float(min(v.min() for v in kept)), float(max(v.max() for v in kept))
 
 
-def heat_of(values: npt.ArrayLike, limits: Limits, style: Style = DEFAULT_STYLE) -> Heat:
+def heat_of(values: npt.ArrayLike, limits: Limits, style: MapStyle = DEFAULT_STYLE) -> Heat:
     """Return how hot each value is, in [0, 1]: min-max, then polarity, then threshold.
 
     NaN is cold, and so is everything when the limits leave no range.
 
     Examples
     --------
-    >>> heat_of([0.0, 1.0, 4.0], (0.0, 4.0), Style(threshold=0.5)).tolist()
+    >>> heat_of([0.0, 1.0, 4.0], (0.0, 4.0), MapStyle(threshold=0.5)).tolist()
     [0.0, 0.0, 1.0]
-    >>> heat_of([0.0, 1.0, 4.0], (0.0, 4.0), Style(polarity="inverted")).tolist()
+    >>> heat_of([0.0, 1.0, 4.0], (0.0, 4.0), MapStyle(polarity="inverted")).tolist()
     [1.0, 0.75, 0.0]
     """
     low, high = limits
@@ -148,8 +148,8 @@ def heat_of(values: npt.ArrayLike, limits: Limits, style: Style = DEFAULT_STYLE)
     return heat
 
 
-def colour_key(style: Style = DEFAULT_STYLE, count: int = 256) -> npt.NDArray[np.float64]:
-    """Return the colours of a colour bar, from the lowest value to the highest.
+def colorbar_colors(style: MapStyle = DEFAULT_STYLE, count: int = 256) -> npt.NDArray[np.float64]:
+    """Return the colors of a color bar, from the lowest value to the highest.
 
     They are what the heat looks like over mid-grey, so that the bar shows the opacity as well.
 
@@ -159,14 +159,14 @@ def colour_key(style: Style = DEFAULT_STYLE, count: int = 256) -> npt.NDArray[np
     """
     grey = np.full((1, count, 3), 128, np.uint8)
     ramp = heat_of(np.linspace(0, 1, count)[None], (0.0, 1.0), style)
-    colours: npt.NDArray[np.float64] = _blend(grey, ramp, style)[0] / 255.0
-    return colours
+    colors: npt.NDArray[np.float64] = _blend(grey, ramp, style)[0] / 255.0
+    return colors
 
 
-def enlarge(picture: Pixels) -> Pixels:
-    """Repeat the pixels of a small picture a whole number of times; a mask is welcome too."""
-    times = -(-_CANVAS_PX // min(picture.shape[:2]))
-    return picture.repeat(times, axis=0).repeat(times, axis=1)
+def enlarge(image: Pixels) -> Pixels:
+    """Repeat the pixels of a small image a whole number of times; a mask is welcome too."""
+    times = -(-_CANVAS_PX // min(image.shape[:2]))
+    return image.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def _upsample(values: npt.ArrayLike, shape: tuple[int, int]) -> Heat:
@@ -177,8 +177,8 @@ def _upsample(values: npt.ArrayLike, shape: tuple[int, int]) -> Heat:
     return resized
 
 
-def _blend(canvas: Pixels, heat: Heat, style: Style) -> Pixels:
-    colours: Any = mpl.colormaps[style.colormap](heat)[..., :3] * 255
+def _blend(canvas: Pixels, heat: Heat, style: MapStyle) -> Pixels:
+    colors: Any = mpl.colormaps[style.colormap](heat)[..., :3] * 255
     opacity = style.opacity * heat[..., None]
-    blended: Pixels = np.rint(canvas * (1 - opacity) + colours * opacity).astype(np.uint8)
+    blended: Pixels = np.rint(canvas * (1 - opacity) + colors * opacity).astype(np.uint8)
     return blended

@@ -1,6 +1,6 @@
 """One self-contained HTML page about a run: its figures, scores and provenance.
 
-The page holds its pictures and its style, and asks nothing of the network or of scripts: it can be
+The page holds its images and its style, and asks nothing of the network or of scripts: it can be
 mailed, archived, read on a phone, and printed.
 """
 
@@ -21,7 +21,7 @@ import xarray as xr
 from i2am.analysis.figures import DEFAULT_KINDS, load_figure
 from i2am.analysis.figures.captions import CAPTIONS, SCORES, absence, similarity_note
 from i2am.analysis.figures.files import has_figure
-from i2am.analysis.figures.overlay import DEFAULT_STYLE, Style
+from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle
 from i2am.analysis.figures.panels import render
 from i2am.files import check_new_file, written_whole
 from i2am.schemas import AnalysisError
@@ -44,7 +44,7 @@ def write_report(
     *,
     overwrite: bool = False,
     max_samples: int = 50,
-    style: Style = DEFAULT_STYLE,
+    style: MapStyle = DEFAULT_STYLE,
 ) -> Path:
     """Write a page about the samples that the run and the maps share, and return its path.
 
@@ -60,7 +60,7 @@ def write_report(
         Whether `out` may exist.
     max_samples : int
         Samples with figures; the summary counts them all, and the page says how many it leaves out.
-    style : Style
+    style : MapStyle
 
     Raises
     ------
@@ -151,7 +151,7 @@ def _scores_of(scores: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 
 
 def _section(
-    name: str, sample: xr.DataTree, maps: xr.DataTree, scores: pd.DataFrame | None, style: Style
+    name: str, sample: xr.DataTree, maps: xr.DataTree, scores: pd.DataFrame | None, style: MapStyle
 ) -> _Section:
     figures = tuple(
         _figure(kind, name, sample, maps, style)
@@ -171,11 +171,13 @@ def _section(
     return _Section(name, figures, tuple(notes), values, provenance)
 
 
-def _figure(kind: str, name: str, sample: xr.DataTree, maps: xr.DataTree, style: Style) -> _Figure:
+def _figure(
+    kind: str, name: str, sample: xr.DataTree, maps: xr.DataTree, style: MapStyle
+) -> _Figure:
     drawn = load_figure(kind)(sample, maps, style=style)
     # WebP: a fifth of the PNG's size, which fifty samples in one file notice.
-    picture = render(drawn, "webp", pil_kwargs={"quality": 88})
-    source = f"data:image/webp;base64,{base64.b64encode(picture).decode('ascii')}"
+    image = render(drawn, "webp", pil_kwargs={"quality": 88})
+    source = f"data:image/webp;base64,{base64.b64encode(image).decode('ascii')}"
     title = "Overview" if kind == "overview" else kind.upper()
     alt = f"{title} of sample {name}. {CAPTIONS[kind]}"
     width_px, height_px = (round(inches * _CSS_PX_PER_INCH) for inches in drawn.get_size_inches())

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 from i2am.analysis.figures.maps import hlam, llam, overview, tlam
-from i2am.analysis.figures.overlay import Style, enlarge
+from i2am.analysis.figures.overlay import MapStyle, enlarge
 from i2am.schemas import AnalysisError
 from i2am.schemas.directions import DIRECTIONS
 from tests.support.figure_reading import brightest, panels_of, texts_of, titles_of, values_of
@@ -54,8 +54,8 @@ def test_llam_names_layers_without_their_shared_end_and_with_their_grid() -> Non
 def test_each_panel_is_hottest_where_its_map_peaks(level: str, direction: Any) -> None:
     case = pictured(dark=True)
     draw = {"tlam": tlam, "hlam": hlam, "llam": llam}[level]
-    # Per-panel contrast, so that each panel reaches its own hottest colour.
-    figure = draw(case.sample, case.maps, direction, Style(contrast="panel"))
+    # Per-panel contrast, so that each panel reaches its own hottest color.
+    figure = draw(case.sample, case.maps, direction, MapStyle(contrast="panel"))
     stack = values_of(case.maps, f"{direction}/{level}")
     for axes, values in zip(panels_of(figure), stack, strict=True):
         y, x = (int(share * GRID) for share in brightest(axes))
@@ -77,7 +77,7 @@ def test_shared_contrast_gives_each_direction_one_scale_over_all_its_panels() ->
 
 def test_panel_contrast_gives_each_panel_its_own_scale() -> None:
     case = pictured(dark=True)
-    figure = tlam(case.sample, case.maps, "g2r", Style(contrast="panel"))
+    figure = tlam(case.sample, case.maps, "g2r", MapStyle(contrast="panel"))
     keys = [axes.get_xlim() for axes in figure.axes if axes not in panels_of(figure)]
     expected = [(v.min(), v.max()) for v in values_of(case.maps, "g2r/tlam")]
     np.testing.assert_allclose(keys, expected, rtol=1e-6)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from i2am.analysis.figures import FIGURES, load_figure
 from i2am.analysis.figures.maps import llam
-from i2am.analysis.figures.overlay import DEFAULT_STYLE, Style
+from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle
 from i2am.analysis.figures.sram import sram_grid
 from i2am.schemas.directions import DIRECTIONS
 from tests.support.figure_reading import panels_of
@@ -24,7 +24,9 @@ from tests.support.pictured import Pictured, pictured
 @pytest.mark.parametrize("kind", [kind for kind in FIGURES if kind != "sram"])
 @pytest.mark.parametrize("contrast", ["shared", "panel"])
 def test_words_neither_overlap_nor_leave_the_figure(kind: str, contrast: Any, tokens: str) -> None:
-    _check_words(load_figure(kind)(*pictured(tokens=tokens).both, style=Style(contrast=contrast)))
+    _check_words(
+        load_figure(kind)(*pictured(tokens=tokens).both, style=MapStyle(contrast=contrast))
+    )
 
 
 def test_words_of_portrait_pictures_and_many_layers_fit() -> None:

@@ -189,7 +189,7 @@ def test_maps_of_another_kind_are_not_compared(
     (kind,) = options.values()
     with pytest.raises(AnalysisError, match=f"got i2am and mass beside .*{kind}.* at sample 'b'"):
         pair_runs(*runs, maps_b=maps)
-    # Of the sample c the second run has maps of the usual kind: they are computed.
+    # Of the sample c the second run has maps of the usual kind: they are compute_together.
     assert pair_runs(*runs, maps_b=maps, samples=["c"]).names == ("c",)
     assert pair_runs(runs[1], runs[1], maps_a=maps, maps_b=maps, samples=["b"]).names == ("b",)
 
@@ -264,10 +264,10 @@ def test_the_figure_has_a_row_for_each_direction_and_shows_where_b_has_more() ->
     figure = draw_comparison(SampleWithMaps(sample, maps), SampleWithMaps(sample, moved), "a note")
     assert titles_of(figure)[:6] == ["A", "B", "B − A"] * 2
     (difference,) = [axes for axes in figure.subfigs[0].axes if axes.get_title() == "B − A"]
-    colours = difference.images[-1]
-    low, high = colours.get_clim()
+    colors = difference.images[-1]
+    low, high = colors.get_clim()
     assert low == -high < 0
-    shown = np.asarray(colours.get_array())
+    shown = np.asarray(colors.get_array())
     before = values_of(maps, "r2g/ulam") / values_of(maps, "r2g/ulam").sum() * 100
     wanted = before**3 / (before**3).sum() * 100 - before
     np.testing.assert_allclose(shown, wanted, atol=1e-5)
