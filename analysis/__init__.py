@@ -15,6 +15,8 @@ from i2am.analysis.maps.live_sram import LiveSram, SramEstimate
 from i2am.analysis.maps.sram import sram
 from i2am.analysis.scores.heads import head_scores, write_head_scores
 from i2am.analysis.scores.imacs import imacs
+from i2am.analysis.scores.registry import known_scores, register_score, unregister_score
+from i2am.analysis.scores.score import Score, ScoredMap, ScoreOptions, ScoreValue
 from i2am.analysis.scores.spread import spread
 from i2am.analysis.scores.table import read_scores, score_maps, summarise_scores
 from i2am.analysis.statistics.averages import average_maps, default_average_path
@@ -30,6 +32,10 @@ __all__ = [
     "Maps",
     "Run",
     "RunPair",
+    "Score",
+    "ScoreOptions",
+    "ScoreValue",
+    "ScoredMap",
     "SramEstimate",
     "analyze",
     "analyze_run",
@@ -42,17 +48,20 @@ __all__ = [
     "find_maps",
     "head_scores",
     "imacs",
+    "known_scores",
     "maps_of",
     "open_maps",
     "open_run",
     "pair_runs",
     "read_scores",
+    "register_score",
     "score_maps",
     "spread",
     "sram",
     "summarise_comparison",
     "summarise_scores",
     "summarise_store",
+    "unregister_score",
     "write_comparison",
     "write_head_scores",
 ]

@@ -23,7 +23,6 @@ from i2am.schemas.directions import DirectionName
 
 __all__ = [
     "CAPTIONS",
-    "SCORES",
     "absence",
     "layer_titles",
     "similarity_note",
@@ -40,25 +39,6 @@ CAPTIONS: Final = {
     "llam": "What each layer looks at: one map per attention layer, averaged over steps and heads.",
     "sram": "For each numbered patch of the generated image, where on the reference it looks, "
     "averaged over layers, steps and heads.",
-}
-
-
-SCORES: Final = {
-    "imacs_g": "R2G attention inside the inpainting mask, less a penalty for that outside: 1 is "
-    "best.",
-    "imacs_r": "G2R attention on the reference's object, less a penalty for that off it: 1 is "
-    "best.",
-    "detection_iou": "Overlap of the box found from R2G with the true one: 1 is best.",
-    "whole_image_iou": "For comparison: the whole image as the box.",
-    "random_box_iou": "For comparison: the mean of random boxes.",
-    "r2g_entropy": "How even R2G is: 1 is even, 0 all in one place.",
-    "r2g_concentration": "R2G attention in the brightest tenth of the map: 0.1 is even.",
-    "r2g_inside": "The share of R2G attention inside the inpainting mask.",
-    "r2g_inside_chance": "For comparison: the mask's share of the area.",
-    "g2r_entropy": "How even G2R is: 1 is even, 0 all in one place.",
-    "g2r_concentration": "G2R attention in the brightest tenth of the map: 0.1 is even.",
-    "g2r_inside": "The share of G2R attention on the reference's object.",
-    "g2r_inside_chance": "For comparison: the object's share of the reference's area.",
 }
 
 

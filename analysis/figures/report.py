@@ -19,10 +19,11 @@ import pandas as pd
 import xarray as xr
 
 from i2am.analysis.figures import DEFAULT_KINDS, load_figure
-from i2am.analysis.figures.captions import CAPTIONS, SCORES, absence, similarity_note
+from i2am.analysis.figures.captions import CAPTIONS, absence, similarity_note
 from i2am.analysis.figures.files import has_figure
 from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle
 from i2am.analysis.figures.panels import render
+from i2am.analysis.scores.registry import score_meanings
 from i2am.files import check_new_file, written_whole
 from i2am.schemas import AnalysisError
 from i2am.schemas.attributes import ATTRIBUTE_KEY
@@ -163,9 +164,10 @@ def _section(
         notes.append(f"R2G: {note}.")
     if "g2r" not in maps.children:
         notes.append(absence(sample, "g2r"))
+    meanings = score_meanings()
     own = [] if scores is None else scores[scores["sample"].astype(str) == name].to_dict("records")
     values = tuple(
-        _Score(row["score"], SCORES.get(row["score"], ""), _number(row["value"])) for row in own
+        _Score(row["score"], meanings.get(row["score"], ""), _number(row["value"])) for row in own
     )
     provenance = dict(_flat(sample.attrs[ATTRIBUTE_KEY]))
     return _Section(name, figures, tuple(notes), values, provenance)
@@ -197,11 +199,11 @@ def _head(sections: Iterable[_Section]) -> Iterator[tuple[str, str]]:
 
 
 def _summary(scores: pd.DataFrame) -> list[_SummaryRow]:
-    rows = []
+    rows, meanings = [], score_meanings()
     for name, values in scores.groupby("score", sort=False)["value"]:
         known = values.dropna()
         numbers = (_number(known.mean()), _number(known.min()), _number(known.max()))
-        rows.append(_SummaryRow(str(name), SCORES.get(str(name), ""), *numbers, len(known)))
+        rows.append(_SummaryRow(str(name), meanings.get(str(name), ""), *numbers, len(known)))
     return rows
 
 

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from i2am.analysis.kernel.resize import resize
+from i2am.analysis.scores.score import (
+    DEFAULT_PENALTY,
+    DEFAULT_THRESHOLD,
+    Score,
+    ScoredMap,
+    ScoreValue,
+)
 from i2am.schemas import AnalysisError
 from i2am.schemas.choices import POLARITIES, Polarity, check_choice
+from i2am.schemas.directions import DIRECTIONS, G2R, R2G
 
 __all__ = [
-    "DEFAULT_PENALTY",
-    "DEFAULT_THRESHOLD",
+    "SCORE",
     "imacs",
     "normalise",
     "with_polarity",
 ]
-
-DEFAULT_PENALTY: Final = 3.0
-
-
-DEFAULT_THRESHOLD: Final = 0.4
 
 
 def imacs(
@@ -112,3 +115,43 @@ def normalise(maps: NDArray[Any]) -> NDArray[Any]:
     low, high = maps.min(), maps.max()
     stretched: NDArray[Any] = (maps - low) / (high - low) if high > low else np.zeros_like(maps)
     return stretched
+
+
+def _compute(scored: ScoredMap) -> Iterator[tuple[str, float]]:
+    """Yield IMACS where there is a mask; polarity is of R2G alone, premasking of G2R."""
+    if scored.mask is None:
+        return
+    is_r2g = scored.direction == R2G.name
+    options = scored.options
+    yield (
+        DIRECTIONS[scored.direction].imacs,
+        imacs(
+            scored.values,
+            scored.mask,
+            penalty=options.penalty,
+            threshold=options.threshold,
+            polarity=options.polarity if is_r2g else "direct",
+            premask=options.premask and not is_r2g,
+        ),
+    )
+
+
+SCORE: Final = Score(
+    "imacs",
+    "Attention inside the mask, less a penalty for that outside: 1 is best.",
+    _compute,
+    (
+        ScoreValue(
+            R2G.imacs,
+            "R2G attention inside the inpainting mask, less a penalty for that outside: 1 is best.",
+            R2G.name,
+            "IMACS",
+        ),
+        ScoreValue(
+            G2R.imacs,
+            "G2R attention on the reference's object, less a penalty for that off it: 1 is best.",
+            G2R.name,
+            "IMACS",
+        ),
+    ),
+)

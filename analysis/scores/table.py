@@ -1,12 +1,10 @@
-"""Scores on maps: whether attention keeps to the mask, boxes the painted thing, or gathers."""
+"""The table of all scores of all samples, and its summary."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -15,21 +13,18 @@ from i2am.analysis.scores.bootstrap import (
     bootstrap_mean_interval,
     check_confidence,
 )
-from i2am.analysis.scores.detection import bounding_box, detection_scores
-from i2am.analysis.scores.imacs import (
+from i2am.analysis.scores.masks import masks_of
+from i2am.analysis.scores.registry import compute_score, known_scores
+from i2am.analysis.scores.score import (
     DEFAULT_PENALTY,
     DEFAULT_THRESHOLD,
-    imacs,
-    normalise,
-    with_polarity,
+    ScoredMap,
+    ScoreOptions,
 )
-from i2am.analysis.scores.masks import masks_of
-from i2am.analysis.scores.spread import spread
 from i2am.analysis.stores.reader import open_maps
 from i2am.analysis.stores.related import run_of
 from i2am.analysis.stores.tables import check_table_path, write_table
 from i2am.schemas import AnalysisError, SchemaError, StoreError
-from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.choices import POLARITIES, Polarity, check_choice
 from i2am.schemas.directions import DIRECTIONS
 from i2am.storage import StoreLike
@@ -74,8 +69,8 @@ def score_maps(
         Columns sample, score, value. Scores: imacs_g, imacs_r, detection_iou and its baselines
         whole_image_iou and random_box_iou (the mean of 100 boxes); then of the ULAM of each
         direction, as `spread` defines them, r2g_entropy, r2g_concentration, r2g_inside and
-        r2g_inside_chance, and the same of g2r. A score that does not exist for a sample has no row:
-        no mask, no G2R.
+        r2g_inside_chance, and the same of g2r; then those that were registered or that installed
+        packages publish. A score that does not exist for a sample has no row: no mask, no G2R.
 
     Raises
     ------
@@ -94,10 +89,7 @@ def score_maps(
         found = _scores(
             opened[name],
             captured[name],
-            penalty=penalty,
-            threshold=threshold,
-            polarity=polarity,
-            premask=premask,
+            ScoreOptions(penalty, threshold, polarity, premask),
         )
         rows += [(name, score, value) for score, value in found]
     if not rows:
@@ -156,31 +148,16 @@ def summarise_scores(table: pd.DataFrame, confidence: float = DEFAULT_CONFIDENCE
 
 
 def _scores(
-    maps: xr.DataTree,
-    sample: xr.DataTree,
-    *,
-    penalty: float,
-    threshold: float,
-    polarity: Polarity,
-    premask: bool,
+    maps: xr.DataTree, sample: xr.DataTree, options: ScoreOptions
 ) -> Iterator[tuple[str, float]]:
-    """Yield the scores of one sample that exist."""
-    options: dict[str, Any] = {"penalty": penalty, "threshold": threshold}
-    ulam = {direction: node.dataset["ulam"].compute() for direction, node in maps.children.items()}
+    """Yield the name and number of every score of one sample that exists."""
+    ulam = {
+        direction: maps.children[direction].dataset["ulam"].compute().to_numpy()
+        for direction in DIRECTIONS
+        if direction in maps.children
+    }
     masks = masks_of(sample, maps)
-    r2g, mask = ulam["r2g"].to_numpy(), masks.get("r2g")
-    if mask is not None:
-        yield "imacs_g", imacs(r2g, mask, polarity=polarity, **options)
-    if "g2r" in masks:
-        yield "imacs_r", imacs(ulam["g2r"].to_numpy(), masks["g2r"], premask=premask, **options)
-    box = sample.attrs[ATTRIBUTE_KEY].get("box") or (None if mask is None else bounding_box(mask))
-    if box is not None:
-        heat = with_polarity(normalise(r2g.astype(np.float64)), polarity)
-        yield from detection_scores(sample, heat, box)
-    for direction in DIRECTIONS:
-        if direction in ulam:
-            found = spread(ulam[direction], masks.get(direction))
-            for measure, value in found.items():
-                name = "inside_chance" if measure == "chance" else measure
-                if not np.isnan(value):
-                    yield f"{direction}_{name}", float(value)
+    for score in known_scores():
+        for direction, values in ulam.items():
+            scored = ScoredMap(direction, values, masks.get(direction), sample, options)
+            yield from compute_score(score, scored).items()
