@@ -5,35 +5,26 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
-from i2am.analysis import imacs, spread
+from i2am.analysis import ScoredMap, ScoreValue
 from i2am.analysis.figures.captions import absence
+from i2am.analysis.scores import registry
 from i2am.schemas.directions import DIRECTIONS, DirectionName
 from i2am.viewer.data.axes import Place
 from i2am.viewer.data.sample import Row
 
 __all__ = [
-    "MEASURES",
     "mask_name",
     "score_map",
     "score_row",
     "short_names",
+    "shown_values",
     "why_no_curves",
 ]
-
-# What is told, and the measure of `i2am.analysis.spread` that it is.
-MEASURES: Final = {
-    "IMACS": "imacs",
-    "inside the mask": "inside",
-    "by chance": "chance",
-    "entropy": "entropy",
-    "concentration": "concentration",
-}
 
 
 def score_map(
@@ -57,11 +48,13 @@ def score_map(
     >>> scores["IMACS"], scores["inside the mask"], scores["by chance"]
     (1.0, 1.0, 0.0625)
     """
-    found = spread(xr.DataArray(plane, dims=DIRECTIONS[direction].plane), mask)
-    measures = {name: float(value) for name, value in found.items()}
-    if mask is not None:
-        measures["imacs"] = imacs(plane, mask)
-    return {told: measures[own] for told, own in MEASURES.items() if own in measures}
+    found = registry.score_map(ScoredMap(direction, plane, mask))
+    return {v.label: found[v.name] for v in shown_values(direction) if v.name in found}
+
+
+def shown_values(direction: DirectionName) -> list[ScoreValue]:
+    """Return the score values of a direction that have a label beside the map in view."""
+    return [v for v in registry.score_values() if v.label and v.direction == direction]
 
 
 def score_row(

@@ -20,12 +20,12 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from i2am.analysis.figures.captions import SCORES
+from i2am.analysis.scores.registry import score_meanings
 from i2am.schemas.dims import HEAD, LAYER, STEP
 from i2am.schemas.directions import DIRECTIONS, DirectionName
 from i2am.viewer.data.axes import Place
 from i2am.viewer.data.sample import Row
-from i2am.viewer.data.scores import MEASURES, mask_name, score_row, short_names, why_no_curves
+from i2am.viewer.data.scores import mask_name, score_row, short_names, shown_values, why_no_curves
 from i2am.viewer.session.attach import session_of
 from i2am.viewer.widgets.plots import Cells, CellsPlot, Curves, CurvesPlot, mean_of_last, stack
 from i2am.viewer.widgets.qt import Background
@@ -55,7 +55,7 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         self.samples, self.direction, self.outside = QComboBox(), QComboBox(), QCheckBox("outside")
         self.title, self.message, self.note = QLabel(), QLabel(), QLabel()
         self.curves, self.cells = CurvesPlot(), CellsPlot("concentration")
-        self.scores = {d: {measure: QLabel(_NONE) for measure in MEASURES} for d in DIRECTIONS}
+        self.scores = {d: {v.label: QLabel(_NONE) for v in shown_values(d)} for d in DIRECTIONS}
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self.redraw)
@@ -102,7 +102,7 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         self.title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.message.setWordWrap(True)
         self.note.setWordWrap(True)
-        self.cells.setToolTip(f"{SCORES['r2g_concentration']} Click a cell to go there.")
+        self.cells.setToolTip(f"{score_meanings()['r2g_concentration']} Click a cell to go there.")
         choices = QHBoxLayout()
         for widget in (self.samples, self.direction, self.outside):
             choices.addWidget(widget)
@@ -128,18 +128,14 @@ class PanelsWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         table = QGridLayout()
         table.setVerticalSpacing(1)
         table.addWidget(QLabel("map in view"), 0, 0)
+        lines = list(dict.fromkeys(label for own in self.scores.values() for label in own))
+        for line, name in enumerate(lines, 1):
+            table.addWidget(QLabel(name), line, 0)
         for column, (direction, labels) in enumerate(self.scores.items(), 1):
             table.addWidget(QLabel(direction.upper()), 0, column)
-            for line, (measure, label) in enumerate(labels.items(), 1):
-                caption = {
-                    "imacs": DIRECTIONS[direction].imacs,
-                    "chance": f"{direction}_inside_chance",
-                }
-                name = MEASURES[measure]
-                label.setToolTip(SCORES[caption.get(name, f"{direction}_{name}")])
-                table.addWidget(label, line, column)
-                if column == 1:
-                    table.addWidget(QLabel(measure), line, 0)
+            for value in shown_values(direction):
+                labels[value.label].setToolTip(value.meaning)
+                table.addWidget(labels[value.label], lines.index(value.label) + 1, column)
         return table
 
     def _connect(self) -> None:
