@@ -1,12 +1,11 @@
-"""What figures and report say in words: titles, captions, and why a map does not exist.
+"""Text in figures and report: titles, notes, and why a map does not exist.
 
-One place for them, so that a figure and the page that shows it never tell different things.
+One place for it, so that a figure and the page that shows it say the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import xarray as xr
 
@@ -22,24 +21,12 @@ from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.directions import DirectionName
 
 __all__ = [
-    "CAPTIONS",
     "absence",
     "layer_titles",
     "similarity_note",
     "time_titles",
     "unit",
 ]
-
-CAPTIONS: Final = {
-    "overview": "The images, and the maps averaged over layers, steps and heads: R2G shows which "
-    "generated regions draw on the reference, G2R which parts of the reference were used.",
-    "tlam": "When the reference is used, and where: one map per group of denoising steps, noisiest "
-    "first, averaged over layers and heads.",
-    "hlam": "What each attention head looks at: one map per head, averaged over layers and steps.",
-    "llam": "What each layer looks at: one map per attention layer, averaged over steps and heads.",
-    "sram": "For each numbered patch of the generated image, where on the reference it looks, "
-    "averaged over layers, steps and heads.",
-}
 
 
 def similarity_note(sample: xr.DataTree, maps: xr.DataTree) -> str:

@@ -18,9 +18,8 @@ import jinja2
 import pandas as pd
 import xarray as xr
 
-from i2am.analysis.figures import DEFAULT_KINDS, load_figure
-from i2am.analysis.figures.captions import CAPTIONS, absence, similarity_note
-from i2am.analysis.figures.files import has_figure
+from i2am.analysis.figures import FIGURES, load_figure, report_kinds
+from i2am.analysis.figures.captions import absence, similarity_note
 from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle
 from i2am.analysis.figures.panels import render
 from i2am.analysis.scores.registry import score_meanings
@@ -156,8 +155,8 @@ def _section(
 ) -> _Section:
     figures = tuple(
         _figure(kind, name, sample, maps, style)
-        for kind in DEFAULT_KINDS
-        if has_figure(kind, sample)
+        for kind in report_kinds()
+        if FIGURES[kind].exists(sample)
     )
     notes = []
     if note := similarity_note(sample, maps):
@@ -180,10 +179,11 @@ def _figure(
     # WebP: a fifth of the PNG's size, which fifty samples in one file notice.
     image = render(drawn, "webp", pil_kwargs={"quality": 88})
     source = f"data:image/webp;base64,{base64.b64encode(image).decode('ascii')}"
+    caption = FIGURES[kind].caption
     title = "Overview" if kind == "overview" else kind.upper()
-    alt = f"{title} of sample {name}. {CAPTIONS[kind]}"
+    alt = f"{title} of sample {name}. {caption}"
     width_px, height_px = (round(inches * _CSS_PX_PER_INCH) for inches in drawn.get_size_inches())
-    return _Figure(title, CAPTIONS[kind], alt, source, width_px, height_px)
+    return _Figure(title, caption, alt, source, width_px, height_px)
 
 
 def _head(sections: Iterable[_Section]) -> Iterator[tuple[str, str]]:
