@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from i2am.analysis.figures.captions import similarity_note
+from i2am.analysis.figures.heat import Pixels
 from i2am.analysis.figures.overlay import (
     DEFAULT_STYLE,
-    Pixels,
     colorbar_colors,
     overlay,
     value_range,

@@ -14,7 +14,8 @@ from i2am.analysis.figures.captions import (
     time_titles,
     unit,
 )
-from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle, Pixels, value_range
+from i2am.analysis.figures.heat import Pixels
+from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle, value_range
 from i2am.analysis.figures.panels import (
     ColorBar,
     Panel,

@@ -1,8 +1,8 @@
-"""A map laid over an image: pixels in, pixels out.
+"""A map over an image, in a style: pixels in, pixels out.
 
-What changes a map for the eye alone (min-max, polarity, threshold, colors, opacity) happens here
-and nowhere else, so stored maps keep their values and every figure shows them by the same rules.
-Heat is the more opaque the higher its value, so the image stays readable where the map is low.
+Everything that changes the look of a map alone (min-max, polarity, threshold, colors, opacity)
+happens here, so stored maps keep their values and every figure shows them by the same rules. The
+higher a value, the more opaque its heat, so the image stays readable where the map is low.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, Final
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
+from i2am.analysis.figures.heat import Heat, Pixels, blend, enlarge, upsample
 from i2am.schemas import AnalysisError
 from i2am.schemas.choices import CONTRASTS, POLARITIES, Contrast, Polarity, check_choice
 
@@ -23,18 +23,12 @@ __all__ = [
     "DEFAULT_STYLE",
     "MapStyle",
     "colorbar_colors",
-    "enlarge",
     "heat_of",
     "overlay",
     "value_range",
 ]
 
-Pixels = npt.NDArray[np.uint8]
-Heat = npt.NDArray[np.float64]
 Limits = tuple[float, float]
-
-# Small images are repeated up to this size, so that heat is smooth over crisp pixels.
-_CANVAS_PX: Final = 384
 
 
 @dataclass(frozen=True)
@@ -114,7 +108,7 @@ def overlay(
     """
     canvas = enlarge(image)
     height, width = canvas.shape[:2]
-    return _blend(canvas, heat_of(_upsample(values, (height, width)), limits, style), style)
+    return _blend(canvas, heat_of(upsample(values, (height, width)), limits, style), style)
 
 
 def value_range(maps: Iterable[npt.ArrayLike]) -> Limits:
@@ -163,22 +157,7 @@ def colorbar_colors(style: MapStyle = DEFAULT_STYLE, count: int = 256) -> npt.ND
     return colors
 
 
-def enlarge(image: Pixels) -> Pixels:
-    """Repeat the pixels of a small image a whole number of times; a mask is welcome too."""
-    times = -(-_CANVAS_PX // min(image.shape[:2]))
-    return image.repeat(times, axis=0).repeat(times, axis=1)
-
-
-def _upsample(values: npt.ArrayLike, shape: tuple[int, int]) -> Heat:
-    """Resize bilinearly, half a cell at the rim extended (align_corners False)."""
-    values = np.asarray(values, np.float64)
-    factors = [wanted / came for wanted, came in zip(shape, values.shape, strict=True)]
-    resized: Heat = ndimage.zoom(values, factors, order=1, mode="nearest", grid_mode=True)
-    return resized
-
-
 def _blend(canvas: Pixels, heat: Heat, style: MapStyle) -> Pixels:
     colors: Any = mpl.colormaps[style.colormap](heat)[..., :3] * 255
-    opacity = style.opacity * heat[..., None]
-    blended: Pixels = np.rint(canvas * (1 - opacity) + colors * opacity).astype(np.uint8)
-    return blended
+    opacity = style.opacity * heat
+    return blend(canvas, colors, opacity)

@@ -21,12 +21,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
+from i2am.analysis.figures.heat import Pixels, enlarge
 from i2am.analysis.figures.overlay import (
     Limits,
     MapStyle,
-    Pixels,
     colorbar_colors,
-    enlarge,
     overlay,
     value_range,
 )

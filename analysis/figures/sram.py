@@ -11,7 +11,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from i2am.analysis.figures.captions import absence
-from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle, Pixels
+from i2am.analysis.figures.heat import Pixels
+from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle
 from i2am.analysis.figures.panels import (
     Marker,
     Panel,

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from i2am.analysis.figures.heat import enlarge
 from i2am.analysis.figures.maps import hlam, llam, overview, tlam
-from i2am.analysis.figures.overlay import MapStyle, enlarge
+from i2am.analysis.figures.overlay import MapStyle
 from i2am.schemas import AnalysisError
 from i2am.schemas.directions import DIRECTIONS
 from tests.support.figure_reading import brightest, panels_of, texts_of, titles_of, values_of

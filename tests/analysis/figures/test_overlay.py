@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from i2am.analysis.figures.heat import enlarge
 from i2am.analysis.figures.overlay import (
     DEFAULT_STYLE,
     MapStyle,
     colorbar_colors,
-    enlarge,
     heat_of,
     overlay,
     value_range,
