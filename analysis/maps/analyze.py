@@ -89,7 +89,25 @@ def analyze(
     Notes
     -----
     Park & Jang, I²AM (arXiv 2407.12331), section 3: ULAM, TLAM, HLAM and LLAM are means of the
-    volume over what each name does not keep.
+    volume over the dimensions that each does not keep.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = {
+    ...     "scale": 1.0, "generated_grid": [2, 2], "reference_grid": [2, 2], "special_tokens": 0,
+    ...     "order": 0, "block": "down", "representation": "logits", "causal": True,
+    ... }
+    >>> logits = np.zeros((1, 1, 4, 4), np.float32)  # (step, head, P, R)
+    >>> logits[..., 1] = 50  # all patches look at the token at the upper right
+    >>> dims = ("step", "head", "generated", "reference")
+    >>> sample = xr.DataTree.from_dict({
+    ...     "/": xr.Dataset(coords={"step": [0], "timestep": ("step", [981.0])}),
+    ...     "/layers/down": xr.Dataset({"logits": (dims, logits)}, attrs={"i2am": layer}),
+    ... })
+    >>> maps = analyze(sample)
+    >>> maps["r2g/ulam"].values.tolist(), maps["g2r/ulam"].values.round(2).tolist()
+    ([[0.25, 0.25], [0.25, 0.25]], [[0.0, 1.0], [0.0, 0.0]])
     """
     check_options(convention, normalisation, grid)
     grid = None if grid is None else (grid[0], grid[1])
@@ -208,7 +226,18 @@ def maps_of(
     run : Mapping of str to DataTree
         As `open_run` gives it.
     maps : str, Path or zarr Store, optional
-        The maps store. Samples that it lacks, or all without one, are analysed when asked for.
+        The maps store. Samples that it does not hold, or all if there is none, are analyzed when
+        they are asked for.
+
+    Returns
+    -------
+    Mapping of str to DataTree
+        By the names of the run's samples; as `analyze` returns them.
+
+    Raises
+    ------
+    StoreError
+        If the maps store is missing or of the wrong kind.
     """
     return _MapsOnDemand(run, {} if maps is None else open_maps(maps))
 

@@ -98,6 +98,23 @@ def sram(
     ``softmax_R(S)[p, :]``, for a region of the reference ``softmax_P(S)[:, r]``; resized and clamped
     at 0 before the means over layers, steps and heads. Many regions share what is read and the
     exponential, so that they cost little more than one.
+
+    Examples
+    --------
+    >>> layer = {
+    ...     "scale": 1.0, "generated_grid": [2, 2], "reference_grid": [2, 2], "special_tokens": 0,
+    ...     "order": 0, "block": "down", "representation": "logits", "causal": True,
+    ... }
+    >>> logits = 50 * np.eye(4, dtype=np.float32)[None, None]  # each patch looks at its own token
+    >>> dims = ("step", "head", "generated", "reference")
+    >>> blank = ("y", "x", "rgb"), np.zeros((8, 8, 3), np.uint8)
+    >>> sample = xr.DataTree.from_dict({
+    ...     "/": xr.Dataset(coords={"step": [0]}),
+    ...     "/images": xr.Dataset({"generated": blank}),
+    ...     "/layers/down": xr.Dataset({"logits": (dims, logits)}, attrs={"i2am": layer}),
+    ... })
+    >>> sram(sample, generated=(0, 7)).values.round(2).tolist()  # a pixel at the upper right
+    [[0.0, 1.0], [0.0, 0.0]]
     """
     check_one_side(generated, reference)
     kept = kept_dims(keep)

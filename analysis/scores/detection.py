@@ -1,4 +1,4 @@
-"""Detection: whether a map's bright part boxes the thing that was painted.
+"""Detection: whether the bright part of a map has the bounding box of the painted object.
 
 Boxes are (x, y, width, height) in the image's own pixels, as in a manifest.
 """
@@ -64,7 +64,7 @@ def detect_box(heat: NDArray[Any], percentile: float = _PERCENTILE) -> Box | Non
     -------
     (x, y, width, height) or None
         Of the foreground's connected parts after opening, closing and dilation with 5x5, the one
-        whose bounding box holds most foreground. None when nothing is left, as of a constant map.
+        whose bounding box contains most foreground. None if nothing is left, as for a constant map.
 
     Examples
     --------
@@ -78,10 +78,10 @@ def detect_box(heat: NDArray[Any], percentile: float = _PERCENTILE) -> Box | Non
     closed = _erode(_dilate(opened))
     cleaned = _dilate(closed)
     parts, _ = ndimage.label(cleaned, structure=_TOUCHING)
-    places = ndimage.find_objects(parts)
-    if not places:
+    boxes = ndimage.find_objects(parts)
+    if not boxes:
         return None
-    rows, columns = max(places, key=lambda place: np.count_nonzero(cleaned[place]))
+    rows, columns = max(boxes, key=lambda box: np.count_nonzero(cleaned[box]))
     return (
         int(columns.start),
         int(rows.start),

@@ -1,4 +1,4 @@
-"""Which heads do anything: how each head of each layer spreads its attention, step by step."""
+"""How each head of each layer spreads its attention, at every step."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def head_scores(
 ) -> pd.DataFrame:
     """Return how every head spreads its attention, at every step.
 
-    A long run's table is large; `write_head_scores` holds one sample of it at a time.
+    The table of a long run is large; `write_head_scores` has one sample of it in memory at a time.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def write_head_scores(
     progress: bool = True,
     overwrite: bool = False,
 ) -> pd.DataFrame:
-    """Write the table of `head_scores` sample by sample, and return which heads gather most.
+    """Write the table of `head_scores` sample by sample, and return the heads ranked by concentration.
 
     Parameters
     ----------

@@ -32,6 +32,11 @@ def known_scores() -> tuple[Score, ...]:
     ------
     AnalysisError
         If a score that an installed package publishes cannot be loaded.
+
+    Examples
+    --------
+    >>> [score.name for score in known_scores()][:3]
+    ['imacs', 'detection', 'spread']
     """
     _load_published()
     return (*SCORES, *_registered.values())
@@ -74,6 +79,10 @@ def register_score(score: Score) -> None:
 
 def unregister_score(name: str) -> None:
     """Remove a score that was registered.
+
+    Parameters
+    ----------
+    name : str
 
     Raises
     ------

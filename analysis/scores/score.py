@@ -32,7 +32,15 @@ DEFAULT_THRESHOLD: Final = 0.4
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What the caller of `score_maps` asked for; see there."""
+    """Options of `score_maps`.
+
+    Parameters
+    ----------
+    penalty, threshold, premask
+        As in `imacs`; `premask` is for IMACS_r alone.
+    polarity : "direct" or "inverted"
+        Of R2G.
+    """
 
     penalty: float = DEFAULT_PENALTY
     threshold: float = DEFAULT_THRESHOLD

@@ -1,7 +1,7 @@
-"""How attention is spread over a map: evenly or gathered, inside a mask or beside it.
+"""How attention spreads over a map: evenly or in few places, inside a mask or outside.
 
-Maps of any level and with any leading dimensions; lazy in, lazy out. Each map is taken as shares of
-its own sum, so normalisation changes no measure.
+Maps of any level and with any leading dimensions; lazy in, lazy out. Each map is divided by its own
+sum, so that normalisation changes no measure.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BRIGHTEST: Final = 0.1
 
 
 def spread(maps: xr.DataArray, mask: NDArray[Any] | None = None) -> xr.Dataset:
-    """Return how each map's attention is spread.
+    """Return measures of how each map's attention spreads.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def _measure(
     measures = [nats / (math.log(count) if count > 1 else math.nan), _brightest(flat) / total]
     if weights is not None:
         measures.append(flat @ weights.ravel() / total)
-    # Rounding must not lead out of the range.
+    # Rounding must not leave the range.
     return tuple(np.clip(measure, 0, 1).astype(np.float32) for measure in measures)
 
 

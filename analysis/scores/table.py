@@ -104,6 +104,16 @@ def score_maps(
 def read_scores(path: str | Path) -> pd.DataFrame:
     """Read a table that `score_maps` wrote; sample names stay text.
 
+    Parameters
+    ----------
+    path : str or Path
+        A ``.csv`` or ``.parquet`` file.
+
+    Returns
+    -------
+    DataFrame
+        Columns sample (str), score (str) and value (float).
+
     Raises
     ------
     SchemaError
@@ -119,7 +129,7 @@ def read_scores(path: str | Path) -> pd.DataFrame:
 
 
 def summarise_scores(table: pd.DataFrame, confidence: float = DEFAULT_CONFIDENCE) -> pd.DataFrame:
-    """Return each score's mean over the samples and how sure it is.
+    """Return each score's mean over the samples, with its confidence interval.
 
     Parameters
     ----------
@@ -138,6 +148,13 @@ def summarise_scores(table: pd.DataFrame, confidence: float = DEFAULT_CONFIDENCE
     ------
     AnalysisError
         If `confidence` is not between 0 and 1.
+
+    Examples
+    --------
+    >>> rows = [("a", "imacs_g", 0.5), ("b", "imacs_g", 0.1)]
+    >>> table = pd.DataFrame(rows, columns=["sample", "score", "value"])
+    >>> summarise_scores(table).round(2).to_dict("index")
+    {'imacs_g': {'count': 2, 'mean': 0.3, 'std': 0.28, 'low': 0.1, 'high': 0.5}}
     """
     check_confidence(confidence)
     values = table.groupby("score", sort=False)["value"]

@@ -138,6 +138,10 @@ def default_average_path(maps_path: str | Path) -> Path:
 
     Beside the maps; those of maps at a URL go to the current folder.
 
+    Parameters
+    ----------
+    maps_path : str or Path
+
     Examples
     --------
     >>> default_average_path("out/maps.zarr").as_posix()

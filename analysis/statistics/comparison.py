@@ -1,4 +1,4 @@
-"""Two runs compared, sample by sample: with guidance against without, model A against model B."""
+"""Compare two runs sample by sample: with and without guidance, or two models."""
 
 from __future__ import annotations
 
@@ -88,6 +88,13 @@ def summarise_comparison(
     ------
     AnalysisError
         If `confidence` is not between 0 and 1.
+
+    Examples
+    --------
+    >>> row = {"direction": "r2g", "level": "ulam", "label": "all", "measure": "inside"}
+    >>> table = pd.DataFrame([row | {"a": a, "b": a + 0.5, "difference": 0.5} for a in (0.0, 0.25)])
+    >>> summarise_comparison(table)[["n", "mean_a", "mean_b", "low", "high"]].to_numpy().tolist()
+    [[2.0, 0.125, 0.625, 0.5, 0.5]]
     """
     check_confidence(confidence)
     groups = table.groupby(_KEYS, sort=False)

@@ -1,7 +1,7 @@
-"""What one sample's maps show and another's do not: both as shares of attention, on one grid.
+"""Differences of two samples' maps, both as shares of attention on one grid.
 
-Maps of unlike models can differ in grid, layers, heads and steps; each level is compared where it
-means the same in both, and left out where it does not.
+Maps of different models can differ in grid, layers, heads and steps. A level is compared if it means
+the same in both, and left out if it does not.
 """
 
 from __future__ import annotations
@@ -49,7 +49,18 @@ def difference_maps(maps_a: xr.DataTree, maps_b: xr.DataTree) -> xr.DataTree:
     Notes
     -----
     Each map is put on the larger of the two grids as in `resize`, clamped at 0, and divided by its
-    sum; then A is taken from B.
+    sum; then A is subtracted from B.
+
+    Examples
+    --------
+    >>> def maps(ulam):
+    ...     planes = {"ulam": (("y", "x"), ulam), "tlam": (("time", "y", "x"), [ulam])}
+    ...     labels = {"layer": ["down"], "head": [0]}
+    ...     of_labels = {f"{dim[0]}lam": ((dim, "y", "x"), [ulam]) for dim in ("layer", "head")}
+    ...     return xr.DataTree.from_dict({"r2g": xr.Dataset(planes | of_labels, coords=labels)})
+    >>> found = difference_maps(maps([[3.0, 1.0]]), maps([[1.0, 1.0]]))
+    >>> found["r2g/ulam"].values.tolist()
+    [[-0.25, 0.25]]
     """
     directions = [d for d in DIRECTIONS if d in maps_a.children and d in maps_b.children]
     if not directions:
@@ -63,7 +74,7 @@ def difference_maps(maps_a: xr.DataTree, maps_b: xr.DataTree) -> xr.DataTree:
     for direction in directions:
         levels = matching_levels(maps_a[direction].dataset, maps_b[direction].dataset)
         paired = {name: shares(a, b) for name, (a, b) in levels.items()}
-        # What the two tell differently of their steps and layers is left out.
+        # Coordinates that differ between the two are left out.
         found[direction] = xr.Dataset({name: b - a for name, (a, b) in paired.items()})
     return xr.DataTree.from_dict(found, name=maps_b.name)
 

@@ -34,7 +34,20 @@ _DEFAULT: Final = ("i2am", "mass")
 
 @dataclass(frozen=True)
 class RunPair:
-    """Two runs, A and B, with their maps and the samples to compare."""
+    """Two runs, A and B, with their maps and the samples to compare; `pair_runs` makes it.
+
+    Parameters
+    ----------
+    run_a, run_b : Run
+    maps_a, maps_b : Mapping of str to DataTree
+        Of every sample of the run, stored or analyzed on demand.
+    names : tuple of str
+        The samples to compare.
+    convention, normalisation : str
+        Of all maps.
+    only_a, only_b : int
+        How many samples the other run does not have.
+    """
 
     run_a: Run
     run_b: Run
@@ -43,7 +56,7 @@ class RunPair:
     names: tuple[str, ...]
     convention: str
     normalisation: str
-    only_a: int  # samples of A that B lacks
+    only_a: int
     only_b: int
 
     def opened(self) -> Iterator[tuple[str, SampleWithMaps, SampleWithMaps]]:
@@ -74,6 +87,10 @@ def pair_runs(
         By default those beside each run. Samples that they lack are analyzed on demand.
     samples : iterable of str, optional
         By default all that both runs hold.
+
+    Returns
+    -------
+    RunPair
 
     Raises
     ------

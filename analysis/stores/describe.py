@@ -34,13 +34,13 @@ def describe_store(path: StoreLike) -> GroupDescription:
     Returns
     -------
     GroupDescription
-        Groups are described when they are asked for, so a long run is not held in memory; every
-        group is there, complete or not. Of the values only guidance labels are read.
+        A group is described when it is asked for, so that a long run does not fill the memory.
+        Groups of incomplete samples are there, too. Of the values only guidance labels are read.
 
     Raises
     ------
     StoreError
-        If it is missing or not a store of ours.
+        If it is missing or no store of i2am.
     """
     return _describe(open_root(path))
 
@@ -61,7 +61,7 @@ def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
     Raises
     ------
     StoreError
-        If it is missing or not a store of ours.
+        If it is missing or no store of i2am.
     """
     result = open_group(path)
     if (own := own_attributes(result)).get("kind") in _RESULTS:

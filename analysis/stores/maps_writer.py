@@ -1,7 +1,7 @@
 """The maps store as it is written: opened with its options, then sample by sample.
 
-A sample's metadata is written first, its chunks in any order, its status last; so whatever stops
-the work, what is marked complete is complete.
+A sample's metadata is written first, its chunks in any order, its status last: a sample that is marked
+complete is complete, whatever stops the work.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def source_of(run: StoreLike, out: Path) -> str:
 
 
 def open_output(out: Path, source: str, options: dict[str, Any], *, overwrite: bool) -> zarr.Group:
-    """Return the maps store's root, new or the one that these options wrote.
+    """Return the root of the maps store: a new one, or one that was written with the same options.
 
     Parameters
     ----------
