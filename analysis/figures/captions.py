@@ -97,8 +97,8 @@ def _without_shared_end(names: Sequence[str]) -> list[str]:
     parts = [name.split(".") for name in names]
     if len(parts) < 2:
         return list(names)
-    most = min(map(len, parts)) - 1
+    max_shared = min(map(len, parts)) - 1
     shared = 0
-    while shared < most and len({part[-1 - shared] for part in parts}) == 1:
+    while shared < max_shared and len({part[-1 - shared] for part in parts}) == 1:
         shared += 1
     return [".".join(part[: len(part) - shared]) for part in parts]

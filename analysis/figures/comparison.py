@@ -131,12 +131,12 @@ def _show(
 
 def _show_difference(axes: Axes, difference: NDArray[np.float32]) -> ScalarMappable:
     """Lay a difference over what is shown, the more opaque the larger it is."""
-    most = float(np.nanmax(np.abs(difference))) or 1.0
+    largest = float(np.nanmax(np.abs(difference))) or 1.0
     return axes.imshow(
         difference,
         cmap=_DIVERGING,
-        norm=Normalize(-most, most),
-        alpha=np.sqrt(np.abs(difference) / most) * 0.95,
+        norm=Normalize(-largest, largest),
+        alpha=np.sqrt(np.abs(difference) / largest) * 0.95,
         extent=axes.images[0].get_extent(),
         interpolation="bilinear",
     )

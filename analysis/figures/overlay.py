@@ -42,9 +42,9 @@ class MapStyle:
     threshold : float, in [0, 1)
         Heat at or below it is not drawn; 0 is a figure's lowest value, 1 its highest.
     colormap : str
-        A matplotlib colormap; perceptually uniform ones tell the truth.
+        A matplotlib colormap; a perceptually uniform one does not distort the values.
     opacity : float, in (0, 1]
-        Opacity of the hottest place.
+        Opacity of the hottest pixel.
     contrast : {"shared", "panel"}
         Whether one scale spans the panels of a direction, or each panel has its own.
 
@@ -73,7 +73,7 @@ class MapStyle:
         if not 0 < self.opacity <= 1:
             msg = (
                 f"Expected an opacity in (0, 1], got {self.opacity}, at MapStyle. "
-                "1 hides the image under the hottest place."
+                "1 hides the image under the hottest pixel."
             )
             raise AnalysisError(msg)
 

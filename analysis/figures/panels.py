@@ -91,7 +91,7 @@ _DPI: Final = 150
 
 @dataclass(frozen=True)
 class ColorBar:
-    """A color bar: which values its two ends stand for, and what the values are."""
+    """A color bar: the values at its two ends, and what the values are."""
 
     limits: Limits
     style: MapStyle
@@ -111,7 +111,7 @@ class Marker:
 
 @dataclass(frozen=True)
 class Panel:
-    """One image with its title, or a sentence in the place of an image.
+    """One image with its title, or a sentence if there is no image.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class PanelGroup:
-    """Panels under one heading, in rows, all of one width; `main_panel` stands large at their left."""
+    """Panels under one heading, in rows, all of one width; a large `main_panel` to their left."""
 
     heading: str
     panels: tuple[Panel, ...]

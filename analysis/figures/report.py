@@ -1,6 +1,6 @@
 """One self-contained HTML page about a run: its figures, scores and provenance.
 
-The page holds its images and its style, and asks nothing of the network or of scripts: it can be
+The page contains its images and its style, and needs no network and no scripts: it can be
 mailed, archived, read on a phone, and printed.
 """
 
@@ -30,7 +30,7 @@ from i2am.schemas.attributes import ATTRIBUTE_KEY
 __all__ = ["write_report"]
 
 _SCORE_COLUMNS: Final = ("sample", "score", "value")
-# What the head of the page tells of a run, where all samples agree or else each value once.
+# The run's facts in the head of the page: one value if all samples have it, or else each value once.
 _HEAD_FIELDS: Final = ("model", "pipeline", "scheduler", "steps", "guidance_scale", "created")
 _CSS_PX_PER_INCH: Final = 96
 _VERSIONS: Final = ("i2am", "torch", "diffusers")
@@ -107,7 +107,7 @@ class _Score:
 
 @dataclass(frozen=True)
 class _Section:
-    """What the page tells of one sample."""
+    """The part of the page about one sample."""
 
     name: str
     figures: tuple[_Figure, ...]

@@ -65,11 +65,11 @@ def sram_grid(
         image,
         markers=markers,
     )
-    answers = [sram(sample, generated=point, **selection) for point in points]
+    maps = [sram(sample, generated=point, **selection) for point in points]
     titles = [f"{number}: at ({y}, {x})" for number, (y, x) in enumerate(points, start=1)]
-    reference = stored_image(sample, answers[0].attrs["reference_image"])
+    reference = stored_image(sample, maps[0].attrs["reference_image"])
     shown, colorbar = heat_panels(
-        reference, compute_together(answers), titles, style, "attention per token"
+        reference, compute_together(maps), titles, style, "attention per token"
     )
     heading = "SRAM: where on the reference a generated patch looks"
     return draw(
@@ -97,10 +97,10 @@ def default_points(sample: xr.DataTree) -> list[tuple[int, int]]:
 
 
 def _finest_grid(sample: xr.DataTree) -> tuple[int, int]:
-    """Return the generated grid that names a place best: coarser layers look from larger patches."""
+    """Return the finest generated grid of the layers with SRAM: it has the smallest patches."""
     grids = [attributes.generated_grid for attributes in sram_layers(sample).values()]
     if not grids:
-        msg = "Expected a layer with scores of a grid of reference tokens, got none, "
+        msg = "Expected a layer with SRAM, got none, "
         if layers_with_reference_grid(sample):
             hint = "Its layers were reduced to maps: capture with representation 'auto'."
         else:

@@ -219,7 +219,7 @@ class Exponentials:
         # Memory that is touched for the first time costs as much as the exponential.
         rows = self._patches if self._is_kept else self._tile
         self._memory = np.empty((self.batch_size, rows, tokens), np.float32)
-        self._is_shifted = False  # Once it has been needed, it most likely is again.
+        self._is_shifted = False  # Needed once, it is most likely needed again.
         self.max_logits = rows * tokens
 
     def start_batch(self, fill: FillRows, size: int, logsumexp: Floats | None = None) -> None:
@@ -236,7 +236,7 @@ class Exponentials:
             values = self._buffer(rows)
             if not self._is_shifted:
                 self._fill(rows, values)
-                # Infinite terms are told by their sum; some BLAS multiply what they pad by zero.
+                # Infinite terms show in their sum; some BLAS multiply the padding by zero.
                 with np.errstate(over="ignore", invalid="ignore"):
                     np.exp(values, out=values)
                     sums = row_sums(values)

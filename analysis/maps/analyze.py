@@ -133,7 +133,7 @@ def analyze(
 
 
 def check_options(convention: str, normalisation: str, grid: Grid | None = None) -> None:
-    """Raise an AnalysisError if an option is unknown or two do not go together."""
+    """Raise an AnalysisError if an option is unknown or two options exclude each other."""
     check_choice("convention", convention, CONVENTIONS, AnalysisError)
     check_choice("normalisation", normalisation, NORMALISATIONS, AnalysisError)
     if convention == "official" and normalisation != "mass":

@@ -25,7 +25,7 @@ __all__ = ["Executor", "open_executor"]
 
 _TIMEOUT: Final = "20s"
 _THREADS_PER_SAMPLE: Final = 8
-# Dask has the C library give all memory back at once. Blocks of one size come again and again, and
+# Dask makes the C library return all memory at once. Blocks of one size come again and again, and
 # pages that are touched anew for each cost a worker a quarter of its time; its statistical profile
 # of every worker costs another twelfth.
 _WORKER_SETTINGS: Final = {
@@ -91,14 +91,14 @@ def open_executor(scheduler: str | None = None, workers: int | None = None) -> I
 
     with contextlib.ExitStack() as stack:
         if scheduler is None:
-            # Its processes are told to use one thread each for matrix products, too.
+            # Its processes use one thread each for matrix products, too.
             with dask.config.set(_WORKER_SETTINGS):
                 cluster = LocalCluster(
                     n_workers=workers,
                     threads_per_worker=1,
                     processes=True,
                     dashboard_address=":0",
-                    silence_logs=logging.CRITICAL,  # What fails comes back as an error.
+                    silence_logs=logging.CRITICAL,  # A failure is raised as an error.
                 )
             scheduler = stack.enter_context(cluster).scheduler_address
         try:

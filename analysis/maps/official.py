@@ -118,8 +118,8 @@ def _time_means(
 ) -> xr.DataArray:
     """Return time means that were resized and clamped after the mean: dims (time, head, plane).
 
-    The first is over all steps, the others over the groups. The clamp stands before the mean over
-    tokens, so where a layer is resized its tokens' maps are kept apart until then.
+    The first is over all steps, the others over the groups. The clamp precedes the mean over
+    tokens, so that a layer that is resized has a map for each token until then.
     """
     plane = DIRECTIONS[direction].plane
     own = layer.attributes.generated_grid

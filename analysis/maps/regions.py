@@ -1,4 +1,4 @@
-"""What SRAM is asked for: regions of an image, and the layers that have SRAM."""
+"""SRAM requests: regions of an image, and the layers that have SRAM."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _pixels(region: Any, size: tuple[int, int], name: str, where: str) -> NDArra
 
 @dataclass(frozen=True)
 class SramRequest:
-    """What SRAM is asked for, checked.
+    """A checked request for SRAM.
 
     Parameters
     ----------

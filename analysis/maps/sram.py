@@ -42,7 +42,7 @@ from i2am.schemas.dims import (
 
 __all__ = ["region_maps", "sram"]
 
-# ResolvedRegions that are asked about together: beyond it a block's maps would fill the memory.
+# Regions in one task: with more, the maps of a block would fill the memory.
 _MAX_REGIONS: Final = 128
 
 

@@ -48,7 +48,7 @@ def bootstrap_mean_interval(
     The percentile bootstrap of the mean (Efron & Tibshirani, An Introduction to the Bootstrap,
     chapter 13), 9,999 resamples, a fixed seed. With few samples it is too narrow: of a normal
     distribution its 95 % hold the mean in 94 of 100 cases at fifty samples, 93 at twenty, 85 at
-    five and 75 at three. BCa was no better here, and does not exist where all values are alike.
+    five and 75 at three. BCa was no better here, and does not exist if all values are equal.
 
     Examples
     --------

@@ -64,7 +64,7 @@ def iter_head_scores(
     samples: Iterable[str] | None = None,
     progress: bool = False,
 ) -> Iterator[pd.DataFrame]:
-    """Yield the rows of `head_scores` sample by sample; each is computed when it is asked for."""
+    """Yield the rows of `head_scores` sample by sample; each is computed on demand."""
     opened = open_maps(maps)
     captured = run_of(opened, run)
     names = list(opened if samples is None else samples)

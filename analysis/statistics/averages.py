@@ -92,8 +92,8 @@ def average_maps(
         If a level or column is unknown, or samples of one group differ in grid, layers, heads or
         time.
     StoreError
-        If a store is missing or of the wrong kind, a sample is not there, or something else stands
-        at `out`.
+        If a store is missing or of the wrong kind, a sample does not exist, or `out` is something
+        else than an average that may be replaced.
 
     Notes
     -----
@@ -257,8 +257,8 @@ def _write_group(
             sample = _select_levels(maps[name], levels)
             if number == 0:
                 check_same_layout(name, sample, first, template)
-            asked = [sample[p.direction][p.level].data[p.slices] for p in parts]
-            for moment, values in zip(moments, dask.compute(*asked), strict=True):
+            lazy = [sample[p.direction][p.level].data[p.slices] for p in parts]
+            for moment, values in zip(moments, dask.compute(*lazy), strict=True):
                 moment.add(values)
             bar.update()
         for part, moment in zip(parts, moments, strict=True):

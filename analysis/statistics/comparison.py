@@ -145,11 +145,11 @@ def _direction_rows(
         if dim is None and masks[0] is not None and masks[1] is not None:
             scores = imacs(of_a.to_numpy(), masks[0]), imacs(of_b.to_numpy(), masks[1])
             measured[DIRECTIONS[direction].imacs] = [np.array([score]) for score in scores]
-        alike = {str(key): _values(found) for key, found in agreement(of_a, of_b).items()}
+        similarity = {str(key): _values(found) for key, found in agreement(of_a, of_b).items()}
         for row, label in enumerate(labels):
             for measure, (x, y) in measured.items():
                 yield level, label, measure, x[row], y[row], y[row] - x[row]
-            for measure, z in alike.items():
+            for measure, z in similarity.items():
                 yield level, label, measure, math.nan, math.nan, z[row]
 
 

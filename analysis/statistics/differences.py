@@ -106,14 +106,14 @@ def shares(first: xr.DataArray, second: xr.DataArray) -> Pair:
     Returns
     -------
     tuple of DataArray
-        float32; lazy where they came so. NaN where a map holds NaN or no attention.
+        float32; lazy if the maps are. NaN where a map holds NaN or no attention.
     """
     grid = largest_grid([_grid(first), _grid(second)])
     return _shares(first, grid), _shares(second, grid)
 
 
 def agreement(first: xr.DataArray, second: xr.DataArray) -> xr.Dataset:
-    """Return how alike maps are, over their leading dimensions.
+    """Return two measures of how similar maps are, over their leading dimensions.
 
     Parameters
     ----------
@@ -180,10 +180,10 @@ def _shares(maps: xr.DataArray, grid: Grid) -> xr.DataArray:
 
 
 def _shares_of_block(maps: NDArray[Any], *, grid: Grid) -> NDArray[np.float32]:
-    placed = np.maximum(resize(maps.astype(np.float64), grid), 0)
-    total = placed.sum(axis=(-2, -1), keepdims=True)
-    held: NDArray[np.float32] = (placed / np.where(total > 0, total, np.nan)).astype(np.float32)
-    return held
+    resized = np.maximum(resize(maps.astype(np.float64), grid), 0)
+    total = resized.sum(axis=(-2, -1), keepdims=True)
+    divided: NDArray[np.float32] = (resized / np.where(total > 0, total, np.nan)).astype(np.float32)
+    return divided
 
 
 def _agreement(first: NDArray[Any], second: NDArray[Any]) -> tuple[NDArray[np.float32], ...]:

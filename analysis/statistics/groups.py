@@ -44,7 +44,7 @@ def group_samples(run: Run, samples: Sequence[str], by: Iterable[str]) -> list[S
     Parameters
     ----------
     run : Run
-        Where the samples come from.
+        The run of the samples.
     samples : sequence of str
     by : iterable of str
         Columns of ``run.table()``; of the manifest's labels the name alone is enough.
@@ -73,7 +73,7 @@ def group_samples(run: Run, samples: Sequence[str], by: Iterable[str]) -> list[S
 
 
 def _column(name: str, columns: list[str], known: list[str], run: Run) -> str:
-    # A label comes before what the capture itself noted under that name.
+    # A label has precedence over a field of the capture's provenance with the same name.
     for column in (f"{_LABELS}{name}", name):
         if column in columns:
             return column
@@ -111,7 +111,7 @@ def _unused_name(text: str, taken: Sequence[str]) -> str:
     ('tops_red', 'a_B-2')
     """
     name = _OTHER_CHARACTERS.sub("_", text).lstrip("._") or "group"
-    # Some file systems do not tell "a" from "A"; Zarr's own file is no group.
+    # Some file systems do not distinguish "a" and "A"; zarr.json is a file of Zarr.
     used = {"zarr.json", *(other.casefold() for other in taken)}
     number = 1
     while (free := name if number == 1 else f"{name}-{number}").casefold() in used:
@@ -123,8 +123,8 @@ _SPLIT_HINT: Final = "or average them apart, by a column or by samples"
 
 
 _REMEDIES: Final = {
-    "grid": f"Analyse both with 'i2am analyze --grid HxW', {_SPLIT_HINT}.",
-    "layers": f"Analyse both with 'i2am analyze --layers GLOB', {_SPLIT_HINT}.",
+    "grid": f"Analyze both with 'i2am analyze --grid HxW', {_SPLIT_HINT}.",
+    "layers": f"Analyze both with 'i2am analyze --layers GLOB', {_SPLIT_HINT}.",
     "heads": f"Leave out hlam and volume, {_SPLIT_HINT}.",
     "steps": f"Leave out volume, {_SPLIT_HINT}.",
     "timesteps": f"Leave out volume, {_SPLIT_HINT}.",
@@ -189,7 +189,7 @@ def _check_direction(where: str, maps: xr.Dataset, other_name: str, other: xr.Da
             )
     if differences:
         what, expected, got = differences[0]
-        remedy = _REMEDIES.get(what, f"Analyse both alike, {_SPLIT_HINT}.")
+        remedy = _REMEDIES.get(what, f"Analyze both with the same options, {_SPLIT_HINT}.")
         msg = f"Expected the {what} of {other_name} ({expected}), got {got}, at {where}. {remedy}"
         raise AnalysisError(msg)
 

@@ -153,7 +153,7 @@ def _stored(run: StoreLike, maps: StoreLike | None) -> Maps | None:
 
 
 def _kinds(names: Iterable[str], a: Maps | None, b: Maps | None) -> tuple[str, str]:
-    """Return convention and normalisation of all the maps; an error where two are unlike."""
+    """Return convention and normalisation of all the maps; an error if two differ."""
     held_a, held_b = (set() if maps is None else set(maps) for maps in (a, b))
     wanted = None
     for name in names:

@@ -34,7 +34,7 @@ def describe_store(path: StoreLike) -> GroupDescription:
     Returns
     -------
     GroupDescription
-        A group is described when it is asked for, so that a long run does not fill the memory.
+        A group is described on access, so that a long run does not fill the memory.
         Groups of incomplete samples are there, too. Of the values only guidance labels are read.
 
     Raises
@@ -176,7 +176,7 @@ def _array(name: str, array: zarr.Array[Any]) -> ArrayDescription:
 
 
 class _Groups(Mapping[str, GroupDescription]):
-    """The groups below one, described when they are asked for."""
+    """The groups below one, each described on access."""
 
     def __init__(self, parent: zarr.Group) -> None:
         self._parent = parent

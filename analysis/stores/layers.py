@@ -214,17 +214,17 @@ def _labels_in_order(
     """Return the wanted labels in the order of the known ones."""
     if wanted is None:
         return list(known)
-    asked = {int(label) for label in wanted}
-    if unknown := sorted(asked.difference(known)):
+    chosen = {int(label) for label in wanted}
+    if unknown := sorted(chosen.difference(known)):
         msg = (
             f"Expected {what}s from {format_labels(known)}, got {unknown[0]}, "
             f"at {sample.name or 'sample'}. Ask for a {what} that was captured."
         )
         raise AnalysisError(msg)
-    if not asked:
+    if not chosen:
         msg = f"Expected at least one {what}, got none, at {sample.name or 'sample'}. Name one."
         raise AnalysisError(msg)
-    return [label for label in known if label in asked]
+    return [label for label in known if label in chosen]
 
 
 def _select(

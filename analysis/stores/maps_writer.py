@@ -36,7 +36,7 @@ __all__ = [
 
 # A chunk of a volume: one layer's heads and whole maps of a few steps, quick to fetch and show.
 _CHUNK_BYTES: Final = 4 * 2**20
-# As fast as none at all, a quarter smaller, and a map of it is read in half the time of zstd's.
+# As fast as no compression, a quarter smaller, and read in half the time of zstd.
 _COMPRESSOR: Final = BloscCodec(cname="lz4", shuffle="shuffle")
 
 
@@ -164,7 +164,7 @@ def _own(created: str) -> dict[str, Any]:
 
 
 def _flat(attributes: dict[str, Any]) -> dict[str, str]:
-    """Return attributes with the options among them; what is None was not asked for."""
+    """Return attributes and options in one mapping, without those that are None."""
     nested = attributes.get("options") or {}
     every = {k: v for k, v in (attributes | nested).items() if k != "options"}
     return {key: repr(value) for key, value in every.items() if value is not None}

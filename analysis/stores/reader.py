@@ -73,7 +73,7 @@ def open_maps(path: StoreLike) -> Maps:
 
 
 class _Samples(Mapping[str, xr.DataTree]):
-    """The complete samples of a store, each opened when it is asked for."""
+    """The complete samples of a store; a sample is opened on access."""
 
     kind: ClassVar[str]
     other_kind_hint: ClassVar[str]
@@ -149,7 +149,7 @@ class Run(_Samples):
     """A capture store: sample name -> DataTree with the groups ``images`` and ``layers/LAYER``."""
 
     kind = "run"
-    other_kind_hint = "Give the run that it came from (its 'source' attribute says which)."
+    other_kind_hint = "Give the run that it was made from (its 'source' attribute has the path)."
 
     def table(self) -> pd.DataFrame:
         """Return one row for each sample, by name, and one column for each field of its provenance.

@@ -240,13 +240,13 @@ ONE, OTHER = LAYERS[0], SyntheticLayer("other")
         (
             {"layers": [SyntheticLayer(ONE.name, (6, 4))]},
             "ulam",
-            r"Expected the grid of a \(8x8\), got 6x4, at r2g of z\. Analyse both with "
+            r"Expected the grid of a \(8x8\), got 6x4, at r2g of z\. Analyze both with "
             "'i2am analyze --grid HxW', or average them apart",
         ),
         (
             {"layers": [ONE, OTHER]},
             "llam",
-            r"Expected the layers of a \(1 of them\), got 'other', at g2r of z\. Analyse both with "
+            r"Expected the layers of a \(1 of them\), got 'other', at g2r of z\. Analyze both with "
             "'i2am analyze --layers GLOB'",
         ),
         (
