@@ -1,33 +1,65 @@
 # `make demo` and `make test` work from a clean clone with Python 3.11 or later, git and make.
 PYTHON ?= python3
+# How many test files run at a time.
+JOBS ?= 2
 BIN := .venv/bin
 SETUP := .venv/.setup-done
+LOWEST := .venv-lowest
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup lock demo test test-lowest lint build bench clean
 
 setup: $(SETUP)
 
 # Runs again when what is to be installed has changed.
-$(SETUP): pyproject.toml constraints.txt tools/system_packages.sh
+$(SETUP): pyproject.toml requirements.lock tools/system_packages.sh
 	sh tools/system_packages.sh
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[all]' --group dev
 	touch $@
+
+# Every version that `setup` installs, for all platforms, and the lowest that pyproject.toml allows
+# of each direct dependency. Versions in the locks stay where they may; `make lock UPGRADE=--upgrade`
+# chooses anew. Needs no `setup`, which may not run before the lock is right.
+COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --no-emit-index-url \
+	--custom-compile-command "make lock" $(UPGRADE) --extra all --group dev pyproject.toml
+
+lock:
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	$(COMPILE) --universal --output-file requirements.lock
+	$(COMPILE) --resolution lowest-direct --python-platform linux --only-binary :all: \
+		--output-file requirements-lowest.lock
 
 demo: $(SETUP)
 	$(BIN)/i2am demo --out i2am-demo --overwrite
 
-# Two files at a time; a file's tests share what takes long to make.
+# A file's tests share what takes long to make.
 test: $(SETUP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
+# The same with the lowest versions that pyproject.toml allows, on the lowest Python. Only torch is
+# the one of `setup`: PyPI's build of its lower bound, 2.6, brings several GB of CUDA. Old packages
+# use what newer ones have deprecated since (matplotlib 3.9 of pyparsing, say): not ours to mend.
+test-lowest: $(LOWEST)/.setup-done
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(JOBS) --dist loadfile \
+		-W ignore::DeprecationWarning
+
+$(LOWEST)/.setup-done: pyproject.toml requirements-lowest.lock tools/system_packages.sh
+	sh tools/system_packages.sh
+	test -x $(LOWEST)/bin/python || python3.11 -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(LOWEST)/bin/python -m pip install --quiet --constraint requirements-lowest.lock \
+		--editable '.[all]' --group dev
+	touch $@
+
+# The list of checks is in .pre-commit-config.yaml. Files that git does not know are not looked at.
 lint: $(SETUP)
-	$(BIN)/ruff format --check
-	$(BIN)/ruff check
-	$(BIN)/codespell
-	$(BIN)/lint-imports
-	$(BIN)/mypy
+	$(BIN)/pre-commit run --all-files --show-diff-on-failure
+
+# Wheel and sdist in dist/; the wheel is installed and tried outside the checkout.
+build: $(SETUP)
+	$(BIN)/python tools/check_wheel.py
 
 # Three quarters of an hour on a machine that does nothing else; benchmarks/README.md says what each prints.
 bench: $(SETUP)
@@ -40,4 +72,4 @@ bench: $(SETUP)
 	$(BIN)/python benchmarks/viewer_latency.py
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis i2am-demo
+	rm -rf .venv $(LOWEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis i2am-demo

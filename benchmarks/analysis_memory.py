@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from synthetic_run import STEPS, write_run
+from support.synthetic_run import STEPS, write_run
 
 BAR_BYTES = 2 * 10**9
 LEAST_BYTES = 12 * 10**9

@@ -29,8 +29,8 @@ from typing import Any
 import dask
 import numpy as np
 import torch
-from ratios import format_ratio, ratios_of
-from synthetic_run import HEADS, STEPS, Layer, layers, write_run
+from support.ratios import format_ratio, ratios_of
+from support.synthetic_run import HEADS, STEPS, Layer, layers, write_run
 from threadpoolctl import threadpool_limits
 
 from i2am.analysis import analyze_run, open_run

@@ -3,9 +3,9 @@
     python benchmarks/capture_overhead.py [--model tiny|sd15|both] [--device cuda]
 
 On each model it times generation alone; generation inside ``capture``, until everything has been
-handed to the disk; the same with ``attention-map-diffusers`` (if it is installed), which keeps Q
+written to the disk; the same with ``attention-map-diffusers`` (if it is installed), which keeps Q
 and K in memory; and with attention recomputed in a hook on every transformer. See
-``capture_variants.py`` for what each does.
+``support/capture_variants.py`` for what each does.
 
 All variants take turns in one process, and each round starts with another one: so whatever else
 the machine does hits all alike. A ratio is taken within each round; the table shows the median
@@ -38,8 +38,8 @@ from typing import Any
 
 import torch
 import zarr
-from capture_variants import VARIANTS, Model, build_model, is_available
-from ratios import format_ratio, median_interval, ratios_of
+from support.capture_variants import VARIANTS, Model, build_model, is_available
+from support.ratios import format_ratio, median_interval, ratios_of
 from tqdm import tqdm
 
 from i2am.capture.recording.options import DEFAULT_MEMORY_BYTES

@@ -2,7 +2,7 @@
 
 The readers: a full pass over all layers; one layer at one step (a map on the screen); one patch at
 every layer, step and head (a click on the generated image). The sample has the layers of Stable
-Diffusion 1.5, see `synthetic_run.py`. Bytes are what the store was asked for; times are those of
+Diffusion 1.5, see `support/synthetic_run.py`. Bytes are what the store was asked for; times are those of
 plain zarr with the files in the page cache.
 
     python benchmarks/store_read.py [--dir DIR] [--quick]
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import zarr
-from synthetic_run import STEPS, write_layers_of_sample
+from support.synthetic_run import STEPS, write_layers_of_sample
 from zarr.storage import LocalStore, WrapperStore
 
 from i2am.capture.writer import sharded_array as codec
@@ -102,7 +102,7 @@ def main() -> None:
     names = "".join(f" | {name}" for name in READERS)
     print(f"| chunk | files, MB{names} |\n|---|---{'|---' * len(READERS)}|")
     for name, (chunk_bytes, chunk_steps) in SHAPES.items():
-        codec.CHUNK_BYTES, codec.MOST_CHUNK_STEPS = chunk_bytes, chunk_steps
+        codec.CHUNK_BYTES, codec.MAX_CHUNK_STEPS = chunk_bytes, chunk_steps
         with tempfile.TemporaryDirectory(dir=options.dir) as folder:
             place = Path(folder) / "layers.zarr"
             parent = zarr.create_group(place).store_path

@@ -1,7 +1,7 @@
 """How near the capture's writer comes to the raw rate of the disk, and what codecs do to it.
 
 Real queries, keys and logits: of the shipped model, and of a UNet of Stable Diffusion 1.5's size
-with random weights (its conditional half at 2 steps; more steps are these, each scaled a little, so
+with random weights (its conditional branch at 2 steps; more steps are these, each scaled a little, so
 that no two are alike). The first table compares codecs on chunks of the capture's own shape, on one
 thread. The second writes a sample of 50 steps by turns: raw (one file, sequentially), through the
 capture's writer with several numbers of threads, and through zarr's own codec pipeline and that of
@@ -32,14 +32,14 @@ from typing import Any
 import numpy as np
 import torch
 import zarr
-from capture_variants import build_model
 from numcodecs import Blosc, Zstd
-from ratios import ratios_of
-from synthetic_run import open_layer
+from support.capture_variants import build_model
+from support.ratios import ratios_of
+from support.synthetic_run import open_layer
 
 from i2am.capture.writer.layer_writer import write_layers
-from i2am.capture.writer.sharded_array import MOST_CHUNK_STEPS, plan_shards
-from i2am.capture.writer.staging import MOST_SHARD_BYTES, Stream
+from i2am.capture.writer.sharded_array import MAX_CHUNK_STEPS, plan_shards
+from i2am.capture.writer.staging import MAX_SHARD_BYTES, StagingArea
 from i2am.capture.writer.zarr_objects import Array
 
 BAR = 0.7
@@ -72,8 +72,8 @@ def main() -> None:
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}\n")
     large = read_steps("sd15", 2, quick=options.quick)
-    small = read_steps("tiny", MOST_CHUNK_STEPS, quick=options.quick)
-    steps = multiply(large, MOST_CHUNK_STEPS if options.quick else 50)
+    small = read_steps("tiny", MAX_CHUNK_STEPS, quick=options.quick)
+    steps = multiply(large, MAX_CHUNK_STEPS if options.quick else 50)
     compare_codecs(
         {
             f"{model}, {array}": chunk
@@ -86,9 +86,9 @@ def main() -> None:
 
 
 def read_steps(kind: Any, steps: int, *, quick: bool) -> list[Step]:
-    """Run a model and return what its cross-attention had, the conditional half of each step."""
+    """Run a model and return what its cross-attention had, the conditional branch of each step."""
     model = build_model(kind, "cpu", quick=quick)
-    found: dict[str, dict[str, list[Array]]] = {}
+    found: dict[str, dict[str, list[torch.Tensor]]] = {}
 
     def keep(name: str, array: str, heads: int, _module: Any, _inputs: Any, output: Any) -> None:
         split = output[-1].detach().unflatten(-1, (heads, -1)).transpose(0, 1)
@@ -134,7 +134,7 @@ def find_chunk(steps: list[Step], array: str) -> Array | None:
     for layer, arrays in steps[0].items():
         if array in arrays:
             # Keys that never change are stored once.
-            chosen = steps[: 1 if array == "key" else MOST_CHUNK_STEPS]
+            chosen = steps[: 1 if array == "key" else MAX_CHUNK_STEPS]
             values = np.stack([step[layer][array].numpy() for step in chosen])
             layout = plan_shards(len(values), values.shape[1:], values.itemsize)
             return np.ascontiguousarray(values[:, :, : layout.chunk[2]])
@@ -222,21 +222,21 @@ def write_raw(slabs: list[torch.Tensor], place: Path) -> None:
     """Write the same bytes into one file."""
     with (place / "raw").open("wb", buffering=0) as file:
         for slab in slabs:
-            file.write(slab.numpy())
+            file.write(slab.numpy().data)
 
 
 def write_ours(steps: list[Step], threads: int, place: Path) -> None:
     """Write through the capture's writer."""
     parent = zarr.create_group(place / "layers.zarr").store_path
-    stream = Stream(layers=len(steps[0]), threads=threads)
-    layers = {name: open_layer(parent, name, arrays, stream) for name, arrays in steps[0].items()}
+    staging = StagingArea(layers=len(steps[0]), threads=threads)
+    layers = {name: open_layer(parent, name, arrays, staging) for name, arrays in steps[0].items()}
     for position, step in enumerate(steps):
         for name, layer in layers.items():
-            layer.put(position, "conditional", step[name])
+            layer.append(position, "conditional", step[name])
     for layer in layers.values():
         layer.close(("conditional",))
-    write_layers(parent, layers.values(), stream)
-    stream.close()
+    write_layers(parent, layers.values(), staging)
+    staging.close()
 
 
 def write_with_zarr(steps: list[Step], pipeline: str, place: Path) -> None:
@@ -252,7 +252,7 @@ def assignments(parent: zarr.Group, steps: list[Step]) -> Iterator[Callable[[Any
     for name, arrays in steps[0].items():
         for array in arrays.keys() - {"key"}:
             slab = arrays[array].numpy()
-            whole = round(MOST_SHARD_BYTES / slab.nbytes / MOST_CHUNK_STEPS) * MOST_CHUNK_STEPS
+            whole = round(MAX_SHARD_BYTES / slab.nbytes / MAX_CHUNK_STEPS) * MAX_CHUNK_STEPS
             layout = plan_shards(min(whole, len(steps)), slab.shape, slab.itemsize)
             stored = parent.create_array(
                 f"{name}/{array}",

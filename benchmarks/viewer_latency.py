@@ -20,13 +20,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import viewer_windows as windows
 from numpy.typing import NDArray
-from synthetic_run import STEPS, write_run
+from support import viewer_windows as windows
+from support.synthetic_run import STEPS, write_run
 
 BARS = {
     "first frame, ours / plain": 1.3,
@@ -82,7 +83,7 @@ def runs(folder: Path, *, is_quick: bool) -> Iterator[tuple[str, Path]]:
 def measure(run: Path, rounds: int, starts: int) -> None:
     """Print what one run's user waits for."""
     save_arrays(run)
-    first = {"ours": [], "plain": []}
+    first: dict[str, list[float]] = {"ours": [], "plain": []}
     for _ in range(starts):
         for kind, seconds in first.items():
             seconds.append(first_frame(kind, run))
@@ -130,11 +131,9 @@ class Session:
         steps = self.session.rows[0].names.shape[1]
         for number in range(rounds):
             at = (7 * number + 1) % steps
-            plain.append(windows.drawn(self.plain, lambda at=at: windows.set_step(self.plain, at)))
+            plain.append(windows.drawn(self.plain, partial(windows.set_step, self.plain, at)))
             with windows.counting() as own:
-                ours.append(
-                    windows.drawn(self.viewer, lambda at=at: windows.set_step(self.viewer, at))
-                )
+                ours.append(windows.drawn(self.viewer, partial(windows.set_step, self.viewer, at)))
             share.append(own.seconds)
         return plain, ours, share
 
@@ -152,10 +151,11 @@ class Session:
 
         row = self.session.rows[0]
         questions, layer = questions_of(row), row.names.layers[0]
-        seconds = [
-            windows.timed(lambda at=at: list(questions.ask(generated=at, layers=[layer])))
-            for at in self.places(rounds)
-        ]
+
+        def ask(at: tuple[int, int]) -> None:
+            list(questions.ask(generated=at, layers=[layer]))
+
+        seconds = [windows.timed(partial(ask, at)) for at in self.places(rounds)]
         tell("click, one layer's answer computed, ms", [1e3 * s for s in seconds])
 
     def places(self, count: int) -> list[tuple[int, int]]:

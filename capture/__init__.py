@@ -3,6 +3,9 @@
 Needs the extra ``capture``.
 """
 
+import warnings
+from typing import Any
+
 from i2am.schemas import require
 
 require("torch", "to capture a model", "capture")
@@ -12,9 +15,9 @@ from i2am.capture import families  # noqa: F401 - each family's module registers
 from i2am.capture.batch.capture_manifest import CaptureSummary, capture_manifest
 from i2am.capture.families.profile import Profile, register
 from i2am.capture.families.unet import cross_attention
-from i2am.capture.hooks.attention import ReferenceKeys, ReferenceLayout, Softmax
-from i2am.capture.hooks.kernel_tap import FusedCall, FusedTap
-from i2am.capture.hooks.projection_tap import Heard, Projection, ProjectionTap
+from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, ReferenceLayout
+from i2am.capture.hooks.kernel_tap import KernelCall, KernelTap
+from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
 from i2am.capture.pipelines.call import GenerationSettings, SampleInputs
 from i2am.capture.pipelines.load import (
@@ -29,25 +32,43 @@ from i2am.capture.recording.recorder import Recording, capture
 __all__ = [
     "DEMO_MANIFEST",
     "SHIPPED_MODEL",
+    "AttentionInputs",
     "CaptureOptions",
     "CaptureSummary",
-    "FusedCall",
-    "FusedTap",
     "GenerationSettings",
-    "Heard",
+    "KernelCall",
+    "KernelTap",
     "LayerTap",
     "LoadOptions",
     "Profile",
     "Projection",
+    "ProjectionOutputs",
     "ProjectionTap",
     "Recording",
     "ReferenceKeys",
     "ReferenceLayout",
     "SampleInputs",
-    "Softmax",
     "capture",
     "capture_manifest",
     "cross_attention",
     "load_pipeline",
     "register",
 ]
+
+# Names of the release before; they go with the next one.
+_OLD_NAMES = {
+    "FusedCall": "KernelCall",
+    "FusedTap": "KernelTap",
+    "Heard": "ProjectionOutputs",
+    "Softmax": "AttentionInputs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OLD_NAMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    new = _OLD_NAMES[name]
+    msg = f"i2am.capture.{name} is now i2am.capture.{new}; the old name goes with the next release."
+    warnings.warn(msg, DeprecationWarning, stacklevel=2)
+    return globals()[new]

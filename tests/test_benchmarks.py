@@ -98,7 +98,7 @@ def softmax_over_generated(layer: Any) -> Array:
 def test_the_block_hook_sums_the_attention_that_capture_keeps(
     tmp_path: Path, import_benchmark: Callable[[str], Any], kind: str
 ) -> None:
-    variants = import_benchmark("capture_variants")
+    variants = import_benchmark("support.capture_variants")
     model = variants.build_model(kind, "cpu", quick=True)
     with (
         variants.AttentionSums(model.pipeline.unet) as hooks,
@@ -116,7 +116,7 @@ def test_the_block_hook_sums_the_attention_that_capture_keeps(
 
 
 def test_more_rounds_know_their_median_better(import_benchmark: Callable[[str], Any]) -> None:
-    ratios = import_benchmark("ratios")
+    ratios = import_benchmark("support.ratios")
     assert ratios.median_interval(range(5)) is None
     assert ratios.median_interval([9, 1, 2, 3, 4, 5, 6]) == (1, 9)
     # Of 100 coins at least 40 and at most 60 show heads in 96 of 100 cases.

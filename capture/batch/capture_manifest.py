@@ -1,4 +1,4 @@
-"""Batch capture: every row of a manifest becomes a sample of one run, and a re-run goes on."""
+"""Batch capture: every row of a manifest becomes a sample of one run; a re-run continues it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import zarr
 from PIL import Image
 from tqdm import tqdm
 
-from i2am.capture.batch.manifest_shard import Shard, find_shard
-from i2am.capture.batch.pictures import RowPictures
+from i2am.capture.batch.manifest_shard import ManifestShard, find_shard
+from i2am.capture.batch.sample_images import SampleImages
 from i2am.capture.families.profile import find_profile, select_layers
 from i2am.capture.pipelines.call import (
     Generate,
@@ -26,28 +26,44 @@ from i2am.capture.pipelines.call import (
     generate,
     guidance_scale_of,
     is_video,
-    picture_size,
-    takes_several,
+    output_size,
+    supports_batches,
 )
 from i2am.capture.pipelines.load import LoadOptions, load_pipeline
 from i2am.capture.recording.options import CaptureOptions
-from i2am.capture.recording.provenance import describe_inputs, plain
-from i2am.capture.recording.recorder import Recording, capture
+from i2am.capture.recording.provenance import describe_inputs, to_json_value
+from i2am.capture.recording.recorder import Recording, open_recording
 from i2am.capture.writer.run_store import finished_samples, open_run_group
 from i2am.schemas import ManifestRow, read_manifest
 
-__all__ = ["CaptureSummary", "Job", "capture_manifest"]
+__all__ = ["CaptureSummary", "ManifestCapture", "capture_manifest"]
 
 
 @dataclass
 class CaptureSummary:
-    """What became of a manifest's samples.
+    """The result of `capture_manifest`.
 
-    `elapsed_s` is what generation and capture took together, without loading the model;
-    `bytes_written` is what the finished samples hold in the store.
+    Parameters
+    ----------
+    shard : ManifestShard
+        The rows that this process took; ``str(shard)`` is I/N.
+    finished, skipped : list of str
+        Samples that were captured now, and those that were complete before.
+    failed : dict of str to str
+        The reason, by sample.
+    elapsed_s : float
+        Seconds of generation and capture together, without loading the model.
+    bytes_written : int
+        Size of the finished samples in the store.
+
+    Examples
+    --------
+    >>> summary = CaptureSummary(finished=["a", "b"], elapsed_s=6.0, bytes_written=4_000_000)
+    >>> str(summary)
+    '2 captured, 0 were complete, 0 failed; 20.0 samples a minute, 2.0 MB a sample'
     """
 
-    shard: Shard = field(default_factory=Shard)
+    shard: ManifestShard = field(default_factory=ManifestShard)
     finished: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -55,7 +71,7 @@ class CaptureSummary:
     bytes_written: int = 0
 
     def __str__(self) -> str:
-        """Return one line for people."""
+        """Return a summary in one line."""
         counts = (
             f"{len(self.finished)} captured, {len(self.skipped)} were complete, "
             f"{len(self.failed)} failed"
@@ -86,8 +102,8 @@ def capture_manifest(
 ) -> CaptureSummary:
     """Generate and capture each row of a manifest.
 
-    Complete samples are skipped, unfinished ones done again; a sample that fails is recorded as
-    failed and the rest goes on.
+    Complete samples are skipped, unfinished ones captured again. A sample that fails is marked as
+    failed in the store, and the next one follows.
 
     Parameters
     ----------
@@ -96,37 +112,52 @@ def capture_manifest(
     manifest : str or Path
         See `i2am.schemas.read_manifest`.
     out : str or Path
-        The run.
-    steps, guidance_scale : optional
-        Passed to the pipeline; None leaves its default.
+        The run, a folder or a URL; created if there is none.
+    steps : int, optional
+        Number of denoising steps; None leaves the pipeline's default.
+    guidance_scale : float, optional
+        None leaves the pipeline's default.
     arguments : mapping, optional
-        Further arguments of the pipeline's call; ``prompt`` serves rows without one.
+        Further arguments of the pipeline's call; ``prompt`` is for rows without one.
     seed : int
         A row without a seed of its own gets this plus its position in the manifest.
     batch_size : int
-        How many samples one call generates, where the pipeline can; else one by one.
+        Number of samples that one call generates; 1 where the pipeline cannot generate several.
     shard : (int, int), optional
-        (I, N) with I from 0: take every N-th row from the I-th on, so that N processes share a
-        manifest. None asks the environment of torchrun or Slurm, see `i2am.capture.batch.manifest_shard`.
+        (I, N) with I from 0: every N-th row from the I-th on, so that N processes share a manifest.
+        None reads the environment of torchrun or Slurm.
     loading : LoadOptions, optional
-        Without a device, the process's local rank picks the GPU.
+        How the model is loaded; without a device, the process's local rank chooses the GPU.
     options : CaptureOptions, optional
+        What is kept; None keeps the defaults of `capture`.
     progress : bool
-        Whether bars with rate and remaining time are shown: one over the samples and, in a
-        terminal, one over the denoising steps of those that run.
+        Whether to show bars with rate and remaining time: one over the samples and, in a terminal,
+        one over the denoising steps.
+
+    Returns
+    -------
+    CaptureSummary
 
     Raises
     ------
     SchemaError
         If the manifest or the shard is not valid.
     StoreError
-        If `out` is something else than a run.
+        If `out` is not a run or cannot be reached.
     CaptureError
-        If the model cannot be loaded, called with what the manifest gives, or captured.
+        If the model cannot be loaded, called with the manifest's columns, or captured.
+
+    Examples
+    --------
+    ::
+
+        options = CaptureOptions(guidance="both", steps=5)
+        summary = capture_manifest("i2am-tiny", "rows.csv", "run.zarr", options=options)
+        print(summary)
     """
     options, loading = options or CaptureOptions(), loading or LoadOptions()
     summary = CaptureSummary(shard=find_shard(os.environ, shard))
-    rows = summary.shard.deal(list(enumerate(read_manifest(manifest))))
+    rows = summary.shard.select(list(enumerate(read_manifest(manifest))))
     known = set() if options.overwrite else finished_samples(out)
     summary.skipped = [row.sample for _, row in rows if row.sample in known]
     waiting = [
@@ -143,12 +174,14 @@ def capture_manifest(
     settings = GenerationSettings(steps, guidance_scale, arguments or {})
     runner = _make_runner(pipeline, settings, waiting, options)
     open_run_group(out)
-    job = Job(pipeline, runner, settings, Path(manifest), str(out), options, loading, progress)
+    manifest_capture = ManifestCapture(
+        pipeline, runner, settings, Path(manifest), str(out), options, loading, progress
+    )
     size = _batch_size(pipeline, runner, batch_size)
     start_s = time.monotonic()
     with tqdm(total=len(waiting), desc="capture", unit="sample", disable=not progress) as bar:
         for first in range(0, len(waiting), size):
-            for done in _attempt(job, waiting[first : first + size], summary):
+            for done in _capture_rows(manifest_capture, waiting[first : first + size], summary):
                 bar.update(done)
     summary.elapsed_s = time.monotonic() - start_s
     return summary
@@ -160,7 +193,7 @@ def _make_runner(
     rows: Sequence[ManifestRow],
     options: CaptureOptions,
 ) -> Generate:
-    """Return what runs the pipeline; whatever would fail every sample is found out here, once."""
+    """Return the function that runs the pipeline, after checks of what would fail every sample."""
     profile = find_profile(pipeline, options.profile)
     if profile.generate is None:
         check_call(pipeline, settings, has_prompt=any(row.prompt is not None for row in rows))
@@ -169,28 +202,30 @@ def _make_runner(
 
 
 def _batch_size(pipeline: Any, runner: Generate, wanted: int) -> int:
-    if wanted == 1 or runner is not generate or takes_several(pipeline):
+    if wanted == 1 or runner is not generate or supports_batches(pipeline):
         return wanted
     name = type(pipeline).__name__
-    msg = f"{name} generates one sample a call; batch size {wanted} becomes 1."
+    msg = f"{name} generates one sample per call; batch size {wanted} becomes 1."
     warnings.warn(msg, stacklevel=3)
     return 1
 
 
-def _attempt(job: Job, rows: Sequence[ManifestRow], summary: CaptureSummary) -> Iterator[int]:
-    """Capture some rows in one call, and one by one if that fails; yield how many are over."""
+def _capture_rows(
+    manifest_capture: ManifestCapture, rows: Sequence[ManifestRow], summary: CaptureSummary
+) -> Iterator[int]:
+    """Capture some rows in one call, or one by one if that fails; yield the number of rows done."""
     names = [row.sample for row in rows]
     try:
-        job.capture(rows)
+        manifest_capture.capture(rows)
     except Exception as e:  # noqa: BLE001 - one sample must not end a night's batch
         if len(rows) > 1:
             for row in rows:
-                yield from _attempt(job, [row], summary)
+                yield from _capture_rows(manifest_capture, [row], summary)
             return
         summary.failed[names[0]] = f"{type(e).__name__}: {e}"
     else:
         summary.finished += names
-        summary.bytes_written += sum(_stored_bytes(job.out, name) for name in names)
+        summary.bytes_written += sum(_stored_bytes(manifest_capture.out, name) for name in names)
     yield len(rows)
 
 
@@ -200,14 +235,14 @@ def _stored_bytes(out: str, sample: str) -> int:
 
 
 @dataclass(frozen=True)
-class Job:
-    """What all samples of a manifest have in common.
+class ManifestCapture:
+    """Captures rows of one manifest: what all its samples have in common.
 
     Parameters
     ----------
     pipeline : diffusers pipeline
     run : Generate
-        Runs it.
+        Runs the pipeline.
     settings : GenerationSettings
     manifest : Path
     out : str
@@ -231,32 +266,32 @@ class Job:
     def capture(self, rows: Sequence[ManifestRow]) -> None:
         """Generate and capture some rows, each with a seed, in one call of the pipeline.
 
-        Whatever is raised is recorded in the store as the samples' failure.
+        An exception is also stored, as the reason why the samples failed.
         """
         names = [row.sample for row in rows]
         if self.progress:
             self.pipeline.set_progress_bar_config(
                 desc=", ".join(names), unit="step", position=1, leave=False, disable=None
             )
-        recording = capture(self.pipeline, self.out, sample=names, **vars(self.options))
+        recording = open_recording(self.pipeline, self.out, names, self.options)
         recording.add_provenance(
             guidance_scale=guidance_scale_of(self.pipeline, self.settings),
-            arguments=plain(dict(self.settings.arguments)),
+            arguments=to_json_value(dict(self.settings.arguments)),
             requested_revision=self.loading.revision,
             ip_adapter=self.loading.ip_adapter,
             ip_adapter_scale=self.loading.ip_adapter_scale,
             batch=names,
         )
-        with recording:  # Entered before anything can fail, so that the store tells of it.
+        with recording:  # Entered before anything can fail, so that the reason is stored.
             for row in rows:
-                self._describe(recording, row)
-            pictures = [RowPictures.open(row) for row in rows]
-            inputs = [self._inputs(*each) for each in zip(pictures, rows, strict=True)]
-            painted = self.run(self.pipeline, inputs, self.settings)
-            for row, own, picture in zip(rows, pictures, painted, strict=True):
-                self._add_images(recording, row.sample, own, picture)
+                self._add_provenance(recording, row)
+            images = [SampleImages.open(row) for row in rows]
+            inputs = [self._inputs(*each) for each in zip(images, rows, strict=True)]
+            generated = self.run(self.pipeline, inputs, self.settings)
+            for row, row_images, image in zip(rows, images, generated, strict=True):
+                self._add_images(recording, row.sample, row_images, image)
 
-    def _describe(self, recording: Recording, row: ManifestRow) -> None:
+    def _add_provenance(self, recording: Recording, row: ManifestRow) -> None:
         texts = self.settings.arguments
         recording.add_provenance(
             sample=row.sample,
@@ -267,19 +302,19 @@ class Job:
             inputs=describe_inputs(row, self.manifest),
         )
 
-    def _inputs(self, pictures: RowPictures, row: ManifestRow) -> SampleInputs:
-        size = picture_size(self.pipeline, self.settings) or pictures.source.size
-        source, mask = pictures.source_at(size), pictures.mask_at(size)
-        return SampleInputs(source, mask, pictures.reference, row.prompt, row.seed or 0)
+    def _inputs(self, images: SampleImages, row: ManifestRow) -> SampleInputs:
+        size = output_size(self.pipeline, self.settings) or images.source.size
+        source, mask = images.source_at(size), images.mask_at(size)
+        return SampleInputs(source, mask, images.reference, row.prompt, row.seed or 0)
 
     def _add_images(
-        self, recording: Recording, sample: str, pictures: RowPictures, generated: Image.Image
+        self, recording: Recording, sample: str, images: SampleImages, generated: Image.Image
     ) -> None:
-        found = {"generated": generated, "reference": pictures.reference}
-        if pictures.reference_mask is not None:
-            found["reference_mask"] = pictures.reference_mask
-        if not is_video(self.pipeline):  # Its frames have no one source that they go with.
-            found["source"] = pictures.source_at(generated.size)
-            found["inpainting_mask"] = pictures.mask_at(generated.size)
-            recording.add_provenance(sample=sample, box=pictures.box_at(generated.size))
+        found = {"generated": generated, "reference": images.reference}
+        if images.reference_mask is not None:
+            found["reference_mask"] = images.reference_mask
+        if not is_video(self.pipeline):  # A video's frames have no single source.
+            found["source"] = images.source_at(generated.size)
+            found["inpainting_mask"] = images.mask_at(generated.size)
+            recording.add_provenance(sample=sample, box=images.box_at(generated.size))
         recording.add_images(sample=sample, **found)

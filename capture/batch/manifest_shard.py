@@ -1,7 +1,7 @@
-"""Which share of a manifest is this process's: told by the caller, or by who started it.
+"""Which rows of a manifest this process takes, by its caller or by its launcher's environment.
 
-Rows are dealt in turn, so that N processes on any number of machines share one manifest and one
-run without knowing of each other.
+Row i belongs to shard i modulo N, so that N processes on any number of machines share one manifest
+and one run without any exchange.
 """
 
 from __future__ import annotations
@@ -12,14 +12,22 @@ from typing import TypeVar
 
 from i2am.schemas import SchemaError
 
-__all__ = ["Shard", "find_shard"]
+__all__ = ["ManifestShard", "find_shard"]
 
 _Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
-class Shard:
-    """One of `count` shares, and which process of its machine takes it.
+class ManifestShard:
+    """One of `count` shards of a manifest, and the local rank of the process that takes it.
+
+    Parameters
+    ----------
+    index : int
+        From 0 to count - 1.
+    count : int
+    local_rank : int
+        Number of the process on its machine, which chooses the GPU.
 
     Raises
     ------
@@ -35,7 +43,7 @@ class Shard:
         if not 0 <= self.index < self.count:
             msg = (
                 f"Expected a shard I/N with I from 0 to N - 1, got {self}. Count shards from 0, "
-                "or set --shard if the environment tells something else."
+                "or set --shard if the environment says something else."
             )
             raise SchemaError(msg)
 
@@ -43,38 +51,40 @@ class Shard:
         """Return I/N."""
         return f"{self.index}/{self.count}"
 
-    def deal(self, items: Sequence[_Item]) -> Sequence[_Item]:
+    def select(self, items: Sequence[_Item]) -> Sequence[_Item]:
         """Return this shard's items.
 
         Examples
         --------
-        >>> Shard(1, 3).deal("abcdefg")
+        >>> ManifestShard(1, 3).select("abcdefg")
         'be'
         """
         return items[self.index :: self.count]
 
 
-def find_shard(environment: Mapping[str, str], wanted: tuple[int, int] | None = None) -> Shard:
+def find_shard(
+    environment: Mapping[str, str], wanted: tuple[int, int] | None = None
+) -> ManifestShard:
     """Return the shard of this process.
 
     Parameters
     ----------
     environment : mapping
-        As `os.environ`: of torchrun (``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``), or of Slurm
+        As `os.environ`; read are the variables of torchrun (``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``), and of Slurm
         (``SLURM_PROCID``, ``SLURM_NTASKS``, ``SLURM_LOCALID``, and for a job array
         ``SLURM_ARRAY_TASK_ID`` with ``…_MIN``, ``…_STEP`` and ``…_COUNT``).
     wanted : (int, int), optional
-        (I, N), which goes before what the environment tells; I counts from 0.
+        (I, N) with I from 0; the environment is then not read.
 
     Raises
     ------
     SchemaError
-        If that is no shard.
+        If the result is no shard, or a variable is no number.
 
     Examples
     --------
     >>> find_shard({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"})
-    Shard(index=3, count=8, local_rank=1)
+    ManifestShard(index=3, count=8, local_rank=1)
     """
 
     def read(name: str, default: int) -> int:
@@ -86,12 +96,12 @@ def find_shard(environment: Mapping[str, str], wanted: tuple[int, int] | None = 
 
     local_rank = read("LOCAL_RANK" if "LOCAL_RANK" in environment else "SLURM_LOCALID", 0)
     if wanted is not None:
-        return Shard(*wanted, local_rank)
+        return ManifestShard(*wanted, local_rank)
     if "RANK" in environment and "WORLD_SIZE" in environment:
-        return Shard(read("RANK", 0), read("WORLD_SIZE", 1), local_rank)
+        return ManifestShard(read("RANK", 0), read("WORLD_SIZE", 1), local_rank)
     index, count = read("SLURM_PROCID", 0), read("SLURM_NTASKS", 1)
     if "SLURM_ARRAY_TASK_ID" in environment:
         first, step = read("SLURM_ARRAY_TASK_MIN", 0), read("SLURM_ARRAY_TASK_STEP", 1)
-        place = (read("SLURM_ARRAY_TASK_ID", 0) - first) // max(step, 1)
-        index, count = place * count + index, count * read("SLURM_ARRAY_TASK_COUNT", 1)
-    return Shard(index, count, local_rank)
+        task = (read("SLURM_ARRAY_TASK_ID", 0) - first) // max(step, 1)
+        index, count = task * count + index, count * read("SLURM_ARRAY_TASK_COUNT", 1)
+    return ManifestShard(index, count, local_rank)

@@ -1,4 +1,4 @@
-"""One file a model family: which layers attend to the reference, and where its tokens lie.
+"""One file a model family: which layers attend to the reference, and where its tokens are.
 
 May import `hooks`, and `pipelines` for its types. Importing this folder registers every family.
 """

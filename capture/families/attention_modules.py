@@ -25,13 +25,13 @@ __all__ = [
 
 
 def query_projection(attention: Any) -> Projection:
-    """Return where a layer's queries come from: the norm after the projection, if there is one."""
+    """Return the projection of a layer's queries, or the norm after it, if there is one."""
     norm = getattr(attention, "norm_q", None)
     return Projection(attention.to_q if norm is None else norm)
 
 
 def key_projection(attention: Any) -> Projection:
-    """Return where a layer's keys come from; fused projections hold the values, too."""
+    """Return the projection of a layer's keys, or the norm after it; fused ones hold values, too."""
     if getattr(attention, "norm_k", None) is not None:
         return Projection(attention.norm_k)
     if getattr(attention, "fused_projections", False):
@@ -64,7 +64,7 @@ def patch_grid(name: str, states: tuple[int, ...], patches: int) -> tuple[int, i
 
 def block_of(name: str) -> str:
     """Return the part of the denoiser that a layer belongs to: "down", "mid", "up" or another."""
-    place = name.split(".", maxsplit=1)[0]
+    part = name.split(".", maxsplit=1)[0]
     known = {
         "down_blocks": "down",
         "mid_block": "mid",
@@ -73,19 +73,19 @@ def block_of(name: str) -> str:
         "middle_block": "mid",
         "output_blocks": "up",
     }
-    return known.get(place, place)
+    return known.get(part, part)
 
 
 def heads_of(attention: Any, projected: torch.Tensor) -> torch.Tensor:
-    """Return a projection's output as (row, head, token, channel).
+    """Return a projection's output as (batch, head, token, channel).
 
-    A norm that follows the projection sees the heads apart already.
+    The output of a norm that follows the projection is split into heads already.
     """
     return projected if projected.ndim == 4 else split_heads(projected, attention.heads)
 
 
 def grid_source(denoiser: nn.Module, name: str) -> nn.Module:
-    """Return the enclosing transformer, which is given pictures: (row, channel, y, x)."""
+    """Return the enclosing transformer, whose input is (batch, channel, y, x)."""
     for blocks in (".transformer_blocks.", ".temporal_transformer_blocks."):
         if blocks in name:
             return denoiser.get_submodule(name.split(blocks)[0])
@@ -93,6 +93,6 @@ def grid_source(denoiser: nn.Module, name: str) -> nn.Module:
 
 
 def split_heads(projected: torch.Tensor, heads: int) -> torch.Tensor:
-    """(row, token, head · channel) -> (row, head, token, channel), without a copy."""
-    rows, tokens, width = projected.shape
-    return projected.view(rows, tokens, heads, width // heads).transpose(1, 2)
+    """(batch, token, head · channel) -> (batch, head, token, channel), without a copy."""
+    batch, tokens, width = projected.shape
+    return projected.view(batch, tokens, heads, width // heads).transpose(1, 2)

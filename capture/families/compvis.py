@@ -15,8 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from i2am.capture.families.attention_modules import block_of, patch_grid, scale_of, split_heads
 from i2am.capture.families.profile import Profile, class_names, register
-from i2am.capture.hooks.attention import ReferenceKeys, ReferenceLayout, Softmax, square_layout
-from i2am.capture.hooks.projection_tap import Heard, Projection, ProjectionTap
+from i2am.capture.hooks.attention import (
+    AttentionInputs,
+    ReferenceKeys,
+    ReferenceLayout,
+    square_layout,
+)
+from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
 from i2am.schemas import CaptureError
 
@@ -51,22 +56,24 @@ def spatial_transformers(denoiser: nn.Module) -> Iterator[LayerTap]:
             )
 
 
-def _read(name: str, attention: Any, is_warp: bool, heard: Heard) -> Iterator[Softmax]:
-    # Without a context these classes attend to the picture itself.
-    if not heard.keys[0] or heard.options.get("context", ...) is None:
+def _read(
+    name: str, attention: Any, is_warp: bool, projected: ProjectionOutputs
+) -> Iterator[AttentionInputs]:
+    # Without a context these classes attend to the generated image itself.
+    if not projected.keys[0] or projected.options.get("context", ...) is None:
         return
-    if heard.options.get("mask") is not None:
+    if projected.options.get("mask") is not None:
         msg = (
             f"Expected cross-attention without a mask, got one, at layer {name!r}. "
             "Call the model without a mask, or leave the layer out with layers=."
         )
         raise CaptureError(msg)
-    query = split_heads(heard.query, attention.heads)
-    key = split_heads(heard.keys[0][-1], attention.heads)
-    grid = patch_grid(name, heard.states, query.shape[2])
+    query = split_heads(projected.query, attention.heads)
+    key = split_heads(projected.keys[0][-1], attention.heads)
+    grid = patch_grid(name, projected.states, query.shape[2])
     tokens = key.shape[2]
     layout = _own_grid(name, grid, tokens) if is_warp else square_layout(tokens)
-    yield Softmax(
+    yield AttentionInputs(
         query,
         key,
         scale_of(attention, query.shape[-1]),
@@ -86,8 +93,8 @@ def _own_grid(name: str, grid: tuple[int, int], tokens: int) -> ReferenceLayout:
 
 
 def _is_exemplar_model(target: Any, denoiser: nn.Module) -> bool:
-    # The learned vector stands in for the exemplar's embedding where guidance leaves it out; models
-    # that are asked in words have none. A bare UNet's context is what its owner says it is.
+    # The learned vector replaces the exemplar's embedding in the unconditional branch; models with a
+    # text prompt have none. Whoever passes a bare UNet says that its context is the reference.
     is_bare = getattr(target, "_orig_mod", target) is denoiser
     return "UNetModel" in class_names(denoiser) and (
         is_bare or getattr(target, "learnable_vector", None) is not None
@@ -98,7 +105,7 @@ def _has_warp_blocks(_target: Any, denoiser: nn.Module) -> bool:
     return hasattr(denoiser, _WARP_BLOCKS)
 
 
-# Each of them is also what the ones before it are.
+# The last one that serves a target is taken: each is a special case of those before it.
 register(
     Profile(
         "compvis",

@@ -1,6 +1,6 @@
 """FLUX: reference tokens in the one sequence that all layers attend over.
 
-Kontext appends the references' latents to the target's; ``img_ids`` tells them apart (its first
+Kontext appends the references' latents to the target's; ``img_ids`` distinguishes them (its first
 column is 0 for the target) and where each token lies. Redux appends the image encoder's tokens, a
 square grid, to the 512 of the text.
 """
@@ -15,8 +15,13 @@ import torch
 
 from i2am.capture.families.attention_modules import block_of
 from i2am.capture.families.profile import Profile, class_names, register
-from i2am.capture.hooks.attention import ReferenceKeys, ReferenceLayout, Softmax, square_layout
-from i2am.capture.hooks.kernel_tap import FusedCall, FusedTap
+from i2am.capture.hooks.attention import (
+    AttentionInputs,
+    ReferenceKeys,
+    ReferenceLayout,
+    square_layout,
+)
+from i2am.capture.hooks.kernel_tap import KernelCall, KernelTap
 from i2am.capture.hooks.taps import LayerTap
 from i2am.schemas import CaptureError
 
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TEXT_TOKENS", "joint_layers"]
 
-# Of the T5 encoder, padded; FLUX's pipelines know no other number where Redux joins in.
+# Of the T5 encoder, padded; with Redux, FLUX's pipelines always have this number.
 TEXT_TOKENS = 512
 
 
@@ -40,24 +45,24 @@ def joint_layers(denoiser: nn.Module, *, text_tokens: int = TEXT_TOKENS) -> Iter
     """
     for name, module in denoiser.named_modules():
         if "FluxAttention" in class_names(module):
-            yield FusedTap(name, module, block_of(name), read=partial(_read, text_tokens))
+            yield KernelTap(name, module, block_of(name), read=partial(_read, text_tokens))
 
 
-def _read(text_tokens: int, call: FusedCall) -> Iterator[Softmax]:
+def _read(text_tokens: int, call: KernelCall) -> Iterator[AttentionInputs]:
     arguments = call.source.arguments
-    ids = _rows_of_ids(arguments["img_ids"])
+    ids = _host_ids(arguments["img_ids"])
     text = arguments["encoder_hidden_states"].shape[1]
     if call.key.shape[2] != text + len(ids):
         return  # An IP-Adapter's own call, over other tokens.
     references = tuple(_references(ids, text, text_tokens))
     if not references:
         msg = (
-            f"Expected reference tokens, got {text} of text and one picture. Call FLUX Kontext "
+            f"Expected reference tokens, got {text} of text and those of one image. Call FLUX Kontext "
             "with an image, or FLUX with the prompt_embeds of FluxPriorReduxPipeline."
         )
         raise CaptureError(msg)
     target = int((ids[:, 0] == 0).sum())
-    yield call.softmax(slice(text, text + target), _grid(ids[:target]), references)
+    yield call.attention_inputs(slice(text, text + target), _grid(ids[:target]), references)
 
 
 def _references(ids: torch.Tensor, text: int, text_tokens: int) -> Iterator[ReferenceKeys]:
@@ -75,14 +80,14 @@ def _references(ids: torch.Tensor, text: int, text_tokens: int) -> Iterator[Refe
         start, index = start + count, index + 1
 
 
-def _rows_of_ids(ids: Any) -> torch.Tensor:
-    """Return img_ids on the host, (token, 3): picture, row, column."""
+def _host_ids(ids: Any) -> torch.Tensor:
+    """Return img_ids on the host, (token, 3): image, row, column."""
     found: torch.Tensor = (ids[0] if ids.ndim == 3 else ids).detach().cpu()
     return found
 
 
 def _grid(ids: torch.Tensor) -> tuple[int, int]:
-    """Return (height, width) of one picture's tokens, which are row-major."""
+    """Return (height, width) of one image's tokens, which are row-major."""
     height, width = (len(set(ids[:, axis].tolist())) for axis in (1, 2))
     return height, width
 

@@ -1,7 +1,7 @@
 """IP-Adapters on diffusers' UNets: a second cross-attention that the processor adds to the text's.
 
 Each adapter has a key projection of its own in the attention processor. Its softmax runs over the
-tokens of all its images at once, or of each image apart when the images come with masks. Plain
+tokens of all its images at once, or of each image alone when the images come with masks. Plain
 adapters have 4 tokens an image, "plus" 16 (learned queries) and face adapters as many: none of them
 has a layout. The full-face one keeps CLIP's patches: a class token, then a square grid.
 """
@@ -22,8 +22,13 @@ from i2am.capture.families.attention_modules import (
     split_heads,
 )
 from i2am.capture.families.profile import Profile, class_names, register
-from i2am.capture.hooks.attention import ReferenceKeys, ReferenceLayout, Softmax, square_layout
-from i2am.capture.hooks.projection_tap import Heard, Projection, ProjectionTap
+from i2am.capture.hooks.attention import (
+    AttentionInputs,
+    ReferenceKeys,
+    ReferenceLayout,
+    square_layout,
+)
+from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
 
 if TYPE_CHECKING:
@@ -61,17 +66,17 @@ def _read(
     attention: Any,
     layouts: Sequence[Layout],
     weights: Sequence[Sequence[float]],
-    heard: Heard,
-) -> Iterator[Softmax]:
-    query = heads_of(attention, heard.query)
-    grid = patch_grid(name, heard.states, query.shape[2])
+    projected: ProjectionOutputs,
+) -> Iterator[AttentionInputs]:
+    query = heads_of(attention, projected.query)
+    grid = patch_grid(name, projected.states, query.shape[2])
     image = 0
-    for outputs, layout, adapter in zip(heard.keys, layouts, weights, strict=True):
+    for outputs, layout, adapter in zip(projected.keys, layouts, weights, strict=True):
         for output in outputs:
-            # All images of an adapter at once (row, image, token, channel), or one of them.
+            # All images of an adapter at once (batch, image, token, channel), or one of them.
             images = output if output.ndim == 4 else output[:, None]
             count, tokens = images.shape[1:3]
-            yield Softmax(
+            yield AttentionInputs(
                 query,
                 split_heads(images.flatten(1, 2), attention.heads),
                 scale_of(attention, query.shape[-1]),

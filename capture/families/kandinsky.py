@@ -1,6 +1,6 @@
-"""Kandinsky 2.2: image tokens and the picture's own patches share one softmax.
+"""Kandinsky 2.2: the reference's tokens and the generated patches share one softmax.
 
-``add_k_proj`` projects the 32 tokens that are made of the reference's CLIP embedding (they have no
+``add_k_proj`` projects the 32 tokens made from the reference's CLIP embedding (they have no
 layout); the layer's own patches follow them among the keys.
 """
 
@@ -14,8 +14,8 @@ import torch
 
 from i2am.capture.families.attention_modules import block_of, patch_grid, split_heads
 from i2am.capture.families.profile import Profile, register
-from i2am.capture.hooks.attention import ReferenceKeys, ReferenceLayout, Softmax
-from i2am.capture.hooks.projection_tap import Heard, Projection, ProjectionTap
+from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, ReferenceLayout
+from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
 
 if TYPE_CHECKING:
@@ -43,18 +43,18 @@ def added_key_layers(denoiser: nn.Module) -> Iterator[LayerTap]:
         )
 
 
-def _read(name: str, attention: Any, heard: Heard) -> Iterator[Softmax]:
-    added = heard.keys[0]
+def _read(name: str, attention: Any, projected: ProjectionOutputs) -> Iterator[AttentionInputs]:
+    added = projected.keys[0]
     if not added:
         return
-    query = split_heads(heard.query, attention.heads)
-    keys = torch.cat([outputs[-1] for outputs in heard.keys], dim=1)
+    query = split_heads(projected.query, attention.heads)
+    keys = torch.cat([outputs[-1] for outputs in projected.keys], dim=1)
     tokens = added[-1].shape[1]
-    yield Softmax(
+    yield AttentionInputs(
         query,
         split_heads(keys, attention.heads),
         float(query.shape[-1] ** -0.5),  # Its processor leaves the scale to the kernel.
-        patch_grid(name, heard.states, query.shape[2]),
+        patch_grid(name, projected.states, query.shape[2]),
         (ReferenceKeys(slice(0, tokens), ReferenceLayout(0, None)),),
     )
 

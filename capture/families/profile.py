@@ -1,8 +1,8 @@
 """Profiles: where a family of models keeps its reference tokens, and how they are laid out.
 
 A profile is found from the pipeline's or denoiser's class name, so that no model's code is imported
-to recognise it. Each family has a module of its own that registers its profiles. Your own is a
-`Profile` handed to ``capture(profile=…)`` or to `register`, or published by a package as an entry
+to recognise it. Each family has its own module, which registers its profiles. For your own model,
+pass a `Profile` to ``capture(profile=…)`` or to `register`, or publish it from a package as an entry
 point of the group ``i2am.profiles``.
 """
 
@@ -41,22 +41,22 @@ ENTRY_POINTS = "i2am.profiles"
 
 @dataclass(frozen=True)
 class Profile:
-    """What capture must know of a model family.
+    """How to read a model family: its layers, their reference tokens, and its guidance.
 
     Parameters
     ----------
     name : str
-        As stored with every sample.
+        Stored with every sample.
     classes : tuple of str
         Class names of pipelines or bare denoisers that it serves; subclasses are served too.
     find_taps : callable (denoiser) -> iterable of LayerTap
-        The layers in which reference and generated tokens meet, resolved when a capture begins.
+        Finds the layers that attend to the reference; called when a capture begins.
     guidance : tuple of str
-        Labels of the halves of a guided batch, in the batch's order.
+        Labels of the branches of a guided batch, in the batch's order.
     calls : tuple of str
-        Labels of the calls of one step, in their order, of a model that is called once per half.
+        Labels of the calls of one step, in their order, of a model that is called once per branch.
     recognise : callable (target, denoiser) -> bool, optional
-        Whether it serves a target, where the class alone does not tell.
+        Whether it serves a target; given where the class alone does not decide that.
     generate : callable, optional
         Runs the pipeline on a manifest's rows; see `i2am.capture.pipelines.call`. None fills the
         pipeline's arguments by their names.
@@ -84,7 +84,14 @@ class Profile:
     generate: Generate | None = None
 
     def serves(self, target: Any, denoiser: nn.Module) -> bool:
-        """Return whether this profile is for `target`."""
+        """Return whether this profile is for `target`.
+
+        Parameters
+        ----------
+        target : pipeline or Module
+        denoiser : Module
+            See `find_denoiser`.
+        """
         if self.recognise is not None:
             return self.recognise(target, denoiser)
         return not class_names(target).isdisjoint(self.classes)
@@ -96,7 +103,24 @@ _profiles: dict[str, Profile] = {}
 def register(profile: Profile) -> Profile:
     """Make a profile findable by its name and classes, and return it.
 
-    Of several profiles that serve a target, the one that was registered last is taken.
+    Of several profiles that serve a target, the last one that was registered is taken.
+
+    Parameters
+    ----------
+    profile : Profile
+        Replaces a profile of the same name.
+
+    Returns
+    -------
+    Profile
+        The same.
+
+    Examples
+    --------
+    >>> from i2am.capture import Profile, cross_attention
+    >>> register(Profile("mine", ("MyDenoiser",), cross_attention)).name
+    'mine'
+
     """
     _profiles.pop(profile.name, None)
     _profiles[profile.name] = profile
@@ -133,7 +157,7 @@ def find_profile(target: Any, wanted: str | Profile | None = None) -> Profile:
     served = ", ".join(sorted(name for p in _profiles.values() for name in p.classes))
     msg = (
         f"Expected a model that a profile serves ({served}), got {type(target).__name__} with "
-        f"{type(denoiser).__name__}. Load its IP-Adapter first if it shall have one, or give "
+        f"{type(denoiser).__name__}. If it needs an IP-Adapter, load that first; or give "
         f"profile= one of {sorted(_profiles)} or a Profile of your own."
     )
     raise CaptureError(msg)
@@ -176,22 +200,22 @@ def find_denoiser(target: Any) -> nn.Module:
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    """Return the real module, on which the layers hang, of one that was compiled."""
+    """Return the original module, which holds the layers, of one that was compiled."""
     inner: nn.Module = getattr(module, "_orig_mod", module)
     return inner
 
 
 def is_compiled(target: Any, denoiser: nn.Module) -> bool:
     """Return whether a denoiser, or a part of it, was given to ``torch.compile``."""
-    shells = (target, getattr(target, "unet", None), getattr(target, "transformer", None))
-    return any(hasattr(shell, "_orig_mod") for shell in shells) or any(
+    wrappers = (target, getattr(target, "unet", None), getattr(target, "transformer", None))
+    return any(hasattr(wrapper, "_orig_mod") for wrapper in wrappers) or any(
         getattr(module, "_compiled_call_impl", None) is not None for module in denoiser.modules()
     )
 
 
 @functools.cache
 def _load_published() -> None:
-    """Register the profiles that installed packages publish.
+    """Register the profiles that installed packages publish as entry points.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """Qwen-Image-Edit: text, target and references in one sequence, in this order.
 
-``img_shapes`` tells the grids: the target's first, then each reference's.
+``img_shapes`` holds the grids: the target's first, then each reference's.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from i2am.capture.families.attention_modules import block_of
 from i2am.capture.families.profile import Profile, register
-from i2am.capture.hooks.attention import ReferenceKeys, ReferenceLayout, Softmax
-from i2am.capture.hooks.kernel_tap import FusedCall, FusedTap
+from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, ReferenceLayout
+from i2am.capture.hooks.kernel_tap import KernelCall, KernelTap
 from i2am.capture.hooks.taps import LayerTap
 from i2am.schemas import CaptureError
 
@@ -25,31 +25,31 @@ def double_stream_layers(denoiser: nn.Module) -> Iterator[LayerTap]:
     """Yield a tap for each joint attention layer of a Qwen-Image transformer."""
     for name, module in denoiser.named_modules():
         if name.endswith(".attn") and hasattr(module, "add_k_proj"):
-            yield FusedTap(name, module, block_of(name), read=_read)
+            yield KernelTap(name, module, block_of(name), read=_read)
 
 
-def _read(call: FusedCall) -> Iterator[Softmax]:
+def _read(call: KernelCall) -> Iterator[AttentionInputs]:
     shapes = call.source.arguments["img_shapes"]
     # One list for each sample of the batch; the samples have the same shapes.
     target, *others = shapes[0] if isinstance(shapes[0], list) else [shapes[0]]
     if not others:
         msg = (
-            "Expected a picture to edit, got the target alone. Call an edit pipeline of "
+            "Expected an image to edit, got the target alone. Call an edit pipeline of "
             "Qwen-Image with an image."
         )
         raise CaptureError(msg)
     sizes = [frames * height * width for frames, height, width in (target, *others)]
     start = call.key.shape[2] - sum(sizes)
     references = []
-    place = start + sizes[0]
+    first = start + sizes[0]
     for index, (shape, size) in enumerate(zip(others, sizes[1:], strict=True)):
         frames, height, width = shape
         layout = ReferenceLayout(0, (frames * height, width))
-        references.append(ReferenceKeys(slice(place, place + size), layout, index))
-        place += size
+        references.append(ReferenceKeys(slice(first, first + size), layout, index))
+        first += size
     frames, height, width = target
     generated = slice(start, start + sizes[0])
-    yield call.softmax(generated, (frames * height, width), tuple(references), frames)
+    yield call.attention_inputs(generated, (frames * height, width), tuple(references), frames)
 
 
 register(

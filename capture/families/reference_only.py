@@ -1,9 +1,9 @@
 """Reference-only pipelines: self-attention that also attends to the reference's own patches.
 
-The UNet first runs on the noised reference and banks what each self-attention is given; then it
-runs on the picture, and every self-attention has the banked tokens behind its own. So the keys are
-the layer's own patches, then the reference's, on the same grid, under one softmax. Calls that see no
-reference (the first run, and what style fidelity adds) are passed over.
+The UNet first runs on the noised reference and stores the input of each self-attention in a bank.
+Then it runs on the generated image, and every self-attention appends the stored tokens to its own.
+So the keys are the layer's own patches, then the reference's, on the same grid, in one softmax.
+Calls without reference tokens (the first run, and the extra ones of style fidelity) are skipped.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from i2am.capture.families.attention_modules import (
     scale_of,
 )
 from i2am.capture.families.profile import Profile, register
-from i2am.capture.hooks.attention import ReferenceKeys, ReferenceLayout, Softmax
-from i2am.capture.hooks.projection_tap import Heard, ProjectionTap
+from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, ReferenceLayout
+from i2am.capture.hooks.projection_tap import ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
 from i2am.schemas.dims import CONDITIONAL
 
@@ -48,14 +48,14 @@ def banked_self_attention(denoiser: nn.Module) -> Iterator[LayerTap]:
             )
 
 
-def _read(name: str, attention: Any, heard: Heard) -> Iterator[Softmax]:
-    query = heads_of(attention, heard.query)
+def _read(name: str, attention: Any, projected: ProjectionOutputs) -> Iterator[AttentionInputs]:
+    query = heads_of(attention, projected.query)
     patches = query.shape[2]
-    if not heard.keys[0] or heard.keys[0][-1].shape[-2] == patches:
+    if not projected.keys[0] or projected.keys[0][-1].shape[-2] == patches:
         return
-    key = heads_of(attention, heard.keys[0][-1])
-    grid = patch_grid(name, heard.states, patches)
-    yield Softmax(
+    key = heads_of(attention, projected.keys[0][-1])
+    grid = patch_grid(name, projected.states, patches)
+    yield AttentionInputs(
         query,
         key,
         scale_of(attention, query.shape[-1]),
@@ -78,6 +78,6 @@ register(
             "StableDiffusionControlNetReferencePipeline",
         ),
         banked_self_attention,
-        calls=(CONDITIONAL, CONDITIONAL),  # The reference's run, then the picture's.
+        calls=(CONDITIONAL, CONDITIONAL),  # The reference's run, then the generated image's.
     )
 )

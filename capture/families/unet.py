@@ -22,8 +22,13 @@ from i2am.capture.families.attention_modules import (
     scale_of,
 )
 from i2am.capture.families.profile import Profile, register
-from i2am.capture.hooks.attention import ReferenceKeys, ReferenceLayout, Softmax, square_layout
-from i2am.capture.hooks.projection_tap import Heard, ProjectionTap
+from i2am.capture.hooks.attention import (
+    AttentionInputs,
+    ReferenceKeys,
+    ReferenceLayout,
+    square_layout,
+)
+from i2am.capture.hooks.projection_tap import ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
 from i2am.schemas import CaptureError
 
@@ -48,6 +53,29 @@ def cross_attention(
     suffix : str
         How the layers' paths end.
     layout : callable (number of reference tokens) -> ReferenceLayout
+        A square, with or without a class token, unless given.
+
+    Yields
+    ------
+    LayerTap
+        Resolved when called: layers with an adapter or fused projections as they are then.
+
+    Raises
+    ------
+    CaptureError
+        From within the model's call, if a layer gets an attention mask or its queries do not fill
+        the grid.
+
+    Examples
+    --------
+    >>> from diffusers import UNet2DConditionModel
+    >>> unet = UNet2DConditionModel(
+    ...     block_out_channels=(8,), norm_num_groups=4, layers_per_block=1, attention_head_dim=2,
+    ...     down_block_types=("CrossAttnDownBlock2D",), up_block_types=("UpBlock2D",),
+    ...     cross_attention_dim=8, mid_block_type=None,
+    ... )
+    >>> [tap.name for tap in cross_attention(unet)]
+    ['down_blocks.0.attentions.0.transformer_blocks.0.attn2']
     """
     for name, attention in denoiser.named_modules():
         if not name.endswith(suffix) or not hasattr(attention, "to_q"):
@@ -64,31 +92,34 @@ def cross_attention(
 
 
 def _read(
-    name: str, attention: Any, layout: Callable[[int], ReferenceLayout], heard: Heard
-) -> Iterator[Softmax]:
-    if not heard.keys[0]:
+    name: str,
+    attention: Any,
+    layout: Callable[[int], ReferenceLayout],
+    projected: ProjectionOutputs,
+) -> Iterator[AttentionInputs]:
+    if not projected.keys[0]:
         return
-    if heard.options.get("attention_mask") is not None:
+    if projected.options.get("attention_mask") is not None:
         msg = (
             f"Expected cross-attention without a mask, got one, at layer {name!r}. "
             "Call the pipeline without an attention mask."
         )
         raise CaptureError(msg)
-    query = heads_of(attention, heard.query)
-    key = heads_of(attention, heard.keys[0][-1])
-    frames = heard.states[0] // heard.source.batch
-    positions = heard.states[-2] * heard.states[-1]
+    query = heads_of(attention, projected.query)
+    key = heads_of(attention, projected.keys[0][-1])
+    frames = projected.states[0] // projected.source.batch
+    positions = projected.states[-2] * projected.states[-1]
     if ".temporal_transformer_blocks." in name:
-        # Rows are (sample, position), tokens are frames; the keys are the first frame's for all.
-        query = _apart(query, positions).permute(0, 2, 3, 1, 4).flatten(2, 3)
-        key = _apart(key, positions)[:, 0]
+        # The batch is (sample, position), tokens are frames; the keys are the first frame's for all.
+        query = _split_batch(query, positions).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        key = _split_batch(key, positions)[:, 0]
     elif frames > 1:
-        # Rows are (sample, frame), and every frame has the same keys.
-        query = _apart(query, frames).transpose(1, 2).flatten(2, 3)
-        key = _apart(key, frames)[:, 0]
-    height, width = patch_grid(name, heard.states, query.shape[2] // frames)
+        # The batch is (sample, frame), and every frame has the same keys.
+        query = _split_batch(query, frames).transpose(1, 2).flatten(2, 3)
+        key = _split_batch(key, frames)[:, 0]
+    height, width = patch_grid(name, projected.states, query.shape[2] // frames)
     tokens = key.shape[2]
-    yield Softmax(
+    yield AttentionInputs(
         query,
         key,
         scale_of(attention, query.shape[-1]),
@@ -98,14 +129,14 @@ def _read(
     )
 
 
-def _apart(rows: torch.Tensor, count: int) -> torch.Tensor:
+def _split_batch(states: torch.Tensor, count: int) -> torch.Tensor:
     """(sample · count, …) -> (sample, count, …)."""
-    return rows.reshape(-1, count, *rows.shape[1:])
+    return states.reshape(-1, count, *states.shape[1:])
 
 
 def _is_bare_unet(target: Any, denoiser: nn.Module) -> bool:
-    # Who hands over a bare UNet says by that that its cross-attention reads the reference; a
-    # pipeline's may read text.
+    # Whoever passes a bare UNet says that its cross-attention reads the reference; a pipeline's may
+    # read text.
     return target is denoiser and type(denoiser).__name__ == "UNet2DConditionModel"
 
 

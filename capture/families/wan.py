@@ -1,6 +1,6 @@
 """Wan image-to-video: the reference's CLIP tokens in a cross-attention of their own.
 
-``attn2`` attends to them apart from the text, after norms of queries and keys and without rotation.
+``attn2`` attends to them separately from the text, after norms of queries and keys and without rotation.
 Every image has a class token and a square grid; first and last frame, where both are given, share
 one softmax. The generated patches of all latent frames are stacked along the height.
 """
@@ -13,8 +13,8 @@ from typing import Any
 
 from i2am.capture.families.attention_modules import block_of, split_heads
 from i2am.capture.families.profile import Profile, register
-from i2am.capture.hooks.attention import ReferenceKeys, Softmax, square_layout
-from i2am.capture.hooks.projection_tap import Heard, Projection, ProjectionTap
+from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, square_layout
+from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
 from i2am.schemas import CaptureError
 
@@ -38,13 +38,13 @@ def image_cross_attention(denoiser: Any) -> Iterator[LayerTap]:
 
 
 def _read(
-    name: str, attention: Any, patch: tuple[int, int, int], heard: Heard
-) -> Iterator[Softmax]:
-    if not heard.keys[0]:
+    name: str, attention: Any, patch: tuple[int, int, int], projected: ProjectionOutputs
+) -> Iterator[AttentionInputs]:
+    if not projected.keys[0]:
         return
-    query = split_heads(heard.query, attention.heads)
-    key = split_heads(heard.keys[0][-1], attention.heads)
-    latents = heard.source.arguments["hidden_states"].shape[-3:]
+    query = split_heads(projected.query, attention.heads)
+    key = split_heads(projected.keys[0][-1], attention.heads)
+    latents = projected.source.arguments["hidden_states"].shape[-3:]
     frames, height, width = (size // p for size, p in zip(latents, patch, strict=True))
     if frames * height * width != query.shape[2]:
         msg = (
@@ -52,7 +52,7 @@ def _read(
             "Capture without context parallelism."
         )
         raise CaptureError(msg)
-    yield Softmax(
+    yield AttentionInputs(
         query,
         key,
         float(query.shape[-1] ** -0.5),
@@ -64,8 +64,8 @@ def _read(
 
 def _images(tokens: int) -> Iterator[ReferenceKeys]:
     """Yield one image's keys, or first and last frame's."""
-    halves = square_layout(tokens // 2)
-    count = 2 if tokens % 2 == 0 and halves.special_tokens == 1 else 1
+    of_two = square_layout(tokens // 2)
+    count = 2 if tokens % 2 == 0 and of_two.special_tokens == 1 else 1
     each = tokens // count
     for index in range(count):
         keys = slice(index * each, (index + 1) * each)

@@ -1,4 +1,4 @@
-"""Hooks that read Q and K in a running denoiser and change nothing of it.
+"""Hooks that read queries and keys in a running denoiser, and change nothing in it.
 
 Imports no other folder of capture.
 """

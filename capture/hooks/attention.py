@@ -1,7 +1,7 @@
-"""What one attention call sees: queries, keys, mask, and where the reference's tokens lie in it.
+"""The inputs of one attention call: queries, keys, mask, and which keys are the reference's.
 
 A family's profile says which queries are the generated patches and which keys belong to which
-reference image. What else shares the softmax (text, the generated image itself) takes part in the
+reference image. The other keys of the same softmax (text, the generated image itself) count in its
 normaliser alone.
 """
 
@@ -13,7 +13,7 @@ from functools import cache
 
 import torch
 
-__all__ = ["ReferenceKeys", "ReferenceLayout", "Softmax", "Tokens", "square_layout"]
+__all__ = ["AttentionInputs", "ReferenceKeys", "ReferenceLayout", "Tokens", "square_layout"]
 
 # A contiguous run of tokens, or the indices of scattered ones.
 Tokens = slice | torch.Tensor
@@ -21,7 +21,22 @@ Tokens = slice | torch.Tensor
 
 @dataclass(frozen=True)
 class ReferenceLayout:
-    """How reference tokens are laid out: leading special tokens, then a row-major grid."""
+    """How reference tokens are laid out: leading special tokens, then a row-major grid.
+
+    Parameters
+    ----------
+    special_tokens : int
+        How many tokens stand before the grid (a class token, say).
+    grid : (height, width) or None
+        In tokens; None for tokens that are no places of the image.
+
+    Examples
+    --------
+    CLIP ViT-L/14 at 224 px has a class token, then 16 × 16 patches:
+
+    >>> ReferenceLayout(special_tokens=1, grid=(16, 16))
+    ReferenceLayout(special_tokens=1, grid=(16, 16))
+    """
 
     special_tokens: int
     grid: tuple[int, int] | None
@@ -29,7 +44,9 @@ class ReferenceLayout:
 
 @cache
 def square_layout(tokens: int) -> ReferenceLayout:
-    """Return the layout of a vision transformer's tokens: a square, maybe after one class token.
+    """Return the layout of a vision transformer's tokens: a square, with or without a class token.
+
+    Other numbers of tokens have no grid.
 
     Examples
     --------
@@ -51,13 +68,21 @@ class ReferenceKeys:
 
     Parameters
     ----------
-    tokens : slice or Tensor of int
-        Their places among the softmax's keys.
+    tokens : slice, or Tensor (token,) of int
+        Their indices among the keys of the softmax.
     layout : ReferenceLayout
+        How they lie on the image.
     index : int
-        Which of the reference images they come from, in the order in which the model takes them.
+        Number of the reference image, from 0, in the order in which the model takes them.
     weight : float
-        Factor of their share in the layer's output (an IP-Adapter's scale).
+        Factor by which the layer multiplies their contribution (an IP-Adapter's scale).
+
+    Examples
+    --------
+    The image tokens behind 77 tokens of text:
+
+    >>> ReferenceKeys(slice(77, 77 + 256), ReferenceLayout(0, (16, 16))).index
+    0
     """
 
     tokens: Tokens
@@ -67,24 +92,37 @@ class ReferenceKeys:
 
 
 @dataclass(frozen=True)
-class Softmax:
-    """What one softmax sees, on the model's device and in its dtype.
+class AttentionInputs:
+    """The inputs of one softmax, on the model's device and in its dtype.
 
     Parameters
     ----------
-    query : Tensor, dims (row, head, generated, channel)
-        The generated patches' queries alone, row-major over `grid`.
-    key : Tensor, dims (row, head, token, channel)
+    query : Tensor, dims (batch, head, generated, channel), any float dtype
+        Of the generated patches alone, row-major over `grid`.
+    key : Tensor, dims (batch, head, token, channel), as `query`
         All keys of the softmax.
     scale : float
         Factor of Q·K before the softmax.
     grid : (height, width)
+        In patches.
     references : tuple of ReferenceKeys
+        Which keys belong to which reference image.
     mask : Tensor, optional
-        As attention takes it: bool (true takes part) or added to the logits; broadcasts to
-        (row, head, generated, token).
+        As attention takes it: bool (true takes part) or a float that is added to the logits;
+        broadcasts to (batch, head, generated, token).
     frames : int
-        Of a video, stacked along the grid's height.
+        Number of a video's frames, which are stacked along the grid's height.
+
+    Examples
+    --------
+    Two images with 4 heads, 6 patches and 5 keys, four of which are the reference's:
+
+    >>> import torch
+    >>> reference = ReferenceKeys(slice(1, 5), ReferenceLayout(0, (2, 2)))
+    >>> query, key = torch.zeros(2, 4, 6, 8), torch.zeros(2, 4, 5, 8)
+    >>> inputs = AttentionInputs(query, key, 8**-0.5, (2, 3), (reference,))
+    >>> inputs.token_count(reference), inputs.is_shared(reference)
+    (4, True)
     """
 
     query: torch.Tensor
@@ -95,30 +133,30 @@ class Softmax:
     mask: torch.Tensor | None = None
     frames: int = 1
 
-    def row(self, index: int) -> Softmax:
-        """Return the softmax of one row of the batch, without the row dimension's other values."""
+    def select_batch_index(self, batch_index: int) -> AttentionInputs:
+        """Return the inputs of one batch index; the batch dimension stays, with length 1."""
         if len(self.query) == 1:
             return self
-        rows = slice(index, index + 1)
+        one = slice(batch_index, batch_index + 1)
         mask = self.mask
         if mask is not None and mask.ndim == 4 and len(mask) > 1:
-            mask = mask[rows]
-        own = self.query[rows], self.key[rows]  # Not replace(): it takes as long as both.
-        return Softmax(*own, self.scale, self.grid, self.references, mask, self.frames)
+            mask = mask[one]
+        own = self.query[one], self.key[one]  # Not replace(): it takes as long as both.
+        return AttentionInputs(*own, self.scale, self.grid, self.references, mask, self.frames)
 
-    def heads(self, indices: list[int]) -> Softmax:
-        """Return the softmax of some heads."""
+    def select_heads(self, heads: list[int]) -> AttentionInputs:
+        """Return the inputs of some heads."""
         mask = self.mask
         if mask is not None and mask.ndim == 4 and mask.shape[1] > 1:
-            mask = mask[:, indices]
-        return replace(self, query=self.query[:, indices], key=self.key[:, indices], mask=mask)
+            mask = mask[:, heads]
+        return replace(self, query=self.query[:, heads], key=self.key[:, heads], mask=mask)
 
     def is_shared(self, reference: ReferenceKeys) -> bool:
-        """Return whether keys other than this reference's share its softmax."""
+        """Return whether the softmax also covers keys that are not this reference's."""
         return self.token_count(reference) < self.key.shape[2]
 
     def token_count(self, reference: ReferenceKeys) -> int:
-        """Return how many keys are a reference's."""
+        """Return the number of a reference's keys."""
         tokens = reference.tokens
         if isinstance(tokens, slice):
             return len(range(*tokens.indices(self.key.shape[2])))

@@ -7,180 +7,114 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from i2am.capture.hooks.attention import Softmax
+from i2am.capture.hooks.attention import AttentionInputs
 from i2am.capture.hooks.step_clock import StepClock
-from i2am.capture.hooks.taps import LayerTap, Source
+from i2am.capture.hooks.taps import DenoiserCall, LayerTap
 from i2am.schemas import CaptureError
+from i2am.schemas.choices import GuidanceOption
 from i2am.schemas.dims import CONDITIONAL
 
-__all__ = ["GuidanceOption", "HeardLayer", "Listener", "bind", "guidance_halves"]
+__all__ = [
+    "DenoiserHooks",
+    "GuidanceBranches",
+    "LayerCall",
+    "LayerSink",
+    "bind",
+    "guidance_branches",
+]
 
-GuidanceOption = Literal["conditional", "both"]
 
-
-_STATES = ("sample", "hidden_states", "x", "latents")
-
-
-_TIMESTEPS = ("timestep", "timesteps", "t")
+_LATENT_ARGUMENTS = ("sample", "hidden_states", "x", "latents")
+_TIMESTEP_ARGUMENTS = ("timestep", "timesteps", "t")
 
 
 @dataclass(frozen=True)
-class HeardLayer:
-    """One layer's softmaxes in one call of the denoiser.
+class LayerCall:
+    """The inputs of one layer's softmaxes in one call of the denoiser.
 
     Parameters
     ----------
     tap : LayerTap
-    softmaxes : list of Softmax
-        Over all rows of the batch.
-    position : int
+    inputs : list of AttentionInputs
+        Each over the whole batch.
+    step_index : int
         Index of the call's step among the steps that are kept.
-    rows : tuple of (str, int)
-        The guidance halves that are kept, and the batch's row of each half's first sample.
+    branches : tuple of (str, int)
+        The guidance branches to keep, each with the batch index of its first sample.
+    run_branches : tuple of str or None
+        The guidance branches of the whole run; None until the first guided call.
     """
 
     tap: LayerTap
-    softmaxes: list[Softmax]
-    position: int
-    rows: tuple[tuple[str, int], ...]
+    inputs: list[AttentionInputs]
+    step_index: int
+    branches: tuple[tuple[str, int], ...]
+    run_branches: tuple[str, ...] | None
 
 
-@dataclass
-class _Running:
-    """The running call of the denoiser, when it is kept."""
+class LayerSink(Protocol):
+    """Takes what the hooks read."""
 
-    source: Source
-    position: int
-    rows: tuple[tuple[str, int], ...]
+    def receive(self, call: LayerCall) -> None:
+        """Take the inputs of one layer in one call of the denoiser."""
+
+    def call_ended(self) -> None:
+        """Take note that a kept call of the denoiser has returned or failed."""
+
+    def last_step(self) -> None:
+        """Take note of the last step, where it is known; the pipeline still decodes the image."""
 
 
-@dataclass
-class Listener:
-    """Hooks a denoiser and its layers, and tells what each layer computed at which step.
+@dataclass(frozen=True)
+class GuidanceBranches:
+    """How the guidance branches lie in the batches and calls of a denoiser, and which are kept.
 
     Parameters
     ----------
-    denoiser : Module
-    taps : sequence of LayerTap
     labels : tuple of str
-        Of the halves of a guided batch, in the batch's order; see `Profile.guidance`.
+        Of the branches of a guided batch, in the batch's order; see `Profile.guidance`.
     call_labels : tuple of str
-        Of the calls of one step, of a model that is called once per half; see `Profile.calls`.
+        Of the calls of one step, of a model that is called once per branch; see `Profile.calls`.
     samples : int
-        Images that the call generates.
-    guidance : {"conditional", "both"}
-    keeps_step : callable (step) -> bool
-    scheduler : object or None
-    is_compiled : bool
-        Whether the denoiser was compiled; it then runs eagerly while it is listened to, because
-        compiled code does not call hooks that came later.
-    receive : callable (HeardLayer)
-    after_call : callable ()
-        Called when a call of the denoiser that is kept has returned, or failed.
-    after_last : callable ()
-        Called after the last step, where that can be told; the pipeline still has work to do.
+        Number of images that the call generates.
+    option : {"conditional", "both"}
+        Which branches are kept.
     """
 
-    denoiser: nn.Module
-    taps: Sequence[LayerTap]
     labels: tuple[str, ...]
     call_labels: tuple[str, ...]
     samples: int
-    guidance: GuidanceOption
-    keeps_step: Callable[[int], bool]
-    scheduler: Any
-    is_compiled: bool
-    receive: Callable[[HeardLayer], None]
-    after_call: Callable[[], None]
-    after_last: Callable[[], None]
-    steps: list[int] = field(default_factory=list)
-    calls: int = 0
+    option: GuidanceOption
 
-    def attach(self, stack: ExitStack) -> None:
-        """Look on until `stack` closes."""
-        self._clock = StepClock(self.scheduler, self.after_last)
-        self._running: _Running | None = None
-        self._heard: set[tuple[str, str]] = set()  # layer, guidance half
-        self._halves: set[str] = set()
-        if self.is_compiled:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        for handle in (
-            self.denoiser.register_forward_pre_hook(self._on_call, with_kwargs=True),
-            self.denoiser.register_forward_hook(self._on_return, always_call=True),
-        ):
-            stack.callback(handle.remove)
-        self._clock.watch(stack)
-        for tap in self.taps:
-            tap.attach(self._on_layer, self._source, stack)
+    def kept(self, batch: int, call: int) -> tuple[tuple[str, int], ...]:
+        """Return the branches to keep of a call, each with the batch index of its first sample.
 
-    @property
-    def timesteps(self) -> list[float]:
-        """The timesteps of the steps that were kept."""
-        found = self._clock.timesteps
-        return [found[step] for step in self.steps]
-
-    @property
-    def step_count(self) -> int:
-        """How many steps there were, kept or not."""
-        return len(self._clock.timesteps)
-
-    @property
-    def halves(self) -> tuple[str, ...]:
-        """The guidance halves that were kept, in the order of the profile."""
-        return tuple(half for half in self.labels if half in self._halves)
-
-    def known_halves(self) -> tuple[str, ...] | None:
-        """Return the halves that will come; None while nobody can tell."""
-        if self.guidance == "conditional":
-            return (CONDITIONAL,)
-        return self.halves if len(self.halves) > 1 else None
-
-    def check_heard(self) -> None:
-        """Check that every layer was heard at the latest step.
+        Parameters
+        ----------
+        batch : int
+            Length of the denoiser's batch.
+        call : int
+            Number of the call within its step.
 
         Raises
         ------
         CaptureError
-            Naming a layer that was not, and the likely cause.
+            If the batch does not fit the samples, or the step has more calls than labels.
         """
-        expected = [(tap.name, half) for half in self.halves for tap in self.taps]
-        silent = [place for place in expected if place not in self._heard]
-        if not self.steps or not silent:
-            return
-        others = f" and {len(silent) - 1} more" if silent[1:] else ""
-        msg = (
-            f"Expected queries and keys of every layer, got none at step {self.steps[-1]} "
-            f"({silent[0][1]} half) from {silent[0][0]!r}{others}. {_likely_cause(self.denoiser)}"
+        branches = guidance_branches(batch, self.samples, self.labels)
+        if len(branches) == 1:
+            branches = (self._label(call),)
+        return tuple(
+            (branch, index * self.samples)
+            for index, branch in enumerate(branches)
+            if self.option == "both" or branch == CONDITIONAL
         )
-        raise CaptureError(msg)
-
-    def _on_call(
-        self, module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]
-    ) -> None:
-        named = bind(type(module).forward, (module, *arguments), options)
-        self.calls += 1
-        moment = self._clock.tick(_argument(named, _TIMESTEPS, "a timestep"))
-        if moment.step is None or not self.keeps_step(moment.step):
-            return
-        batch = len(_argument(named, _STATES, "the noisy latents"))
-        halves = guidance_halves(batch, self.samples, self.labels)
-        if len(halves) == 1:
-            halves = (self._label(moment.call),)
-        wanted = halves if self.guidance == "both" else (CONDITIONAL,)
-        if CONDITIONAL not in halves and self.guidance == "conditional":
-            return
-        if not self.steps or self.steps[-1] != moment.step:
-            self.check_heard()
-            self.steps.append(moment.step)
-            self._heard.clear()
-        self._halves.update(wanted)
-        rows = tuple((half, halves.index(half) * self.samples) for half in wanted)
-        self._running = _Running(Source(named, batch), len(self.steps) - 1, rows)
 
     def _label(self, call: int) -> str:
         if call < len(self.call_labels):
@@ -191,27 +125,160 @@ class Listener:
         )
         raise CaptureError(msg)
 
-    def _on_return(self, _module: nn.Module, _arguments: Any, _output: Any) -> None:
+
+@dataclass(frozen=True)
+class _KeptCall:
+    """The running call of the denoiser, when it is kept."""
+
+    call: DenoiserCall
+    step_index: int
+    branches: tuple[tuple[str, int], ...]
+    run_branches: tuple[str, ...] | None
+
+
+@dataclass
+class DenoiserHooks:
+    """Reads a denoiser's layers, and says which step and guidance branch each call belongs to.
+
+    Parameters
+    ----------
+    denoiser : Module
+    taps : sequence of LayerTap
+    guidance : GuidanceBranches
+    keeps_step : callable (step) -> bool
+    scheduler : object or None
+    is_compiled : bool
+        Whether the denoiser was compiled. While it is hooked it runs eagerly, because compiled
+        code does not call hooks that were registered later.
+
+    Attributes
+    ----------
+    steps : list of int
+        The steps that were kept so far.
+    calls : int
+        Number of calls of the denoiser so far, kept or not.
+    """
+
+    denoiser: nn.Module
+    taps: Sequence[LayerTap]
+    guidance: GuidanceBranches
+    keeps_step: Callable[[int], bool]
+    scheduler: Any = None
+    is_compiled: bool = False
+    steps: list[int] = field(default_factory=list, init=False)
+    calls: int = field(default=0, init=False)
+    _running: _KeptCall | None = field(default=None, init=False)
+    _layers_read: set[tuple[str, str]] = field(default_factory=set, init=False)  # layer, branch
+    _branches: set[str] = field(default_factory=set, init=False)
+    _clock: StepClock = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Start the clock."""
+        self._clock = StepClock(self.scheduler)
+
+    def attach(self, stack: ExitStack, sink: LayerSink) -> None:
+        """Attach hooks to the denoiser and its layers, until `stack` closes."""
+        if self.is_compiled:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for handle in (
+            self.denoiser.register_forward_pre_hook(self._on_call, with_kwargs=True),
+            self.denoiser.register_forward_hook(partial(self._on_return, sink), always_call=True),
+        ):
+            stack.callback(handle.remove)
+        self._clock.watch(stack, sink.last_step)
+        for tap in self.taps:
+            tap.attach(partial(self._on_layer, sink), self._current_call, stack)
+
+    @property
+    def timesteps(self) -> list[float]:
+        """The timesteps of the steps that were kept."""
+        found = self._clock.timesteps
+        return [found[step] for step in self.steps]
+
+    @property
+    def step_count(self) -> int:
+        """Number of steps so far, kept or not."""
+        return len(self._clock.timesteps)
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The guidance branches that were kept, in the order of the profile."""
+        return tuple(branch for branch in self.guidance.labels if branch in self._branches)
+
+    def expected_branches(self) -> tuple[str, ...] | None:
+        """Return the guidance branches of this run; None until the first guided call."""
+        if self.guidance.option == "conditional":
+            return (CONDITIONAL,)
+        branches = self.branches
+        return branches if len(branches) > 1 else None
+
+    def check_all_layers_read(self) -> None:
+        """Check that every layer was read at the latest step.
+
+        Raises
+        ------
+        CaptureError
+            Naming a layer that was not, and the likely cause.
+        """
+        expected = [(tap.name, branch) for branch in self.branches for tap in self.taps]
+        missing = [key for key in expected if key not in self._layers_read]
+        if not self.steps or not missing:
+            return
+        layer, branch = missing[0]
+        others = f" and {len(missing) - 1} more" if missing[1:] else ""
+        msg = (
+            f"Expected queries and keys of every layer, got none at step {self.steps[-1]} "
+            f"({branch} branch) from {layer!r}{others}. {_likely_cause(self.denoiser)}"
+        )
+        raise CaptureError(msg)
+
+    def _on_call(
+        self, module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> None:
+        named = bind(type(module).forward, (module, *arguments), options)
+        self.calls += 1
+        position = self._clock.tick(_argument(named, _TIMESTEP_ARGUMENTS, "a timestep"))
+        if position.step is None or not self.keeps_step(position.step):
+            return
+        batch = len(_argument(named, _LATENT_ARGUMENTS, "the noisy latents"))
+        branches = self.guidance.kept(batch, position.call)
+        if not branches:
+            return
+        if not self.steps or self.steps[-1] != position.step:
+            self.check_all_layers_read()
+            self.steps.append(position.step)
+            self._layers_read.clear()
+        self._branches.update(branch for branch, _ in branches)
+        call, index = DenoiserCall(named, batch), len(self.steps) - 1
+        self._running = _KeptCall(call, index, branches, self.expected_branches())
+
+    def _on_return(
+        self, sink: LayerSink, _module: nn.Module, _arguments: Any, _output: Any
+    ) -> None:
         if self._running is not None:
             self._running = None
-            self.after_call()
+            sink.call_ended()
 
-    def _source(self) -> Source | None:
-        return self._running.source if self._running else None
+    def _current_call(self) -> DenoiserCall | None:
+        return self._running.call if self._running else None
 
-    def _on_layer(self, tap: LayerTap, softmaxes: list[Softmax]) -> None:
-        running = self._running
-        if running is None:
+    def _on_layer(
+        self, sink: LayerSink, tap: LayerTap, layer_inputs: list[AttentionInputs]
+    ) -> None:
+        kept = self._running
+        if kept is None:
             return
-        self._heard.update((tap.name, half) for half, _ in running.rows)
-        for softmax in softmaxes:
-            if len(softmax.query) != running.source.batch:
+        self._layers_read.update((tap.name, branch) for branch, _ in kept.branches)
+        for inputs in layer_inputs:
+            if len(inputs.query) != kept.call.batch:
                 msg = (
-                    f"Expected {running.source.batch} rows, got {len(softmax.query)}, at layer "
+                    f"Expected a batch of {kept.call.batch}, got {len(inputs.query)}, at layer "
                     f"{tap.name!r}. This layer folds other axes into the batch; leave it out."
                 )
                 raise CaptureError(msg)
-        self.receive(HeardLayer(tap, softmaxes, running.position, running.rows))
+        sink.receive(
+            LayerCall(tap, layer_inputs, kept.step_index, kept.branches, kept.run_branches)
+        )
 
 
 def _argument(named: dict[str, Any], names: tuple[str, ...], what: str) -> Any:
@@ -227,10 +294,10 @@ def _argument(named: dict[str, Any], names: tuple[str, ...], what: str) -> Any:
 
 def _likely_cause(denoiser: nn.Module) -> str:
     if getattr(denoiser, "is_cache_enabled", False):
-        return "The denoiser caches what its layers gave: call disable_cache() before the capture."
+        return "The denoiser caches its layers' outputs: call disable_cache() before the capture."
     return (
-        "The likely cause: this call has no reference tokens, guidance was switched off on the "
-        "way, the reference was (an IP-Adapter's scale of 0), or an attention processor of its own "
+        "Likely causes: this call has no reference tokens, guidance was switched off during the "
+        "run, the reference was (an IP-Adapter's scale of 0), or a custom attention processor "
         "bypasses the projections. Undo that, or leave the layer out with layers=."
     )
 
@@ -238,41 +305,41 @@ def _likely_cause(denoiser: nn.Module) -> str:
 def bind(
     forward: Callable[..., Any], arguments: tuple[Any, ...], options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return a call's arguments by the names of the function's signature."""
+    """Return a call's arguments, by the names in the function's signature."""
     return {**dict(zip(_positional_names(forward), arguments, strict=False)), **options}
 
 
 @functools.lru_cache(maxsize=64)
 def _positional_names(forward: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the names of what may be given by position; binding anew each time takes longer."""
+    """Return the names of positional parameters; to bind a signature each time takes longer."""
     given = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(forward).parameters.values()
     return tuple(parameter.name for parameter in parameters if parameter.kind in given)
 
 
-def guidance_halves(batch: int, samples: int, labels: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the labels of a batch's guidance halves, in their order.
+def guidance_branches(batch: int, samples: int, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the labels of a batch's guidance branches, in their order.
 
     Raises
     ------
     CaptureError
-        If the batch does not divide among the samples, or by a number of halves that the
-        profile does not know.
+        If the batch does not divide into the samples, or into a number of branches other than one
+        and the number of labels.
 
     Examples
     --------
-    >>> guidance_halves(4, 2, ("unconditional", "conditional"))
+    >>> guidance_branches(4, 2, ("unconditional", "conditional"))
     ('unconditional', 'conditional')
-    >>> guidance_halves(2, 2, ("unconditional", "conditional"))
+    >>> guidance_branches(2, 2, ("unconditional", "conditional"))
     ('conditional',)
     """
-    halves, rest = divmod(batch, samples)
-    if rest == 0 and halves == 1:
+    branches, rest = divmod(batch, samples)
+    if rest == 0 and branches == 1:
         return (CONDITIONAL,)
-    if rest == 0 and halves == len(labels):
+    if rest == 0 and branches == len(labels):
         return labels
     msg = (
-        f"Expected a batch of {samples} or of {samples} × {len(labels)} (guidance halves), "
+        f"Expected a batch of {samples} or of {samples} × {len(labels)} (guidance branches), "
         f"got {batch}, for {samples} sample names. Name every image that the call generates."
     )
     raise CaptureError(msg)

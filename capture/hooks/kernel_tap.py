@@ -1,8 +1,8 @@
-"""Taps on the fused attention call itself, for layers that rotate or join their tokens first.
+"""Taps on the attention kernel, for layers that rotate or concatenate their tokens first.
 
 Joint-attention transformers concatenate text, target and reference, normalise and rotate them, and
-call one kernel. What that kernel is given is read there: from PyTorch's scaled dot-product
-attention, and from diffusers' dispatch for every other backend (flex, flash, sage, xformers …).
+call one fused kernel. Its arguments are read: those of PyTorch's scaled dot-product attention, and
+in diffusers' dispatch those of every other backend (flex, flash, sage, xformers …).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,13 +20,13 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from i2am.capture.hooks.attention import ReferenceKeys, Softmax, Tokens
-from i2am.capture.hooks.taps import LayerTap, Receive, Source
+from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, Tokens
+from i2am.capture.hooks.taps import DenoiserCall, LayerTap, Receive
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["FusedCall", "FusedTap"]
+__all__ = ["KernelCall", "KernelTap"]
 
 Backend = Callable[..., Any]
 
@@ -33,23 +34,56 @@ _SDPA_PARAMETERS = ("query", "key", "value", "attn_mask")
 
 
 @dataclass(frozen=True)
-class FusedCall:
-    """What a layer handed to the attention kernel.
+class KernelCall:
+    """The arguments of one call of the attention kernel.
 
     Parameters
     ----------
-    query, key : Tensor, dims (row, head, token, channel)
+    query, key : Tensor, dims (batch, head, token, channel)
+        On the model's device and in its dtype.
     scale : float
-    mask : Tensor, optional
-        As the kernel takes it.
-    source : Source
+        Factor of Q·K before the softmax.
+    mask : Tensor or None
+        As the kernel takes it; broadcasts to (batch, head, query token, key token).
+    source : DenoiserCall
+        The running call of the denoiser.
+
+    Examples
+    --------
+    ::
+
+        def read(call: KernelCall) -> Iterator[AttentionInputs]:
+            reference = ReferenceKeys(slice(64, 128), ReferenceLayout(0, (8, 8)))
+            yield call.attention_inputs(slice(0, 64), (8, 8), (reference,))
     """
 
     query: torch.Tensor
     key: torch.Tensor
     scale: float
     mask: torch.Tensor | None
-    source: Source
+    source: DenoiserCall
+
+    def attention_inputs(
+        self,
+        generated: Tokens,
+        grid: tuple[int, int],
+        references: tuple[ReferenceKeys, ...],
+        frames: int = 1,
+    ) -> AttentionInputs:
+        """Return the inputs of the generated patches' softmax.
+
+        Parameters
+        ----------
+        generated : slice, or Tensor (patch,) of int
+            Indices of the generated patches among the queries, row-major over `grid`.
+        grid, references, frames
+            See `AttentionInputs`.
+        """
+        mask = self.mask
+        if mask is not None and mask.shape[-2] > 1:
+            mask = mask[..., generated, :]
+        query = self.query[:, :, generated]
+        return AttentionInputs(query, self.key, self.scale, grid, references, mask, frames)
 
     def softmax(
         self,
@@ -57,105 +91,116 @@ class FusedCall:
         grid: tuple[int, int],
         references: tuple[ReferenceKeys, ...],
         frames: int = 1,
-    ) -> Softmax:
-        """Return the softmax of the generated patches, whose places among the queries are told."""
-        mask = self.mask
-        if mask is not None and mask.shape[-2] > 1:
-            mask = mask[..., generated, :]
-        query = self.query[:, :, generated]
-        return Softmax(query, self.key, self.scale, grid, references, mask, frames)
+    ) -> AttentionInputs:
+        """Old name of `attention_inputs`."""
+        msg = (
+            "KernelCall.softmax is now KernelCall.attention_inputs; the old name goes with the next "
+            "release."
+        )
+        warnings.warn(msg, DeprecationWarning, stacklevel=2)
+        return self.attention_inputs(generated, grid, references, frames)
 
 
 @dataclass(frozen=True)
-class FusedTap(LayerTap):
+class KernelTap(LayerTap):
     """Reads the attention kernel's arguments while the layer's forward runs.
 
     Parameters
     ----------
-    read : callable (FusedCall) -> iterable of Softmax
-        Says what the tokens are. Nothing, where the call has no reference tokens.
+    name, attention, block
+        See `LayerTap`.
+    read : callable (KernelCall) -> iterable of AttentionInputs
+        Says which tokens are the reference's. Yields nothing for a call without reference tokens.
+
+    Examples
+    --------
+    ::
+
+        KernelTap("transformer_blocks.0.attn", block.attn, "transformer_blocks", read=read)
     """
 
-    read: Callable[[FusedCall], Iterable[Softmax]] = field(repr=False)
+    read: Callable[[KernelCall], Iterable[AttentionInputs]] = field(repr=False)
 
     def attach(
-        self, receive: Receive, running: Callable[[], Source | None], stack: ExitStack
+        self, receive: Receive, current_call: Callable[[], DenoiserCall | None], stack: ExitStack
     ) -> None:
         """See `LayerTap`."""
         stack.enter_context(_backends.wrapped())
-        listener = _Listener(self, receive, running)
+        reader = _KernelCallReader(self, receive, current_call)
         handles = (
-            self.attention.register_forward_pre_hook(listener.on_start),
+            self.attention.register_forward_pre_hook(reader.on_start),
             # Also after an exception, or the mode would stay on.
-            self.attention.register_forward_hook(listener.on_end, always_call=True),
+            self.attention.register_forward_hook(reader.on_end, always_call=True),
         )
         for handle in handles:
             stack.callback(handle.remove)
-        stack.callback(listener.stop)
+        stack.callback(reader.stop)
 
 
-class _Listener(TorchFunctionMode):
-    """Listens to one layer's kernel calls, from the start to the end of its forward."""
+class _KernelCallReader(TorchFunctionMode):
+    """Reads one layer's kernel calls, from the start to the end of its forward."""
 
     def __init__(
-        self, tap: FusedTap, receive: Receive, running: Callable[[], Source | None]
+        self, tap: KernelTap, receive: Receive, current_call: Callable[[], DenoiserCall | None]
     ) -> None:
         super().__init__()
-        self._tap, self._receive, self._running = tap, receive, running
+        self._tap, self._receive, self._current_call = tap, receive, current_call
         self._stack = ExitStack()
-        self._softmaxes: list[Softmax] = []
+        self._layer_inputs: list[AttentionInputs] = []
         self._is_inside_backend = False
 
     def on_start(self, _module: nn.Module, _arguments: Any) -> None:
         self.stop()
-        if self._running() is not None:
+        if self._current_call() is not None:
             self._stack.enter_context(self)
-            self._stack.enter_context(_backends.heard_by(self._on_backend))
+            self._stack.enter_context(_backends.calling(self._on_backend))
 
     def on_end(self, _module: nn.Module, _arguments: Any, _output: Any) -> None:
-        found = self._softmaxes
+        found = self._layer_inputs
         self.stop()
         if found:
             self._receive(self._tap, found)
 
     def stop(self) -> None:
         self._stack.close()
-        self._softmaxes, self._is_inside_backend = [], False
+        self._layer_inputs, self._is_inside_backend = [], False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Look at the arguments of scaled dot-product attention, and let every call pass."""
+        """Read the arguments of scaled dot-product attention, and pass every call on."""
         kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention and not self._is_inside_backend:
             given = dict(zip(_SDPA_PARAMETERS, args, strict=False)) | kwargs
-            self._hear(given["query"], given["key"], given)
+            self._read_kernel_call(given["query"], given["key"], given)
         return func(*args, **kwargs)
 
     def _on_backend(self, backend: Backend, given: Mapping[str, Any]) -> Any:
-        # The backends' layout is (row, token, head, channel).
-        self._hear(given["query"].transpose(1, 2), given["key"].transpose(1, 2), given)
-        self._is_inside_backend = True  # The native one calls the function listened to above.
+        # The backends' layout is (batch, token, head, channel).
+        self._read_kernel_call(given["query"].transpose(1, 2), given["key"].transpose(1, 2), given)
+        self._is_inside_backend = True  # The native one calls the function that is read above.
         try:
             return backend(**given)
         finally:
             self._is_inside_backend = False
 
-    def _hear(self, query: torch.Tensor, key: torch.Tensor, given: Mapping[str, Any]) -> None:
-        source = self._running()
+    def _read_kernel_call(
+        self, query: torch.Tensor, key: torch.Tensor, given: Mapping[str, Any]
+    ) -> None:
+        source = self._current_call()
         if source is None:
             return
         scale = given.get("scale")
-        call = FusedCall(
+        call = KernelCall(
             query.detach(),
             key.detach(),
             float(query.shape[-1] ** -0.5 if scale is None else scale),
             given.get("attn_mask"),
             source,
         )
-        self._softmaxes += self._tap.read(call)
+        self._layer_inputs += self._tap.read(call)
 
 
 class _Backends:
-    """Diffusers' table of attention backends, each wrapped while any capture is running."""
+    """Diffusers' table of attention backends; each is wrapped while any capture is running."""
 
     def __init__(self) -> None:
         self._captures = 0
@@ -178,13 +223,14 @@ class _Backends:
                     self._unwrap()
 
     @contextmanager
-    def heard_by(self, ear: Callable[[Backend, Mapping[str, Any]], Any]) -> Iterator[None]:
-        before = getattr(self._thread, "ear", None)
-        self._thread.ear = ear
+    def calling(self, callback: Callable[[Backend, Mapping[str, Any]], Any]) -> Iterator[None]:
+        """Let this thread's backend calls go through `callback`."""
+        before = getattr(self._thread, "callback", None)
+        self._thread.callback = callback
         try:
             yield
         finally:
-            self._thread.ear = before
+            self._thread.callback = before
 
     def _wrap(self) -> None:
         table = _backend_table()
@@ -203,12 +249,12 @@ class _Backends:
         signature = inspect.signature(backend)
 
         @functools.wraps(backend)
-        def listened(*args: Any, **kwargs: Any) -> Any:
-            if (ear := getattr(self._thread, "ear", None)) is None:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if (callback := getattr(self._thread, "callback", None)) is None:
                 return backend(*args, **kwargs)
-            return ear(backend, signature.bind(*args, **kwargs).arguments)
+            return callback(backend, signature.bind(*args, **kwargs).arguments)
 
-        return listened
+        return wrapper
 
 
 _backends = _Backends()
@@ -217,8 +263,8 @@ _backends = _Backends()
 def _backend_table() -> dict[Any, Backend]:
     """Return diffusers' table of attention backends; empty where this version has none.
 
-    It is private: there is no public way to look on, and the public function that dispatches is
-    bound by name in every model's module.
+    It is private: there is no public way to observe calls, and the public function that dispatches
+    is imported by name into every model's module.
     """
     try:
         from diffusers.models.attention_dispatch import _AttentionBackendRegistry

@@ -1,4 +1,4 @@
-"""Queries and keys from the outputs of projections, for attention that uses them as they come."""
+"""Queries and keys from the outputs of projections, for attention that uses them unchanged."""
 
 from __future__ import annotations
 
@@ -7,19 +7,38 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from i2am.capture.hooks.attention import Softmax
-from i2am.capture.hooks.taps import LayerTap, Receive, Source
+from i2am.capture.hooks.attention import AttentionInputs
+from i2am.capture.hooks.taps import DenoiserCall, LayerTap, Receive
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Heard", "Projection", "ProjectionTap"]
+__all__ = ["Projection", "ProjectionOutputs", "ProjectionTap"]
 
 
 @dataclass(frozen=True)
 class Projection:
-    """A module whose output holds queries or keys: all of it, or one of several equal parts."""
+    """A module whose output holds queries or keys: all of it, or one of several equal parts.
+
+    Parameters
+    ----------
+    module : Module
+        A projection, or the norm that follows it. Its output has dims (batch, token, channel) or
+        (batch, head, token, channel).
+    part, parts : int
+        Which of how many equal parts of the last dimension holds them, from 0.
+
+    Examples
+    --------
+    The keys of a projection that returns keys and values side by side:
+
+    >>> import torch
+    >>> from torch import nn
+    >>> to_kv = nn.Linear(4, 16)
+    >>> Projection(to_kv, part=0, parts=2).of(to_kv(torch.zeros(1, 3, 4))).shape
+    torch.Size([1, 3, 8])
+    """
 
     module: nn.Module = field(repr=False)
     part: int = 0
@@ -32,27 +51,37 @@ class Projection:
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What a layer's projections gave in one call, and the call itself.
+class ProjectionOutputs:
+    """The outputs of a layer's projections in one call, and the call itself.
 
     Parameters
     ----------
-    query : Tensor
-        As the projection gave it.
-    keys : tuple of tuple of Tensor
-        For each key projection, its outputs in the order in which they came; maybe none.
+    query : Tensor, dims (batch, token, head · channel) or (batch, head, token, channel)
+        Output of the query projection, on the model's device and in its dtype.
+    keys : tuple of tuple of Tensor, dims as `query`
+        For each key projection, its outputs in the order of its calls; empty where it had none.
     states : tuple of int
-        Shape of what the module that knows the grid was given.
-    options : mapping
-        The attention module's own keyword arguments.
-    source : Source
+        Shape of the input of `ProjectionTap.grid_source`; its last two are (height, width).
+    options : mapping of str to object
+        Keyword arguments of the attention module's call.
+    source : DenoiserCall
+        The running call of the denoiser.
+
+    Examples
+    --------
+    ::
+
+        def read(outputs: ProjectionOutputs) -> Iterator[AttentionInputs]:
+            query, key = (split_heads(states) for states in (outputs.query, outputs.keys[0][-1]))
+            reference = ReferenceKeys(slice(0, key.shape[2]), ReferenceLayout(1, (16, 16)))
+            yield AttentionInputs(query, key, scale, outputs.states[-2:], (reference,))
     """
 
     query: torch.Tensor
     keys: tuple[tuple[torch.Tensor, ...], ...]
     states: tuple[int, ...]
     options: Mapping[str, Any]
-    source: Source
+    source: DenoiserCall
 
 
 @dataclass(frozen=True)
@@ -61,78 +90,99 @@ class ProjectionTap(LayerTap):
 
     Parameters
     ----------
+    name, attention, block
+        See `LayerTap`.
     query : Projection
     keys : tuple of Projection
-    read : callable (Heard) -> iterable of Softmax
-        Says what the tokens are. Nothing, where the call has no reference tokens.
+    read : callable (ProjectionOutputs) -> iterable of AttentionInputs
+        Says which tokens are the reference's. Yields nothing for a call without reference tokens.
     grid_source : Module
-        Its first input has the spatial size of the queries.
+        The last two dims of its first input are the grid of the queries, (height, width).
+
+    Examples
+    --------
+    ::
+
+        ProjectionTap(
+            "mid.attn2",
+            denoiser.mid.attn2,
+            "mid",
+            query=Projection(denoiser.mid.attn2.to_q),
+            keys=(Projection(denoiser.mid.attn2.to_k),),
+            read=read,
+            grid_source=denoiser.mid,
+        )
     """
 
     query: Projection
     keys: tuple[Projection, ...]
-    read: Callable[[Heard], Iterable[Softmax]] = field(repr=False)
+    read: Callable[[ProjectionOutputs], Iterable[AttentionInputs]] = field(repr=False)
     grid_source: nn.Module = field(repr=False)
 
     def attach(
-        self, receive: Receive, running: Callable[[], Source | None], stack: ExitStack
+        self, receive: Receive, current_call: Callable[[], DenoiserCall | None], stack: ExitStack
     ) -> None:
         """See `LayerTap`."""
-        ears = _Ears(self, receive, running)
+        hooks = _ProjectionHooks(self, receive, current_call)
         handles = [
-            self.grid_source.register_forward_pre_hook(ears.on_states, with_kwargs=True),
-            self.attention.register_forward_pre_hook(ears.on_start, with_kwargs=True),
-            self.query.module.register_forward_hook(ears.on_query),
+            self.grid_source.register_forward_pre_hook(hooks.on_states, with_kwargs=True),
+            self.attention.register_forward_pre_hook(hooks.on_start, with_kwargs=True),
+            self.query.module.register_forward_hook(hooks.on_query),
             *(
-                key.module.register_forward_hook(ears.on_key(place))
-                for place, key in enumerate(self.keys)
+                key.module.register_forward_hook(hooks.on_key(index))
+                for index, key in enumerate(self.keys)
             ),
-            self.attention.register_forward_hook(ears.on_end),
+            self.attention.register_forward_hook(hooks.on_end),
         ]
         for handle in handles:
             stack.callback(handle.remove)
-        # An exception between the hooks would leave tensors behind, and with them device memory.
-        stack.callback(ears.forget)
+        # After an exception between two hooks, tensors would hold device memory.
+        stack.callback(hooks.clear)
 
 
-class _Ears:
-    """The hooks of one projection tap, and what they have heard in the running call."""
+class _ProjectionHooks:
+    """The hooks of one projection tap, and the outputs of the running call so far."""
 
     def __init__(
-        self, tap: ProjectionTap, receive: Receive, running: Callable[[], Source | None]
+        self,
+        tap: ProjectionTap,
+        receive: Receive,
+        current_call: Callable[[], DenoiserCall | None],
     ) -> None:
-        self._tap, self._receive, self._running = tap, receive, running
+        self._tap, self._receive, self._current_call = tap, receive, current_call
         self._states: tuple[int, ...] = ()
-        self.forget()
-
-    def forget(self) -> None:
         self._query: torch.Tensor | None = None
-        self._keys: tuple[list[torch.Tensor], ...] = tuple([] for _ in self._tap.keys)
+        self._keys: tuple[list[torch.Tensor], ...] = ()
         self._options: Mapping[str, Any] = {}
+        self.clear()
+
+    def clear(self) -> None:
+        self._query, self._options = None, {}
+        self._keys = tuple([] for _ in self._tap.keys)
 
     def on_states(self, _module: nn.Module, arguments: Sequence[Any], options: Any) -> None:
         states = arguments[0] if arguments else options.get("hidden_states", options.get("x"))
         self._states = tuple(states.shape)
 
     def on_start(self, _module: nn.Module, _arguments: Any, options: Mapping[str, Any]) -> None:
-        self.forget()
+        self.clear()
         self._options = options
 
     def on_query(self, _module: nn.Module, _arguments: Any, output: torch.Tensor) -> None:
         self._query = self._tap.query.of(output)
 
-    def on_key(self, place: int) -> Callable[[nn.Module, Any, torch.Tensor], None]:
-        def hear(_module: nn.Module, _arguments: Any, output: torch.Tensor) -> None:
-            self._keys[place].append(self._tap.keys[place].of(output))
+    def on_key(self, index: int) -> Callable[[nn.Module, Any, torch.Tensor], None]:
+        def append(_module: nn.Module, _arguments: Any, output: torch.Tensor) -> None:
+            self._keys[index].append(self._tap.keys[index].of(output))
 
-        return hear
+        return append
 
     def on_end(self, _module: nn.Module, _arguments: Any, _output: Any) -> None:
-        source, query, keys = self._running(), self._query, tuple(map(tuple, self._keys))
+        source, query, keys = self._current_call(), self._query, tuple(map(tuple, self._keys))
         options = self._options
-        self.forget()
+        self.clear()
         if source is None or query is None:
             return
-        heard = Heard(query, keys, self._states, options, source)
-        if softmaxes := list(self._tap.read(heard)):
-            self._receive(self._tap, softmaxes)
+        outputs = ProjectionOutputs(query, keys, self._states, options, source)
+        if layer_inputs := list(self._tap.read(outputs)):
+            self._receive(self._tap, layer_inputs)

@@ -1,9 +1,10 @@
 """The step clock: which denoising step a call of the denoiser belongs to.
 
-A step is one step of the sampler, and what counts is the evaluation at which it starts: solvers of
-higher order call the denoiser several times a step, to correct the step before or to look half a
-step ahead. With a scheduler the clock counts the scheduler's own steps; without one, distinct
-timesteps, of which the last call counts (the ones before correct the previous step).
+A step is one step of the sampler, and the evaluation at which it starts is kept. Solvers of higher
+order evaluate the denoiser several times a step, to correct the previous step or to predict the
+middle of the next. With a scheduler the clock counts the scheduler's own steps. Without one it
+counts distinct timesteps; of several calls at one timestep the last is kept (the ones before it
+correct the previous step).
 """
 
 from __future__ import annotations
@@ -18,19 +19,20 @@ import torch
 
 from i2am.schemas import CaptureError
 
-__all__ = ["Moment", "StepClock", "read_timestep"]
+__all__ = ["CallPosition", "StepClock", "read_timestep"]
 
 
 @dataclass(frozen=True)
-class Moment:
-    """When a call of the denoiser happens.
+class CallPosition:
+    """Denoising step of a denoiser call, and its number within that step.
 
     Parameters
     ----------
     step : int or None
         None for an evaluation at which no step starts.
     call : int
-        Which of the calls at this evaluation it is: models without a guided batch make several.
+        Number of the call at this evaluation, from 0: a model that is called once per guidance
+        branch makes several.
     """
 
     step: int | None
@@ -38,20 +40,16 @@ class Moment:
 
 
 class StepClock:
-    """Counts steps, in the order in which they come (noisiest first).
+    """Counts the denoising steps, from 0 (the noisiest).
 
     Parameters
     ----------
     scheduler : object, optional
-        A diffusers scheduler whose ``step`` closes every evaluation.
-    after_last : callable (), optional
-        Called when the scheduler has closed the last of its evaluations. Never where it does not
-        tell how many they are, or the pipeline leaves some of them out.
+        A diffusers scheduler whose ``step`` ends every evaluation.
     """
 
-    def __init__(self, scheduler: Any = None, after_last: Callable[[], None] | None = None) -> None:
+    def __init__(self, scheduler: Any = None) -> None:
         self._scheduler = scheduler if hasattr(scheduler, "step") else None
-        self._after_last = after_last
         self._has_stepped = False
         self._evaluation = self._call = 0
         self._calls_per_timestep: int | None = None
@@ -60,11 +58,19 @@ class StepClock:
 
     @property
     def timesteps(self) -> dict[int, float]:
-        """The timestep of each step that has come."""
+        """The timestep of each step so far."""
         return {step: float(torch.as_tensor(t).flatten()[0]) for step, t in self._timesteps.items()}
 
-    def watch(self, stack: ExitStack) -> None:
-        """Wrap the scheduler's ``step`` on this one instance, until `stack` closes."""
+    def watch(self, stack: ExitStack, after_last: Callable[[], None] | None = None) -> None:
+        """Wrap the scheduler's ``step`` on this one instance, until `stack` closes.
+
+        Parameters
+        ----------
+        stack : ExitStack
+        after_last : callable (), optional
+            Called when the scheduler has ended the last of its evaluations. Never called where the
+            scheduler does not say how many there are, or the pipeline leaves some out.
+        """
         scheduler = self._scheduler
         if scheduler is None:
             return
@@ -73,21 +79,22 @@ class StepClock:
         @functools.wraps(original)
         def step(*args: Any, **kwargs: Any) -> Any:
             given = kwargs["timestep"] if "timestep" in kwargs else args[1]
-            self._on_scheduler_step(given)
+            if self._end_evaluation(given) and after_last is not None:
+                after_last()
             return original(*args, **kwargs)
 
         is_own = "step" in vars(scheduler)
         scheduler.step = step
         stack.callback(_restore, scheduler, original if is_own else None)
 
-    def tick(self, timestep: Any) -> Moment:
-        """Return when a call of the denoiser happens.
+    def tick(self, timestep: Any) -> CallPosition:
+        """Count a call of the denoiser, and return its position.
 
         Parameters
         ----------
         timestep : Tensor or number
-            What the denoiser was given. It is read (which waits for the device) only where the
-            scheduler does not tell.
+            Argument of the denoiser's call. It is read (which waits for the device) only where the
+            scheduler's own steps do not suffice.
         """
         if self._scheduler is not None and not self._has_stepped and self._call:
             value = read_timestep(timestep)
@@ -99,33 +106,32 @@ class StepClock:
         if not self._has_stepped:
             self._latest = read_timestep(timestep)
         step = _step_of(self._scheduler, self._evaluation)
-        if step is not None:  # What the scheduler calls it comes with its own step.
+        if step is not None:  # Replaced by the scheduler's value at its own step.
             self._timesteps.setdefault(step, _snapshot(timestep))
         self._call += 1
-        return Moment(step, self._call - 1)
+        return CallPosition(step, self._call - 1)
 
-    def _on_scheduler_step(self, timestep: Any) -> None:
+    def _end_evaluation(self, timestep: Any) -> bool:
+        """Count one evaluation, and return whether it was the scheduler's last."""
         if self._scheduler is None or not self._call:
-            return  # Somebody else's use of the scheduler.
+            return False  # A step that belongs to no call of this denoiser.
         if (step := _step_of(self._scheduler, self._evaluation)) is not None:
             self._timesteps[step] = _snapshot(timestep)
         self._has_stepped = True
         self._evaluation += 1
         self._call = 0
-        count = len(getattr(self._scheduler, "timesteps", ()))
-        if self._evaluation == count and self._after_last is not None:
-            self._after_last()
+        return self._evaluation == len(getattr(self._scheduler, "timesteps", ()))
 
-    def _tick_by_timestep(self, timestep: float) -> Moment:
+    def _tick_by_timestep(self, timestep: float) -> CallPosition:
         if timestep != self._latest:
             if self._latest is not None and self._calls_per_timestep is None:
                 self._calls_per_timestep = self._call
             self._timesteps[len(self._timesteps)] = self._latest = timestep
             self._call = 0
-        # Repetitions of all guidance calls replace what they gave before.
+        # Further guidance calls at one timestep replace the ones before.
         call = self._call % (self._calls_per_timestep or self._call + 1)
         self._call += 1
-        return Moment(len(self._timesteps) - 1, call)
+        return CallPosition(len(self._timesteps) - 1, call)
 
 
 def _snapshot(timestep: Any) -> Any:
@@ -157,7 +163,7 @@ def _pndm_step(runge_kutta: int, evaluation: int) -> int | None:
 
 
 def read_timestep(value: Any) -> float:
-    """Return the one timestep of a batch.
+    """Return the timestep that all samples of a batch share.
 
     Raises
     ------

@@ -1,8 +1,8 @@
 """A tap: one attention layer, and how its queries and keys are read while the model runs.
 
-Hooks and wrappers only look on: they return nothing, so the model's output stays bit-identical.
-A tap on projections serves attention that uses them as they come; attention that rotates or joins
-its tokens first is tapped at the attention kernel itself.
+Hooks and wrappers read and return nothing, so the model's output stays bit-identical. A
+`ProjectionTap` serves attention that uses the outputs of its projections unchanged. Attention that
+rotates or concatenates its tokens first is read at the attention kernel, by a `KernelTap`.
 """
 
 from __future__ import annotations
@@ -13,45 +13,52 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from i2am.capture.hooks.attention import Softmax
+from i2am.capture.hooks.attention import AttentionInputs
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["LayerTap", "Receive", "Source"]
+__all__ = ["DenoiserCall", "LayerTap", "Receive"]
+
+Receive = Callable[["LayerTap", list[AttentionInputs]], None]
 
 
 @dataclass(frozen=True)
-class Source:
-    """The running call of the denoiser.
+class DenoiserCall:
+    """The call of the denoiser that is running.
 
     Parameters
     ----------
     arguments : mapping of str to object
-        By the names of the denoiser's ``forward``.
+        By the parameter names of the denoiser's ``forward``.
     batch : int
-        Rows of the denoiser's batch: samples × guidance halves.
+        Length of the denoiser's batch: samples × guidance branches.
     """
 
     arguments: Mapping[str, Any]
     batch: int
 
 
-Receive = Callable[["LayerTap", list[Softmax]], None]
-
-
 @dataclass(frozen=True)
 class LayerTap(ABC):
-    """One attention layer: how it is called, and how it is read.
+    """One attention layer, and how its queries and keys are read.
+
+    `ProjectionTap` and `KernelTap` are the two kinds.
 
     Parameters
     ----------
     name : str
         The attention module's path in the denoiser.
     attention : Module
-        Its forward spans one use of the layer.
+        One call of it is one use of the layer.
     block : str
-        "down", "mid", "up", or another part of the denoiser.
+        "down", "mid", "up", or the name of another part of the denoiser.
+
+    Examples
+    --------
+    ::
+
+        taps = [tap.name for tap in cross_attention(pipe.unet)]
     """
 
     name: str
@@ -60,15 +67,16 @@ class LayerTap(ABC):
 
     @abstractmethod
     def attach(
-        self, receive: Receive, running: Callable[[], Source | None], stack: ExitStack
+        self, receive: Receive, current_call: Callable[[], DenoiserCall | None], stack: ExitStack
     ) -> None:
-        """Look on until `stack` closes; `receive` gets the layer's softmaxes in each call.
+        """Attach hooks to the layer, until `stack` closes.
 
         Parameters
         ----------
-        receive : callable (tap, list of Softmax)
-        running : callable () -> Source or None
-            The denoiser's running call; None outside of one, when the layer is left alone.
+        receive : callable (tap, list of AttentionInputs)
+            Called each time the layer has run, with the inputs of each of its softmaxes.
+        current_call : callable () -> DenoiserCall or None
+            The running call of the denoiser; None while none is running that is kept.
         stack : ExitStack
-            Undoes everything.
+            Removes the hooks.
         """

@@ -1,4 +1,4 @@
-"""Pipelines: loaded, called, and the one that ships with i2am.
+"""Loading and calling pipelines, and the pipeline that ships with i2am.
 
 Imports no other folder of capture.
 """

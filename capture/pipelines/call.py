@@ -1,6 +1,6 @@
-"""Running a pipeline on a manifest's rows, whatever its class: its call is filled by names.
+"""Running a pipeline on a manifest's rows: the arguments of its call are filled by their names.
 
-A profile may have a function of its own instead, of the type `Generate`.
+A profile may bring its own function instead, of the type `Generate`.
 """
 
 from __future__ import annotations
@@ -23,31 +23,37 @@ __all__ = [
     "check_call",
     "generate",
     "guidance_scale_of",
+    "image_arguments",
     "is_video",
-    "picture_arguments",
-    "picture_size",
+    "output_size",
     "shared_arguments",
-    "takes_several",
+    "supports_batches",
 ]
 
 _ADAPTER = "ip_adapter_image"
-
-
-# Their lists of `image` are one reference a sample; for most others a list is one sample's.
+# Their `image` takes a list with one reference per sample; elsewhere a list belongs to one sample.
 _IMAGE_LISTS = frozenset({"StableDiffusionImageVariationPipeline"})
+_TEXTS = ("prompt", "negative_prompt")
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How samples are generated. None leaves it to the pipeline.
+    """How samples are generated; None leaves a setting to the pipeline.
 
     Parameters
     ----------
-    steps, guidance_scale : optional
-        Handed over by whatever names the pipeline has for them.
-    arguments : mapping
-        Further arguments of the pipeline's call. ``prompt`` serves samples without one, and with
-        ``prompt_embeds`` no prompt is wanted.
+    steps : int, optional
+        Number of denoising steps.
+    guidance_scale : float, optional
+        Scale of classifier-free guidance, whatever the pipeline calls it.
+    arguments : mapping of str to object
+        Further arguments of the pipeline's call. ``prompt`` is for samples without one; with
+        ``prompt_embeds`` no prompt is needed.
+
+    Examples
+    --------
+    >>> GenerationSettings(steps=20, arguments={"strength": 0.8}).guidance_scale is None
+    True
     """
 
     steps: int | None = None
@@ -63,12 +69,12 @@ def call_arguments(pipeline: Any) -> dict[str, inspect.Parameter]:
 
 
 def check_call(pipeline: Any, settings: GenerationSettings, *, has_prompt: bool) -> None:
-    """Check that a pipeline can be called with what a manifest gives.
+    """Check that a manifest can fill a pipeline's call.
 
     Raises
     ------
     CaptureError
-        If the reference has no place, or an argument is unknown, filled twice, or not at all.
+        If no argument takes the reference, or an argument is unknown, filled twice, or missing.
     """
     accepted, name = call_arguments(pipeline), type(pipeline).__name__
     for given in settings.arguments:
@@ -85,19 +91,19 @@ def check_call(pipeline: Any, settings: GenerationSettings, *, has_prompt: bool)
         )
         raise CaptureError(msg)
     _check_required(accepted, name, settings)
-    for given in {*picture_arguments(pipeline), *shared_arguments(pipeline, settings), "generator"}:
+    for given in {*image_arguments(pipeline), *shared_arguments(pipeline, settings), "generator"}:
         if given in settings.arguments:
             msg = f"Expected other arguments for {name}, got {given!r}, which is filled. Omit it."
             raise CaptureError(msg)
 
 
-def picture_arguments(pipeline: Any) -> dict[str, str]:
+def image_arguments(pipeline: Any) -> dict[str, str]:
     """Return which field of SampleInputs fills which argument.
 
     Raises
     ------
     CaptureError
-        If the reference has no place.
+        If no argument takes the reference.
     """
     accepted = call_arguments(pipeline)
     filled = {"image": "source", "mask_image": "mask"}
@@ -106,7 +112,7 @@ def picture_arguments(pipeline: Any) -> dict[str, str]:
 
 
 def shared_arguments(pipeline: Any, settings: GenerationSettings) -> dict[str, Any]:
-    """Return what all samples of a call have in common, without the settings' `arguments`.
+    """Return the arguments that all samples of a call share, without the settings' `arguments`.
 
     Raises
     ------
@@ -130,10 +136,10 @@ def shared_arguments(pipeline: Any, settings: GenerationSettings) -> dict[str, A
     return found
 
 
-def takes_several(pipeline: Any) -> bool:
+def supports_batches(pipeline: Any) -> bool:
     """Return whether one call of the pipeline can generate several samples.
 
-    Not with an IP-Adapter: diffusers repeats all its pictures for each prompt of a call.
+    Not with an IP-Adapter: diffusers repeats all its images for each prompt of a call.
     """
     is_list = type(pipeline).__name__ in _IMAGE_LISTS
     return is_list or _reference_argument(pipeline) == "example_image"
@@ -144,13 +150,13 @@ def is_video(pipeline: Any) -> bool:
     return "num_frames" in call_arguments(pipeline)
 
 
-def picture_size(pipeline: Any, settings: GenerationSettings) -> tuple[int, int] | None:
-    """Return (width, height) that the pipeline generates; None if it follows its input's."""
+def output_size(pipeline: Any, settings: GenerationSettings) -> tuple[int, int] | None:
+    """Return (width, height) of the output in pixels; None if it is that of the input."""
     accepted = call_arguments(pipeline)
     sides = []
-    for name, own in zip(("width", "height"), _own_size(pipeline), strict=True):
+    for name, model_side in zip(("width", "height"), _model_size(pipeline), strict=True):
         default = accepted[name].default if name in accepted else None
-        side = settings.arguments.get(name) or (default if isinstance(default, int) else own)
+        side = settings.arguments.get(name) or (default if isinstance(default, int) else model_side)
         if side is None:
             return None
         sides.append(int(side))
@@ -179,17 +185,17 @@ def _reference_argument(pipeline: Any) -> str:
         else "Call it yourself inside i2am.capture.capture()"
     )
     msg = (
-        f"Expected a pipeline that takes a reference picture, got {type(pipeline).__name__}, "
-        f"which has no place for one. {way_out}, or choose another."
+        f"Expected a pipeline that takes a reference image, got {type(pipeline).__name__}, "
+        f"which has no argument for one. {way_out}, or choose another."
     )
     raise CaptureError(msg)
 
 
 def _has_adapter(pipeline: Any) -> bool:
     denoiser = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
-    # SD3's transformer has the latter, the others' models the former.
-    places = ("encoder_hid_proj", "image_proj")
-    return any(getattr(denoiser, place, None) is not None for place in places)
+    # SD3's transformer has the latter, all other models the former.
+    attributes = ("encoder_hid_proj", "image_proj")
+    return any(getattr(denoiser, name, None) is not None for name in attributes)
 
 
 def _check_required(
@@ -201,7 +207,7 @@ def _check_required(
             continue
         origin = " from another pipeline" if wanted.endswith("_embeds") else ""
         msg = (
-            f"Expected a pipeline that a manifest's pictures suffice for, got {name}, which also "
+            f"Expected a pipeline that needs the manifest's images alone, got {name}, which also "
             f"needs {wanted!r}{origin}. Give --argument {wanted}=VALUE, or call it yourself "
             "inside i2am.capture.capture()."
         )
@@ -217,8 +223,8 @@ def _guidance_argument(pipeline: Any) -> str | None:
     return next((n for n in ("guidance_scale", "max_guidance_scale") if n in accepted), None)
 
 
-def _own_size(pipeline: Any) -> tuple[int | None, int | None]:
-    """Return (width, height) of a pipeline's model."""
+def _model_size(pipeline: Any) -> tuple[int | None, int | None]:
+    """Return (width, height) of the images that a pipeline's model was made for, in pixels."""
     unet = getattr(pipeline, "unet", None)
     size = unet.config.sample_size if unet else getattr(pipeline, "default_sample_size", None)
     if size is None:
@@ -227,47 +233,63 @@ def _own_size(pipeline: Any) -> tuple[int | None, int | None]:
     return width * pipeline.vae_scale_factor, height * pipeline.vae_scale_factor
 
 
-_TEXTS = ("prompt", "negative_prompt")
-
-
 @dataclass(frozen=True)
 class SampleInputs:
-    """What one sample is made from. Source and mask have one size, the reference another."""
+    """The inputs of one sample.
+
+    Parameters
+    ----------
+    source : PIL image, RGB
+        To be painted in.
+    mask : PIL image, L
+        White where the source shall be painted; of the source's size.
+    reference : PIL image, RGB
+        Of any size.
+    prompt : str, optional
+    seed : int
+        Of the sample's noise.
+
+    Examples
+    --------
+    >>> source, mask = Image.new("RGB", (64, 64)), Image.new("L", (64, 64), 255)
+    >>> SampleInputs(source, mask, reference=Image.new("RGB", (32, 48)), seed=7).prompt is None
+    True
+    """
 
     source: Image.Image
-    mask: Image.Image  # white where the source shall be painted
+    mask: Image.Image
     reference: Image.Image
     prompt: str | None = None
     seed: int = 0
 
 
-# (pipeline, samples, settings) -> one RGB picture a sample, in their order
+# (pipeline, samples, settings) -> one RGB image per sample, in their order
 Generate = Callable[[Any, Sequence[SampleInputs], GenerationSettings], list[Image.Image]]
 
 
 def generate(
     pipeline: Any, samples: Sequence[SampleInputs], settings: GenerationSettings
 ) -> list[Image.Image]:
-    """Run a pipeline once and return one picture a sample.
+    """Run a pipeline once and return one image per sample.
 
-    Each sample has a generator of its own, so that its noise does not depend on its mates.
+    Each sample has its own random generator, so that its noise does not depend on the others.
 
     Parameters
     ----------
     pipeline : diffusers pipeline
     samples : sequence of SampleInputs
-        Several only if `i2am.capture.pipelines.call.takes_several`.
+        More than one only if `supports_batches`.
     settings : GenerationSettings
 
     Returns
     -------
     list of PIL images
-        A video's frames are stacked along the height, one for each that the model denoises.
+        A video's frames are stacked along the height, one for each latent frame.
 
     Raises
     ------
     CaptureError
-        If the pipeline's arguments cannot be filled, or it returns another number of pictures.
+        If the pipeline's arguments cannot be filled, or it returns another number of images.
     """
     check_call(pipeline, settings, has_prompt=all(s.prompt is not None for s in samples))
     call = _per_sample(pipeline, samples, settings)
@@ -278,22 +300,22 @@ def generate(
     found = output.frames if hasattr(output, "frames") else output.images
     if len(found) != len(samples):
         msg = (
-            f"Expected one picture for each of {len(samples)} samples, got {len(found)} from "
-            f"{type(pipeline).__name__}. Let it make one a call."
+            f"Expected one image for each of {len(samples)} samples, got {len(found)} from "
+            f"{type(pipeline).__name__}. Let it generate one image per call."
         )
         raise CaptureError(msg)
     # A video model's latent frame stands for several frames, except for the first.
     stride = getattr(pipeline, "vae_scale_factor_temporal", 1)
-    return [_stack(picture, stride) for picture in found]
+    return [_stack(image, stride) for image in found]
 
 
 def _per_sample(
     pipeline: Any, samples: Sequence[SampleInputs], settings: GenerationSettings
 ) -> dict[str, list[Any]]:
-    """Return the arguments that differ from sample to sample, one value each."""
+    """Return the arguments that differ between samples, as lists with one value per sample."""
     accepted = call_arguments(pipeline)
-    pictures = picture_arguments(pipeline)
-    call = {name: [getattr(s, own) for s in samples] for name, own in pictures.items()}
+    images = image_arguments(pipeline)
+    call = {name: [getattr(s, field_name) for s in samples] for name, field_name in images.items()}
     for name in _TEXTS:
         common = settings.arguments.get(name)
         own = [s.prompt if name == "prompt" else None for s in samples]
@@ -306,11 +328,11 @@ def _per_sample(
     return call
 
 
-def _stack(picture: Image.Image | Sequence[Image.Image], stride: int) -> Image.Image:
-    """Return a picture, or a video's frames below each other."""
-    if isinstance(picture, Image.Image):
-        return picture
-    frames = picture[::stride]
+def _stack(image: Image.Image | Sequence[Image.Image], stride: int) -> Image.Image:
+    """Return an image, or a video's frames stacked along the height."""
+    if isinstance(image, Image.Image):
+        return image
+    frames = image[::stride]
     width, height = frames[0].size
     stacked = Image.new("RGB", (width, height * len(frames)))
     for number, frame in enumerate(frames):

@@ -1,6 +1,6 @@
 """Loading pipelines: the shipped model, a hub id, or a local directory, with or without an adapter.
 
-Never code from a model's repository, and never a pickle unless the caller says so.
+Code from a model's repository is never run, and a pickle is loaded only if the caller allows it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from i2am.schemas import CaptureError, SchemaError, did_you_mean
+from i2am.schemas.choices import MODEL_DTYPES, ModelDtype
 
 if TYPE_CHECKING:
     import torch
@@ -28,26 +29,29 @@ __all__ = [
 ]
 
 SHIPPED_MODEL = "i2am-tiny"
-
-
 SHIPPED_MODEL_PATH = Path(__file__).parents[1] / SHIPPED_MODEL
-
-
 DEMO_MANIFEST = Path(__file__).parents[1] / "demo" / "manifest.csv"
-
-
-ModelDtype = Literal["float32", "float16", "bfloat16"]
-
-
-_DTYPES = ("float32", "float16", "bfloat16")
-
-
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What `load_pipeline` takes beside the model; see there."""
+    """The options of `load_pipeline`, which describes them.
+
+    Parameters
+    ----------
+    revision, device : str, optional
+    dtype : {"float32", "float16", "bfloat16"}
+    allow_pickle : bool
+    ip_adapter : str, optional
+    ip_adapter_scale : float, optional
+    ip_adapter_encoder : str
+
+    Examples
+    --------
+    >>> LoadOptions(device="cuda:1", dtype="float16").revision is None
+    True
+    """
 
     revision: str | None = None
     device: str | None = None
@@ -78,18 +82,23 @@ def load_pipeline(
     revision : str, optional
         Branch, tag or commit of a hub model.
     device : str, optional
-        Where it runs; None takes a GPU when there is one.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …; None takes a GPU if there is one.
     dtype : {"float32", "float16", "bfloat16"}
-        What it computes in.
+        Of the model's weights and computation.
     allow_pickle : bool
         Whether weights may be loaded that are not in safetensors. A pickle can run code.
     ip_adapter : str, optional
         ``PATH_OR_ID[:WEIGHT]``, the weights' path below a directory or hub id.
     ip_adapter_scale : float, optional
-        How much the adapter counts; None leaves 1.
+        Factor of the adapter's contribution; None leaves 1.
     ip_adapter_encoder : str
         Folder of the adapter's image encoder, beside the weights or, with a slash in it, from
-        the top; not read where the pipeline has an image encoder.
+        the top; not loaded where the pipeline has an image encoder.
+
+    Returns
+    -------
+    diffusers pipeline
+        On its device, without a progress bar.
 
     Raises
     ------
@@ -97,11 +106,18 @@ def load_pipeline(
         If there is no such model or adapter, or it cannot be loaded.
     SchemaError
         If the dtype is not one of the above, or there is a scale without an adapter.
+
+    Examples
+    --------
+    >>> type(load_pipeline("i2am-tiny", device="cpu")).__name__
+    'ReferenceInpaintPipeline'
     """
     import torch
 
-    if dtype not in _DTYPES:
-        msg = f"Expected a model dtype of {', '.join(_DTYPES)}, got {dtype!r}. Name one of them."
+    if dtype not in MODEL_DTYPES:
+        msg = (
+            f"Expected a model dtype of {', '.join(MODEL_DTYPES)}, got {dtype!r}. Name one of them."
+        )
         raise SchemaError(msg)
     if ip_adapter is None and ip_adapter_scale is not None:
         msg = f"Expected an IP-Adapter for scale {ip_adapter_scale}, got none. Name it as well."
@@ -172,7 +188,7 @@ def _load_directory(directory: Path, dtype: torch.dtype, *, allow_pickle: bool) 
     if own_loader is not None:
         return own_loader(directory, dtype, safetensors=safetensors)
     with warnings.catch_warnings():
-        # The name that all versions know; the newest would rather have it called dtype.
+        # The name that all versions know; the newest deprecate it for `dtype`.
         warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
         return DiffusionPipeline.from_pretrained(
             directory, torch_dtype=dtype, use_safetensors=safetensors, trust_remote_code=False
@@ -180,7 +196,7 @@ def _load_directory(directory: Path, dtype: torch.dtype, *, allow_pickle: bool) 
 
 
 def _check_safetensors(directory: Path, index: dict[str, Any]) -> None:
-    """Say what to do about pickles, which the loaders would only call missing files."""
+    """Raise an error with a remedy for pickles; the loaders would only report a missing file."""
     for part in sorted(name for name in index if (directory / name).is_dir()):
         pickles = sorted(path for kind in _PICKLES for path in (directory / part).glob(kind))
         if pickles and not any((directory / part).glob("*.safetensors")):
@@ -229,7 +245,7 @@ def _load_paint_by_example(path: Path, dtype: torch.dtype, *, safetensors: bool 
         image_encoder=load(encoder, "image_encoder", use_safetensors=safetensors).to(dtype),
         unet=load(diffusers.UNet2DConditionModel, "unet", **weights),
         scheduler=load(getattr(diffusers, index["scheduler"][1]), "scheduler"),
-        safety_checker=None,  # It would blacken pictures that somebody wants to understand.
+        safety_checker=None,  # It would replace images by black ones.
         feature_extractor=load(transformers.CLIPImageProcessor, "feature_extractor"),
     )
 
@@ -250,7 +266,7 @@ def _read_index(directory: Path) -> dict[str, Any]:
 
 
 def _restore_paint_by_example() -> None:
-    """Put Paint-by-Example's module back where its saved directories look for it.
+    """Make Paint-by-Example's module importable under the name in its saved directories.
 
     diffusers moved the class among its deprecated pipelines but still resolves the image encoder
     of a saved directory through ``diffusers.pipelines.paint_by_example``.
@@ -303,7 +319,7 @@ def load_adapter(pipeline: Any, adapter: str, encoder_folder: str, *, allow_pick
         pipeline.load_ip_adapter(
             origin, subfolder=subfolder, weight_name=weights.name, image_encoder_folder=None
         )
-    # What comes of weights for another model is a RuntimeError or KeyError.
+    # Weights for another model raise RuntimeError or KeyError.
     except (OSError, ValueError, RuntimeError, KeyError) as e:
         reason = " ".join(str(e).split())[:200]
         msg = (
@@ -342,8 +358,8 @@ def _add_encoder(
         return
     from transformers import CLIPVisionModelWithProjection
 
-    place = folder if "/" in folder else (PurePosixPath(subfolder) / folder).as_posix()
+    subfolder = folder if "/" in folder else (PurePosixPath(subfolder) / folder).as_posix()
     encoder = CLIPVisionModelWithProjection.from_pretrained(
-        origin, subfolder=place, use_safetensors=None if allow_pickle else True
+        origin, subfolder=subfolder, use_safetensors=None if allow_pickle else True
     )
     pipeline.register_modules(image_encoder=encoder.to(pipeline.dtype))

@@ -1,4 +1,4 @@
-"""The reference encoder of the shipped model: a picture becomes one special token and a grid."""
+"""The reference encoder of the shipped model: an image becomes one special token and a grid."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["ReferenceEncoder"]
 
 
 class ReferenceEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """Encode a reference picture as one special token and a row-major grid of tokens.
+    """Encode a reference image as one special token and a row-major grid of tokens.
 
     Parameters
     ----------
     channels : int
         Width of a token.
     grid : int
-        Rows and columns of the token grid; the picture is four times as large.
+        Rows and columns of the token grid; the image has four times as many pixels a side.
     layers, heads : int
-        Depth and heads of the transformer that lets the tokens see one another.
+        Depth and heads of the transformer over the tokens.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -49,9 +49,9 @@ class ReferenceEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.transformer = nn.TransformerEncoder(block, layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(channels)
 
-    def forward(self, picture: torch.Tensor) -> torch.Tensor:
-        """Return tokens (batch, 1 + grid², channels) of a picture (batch, 3, y, x) in [-1, 1]."""
-        patches = self.stem(picture).flatten(2).transpose(1, 2)
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return tokens (batch, 1 + grid², channels) of an image (batch, 3, y, x) in [-1, 1]."""
+        patches = self.stem(image).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.special.expand(len(patches), -1, -1), patches], dim=1)
         encoded: torch.Tensor = self.norm(self.transformer(tokens + self.position))
         return encoded
@@ -60,11 +60,11 @@ class ReferenceEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
 def _sine_positions(grid: int, channels: int) -> torch.Tensor:
     """Return (1, 1 + grid², channels): zero for the special token, then sines of y and of x.
 
-    Positions that start out smooth let neighbouring tokens share what is learned about a place.
+    Smooth initial positions let neighbouring tokens share what is learned.
     """
     frequencies = math.pi / grid * 2 ** torch.linspace(-1, math.log2(grid), channels // 4)
     angles = torch.arange(grid)[:, None] * frequencies
     waves = torch.cat([angles.sin(), angles.cos()], dim=1)  # (grid, channels / 2)
     rows, columns = waves[:, None].expand(-1, grid, -1), waves[None].expand(grid, -1, -1)
-    places = torch.cat([rows, columns], dim=-1).flatten(0, 1)
-    return torch.cat([torch.zeros(1, channels), places])[None]
+    positions = torch.cat([rows, columns], dim=-1).flatten(0, 1)
+    return torch.cat([torch.zeros(1, channels), positions])[None]

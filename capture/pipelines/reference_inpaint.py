@@ -1,4 +1,4 @@
-"""A pipeline that paints a reference object into a picture, called like ``PaintByExamplePipeline``."""
+"""A pipeline that paints a reference object into an image, called like ``PaintByExamplePipeline``."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ IMAGE_SIZE_PX = 64
 
 
 class ReferenceInpaintPipeline(DiffusionPipeline):  # type: ignore[misc]
-    """Paint a reference object into the masked part of a picture.
+    """Paint a reference object into the masked part of an image.
 
     Parameters
     ----------
     vae : AutoencoderKL
     unet : UNet2DConditionModel
-        Nine input channels: latent (4), masked picture's latent (4), mask (1, 1 = to be painted).
+        Nine input channels: latent (4), masked image's latent (4), mask (1, 1 = to be painted).
     reference_encoder : ReferenceEncoder
     scheduler : DDIMScheduler
         Or any other scheduler of diffusers that knows v-prediction.
@@ -71,22 +71,22 @@ class ReferenceInpaintPipeline(DiffusionPipeline):  # type: ignore[misc]
         callback: Callable[[int, int, torch.Tensor], None] | None = None,
         callback_steps: int = 1,
     ) -> Any:
-        """Return the painted pictures.
+        """Return the painted images.
 
         Parameters
         ----------
         example_image, image, mask_image : PIL image, list of them, or Tensor (batch, channel, y, x)
-            The reference, the picture to be changed, both in [-1, 1] when tensors, and the mask,
-            1 (white) where the picture shall be painted. All are brought to 64 × 64.
+            The reference, the image to be changed, both in [-1, 1] when tensors, and the mask,
+            1 (white) where the image shall be painted. All are resized to 64 × 64.
         height, width : int, optional
             Must be 64 when given: the model was trained at that size alone.
         num_inference_steps : int
         guidance_scale : float
             At most 1 turns classifier-free guidance off. Guidance order: unconditional, conditional.
         negative_prompt : None
-            Taken for the sake of ``PaintByExamplePipeline``'s signature; there is no text here.
+            Part of ``PaintByExamplePipeline``'s signature; this model reads no text.
         num_images_per_prompt : int
-            Pictures for each input.
+            Images for each input.
         eta : float
             DDIM's noise, 0 to 1.
         generator : torch.Generator or list of them, optional
@@ -119,8 +119,8 @@ class ReferenceInpaintPipeline(DiffusionPipeline):  # type: ignore[misc]
         mask = (_to_tensor(mask_image, "L") > 0.5).to(device, dtype)
         if not len(reference) == len(source) == len(mask):
             msg = (
-                f"Expected as many references as pictures and masks, got {len(reference)}, "
-                f"{len(source)} and {len(mask)}. Give one of each for every picture."
+                f"Expected as many references as images and masks, got {len(reference)}, "
+                f"{len(source)} and {len(mask)}. Give one of each for every image."
             )
             raise ValueError(msg)
         repeats = num_images_per_prompt
@@ -190,27 +190,27 @@ class ReferenceInpaintPipeline(DiffusionPipeline):  # type: ignore[misc]
     def _decode(self, latents: torch.Tensor, output_type: str) -> Any:
         if output_type == "latent":
             return latents
-        pictures = self.vae.decode(latents / self.vae.config.scaling_factor).sample
-        pictures = (pictures / 2 + 0.5).clamp(0, 1).float()
+        images = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        images = (images / 2 + 0.5).clamp(0, 1).float()
         if output_type == "pt":
-            return pictures
-        array = pictures.permute(0, 2, 3, 1).cpu().numpy()
+            return images
+        array = images.permute(0, 2, 3, 1).cpu().numpy()
         if output_type == "np":
             return array
-        return [Image.fromarray(np.round(255 * picture).astype(np.uint8)) for picture in array]
+        return [Image.fromarray(np.round(255 * image).astype(np.uint8)) for image in array]
 
 
-def _to_tensor(pictures: torch.Tensor | Image.Image | list[Image.Image], mode: str) -> torch.Tensor:
+def _to_tensor(images: torch.Tensor | Image.Image | list[Image.Image], mode: str) -> torch.Tensor:
     """Return (batch, channel, 64, 64): RGB in [-1, 1], a mask ("L") in [0, 1]."""
     size = (IMAGE_SIZE_PX, IMAGE_SIZE_PX)
-    if isinstance(pictures, torch.Tensor):
-        tensor = pictures if pictures.ndim == 4 else pictures[None]
+    if isinstance(images, torch.Tensor):
+        tensor = images if images.ndim == 4 else images[None]
         if tensor.shape[-2:] == size:
             return tensor
         return functional.interpolate(tensor, size, mode="bilinear", antialias=True)
-    listed = pictures if isinstance(pictures, list) else [pictures]
+    listed = images if isinstance(images, list) else [images]
     resample = Image.Resampling.LANCZOS if mode == "RGB" else Image.Resampling.NEAREST
-    arrays = [np.asarray(picture.convert(mode).resize(size, resample)) for picture in listed]
+    arrays = [np.asarray(image.convert(mode).resize(size, resample)) for image in listed]
     tensor = torch.from_numpy(np.stack(arrays)).float() / 255
     if mode == "L":
         return tensor[:, None]

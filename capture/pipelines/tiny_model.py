@@ -1,10 +1,10 @@
 """The model that ships with i2am: a small reference-conditioned inpainting pipeline.
 
-It exists so that the whole road, capture to viewer, can be walked offline on any machine. Its parts
+With it everything from capture to viewer runs offline on any machine. Its parts
 are diffusers' own classes, except for the reference encoder. Unlike Paint-by-Example, whose
 reference is one token, it attends to a 16 × 16 grid of reference tokens after one leading special
-token, so all maps of the method exist. The training script lies in ``examples/tiny_model``; the
-model card beside the weights tells what was measured.
+token, so that all maps of the method exist. The training script lies in ``examples/tiny_model``; the
+model card beside the weights says what was measured.
 """
 
 from __future__ import annotations

@@ -1,121 +1,160 @@
-"""What the caller of `capture` may choose, checked when it is made."""
+"""The options of a capture: one class, checked when it is made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from i2am.capture.families.profile import Profile
-from i2am.capture.recording.representation import RepresentationOption
 from i2am.schemas import SchemaError
+from i2am.schemas.choices import (
+    GUIDANCE_OPTIONS,
+    REPRESENTATION_OPTIONS,
+    STORED_DTYPES,
+    GuidanceOption,
+    RepresentationOption,
+    StoredDtype,
+    check_choice,
+)
 
-__all__ = [
-    "DEFAULT_MEMORY_BYTES",
-    "CaptureOptions",
-    "RecordingSettings",
-    "StepsOption",
-    "check_choice",
-    "head_set",
-    "keeps_step",
-]
+__all__ = ["DEFAULT_MEMORY_BYTES", "CaptureOptions", "StepsOption"]
 
 DEFAULT_MEMORY_BYTES = 2 * 2**30
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise SchemaError unless a value is one of the choices."""
-    if value not in choices:
-        wanted = " or ".join(map(repr, choices))
-        msg = f"Expected {name} {wanted}, got {value!r}. Name one of them."
-        raise SchemaError(msg)
-
-
-@dataclass(frozen=True)
-class CaptureOptions:
-    """What `capture` takes beside target, store and sample; see there."""
-
-    layers: str | Sequence[str] | None = None
-    steps: Any = None
-    heads: Sequence[int] | None = None
-    guidance: Any = "conditional"
-    representation: Any = "auto"
-    dtype: Any = "float16"
-    profile: str | Profile | None = None
-    memory_bytes: int = DEFAULT_MEMORY_BYTES
-    overwrite: bool = False
-
-
-@dataclass(frozen=True)
-class RecordingSettings:
-    """What the caller of `capture` chose."""
-
-    store: str
-    representation: RepresentationOption
-    dtype: np.dtype[Any]
-    heads: frozenset[int] | None
-    overwrite: bool
-
-
-def head_set(heads: Sequence[int] | None) -> frozenset[int] | None:
-    """Return the heads that are kept; None keeps all.
-
-    Raises
-    ------
-    SchemaError
-        If they are not numbers from 0 on, or none at all.
-    """
-    if heads is None:
-        return None
-    wanted = frozenset(heads)
-    if wanted and all(isinstance(head, int) and head >= 0 for head in wanted):
-        return wanted
-    msg = f"Expected heads as a list of numbers from 0 on, got {heads!r}. Name at least one."
-    raise SchemaError(msg)
-
 
 StepsOption = int | slice | range | Sequence[int] | None
 
 
-def keeps_step(option: StepsOption) -> Callable[[int], bool]:
-    """Return whether a step is kept, as a function.
+@dataclass(frozen=True)
+class CaptureOptions:
+    """The options of `capture`: what is kept, and how it is stored.
 
     Parameters
     ----------
-    option : int, slice, range, sequence of int or None
-        Every n-th step; those of a range; those of a list; all of them.
+    layers : str or sequence of str, optional
+        Shell-style patterns of layer names; None captures every layer of the profile.
+    steps : int, slice, range or sequence of int, optional
+        Which denoising steps are kept, counted from 0 (the noisiest): every n-th, a range, or a
+        list; None keeps all.
+    heads : collection of int, optional
+        Which heads are kept, counted from 0, of layers that have them; None keeps all.
+    guidance : {"conditional", "both"}
+        Which guidance branches are kept. A call without guidance has the conditional one alone.
+    representation : {"auto", "factors", "logits", "maps"}
+        "auto" takes what needs fewer bytes, logits or their factors Q and K, layer by layer.
+        "maps" reduces each call on the device to its two directional maps: far fewer bytes, and no
+        SRAM afterwards.
+    dtype : {"float16", "float32"}
+        Of queries, keys and logits. A layer with a value beyond float16 is stored as float32 all
+        the same.
+    profile : str or Profile, optional
+        None finds it by the target's class.
+    memory_bytes : int
+        Host memory that tensors may hold on their way to the store. When the store is slower than
+        the model, the model waits.
+    overwrite : bool
+        Whether a complete sample of the same name may be replaced.
 
     Raises
     ------
     SchemaError
-        If it is none of these.
+        If an option has another value.
 
     Examples
     --------
-    >>> [step for step in range(8) if keeps_step(3)(step)]
-    [0, 3, 6]
-    >>> [step for step in range(8) if keeps_step(slice(2, 6, 2))(step)]
-    [2, 4]
+    >>> CaptureOptions(steps=5, guidance="both").representation
+    'auto'
+    >>> CaptureOptions(guidance="all")
+    Traceback (most recent call last):
+        ...
+    i2am.schemas.errors.SchemaError: Expected a known guidance, got 'all', at guidance. Known: 'conditional', 'both'.
     """
+
+    layers: str | Sequence[str] | None = None
+    steps: StepsOption = None
+    heads: Collection[int] | None = None
+    guidance: GuidanceOption = "conditional"
+    representation: RepresentationOption = "auto"
+    dtype: StoredDtype = "float16"
+    profile: str | Profile | None = None
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every option that needs no model."""
+        check_choice("guidance", self.guidance, GUIDANCE_OPTIONS, SchemaError)
+        check_choice("representation", self.representation, REPRESENTATION_OPTIONS, SchemaError)
+        check_choice("dtype", self.dtype, STORED_DTYPES, SchemaError)
+        if not _is_steps_option(self.steps):
+            msg = (
+                f"Expected steps as a number n (every n-th), a slice, a range or a list of steps "
+                f"from 0 on, got {self.steps!r}. Give one of these."
+            )
+            raise SchemaError(msg)
+        if self.heads is not None and not _are_indices(self.heads):
+            msg = (
+                f"Expected heads as a list of numbers from 0 on, got {self.heads!r}. "
+                "Name at least one."
+            )
+            raise SchemaError(msg)
+        if self.memory_bytes < 1:
+            msg = (
+                f"Expected memory in bytes above 0, got {self.memory_bytes}. "
+                f"Leave it out for 2 GiB."
+            )
+            raise SchemaError(msg)
+
+    def keeps_step(self, step: int) -> bool:
+        """Return whether a denoising step is kept.
+
+        Examples
+        --------
+        >>> options = CaptureOptions(steps=3)
+        >>> [step for step in range(8) if options.keeps_step(step)]
+        [0, 3, 6]
+        >>> options = CaptureOptions(steps=slice(2, 6, 2))
+        >>> [step for step in range(8) if options.keeps_step(step)]
+        [2, 4]
+        """
+        option = self.steps
+        if option is None:
+            return True
+        if isinstance(option, int):
+            return step % option == 0
+        if isinstance(option, slice):
+            first, stride = option.start or 0, option.step or 1
+            is_before_stop = option.stop is None or step < option.stop
+            return step >= first and is_before_stop and (step - first) % stride == 0
+        return step in option
+
+    def kept_heads(self, count: int) -> list[int] | None:
+        """Return the heads that are kept of a layer with so many; None where all are.
+
+        Examples
+        --------
+        >>> CaptureOptions(heads=[0, 5]).kept_heads(4)
+        [0]
+        """
+        if self.heads is None:
+            return None
+        heads = [head for head in range(count) if head in self.heads]
+        return heads if len(heads) < count else None
+
+
+def _is_steps_option(option: object) -> bool:
     if option is None:
-        return lambda _step: True
-    if isinstance(option, int) and not isinstance(option, bool) and option > 0:
-        return lambda step: step % option == 0
+        return True
+    if isinstance(option, int):
+        return not isinstance(option, bool) and option > 0
     if isinstance(option, slice):
         first, stride = option.start or 0, option.step or 1
-        if first >= 0 and stride > 0 and (option.stop is None or option.stop >= 0):
-            stop = option.stop
-            return lambda step: (
-                step >= first and (stop is None or step < stop) and (step - first) % stride == 0
-            )
-    elif isinstance(option, list | tuple | range) and len(option):
-        wanted = frozenset(option)
-        if all(isinstance(step, int) and step >= 0 for step in wanted):
-            return wanted.__contains__
-    msg = (
-        f"Expected steps as a number n (every n-th), a slice, a range or a list of steps from 0 "
-        f"on, got {option!r}. Give one of these."
+        return first >= 0 and stride > 0 and (option.stop is None or option.stop >= 0)
+    return isinstance(option, list | tuple | range) and _are_indices(option)
+
+
+def _are_indices(values: object) -> bool:
+    """Return whether it is a collection of at least one number, all of them from 0 on."""
+    return (
+        isinstance(values, Collection)
+        and len(values) > 0
+        and all(isinstance(value, int) and value >= 0 for value in values)
     )
-    raise SchemaError(msg)

@@ -19,18 +19,18 @@ from torch import nn
 
 from i2am.schemas import ManifestRow
 
-__all__ = ["describe_inputs", "describe_target", "plain"]
+__all__ = ["describe_inputs", "describe_target", "to_json_value"]
 
 _PACKAGES = (
     *("i2am", "torch", "diffusers", "transformers", "accelerate", "peft", "safetensors"),
     *("zarr", "numpy", "pillow"),
 )
-_PICTURES = ("source", "mask", "reference", "reference_mask")
+_IMAGES = ("source", "mask", "reference", "reference_mask")
 _COMMIT = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40})\b")
 
 
 def describe_target(target: Any, denoiser: nn.Module, profile: str) -> dict[str, Any]:
-    """Return the provenance that can be read off a pipeline or denoiser.
+    """Return what a pipeline or denoiser says about a sample's provenance.
 
     Parameters
     ----------
@@ -60,17 +60,17 @@ def describe_target(target: Any, denoiser: nn.Module, profile: str) -> dict[str,
 
 
 def describe_inputs(row: ManifestRow, manifest: Path) -> dict[str, dict[str, str]]:
-    """Return path and SHA-256 of each picture of a row; paths from the manifest's folder.
+    """Return path and SHA-256 of each image of a row; paths are relative to the manifest's folder.
 
     Parameters
     ----------
     row : ManifestRow
     manifest : Path
-        The file that the row comes from.
+        The file with the row.
     """
     folder = manifest.parent.absolute()
     found = {}
-    for column in _PICTURES:
+    for column in _IMAGES:
         path: Path | None = getattr(row, column)
         if path is not None:
             shown = path.relative_to(folder) if path.is_relative_to(folder) else path
@@ -80,9 +80,9 @@ def describe_inputs(row: ManifestRow, manifest: Path) -> dict[str, dict[str, str
     return found
 
 
-@cache  # Looking them up costs as much as half a step of a small model.
+@cache  # To look them up takes half a step of a small model.
 def _package_versions() -> Mapping[str, str]:
-    """Return the installed versions of what a capture depends on."""
+    """Return the installed versions of the packages that a capture depends on."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -92,8 +92,8 @@ def _package_versions() -> Mapping[str, str]:
     return MappingProxyType(found)
 
 
-def plain(value: Any) -> Any:
-    """Return a value as JSON can hold it; what it cannot hold becomes text."""
+def to_json_value(value: Any) -> Any:
+    """Return a value that JSON can hold; other objects become text."""
     return json.loads(json.dumps(value, default=str))
 
 
@@ -101,12 +101,14 @@ def _scheduler_config(scheduler: Any) -> dict[str, Any] | None:
     config = getattr(scheduler, "config", None)
     if config is None:
         return None
-    found: dict[str, Any] = plain({k: v for k, v in config.items() if not k.startswith("_")})
+    found: dict[str, Any] = to_json_value(
+        {k: v for k, v in config.items() if not k.startswith("_")}
+    )
     return found
 
 
 def _commit(denoiser: nn.Module) -> str | None:
-    """Return the hub's commit that the weights were loaded from, as the cache's folders name it."""
+    """Return the hub's commit of the weights, which names a folder of the hub's cache."""
     path = str(getattr(getattr(denoiser, "config", None), "_name_or_path", ""))
     found = _COMMIT.search(path)
     return found[1] if found else None

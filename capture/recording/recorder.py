@@ -1,8 +1,8 @@
-"""The context manager ``capture``: hooks a model, and streams what its attention computes.
+"""The context manager ``capture``: hooks a model, and streams its attention into a store.
 
-The way of a tensor: a tap reads a layer's softmax in one call of the denoiser, the listener says
-which step and guidance half it is, the recording hands each sample its row, and the sample's
-recorder streams it into the store. Nothing of the model changes, and nothing is left on it.
+A tensor's way: a tap reads a layer's queries and keys in one call of the denoiser, `DenoiserHooks`
+adds step and guidance branch, `Recording` selects each sample's batch index, and `SampleRecorder`
+reduces and stores it. Nothing in the model changes, and no hook stays on it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-import numpy as np
 import torch
 
 from i2am.capture.families.profile import (
@@ -25,22 +24,23 @@ from i2am.capture.families.profile import (
     is_compiled,
     select_layers,
 )
-from i2am.capture.hooks.denoiser import GuidanceOption, HeardLayer, Listener
+from i2am.capture.hooks.denoiser import (
+    DenoiserHooks,
+    GuidanceBranches,
+    LayerCall,
+)
 from i2am.capture.recording.options import (
     DEFAULT_MEMORY_BYTES,
-    RecordingSettings,
+    CaptureOptions,
     StepsOption,
-    check_choice,
-    head_set,
-    keeps_step,
 )
 from i2am.capture.recording.provenance import describe_target
-from i2am.capture.recording.representation import RepresentationOption, check_representation
 from i2am.capture.recording.sample_recorder import SampleRecorder
-from i2am.capture.writer.staging import Stream
+from i2am.capture.writer.staging import StagingArea
 from i2am.schemas import CaptureError, SchemaError, check_sample_name, did_you_mean
+from i2am.schemas.choices import GuidanceOption, RepresentationOption, StoredDtype
 
-__all__ = ["Recording", "capture"]
+__all__ = ["Recording", "capture", "open_recording"]
 
 
 def capture(
@@ -53,7 +53,7 @@ def capture(
     heads: Sequence[int] | None = None,
     guidance: GuidanceOption = "conditional",
     representation: RepresentationOption = "auto",
-    dtype: Literal["float16", "float32"] = "float16",
+    dtype: StoredDtype = "float16",
     profile: str | Profile | None = None,
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
     overwrite: bool = False,
@@ -64,37 +64,23 @@ def capture(
     ----------
     target : diffusers pipeline, CompVis-style model, or denoiser module
     store : str or Path
-        The run to write into, a folder or a URL (``s3://bucket/run.zarr``); made when there is
+        The run to write into, a folder or a URL (``s3://bucket/run.zarr``); created if there is
         none.
     sample : str or sequence of str
         One name for each image that the call generates.
-    layers : str or sequence of str, optional
-        Shell-style patterns of layer names; None captures every layer of the profile.
-    steps : int, slice, range or sequence of int, optional
-        Which denoising steps are kept: every n-th, a range, or a list; None keeps all.
-    heads : sequence of int, optional
-        Which heads are kept, of layers that have them; None keeps all.
-    guidance : {"conditional", "both"}
-        Which halves of a guided batch are kept. A call without guidance has the conditional alone.
-    representation : {"auto", "factors", "logits", "maps"}
-        "auto" takes what needs fewer bytes, logits or their factors Q and K, layer by layer.
-        "maps" reduces each call on the device to its two directional maps: far fewer bytes, and no
-        SRAM afterwards.
-    dtype : {"float16", "float32"}
-        A layer with a value beyond float16 is stored as float32 all the same.
-    profile : str or Profile, optional
-        None finds it from the target's class.
-    memory_bytes : int
-        Host memory that tensors may hold on their way to the store. When the store is slower than
-        the model, the model waits.
-    overwrite : bool
-        Whether a complete sample of this name may be replaced.
+    layers, steps, heads, guidance, representation, dtype, profile, memory_bytes, overwrite
+        What is kept, and how it is stored; see `CaptureOptions`.
+
+    Returns
+    -------
+    Recording
+        Opens the samples and hooks the model when it is entered.
 
     Raises
     ------
     CaptureError
         If no profile serves the target, or no layer matches; from within the model's call, if a
-        layer stays silent or the batch does not fit the samples.
+        layer is not read or the batch does not fit the samples.
     StoreError
         If `store` is something else, or the sample is complete there.
     SchemaError
@@ -108,72 +94,107 @@ def capture(
             image = pipe(example_image=garment, image=person, mask_image=mask).images[0]
             recording.add_images(generated=image, reference=garment)
     """
-    check_choice("dtype", dtype, ("float16", "float32"))
-    check_choice("guidance", guidance, ("conditional", "both"))
-    check_representation(representation)
+    options = CaptureOptions(
+        layers=layers,
+        steps=steps,
+        heads=heads,
+        guidance=guidance,
+        representation=representation,
+        dtype=dtype,
+        profile=profile,
+        memory_bytes=memory_bytes,
+        overwrite=overwrite,
+    )
+    return open_recording(target, store, sample, options)
+
+
+def open_recording(
+    target: Any, store: str | Path, sample: str | Sequence[str], options: CaptureOptions
+) -> Recording:
+    """Return a `capture` with its options in one object; see there."""
     samples = (sample,) if isinstance(sample, str) else tuple(sample)
     for name in samples:
         check_sample_name(name)
     if not samples or len(set(samples)) < len(samples):
         msg = f"Expected different sample names, got {list(samples)}. Name each image."
         raise SchemaError(msg)
-    settings = RecordingSettings(
-        str(store), representation, np.dtype(dtype), head_set(heads), overwrite
-    )
-    keeps = keeps_step(steps)
     denoiser = find_denoiser(target)
-    found = find_profile(target, profile)
-    taps = select_layers(target, found, layers)
-    halves = 2 if guidance == "both" else 1
-    stream = Stream(memory_bytes, layers=len(taps) * len(samples) * halves)
-    recording = Recording(settings, samples, stream)
-    recording.listen_to(
-        Listener(
-            denoiser,
-            taps,
-            found.guidance,
-            found.calls,
-            len(samples),
-            guidance,
-            keeps,
-            getattr(target, "scheduler", None),
-            is_compiled(target, denoiser),
-            recording.receive,
-            stream.flush,
-            recording.hand_over,
-        ),
-        describe_target(target, denoiser, found.name),
+    profile = find_profile(target, options.profile)
+    hooks = DenoiserHooks(
+        denoiser,
+        select_layers(target, profile, options.layers),
+        GuidanceBranches(profile.guidance, profile.calls, len(samples), options.guidance),
+        options.keeps_step,
+        getattr(target, "scheduler", None),
+        is_compiled(target, denoiser),
     )
-    return recording
+    provenance = describe_target(target, denoiser, profile.name)
+    return Recording(hooks, str(store), samples, options, provenance)
 
 
 class Recording:
-    """A running capture; made by `capture`, used with ``with``."""
+    """A running capture, used with ``with``; `capture` returns it.
+
+    Parameters
+    ----------
+    hooks : DenoiserHooks
+    store : str
+        The run.
+    samples : tuple of str
+        Their names.
+    options : CaptureOptions
+    provenance : dict
+        Of all samples.
+
+    Raises
+    ------
+    CaptureError
+        When entered, if it was entered before. When left, if the model did not run, a layer was not
+        read, or anything could not be written.
+    StoreError
+        When entered, if the store is something else or a sample is complete there.
+
+    Examples
+    --------
+    ::
+
+        with capture(pipe, "run.zarr", sample=["shirt-001", "shirt-002"]) as recording:
+            images = pipe(example_image=garments, image=people, mask_image=masks).images
+            recording.add_provenance(guidance_scale=7.5)
+            recording.add_images(sample="shirt-001", generated=images[0], reference=garments[0])
+            recording.add_images(sample="shirt-002", generated=images[1], reference=garments[1])
+    """
 
     def __init__(
-        self, settings: RecordingSettings, samples: tuple[str, ...], stream: Stream
+        self,
+        hooks: DenoiserHooks,
+        store: str,
+        samples: tuple[str, ...],
+        options: CaptureOptions,
+        provenance: dict[str, Any],
     ) -> None:
-        self._settings, self._names, self._stream = settings, samples, stream
-        self._listener: Listener | None = None
-        self._provenance: dict[str, Any] = {}
-        self._own: dict[str, dict[str, Any]] = {name: {} for name in samples}
+        branches = 2 if options.guidance == "both" else 1
+        layers = len(hooks.taps) * len(samples) * branches
+        self._staging = StagingArea(options.memory_bytes, layers=layers)
+        self._hooks: DenoiserHooks | None = hooks  # None afterwards: it holds the model.
+        self._store, self._names, self._options = store, samples, options
+        self._provenance = provenance
+        self._sample_provenance: dict[str, dict[str, Any]] = {name: {} for name in samples}
         self._stack = ExitStack()
         self._samples: dict[str, SampleRecorder] = {}
 
-    def listen_to(self, listener: Listener, provenance: dict[str, Any]) -> None:
-        """Say whose layers are recorded; once, before ``with``."""
-        self._listener, self._provenance = listener, provenance
-
     def __enter__(self) -> Self:
         """Open the samples in the store and hook the model."""
-        if self._listener is None or self._samples:
+        if self._hooks is None or self._samples:
             msg = "Expected a new capture, got one that was entered before. Call capture() again."
             raise CaptureError(msg)
         for name in self._names:
-            provenance = ChainMap(self._own[name], self._provenance)
-            self._samples[name] = SampleRecorder(name, self._settings, self._stream, provenance)
-        with self._stack:  # Unhooks again if hooking fails halfway.
-            self._listener.attach(self._stack)
+            provenance = ChainMap(self._sample_provenance[name], self._provenance)
+            self._samples[name] = SampleRecorder(
+                self._store, name, self._options, self._staging, provenance
+            )
+        with self._stack:  # Removes the hooks if one of them cannot be attached.
+            self._hooks.attach(self._stack, self)
             self._stack = self._stack.pop_all()
         return self
 
@@ -183,14 +204,14 @@ class Recording:
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        """Unhook the model, write what is left, and mark the samples."""
+        """Remove the hooks, write what is left, and mark the samples."""
         self._stack.close()
-        listener, self._listener = self._listener, None
+        hooks, self._hooks = self._hooks, None
         try:
-            if error is None and listener is not None:
-                self._finish(listener)
+            if error is None and hooks is not None:
+                self._finish(hooks)
             else:
-                self._stream.close()
+                self._staging.close()
         except BaseException as failure:
             self._fail(failure)
             raise
@@ -198,7 +219,7 @@ class Recording:
             self._fail(error)
 
     def add_images(self, *, sample: str | None = None, **images: Any) -> None:
-        """Store pictures of a sample.
+        """Store images of a sample.
 
         Parameters
         ----------
@@ -213,9 +234,9 @@ class Recording:
         Raises
         ------
         CaptureError
-            If the sample or an image's name is unknown, or an image comes twice.
+            If the sample or an image's name is unknown, or an image is given twice.
         SchemaError
-            If a picture has another shape or dtype.
+            If an image has another shape or dtype.
         """
         if sample is None and len(self._names) > 1:
             msg = f"Expected sample= one of {list(self._names)}, got none. Say whose images."
@@ -227,43 +248,48 @@ class Recording:
         self._samples[name].add_images(images)
 
     def add_provenance(self, *, sample: str | None = None, **facts: Any) -> None:
-        """Store what the pipeline does not tell, such as ``seed`` and ``guidance_scale``.
+        """Store facts that the pipeline does not know, such as ``seed`` and ``guidance_scale``.
 
-        With `sample`, of that sample alone.
+        Parameters
+        ----------
+        sample : str, optional
+            Of which the facts are; None means all samples of the capture.
+        **facts : object
+            As JSON can hold them.
         """
-        (self._provenance if sample is None else self._own[sample]).update(facts)
+        (self._provenance if sample is None else self._sample_provenance[sample]).update(facts)
 
-    def receive(self, layer: HeardLayer) -> None:
-        """Hand each sample its rows of a layer's softmaxes."""
-        if self._listener is None:
-            return
-        halves = self._listener.known_halves()
-        # Pipelines have switched gradients off. What a small model's hooks do costs microseconds.
+    def receive(self, call: LayerCall) -> None:
+        """Append to each sample its batch index of a layer's inputs; called by the hooks."""
+        # Pipelines have disabled gradients already; every microsecond counts for a small model.
         with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
-            for half, first in layer.rows:
-                for place, sample in enumerate(self._samples.values()):
-                    for softmax in layer.softmaxes:
-                        row = first + place
-                        sample.put(layer.tap, softmax, row, layer.position, half, halves)
+            for branch, first in call.branches:
+                for batch_index, sample in enumerate(self._samples.values(), first):
+                    for inputs in call.inputs:
+                        sample.append(call, inputs, batch_index, branch)
 
-    def hand_over(self) -> None:
-        """Let the last steps be written while the pipeline makes a picture of what they gave."""
+    def call_ended(self) -> None:
+        """Start the copies from the GPU; called by the hooks after each call of the denoiser."""
+        self._staging.flush()
+
+    def last_step(self) -> None:
+        """Let the last steps be written while the pipeline decodes the image."""
         for sample in self._samples.values():
-            sample.hand_over()
+            sample.flush()
 
-    def _finish(self, listener: Listener) -> None:
-        halves = listener.halves
+    def _finish(self, hooks: DenoiserHooks) -> None:
+        branches = hooks.branches
         try:
-            _check_ran(listener)
+            _check_ran(hooks)
             for sample in self._samples.values():
-                sample.close(halves)
+                sample.close(branches)
             for sample in self._samples.values():
-                sample.settle()
+                sample.finalize()
         finally:
-            self._stream.close()
-        self._provenance["steps"] = listener.step_count
+            self._staging.close()
+        self._provenance["steps"] = hooks.step_count
         complete = [
-            sample.finish(listener.steps, listener.timesteps, halves)
+            sample.finish(hooks.steps, hooks.timesteps, branches)
             for sample in self._samples.values()
         ]
         if not all(complete):
@@ -279,11 +305,11 @@ class Recording:
             sample.fail(error)
 
 
-def _check_ran(listener: Listener) -> None:
-    if not listener.calls:
+def _check_ran(hooks: DenoiserHooks) -> None:
+    if not hooks.calls:
         msg = "Expected the model to run inside the with block, got no call of its denoiser. "
         raise CaptureError(msg + "Call the pipeline there.")
-    if not listener.steps:
-        msg = f"Expected steps to keep, got none of the {listener.step_count} that ran. "
+    if not hooks.steps:
+        msg = f"Expected steps to keep, got none of the {hooks.step_count} that ran. "
         raise CaptureError(msg + "Give other steps=.")
-    listener.check_heard()
+    hooks.check_all_layers_read()

@@ -1,9 +1,8 @@
 """What is kept of a layer: logits, their factors or its maps; and the reduction on the device.
 
-"auto" takes whichever of logits and factors needs fewer bytes, and still allows both softmax
-directions. Probabilities are never kept: the normaliser of each row is lost in them, and with it
-R2G. Maps are what remains of a layer that was reduced while it was captured, for runs that never
-need SRAM.
+"auto" takes logits or factors, whichever needs fewer bytes; both serve either softmax direction.
+Probabilities are never kept: they have lost the normaliser of each query row, and with it R2G. Maps
+are the result of a layer that is reduced while it is captured, for runs that never need SRAM.
 """
 
 from __future__ import annotations
@@ -12,41 +11,29 @@ import math
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 
-from i2am.capture.hooks.attention import ReferenceKeys, Softmax, Tokens
-from i2am.schemas import SchemaError, did_you_mean
+from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, Tokens
+from i2am.schemas.choices import Representation, RepresentationOption
 
 __all__ = [
-    "Representation",
-    "RepresentationOption",
-    "check_representation",
+    "TILE_BYTES",
+    "Kept",
+    "autocast_disabled",
     "choose",
     "directional_maps",
-    "exact_products",
     "hides_any",
+    "keep",
     "log_normaliser",
-    "reduce_row",
     "reference_logits",
-    "row_normaliser",
 ]
 
-Representation = Literal["factors", "logits", "maps"]
-
-
-RepresentationOption = Literal["auto", "factors", "logits", "maps"]
-
-
-_OPTIONS = ("auto", "factors", "logits", "maps")
-
-
-def check_representation(option: str) -> None:
-    """Raise SchemaError unless `option` is one of "auto", "factors", "logits", "maps"."""
-    if option not in _OPTIONS:
-        msg = f"Expected a representation, got {option!r}. {did_you_mean(option, _OPTIONS)}"
-        raise SchemaError(msg)
+TILE_BYTES = 64 * 2**20
+_thread = threading.local()
+# Above it, what float32 loses below its smallest number is less than its rounding error.
+_MIN_EXACT_SUM = 1e-30
 
 
 def choose(
@@ -78,84 +65,126 @@ def choose(
     return "logits" if products < factors else "factors"
 
 
-def reduce_row(
-    softmax: Softmax, row: int, reference: ReferenceKeys, stored_as: Representation
+class Kept(NamedTuple):
+    """What is kept of one reference at one batch index.
+
+    Parameters
+    ----------
+    reference : ReferenceKeys
+    representation : {"factors", "logits", "maps"}
+    arrays : dict of str to Tensor, dims (head, token[, channel])
+        By their names in the store; factors are views in the model's dtype, all others float32.
+    """
+
+    reference: ReferenceKeys
+    representation: Representation
+    arrays: dict[str, torch.Tensor]
+
+
+def keep(inputs: AttentionInputs, batch_index: int, option: RepresentationOption) -> list[Kept]:
+    """Return what is kept of one batch index, for each reference.
+
+    Where other keys share the softmax, its normaliser ``logsumexp`` is kept beside factors and
+    logits.
+    """
+    _, _, patches, channels = inputs.query.shape
+    keys = inputs.key.shape[2]
+    normaliser: torch.Tensor | None = None
+    kept = []
+    for reference in inputs.references:
+        tokens = inputs.token_count(reference)
+        representation = choose(option, patches, tokens, channels)
+        arrays = _reduce(inputs, batch_index, reference, representation)
+        if tokens < keys and representation != "maps":
+            if normaliser is None:
+                normaliser = _normaliser(inputs.select_batch_index(batch_index))
+            arrays["logsumexp"] = normaliser
+        kept.append(Kept(reference, representation, arrays))
+    return kept
+
+
+def _reduce(
+    inputs: AttentionInputs,
+    batch_index: int,
+    reference: ReferenceKeys,
+    representation: Representation,
 ) -> dict[str, torch.Tensor]:
-    """Return what is kept of one row, dims (head, token[, channel])."""
-    if stored_as == "factors":
-        return {"query": softmax.query[row], "key": softmax.key[row][:, reference.tokens]}
-    own = softmax.row(row)
-    with exact_products(softmax.query.device.type):
-        if stored_as == "maps":
-            return {name: rows[0] for name, rows in directional_maps(own, reference).items()}
+    """Return the arrays of one reference at one batch index, dims (head, token[, channel])."""
+    if representation == "factors":
+        key = inputs.key[batch_index][:, reference.tokens]
+        return {"query": inputs.query[batch_index], "key": key}
+    own = inputs.select_batch_index(batch_index)
+    with autocast_disabled(inputs.query.device.type):
+        if representation == "maps":
+            maps = directional_maps(own, reference)
+            return {name: values[0] for name, values in maps.items()}
         return {"logits": reference_logits(own, reference)[0]}
 
 
-def row_normaliser(softmax: Softmax) -> torch.Tensor:
-    """Return log of the sum of exp over all keys of one row, dims (head, generated), float32."""
-    with exact_products(softmax.query.device.type):
-        return log_normaliser(softmax)[0]
+def _normaliser(inputs: AttentionInputs) -> torch.Tensor:
+    """Return log of the sum of exp over all keys, dims (head, generated), float32."""
+    with autocast_disabled(inputs.query.device.type):
+        return log_normaliser(inputs)[0]
 
 
 def hides_any(mask: torch.Tensor, reference: ReferenceKeys) -> bool:
-    """Return whether a mask hides a reference token from any patch, or weighs it."""
+    """Return whether a mask hides a reference token from any patch, or changes its logit."""
     own = mask[..., reference.tokens]
     return bool((~own).any() if own.dtype == torch.bool else (own != 0).any())
 
 
-_TILE_BYTES = 64 * 2**20
-
-
-_own = threading.local()
-
-
-# What float32 loses below its smallest number is then less than its rounding.
-_LEAST_EXACT_SUM = 1e-30
-
-
-def exact_products(device: str) -> AbstractContextManager[None]:
-    """Keep autocast's half precision from making of logits what attention never saw."""
+def autocast_disabled(device: str) -> AbstractContextManager[None]:
+    """Disable autocast: in half precision the logits would not be those of the attention."""
     if torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()
 
 
-def reference_logits(softmax: Softmax, reference: ReferenceKeys) -> torch.Tensor:
-    """Return scaled Q·K, dims (row, head, generated, reference), float32, before any softmax."""
-    key = softmax.key[:, :, reference.tokens].float()
-    # Scaled after the product, as attention itself does: other orders round otherwise.
-    logits = (softmax.query.float() @ key.transpose(-1, -2)).mul_(softmax.scale)
-    return _masked(logits, softmax.mask, slice(None), reference.tokens)
+def reference_logits(inputs: AttentionInputs, reference: ReferenceKeys) -> torch.Tensor:
+    """Return scaled Q·K, dims (batch, head, generated, reference), float32, before any softmax."""
+    key = inputs.key[:, :, reference.tokens].float()
+    # Scaled after the product, as in attention itself: another order rounds differently.
+    logits = (inputs.query.float() @ key.transpose(-1, -2)).mul_(inputs.scale)
+    return _masked(logits, inputs.mask, slice(None), reference.tokens)
 
 
-def log_normaliser(softmax: Softmax) -> torch.Tensor:
-    """Return log of the sum of exp over all keys, dims (row, head, generated), float32."""
-    tiles = [logits.logsumexp(-1) for _, logits in _tiles(softmax)]
+def log_normaliser(inputs: AttentionInputs, tile_bytes: int = TILE_BYTES) -> torch.Tensor:
+    """Return log of the sum of exp over all keys, dims (batch, head, generated), float32."""
+    tiles = [logits.logsumexp(-1) for _, logits in _tiles(inputs, tile_bytes)]
     return torch.cat(tiles, dim=2)
 
 
-def directional_maps(softmax: Softmax, reference: ReferenceKeys) -> dict[str, torch.Tensor]:
-    """Reduce a softmax to its two directional maps, on the device, tile by tile.
+def directional_maps(
+    inputs: AttentionInputs, reference: ReferenceKeys, tile_bytes: int = TILE_BYTES
+) -> dict[str, torch.Tensor]:
+    """Reduce the inputs of a softmax to its two directional maps, on the device, tile by tile.
+
+    Parameters
+    ----------
+    inputs : AttentionInputs
+    reference : ReferenceKeys
+    tile_bytes : int
+        Size of the float32 logits of some patches that are computed at a time.
 
     Returns
     -------
     dict of Tensor, float32
-        r2g (row, head, generated): mean over the reference tokens of the softmax over patches.
-        g2r (row, head, reference), with more than one token: mean over the patches of the
-        attention to each token, which is normalised over all keys. mass (row, head, generated),
+        r2g (batch, head, generated): mean over the reference tokens of the softmax over patches.
+        g2r (batch, head, reference), with more than one token: mean over the patches of the
+        attention to each token, which is normalised over all keys. mass (batch, head, generated),
         where other keys share the softmax: the attention that goes to the reference.
     """
-    # Asking whether the quick way is exact would make a GPU wait, whose exponentials cost little.
-    if softmax.key.device.type == "cpu" and not softmax.is_shared(reference):
-        tiles = _tiles(softmax)
+    # Only on a CPU: to check whether this is exact would make a GPU wait.
+    if inputs.key.device.type == "cpu" and not inputs.is_shared(reference):
+        tiles = _tiles(inputs, tile_bytes)
         some, logits = next(tiles)
-        if some.stop >= softmax.query.shape[2]:
-            maps = _by_one_exponential(logits)
+        if some.stop >= inputs.query.shape[2]:
+            maps = _maps_from_shared_exponential(logits)
             if maps is not None:
                 return maps
-    peaks, sums = _over_patches(softmax, reference)
+    peaks, sums = _patch_max_and_sum(inputs, reference, tile_bytes)
     r2g, g2r, mass = [], [], []
-    for _, logits in _tiles(softmax):
+    for _, logits in _tiles(inputs, tile_bytes):
         own = logits[..., reference.tokens]
         r2g.append(((own - peaks).exp() / sums).mean(-1))
         attention = (own - logits.logsumexp(-1, keepdim=True)).exp()
@@ -163,14 +192,14 @@ def directional_maps(softmax: Softmax, reference: ReferenceKeys) -> dict[str, to
         mass.append(attention.sum(-1))
     maps = {"r2g": torch.cat(r2g, dim=2)}
     if peaks.shape[-1] > 1:
-        maps["g2r"] = torch.stack(g2r).sum(0) / softmax.query.shape[2]
-    if softmax.is_shared(reference):
+        maps["g2r"] = torch.stack(g2r).sum(0) / inputs.query.shape[2]
+    if inputs.is_shared(reference):
         maps["mass"] = torch.cat(mass, dim=2)
     return maps
 
 
-def _by_one_exponential(logits: torch.Tensor) -> dict[str, torch.Tensor] | None:
-    """Return both maps of logits over all keys, which are lost; None where that were inexact.
+def _maps_from_shared_exponential(logits: torch.Tensor) -> dict[str, torch.Tensor] | None:
+    """Return both maps from logits over all keys, which are overwritten; None where inexact.
 
     With e = exp(S - row maximum) and w = exp(row maximum - maximum), w·e is the exponential that
     the softmax over patches needs; it vanishes for a token that all patches ignore.
@@ -179,7 +208,7 @@ def _by_one_exponential(logits: torch.Tensor) -> dict[str, torch.Tensor] | None:
     weights = (peaks - peaks.amax(2, keepdim=True)).exp()
     exponentials = logits.sub_(peaks).exp_()
     over_patches = weights.mT @ exponentials
-    if float(over_patches.min()) < _LEAST_EXACT_SUM:
+    if float(over_patches.min()) < _MIN_EXACT_SUM:
         return None
     patches, tokens = logits.shape[2:]
     maps = {"r2g": (weights * (exponentials @ over_patches.reciprocal().mT)).squeeze(-1) / tokens}
@@ -189,11 +218,13 @@ def _by_one_exponential(logits: torch.Tensor) -> dict[str, torch.Tensor] | None:
     return maps
 
 
-def _over_patches(softmax: Softmax, reference: ReferenceKeys) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each token's largest logit and the sum of exp below it, (row, head, 1, reference)."""
+def _patch_max_and_sum(
+    inputs: AttentionInputs, reference: ReferenceKeys, tile_bytes: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return each token's largest logit and the sum of exp below it, (batch, head, 1, reference)."""
     peaks: torch.Tensor | None = None
     sums: torch.Tensor | None = None
-    for _, logits in _tiles(softmax):
+    for _, logits in _tiles(inputs, tile_bytes):
         own = logits[..., reference.tokens]
         peak = own.amax(2, keepdim=True)
         if peaks is None or sums is None:
@@ -203,37 +234,37 @@ def _over_patches(softmax: Softmax, reference: ReferenceKeys) -> tuple[torch.Ten
         sums = sums * (peaks - higher).exp() + (own - higher).exp().sum(2, keepdim=True)
         peaks = higher
     if peaks is None or sums is None:
-        msg = "a softmax without patches"
+        msg = "Expected patches, got a softmax without any."
         raise ValueError(msg)
     return peaks, sums
 
 
-def _tiles(softmax: Softmax) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield the logits over all keys, some patches at a time: never all of them at once.
+def _tiles(inputs: AttentionInputs, tile_bytes: int) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield the logits over all keys, for some of the patches at a time.
 
-    Each tile is lost when the next one is asked for, by this thread.
+    The next tile of this thread overwrites the one before.
     """
-    rows, heads, patches, _ = softmax.query.shape
-    tokens = softmax.key.shape[2]
-    tile = max(1, _TILE_BYTES // (4 * rows * heads * tokens))
-    key = softmax.key.float().transpose(-1, -2)
+    batch, heads, patches, _ = inputs.query.shape
+    tokens = inputs.key.shape[2]
+    tile = max(1, tile_bytes // (4 * batch * heads * tokens))
+    key = inputs.key.float().transpose(-1, -2)
     for start in range(0, patches, tile):
         some = slice(start, start + tile)
-        query = softmax.query[:, :, some].float()
-        logits = torch.matmul(query, key, out=_scratch(query, tokens)).mul_(softmax.scale)
-        yield some, _masked(logits, softmax.mask, some, slice(None))
+        query = inputs.query[:, :, some].float()
+        logits = torch.matmul(query, key, out=_scratch(query, tokens)).mul_(inputs.scale)
+        yield some, _masked(logits, inputs.mask, some, slice(None))
 
 
 def _scratch(query: torch.Tensor, tokens: int) -> torch.Tensor:
-    """Return memory for a tile, on a CPU always the same: new pages cost more than the product."""
+    """Return memory for a tile; on a CPU the same each time: new pages cost more than the product."""
     shape = (*query.shape[:-1], tokens)
     if query.device.type != "cpu":
         return query.new_empty(shape)
     size = math.prod(shape)
-    memory: torch.Tensor | None = getattr(_own, "memory", None)
+    memory: torch.Tensor | None = getattr(_thread, "memory", None)
     if memory is None or len(memory) < size:
         with torch.inference_mode(False):
-            memory = _own.memory = torch.empty(size)
+            memory = _thread.memory = torch.empty(size)
     return memory[:size].view(shape)
 
 

@@ -5,28 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import torch
+import numpy as np
 
-from i2am.capture.hooks.attention import ReferenceKeys, Softmax
+from i2am.capture.hooks.attention import AttentionInputs
+from i2am.capture.hooks.denoiser import LayerCall
 from i2am.capture.hooks.taps import LayerTap
-from i2am.capture.recording.options import RecordingSettings
-from i2am.capture.recording.representation import (
-    Representation,
-    choose,
-    hides_any,
-    reduce_row,
-    row_normaliser,
-)
+from i2am.capture.recording.options import CaptureOptions
+from i2am.capture.recording.representation import Kept, hides_any, keep
 from i2am.capture.writer.layer_writer import LayerWriter, write_layers
 from i2am.capture.writer.run_store import open_sample, set_status, write_coordinates, write_images
-from i2am.capture.writer.staging import Stream
+from i2am.capture.writer.staging import StagingArea
 from i2am.schemas import CaptureAttributes, CaptureError, LayerAttributes
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 
 __all__ = ["SampleRecorder"]
 
 Status = Literal["running", "complete", "failed"]
-
 
 _REQUIRED_IMAGES = {"generated", "reference"}
 
@@ -36,12 +30,15 @@ class SampleRecorder:
 
     Parameters
     ----------
+    store : str
+        The run.
     name : str
-    settings : RecordingSettings
-    stream : Stream
+        Of the sample.
+    options : CaptureOptions
+    staging : StagingArea
         Shared by the samples of a capture; closed by the recording.
     provenance : mapping
-        Shared too, and read anew each time the status is written.
+        Read again each time the status is written.
 
     Raises
     ------
@@ -50,106 +47,98 @@ class SampleRecorder:
     """
 
     def __init__(
-        self, name: str, settings: RecordingSettings, stream: Stream, provenance: Mapping[str, Any]
+        self,
+        store: str,
+        name: str,
+        options: CaptureOptions,
+        staging: StagingArea,
+        provenance: Mapping[str, Any],
     ) -> None:
-        self._settings, self._stream, self._provenance = settings, stream, provenance
+        self._options, self._staging, self._provenance = options, staging, provenance
         self._group = open_sample(
-            settings.store, name, overwrite=settings.overwrite, attributes=self._facts("running")
+            store, name, overwrite=options.overwrite, attributes=self._attributes("running")
         )
-        self._layer_place = self._group.store_path / "layers"
+        self._layers_path = self._group.store_path / "layers"
         self._layers: dict[str, LayerWriter] = {}
         self._images: set[str] = set()
         self._finished = False
 
-    def put(
-        self,
-        tap: LayerTap,
-        softmax: Softmax,
-        row: int,
-        position: int,
-        half: str,
-        halves: tuple[str, ...] | None,
+    def append(
+        self, call: LayerCall, inputs: AttentionInputs, batch_index: int, branch: str
     ) -> None:
-        """Take one row of one softmax.
+        """Append one batch index of one softmax.
 
         Parameters
         ----------
-        tap : LayerTap
-        softmax : Softmax
-            Of all rows of the batch.
-        row : int
-        position : int
-            Index of the step among the steps that are kept.
-        half : str
-            The row's guidance half.
-        halves : tuple of str or None
-            All halves that will come, where it is known.
+        call : LayerCall
+        inputs : AttentionInputs
+            One of the call's, over the whole batch.
+        batch_index : int
+            Of this sample in this branch.
+        branch : str
+            Label of the guidance branch.
         """
-        heads = self._some_heads(softmax.query.shape[1])
+        heads = self._options.kept_heads(inputs.query.shape[1])
         if heads is not None:
             if not heads:
                 return
-            softmax, row = softmax.row(row).heads(heads), 0
-        total: torch.Tensor | None = None
-        for reference in softmax.references:
-            stored_as = self._representation(softmax, reference)
-            arrays = reduce_row(softmax, row, reference, stored_as)
-            if softmax.is_shared(reference) and stored_as != "maps":
-                total = row_normaliser(softmax.row(row)) if total is None else total
-                arrays["logsumexp"] = total
-            name = tap.name + (f".reference_{reference.index}" if reference.index else "")
-            if name not in self._layers:
-                own = softmax.row(row)
-                attributes = self._describe(tap, own, reference, stored_as, heads)
-                self._layers[name] = LayerWriter(
-                    self._layer_place,
+            inputs, batch_index = inputs.select_batch_index(batch_index).select_heads(heads), 0
+        for kept in keep(inputs, batch_index, self._options.representation):
+            index = kept.reference.index
+            name = f"{call.tap.name}.reference_{index}" if index else call.tap.name
+            layer = self._layers.get(name)
+            if layer is None:
+                own = inputs.select_batch_index(batch_index)
+                attributes = self._layer_attributes(call.tap, own, kept, heads)
+                layer = self._layers[name] = LayerWriter(
+                    self._layers_path,
                     name,
                     attributes,
-                    self._settings.dtype,
-                    self._stream,
-                    halves,
-                    len(softmax.references),
+                    np.dtype(self._options.dtype),
+                    self._staging,
+                    call.run_branches,
+                    len(inputs.references),
                 )
-            self._layers[name].put(position, half, arrays)
+            layer.append(call.step_index, branch, kept.arrays)
 
     def add_images(self, images: Mapping[str, Any]) -> None:
-        """Write pictures; the required ones complete a finished sample."""
+        """Write images; the required ones complete a finished sample."""
         write_images(self._group, images, self._images)
         self._images.update(images)
         if self._finished:
             self._complete()
 
-    def hand_over(self) -> None:
-        """Hand to the stream what no further step would change."""
+    def flush(self) -> None:
+        """Submit what no further step will change."""
         for layer in self._layers.values():
-            layer.hand_over()
+            layer.flush()
 
-    def close(self, halves: tuple[str, ...]) -> None:
-        """Hand what is left of the layers to the stream.
+    def close(self, branches: tuple[str, ...]) -> None:
+        """Submit the remaining steps of all layers.
 
         Raises
         ------
         CaptureError
-            If the halves are others than those that came.
+            If a layer has other branches.
         """
         for layer in self._layers.values():
-            layer.close(halves)
+            layer.close(branches)
 
-    def settle(self) -> None:
-        """Describe the closed layers to readers.
+    def finalize(self) -> None:
+        """Write the metadata of the closed layers, after all their values.
 
         Raises
         ------
         CaptureError
             If anything could not be written.
         """
-        write_layers(self._layer_place, self._layers.values(), self._stream)
+        write_layers(self._layers_path, self._layers.values(), self._staging)
 
     def finish(
-        self, steps: Sequence[int], timesteps: Sequence[float], halves: Sequence[str]
+        self, steps: Sequence[int], timesteps: Sequence[float], branches: Sequence[str]
     ) -> bool:
-        """Write the coordinates once everything else is on disk; tell whether it is complete."""
-        write_coordinates(self._group, steps, timesteps, halves)
+        """Write the coordinates after everything else; return whether the sample is complete."""
+        write_coordinates(self._group, steps, timesteps, branches)
         self._finished = True
         return self._complete()
 
@@ -157,60 +146,42 @@ class SampleRecorder:
         """Mark the sample as failed, with the reason."""
         self._set_status("failed", error=f"{type(error).__name__}: {error}")
 
-    def _some_heads(self, count: int) -> list[int] | None:
-        """Return the heads that are kept; None where all are."""
-        if self._settings.heads is None:
-            return None
-        heads = [head for head in range(count) if head in self._settings.heads]
-        return heads if len(heads) < count else None
-
-    def _representation(self, softmax: Softmax, reference: ReferenceKeys) -> Representation:
-        tokens = softmax.token_count(reference)
-        _, _, patches, channels = softmax.query.shape
-        return choose(self._settings.representation, patches, tokens, channels)
-
-    def _describe(
-        self,
-        tap: LayerTap,
-        softmax: Softmax,
-        reference: ReferenceKeys,
-        stored_as: Representation,
-        heads: list[int] | None,
+    def _layer_attributes(
+        self, tap: LayerTap, inputs: AttentionInputs, kept: Kept, heads: list[int] | None
     ) -> LayerAttributes:
-        mask = softmax.mask
-        if mask is not None and stored_as == "factors" and hides_any(mask, reference):
+        reference, mask = kept.reference, inputs.mask
+        if mask is not None and kept.representation == "factors" and hides_any(mask, reference):
             msg = (
                 f"Expected reference tokens that all patches may see, got masked ones, at layer "
                 f"{tap.name!r}. Capture it with representation='logits', which keep the mask."
             )
             raise CaptureError(msg)
-        is_shared = softmax.is_shared(reference)
         extra: dict[str, Any] = {} if reference.weight == 1 else {"weight": reference.weight}
         return LayerAttributes(
-            scale=softmax.scale,
-            generated_grid=softmax.grid,
+            scale=inputs.scale,
+            generated_grid=inputs.grid,
             reference_grid=reference.layout.grid,
             special_tokens=reference.layout.special_tokens,
             order=len(self._layers),
             block=tap.block,
-            representation=stored_as,
+            representation=kept.representation,
             reference_index=reference.index,
             heads=None if heads is None else tuple(heads),
-            frames=softmax.frames,
-            causal=is_shared or softmax.key.shape[2] > 1,
+            frames=inputs.frames,
+            causal=inputs.is_shared(reference) or inputs.key.shape[2] > 1,
             **extra,
         )
 
     def _complete(self) -> bool:
-        """Mark the sample as complete if it has its images, and tell whether it has."""
+        """Mark the sample as complete if it has its images, and return whether it has."""
         is_complete = self._images >= _REQUIRED_IMAGES
         self._set_status("complete" if is_complete else "running")
         return is_complete
 
     def _set_status(self, status: Status, **facts: str) -> None:
-        set_status(self._group, self._facts(status, **facts))
+        set_status(self._group, self._attributes(status, **facts))
 
-    def _facts(self, status: Status, **facts: str) -> dict[str, Any]:
+    def _attributes(self, status: Status, **facts: str) -> dict[str, Any]:
         attributes = CaptureAttributes(status=status, **self._provenance, **facts)
         found: dict[str, Any] = attributes.to_store()[ATTRIBUTE_KEY]
         return found

@@ -1,4 +1,4 @@
-"""From device memory into a Zarr store while the model goes on.
+"""From device memory into a Zarr store, while the model computes the next step.
 
 Imports no other folder of capture.
 """

@@ -1,7 +1,7 @@
 """One layer of one sample on its way to the store: factors, logits or maps.
 
-Steps gather in borrowed host memory until they fill a shard of each of the layer's arrays; a writer
-of the stream then encodes and stores it while the next step computes.
+Steps gather in lent host memory until they fill a shard of each of the layer's arrays. A writer then
+encodes and stores the shard while the model computes the next step.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from zarr.storage import StorePath
 
-from i2am.capture.writer.sharded_array import MOST_CHUNK_STEPS, ShardedArray, plan_shards
-from i2am.capture.writer.staging import MOST_SHARD_BYTES, Stream
-from i2am.capture.writer.zarr_objects import Array, Node, group_metadata, write_nodes
+from i2am.capture.writer.sharded_array import MAX_CHUNK_STEPS, ShardedArray, plan_shards
+from i2am.capture.writer.staging import MAX_SHARD_BYTES, StagingArea
+from i2am.capture.writer.zarr_objects import Array, NodeMetadata, group_metadata, write_nodes
 from i2am.schemas import CaptureError, LayerAttributes
 from i2am.schemas.dims import GUIDANCE_LABELS, LAYER_ARRAYS, STEP
 
 __all__ = ["LayerWriter", "write_layers"]
 
 # So that small layers, too, are written while the model still runs.
-MOST_SHARD_STEPS = 5 * MOST_CHUNK_STEPS
-_HALF_LIMIT = 65_520  # The smallest number that float16 rounds to infinity.
+MAX_SHARD_STEPS = 5 * MAX_CHUNK_STEPS
+_FLOAT16_LIMIT = 65_520  # The smallest number that float16 rounds to infinity.
 _NARROW_ARRAYS = {"query", "key", "logits"}  # The others are always float32.
 
 _Kind = tuple[torch.Size, torch.dtype]
@@ -32,7 +32,7 @@ _Kind = tuple[torch.Size, torch.dtype]
 
 @dataclass
 class _Block:
-    """The latest steps of one guidance half, in host memory."""
+    """The latest steps of one guidance branch, in host memory."""
 
     start: int
     values: dict[str, torch.Tensor]  # (step, head, token[, channel])
@@ -40,7 +40,7 @@ class _Block:
 
 
 class LayerWriter:
-    """Gathers the steps of one layer, and hands them to the stream's writers shard by shard.
+    """Gathers the steps of one layer, and submits them to the writers shard by shard.
 
     Parameters
     ----------
@@ -50,14 +50,14 @@ class LayerWriter:
         The layer's group.
     attributes : LayerAttributes
     dtype : dtype
-        Wanted dtype of queries, keys and logits, float16 or float32. A finite value that does not
-        fit turns them all to float32.
-    stream : Stream
-    halves : tuple of str, optional
-        Labels of the guidance halves, in their order; one half alone has no guidance dimension.
-        None while it is not known which will come.
+        Wanted dtype of queries, keys and logits, float16 or float32. If a finite value does not fit,
+        all of them are stored as float32.
+    staging : StagingArea
+    branches : tuple of str, optional
+        Labels of the guidance branches, in their order; one branch alone has no guidance dimension.
+        None while they are not known.
     sharers : int
-        How many writers share the memory that the stream counts for one layer: one a reference.
+        Number of writers that share one layer's part of the memory: one per reference.
     """
 
     def __init__(
@@ -66,103 +66,106 @@ class LayerWriter:
         name: str,
         attributes: LayerAttributes,
         dtype: np.dtype[np.floating],
-        stream: Stream,
-        halves: tuple[str, ...] | None,
+        staging: StagingArea,
+        branches: tuple[str, ...] | None,
         sharers: int = 1,
     ) -> None:
         self.name = name
-        self._most_bytes = stream.block_bytes // sharers
-        self._place, self._attributes = parent / name, attributes
-        self._narrow, self._stream, self._order = dtype == np.float16, stream, halves
+        self._max_bytes = staging.block_bytes // sharers
+        self._path, self._attributes = parent / name, attributes
+        self._narrow, self._staging, self._order = dtype == np.float16, staging, branches
         self._kinds: dict[str, _Kind] = {}  # of one step
         self._shard_steps = 0
         self._blocks: dict[str, _Block] = {}
         self._ends: dict[str, int] = {}
         self._arrays: dict[str, ShardedArray] = {}
 
-    def put(self, position: int, half: str, arrays: Mapping[str, torch.Tensor]) -> None:
-        """Take one guidance half of one step; waits while the memory is full.
+    def append(self, step_index: int, branch: str, arrays: Mapping[str, torch.Tensor]) -> None:
+        """Append one guidance branch of one step; waits while the memory is full.
 
         Parameters
         ----------
-        position : int
-            0, 1, 2 … among the steps that are kept. The latest may be put again: it replaces.
-        half : str
+        step_index : int
+            0, 1, 2 … among the steps that are kept. The latest may come again and is replaced.
+        branch : str
+            Label of the guidance branch.
         arrays : mapping of str to Tensor, dims (head, token[, channel])
-            By the contract's names; any device, float32, float16 or bfloat16, may be views.
+            By the store's names; on any device, of any float dtype; views are allowed.
 
         Raises
         ------
         CaptureError
-            If a step was left out or has another shape than the one before, or something that was
-            put before could not be written.
+            If a step was left out or has another shape than the one before, or an earlier step
+            could not be written.
         """
-        self._check(position, half, arrays)
-        block = self._blocks.get(half)
-        if block is not None and position == block.start + self._shard_steps:
-            # Not as soon as it was full, since its latest step might have been put again.
-            self._hand_over(half)
+        self._check(step_index, branch, arrays)
+        block = self._blocks.get(branch)
+        if block is not None and step_index == block.start + self._shard_steps:
+            # Not as soon as it was full: its latest step might have been replaced.
+            self._submit(branch)
             block = None
         if block is None:
-            if position < self._ends.get(half, 0):
-                self._stream.drain()
-            block = self._blocks[half] = self._open(position, arrays)
-        place = position - block.start
-        for name, tensor in arrays.items():
-            self._stream.copy(tensor, block.values[name][place])
-        block.count, self._ends[half] = place + 1, position + 1
+            if step_index < self._ends.get(branch, 0):
+                self._staging.drain()
+            block = self._blocks[branch] = self._open(step_index, arrays)
+        index = step_index - block.start
+        self._staging.fill(block.values, index, arrays)
+        block.count, self._ends[branch] = index + 1, step_index + 1
         if self._shard_steps == 1 and self._order is not None:
-            self._hand_over(half)  # Memory is short: a step may be replaced in the store, too.
+            self._submit(branch)  # Memory is short: a step may be replaced in the store, too.
 
-    def hand_over(self) -> None:
-        """Hand the writers what they may have before `close`; no step is put again after this.
+    def flush(self) -> None:
+        """Submit what can be written before `close`; no step is replaced after this.
 
-        More steps may come: what is handed over is a shard, or a first one of fewer whole chunks.
+        That is a full shard, or a first one of fewer whole chunks. More steps may come.
         """
-        for half, block in list(self._blocks.items()):
+        for branch, block in list(self._blocks.items()):
             is_first_shard = not block.start and _whole_chunks(block.count) == block.count
             if block.count == self._shard_steps or is_first_shard:
-                self._hand_over(half)
+                self._submit(branch)
 
-    def close(self, halves: tuple[str, ...]) -> None:
-        """Hand what is left to the writers.
+    def close(self, branches: tuple[str, ...]) -> None:
+        """Submit the remaining steps.
 
         Parameters
         ----------
-        halves : tuple of str
-            Labels of the guidance halves that were put, in the order of the store.
+        branches : tuple of str
+            Labels of the guidance branches of the run, in the order of the store.
 
         Raises
         ------
         CaptureError
-            If the halves are others than those that came, or not equally long.
+            If other branches were appended, or not all have the same number of steps.
         """
-        is_reordered = bool(self._arrays) and self._order != halves
-        if set(self._ends) != set(halves) or len(set(self._ends.values())) > 1 or is_reordered:
+        is_reordered = bool(self._arrays) and self._order != branches
+        if set(self._ends) != set(branches) or len(set(self._ends.values())) > 1 or is_reordered:
             msg = (
-                f"Expected equally many steps of the halves {list(halves)}, got {self._ends} in "
-                f"the order {self._order}, at {self._place}. Capture guidance='conditional' alone."
+                f"Expected equally many steps of the branches {list(branches)}, got {self._ends} in "
+                f"the order {self._order}, at {self._path}. Capture with guidance='conditional'."
             )
             raise CaptureError(msg)
-        self._order = halves
-        for half in list(self._blocks):
-            self._hand_over(half)
+        self._order = branches
+        for branch in list(self._blocks):
+            self._submit(branch)
 
-    def settle(self) -> None:
-        """Hand over what could not be told before the last step; the stream must be drained."""
+    def finalize(self) -> None:
+        """Submit the work that needs all steps; the staging area must be drained before."""
         for name, array in self._arrays.items():
-            for work in array.settle(self._steps, self._dtype(name)):
-                self._stream.write(work)
+            for work in array.finalize(self._steps, self._dtype(name)):
+                self._staging.submit(work)
 
-    def describe(self, nodes: dict[str, Node], values: dict[str, Array]) -> None:
-        """Add the group and its arrays, and the values of those that never changed.
+    def metadata(self, nodes: dict[str, NodeMetadata], values: dict[str, Array]) -> None:
+        """Add the metadata of the group and its arrays, and the values of arrays that never change.
 
-        By path below ``layers``.
+        Parameters
+        ----------
+        nodes, values : dict
+            By path below ``layers``; see `write_nodes`.
         """
         nodes[self.name] = group_metadata(self._attributes.to_store())
         for name, array in self._arrays.items():
             (shape, _), dtype = self._kinds[name], self._dtype(name)
-            nodes[f"{self.name}/{name}"], whole = array.describe(self._steps, shape, dtype)
+            nodes[f"{self.name}/{name}"], whole = array.metadata(self._steps, shape, dtype)
             if whole is not None:
                 values[f"{self.name}/{name}"] = whole
 
@@ -174,73 +177,73 @@ class LayerWriter:
         is_narrow = self._narrow and name in _NARROW_ARRAYS
         return np.dtype(np.float16 if is_narrow else np.float32)
 
-    def _check(self, position: int, half: str, arrays: Mapping[str, torch.Tensor]) -> None:
-        end = self._ends.get(half, 0)
+    def _check(self, step_index: int, branch: str, arrays: Mapping[str, torch.Tensor]) -> None:
+        end = self._ends.get(branch, 0)
         kinds = {name: (tensor.shape, tensor.dtype) for name, tensor in arrays.items()}
         self._kinds = self._kinds or kinds
-        if not end - 1 <= position <= end or kinds != self._kinds:
+        if not end - 1 <= step_index <= end or kinds != self._kinds:
             msg = (
-                f"Expected step {end} of {_format(self._kinds)}, got step {position} of "
-                f"{_format(kinds)}, at {self._place} ({half}). Capture a model whose layers all "
-                "run at every step, on pictures of one size."
+                f"Expected step {end} of {_format(self._kinds)}, got step {step_index} of "
+                f"{_format(kinds)}, at {self._path} ({branch}). Capture a model whose layers all "
+                "run at every step, on images of one size."
             )
             raise CaptureError(msg)
 
     def _open(self, start: int, arrays: Mapping[str, torch.Tensor]) -> _Block:
-        """Borrow memory for the steps of a shard, in the tensors' own dtypes."""
+        """Return lent memory for the steps of a shard, in the tensors' own dtypes."""
         if not self._shard_steps:
             sent_bytes = sum(tensor.nbytes for tensor in arrays.values())
             stored_bytes = sum(t.numel() * self._dtype(n).itemsize for n, t in arrays.items())
             self._shard_steps = _whole_chunks(
                 min(
-                    self._most_bytes // max(1, sent_bytes),
-                    MOST_SHARD_BYTES // max(1, stored_bytes),
+                    self._max_bytes // max(1, sent_bytes),
+                    MAX_SHARD_BYTES // max(1, stored_bytes),
                 )
             )
         return _Block(
             start,
             {
-                name: self._stream.borrow(
+                name: self._staging.lend(
                     (self._shard_steps, *tensor.shape), tensor.dtype, tensor.device
                 )
                 for name, tensor in arrays.items()
             },
         )
 
-    def _hand_over(self, half: str) -> None:
-        block = self._blocks.pop(half)
+    def _submit(self, branch: str) -> None:
+        block = self._blocks.pop(branch)
         if not self._arrays:
-            self._settle_layout(block.count)
-        work = partial(self._store, half, block)
-        self._stream.write(work, list(block.values.values()))
+            self._fix_layout(block.count)
+        work = partial(self._store, branch, block)
+        self._staging.submit(work, list(block.values.values()))
 
-    def _settle_layout(self, steps: int) -> None:
-        """Fix for good how many steps a shard holds, and the order of the halves."""
+    def _fix_layout(self, steps: int) -> None:
+        """Fix the number of steps in a shard, and the order of the branches."""
         if self._order is None:
             self._order = tuple(label for label in GUIDANCE_LABELS if label in self._ends)
         self._shard_steps = steps
         for name, (shape, _) in self._kinds.items():
             left_out, required = LAYER_ARRAYS[name]
             self._arrays[name] = ShardedArray(
-                self._place / name,
+                self._path / name,
                 [dim for dim in required if dim != STEP],
                 plan_shards(steps, shape, self._dtype(name).itemsize),
                 self._order,
                 may_be_constant=STEP in left_out,
             )
 
-    def _store(self, half: str, block: _Block, scratch: Array) -> None:
-        """Bring a block to the store; on a writer's thread."""
+    def _store(self, branch: str, block: _Block, scratch: Array) -> None:
+        """Store a block; on a writer's thread."""
         shard = block.start // self._shard_steps
         for name, tensor in block.values.items():
             values = tensor[: block.count]
             if self._dtype(name) == np.float16 and _overflows(values):
                 self._narrow = False
-            self._arrays[name].store(half, shard, values, self._dtype(name), scratch)
+            self._arrays[name].store(branch, shard, values, self._dtype(name), scratch)
 
 
-def write_layers(parent: StorePath, layers: Iterable[LayerWriter], stream: Stream) -> None:
-    """Settle closed layers, and describe them to readers once all else is in the store.
+def write_layers(parent: StorePath, layers: Iterable[LayerWriter], staging: StagingArea) -> None:
+    """Finalize closed layers; their metadata are written after all values.
 
     Raises
     ------
@@ -248,32 +251,32 @@ def write_layers(parent: StorePath, layers: Iterable[LayerWriter], stream: Strea
         If anything could not be written.
     """
     layers = list(layers)
-    stream.drain()
+    staging.drain()
     for layer in layers:
-        layer.settle()
-    stream.drain()
-    nodes: dict[str, Node] = {}
+        layer.finalize()
+    staging.drain()
+    nodes: dict[str, NodeMetadata] = {}
     values: dict[str, Array] = {}
     for layer in layers:
-        layer.describe(nodes, values)
-    stream.write(lambda _scratch: write_nodes(parent, nodes, values))
-    stream.drain()
+        layer.metadata(nodes, values)
+    staging.submit(lambda _scratch: write_nodes(parent, nodes, values))
+    staging.drain()
 
 
 def _overflows(values: torch.Tensor) -> bool:
     """Return whether float16 makes a finite value infinite."""
     if values.dtype == torch.float16:
         return False
-    # One call to NumPy rather than many to PyTorch: the model's thread wants the interpreter, too.
+    # One call of NumPy instead of many of PyTorch: the model's thread needs the interpreter lock.
     parts = [values] if values.dtype == torch.float32 else (step.float() for step in values)
-    return any(_exceeds_half(part.numpy()) for part in parts)
+    return any(_exceeds_float16(part.numpy()) for part in parts)
 
 
-def _exceeds_half(values: Array) -> bool:
+def _exceeds_float16(values: Array) -> bool:
     with np.errstate(invalid="ignore"):
-        if values.min() > -_HALF_LIMIT and values.max() < _HALF_LIMIT:
+        if values.min() > -_FLOAT16_LIMIT and values.max() < _FLOAT16_LIMIT:
             return False
-    is_beyond = np.abs(values) >= _HALF_LIMIT
+    is_beyond = np.abs(values) >= _FLOAT16_LIMIT
     return bool((is_beyond & np.isfinite(values)).any())  # Some are infinite themselves.
 
 
@@ -285,7 +288,7 @@ def _format(kinds: Mapping[str, _Kind]) -> str:
 
 
 def _whole_chunks(steps: int) -> int:
-    """Return a number of steps that fills the chunks of a shard."""
-    if steps < MOST_CHUNK_STEPS:
+    """Return the largest number of steps, at most so many, that fills whole chunks."""
+    if steps < MAX_CHUNK_STEPS:
         return max(1, steps)
-    return min(steps // MOST_CHUNK_STEPS * MOST_CHUNK_STEPS, MOST_SHARD_STEPS)
+    return min(steps // MAX_CHUNK_STEPS * MAX_CHUNK_STEPS, MAX_SHARD_STEPS)

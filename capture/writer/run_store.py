@@ -18,11 +18,11 @@ from zarr.errors import ContainsGroupError
 
 from i2am.capture.writer.zarr_objects import (
     Array,
-    Node,
+    NodeMetadata,
     delete_tree,
     group_at,
     group_metadata,
-    whole_array,
+    single_chunk_metadata,
     write_nodes,
 )
 from i2am.schemas import (
@@ -48,35 +48,35 @@ __all__ = [
 
 
 def open_run_group(store: str | Path) -> zarr.Group:
-    """Return the root group of a run, made when there is none.
+    """Return the root group of a run; creates it if there is none.
 
     Raises
     ------
     StoreError
-        If something else is there, or the place cannot be reached.
+        If something else is there, or the store cannot be reached.
     """
-    place = to_store(store)
+    root_path = to_store(store)
     with reported_as_store_error(store):
-        if isinstance(place, Path) and _is_something_else(place):
+        if isinstance(root_path, Path) and _is_something_else(root_path):
             msg = f"Expected a run or nothing, got another file or folder at {store}. "
             raise StoreError(msg + "Name a new one.")
         try:
-            root = zarr.open_group(place, mode="r+")
+            root = zarr.open_group(root_path, mode="r+")
         except FileNotFoundError:
             try:
-                return zarr.create_group(place, attributes=RunAttributes().to_store())
+                return zarr.create_group(root_path, attributes=RunAttributes().to_store())
             except ContainsGroupError:  # Another process was faster.
-                root = zarr.open_group(place, mode="r+")
+                root = zarr.open_group(root_path, mode="r+")
     return _check_is_run(root, store)
 
 
 def finished_samples(store: str | Path) -> set[str]:
-    """Return the names of the complete samples of a run; none when there is no run yet.
+    """Return the names of a run's complete samples; none if there is no run yet.
 
     Raises
     ------
     StoreError
-        If it is another store, or the place cannot be reached.
+        If it is another store, or cannot be reached.
     """
     with reported_as_store_error(store):
         try:
@@ -85,7 +85,7 @@ def finished_samples(store: str | Path) -> set[str]:
             return set()
         _check_is_run(root, store)
         with warnings.catch_warnings():
-            # Another process may be between removing a sample and making it anew.
+            # Another process may just have removed a sample, and not created it again yet.
             warnings.filterwarnings("ignore", "Object at .* is not recognized")
             return {n for n, g in root.groups() if own_attributes(g).get("status") == "complete"}
 
@@ -93,13 +93,14 @@ def finished_samples(store: str | Path) -> set[str]:
 def open_sample(
     store: str | Path, sample: str, *, overwrite: bool, attributes: Mapping[str, Any]
 ) -> zarr.Group:
-    """Return a fresh group for a sample. What an unfinished capture left behind is removed.
+    """Return a new group for a sample; what an unfinished capture left is removed.
 
     Parameters
     ----------
     store : str or Path
     sample : str
     overwrite : bool
+        Whether a complete sample of this name may be replaced.
     attributes : mapping
         See `set_status`.
 
@@ -122,21 +123,21 @@ def open_sample(
                 "Name another one, or pass overwrite=True."
             )
             raise StoreError(msg)
-        # Whole, also where a capture died before it had written what names the sample a group.
-        place = root.store_path / sample
-        delete_tree(place)
+        # Also where a capture ended before it had written the group's metadata.
+        path = root.store_path / sample
+        delete_tree(path)
         running = group_metadata(_sample_attributes(attributes))
-        write_nodes(place, {"": running, "images": group_metadata(), "layers": group_metadata()})
-        return group_at(place, running)
+        write_nodes(path, {"": running, "images": group_metadata(), "layers": group_metadata()})
+        return group_at(path, running)
 
 
 def set_status(sample: zarr.Group, attributes: Mapping[str, Any]) -> None:
-    """Replace a sample's attributes; ``coordinates`` tells xarray that timesteps label steps.
+    """Replace a sample's attributes; ``coordinates`` makes the timesteps a coordinate for xarray.
 
     Raises
     ------
     StoreError
-        If the place cannot be reached.
+        If the store cannot be reached.
     """
     with reported_as_store_error(sample):
         sample.update_attributes(_sample_attributes(attributes))
@@ -147,80 +148,80 @@ def _sample_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_coordinates(
-    sample: zarr.Group, steps: Sequence[int], timesteps: Sequence[float], halves: Sequence[str]
+    sample: zarr.Group, steps: Sequence[int], timesteps: Sequence[float], branches: Sequence[str]
 ) -> None:
-    """Write step, timestep and, for more than one half, guidance.
+    """Write step, timestep and, for more than one branch, guidance.
 
     Raises
     ------
     StoreError
-        If the place cannot be reached.
+        If the store cannot be reached.
     """
     with reported_as_store_error(sample):
         values = {
             STEP: np.asarray(steps, np.int64),
             TIMESTEP: np.asarray(timesteps, np.float64),
         }
-        nodes = {name: whole_array(array, (STEP,)) for name, array in values.items()}
+        nodes = {name: single_chunk_metadata(array, (STEP,)) for name, array in values.items()}
         write_nodes(sample.store_path, nodes, values)
-        if len(halves) > 1:
-            labels = np.array(list(halves), dtype=np.dtypes.StringDType())
+        if len(branches) > 1:
+            labels = np.array(list(branches), dtype=np.dtypes.StringDType())
             sample.create_array(GUIDANCE, data=labels, dimension_names=[GUIDANCE])
 
 
 def write_images(sample: zarr.Group, images: Mapping[str, Any], known: Container[str]) -> None:
-    """Write pictures and masks, checked before the first one is written.
+    """Write images and masks; all are checked before the first one is written.
 
     Parameters
     ----------
     sample : zarr.Group
     images : mapping of str to PIL image or array
     known : container of str
-        Names of those that are written already.
+        Names of the images that are written already.
 
     Raises
     ------
     CaptureError
-        If a name is unknown or is written already.
+        If a name is unknown or written already.
     SchemaError
-        If a picture has another shape or dtype than the contract's.
+        If an image has another shape or dtype than documented.
     StoreError
-        If the place cannot be reached.
+        If the store cannot be reached.
     """
     arrays: dict[str, Array] = {}
-    nodes: dict[str, Node] = {}
-    for name, picture in images.items():
+    nodes: dict[str, NodeMetadata] = {}
+    for name, image in images.items():
         if (names := image_dims(name)) is None:
             msg = f"Expected an image's name, got {name!r}. {did_you_mean(name, IMAGE_ARRAYS)}"
             raise CaptureError(msg)
         if name in known:
             msg = f"Expected image {name!r} once, got it again, at sample {sample.path!r}. Omit it."
             raise CaptureError(msg)
-        arrays[name] = _to_array(name, picture, is_picture=RGB in names)
-        nodes[name] = whole_array(arrays[name], names)
+        arrays[name] = _to_array(name, image, is_rgb=RGB in names)
+        nodes[name] = single_chunk_metadata(arrays[name], names)
     with reported_as_store_error(sample):
         write_nodes(sample.store_path / "images", nodes, arrays)
 
 
-def _to_array(name: str, picture: Any, *, is_picture: bool) -> Array:
+def _to_array(name: str, image: Any, *, is_rgb: bool) -> Array:
     """Return uint8: (y, x, 3), or for a mask (y, x) of 0 and 255."""
-    if isinstance(picture, Image.Image):
-        values = np.asarray(picture.convert("RGB" if is_picture else "L"))
+    if isinstance(image, Image.Image):
+        values = np.asarray(image.convert("RGB" if is_rgb else "L"))
     else:
-        values = np.asarray(picture)
-    if not is_picture and values.dtype == bool:
+        values = np.asarray(image)
+    if not is_rgb and values.dtype == bool:
         values = values.astype(np.uint8) * 255
-    if values.dtype != np.uint8 or values.ndim != (3 if is_picture else 2):
-        wanted = "uint8 (y, x, 3)" if is_picture else "uint8 (y, x)"
+    if values.dtype != np.uint8 or values.ndim != (3 if is_rgb else 2):
+        wanted = "uint8 (y, x, 3)" if is_rgb else "uint8 (y, x)"
         msg = (
             f"Expected image {name!r} as a PIL image or {wanted} array, got "
             f"{values.dtype} {values.shape}. Convert it."
         )
         raise SchemaError(msg)
-    if is_picture and values.shape[2] != 3:
+    if is_rgb and values.shape[2] != 3:
         msg = f"Expected three channels in image {name!r}, got {values.shape[2]}. Convert it."
         raise SchemaError(msg)
-    return values if is_picture else np.where(values > 127, 255, 0).astype(np.uint8)
+    return values if is_rgb else np.where(values > 127, 255, 0).astype(np.uint8)
 
 
 def _check_is_run(root: zarr.Group, store: str | Path) -> zarr.Group:
@@ -233,6 +234,6 @@ def _check_is_run(root: zarr.Group, store: str | Path) -> zarr.Group:
 def _is_something_else(path: Path) -> bool:
     if not path.is_dir():
         return path.exists()
-    # zarr writes through files of this name; another process may just be making the run.
+    # zarr writes files under this suffix first; another process may just be creating the run.
     entries = [entry for entry in path.iterdir() if entry.suffix != ".partial"]
     return bool(entries) and not (path / "zarr.json").exists()

@@ -1,8 +1,8 @@
 """Zarr metadata and objects as they are written; the one file of capture that uses zarr's core.
 
-Local files are written by the calling thread, everything else through zarr. zarr hands each file to
-a thread of its own, through an event loop. For a sample's tens of small files this takes three times
-as long as writing them, while a small model has ended and waits.
+Local files are written by the calling thread, everything else through zarr. zarr writes each file
+on a thread of its own, through an event loop. For a sample's tens of small files this takes three
+times as long, and a small model, which is done by then, has to wait for it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from zarr.storage import LocalStore, StorePath
 
 __all__ = [
     "Array",
-    "Node",
+    "NodeMetadata",
     "array_metadata",
     "bytes_codec",
     "delete_object",
@@ -35,68 +35,69 @@ __all__ = [
     "put_object",
     "put_objects",
     "read_object",
-    "whole_array",
+    "single_chunk_metadata",
     "write_nodes",
 ]
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Node = GroupMetadata | ArrayV3Metadata
+NodeMetadata = GroupMetadata | ArrayV3Metadata
 
 
 def group_metadata(attributes: Mapping[str, Any] | None = None) -> GroupMetadata:
-    """Describe a group."""
+    """Return the metadata of a group."""
     return GroupMetadata(attributes=dict(attributes or {}))
 
 
-def group_at(place: StorePath, metadata: GroupMetadata) -> zarr.Group:
+def group_at(path: StorePath, metadata: GroupMetadata) -> zarr.Group:
     """Return a group that was written with `write_nodes`, without reading it again."""
-    return zarr.Group(AsyncGroup(metadata, place))
+    return zarr.Group(AsyncGroup(metadata, path))
 
 
-def read_object(place: StorePath) -> Buffer | None:
+def read_object(path: StorePath) -> Buffer | None:
     """Return an object's bytes; None where there is none."""
-    return sync(place.get())
+    return sync(path.get())
 
 
-def delete_object(place: StorePath) -> None:
+def delete_object(path: StorePath) -> None:
     """Delete one object."""
-    sync(place.delete())
+    sync(path.delete())
 
 
-def delete_tree(place: StorePath) -> None:
+def delete_tree(path: StorePath) -> None:
     """Delete everything below a path."""
-    sync(place.delete_dir())
+    sync(path.delete_dir())
 
 
 def write_nodes(
-    place: StorePath, nodes: Mapping[str, Node], values: Mapping[str, Array] | None = None
+    path: StorePath, nodes: Mapping[str, NodeMetadata], values: Mapping[str, Array] | None = None
 ) -> None:
     """Write groups and arrays below a group, with two round trips to the store for all of them.
 
     Parameters
     ----------
-    place : StorePath
-    nodes : mapping of str to Node
-        By path below `place`; nothing may be there. Described to readers after the values.
+    path : StorePath
+        Of the group.
+    nodes : mapping of str to NodeMetadata
+        By path below `path`, where nothing may exist yet. Written after the values.
     values : mapping of str to Array, optional
-        Of arrays that are one chunk, by the same paths.
+        Of arrays with a single chunk, by the same paths.
     """
     chunks = [
-        (place / path / "/".join(["c", *("0" for _ in array.shape)]), _to_buffer(array))
-        for path, array in (values or {}).items()
+        (path / name / "/".join(["c", *("0" for _ in array.shape)]), _to_buffer(array))
+        for name, array in (values or {}).items()
     ]
     prototype = default_buffer_prototype()
-    described = [
-        (place / path / name, buffer)
-        for path, node in nodes.items()
-        for name, buffer in node.to_buffer_dict(prototype).items()
+    metadata = [
+        (path / name / key, buffer)
+        for name, node in nodes.items()
+        for key, buffer in node.to_buffer_dict(prototype).items()
     ]
     put_objects(chunks)
-    put_objects(described)
+    put_objects(metadata)
 
 
-def whole_array(values: Array, dims: Sequence[str]) -> ArrayV3Metadata:
-    """Describe an array of numbers that is stored as one chunk, as it is."""
+def single_chunk_metadata(values: Array, dims: Sequence[str]) -> ArrayV3Metadata:
+    """Return the metadata of an array of numbers that is stored uncompressed in a single chunk."""
     codec = bytes_codec(values.dtype)
     return array_metadata(values.shape, values.dtype, values.shape, [codec], dims)
 
@@ -108,9 +109,9 @@ def array_metadata(
     codecs: Sequence[dict[str, Any]],
     dims: Sequence[str],
 ) -> ArrayV3Metadata:
-    """Describe an array on a regular grid of chunks, filled with zeros."""
+    """Return the metadata of an array on a regular grid of chunks, with fill value 0."""
     grid = {"name": "regular", "configuration": {"chunk_shape": list(chunk_shape)}}
-    described: dict[str, Any] = {
+    node: dict[str, Any] = {
         "zarr_format": 3,
         "node_type": "array",
         "shape": list(shape),
@@ -122,11 +123,11 @@ def array_metadata(
         "dimension_names": list(dims),
         "attributes": {},
     }
-    return ArrayV3Metadata.from_dict(described)
+    return ArrayV3Metadata.from_dict(node)
 
 
 def bytes_codec(dtype: np.dtype[Any]) -> dict[str, Any]:
-    """Describe little-endian bytes of a dtype, as a codec of Zarr's."""
+    """Return Zarr's bytes codec for a dtype, little-endian."""
     endian = {"configuration": {"endian": "little"}} if dtype.itemsize > 1 else {}
     return {"name": "bytes", **endian}
 
@@ -140,47 +141,47 @@ def put_objects(objects: Iterable[tuple[StorePath, Buffer]]) -> None:
     """Write or replace objects of one store, together; readers see each one whole or not at all."""
     objects = list(objects)
     if objects and type(objects[0][0].store) is LocalStore:
-        for place, buffer in objects:
-            _write_file(place, buffer)
+        for path, buffer in objects:
+            _write_file(path, buffer)
         return
 
     async def write() -> None:
-        await asyncio.gather(*(place.set(buffer) for place, buffer in objects))
+        await asyncio.gather(*(path.set(buffer) for path, buffer in objects))
 
     sync(write())
 
 
-def put_object(place: StorePath, buffer: Buffer) -> None:
-    """Write or replace a large object, as `put_objects`, and let the disk begin with it."""
-    if type(place.store) is LocalStore:
-        _start_writing_out(_write_file(place, buffer))
+def put_object(path: StorePath, buffer: Buffer) -> None:
+    """Write or replace a large object, as `put_objects`, and start writing it to disk."""
+    if type(path.store) is LocalStore:
+        _start_writing_out(_write_file(path, buffer))
     else:
-        sync(place.set(buffer))
+        sync(path.set(buffer))
 
 
-def _write_file(place: StorePath, buffer: Buffer) -> Path:
-    path = Path(place.store.root) / place.path  # type: ignore[attr-defined]
-    # zarr's own suffix for what is being written: listings know it.
-    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+def _write_file(path: StorePath, buffer: Buffer) -> Path:
+    file_path = Path(path.store.root) / path.path  # type: ignore[attr-defined]
+    # zarr's own suffix for unfinished files.
+    partial = file_path.with_name(f"{file_path.name}.{uuid4().hex}.partial")
     try:
         try:
             file = partial.open("wb")
         except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            file_path.parent.mkdir(parents=True, exist_ok=True)
             file = partial.open("wb")
         with file:
             file.write(buffer.as_buffer_like())
-        partial.replace(path)
+        partial.replace(file_path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    return path
+    return file_path
 
 
 def _start_writing_out(path: Path) -> None:
-    """Let the disk begin: left alone, the kernel collects gigabytes first, and then stalls.
+    """Ask the kernel to start writing: otherwise it collects gigabytes first, and then stalls.
 
-    After the file has got its name: renaming one that is being written out would wait.
+    Called after the file got its name: to rename a file that is being written would wait.
     """
     if hasattr(os, "posix_fadvise"):
         with path.open("rb") as file:

@@ -155,7 +155,8 @@ def reference_maps(layer: xr.DataTree) -> np.ndarray:
     logits = own["scale"] * query @ key.swapaxes(-1, -2)
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     mean = (weights / weights.sum(-1, keepdims=True)).mean((0, 1))[:, own["special_tokens"] :]
-    return mean.reshape(*own["generated_grid"], *own["reference_grid"])
+    maps: np.ndarray = mean.reshape(*own["generated_grid"], *own["reference_grid"])
+    return maps
 
 
 def score(maps: np.ndarray, batch: Batch) -> tuple[list[bool], list[float]]:

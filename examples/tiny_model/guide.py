@@ -56,7 +56,9 @@ class Guide:
         losses = []
         for index, layer in enumerate(self._layers):
             query, key = (
-                self._factors[index, part].unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+                self._factors[index, part]
+                .unflatten(-1, (layer.heads, -1))  # type: ignore[no-untyped-call]
+                .transpose(1, 2)
                 for part in ("to_q", "to_k")
             )
             attention = (layer.scale * query @ key.transpose(-1, -2)).softmax(-1).mean(1)[..., 1:]

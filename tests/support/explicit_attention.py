@@ -1,4 +1,4 @@
-"""Witnesses: attention computed in the open inside the model, in the very run that is captured."""
+"""Explicit attention: probabilities computed inside the model, in the same run that is captured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Attended", "explicit_attention"]
 
 @dataclass(frozen=True)
 class Attended:
-    """One softmax as the model computed it, dims (row, head, query, key)."""
+    """One softmax as the model computed it, dims (batch, head, query, key)."""
 
     scores: torch.Tensor
     probabilities: torch.Tensor
@@ -29,7 +29,7 @@ class Attended:
 
 @contextmanager
 def explicit_attention(denoiser: nn.Module) -> Iterator[dict[str, list[Attended]]]:
-    """Make every attention layer compute its probabilities in the open, and keep them.
+    """Make every attention layer compute its probabilities explicitly, and keep them.
 
     Yields
     ------

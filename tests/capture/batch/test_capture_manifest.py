@@ -29,8 +29,8 @@ from tests.support.tiny_pipelines import models, pipelines
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
-    """Four rows; the pictures are larger than the model's, one has a seed and a label."""
-    inputs = models.pictures(128)
+    """Four rows; the images are larger than the model's, one has a seed and a label."""
+    inputs = models.noise_images(128)
     inputs["example_image"].save(tmp_path / "reference.png")
     inputs["image"].resize((128, 96)).save(tmp_path / "source.png")
     inputs["mask_image"].resize((128, 96)).save(tmp_path / "mask.png")
@@ -41,8 +41,8 @@ def manifest(tmp_path: Path) -> Path:
         )
         for number in range(4):
             seed = 7 if number == 2 else ""
-            pictures = ["source.png", "mask.png", "reference.png", "mask.png"]
-            rows.writerow([f"s{number}", *pictures, seed, "32 24 64 24", "noise"])
+            images = ["source.png", "mask.png", "reference.png", "mask.png"]
+            rows.writerow([f"s{number}", *images, seed, "32 24 64 24", "noise"])
     return tmp_path / "rows.csv"
 
 
@@ -124,7 +124,7 @@ def test_two_processes_fill_one_run_and_a_third_finds_nothing_to_do(
 # --- Batches.
 
 
-def test_a_batch_holds_the_pictures_and_attention_of_its_samples_alone(
+def test_a_batch_holds_the_images_and_attention_of_its_samples_alone(
     manifest: Path, tmp_path: Path
 ) -> None:
     for name, size in (("single", 1), ("batched", 3)):
@@ -137,8 +137,8 @@ def test_a_batch_holds_the_pictures_and_attention_of_its_samples_alone(
     for sample in single:
         own = [store[sample].attrs["i2am"]["seed"] for store in (single, batched)]
         assert own == [{"s0": 0, "s1": 1, "s2": 7, "s3": 3}[sample]] * 2
-        pictures = [store[sample]["images/generated"].to_numpy() for store in (single, batched)]
-        assert np.abs(pictures[0].astype(int) - pictures[1]).max() <= 2
+        images = [store[sample]["images/generated"].to_numpy() for store in (single, batched)]
+        assert np.abs(images[0].astype(int) - images[1]).max() <= 2
         layers = [store[sample]["layers"] for store in (single, batched)]
         assert list(layers[0]) == list(layers[1])
         for name in layers[0]:
@@ -148,14 +148,14 @@ def test_a_batch_holds_the_pictures_and_attention_of_its_samples_alone(
     assert batches == [["s0", "s1", "s2"], ["s0", "s1", "s2"], ["s3"]]
 
 
-def test_one_bad_picture_fails_its_sample_and_not_its_batch_mates(manifest: Path) -> None:
-    (manifest.parent / "broken.png").write_text("no picture")
+def test_one_bad_image_fails_its_sample_and_not_the_others_of_its_batch(manifest: Path) -> None:
+    (manifest.parent / "broken.png").write_text("no image")
     text = manifest.read_text().replace("s1,source.png", "s1,broken.png")
     manifest.write_text(text)
     summary = run(manifest, batch_size=4)
     assert summary.finished == ["s0", "s2", "s3"]
     assert list(summary.failed) == ["s1"]
-    assert "Expected a picture" in summary.failed["s1"]
+    assert "Expected an image" in summary.failed["s1"]
     found = _status(manifest, "s1")
     assert found["status"] == "failed"
     assert found["error"] == summary.failed["s1"]
@@ -173,7 +173,7 @@ def test_a_pipeline_that_takes_one_sample_a_call_gets_one_and_says_so_once(
     pipeline.save_pretrained(tmp_path / "model")
     pipelines.save_adapter(tmp_path / "adapter", pipeline.unet)
     loading = LoadOptions(ip_adapter=str(tmp_path / "adapter/models"), ip_adapter_scale=0.6)
-    with pytest.warns(UserWarning, match="one sample a call; batch size 2 becomes 1") as caught:
+    with pytest.warns(UserWarning, match="one sample per call; batch size 2 becomes 1") as caught:
         summary = capture_manifest(
             str(tmp_path / "model"), manifest, tmp_path / "run.zarr", steps=1, shard=(0, 2),
             batch_size=2, loading=loading, arguments={"prompt": "a hat"}, progress=False,
@@ -195,13 +195,13 @@ def test_a_profile_may_run_the_pipeline_in_its_own_way(manifest: Path) -> None:
     def own(pipeline: Any, samples: Any, settings: GenerationSettings) -> list[Image.Image]:
         asked.append(tuple(sample.seed for sample in samples))
         assert all(isinstance(sample, SampleInputs) for sample in samples)
-        pictures: list[Image.Image] = pipeline(
+        images: list[Image.Image] = pipeline(
             [s.reference for s in samples],
             [s.source for s in samples],
             [s.mask for s in samples],
             num_inference_steps=settings.steps,
         ).images
-        return pictures
+        return images
 
     profile = Profile("own", ("ReferenceInpaintPipeline",), cross_attention, generate=own)
     summary = run(manifest, batch_size=3, options=CaptureOptions(profile=profile))
@@ -209,10 +209,10 @@ def test_a_profile_may_run_the_pipeline_in_its_own_way(manifest: Path) -> None:
     assert asked == [(0, 1, 7), (3,)]
 
 
-# --- Provenance, pictures and the summary.
+# --- Provenance, images and the summary.
 
 
-def test_provenance_and_pictures_are_stored_at_the_models_size(manifest: Path) -> None:
+def test_provenance_and_images_are_stored_at_the_models_size(manifest: Path) -> None:
     run(manifest, shard=(2, 4))
     sample = open_run(manifest.parent / "run.zarr")["s2"]
     own = sample.attrs["i2am"]
@@ -249,7 +249,7 @@ def test_provenance_names_every_input_by_path_and_content(manifest: Path) -> Non
     assert {"i2am", "torch", "diffusers", "zarr"} <= own["versions"].keys()
 
 
-def test_what_provenance_says_repeats_the_picture(manifest: Path, tmp_path: Path) -> None:
+def test_what_provenance_says_repeats_the_image(manifest: Path, tmp_path: Path) -> None:
     run(manifest, shard=(1, 4), guidance_scale=2.0, seed=5)
     own = _status(manifest, "s1")
     row = {"sample": "again", **{k: str(tmp_path / v["path"]) for k, v in own["inputs"].items()}}
@@ -368,7 +368,7 @@ def test_a_saved_paint_by_example_directory_loads_and_captures(
     assert (own["pipeline"], own["profile"]) == ("PaintByExamplePipeline", "paint-by-example")
 
 
-def test_the_shipped_model_paints_the_same_picture_for_the_same_seed(tmp_path: Path) -> None:
+def test_the_shipped_model_paints_the_same_image_for_the_same_seed(tmp_path: Path) -> None:
     rows = read_manifest(DEMO_MANIFEST)
     assert [row.sample for row in rows] == ["doughnut", "frog", "truck"]
     for name in ("a.zarr", "b.zarr"):

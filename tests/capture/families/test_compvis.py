@@ -43,7 +43,7 @@ def store(tmp_path: Path) -> Path:
 def witnessed(model: LatentDiffusion, attention: Any, samples: int) -> torch.Tensor:
     """Return a layer's own scores, dims (guidance, step, sample, head, generated, reference).
 
-    Of a sampler that calls once a step, twice where each half has its own call.
+    Of a sampler that calls once a step, twice where each branch has its own call.
     """
     calls = attention.scores
     if "ControlLDM" in type(model).__name__:
@@ -52,7 +52,7 @@ def witnessed(model: LatentDiffusion, attention: Any, samples: int) -> torch.Ten
     return torch.stack([stacked[:, :samples], stacked[:, samples:]])
 
 
-def test_captured_attention_is_what_the_layer_computed_for_each_image_and_guidance_half(
+def test_captured_attention_is_what_the_layer_computed_for_each_image_and_guidance_branch(
     model: LatentDiffusion, store: Path
 ) -> None:
     names = ["a", "b"]
@@ -115,11 +115,11 @@ def hooked(model: torch.nn.Module) -> set[str]:
 def test_only_the_denoising_unet_is_hooked_and_nothing_is_left_on_it(
     model: LatentDiffusion, store: Path
 ) -> None:
-    picture = np.zeros((8, 8, 3), np.uint8)
+    image = np.zeros((8, 8, 3), np.uint8)
     with capture(model, store, sample="one") as recording:
         names = hooked(model)
         DDIMSampler(model).sample(1)
-        recording.add_images(generated=picture, reference=picture)
+        recording.add_images(generated=image, reference=image)
     for layer in cross_attentions(model):
         assert f"model.diffusion_model.{layer}.to_q" in names
     # Neither the look-alikes of ControlNet, encoder and autoencoder, nor self-attention.

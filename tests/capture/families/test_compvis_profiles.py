@@ -85,7 +85,7 @@ def test_what_cannot_be_read_as_a_reference_is_refused(
 ) -> None:
     model = stableviton(attention=CrossAttention)
     attention = cross_attentions(model)[layer]
-    if change.get("context", ...) is None:  # Its keys are then the picture's own.
+    if change.get("context", ...) is None:  # Its keys are then the generated image's own.
         attention.to_k = torch.nn.Linear(8, 8, bias=False)
         attention.to_v = torch.nn.Linear(8, 8, bias=False)
 

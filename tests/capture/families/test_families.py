@@ -27,8 +27,8 @@ STEPS = 2
 
 
 @pytest.fixture(autouse=True)
-def _small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Qwen's pipelines bring every picture to a megapixel; here, to some hundred pixels."""
+def _small_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen's pipelines bring every image to a megapixel; here, to some hundred pixels."""
 
     def small(_area: int, ratio: float) -> tuple[int, int, None]:
         return (32, 32, None) if ratio == 1 else (48, 16, None)

@@ -1,4 +1,4 @@
-"""Taps on the fused call: both ways to call it, masks, scales, and what they leave behind."""
+"""Taps on the attention kernel: both ways to call it, masks, scales; nothing stays hooked."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from torch import nn
 from torch.nn import functional
 
 from i2am.capture import (
-    FusedCall,
-    FusedTap,
+    AttentionInputs,
+    KernelCall,
+    KernelTap,
     Profile,
     ReferenceKeys,
     ReferenceLayout,
-    Softmax,
     capture,
 )
-from i2am.capture.hooks.taps import LayerTap, Source
+from i2am.capture.hooks.taps import DenoiserCall, LayerTap
 from i2am.capture.recording.representation import directional_maps, log_normaliser, reference_logits
 from i2am.schemas import CaptureError
 
@@ -51,15 +51,17 @@ class Joint(nn.Module):
         return attend(query=query, key=key, value=value, attn_mask=mask, scale=self.scale)
 
 
-def read(call: FusedCall) -> Iterator[Softmax]:
+def read(call: KernelCall) -> Iterator[AttentionInputs]:
     reference = ReferenceKeys(slice(TEXT + PATCHES, KEYS), ReferenceLayout(0, (2, 2)))
-    yield call.softmax(slice(TEXT, TEXT + PATCHES), (2, 3), (reference,))
+    yield call.attention_inputs(slice(TEXT, TEXT + PATCHES), (2, 3), (reference,))
 
 
-def listen(module: Joint, found: list[Softmax], stack: ExitStack, running: Any = None) -> None:
-    source = running or (lambda: Source({}, 2))
-    FusedTap("joint", module, "blocks", read=read).attach(
-        lambda _tap, softmaxes: found.extend(softmaxes), source, stack
+def attach(
+    module: Joint, found: list[AttentionInputs], stack: ExitStack, current_call: Any = None
+) -> None:
+    call = current_call or (lambda: DenoiserCall({}, 2))
+    KernelTap("joint", module, "blocks", read=read).attach(
+        lambda _tap, layer_inputs: found.extend(layer_inputs), call, stack
     )
 
 
@@ -74,28 +76,28 @@ MASKS = {
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 @pytest.mark.parametrize("scale", [None, 0.1])
 @pytest.mark.parametrize("how", ["dispatch", "positional", "keywords"])
-def test_a_fused_call_is_read_with_its_mask_and_scale(
+def test_a_kernel_call_is_read_with_its_mask_and_scale(
     how: str, scale: float | None, mask: torch.Tensor | None
 ) -> None:
     torch.manual_seed(0)
     module, states = Joint(how, scale), torch.randn(2, KEYS, 8)
-    found: list[Softmax] = []
+    found: list[AttentionInputs] = []
     expected = module(states, mask)
     with ExitStack() as stack:
-        listen(module, found, stack)
+        attach(module, found, stack)
         assert torch.equal(module(states, mask), expected)
-    assert len(found) == 1, "the native backend passes through both places that are listened to"
-    softmax, (reference,) = found[0], found[0].references
+    assert len(found) == 1, "the native backend passes through both places that are read"
+    inputs, (reference,) = found[0], found[0].references
     query, key, _ = module.to_qkv(states).double().unflatten(-1, (3, 2, 4)).unbind(2)
     scores = torch.einsum("bqhc,bkhc->bhqk", query, key) * (scale or 0.5)
     if mask is not None:
         added = mask if mask.dtype != torch.bool else torch.where(mask, 0.0, -torch.inf)
         scores = scores + added
     attention = scores.softmax(-1)[:, :, TEXT : TEXT + PATCHES, TEXT + PATCHES :]
-    own = reference_logits(softmax, reference).double()
-    total = log_normaliser(softmax).double()
+    own = reference_logits(inputs, reference).double()
+    total = log_normaliser(inputs).double()
     assert torch.allclose((own - total[..., None]).exp(), attention, atol=1e-6)
-    maps = directional_maps(softmax, reference)
+    maps = directional_maps(inputs, reference)
     assert torch.allclose(maps["mass"].double(), attention.sum(-1), atol=1e-6)
     assert torch.allclose(maps["g2r"].double(), attention.mean(2), atol=1e-6)
 
@@ -111,16 +113,18 @@ class JointDenoiser(nn.Module):
 
 
 def find_joint(denoiser: Any) -> list[LayerTap]:
-    return [FusedTap("joint", denoiser.joint, "blocks", read=read)]
+    return [KernelTap("joint", denoiser.joint, "blocks", read=read)]
 
 
 JOINT = Profile("joint", ("JointDenoiser",), find_joint)
 
 
 @pytest.mark.filterwarnings("ignore:Samples .* stay incomplete")
-def test_factors_need_a_mask_that_hides_no_reference_from_their_own_row(tmp_path: Path) -> None:
+def test_factors_need_a_mask_that_hides_no_reference_at_their_own_batch_index(
+    tmp_path: Path,
+) -> None:
     mask = torch.ones(2, 1, 1, KEYS, dtype=torch.bool)
-    mask[0, ..., -1] = False  # from the unconditional half alone
+    mask[0, ..., -1] = False  # from the unconditional branch alone
     denoiser, states = JointDenoiser().requires_grad_(False), torch.randn(2, KEYS, 8)
 
     def run(name: str, mask: torch.Tensor) -> None:
@@ -133,18 +137,17 @@ def test_factors_need_a_mask_that_hides_no_reference_from_their_own_row(tmp_path
         run("hidden", mask.flip(0))
 
 
-def test_reduction_in_tiles_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reduction_in_tiles_is_the_same() -> None:
     torch.manual_seed(0)
     query, key = 30 * torch.randn(1, 2, PATCHES, 4), torch.randn(1, 2, KEYS, 4)
     keys = ReferenceKeys(slice(0, REFERENCE), ReferenceLayout(0, None))
-    softmax = Softmax(query, key, 0.5, (2, 3), (keys,))
-    whole, total = directional_maps(softmax, keys), log_normaliser(softmax)
-    monkeypatch.setattr("i2am.capture.recording.representation._TILE_BYTES", 1)
-    tiled = directional_maps(softmax, keys)
+    inputs = AttentionInputs(query, key, 0.5, (2, 3), (keys,))
+    whole, total = directional_maps(inputs, keys), log_normaliser(inputs)
+    tiled = directional_maps(inputs, keys, tile_bytes=1)
     assert whole.keys() == tiled.keys()
     for name, values in whole.items():
         assert torch.allclose(values, tiled[name], rtol=1e-5, atol=1e-12)
-    assert torch.equal(total, log_normaliser(softmax))
+    assert torch.equal(total, log_normaliser(inputs, tile_bytes=1))
     logits = (query.double() @ key.double().transpose(-1, -2) * 0.5)[..., :REFERENCE]
     assert torch.allclose(whole["r2g"].double(), logits.softmax(2).mean(3), rtol=1e-5)
 
@@ -154,10 +157,12 @@ def test_reduction_in_tiles_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None
 def test_maps_of_keys_that_share_nothing_are_those_of_float64(ignored: float, tokens: int) -> None:
     """A token that all patches ignore vanishes where both softmaxes share an exponential."""
     torch.manual_seed(0)
-    query, key = torch.randn(2, 2, 40, 4), torch.randn(2, 2, tokens, 4)
+    # Multiples of 1/64, so that float32 holds every product exactly, whatever order it adds in.
+    query = (64 * torch.randn(2, 2, 40, 4)).round() / 64
+    key = (64 * torch.randn(2, 2, tokens, 4)).round() / 64
     query[..., 0], key[..., 0], key[:, :, 0, 0] = 1, ignored, 0
     keys = ReferenceKeys(slice(0, tokens), ReferenceLayout(0, None))
-    maps = directional_maps(Softmax(query, key, 0.5, (5, 8), (keys,)), keys)
+    maps = directional_maps(AttentionInputs(query, key, 0.5, (5, 8), (keys,)), keys)
     logits = query.double() @ key.double().mT * 0.5
     assert torch.allclose(maps["r2g"].double(), logits.softmax(2).mean(3), rtol=1e-5)
     if tokens > 1:
@@ -165,18 +170,18 @@ def test_maps_of_keys_that_share_nothing_are_those_of_float64(ignored: float, to
     assert maps.keys() == ({"r2g", "g2r"} if tokens > 1 else {"r2g"})
 
 
-def test_nothing_is_heard_outside_a_call_of_the_denoiser() -> None:
+def test_nothing_is_read_outside_a_call_of_the_denoiser() -> None:
     module = Joint("dispatch")
-    found: list[Softmax] = []
+    found: list[AttentionInputs] = []
     with ExitStack() as stack:
-        listen(module, found, stack, running=lambda: None)
+        attach(module, found, stack, current_call=lambda: None)
         module(torch.randn(2, KEYS, 8))
     assert not found
 
 
-def test_other_attention_in_the_same_thread_or_another_is_not_heard() -> None:
+def test_other_attention_in_the_same_thread_or_another_is_not_read() -> None:
     module, other = Joint("dispatch"), Joint("positional")
-    found: list[Softmax] = []
+    found: list[AttentionInputs] = []
     states = torch.randn(2, KEYS, 8)
 
     def meanwhile(*_: Any) -> None:
@@ -185,7 +190,7 @@ def test_other_attention_in_the_same_thread_or_another_is_not_heard() -> None:
         thread.join()
 
     with ExitStack() as stack:
-        listen(module, found, stack)
+        attach(module, found, stack)
         other(states)
         assert not found
         stack.callback(module.to_qkv.register_forward_hook(meanwhile).remove)
@@ -193,11 +198,11 @@ def test_other_attention_in_the_same_thread_or_another_is_not_heard() -> None:
     assert len(found) == 1
 
 
-def test_backends_are_given_back_when_the_last_capture_ends() -> None:
+def test_backends_are_restored_when_the_last_capture_ends() -> None:
     before = dict(_AttentionBackendRegistry._backends)
     with ExitStack() as first, ExitStack() as second:
-        listen(Joint("dispatch"), [], first)
-        listen(Joint("dispatch"), [], second)
+        attach(Joint("dispatch"), [], first)
+        attach(Joint("dispatch"), [], second)
         first.close()
         assert _AttentionBackendRegistry._backends != before
     assert _AttentionBackendRegistry._backends == before
@@ -205,13 +210,13 @@ def test_backends_are_given_back_when_the_last_capture_ends() -> None:
 
 def test_an_exception_leaves_no_mode_behind() -> None:
     module = Joint("keywords")
-    found: list[Softmax] = []
+    found: list[AttentionInputs] = []
 
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
     with ExitStack() as stack:
-        listen(module, found, stack)
+        attach(module, found, stack)
         stack.callback(module.to_qkv.register_forward_hook(fail).remove)
         with pytest.raises(ZeroDivisionError):
             module(torch.randn(2, KEYS, 8))

@@ -10,9 +10,9 @@ import diffusers
 import pytest
 import torch
 
+from i2am.capture import CaptureOptions
 from i2am.capture.hooks.denoiser import bind
 from i2am.capture.hooks.step_clock import StepClock
-from i2am.capture.recording.options import keeps_step
 from i2am.schemas import SchemaError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array")  # in some schedulers
@@ -42,64 +42,66 @@ def scheduler_of(name: str) -> Any:
     return getattr(diffusers, kind)(**options)
 
 
-def sample(clock: StepClock, scheduler: Any, stepper: Any = None, calls: int = 1) -> list[Any]:
-    """Run a sampler's loop, and return the moment of each call of the denoiser."""
+def sample(
+    clock: StepClock, scheduler: Any, stepper: Any = None, calls: int = 1, after_last: Any = None
+) -> list[Any]:
+    """Run a sampler's loop, and return the position of each call of the denoiser."""
     stepper = stepper or scheduler
     stepper.set_timesteps(STEPS)
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    moments = []
+    positions = []
     with ExitStack() as stack:
-        clock.watch(stack)
+        clock.watch(stack, after_last)
         for timestep in stepper.timesteps:
             if hasattr(stepper, "scale_model_input"):
                 stepper.scale_model_input(latents, timestep)
-            moments += [clock.tick(timestep) for _ in range(calls)]
+            positions += [clock.tick(timestep) for _ in range(calls)]
             latents = stepper.step(latents, timestep, latents, return_dict=False)[0]
-    return moments
+    return positions
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_step_counts_at_the_evaluation_at_which_it_starts(name: str) -> None:
     scheduler = scheduler_of(name)
     clock = StepClock(scheduler)
-    moments = sample(clock, scheduler)
+    positions = sample(clock, scheduler)
     starts = SCHEDULERS[name][2]
-    assert [call for call, m in enumerate(moments) if m.step is not None] == starts
-    assert [m.step for m in moments if m.step is not None] == [0, 1, 2, 3]
+    assert [call for call, m in enumerate(positions) if m.step is not None] == starts
+    assert [m.step for m in positions if m.step is not None] == [0, 1, 2, 3]
     expected = scheduler.timesteps[starts].tolist()
     assert clock.timesteps == pytest.approx(dict(enumerate(expected)))
     assert expected == sorted(expected, reverse=True), "noisiest first"
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_the_last_step_is_told_once_and_after_all_calls(name: str) -> None:
+def test_the_last_step_is_reported_once_and_after_all_calls(name: str) -> None:
     scheduler = scheduler_of(name)
-    told: list[int] = []
-    clock = StepClock(scheduler, after_last=lambda: told.append(len(clock.timesteps)))
-    sample(clock, scheduler)
-    assert told == [STEPS]
+    ended: list[int] = []
+    clock = StepClock(scheduler)
+    sample(clock, scheduler, after_last=lambda: ended.append(len(clock.timesteps)))
+    assert ended == [STEPS]
 
 
-def test_a_pipeline_that_leaves_steps_out_is_not_told_to_have_ended() -> None:
+def test_a_pipeline_that_leaves_steps_out_is_not_reported_to_have_ended() -> None:
     scheduler = scheduler_of("DDIM")
-    told: list[int] = []
-    clock = StepClock(scheduler, after_last=lambda: told.append(0))
+    ended: list[int] = []
+    clock = StepClock(scheduler)
     scheduler.set_timesteps(STEPS)
     with ExitStack() as stack:
-        clock.watch(stack)
+        clock.watch(stack, after_last=lambda: ended.append(0))
         for timestep in scheduler.timesteps[1:]:
             clock.tick(timestep)
             scheduler.step(torch.zeros(1, 4, 8, 8), timestep, torch.zeros(1, 4, 8, 8))
     assert len(clock.timesteps) == STEPS - 1
-    assert told == []
+    assert ended == []
 
 
 @pytest.mark.parametrize("name", ["DDIM", "Heun"])
-def test_guidance_in_separate_calls_is_told_apart(name: str) -> None:
+def test_guidance_in_separate_calls_is_distinguished(name: str) -> None:
     scheduler = scheduler_of(name)
-    moments = sample(StepClock(scheduler), scheduler, calls=2)
-    assert [m.call for m in moments] == [0, 1] * (len(moments) // 2)
-    assert [m.step for m in moments if m.step is not None] == [0, 0, 1, 1, 2, 2, 3, 3]
+    positions = sample(StepClock(scheduler), scheduler, calls=2)
+    assert [m.call for m in positions] == [0, 1] * (len(positions) // 2)
+    assert [m.step for m in positions if m.step is not None] == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 @pytest.mark.parametrize("calls", [1, 2])
@@ -109,9 +111,9 @@ def test_a_pipeline_that_steps_with_a_copy_of_its_scheduler_is_counted_by_timest
     scheduler = scheduler_of("DDIM")
     own = copy.deepcopy(scheduler)
     clock = StepClock(scheduler)
-    moments = sample(clock, scheduler, own, calls)
-    assert [m.step for m in moments] == [step for step in range(STEPS) for _ in range(calls)]
-    assert [m.call for m in moments] == list(range(calls)) * STEPS
+    positions = sample(clock, scheduler, own, calls)
+    assert [m.step for m in positions] == [step for step in range(STEPS) for _ in range(calls)]
+    assert [m.call for m in positions] == list(range(calls)) * STEPS
     assert list(clock.timesteps.values()) == own.timesteps.tolist()
 
 
@@ -132,8 +134,8 @@ def test_without_a_scheduler_steps_are_distinct_timesteps(
     timesteps: list[int], expected: list[tuple[int, int]]
 ) -> None:
     clock = StepClock()
-    moments = [clock.tick(torch.full((2,), t)) for t in timesteps]
-    assert [(m.step, m.call) for m in moments] == expected
+    positions = [clock.tick(torch.full((2,), t)) for t in timesteps]
+    assert [(m.step, m.call) for m in positions] == expected
     assert list(clock.timesteps.values()) == sorted(set(timesteps), reverse=True)
 
 
@@ -175,14 +177,14 @@ def test_a_step_that_somebody_else_takes_does_not_count() -> None:
     ],
 )
 def test_steps_are_kept_by_number_range_or_list(option: Any, kept: list[int]) -> None:
-    keeps = keeps_step(option)
-    assert [step for step in range(10) if keeps(step)] == kept
+    options = CaptureOptions(steps=option)
+    assert [step for step in range(10) if options.keeps_step(step)] == kept
 
 
 @pytest.mark.parametrize("option", [0, -1, True, [], [-1], ["1"], "all", slice(-3, None), 1.5])
 def test_other_steps_are_refused(option: Any) -> None:
     with pytest.raises(SchemaError, match="Expected steps as"):
-        keeps_step(option)
+        CaptureOptions(steps=option)
 
 
 def test_arguments_are_known_by_their_names_however_they_are_given() -> None:

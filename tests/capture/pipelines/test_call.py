@@ -1,4 +1,4 @@
-"""Filling a pipeline's call: which argument takes what, and that the pictures are the right ones."""
+"""Filling a pipeline's call: which argument takes which input, and that the images are right."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from i2am.capture.pipelines.call import (
     check_call,
     generate,
     guidance_scale_of,
+    image_arguments,
     is_video,
-    picture_arguments,
-    picture_size,
-    takes_several,
+    output_size,
+    supports_batches,
 )
 from i2am.schemas import CaptureError
 from tests.support.tiny_pipelines import families, models, pipelines
@@ -73,7 +73,7 @@ def _difference(one: Image.Image, other: Image.Image) -> int:
 def test_the_reference_goes_where_the_argument_names_say(
     pipeline: str, expected: dict[str, str]
 ) -> None:
-    assert picture_arguments(_class(pipeline)) == expected
+    assert image_arguments(_class(pipeline)) == expected
 
 
 @pytest.mark.parametrize(
@@ -87,21 +87,25 @@ def test_the_reference_goes_where_the_argument_names_say(
         ("StableDiffusionXLInpaintPipeline", OWN),
     ],
 )
-def test_with_an_adapter_the_reference_is_its_picture(
+def test_with_an_adapter_the_reference_is_its_image(
     pipeline: str, expected: dict[str, str]
 ) -> None:
     found = _class(pipeline)
     adapted = pipelines.image_variation().unet
     adapted.encoder_hid_proj = torch.nn.Identity()  # Which an adapter brings along.
     found.unet = adapted
-    assert picture_arguments(found) == expected | {"ip_adapter_image": "reference"}
+    assert image_arguments(found) == expected | {"ip_adapter_image": "reference"}
 
 
 @pytest.mark.parametrize(
     ("pipeline", "prompt", "message"),
     [
-        ("StableDiffusionInpaintPipeline", True, "no place for one. Load an IP-Adapter with --ip-"),
-        ("FluxFillPipeline", True, "got FluxFillPipeline, which has no place for one. Call it"),
+        (
+            "StableDiffusionInpaintPipeline",
+            True,
+            "no argument for one. Load an IP-Adapter with --ip-",
+        ),
+        ("FluxFillPipeline", True, "got FluxFillPipeline, which has no argument for one. Call it"),
         (
             "FluxKontextPipeline",
             False,
@@ -162,16 +166,16 @@ def test_the_guidance_scale_is_known_by_whatever_name(
 
 def test_the_size_is_the_arguments_or_the_signatures_or_the_models() -> None:
     wan, pbe = _class("WanImageToVideoPipeline"), models.paint_by_example()
-    assert picture_size(wan, GenerationSettings()) == (832, 480)
+    assert output_size(wan, GenerationSettings()) == (832, 480)
     wider = GenerationSettings(arguments={"width": 640})
-    assert picture_size(wan, wider) == (640, 480)
-    assert picture_size(pbe, GenerationSettings()) == (16, 16)
+    assert output_size(wan, wider) == (640, 480)
+    assert output_size(pbe, GenerationSettings()) == (16, 16)
 
 
 # --- Real pipelines.
 
 KIND = {
-    # Pixels of source, mask and picture; frames that the model denoises.
+    # Pixels of source, mask and image; frames that the model denoises.
     "paint-by-example": ((16, 16), 1),
     "reference-inpaint": ((64, 64), 1),
     "image-variation": ((32, 16), 1),
@@ -186,7 +190,7 @@ KIND = {
 
 def _settings(family: families.Family) -> GenerationSettings:
     """Return the family's call without what a manifest fills; text comes as embeddings."""
-    filled = {*picture_arguments(family.pipeline), "generator"}
+    filled = {*image_arguments(family.pipeline), "generator"}
     return GenerationSettings(2, None, {k: v for k, v in family.call.items() if k not in filled})
 
 
@@ -199,17 +203,17 @@ def test_every_family_paints_from_the_reference(kind: str, monkeypatch: pytest.M
     family = families.FAMILIES[kind]()
     (width, height), frames = KIND[kind]
     settings = _settings(family)
-    assert picture_size(family.pipeline, settings) == (width, height)
+    assert output_size(family.pipeline, settings) == (width, height)
     assert is_video(family.pipeline) == (frames > 1)
     sample = _sample(0, max(width, height))
     other = SampleInputs(sample.source, sample.mask, _noise(99, 32), seed=0)
-    (picture,) = generate(family.pipeline, [sample], settings)
+    (image,) = generate(family.pipeline, [sample], settings)
     (again,) = generate(family.pipeline, [sample], settings)
     (changed,) = generate(family.pipeline, [other], settings)
     size = sample.source.size if kind == "paint-by-example" else (width, frames * height)
-    assert picture.size == size
-    assert _difference(picture, again) == 0
-    assert _difference(picture, changed) > 0
+    assert image.size == size
+    assert _difference(image, again) == 0
+    assert _difference(image, changed) > 0
 
 
 @pytest.mark.parametrize("kind", ["paint-by-example", "reference-inpaint", "image-variation"])
@@ -221,19 +225,19 @@ def test_a_sample_does_not_depend_on_its_batch_mates(kind: str) -> None:
     }[kind]()
     settings = GenerationSettings(2)
     samples = [_sample(seed, models.size_of(pipeline)) for seed in range(3)]
-    assert takes_several(pipeline)
+    assert supports_batches(pipeline)
     together = generate(pipeline, samples, settings)
     alone = [generate(pipeline, [sample], settings)[0] for sample in samples]
     assert max(map(_difference, together, alone)) <= 2  # Sums come in another order.
     assert min(_difference(together[0], other) for other in together[1:]) > 50
 
 
-def test_of_several_reference_pictures_a_call_takes_the_samples_one_by_one(tmp_path: Path) -> None:
+def test_of_several_reference_images_a_call_takes_the_samples_one_by_one(tmp_path: Path) -> None:
     pipeline = pipelines.inpaint(tmp_path)
     pipelines.save_adapter(tmp_path, pipeline.unet)
     pipeline.load_ip_adapter(str(tmp_path), subfolder="models", weight_name="adapter.safetensors")
-    assert not takes_several(pipeline)
-    assert not takes_several(_class("QwenImageEditPlusPipeline"))
+    assert not supports_batches(pipeline)
+    assert not supports_batches(_class("QwenImageEditPlusPipeline"))
 
 
 def test_a_prompt_comes_from_the_row_or_else_from_the_arguments(tmp_path: Path) -> None:
@@ -254,8 +258,8 @@ def test_a_prompt_comes_from_the_row_or_else_from_the_arguments(tmp_path: Path) 
         paint(None)
 
 
-def test_a_pipeline_that_returns_too_many_pictures_is_an_error() -> None:
+def test_a_pipeline_that_returns_too_many_images_is_an_error() -> None:
     pipeline = models.paint_by_example()
     settings = GenerationSettings(1, None, {"num_images_per_prompt": 2})
-    with pytest.raises(CaptureError, match="one picture for each of 1 samples, got 2"):
+    with pytest.raises(CaptureError, match="one image for each of 1 samples, got 2"):
         generate(pipeline, [_sample(0, 16)], settings)

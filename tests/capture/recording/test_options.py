@@ -1,4 +1,4 @@
-"""What capture's options keep: steps, heads, guidance halves, reduced maps, several samples."""
+"""What capture's options keep: steps, heads, guidance branches, reduced maps, several samples."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_maps_are_the_means_of_what_factors_would_give(name: str, store: Path) -
         assert np.allclose(reduced["g2r"][...], attention.mean(2), rtol=1e-4)
 
 
-def test_both_halves_of_guidance_in_separate_calls_are_kept_apart(store: Path) -> None:
+def test_guidance_branches_of_separate_calls_are_stored_apart(store: Path) -> None:
     torch.manual_seed(0)
     family = families.FAMILIES["flux-kontext"]()
     both = record(family, store, 2, sample="both", guidance="both")
@@ -131,7 +131,7 @@ def test_both_halves_of_guidance_in_separate_calls_are_kept_apart(store: Path) -
             assert is_first or not np.array_equal(kept[0], layer[array][...])
 
 
-def test_both_halves_without_guidance_are_one(store: Path) -> None:
+def test_without_guidance_both_branches_are_one(store: Path) -> None:
     torch.manual_seed(0)
     family = families.FAMILIES["flux-kontext"]()
     family.call.update(true_cfg_scale=1.0)
@@ -156,7 +156,7 @@ def test_guidance_that_is_switched_off_on_the_way_is_an_error_only_for_both(
         denoise()
         recording.add_images(generated=BLANK, reference=BLANK)
     with (
-        pytest.raises(CaptureError, match=r"step 1 \(unconditional half\)"),
+        pytest.raises(CaptureError, match=r"step 1 \(unconditional branch\)"),
         capture(family.denoiser, store, sample="two", guidance="both"),
     ):
         denoise()

@@ -202,7 +202,7 @@ def test_an_adapter_that_is_switched_off_is_an_error(store: Path) -> None:
     assert not store.exists()
 
 
-def test_two_captures_in_two_threads_do_not_hear_each_other(store: Path) -> None:
+def test_two_captures_in_two_threads_do_not_mix(store: Path) -> None:
     pair = {name: build(name) for name in (JOINT, "flux-redux")}
     alone = {}
     for name, family in pair.items():

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from i2am.capture.recording.options import DEFAULT_MEMORY_BYTES
 from i2am.capture.writer.layer_writer import LayerWriter, write_layers
 from i2am.capture.writer.sharded_array import encode_shard, plan_shards
-from i2am.capture.writer.staging import Stream
+from i2am.capture.writer.staging import StagingArea
 from i2am.schemas import CaptureError, LayerAttributes
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -43,38 +43,38 @@ def attributes(**changed: Any) -> LayerAttributes:
 
 def write(
     arrays: dict[str, Array],
-    halves: tuple[str, ...] = ONE,
+    branches: tuple[str, ...] = ONE,
     *,
     is_known: bool = True,
     memory_bytes: int = 2**30,
     repeats: Any = (),
-    handed_over_after: int | None = None,
+    flushed_after: int | None = None,
     dtype: Any = FLOAT16,
 ) -> zarr.Group:
-    """Write arrays (guidance, step, …) through a layer, one half and step at a time."""
+    """Write arrays (guidance, step, …) through a layer, one branch and step at a time."""
     sample = zarr.create_group({})
     layers = sample.create_group("layers").store_path
-    stream = Stream(memory_bytes)
-    layer = LayerWriter(layers, "a", attributes(), dtype, stream, halves if is_known else None)
+    staging = StagingArea(memory_bytes)
+    layer = LayerWriter(layers, "a", attributes(), dtype, staging, branches if is_known else None)
     for step in range(len(next(iter(arrays.values()))[0])):
-        for place, half in reversed(list(enumerate(halves))):
-            values = {n: torch.from_numpy(np.array(a[place, step])) for n, a in arrays.items()}
-            if step in repeats:  # The denoiser corrects itself: the last call counts.
-                layer.put(step, half, {n: torch.full_like(v, 9) for n, v in values.items()})
-            layer.put(step, half, values)
-        if step == handed_over_after:
-            layer.hand_over()
-    layer.close(halves)
-    write_layers(layers, [layer], stream)
-    stream.close()
+        for index, branch in reversed(list(enumerate(branches))):
+            values = {n: torch.from_numpy(np.array(a[index, step])) for n, a in arrays.items()}
+            if step in repeats:  # The sampler corrects a step: the last call counts.
+                layer.append(step, branch, {n: torch.full_like(v, 9) for n, v in values.items()})
+            layer.append(step, branch, values)
+        if step == flushed_after:
+            layer.flush()
+    layer.close(branches)
+    write_layers(layers, [layer], staging)
+    staging.close()
     group = sample["layers/a"]
     assert isinstance(group, zarr.Group)
     return group
 
 
-def new_layer(stream: Stream, halves: tuple[str, ...] | None) -> LayerWriter:
-    place = zarr.create_group({}).store_path
-    return LayerWriter(place, "a", attributes(), FLOAT16, stream, halves)
+def new_layer(staging: StagingArea, branches: tuple[str, ...] | None) -> LayerWriter:
+    path = zarr.create_group({}).store_path
+    return LayerWriter(path, "a", attributes(), FLOAT16, staging, branches)
 
 
 def read(group: zarr.Group, name: str) -> tuple[Array, tuple[str, ...]]:
@@ -85,46 +85,46 @@ def read(group: zarr.Group, name: str) -> tuple[Array, tuple[str, ...]]:
 @settings(max_examples=100, deadline=None)
 @given(
     steps=st.integers(1, 30),
-    halves=st.sampled_from([ONE, BOTH]),
+    branches=st.sampled_from([ONE, BOTH]),
     is_known=st.booleans(),
     memory_bytes=MEMORIES,
     overflow_at=st.none() | st.integers(0, 29),
     key_changes_at=st.none() | st.integers(1, 29),
     repeats=st.sets(st.integers(0, 29)),
-    handed_over_after=st.none() | st.integers(0, 29),
+    flushed_after=st.none() | st.integers(0, 29),
 )
-def test_what_is_put_is_what_a_reader_finds(
+def test_what_is_appended_is_what_a_reader_finds(
     steps: int,
-    halves: tuple[str, ...],
+    branches: tuple[str, ...],
     is_known: bool,
     memory_bytes: int,
     overflow_at: int | None,
     key_changes_at: int | None,
     repeats: set[int],
-    handed_over_after: int | None,
+    flushed_after: int | None,
 ) -> None:
     rng = np.random.default_rng(steps)
     # Values that float16 holds exactly, so that they are the same after it has become float32.
-    query = rng.integers(-99, 99, size=(len(halves), steps, 2, 6, 3)).astype(np.float32)
+    query = rng.integers(-99, 99, size=(len(branches), steps, 2, 6, 3)).astype(np.float32)
     is_wide = overflow_at is not None and overflow_at < steps
     if is_wide:
         query[-1, overflow_at, 1, 5, 2] = 70_000
-    key = np.repeat(rng.integers(-99, 99, size=(len(halves), 1, 2, 4, 3)), steps, axis=1)
+    key = np.repeat(rng.integers(-99, 99, size=(len(branches), 1, 2, 4, 3)), steps, axis=1)
     is_constant = key_changes_at is None or key_changes_at >= steps
     if key_changes_at is not None:
         key[0, key_changes_at:] += 1
     arrays = {
         "query": query,
         "key": key.astype(np.float32),
-        "logsumexp": rng.normal(size=(len(halves), steps, 2, 6)).astype(np.float32),
+        "logsumexp": rng.normal(size=(len(branches), steps, 2, 6)).astype(np.float32),
     }
     group = write(
         arrays,
-        halves,
+        branches,
         is_known=is_known,
         memory_bytes=memory_bytes,
         repeats=repeats,
-        handed_over_after=handed_over_after,
+        flushed_after=flushed_after,
     )
     assert dict(group.attrs) == attributes().to_store()
     for name, rest in (
@@ -137,7 +137,7 @@ def test_what_is_put_is_what_a_reader_finds(
         # Where steps are stored one by one, one that was replaced may have looked like a change.
         if name == "key" and is_constant and not (repeats and "step" in found):
             wanted, dims = wanted[:, 0], ("guidance", *rest)
-        if len(halves) == 1:
+        if len(branches) == 1:
             wanted, dims = wanted[0], dims[1:]
         assert found == dims
         assert values.dtype == (np.float32 if is_wide or name == "logsumexp" else np.float16)
@@ -152,15 +152,15 @@ NATIVE = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 def test_every_native_dtype_is_stored_rounded_once(kind: torch.dtype, dtype: Any) -> None:
     values = torch.randn((1, 3, 2, 5, 4), generator=torch.Generator().manual_seed(0)).to(kind)
     layers: Any = zarr.create_group({})
-    stream = Stream()
-    layer = LayerWriter(layers.store_path, "a", attributes(), np.dtype(dtype), stream, ONE)
+    staging = StagingArea()
+    layer = LayerWriter(layers.store_path, "a", attributes(), np.dtype(dtype), staging, ONE)
     for step in range(3):
         # A view whose channels come before its tokens.
         query = values[0, step].transpose(1, 2).contiguous().mT
-        layer.put(step, "conditional", {"query": query, "key": values[0, 0]})
+        layer.append(step, "conditional", {"query": query, "key": values[0, 0]})
     layer.close(ONE)
-    write_layers(layers.store_path, [layer], stream)
-    stream.close()
+    write_layers(layers.store_path, [layer], staging)
+    staging.close()
     wanted = values[0].double().numpy().astype(dtype)
     for name, expected in (("query", wanted), ("key", wanted[0])):
         stored, _ = read(layers["a"], name)
@@ -235,20 +235,20 @@ def test_a_sample_is_tens_of_files(tmp_path: Path) -> None:
         {"query": q, "key": torch.zeros(1, 257, q.shape[2])} for q, n in factors for _ in range(n)
     ]
     arrays += [{"logits": values} for values, count in logits for _ in range(count)]
-    stream = Stream(DEFAULT_MEMORY_BYTES // 8, layers=len(arrays))
+    staging = StagingArea(DEFAULT_MEMORY_BYTES // 8, layers=len(arrays))
     opened = [
-        LayerWriter(layers.store_path, str(number), attributes(), FLOAT16, stream, ONE)
+        LayerWriter(layers.store_path, str(number), attributes(), FLOAT16, staging, ONE)
         for number in range(len(arrays))
     ]
     for step in range(50):
         for layer, values in zip(opened, arrays, strict=True):
             # Queries that change: what stays the same is stored once.
             changed = {name: values[name] + step for name in values.keys() - {"key"}}
-            layer.put(step, "conditional", values | changed)
+            layer.append(step, "conditional", values | changed)
     for layer in opened:
         layer.close(ONE)
-    write_layers(layers.store_path, opened, stream)
-    stream.close()
+    write_layers(layers.store_path, opened, staging)
+    staging.close()
     files = [path for path in (tmp_path / "run.zarr").rglob("*") if path.is_file()]
     assert len(files) < 120
 
@@ -256,22 +256,22 @@ def test_a_sample_is_tens_of_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("sharers", "steps"), [(1, 20), (4, 5)])
 def test_writers_of_a_layers_references_share_its_memory(sharers: int, steps: int) -> None:
     sample, slab = zarr.create_group({}), torch.zeros(1, 256, 32)  # 32 KiB
-    stream = Stream(22 * 2**20, threads=2)  # 704 KiB for one of a layer
-    layer = LayerWriter(sample.store_path, "a", attributes(), FLOAT16, stream, ONE, sharers)
+    staging = StagingArea(22 * 2**20, threads=2)  # 704 KiB for one of a layer
+    layer = LayerWriter(sample.store_path, "a", attributes(), FLOAT16, staging, ONE, sharers)
     for step in range(20):
-        layer.put(step, "conditional", {"query": slab + step})
+        layer.append(step, "conditional", {"query": slab + step})
     layer.close(ONE)
-    write_layers(sample.store_path, [layer], stream)
-    stream.close()
+    write_layers(sample.store_path, [layer], staging)
+    staging.close()
     array: Any = sample["a/query"]
     assert array.shards[0] == steps
 
 
 def test_a_step_that_was_left_out_is_an_error() -> None:
-    layer = new_layer(Stream(), ONE)
-    layer.put(0, "conditional", {"query": torch.zeros(1, 2, 3)})
+    layer = new_layer(StagingArea(), ONE)
+    layer.append(0, "conditional", {"query": torch.zeros(1, 2, 3)})
     with pytest.raises(CaptureError, match=r"Expected step 1 .*, got step 2 .*, at .*a \("):
-        layer.put(2, "conditional", {"query": torch.zeros(1, 2, 3)})
+        layer.append(2, "conditional", {"query": torch.zeros(1, 2, 3)})
 
 
 @pytest.mark.parametrize(
@@ -284,12 +284,12 @@ def test_a_step_that_was_left_out_is_an_error() -> None:
     ids=["shape", "dtype", "arrays"],
 )
 def test_a_step_of_another_shape_is_an_error(other: dict[str, torch.Tensor]) -> None:
-    layer = new_layer(Stream(), ONE)
-    layer.put(0, "conditional", {"query": torch.zeros(1, 2, 3)})
+    layer = new_layer(StagingArea(), ONE)
+    layer.append(0, "conditional", {"query": torch.zeros(1, 2, 3)})
     with pytest.raises(
         CaptureError, match=r"query 1×2×3 float32, got step 1 of .*, at .*of one size"
     ):
-        layer.put(1, "conditional", other)
+        layer.append(1, "conditional", other)
 
 
 @pytest.mark.parametrize(
@@ -297,13 +297,13 @@ def test_a_step_of_another_shape_is_an_error(other: dict[str, torch.Tensor]) -> 
     [(["conditional", "conditional"], BOTH), ([*BOTH, "conditional"], BOTH), ([*BOTH], ONE)],
     ids=["one never came", "one is shorter", "one is not wanted"],
 )
-def test_halves_that_do_not_match_are_an_error(put: list[str], closed: tuple[str, ...]) -> None:
-    layer = new_layer(Stream(), None)
+def test_branches_that_do_not_match_are_an_error(put: list[str], closed: tuple[str, ...]) -> None:
+    layer = new_layer(StagingArea(), None)
     seen: dict[str, int] = {}
-    for half in put:
-        seen[half] = seen.get(half, -1) + 1
-        layer.put(seen[half], half, {"query": torch.zeros(1, 2, 3)})
-    with pytest.raises(CaptureError, match="Expected equally many steps of the halves"):
+    for branch in put:
+        seen[branch] = seen.get(branch, -1) + 1
+        layer.append(seen[branch], branch, {"query": torch.zeros(1, 2, 3)})
+    with pytest.raises(CaptureError, match="Expected equally many steps of the branches"):
         layer.close(closed)
 
 
@@ -318,24 +318,24 @@ class FullDisk(zarr.storage.MemoryStore):
 
 @pytest.mark.parametrize("memory_bytes", [2**30, 1000], ids=["at the end", "on the way"])
 def test_a_full_disk_ends_the_capture_with_an_error(memory_bytes: int) -> None:
-    stream = Stream(memory_bytes)
-    place = zarr.create_group(FullDisk()).store_path
-    layer = LayerWriter(place, "a", attributes(), FLOAT16, stream, ONE)
+    staging = StagingArea(memory_bytes)
+    path = zarr.create_group(FullDisk()).store_path
+    layer = LayerWriter(path, "a", attributes(), FLOAT16, staging, ONE)
     with pytest.raises(CaptureError, match=r"OSError: .*No space left on device.* free space"):
         for step in range(5000):
-            layer.put(step, "conditional", {"query": torch.full((1, 2, 3), float(step))})
+            layer.append(step, "conditional", {"query": torch.full((1, 2, 3), float(step))})
             if memory_bytes > 1000:
                 layer.close(ONE)
-                write_layers(place, [layer], stream)
+                write_layers(path, [layer], staging)
     with pytest.raises(CaptureError, match="No space left"):
-        stream.close()
+        staging.close()
 
 
 THREADS = """
 import os, threading
 import torch, zarr
 from i2am.capture.writer.layer_writer import LayerWriter, write_layers
-from i2am.capture.writer.staging import Stream
+from i2am.capture.writer.staging import StagingArea
 from tests.capture.writer.test_layer_writer import FLOAT16, ONE, attributes
 
 def torch_threads():
@@ -343,18 +343,18 @@ def torch_threads():
 
 torch.set_num_threads(4)
 layers = zarr.create_group({}).store_path
-stream = Stream(2**26)
-layer = LayerWriter(layers, "a", attributes(), FLOAT16, stream, ONE)
+staging = StagingArea(2**26)
+layer = LayerWriter(layers, "a", attributes(), FLOAT16, staging, ONE)
 query, key = torch.randn(8, 4096, 40), torch.randn(8, 257, 40)
 query.exp(), (query @ key.mT)  # What the model itself starts.
 before = torch_threads()
 for step in range(12):
     query[0, 0, 0] = 1e5 if step > 8 else torch.inf
-    layer.put(step, "conditional", {"query": query, "key": key})
+    layer.append(step, "conditional", {"query": query, "key": key})
 layer.close(ONE)
-write_layers(layers, [layer], stream)
+write_layers(layers, [layer], staging)
 print(torch_threads() - before)
-stream.close()
+staging.close()
 """
 
 
@@ -375,7 +375,7 @@ SLOW_DISK = """
 import asyncio, sys
 import numpy as np, torch, zarr
 from i2am.capture.writer.layer_writer import LayerWriter, write_layers
-from i2am.capture.writer.staging import Stream
+from i2am.capture.writer.staging import StagingArea
 from tests.capture.writer.test_layer_writer import FLOAT16, ONE, attributes
 
 class SlowDisk(zarr.storage.LocalStore):
@@ -385,17 +385,17 @@ class SlowDisk(zarr.storage.LocalStore):
 
 def run(place, memory_bytes, steps):
     layers = zarr.create_group(SlowDisk(place)).store_path
-    stream = Stream(memory_bytes, layers=8)
-    opened = [LayerWriter(layers, str(n), attributes(), FLOAT16, stream, ONE) for n in range(8)]
+    staging = StagingArea(memory_bytes, layers=8)
+    opened = [LayerWriter(layers, str(n), attributes(), FLOAT16, staging, ONE) for n in range(8)]
     noise = torch.randn(8, 1024, 64)
     for step in range(steps):
         noise += 1  # In place: holes in the heap are not the writer's.
         for layer in opened:  # 2 MiB of float32, half of it stored
-            layer.put(step, "conditional", {"query": noise, "key": noise[:, :64]})
+            layer.append(step, "conditional", {"query": noise, "key": noise[:, :64]})
     for layer in opened:
         layer.close(ONE)
-    write_layers(layers, opened, stream)
-    stream.close()
+    write_layers(layers, opened, staging)
+    staging.close()
 
 def peak_bytes():
     # Of this program alone: what getrusage tells of a child includes its parent's peak.

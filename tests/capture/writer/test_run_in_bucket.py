@@ -25,7 +25,7 @@ from i2am.capture.writer.run_store import (
     write_coordinates,
     write_images,
 )
-from i2am.capture.writer.staging import Stream
+from i2am.capture.writer.staging import StagingArea
 from i2am.schemas import CaptureError, LayerAttributes, StoreError
 from tests.support import s3_bucket as bucket
 
@@ -60,19 +60,19 @@ def described() -> LayerAttributes:
     )
 
 
-def record(place: str, values: dict[str, torch.Tensor], sample: str = "shirt") -> None:
+def record(location: str, values: dict[str, torch.Tensor], sample: str = "shirt") -> None:
     """Write a complete sample whose layer holds `values`, each (step, head, token, channel)."""
-    group = open_sample(place, sample, overwrite=True, attributes=RUNNING)
+    group = open_sample(location, sample, overwrite=True, attributes=RUNNING)
     # So little memory that shards leave on the way.
-    stream = Stream(100_000)
+    staging = StagingArea(100_000)
     layers = group.store_path / "layers"
-    layer = LayerWriter(layers, "down.0.attn2", described(), FLOAT16, stream, ("conditional",))
+    layer = LayerWriter(layers, "down.0.attn2", described(), FLOAT16, staging, ("conditional",))
     steps = len(next(iter(values.values())))
     for step in range(steps):
-        layer.put(step, "conditional", {name: array[step] for name, array in values.items()})
+        layer.append(step, "conditional", {name: array[step] for name, array in values.items()})
     layer.close(("conditional",))
-    write_layers(layers, [layer], stream)
-    stream.close()
+    write_layers(layers, [layer], staging)
+    staging.close()
     write_images(group, {"generated": np.full((4, 4, 3), 7, np.uint8)}, ())
     write_coordinates(group, range(steps), np.linspace(900, 0, steps).tolist(), ("conditional",))
     set_status(group, {"status": "complete"})
@@ -109,48 +109,52 @@ def test_a_run_in_an_object_store_is_that_of_a_directory_byte_for_byte(tmp_path:
 
 @pytest.mark.parametrize("is_remote", [False, True], ids=["directory", "object store"])
 def test_what_an_unfinished_capture_left_is_removed(tmp_path: Path, is_remote: bool) -> None:
-    place = "s3://bucket/left.zarr" if is_remote else str(tmp_path / "left.zarr")
-    record(place, {"query": torch.randn(20, 2, 64, 8)})
-    root = open_run_group(place)
+    location = "s3://bucket/left.zarr" if is_remote else str(tmp_path / "left.zarr")
+    record(location, {"query": torch.randn(20, 2, 64, 8)})
+    root = open_run_group(location)
     root["shirt"].update_attributes({"i2am": {"status": "running"}})
     # Another one died while it was being deleted, and is no group any more.
     orphan: Any = root.store_path / "hat"
     zarr.create_array(orphan / "layers" / "old", data=np.ones(4))
     sync((orphan / "zarr.json").delete())
-    assert finished_samples(place) == set()
+    assert finished_samples(location) == set()
     for sample in ("shirt", "hat"):
         fresh = dict(
-            open_sample(place, sample, overwrite=False, attributes=RUNNING).members(max_depth=None)
+            open_sample(location, sample, overwrite=False, attributes=RUNNING).members(
+                max_depth=None
+            )
         )
         assert fresh.keys() == {"images", "layers"}
     if is_remote:
-        names = set(objects(place))
+        names = set(objects(location))
     else:
-        names = {p.relative_to(place).as_posix() for p in Path(place).rglob("*") if p.is_file()}
+        names = {
+            p.relative_to(location).as_posix() for p in Path(location).rglob("*") if p.is_file()
+        }
     parts = ("", "/images", "/layers")
     assert names == {"zarr.json", *(f"{s}{p}/zarr.json" for s in ("shirt", "hat") for p in parts)}
 
 
 def test_a_complete_sample_in_an_object_store_is_not_replaced_unasked() -> None:
-    place = "s3://bucket/complete.zarr"
-    record(place, {"query": torch.zeros(1, 1, 2, 2)})
+    location = "s3://bucket/complete.zarr"
+    record(location, {"query": torch.zeros(1, 1, 2, 2)})
     with pytest.raises(StoreError, match="'shirt', which is complete in s3://bucket/complete"):
-        open_sample(place, "shirt", overwrite=False, attributes=RUNNING)
-    assert finished_samples(place) == {"shirt"}
+        open_sample(location, "shirt", overwrite=False, attributes=RUNNING)
+    assert finished_samples(location) == {"shirt"}
 
 
 @pytest.mark.parametrize(
-    ("place", "reason"),
+    ("location", "reason"),
     [
         ("s3://nobodys/run.zarr", "FileNotFoundError: .*404"),
         ("nonsense://bucket/run.zarr", "GenericError: .*Unable to recognise URL"),
     ],
 )
-def test_a_place_that_is_not_there_is_one_clear_line(place: str, reason: str) -> None:
-    with pytest.raises(StoreError, match=rf"Expected a run that can be .*{reason}") as caught:
-        open_sample(place, "shirt", overwrite=False, attributes=RUNNING)
+def test_a_place_that_is_not_there_is_one_clear_line(location: str, reason: str) -> None:
+    with pytest.raises(StoreError, match=rf"Expected a store that can be .*{reason}") as caught:
+        open_sample(location, "shirt", overwrite=False, attributes=RUNNING)
     assert "\n" not in str(caught.value)
-    assert f"at {place}. Check the place" in str(caught.value)
+    assert f"at {location}. Check the address" in str(caught.value)
 
 
 def test_a_server_that_is_not_there_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,17 +169,17 @@ def test_a_server_that_goes_away_ends_the_capture(monkeypatch: pytest.MonkeyPatc
     with bucket.serve_bucket() as (url, server):
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         group = open_sample("s3://bucket/gone.zarr", "shirt", overwrite=False, attributes=RUNNING)
-        stream = Stream(100_000)
-        layer = LayerWriter(group.store_path, "a", described(), FLOAT16, stream, ("conditional",))
-        layer.put(0, "conditional", {"query": torch.zeros(2, 64, 8)})
+        staging = StagingArea(100_000)
+        layer = LayerWriter(group.store_path, "a", described(), FLOAT16, staging, ("conditional",))
+        layer.append(0, "conditional", {"query": torch.zeros(2, 64, 8)})
         server.terminate()
         server.wait()
         with pytest.raises(CaptureError, match="Expected to write the capture, got GenericError"):
             for step in range(1, 10_000):
-                layer.put(step, "conditional", {"query": torch.zeros(2, 64, 8)})
+                layer.append(step, "conditional", {"query": torch.zeros(2, 64, 8)})
         with pytest.raises(CaptureError, match="Check the store's place and free space"):
-            stream.close()
-        with pytest.raises(StoreError, match="Check the place and the rights to it"):
+            staging.close()
+        with pytest.raises(StoreError, match="Check the address and the rights to it"):
             set_status(group, {"status": "failed"})
 
 

@@ -16,8 +16,8 @@ from zarr.storage import LocalStore, MemoryStore, StorePath
 from i2am.capture.writer.zarr_objects import put_object, put_objects
 
 
-def put_one(place: StorePath, buffer: Buffer) -> None:
-    put_objects([(place, buffer)])
+def put_one(path: StorePath, buffer: Buffer) -> None:
+    put_objects([(path, buffer)])
 
 
 PUTS = pytest.mark.parametrize("put", [put_object, put_one])
@@ -31,10 +31,10 @@ def buffer_of(text: str) -> Buffer:
 @PUTS
 @pytest.mark.parametrize("build", [LocalStore, lambda _: MemoryStore()], ids=["disk", "memory"])
 def test_what_is_put_replaces_what_was_there(put: Put, build: Any, tmp_path: Path) -> None:
-    place = StorePath(build(tmp_path / "new"), "a/c/0/0")
+    path = StorePath(build(tmp_path / "new"), "a/c/0/0")
     for text in ("first", "second, longer", "3"):
-        put(place, buffer_of(text))
-        found: Any = sync(place.get(default_buffer_prototype()))
+        put(path, buffer_of(text))
+        found: Any = sync(path.get(default_buffer_prototype()))
         assert found.to_bytes() == text.encode()
 
 

@@ -31,7 +31,7 @@ BUILDERS: dict[str, Builder] = {
 }
 STEPS = 3
 DOWN = [f"input_blocks.{block}.1" for block in (1, 2, 4, 5, 7, 8)]
-# Each warp block stands before the output block of its place.
+# Each warp block runs before the output block of the same index.
 UP = [f"output_blocks.{block}.1" for block in range(3, 12)]
 WARP = [f"warp_flow_blks.{block}" for block in range(9)]
 
@@ -41,11 +41,11 @@ def record(
 ) -> torch.Tensor:
     """Capture one call with its images, and return the latents."""
     names = options.setdefault("sample", ["one"])
-    picture = np.zeros((8, 8, 3), np.uint8)
+    image = np.zeros((8, 8, 3), np.uint8)
     with capture(target, store, **options) as recording:
         latents = sampler.sample(STEPS, len(names), scale)
         for name in names:
-            recording.add_images(sample=name, generated=picture, reference=picture)
+            recording.add_images(sample=name, generated=image, reference=image)
     return latents
 
 

@@ -78,10 +78,10 @@ class UNetModel(_Encoder):
         widths, skips = level_widths(build), list(self.skip_widths)
         width, blocks = widths[-1], []
         for level in reversed(range(len(MULTIPLIERS))):
-            for place in range(3):
+            for index in range(3):
                 block = self.mixing_block(level, width + skips.pop(), widths[level], build)
                 width = widths[level]
-                if level and place == 2:
+                if level and index == 2:
                     block.append(Upsample(width))
                 blocks.append(block)
         self.output_blocks = nn.ModuleList(blocks)
@@ -156,7 +156,7 @@ class DiffusionWrapper(nn.Module):
 
 
 class LatentDiffusion(nn.Module):
-    """The original Paint-by-Example: a guided batch, unconditional half first."""
+    """The original Paint-by-Example: a guided batch, unconditional branch first."""
 
     def __init__(self, unet: UNetModel, build: Build, size: tuple[int, int] = (16, 16)) -> None:
         super().__init__()
@@ -185,8 +185,8 @@ class LatentDiffusion(nn.Module):
         if scale == 1:
             return self.apply_model(x, t, cond)
         context = torch.cat([self.learnable_vector.repeat(len(x), 1, 1), cond])
-        halves = self.apply_model(torch.cat([x, x]), torch.cat([t, t]), context)
-        unconditional, conditional = halves.chunk(2)
+        branches = self.apply_model(torch.cat([x, x]), torch.cat([t, t]), context)
+        unconditional, conditional = branches.chunk(2)
         return unconditional + scale * (conditional - unconditional)
 
 
@@ -195,7 +195,7 @@ class LatentTryOnDiffusion(LatentDiffusion):
 
 
 class ControlLDM(LatentDiffusion):
-    """StableVITON: one call for each half, the conditional one first."""
+    """StableVITON: one call for each branch, the conditional one first."""
 
     def __init__(self, unet: UNetModel, build: Build) -> None:
         super().__init__(unet, build, (32, 24))

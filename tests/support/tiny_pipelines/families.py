@@ -72,17 +72,21 @@ class Family:
 def paint_by_example() -> Family:
     pipeline = models.paint_by_example()
     return Family(
-        pipeline, models.pictures(models.size_of(pipeline)), "paint-by-example", 4, ((1, 0, None),)
+        pipeline,
+        models.noise_images(models.size_of(pipeline)),
+        "paint-by-example",
+        4,
+        ((1, 0, None),),
     )
 
 
 def shipped_kind() -> Family:
     pipeline = models.reference_inpaint()
-    return Family(pipeline, models.pictures(64), "i2am-tiny", 7, ((257, 1, (16, 16)),))
+    return Family(pipeline, models.noise_images(64), "i2am-tiny", 7, ((257, 1, (16, 16)),))
 
 
 def image_variation() -> Family:
-    call = {"image": picture(32), "height": 16, "width": 32}
+    call = {"image": noise_image(32), "height": 16, "width": 32}
     return Family(pipelines.image_variation(), call, "image-variation", 4, ((1, 0, None),))
 
 
@@ -99,7 +103,7 @@ def stable_video_diffusion() -> Family:
         projection_class_embeddings_input_dim=3 * WIDTH,
         num_frames=3,
     )
-    # This pipeline brings pictures to 224 × 224, whatever its feature extractor says.
+    # This pipeline brings images to 224 × 224, whatever its feature extractor says.
     encoder = parts.clip(CLIPVisionModelWithProjection, image_size=224, patch_size=56)
     vae = diffusers.AutoencoderKLTemporalDecoder(
         block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2
@@ -111,7 +115,7 @@ def stable_video_diffusion() -> Family:
         scheduler=diffusers.EulerDiscreteScheduler(),
         feature_extractor=parts.clip_processor(),
     )
-    call = {"image": picture(32), "height": 8, "width": 16, "num_frames": 3}
+    call = {"image": noise_image(32), "height": 8, "width": 16, "num_frames": 3}
     one = ((1, 0, None),)
     return Family(parts.quiet(pipeline), call, "stable-video-diffusion", 8, one, frames=3)
 
@@ -132,7 +136,7 @@ def ip_adapter(kind: str, *, xl: bool = False, images: int = 1) -> Family:
         "negative_prompt_embeds": -_noise(1, 7, WIDTH),
         "height": 16,
         "width": 32,
-        "ip_adapter_image": [[picture(32, seed) for seed in range(images)]],
+        "ip_adapter_image": [[noise_image(32, seed) for seed in range(images)]],
     }
     if xl:
         pipeline = diffusers.StableDiffusionXLPipeline(
@@ -193,7 +197,7 @@ def kandinsky() -> Family:
 
 def flux_kontext() -> Family:
     call = {
-        "image": picture(16, width=24),
+        "image": noise_image(16, width=24),
         "prompt_embeds": _noise(1, 6, 32),
         "pooled_prompt_embeds": _noise(1, 32),
         "negative_prompt_embeds": -_noise(1, 6, 32),
@@ -234,7 +238,7 @@ def flux_redux() -> Family:
         image_embedder=ReduxImageEncoder(redux_dim=WIDTH, txt_in_features=4096),
     )
     transformer = _flux(text_width=4096, pooled_width=768)
-    call = {"height": 16, "width": 24, **prior(picture(24))}
+    call = {"height": 16, "width": 24, **prior(noise_image(24))}
     return Family(
         _flux_pipeline(diffusers.FluxPipeline, transformer),
         call,
@@ -280,7 +284,7 @@ def qwen_edit(*, plus: bool = False) -> Family:
     mask = torch.ones(1, 7, dtype=torch.long)
     mask[:, 5:] = 0  # Two of the tokens are padding.
     call = {
-        "image": [picture(32), picture(32, 1, width=64)] if plus else picture(32),
+        "image": [noise_image(32), noise_image(32, 1, width=64)] if plus else noise_image(32),
         "prompt_embeds": _noise(1, 7, WIDTH),
         "prompt_embeds_mask": mask,
         "negative_prompt_embeds": -_noise(1, 7, WIDTH),
@@ -338,7 +342,7 @@ def wan(*, last_frame: bool = False) -> Family:
         transformer=transformer,
     )
     call = {
-        "image": picture(32),
+        "image": noise_image(32),
         "prompt_embeds": _noise(1, 512, WIDTH),
         "negative_prompt_embeds": -_noise(1, 512, WIDTH),
         "height": 16,
@@ -346,7 +350,7 @@ def wan(*, last_frame: bool = False) -> Family:
         "num_frames": 9,
     }
     if last_frame:
-        call["last_image"] = picture(32, 1)
+        call["last_image"] = noise_image(32, 1)
     images = 2 if last_frame else 1
     return Family(
         parts.quiet(pipeline),
@@ -400,7 +404,7 @@ FAMILIES: dict[str, Callable[[], Family]] = {
 }
 
 
-def picture(height: int, seed: int = 0, width: int | None = None) -> Image.Image:
+def noise_image(height: int, seed: int = 0, width: int | None = None) -> Image.Image:
     shape = (height, width or height, 3)
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
 

@@ -29,12 +29,12 @@ def checkpoint(unet: Any, kind: str, image_width: int) -> dict[str, dict[str, to
     """Return an adapter for a UNet: "plain" (4 tokens), "plus" (16) or "full" (CLIP's own)."""
     width = unet.config.cross_attention_dim
     weights = {}
-    for place, name in enumerate(unet.attn_processors):
+    for index, name in enumerate(unet.attn_processors):
         if not name.endswith("attn2.processor"):
             continue
         attention = unet.get_submodule(name.removesuffix(".processor"))
         for part in ("k", "v"):
-            weights[f"{place}.to_{part}_ip.weight"] = 0.5 * torch.randn(attention.inner_dim, width)
+            weights[f"{index}.to_{part}_ip.weight"] = 0.5 * torch.randn(attention.inner_dim, width)
     return {"image_proj": _PROJECTIONS[kind](image_width, width), "ip_adapter": weights}
 
 

@@ -1,4 +1,4 @@
-"""Real pipelines with tiny random weights, and an explicit attention processor as a witness."""
+"""Real pipelines with tiny random weights, and an explicit attention processor as a reference."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def paint_by_example() -> PaintByExamplePipeline:
     return parts.quiet(pipeline)
 
 
-def pictures(size_px: int) -> dict[str, Image.Image]:
+def noise_images(size_px: int) -> dict[str, Image.Image]:
     rng = np.random.default_rng(0)
     mask = np.zeros((size_px, size_px), np.uint8)
     mask[size_px // 4 : size_px // 2, size_px // 4 : size_px // 2] = 255
@@ -72,8 +72,8 @@ def size_of(pipeline: Any) -> int:
 
 
 def run(pipeline: Any, steps: int = 3, **options: Any) -> Any:
-    """Run a pipeline, always from the same noise, and return its latents or pictures."""
-    inputs = pictures(size_of(pipeline)) | options
+    """Run a pipeline, always from the same noise, and return its latents or images."""
+    inputs = noise_images(size_of(pipeline)) | options
     inputs.setdefault("generator", torch.Generator().manual_seed(0))
     return pipeline(num_inference_steps=steps, output_type="np", **inputs).images
 

@@ -51,7 +51,7 @@ def inpaint(folder: Path) -> diffusers.StableDiffusionInpaintPipeline:
 
 
 def image_variation() -> diffusers.StableDiffusionImageVariationPipeline:
-    """Return a pipeline whose one token is the picture's."""
+    """Return a pipeline whose one token is the image's."""
     torch.manual_seed(0)
     pipeline = diffusers.StableDiffusionImageVariationPipeline(
         vae=parts.vae(),
@@ -89,6 +89,6 @@ def _tokenizer(folder: Path) -> CLIPTokenizer:
         "<|endoftext|>",
     ]
     vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
-    vocabulary.write_text(json.dumps({token: place for place, token in enumerate(tokens)}))
+    vocabulary.write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
     merges.write_text("#version: 0.2\n")
     return CLIPTokenizer(str(vocabulary), str(merges), model_max_length=16)

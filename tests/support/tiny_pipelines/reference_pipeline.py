@@ -1,9 +1,9 @@
 """A small reference-only pipeline: the mechanism of the community's, on a real UNet.
 
 Diffusers does not ship that pipeline, so its mechanism is written here anew: every self-attention
-banks what it is given while the UNet runs on the noised reference, and attends to the bank behind
-its own tokens while it runs on the picture. With style fidelity, the unconditional rows attend to
-themselves alone a second time.
+stores its input in a bank while the UNet runs on the noised reference, and attends to the bank behind
+its own tokens while it runs on the image. With style fidelity, the unconditional branch attends to
+itself alone a second time.
 """
 
 from __future__ import annotations
@@ -70,18 +70,18 @@ class _Bank:
             block for block in unet.modules() if type(block).__name__ == "BasicTransformerBlock"
         ]
         self._tokens: dict[int, torch.Tensor] = {}
-        for place, block in enumerate(self._blocks):
-            block.forward = self._forward_of(place, block)
+        for index, block in enumerate(self._blocks):
+            block.forward = self._forward_of(index, block)
 
     def remove(self) -> None:
         for block in self._blocks:
             del block.forward
 
-    def _forward_of(self, place: int, block: Any) -> Any:
+    def _forward_of(self, index: int, block: Any) -> Any:
         def forward(
             hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, **_options: Any
         ) -> torch.Tensor:
-            states = hidden_states + self._attend(place, block.attn1, block.norm1(hidden_states))
+            states = hidden_states + self._attend(index, block.attn1, block.norm1(hidden_states))
             states = states + block.attn2(
                 block.norm2(states), encoder_hidden_states=encoder_hidden_states
             )
@@ -90,14 +90,15 @@ class _Bank:
 
         return forward
 
-    def _attend(self, place: int, attention: Any, states: torch.Tensor) -> torch.Tensor:
+    def _attend(self, index: int, attention: Any, states: torch.Tensor) -> torch.Tensor:
         if self.is_writing:
-            self._tokens[place] = states.clone()
+            self._tokens[index] = states.clone()
             own: torch.Tensor = attention(states)
             return own
-        keys = torch.cat([states, self._tokens.pop(place)], dim=1)
+        keys = torch.cat([states, self._tokens.pop(index)], dim=1)
         read: torch.Tensor = attention(states, encoder_hidden_states=keys)
         faithful = read.clone()
-        rows = slice(0, len(states) // 2)
-        faithful[rows] = attention(states[rows], encoder_hidden_states=states[rows])
+        unconditional = slice(0, len(states) // 2)
+        own = states[unconditional]
+        faithful[unconditional] = attention(own, encoder_hidden_states=own)
         return self._fidelity * faithful + (1 - self._fidelity) * read

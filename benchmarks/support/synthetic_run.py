@@ -19,7 +19,7 @@ import zarr
 from zarr.storage import StorePath
 
 from i2am.capture.writer.layer_writer import LayerWriter, write_layers
-from i2am.capture.writer.staging import Stream
+from i2am.capture.writer.staging import StagingArea
 from i2am.schemas import LayerAttributes
 
 __all__ = [
@@ -44,7 +44,7 @@ STABLE_DIFFUSION = (
     (64, 40, "up up up"),
 )
 IMAGE_PX = 512
-PROVENANCE = {
+PROVENANCE: dict[str, Any] = {
     "kind": "capture",
     "schema": 1,
     **dict.fromkeys(("pipeline", "model", "profile", "scheduler"), "synthetic"),
@@ -119,25 +119,25 @@ def write_run(path: Path, samples: Sequence[str] = ("0",), *, steps: int = STEPS
 def write_layers_of_sample(parent: StorePath, steps: int) -> None:
     """Write a sample's layers through the capture's writer."""
     every_layer = list(layers())
-    stream = Stream(layers=len(every_layer))
+    staging = StagingArea(layers=len(every_layer))
     writers = [
-        open_layer(parent, layer.name, layer.tensors(), stream, **layer.attributes())
+        open_layer(parent, layer.name, layer.tensors(), staging, **layer.attributes())
         for layer in every_layer
     ]
     for step in range(steps):
         for layer, writer in zip(every_layer, writers, strict=True):
-            writer.put(step, "conditional", layer.tensors())
+            writer.append(step, "conditional", layer.tensors())
     for writer in writers:
         writer.close(("conditional",))
-    write_layers(parent, writers, stream)
-    stream.close()
+    write_layers(parent, writers, staging)
+    staging.close()
 
 
 def open_layer(
     parent: StorePath,
     name: str,
     arrays: Mapping[str, torch.Tensor],
-    stream: Stream,
+    staging: StagingArea,
     **attributes: Any,
 ) -> LayerWriter:
     """Open a layer for writing arrays such as these; its attributes matter to readers alone."""
@@ -152,7 +152,7 @@ def open_layer(
         "representation": "logits" if "logits" in arrays else "factors",
     }
     own = LayerAttributes(**(described | attributes))
-    return LayerWriter(parent, name, own, np.dtype("f2"), stream, ("conditional",))
+    return LayerWriter(parent, name, own, np.dtype("f2"), staging, ("conditional",))
 
 
 def _put(group: zarr.Group, name: str, values: np.ndarray[Any, Any], dims: Sequence[str]) -> None:

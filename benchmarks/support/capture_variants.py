@@ -20,7 +20,7 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 
 from i2am.capture import DEMO_MANIFEST, SHIPPED_MODEL, capture, load_pipeline
-from i2am.capture.batch.pictures import RowPictures
+from i2am.capture.batch.sample_images import SampleImages
 from i2am.schemas import read_manifest
 
 __all__ = ["PEER", "VARIANTS", "AttentionSums", "Model", "build_model", "is_available"]
@@ -37,7 +37,7 @@ class Model:
     ----------
     name : str
     pipeline : diffusers pipeline
-    generate : callable (number of steps) -> picture
+    generate : callable (number of steps) -> image
         PIL image or array (y, x, 3) uint8; the same one whenever the steps are the same.
     reference : PIL image, or array (y, x, 3) uint8
     profile : str
@@ -57,7 +57,7 @@ def build_model(kind: Literal["tiny", "sd15"], device: str, *, quick: bool = Fal
     Parameters
     ----------
     kind : {"tiny", "sd15"}
-        The shipped model with the first of its demo pictures, or a UNet of Stable Diffusion
+        The shipped model with the first of its demo images, or a UNet of Stable Diffusion
         1.5's size with nine input channels, random weights and 257 reference tokens.
     device : str
     quick : bool
@@ -70,18 +70,18 @@ def build_model(kind: Literal["tiny", "sd15"], device: str, *, quick: bool = Fal
 def _build_tiny(device: str, dtype: torch.dtype) -> Model:
     name: Any = str(dtype).removeprefix("torch.")
     pipeline = load_pipeline(SHIPPED_MODEL, device=device, dtype=name)
-    pictures = RowPictures.open(read_manifest(DEMO_MANIFEST)[0])
+    images = SampleImages.open(read_manifest(DEMO_MANIFEST)[0])
 
     def generate(steps: int) -> Any:
         return pipeline(
-            example_image=pictures.reference,
-            image=pictures.source,
-            mask_image=pictures.mask,
+            example_image=images.reference,
+            image=images.source,
+            mask_image=images.mask,
             num_inference_steps=steps,
             generator=torch.Generator("cpu").manual_seed(0),
         ).images[0]
 
-    return Model(SHIPPED_MODEL, pipeline, generate, pictures.reference, "i2am-tiny")
+    return Model(SHIPPED_MODEL, pipeline, generate, images.reference, "i2am-tiny")
 
 
 def _build_sd15(device: str, dtype: torch.dtype, *, quick: bool) -> Model:
@@ -98,15 +98,15 @@ def _build_sd15(device: str, dtype: torch.dtype, *, quick: bool) -> Model:
     torch.nn.Module.to(unet, dtype).eval()
     pipeline = GuidedUNetPipeline(unet, DDIMScheduler())
     pipeline.set_progress_bar_config(disable=True)
-    # There is no autoencoder: a picture of the right size stands for what it would have made.
-    picture = np.zeros((8 * unet.config.sample_size,) * 2 + (3,), np.uint8)
+    # There is no autoencoder: an image of the right size takes the place of its output.
+    image = np.zeros((8 * unet.config.sample_size,) * 2 + (3,), np.uint8)
 
     def generate(steps: int) -> Any:
         pipeline(steps)
-        return picture
+        return image
 
     name = "SD-1.5 layers, narrow (--quick)" if quick else "SD-1.5 size, random weights"
-    return Model(name, pipeline, generate, picture, "unet")
+    return Model(name, pipeline, generate, image, "unet")
 
 
 class GuidedUNetPipeline(DiffusionPipeline):  # type: ignore[misc]
@@ -115,7 +115,7 @@ class GuidedUNetPipeline(DiffusionPipeline):  # type: ignore[misc]
     Parameters
     ----------
     unet : UNet2DConditionModel
-        Nine input channels: latent (4), masked picture's latent (4), mask (1).
+        Nine input channels: latent (4), masked image's latent (4), mask (1).
     scheduler : DDIMScheduler
     """
 
@@ -220,7 +220,7 @@ class AttentionSums:
     Attributes
     ----------
     sums : dict of str to Tensor (head, generated, reference), float32
-        By layer, summed over the steps; of the last row of the batch, which is conditional.
+        By layer, summed over the steps; of the last batch index, which is conditional.
     """
 
     def __init__(self, unet: torch.nn.Module) -> None:

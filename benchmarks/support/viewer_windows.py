@@ -93,7 +93,10 @@ def counting() -> Iterator[Own]:
     from i2am.viewer.session.session import Session as Core
 
     own, depth = Own(), 0
-    originals = [(Core, "_follow", Core._follow), (Volume, "__getitem__", Volume.__getitem__)]
+    originals: list[tuple[Any, str, Callable[..., Any]]] = [
+        (Core, "_follow", Core._follow),
+        (Volume, "__getitem__", Volume.__getitem__),
+    ]
 
     def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A manifest's row as pictures, at the size that a pipeline paints or has painted."""
+"""The images of a manifest's row, resized to what a pipeline takes or has generated."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from PIL import Image, UnidentifiedImageError
 
 from i2am.schemas import ManifestRow, SchemaError
 
-__all__ = ["RowPictures"]
+__all__ = ["SampleImages"]
 
 
 @dataclass(frozen=True)
-class RowPictures:
-    """The pictures of a row, as they are on disk.
+class SampleImages:
+    """The images of a row, as they are on disk.
 
     Parameters
     ----------
@@ -36,12 +36,12 @@ class RowPictures:
 
     @classmethod
     def open(cls, row: ManifestRow) -> Self:
-        """Read a row's pictures.
+        """Read a row's images.
 
         Raises
         ------
         SchemaError
-            If one of the files is no picture.
+            If one of the files is no image.
         """
         source, reference = _open(row.source, "RGB"), _open(row.reference, "RGB")
         reference_mask = None
@@ -51,15 +51,15 @@ class RowPictures:
         return cls(source, _open(row.mask, "L"), reference, reference_mask, row.box)
 
     def source_at(self, size: tuple[int, int]) -> Image.Image:
-        """Return the source at (width, height)."""
+        """Return the source, resized to (width, height) pixels."""
         return self.source.resize(size, Image.Resampling.LANCZOS)
 
     def mask_at(self, size: tuple[int, int]) -> Image.Image:
-        """Return the mask at (width, height)."""
+        """Return the mask, resized to (width, height) pixels."""
         return self.mask.resize(size, Image.Resampling.NEAREST)
 
     def box_at(self, size: tuple[int, int]) -> list[float] | None:
-        """Return the box in a source of (width, height)."""
+        """Return the box in pixels of a source of (width, height)."""
         if self.box is None:
             return None
         factors = [new / old for new, old in zip(size, self.source.size, strict=True)] * 2
@@ -68,8 +68,8 @@ class RowPictures:
 
 def _open(path: Path, mode: str) -> Image.Image:
     try:
-        with Image.open(path) as picture:
-            return picture.convert(mode)
+        with Image.open(path) as image:
+            return image.convert(mode)
     except (UnidentifiedImageError, OSError) as e:
-        msg = f"Expected a picture, got something else at {path} ({e}). Convert it to PNG."
+        msg = f"Expected an image, got something else at {path} ({e}). Convert it to PNG."
         raise SchemaError(msg) from e

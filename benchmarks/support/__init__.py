@@ -1,0 +1,1 @@
+"""What several benchmarks share: models, synthetic runs, driven windows, ratios of rounds."""
