@@ -3,13 +3,20 @@
 Labelled arrays in, labelled arrays out, lazy until computed; the names here are the public ones.
 """
 
+from __future__ import annotations
+
+import warnings
+from typing import Any, Final
+
 from i2am.analysis.figures.files import write_comparison
 from i2am.analysis.maps.analyze import analyze, maps_of
 from i2am.analysis.maps.analyze_run import analyze_run
-from i2am.analysis.maps.live_sram import Answer, Questions
+from i2am.analysis.maps.live_sram import LiveSram, SramEstimate
 from i2am.analysis.maps.sram import sram
 from i2am.analysis.scores.heads import head_scores, write_head_scores
 from i2am.analysis.scores.imacs import imacs
+from i2am.analysis.scores.registry import known_scores, register_score, unregister_score
+from i2am.analysis.scores.score import Score, ScoredMap, ScoreOptions, ScoreValue
 from i2am.analysis.scores.spread import spread
 from i2am.analysis.scores.table import read_scores, score_maps, summarise_scores
 from i2am.analysis.statistics.averages import average_maps, default_average_path
@@ -21,11 +28,15 @@ from i2am.analysis.stores.reader import Maps, Run, open_maps, open_run
 from i2am.analysis.stores.related import default_maps_path, find_maps
 
 __all__ = [
-    "Answer",
+    "LiveSram",
     "Maps",
-    "Questions",
     "Run",
     "RunPair",
+    "Score",
+    "ScoreOptions",
+    "ScoreValue",
+    "ScoredMap",
+    "SramEstimate",
     "analyze",
     "analyze_run",
     "average_maps",
@@ -37,17 +48,35 @@ __all__ = [
     "find_maps",
     "head_scores",
     "imacs",
+    "known_scores",
     "maps_of",
     "open_maps",
     "open_run",
     "pair_runs",
     "read_scores",
+    "register_score",
     "score_maps",
     "spread",
     "sram",
     "summarise_comparison",
     "summarise_scores",
     "summarise_store",
+    "unregister_score",
     "write_comparison",
     "write_head_scores",
 ]
+
+_OLD_NAMES: Final = {"Answer": "SramEstimate", "Questions": "LiveSram"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OLD_NAMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    new = _OLD_NAMES[name]
+    warnings.warn(
+        f"{__name__}.{name} is now {__name__}.{new}; the old name goes with the next release.",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return globals()[new]

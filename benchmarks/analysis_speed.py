@@ -34,7 +34,7 @@ from support.synthetic_run import HEADS, STEPS, Layer, layers, write_run
 from threadpoolctl import threadpool_limits
 
 from i2am.analysis import analyze_run, open_run
-from i2am.analysis.kernel.logits import Factors, Logits, Scores
+from i2am.analysis.kernel.logits import AttentionLogits, FactoredLogits, StoredLogits
 from i2am.analysis.kernel.softmax import directional_means
 from i2am.schemas.dims import STEP
 
@@ -48,7 +48,7 @@ END_TO_END_BAR, WORKERS_BAR = 0.7, 1.7
 
 
 class Block:
-    """Factors of 8 heads in float16, noise with the statistics of queries and keys."""
+    """FactoredLogits of 8 heads in float16, noise with the statistics of queries and keys."""
 
     def __init__(self, patches: int, tokens: int, channels: int) -> None:
         rng = np.random.default_rng(0)
@@ -59,12 +59,12 @@ class Block:
         self.scale = channels**-0.5
         # For the floor: float32 already, and memory that was touched before.
         self._queries, self._keys = (one.astype(np.float32) for one in (self.query, self.key))
-        self._scores = self._queries[0] @ self._keys[0].T * np.float32(self.scale)
-        self._result = self._scores.copy()
+        self._logits = self._queries[0] @ self._keys[0].T * np.float32(self.scale)
+        self._result = self._logits.copy()
 
     def ours(self) -> None:
         """Make both maps by our kernel."""
-        directional_means(Factors(self.query, self.key, self.scale))
+        directional_means(FactoredLogits(self.query, self.key, self.scale))
 
     def numpy(self) -> None:
         """Make both maps by two softmaxes in NumPy."""
@@ -88,9 +88,9 @@ class Block:
             np.matmul(query, key.T, out=self._result)
 
     def exponential(self) -> None:
-        """Take the exponential of as many scores."""
+        """Take the exponential of as many logits."""
         for _ in range(HEADS):
-            np.exp(self._scores, out=self._result)
+            np.exp(self._logits, out=self._result)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -175,12 +175,12 @@ def kernel_seconds(run: Path, layer: Layer, threads: int, pool: ThreadPoolExecut
     blocks = arrays["logits" if "logits" in arrays else "query"].chunksizes[STEP]
     block = arrays.isel({STEP: slice(0, blocks[0])}).load()
     flat = {name: one.to_numpy().reshape(-1, *one.shape[-2:]) for name, one in block.items()}
-    scores: Scores
+    logits: AttentionLogits
     if "logits" in flat:
-        scores = Logits(flat["logits"])
+        logits = StoredLogits(flat["logits"])
     else:
-        scores = Factors(flat["query"], flat["key"], layer.channels**-0.5)
-    work = [scores] * threads
+        logits = FactoredLogits(flat["query"], flat["key"], layer.channels**-0.5)
+    work = [logits] * threads
     return timed(lambda: list(pool.map(directional_means, work))) * sum(blocks) / blocks[0]
 
 

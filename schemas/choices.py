@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final, Literal, get_args
 
 from i2am.schemas.errors import did_you_mean
 
 __all__ = [
+    "CONTRASTS",
     "CONVENTIONS",
     "GUIDANCE_OPTIONS",
     "LEVEL_NAMES",
@@ -15,6 +17,7 @@ __all__ = [
     "POLARITIES",
     "REPRESENTATION_OPTIONS",
     "STORED_DTYPES",
+    "Contrast",
     "Convention",
     "GuidanceOption",
     "LevelName",
@@ -37,6 +40,7 @@ ModelDtype = Literal["float32", "float16", "bfloat16"]
 Convention = Literal["i2am", "official"]
 Normalisation = Literal["mass", "density"]
 Polarity = Literal["direct", "inverted"]
+Contrast = Literal["shared", "panel"]
 LevelName = Literal["ulam", "tlam", "hlam", "llam", "volume", "mass"]
 
 REPRESENTATION_OPTIONS: Final = get_args(RepresentationOption)
@@ -46,11 +50,12 @@ MODEL_DTYPES: Final = get_args(ModelDtype)
 CONVENTIONS: Final = get_args(Convention)
 NORMALISATIONS: Final = get_args(Normalisation)
 POLARITIES: Final = get_args(Polarity)
+CONTRASTS: Final = get_args(Contrast)
 LEVEL_NAMES: Final = get_args(LevelName)
 
 
 def check_choice(
-    option: str, value: object, known: tuple[str, ...], error: type[ValueError]
+    option: str, value: object, known: Collection[str], error: type[ValueError]
 ) -> None:
     """Raise `error` unless an option has one of the known values.
 

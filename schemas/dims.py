@@ -68,7 +68,6 @@ LEVELS: Final = {
 }
 # Coordinates of a maps group, and the dimension of each.
 MAP_COORDINATES: Final = {LAYER: LAYER, HEAD: HEAD, FIRST_STEP: TIME, LAST_STEP: TIME}
-PLANES: Final = {"r2g": GENERATED_PLANE, "g2r": REFERENCE_PLANE}
 
 
 def image_dims(name: str) -> tuple[str, ...] | None:

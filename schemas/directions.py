@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 from i2am.schemas.dims import GENERATED_PLANE, REFERENCE_PLANE
 
-__all__ = ["DIRECTIONS", "G2R", "R2G", "Direction"]
+__all__ = ["DIRECTIONS", "G2R", "R2G", "Direction", "DirectionName"]
+
+DirectionName = Literal["r2g", "g2r"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Direction:
 
     Parameters
     ----------
-    name : str
+    name : "r2g" or "g2r"
         As a maps store names its group.
     plane : (str, str)
         Dimensions of its maps.
@@ -32,7 +34,7 @@ class Direction:
         In words, for a heading.
     """
 
-    name: str
+    name: DirectionName
     plane: tuple[str, str]
     image: str
     mask: str
@@ -56,4 +58,4 @@ G2R: Final = Direction(
     "imacs_r",
     "G2R: parts of the reference that were used",
 )
-DIRECTIONS: Final[Mapping[str, Direction]] = MappingProxyType({"r2g": R2G, "g2r": G2R})
+DIRECTIONS: Final[Mapping[DirectionName, Direction]] = MappingProxyType({"r2g": R2G, "g2r": G2R})

@@ -217,12 +217,13 @@ def _maps_faults(sample: GroupDescription, place: str) -> Iterator[Fault]:
         return
     if not sample.groups:
         yield Fault(place, "expected a group 'r2g' or 'g2r', got none")
+    planes: dict[str, tuple[str, str]] = {own.name: own.plane for own in DIRECTIONS.values()}
     for direction, group in sample.groups.items():
         where = f"{place}/{direction}"
-        if direction not in DIRECTIONS:
-            yield Fault(where, f"unknown direction. {did_you_mean(direction, DIRECTIONS)}")
+        if direction not in planes:
+            yield Fault(where, f"unknown direction. {did_you_mean(direction, planes)}")
             continue
-        yield from _direction_faults(group, DIRECTIONS[direction].plane, where)
+        yield from _direction_faults(group, planes[direction], where)
 
 
 def _direction_faults(

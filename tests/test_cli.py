@@ -150,7 +150,7 @@ WRONG = [
     _wrong(1, "analyze run.zarr --out new.zarr --steps 0,7", "Expected steps from"),
     _wrong(1, "analyze run.zarr --out new.zarr --heads 9", "Expected heads from"),
     _wrong(2, "analyze run.zarr --out new.zarr --steps 3:1", "expected numbers as a list"),
-    _wrong(1, "analyze run.zarr --out new.zarr --guidance both", "Expected a guidance half"),
+    _wrong(1, "analyze run.zarr --out new.zarr --guidance both", "Expected a guidance branch"),
     _wrong(
         1,
         "analyze run.zarr --out new.zarr --convention official --normalisation density",

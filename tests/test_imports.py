@@ -36,6 +36,11 @@ def _loaded_after(code: str) -> set[str]:
             {"torch", "diffusers", "transformers", "napari", "qtpy", "distributed", "matplotlib"},
             id="analysis",
         ),
+        pytest.param(
+            "import i2am.analysis.figures.heat, i2am.analysis.figures.captions",
+            {"torch", "napari", "qtpy", "matplotlib"},
+            id="heat",
+        ),
         pytest.param("import i2am.viewer", HEAVY, id="viewer"),
         pytest.param(
             "import i2am.capture",

@@ -1,49 +1,109 @@
 """One file a figure, and the report. Matplotlib is used here alone.
 
 May import every other folder of analysis. A figure is a function ``draw(sample, maps, style=…)`` in
-a file of its own, and one line in `FIGURES`; it is imported when it is first drawn, and Matplotlib
-with it.
+a file of its own, and one entry in `FIGURES`: the command line, the files and the report take it from
+there. It is imported when it is first drawn, and Matplotlib with it.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import xarray as xr
+
+from i2am.analysis.stores.layers import sram_layers
 from i2am.schemas import AnalysisError, did_you_mean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "DEFAULT_KINDS",
     "FIGURES",
+    "FigureKind",
     "hlam",
     "llam",
     "load_figure",
     "overview",
+    "report_kinds",
     "sram_grid",
     "tlam",
     "write_comparison",
     "write_figures",
 ]
 
-# kind: "module:function" (sample, maps, style=…) -> Figure
-FIGURES: Final[Mapping[str, str]] = {
-    "overview": "i2am.analysis.figures.maps:overview",
-    "tlam": "i2am.analysis.figures.maps:tlam",
-    "hlam": "i2am.analysis.figures.maps:hlam",
-    "llam": "i2am.analysis.figures.maps:llam",
-    "sram": "i2am.analysis.figures.sram:sram_of_default_points",
+
+def _always(_sample: xr.DataTree) -> bool:
+    return True
+
+
+def _has_sram(sample: xr.DataTree) -> bool:
+    return bool(sram_layers(sample))
+
+
+@dataclass(frozen=True)
+class FigureKind:
+    """A kind of figure.
+
+    Parameters
+    ----------
+    function : str
+        ``module:function``, called as ``function(sample, maps, style=…)``; returns a Matplotlib
+        Figure.
+    caption : str
+        What the figure shows, for the report.
+    exists : callable (DataTree) -> bool
+        Whether a captured sample has this figure.
+    is_in_report : bool
+        Whether the report shows it, and `write_figures` writes it by default.
+    """
+
+    function: str
+    caption: str
+    exists: Callable[[xr.DataTree], bool] = _always
+    is_in_report: bool = True
+
+
+FIGURES: Final[dict[str, FigureKind]] = {
+    "overview": FigureKind(
+        "i2am.analysis.figures.maps:overview",
+        "The images, and the maps averaged over layers, steps and heads: R2G shows which generated "
+        "regions draw on the reference, G2R which parts of the reference were used.",
+    ),
+    "tlam": FigureKind(
+        "i2am.analysis.figures.maps:tlam",
+        "When the reference is used, and where: one map per group of denoising steps, noisiest "
+        "first, averaged over layers and heads.",
+    ),
+    "hlam": FigureKind(
+        "i2am.analysis.figures.maps:hlam",
+        "What each attention head looks at: one map per head, averaged over layers and steps.",
+    ),
+    "llam": FigureKind(
+        "i2am.analysis.figures.maps:llam",
+        "What each layer looks at: one map per attention layer, averaged over steps and heads.",
+        is_in_report=False,
+    ),
+    "sram": FigureKind(
+        "i2am.analysis.figures.sram:sram_of_default_points",
+        "For each numbered patch of the generated image, where on the reference it looks, averaged "
+        "over layers, steps and heads.",
+        exists=_has_sram,
+    ),
 }
-DEFAULT_KINDS: Final = ("overview", "tlam", "hlam", "sram")
 
 _HOMES: Final = {
     **dict.fromkeys(("overview", "tlam", "hlam", "llam"), "i2am.analysis.figures.maps"),
     **dict.fromkeys(("write_comparison", "write_figures"), "i2am.analysis.figures.files"),
     "sram_grid": "i2am.analysis.figures.sram",
 }
+
+
+def report_kinds() -> tuple[str, ...]:
+    """Return the kinds of figures that the report shows."""
+    return tuple(name for name, kind in FIGURES.items() if kind.is_in_report)
 
 
 def load_figure(kind: str) -> Callable[..., Figure]:
@@ -57,7 +117,7 @@ def load_figure(kind: str) -> Callable[..., Figure]:
     if kind not in FIGURES:
         msg = f"Expected a figure, got {kind!r}, at kinds. {did_you_mean(kind, FIGURES)}"
         raise AnalysisError(msg)
-    module, _, name = FIGURES[kind].partition(":")
+    module, _, name = FIGURES[kind].function.partition(":")
     found: Callable[..., Figure] = getattr(importlib.import_module(module), name)
     return found
 

@@ -1,30 +1,26 @@
-"""What figures and report say in words: titles, captions, and why a map does not exist.
+"""Text in figures and report: titles, notes, and why a map does not exist.
 
-One place for them, so that a figure and the page that shows it never tell different things.
+One place for it, so that a figure and the page that shows it say the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Sequence
 
 import xarray as xr
 
 from i2am.analysis.stores.layers import (
-    Direction,
+    is_noncausal,
     is_one_token,
-    is_similarity,
     layer_attributes,
+    layers_with_reference_grid,
     mapped_layers,
-    spatial_layers,
 )
 from i2am.schemas import dims
 from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.directions import DirectionName
 
 __all__ = [
-    "CAPTIONS",
-    "DIRECTIONS",
-    "SCORES",
     "absence",
     "layer_titles",
     "similarity_note",
@@ -32,46 +28,10 @@ __all__ = [
     "unit",
 ]
 
-DIRECTIONS: Final[Mapping[Direction, str]] = {
-    "r2g": "R2G: generated regions that draw on the reference",
-    "g2r": "G2R: parts of the reference that were used",
-}
-
-
-CAPTIONS: Final = {
-    "overview": "The pictures, and the maps averaged over layers, steps and heads: R2G shows which "
-    "generated regions draw on the reference, G2R which parts of the reference were used.",
-    "tlam": "When the reference is used, and where: one map per group of denoising steps, noisiest "
-    "first, averaged over layers and heads.",
-    "hlam": "What each attention head looks at: one map per head, averaged over layers and steps.",
-    "llam": "What each layer looks at: one map per attention layer, averaged over steps and heads.",
-    "sram": "For each numbered patch of the generated picture, where on the reference it looks, "
-    "averaged over layers, steps and heads.",
-}
-
-
-SCORES: Final = {
-    "imacs_g": "R2G attention inside the inpainting mask, less a penalty for that outside: 1 is "
-    "best.",
-    "imacs_r": "G2R attention on the reference's object, less a penalty for that off it: 1 is "
-    "best.",
-    "detection_iou": "Overlap of the box found from R2G with the true one: 1 is best.",
-    "whole_image_iou": "For comparison: the whole image as the box.",
-    "random_box_iou": "For comparison: the mean of random boxes.",
-    "r2g_entropy": "How even R2G is: 1 is even, 0 all in one place.",
-    "r2g_concentration": "R2G attention in the brightest tenth of the map: 0.1 is even.",
-    "r2g_inside": "The share of R2G attention inside the inpainting mask.",
-    "r2g_inside_chance": "For comparison: the mask's share of the area.",
-    "g2r_entropy": "How even G2R is: 1 is even, 0 all in one place.",
-    "g2r_concentration": "G2R attention in the brightest tenth of the map: 0.1 is even.",
-    "g2r_inside": "The share of G2R attention on the reference's object.",
-    "g2r_inside_chance": "For comparison: the object's share of the reference's area.",
-}
-
 
 def similarity_note(sample: xr.DataTree, maps: xr.DataTree) -> str:
     """Return the warning that goes with R2G maps of one-token layers; empty if there are none."""
-    alone = [is_similarity(node) for node in mapped_layers(sample, maps, "r2g")]
+    alone = [is_noncausal(node) for node in mapped_layers(sample, maps, "r2g")]
     if not any(alone):
         return ""
     if all(alone):
@@ -79,18 +39,18 @@ def similarity_note(sample: xr.DataTree, maps: xr.DataTree) -> str:
     return f"in {sum(alone)} of {len(alone)} layers a similarity, not causal: one reference token"
 
 
-def absence(sample: xr.DataTree, direction: Direction) -> str:
+def absence(sample: xr.DataTree, direction: DirectionName) -> str:
     """Return a sentence that says why a sample has no maps of a direction."""
     layers = list(sample.children["layers"].children.values())
     if direction == "g2r" and all(map(is_one_token, layers)):
-        why = ", so every patch gives it all its attention" * all(map(is_similarity, layers))
+        why = ", so every patch gives it all its attention" * all(map(is_noncausal, layers))
         return f"No G2R map: the reference is one token{why}."
-    if direction == "g2r" and not spatial_layers(sample):
+    if direction == "g2r" and not layers_with_reference_grid(sample):
         return "No G2R map: the reference tokens have no layout."
     return f"No {direction.upper()} map: it is not in this store."
 
 
-def layer_titles(sample: xr.DataTree, names: Sequence[str], direction: Direction) -> list[str]:
+def layer_titles(sample: xr.DataTree, names: Sequence[str], direction: DirectionName) -> list[str]:
     """Return each layer's path without the end that all share, and its grid where it is known."""
     known = layer_attributes(sample)
     titles = []
@@ -137,8 +97,8 @@ def _without_shared_end(names: Sequence[str]) -> list[str]:
     parts = [name.split(".") for name in names]
     if len(parts) < 2:
         return list(names)
-    most = min(map(len, parts)) - 1
+    max_shared = min(map(len, parts)) - 1
     shared = 0
-    while shared < most and len({part[-1 - shared] for part in parts}) == 1:
+    while shared < max_shared and len({part[-1 - shared] for part in parts}) == 1:
         shared += 1
     return [".".join(part[: len(part) - shared]) for part in parts]

@@ -11,13 +11,20 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from i2am.analysis.figures.captions import DIRECTIONS, similarity_note
-from i2am.analysis.figures.overlay import DEFAULT_STYLE, Pixels, colour_key, limits_of, overlay
-from i2am.analysis.figures.panels import picture_of
+from i2am.analysis.figures.captions import similarity_note
+from i2am.analysis.figures.heat import Pixels
+from i2am.analysis.figures.overlay import (
+    DEFAULT_STYLE,
+    colorbar_colors,
+    overlay,
+    value_range,
+)
+from i2am.analysis.figures.panels import stored_image
 from i2am.analysis.scores.masks import masks_of
 from i2am.analysis.statistics.differences import shares
-from i2am.analysis.statistics.run_pair import Captured
-from i2am.analysis.stores.layers import Direction, reference_image
+from i2am.analysis.statistics.run_pair import SampleWithMaps
+from i2am.analysis.stores.layers import image_under
+from i2am.schemas.directions import DIRECTIONS, DirectionName
 
 __all__ = ["draw_comparison"]
 
@@ -25,7 +32,7 @@ _WIDTH: Final = 9.6  # inches
 _PANEL_WIDTH: Final = 2.5
 _DIVERGING: Final = "RdBu_r"
 _FONT_PT: Final = 8.5
-# The greys that a picture is shown in below a difference, so that its colours are the only ones.
+# The greys that an image is shown in below a difference, so that its colors are the only ones.
 _GREY: Final = (0.35, 0.85)
 
 _CAPTION: Final = (
@@ -34,8 +41,8 @@ _CAPTION: Final = (
 )
 
 
-def draw_comparison(a: Captured, b: Captured, note: str = "") -> Figure:
-    """Draw the ULAM of A and of B over the pictures, and B - A: red where B has more, blue less.
+def draw_comparison(a: SampleWithMaps, b: SampleWithMaps, note: str = "") -> Figure:
+    """Draw the ULAM of A and of B over the images, and B - A: red where B has more, blue less.
 
     Parameters
     ----------
@@ -50,12 +57,14 @@ def draw_comparison(a: Captured, b: Captured, note: str = "") -> Figure:
         One row for each direction that both maps hold. Maps are shares of attention, as
         `difference_maps` takes them; the differences' scale is symmetric about 0.
     """
-    rows: list[Direction] = [d for d in DIRECTIONS if d in a[1].children and d in b[1].children]
-    pictures = [[_picture(captured, direction) for captured in (a, b)] for direction in rows]
-    heights = [max(p.shape[0] / p.shape[1] for p in pair) * _PANEL_WIDTH for pair in pictures]
+    rows: list[DirectionName] = [
+        d for d in DIRECTIONS if d in a.maps.children and d in b.maps.children
+    ]
+    images = [[_image_under(captured, direction) for captured in (a, b)] for direction in rows]
+    heights = [max(p.shape[0] / p.shape[1] for p in pair) * _PANEL_WIDTH for pair in images]
     figure = Figure(figsize=(_WIDTH, sum(heights) + 0.55 * len(rows) + 0.4), layout="constrained")
     parts = figure.subfigures(len(rows), height_ratios=heights, squeeze=False).ravel()
-    for part, direction, pair in zip(parts, rows, pictures, strict=True):
+    for part, direction, pair in zip(parts, rows, images, strict=True):
         part.suptitle(
             _heading(direction, a, b), fontsize=_FONT_PT + 1.5, weight="bold", x=0.01, ha="left"
         )
@@ -65,48 +74,47 @@ def draw_comparison(a: Captured, b: Captured, note: str = "") -> Figure:
     return figure
 
 
-def _heading(direction: Direction, a: Captured, b: Captured) -> str:
+def _heading(direction: DirectionName, a: SampleWithMaps, b: SampleWithMaps) -> str:
     """Return what the maps show, and the warning where they are no more than a similarity."""
     note = (similarity_note(*a) or similarity_note(*b)) if direction == "r2g" else ""
-    return DIRECTIONS[direction] + (f" ({note})" if note else "")
+    return DIRECTIONS[direction].meaning + (f" ({note})" if note else "")
 
 
 def _draw_row(
-    part: Any, direction: Direction, a: Captured, b: Captured, pair: list[Pixels]
+    part: Any, direction: DirectionName, a: SampleWithMaps, b: SampleWithMaps, pair: list[Pixels]
 ) -> None:
     """Draw A, B and their difference side by side, with the two scales."""
     of_a, of_b = (maps[direction].dataset["ulam"] for _, maps in (a, b))
     values = [own.to_numpy() * 100 for own in shares(of_a, of_b)]
     masks = [masks_of(sample, maps).get(direction) for sample, maps in (a, b)]
     shown = part.subplots(1, 3)
-    limits = limits_of(values)
-    for axes, title, picture, own, mask in zip(shown, "AB", pair, values, masks, strict=False):
-        _show(axes, overlay(picture, own, limits), picture, title, mask)
-    scale = ScalarMappable(Normalize(*limits), ListedColormap(colour_key(DEFAULT_STYLE)))
+    limits = value_range(values)
+    for axes, title, image, own, mask in zip(shown, "AB", pair, values, masks, strict=False):
+        _show(axes, overlay(image, own, limits), image, title, mask)
+    scale = ScalarMappable(Normalize(*limits), ListedColormap(colorbar_colors(DEFAULT_STYLE)))
     _add_bar(part, scale, shown[:2], "% of attention")
     grey = _in_grey(pair[1])
     _show(shown[2], grey, pair[1], "B − A", masks[1])
     _add_bar(part, _show_difference(shown[2], values[1] - values[0]), shown[2], "B − A, % points")
 
 
-def _picture(captured: Captured, direction: Direction) -> Pixels:
-    name = "generated" if direction == "r2g" else reference_image(*captured)
-    return picture_of(captured[0], name)
+def _image_under(captured: SampleWithMaps, direction: DirectionName) -> Pixels:
+    return stored_image(captured.sample, image_under(*captured, direction))
 
 
-def _in_grey(picture: Pixels) -> Pixels:
+def _in_grey(image: Pixels) -> Pixels:
     low, high = _GREY
-    light = picture.astype(float).mean(axis=-1, keepdims=True) / 255
+    light = image.astype(float).mean(axis=-1, keepdims=True) / 255
     grey = (low + (high - low) * light).repeat(3, axis=-1)
     pixels: Pixels = np.rint(grey * 255).astype(np.uint8)
     return pixels
 
 
 def _show(
-    axes: Axes, pixels: Pixels, picture: Pixels, title: str, mask: NDArray[np.float64] | None
+    axes: Axes, pixels: Pixels, image: Pixels, title: str, mask: NDArray[np.float64] | None
 ) -> None:
-    """Show pixels at the picture's size, with the mask's outline."""
-    height, width = picture.shape[:2]
+    """Show pixels at the image's size, with the mask's outline."""
+    height, width = image.shape[:2]
     axes.set_title(title, fontsize=_FONT_PT)
     axes.set(xticks=[], yticks=[])
     axes.imshow(pixels, extent=(0, width, height, 0), interpolation="antialiased")
@@ -116,19 +124,19 @@ def _show(
             (np.arange(size + 2) - 0.5) * whole / size
             for size, whole in zip(mask.shape, (height, width), strict=True)
         )
-        for colour, line_width in (("black", 2.2), ("white", 1.0)):
-            axes.contour(x, y, padded, levels=[0.5], colors=colour, linewidths=line_width)
+        for color, line_width in (("black", 2.2), ("white", 1.0)):
+            axes.contour(x, y, padded, levels=[0.5], colors=color, linewidths=line_width)
         axes.set(xlim=(0, width), ylim=(height, 0))
 
 
 def _show_difference(axes: Axes, difference: NDArray[np.float32]) -> ScalarMappable:
     """Lay a difference over what is shown, the more opaque the larger it is."""
-    most = float(np.nanmax(np.abs(difference))) or 1.0
+    largest = float(np.nanmax(np.abs(difference))) or 1.0
     return axes.imshow(
         difference,
         cmap=_DIVERGING,
-        norm=Normalize(-most, most),
-        alpha=np.sqrt(np.abs(difference) / most) * 0.95,
+        norm=Normalize(-largest, largest),
+        alpha=np.sqrt(np.abs(difference) / largest) * 0.95,
         extent=axes.images[0].get_extent(),
         interpolation="bilinear",
     )

@@ -12,12 +12,11 @@ import xarray as xr
 import zarr
 from tqdm.auto import tqdm
 
-from i2am.analysis.figures import DEFAULT_KINDS, FIGURES, load_figure
-from i2am.analysis.scores.bootstrap import CONFIDENCE, check_confidence
+from i2am.analysis.figures import FIGURES, load_figure, report_kinds
+from i2am.analysis.scores.bootstrap import DEFAULT_CONFIDENCE, check_confidence
 from i2am.analysis.statistics.comparison import compare_sample, summarise_comparison
 from i2am.analysis.statistics.differences import difference_maps
-from i2am.analysis.statistics.run_pair import Captured, RunPair
-from i2am.analysis.stores.layers import askable_layers
+from i2am.analysis.statistics.run_pair import RunPair, SampleWithMaps
 from i2am.analysis.stores.tables import write_table
 from i2am.files import check_new_file, written_whole
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, StoreError, did_you_mean
@@ -26,9 +25,9 @@ from i2am.schemas.dims import LAYER, STEP
 from i2am.storage import StoreLike, is_url
 
 if TYPE_CHECKING:
-    from i2am.analysis.figures.overlay import Style
+    from i2am.analysis.figures.overlay import MapStyle
 
-__all__ = ["has_figure", "write_comparison", "write_figures"]
+__all__ = ["write_comparison", "write_figures"]
 
 
 _STORE: Final = "differences.zarr"
@@ -37,25 +36,34 @@ _SUMMARY: Final = "summary.csv"
 _CHUNK_BYTES: Final = 4 * 2**20
 
 
-def has_figure(kind: str, sample: xr.DataTree) -> bool:
-    """Return whether a sample has that figure: SRAM needs the scores of several placed tokens."""
-    return kind != "sram" or bool(askable_layers(sample))
-
-
 def write_figures(
     run: Mapping[str, xr.DataTree],
     maps: Mapping[str, xr.DataTree],
     sample_names: Iterable[str],
     out_dir: Path,
-    kinds: Sequence[str] = DEFAULT_KINDS,
+    kinds: Sequence[str] | None = None,
     overwrite: bool = False,
-    style: Style | None = None,
+    style: MapStyle | None = None,
     progress: bool = False,
 ) -> list[Path]:
     """Write ``SAMPLE-KIND.png`` for each sample and kind, and return the paths.
 
-    A figure that a sample cannot have (see `has_figure`) is left out. Names and existing files are
-    checked before anything is drawn.
+    A figure that does not exist for a sample is left out. Names and existing files are checked before
+    anything is drawn.
+
+    Parameters
+    ----------
+    run, maps : Mapping of str to DataTree
+        As `open_run` and `open_maps` give them.
+    sample_names : iterable of str
+    out_dir : Path
+    kinds : sequence of str, optional
+        Of `FIGURES`; by default those that the report shows.
+    overwrite : bool
+        Whether the files may exist.
+    style : MapStyle, optional
+    progress : bool
+        Show a bar over the figures.
 
     Raises
     ------
@@ -69,6 +77,7 @@ def write_figures(
 
     style = style or DEFAULT_STYLE
     names = list(sample_names)
+    kinds = report_kinds() if kinds is None else kinds
     _check_known(kinds, FIGURES, "figure")
     _check_known(names, run, "sample of the run")
     _check_known(names, maps, "sample of the maps")
@@ -76,7 +85,7 @@ def write_figures(
         (name, kind, Path(out_dir) / f"{name}-{kind}.png")
         for name in names
         for kind in kinds
-        if has_figure(kind, run[name])
+        if FIGURES[kind].exists(run[name])
     ]
     for *_, path in wanted_files:
         check_new_file(path, overwrite=overwrite)
@@ -99,7 +108,7 @@ def write_comparison(
     pair: RunPair,
     out: str | Path,
     *,
-    confidence: float = CONFIDENCE,
+    confidence: float = DEFAULT_CONFIDENCE,
     progress: bool = True,
     overwrite: bool = False,
 ) -> pd.DataFrame:
@@ -191,11 +200,13 @@ def _short(path: StoreLike) -> str:
     return "/".join(_address(path).split("/")[-2:])
 
 
-def _write_sample(name: str, a: Captured, b: Captured, folder: Path, note: str) -> pd.DataFrame:
+def _write_sample(
+    name: str, a: SampleWithMaps, b: SampleWithMaps, folder: Path, note: str
+) -> pd.DataFrame:
     from i2am.analysis.figures.comparison import draw_comparison  # Brings matplotlib.
     from i2am.analysis.figures.panels import render
 
-    for direction, node in difference_maps(a[1], b[1]).children.items():
+    for direction, node in difference_maps(a.maps, b.maps).children.items():
         _write_levels(node.to_dataset(), folder / _STORE, f"{name}/{direction}")
     figure = draw_comparison(a, b, f"{name}. {note}")
     with written_whole(folder / f"{name}.png") as unfinished:

@@ -8,35 +8,36 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from i2am.analysis.figures.captions import (
-    DIRECTIONS,
     absence,
     layer_titles,
     similarity_note,
     time_titles,
     unit,
 )
-from i2am.analysis.figures.overlay import DEFAULT_STYLE, Pixels, Style, limits_of
+from i2am.analysis.figures.heat import Pixels
+from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle, value_range
 from i2am.analysis.figures.panels import (
-    Band,
-    Key,
+    ColorBar,
     Panel,
-    computed,
+    PanelGroup,
+    compute_together,
     draw,
     heat_panel,
     heat_panels,
-    mask_of,
-    picture_of,
-    plain_panel,
-    size_of,
+    image_panel,
+    image_size,
+    inpainting_mask,
+    stored_image,
 )
-from i2am.analysis.stores.layers import Direction, reference_image
+from i2am.analysis.stores.layers import image_under, reference_image
 from i2am.schemas import AnalysisError, dims
+from i2am.schemas.directions import DIRECTIONS, DirectionName
 
 __all__ = ["hlam", "llam", "overview", "tlam"]
 
 
-def overview(sample: xr.DataTree, maps: xr.DataTree, style: Style = DEFAULT_STYLE) -> Figure:
-    """Draw the pictures and the unified maps in one row, each map with its own scale.
+def overview(sample: xr.DataTree, maps: xr.DataTree, style: MapStyle = DEFAULT_STYLE) -> Figure:
+    """Draw the images and the unified maps in one row, each map with its own scale.
 
     A direction that does not exist has a panel that says why.
 
@@ -46,25 +47,25 @@ def overview(sample: xr.DataTree, maps: xr.DataTree, style: Style = DEFAULT_STYL
         One sample of a run, with images (y, x, rgb) and masks (y, x), uint8.
     maps : DataTree
         The sample's maps.
-    style : Style
+    style : MapStyle
     """
     images = sample.children["images"].dataset
-    mask = mask_of(sample)
+    mask = inpainting_mask(sample)
     reference = reference_image(sample, maps)
-    shown = [plain_panel(sample, reference, reference.replace("_", " "))]
+    shown = [image_panel(sample, reference, reference.replace("_", " "))]
     if "source" in images:
         title = "source and the mask's outline" if mask is not None else "source"
-        shown.append(plain_panel(sample, "source", title, mask))
-    shown.append(plain_panel(sample, "generated"))
+        shown.append(image_panel(sample, "source", title, mask))
+    shown.append(image_panel(sample, "generated"))
     shown.extend(_unified_panels(sample, maps, style, mask))
-    return draw((Band("", tuple(shown), columns=len(shown)),))
+    return draw((PanelGroup("", tuple(shown), columns=len(shown)),))
 
 
 def tlam(
     sample: xr.DataTree,
     maps: xr.DataTree,
-    direction: Direction | None = None,
-    style: Style = DEFAULT_STYLE,
+    direction: DirectionName | None = None,
+    style: MapStyle = DEFAULT_STYLE,
 ) -> Figure:
     """Draw one map per time group, noisiest first.
 
@@ -74,7 +75,7 @@ def tlam(
         One sample of a run, and its maps.
     direction : {"r2g", "g2r"}, optional
         None draws every direction that the maps hold, one below the other.
-    style : Style
+    style : MapStyle
 
     Raises
     ------
@@ -87,8 +88,8 @@ def tlam(
 def hlam(
     sample: xr.DataTree,
     maps: xr.DataTree,
-    direction: Direction | None = None,
-    style: Style = DEFAULT_STYLE,
+    direction: DirectionName | None = None,
+    style: MapStyle = DEFAULT_STYLE,
 ) -> Figure:
     """Draw one map per head; parameters as in `tlam`."""
     return _level(sample, maps, "hlam", direction, style)
@@ -97,43 +98,41 @@ def hlam(
 def llam(
     sample: xr.DataTree,
     maps: xr.DataTree,
-    direction: Direction | None = None,
-    style: Style = DEFAULT_STYLE,
+    direction: DirectionName | None = None,
+    style: MapStyle = DEFAULT_STYLE,
 ) -> Figure:
     """Draw one map per layer; parameters as in `tlam`."""
     return _level(sample, maps, "llam", direction, style)
 
 
 def _unified_panels(
-    sample: xr.DataTree, maps: xr.DataTree, style: Style, mask: Pixels | None
+    sample: xr.DataTree, maps: xr.DataTree, style: MapStyle, mask: Pixels | None
 ) -> Iterator[Panel]:
-    for direction, meaning in DIRECTIONS.items():
-        picture = _picture_under(sample, maps, direction)
+    for direction, own in DIRECTIONS.items():
+        image = stored_image(sample, image_under(sample, maps, direction))
         if direction not in maps.children:
             sentence = absence(sample, direction)
-            yield Panel(direction.upper(), size_of(picture), sentence=sentence)
+            yield Panel(direction.upper(), image_size(image), sentence=sentence)
             continue
         note = similarity_note(sample, maps) if direction == "r2g" else ""
-        shown = [("ulam", f"{meaning}\n({note})" if note else meaning, unit(maps))]
+        shown = [("ulam", f"{own.meaning}\n({note})" if note else own.meaning, unit(maps))]
         if "mass" in maps.children[direction].dataset:
             shown.append(
                 ("mass", "reference mass: share of attention\nthat goes to the reference", "share")
             )
         outline = mask if direction == "r2g" else None
         for level, title, label in shown:
-            values = computed([maps.children[direction].dataset[level]])
-            limits = limits_of(values)
-            yield heat_panel(picture, values[0], title, Key(limits, style, label), outline)
-
-
-def _picture_under(sample: xr.DataTree, maps: xr.DataTree, direction: Direction) -> Pixels:
-    """Return the stored picture that a direction's maps lie on."""
-    name = "generated" if direction == "r2g" else reference_image(sample, maps)
-    return picture_of(sample, name)
+            values = compute_together([maps.children[direction].dataset[level]])
+            limits = value_range(values)
+            yield heat_panel(image, values[0], title, ColorBar(limits, style, label), outline)
 
 
 def _level(
-    sample: xr.DataTree, maps: xr.DataTree, level: str, direction: Direction | None, style: Style
+    sample: xr.DataTree,
+    maps: xr.DataTree,
+    level: str,
+    direction: DirectionName | None,
+    style: MapStyle,
 ) -> Figure:
     present = [known for known in DIRECTIONS if known in maps.children]
     wanted = present if direction is None else [direction]
@@ -141,12 +140,12 @@ def _level(
         if name not in present:
             msg = f"Expected maps of direction {name!r}, got {present}, at {level}. "
             raise AnalysisError(msg + absence(sample, name))
-    return draw(tuple(_level_band(sample, maps, level, name, style) for name in wanted))
+    return draw(tuple(_level_group(sample, maps, level, name, style) for name in wanted))
 
 
-def _level_band(
-    sample: xr.DataTree, maps: xr.DataTree, level: str, direction: Direction, style: Style
-) -> Band:
+def _level_group(
+    sample: xr.DataTree, maps: xr.DataTree, level: str, direction: DirectionName, style: MapStyle
+) -> PanelGroup:
     values = maps.children[direction].dataset[level]
     if level == "tlam":
         titles = time_titles(sample, values)
@@ -154,7 +153,9 @@ def _level_band(
         titles = layer_titles(sample, [str(name) for name in values[dims.LAYER].values], direction)
     else:
         titles = [f"head {int(head)}" for head in values[dims.HEAD].values]
-    picture = _picture_under(sample, maps, direction)
+    image = stored_image(sample, image_under(sample, maps, direction))
     note = similarity_note(sample, maps) if direction == "r2g" else ""
-    shown, key = heat_panels(picture, list(computed([values])[0]), titles, style, unit(maps))
-    return Band(DIRECTIONS[direction], shown, key, note)
+    shown, colorbar = heat_panels(
+        image, list(compute_together([values])[0]), titles, style, unit(maps)
+    )
+    return PanelGroup(DIRECTIONS[direction].meaning, shown, colorbar, note)

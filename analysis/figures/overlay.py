@@ -1,47 +1,38 @@
-"""A map laid over a picture: pixels in, pixels out.
+"""A map over an image, in a style: pixels in, pixels out.
 
-What changes a map for the eye alone (min-max, polarity, threshold, colours, opacity) happens here
-and nowhere else, so stored maps keep their values and every figure shows them by the same rules.
-Heat is the more opaque the higher its value, so the picture stays readable where the map is low.
+Everything that changes the look of a map alone (min-max, polarity, threshold, colors, opacity)
+happens here, so stored maps keep their values and every figure shows them by the same rules. The
+higher a value, the more opaque its heat, so the image stays readable where the map is low.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
-from i2am.schemas import AnalysisError, did_you_mean
+from i2am.analysis.figures.heat import Heat, Pixels, blend, enlarge, upsample
+from i2am.schemas import AnalysisError
+from i2am.schemas.choices import CONTRASTS, POLARITIES, Contrast, Polarity, check_choice
 
 __all__ = [
     "DEFAULT_STYLE",
-    "Contrast",
-    "Polarity",
-    "Style",
-    "colour_key",
-    "enlarge",
+    "MapStyle",
+    "colorbar_colors",
     "heat_of",
-    "limits_of",
     "overlay",
+    "value_range",
 ]
 
-Pixels = npt.NDArray[np.uint8]
-Heat = npt.NDArray[np.float64]
 Limits = tuple[float, float]
-Polarity = Literal["direct", "inverted"]
-Contrast = Literal["shared", "panel"]
-
-# Small pictures are repeated up to this size, so that heat is smooth over crisp pixels.
-_CANVAS_PX: Final = 384
 
 
 @dataclass(frozen=True)
-class Style:
+class MapStyle:
     """How maps are shown; values are never changed by it.
 
     Parameters
@@ -51,9 +42,9 @@ class Style:
     threshold : float, in [0, 1)
         Heat at or below it is not drawn; 0 is a figure's lowest value, 1 its highest.
     colormap : str
-        A matplotlib colormap; perceptually uniform ones tell the truth.
+        A matplotlib colormap; a perceptually uniform one does not distort the values.
     opacity : float, in (0, 1]
-        Opacity of the hottest place.
+        Opacity of the hottest pixel.
     contrast : {"shared", "panel"}
         Whether one scale spans the panels of a direction, or each panel has its own.
 
@@ -70,51 +61,44 @@ class Style:
     contrast: Contrast = "shared"
 
     def __post_init__(self) -> None:
-        choices: dict[str, Iterable[str]] = {
-            "polarity": get_args(Polarity),
-            "contrast": get_args(Contrast),
-            "colormap": mpl.colormaps,
-        }
-        for name, known in choices.items():
-            value = getattr(self, name)
-            if value not in known:
-                msg = f"Expected a known {name}, got {value!r}, at Style. "
-                raise AnalysisError(msg + did_you_mean(str(value), known))
+        check_choice("polarity", self.polarity, POLARITIES, AnalysisError)
+        check_choice("contrast", self.contrast, CONTRASTS, AnalysisError)
+        check_choice("colormap", self.colormap, list(mpl.colormaps), AnalysisError)
         if not 0 <= self.threshold < 1:
             msg = (
-                f"Expected a threshold in [0, 1), got {self.threshold}, at Style. "
+                f"Expected a threshold in [0, 1), got {self.threshold}, at MapStyle. "
                 "Give it as a share of the figure's range."
             )
             raise AnalysisError(msg)
         if not 0 < self.opacity <= 1:
             msg = (
-                f"Expected an opacity in (0, 1], got {self.opacity}, at Style. "
-                "1 hides the picture under the hottest place."
+                f"Expected an opacity in (0, 1], got {self.opacity}, at MapStyle. "
+                "1 hides the image under the hottest pixel."
             )
             raise AnalysisError(msg)
 
 
-DEFAULT_STYLE: Final = Style()
+DEFAULT_STYLE: Final = MapStyle()
 
 
 def overlay(
-    picture: Pixels, values: npt.ArrayLike, limits: Limits, style: Style = DEFAULT_STYLE
+    image: Pixels, values: npt.ArrayLike, limits: Limits, style: MapStyle = DEFAULT_STYLE
 ) -> Pixels:
-    """Return the picture with the map's heat over it.
+    """Return the image with the map's heat over it.
 
     Parameters
     ----------
-    picture : ndarray, dims (y, x, rgb), uint8
+    image : ndarray, dims (y, x, rgb), uint8
     values : array_like, dims (map_y, map_x)
-        A map that covers the whole picture, on whatever grid; NaN is not drawn.
+        A map that covers the whole image, on whatever grid; NaN is not drawn.
     limits : tuple of float
-        Values shown as the two ends of the scale, see `limits_of`.
-    style : Style
+        Values shown as the two ends of the scale, see `value_range`.
+    style : MapStyle
 
     Returns
     -------
     ndarray, dims (y, x, rgb), uint8
-        The picture's size, or a whole multiple of it when the picture is small.
+        The image's size, or a whole multiple of it when the image is small.
 
     Examples
     --------
@@ -122,12 +106,12 @@ def overlay(
     >>> overlay(black, [[0.0, 1.0]], (0.0, 1.0)).shape
     (384, 384, 3)
     """
-    canvas = enlarge(picture)
+    canvas = enlarge(image)
     height, width = canvas.shape[:2]
-    return _blend(canvas, heat_of(_upsample(values, (height, width)), limits, style), style)
+    return _blend(canvas, heat_of(upsample(values, (height, width)), limits, style), style)
 
 
-def limits_of(maps: Iterable[npt.ArrayLike]) -> Limits:
+def value_range(maps: Iterable[npt.ArrayLike]) -> Limits:
     """Return the lowest and the highest finite value of all the maps; (0, 0) if there is none."""
     finite = [values[np.isfinite(values)] for values in map(np.asarray, maps)]
     kept = [values for values in finite if values.size]
@@ -136,16 +120,16 @@ def limits_of(maps: Iterable[npt.ArrayLike]) -> Limits:
     return float(min(v.min() for v in kept)), float(max(v.max() for v in kept))
 
 
-def heat_of(values: npt.ArrayLike, limits: Limits, style: Style = DEFAULT_STYLE) -> Heat:
+def heat_of(values: npt.ArrayLike, limits: Limits, style: MapStyle = DEFAULT_STYLE) -> Heat:
     """Return how hot each value is, in [0, 1]: min-max, then polarity, then threshold.
 
     NaN is cold, and so is everything when the limits leave no range.
 
     Examples
     --------
-    >>> heat_of([0.0, 1.0, 4.0], (0.0, 4.0), Style(threshold=0.5)).tolist()
+    >>> heat_of([0.0, 1.0, 4.0], (0.0, 4.0), MapStyle(threshold=0.5)).tolist()
     [0.0, 0.0, 1.0]
-    >>> heat_of([0.0, 1.0, 4.0], (0.0, 4.0), Style(polarity="inverted")).tolist()
+    >>> heat_of([0.0, 1.0, 4.0], (0.0, 4.0), MapStyle(polarity="inverted")).tolist()
     [1.0, 0.75, 0.0]
     """
     low, high = limits
@@ -158,8 +142,8 @@ def heat_of(values: npt.ArrayLike, limits: Limits, style: Style = DEFAULT_STYLE)
     return heat
 
 
-def colour_key(style: Style = DEFAULT_STYLE, count: int = 256) -> npt.NDArray[np.float64]:
-    """Return the colours of a colour bar, from the lowest value to the highest.
+def colorbar_colors(style: MapStyle = DEFAULT_STYLE, count: int = 256) -> npt.NDArray[np.float64]:
+    """Return the colors of a color bar, from the lowest value to the highest.
 
     They are what the heat looks like over mid-grey, so that the bar shows the opacity as well.
 
@@ -169,26 +153,11 @@ def colour_key(style: Style = DEFAULT_STYLE, count: int = 256) -> npt.NDArray[np
     """
     grey = np.full((1, count, 3), 128, np.uint8)
     ramp = heat_of(np.linspace(0, 1, count)[None], (0.0, 1.0), style)
-    colours: npt.NDArray[np.float64] = _blend(grey, ramp, style)[0] / 255.0
-    return colours
+    colors: npt.NDArray[np.float64] = _blend(grey, ramp, style)[0] / 255.0
+    return colors
 
 
-def enlarge(picture: Pixels) -> Pixels:
-    """Repeat the pixels of a small picture a whole number of times; a mask is welcome too."""
-    times = -(-_CANVAS_PX // min(picture.shape[:2]))
-    return picture.repeat(times, axis=0).repeat(times, axis=1)
-
-
-def _upsample(values: npt.ArrayLike, shape: tuple[int, int]) -> Heat:
-    """Resize bilinearly, half a cell at the rim extended (align_corners False)."""
-    values = np.asarray(values, np.float64)
-    factors = [wanted / came for wanted, came in zip(shape, values.shape, strict=True)]
-    resized: Heat = ndimage.zoom(values, factors, order=1, mode="nearest", grid_mode=True)
-    return resized
-
-
-def _blend(canvas: Pixels, heat: Heat, style: Style) -> Pixels:
-    colours: Any = mpl.colormaps[style.colormap](heat)[..., :3] * 255
-    opacity = style.opacity * heat[..., None]
-    blended: Pixels = np.rint(canvas * (1 - opacity) + colours * opacity).astype(np.uint8)
-    return blended
+def _blend(canvas: Pixels, heat: Heat, style: MapStyle) -> Pixels:
+    colors: Any = mpl.colormaps[style.colormap](heat)[..., :3] * 255
+    opacity = style.opacity * heat
+    return blend(canvas, colors, opacity)

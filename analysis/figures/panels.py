@@ -1,4 +1,4 @@
-"""Sheets of panels: images, heat over images, colour bars."""
+"""Sheets of panels: images, heat over images, color bars."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
+from i2am.analysis.figures.heat import Pixels, enlarge
 from i2am.analysis.figures.overlay import (
     Limits,
-    Pixels,
-    Style,
-    colour_key,
-    enlarge,
-    limits_of,
+    MapStyle,
+    colorbar_colors,
     overlay,
+    value_range,
 )
+from i2am.schemas.directions import R2G
 
 __all__ = [
-    "Band",
-    "Key",
-    "Mark",
+    "ColorBar",
+    "Marker",
     "Panel",
-    "computed",
+    "PanelGroup",
+    "compute_together",
     "draw",
     "heat_panel",
     "heat_panels",
-    "mask_of",
-    "picture_of",
-    "plain_panel",
+    "image_panel",
+    "image_size",
+    "inpainting_mask",
     "render",
-    "size_of",
+    "stored_image",
 ]
 
 _WIDTH: Final = 2.0  # of a panel; all sizes in inches
 
 
-_WIDTH_BESIDE_LEAD: Final = 1.5
+_WIDTH_BESIDE_MAIN: Final = 1.5
 
 
-_MOST_LEAD_WIDTH: Final = 5.5
+_MAX_MAIN_WIDTH: Final = 5.5
 
 
 _GAP: Final = 0.14
@@ -68,13 +68,13 @@ _LINE: Final = 0.145
 _HEADING: Final = 0.3
 
 
-_KEY_BELOW: Final = 0.44
+_COLORBAR_BELOW: Final = 0.44
 
 
-_KEY_BESIDE: Final = 0.75
+_COLORBAR_BESIDE: Final = 0.75
 
 
-_MOST_COLUMNS: Final = 6
+_MAX_COLUMNS: Final = 6
 
 
 _FONT_PT: Final = 8.5
@@ -90,17 +90,17 @@ _DPI: Final = 150
 
 
 @dataclass(frozen=True)
-class Key:
-    """A colour bar: which values its two ends stand for, and what the values are."""
+class ColorBar:
+    """A color bar: the values at its two ends, and what the values are."""
 
     limits: Limits
-    style: Style
+    style: MapStyle
     label: str
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A numbered box on a picture, in the picture's pixels."""
+class Marker:
+    """A numbered box on an image, in the image's pixels."""
 
     label: str
     top: float
@@ -111,13 +111,13 @@ class Mark:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture with its title, or a sentence in the place of a picture.
+    """One image with its title, or a sentence if there is no image.
 
     Parameters
     ----------
     title : str
     size : tuple of int
-        Height and width that the axes count in: the stored picture's pixels.
+        Height and width that the axes count in: the stored image's pixels.
     pixels : ndarray, dims (y, x, rgb), uint8, optional
         A whole multiple of `size`. None shows `sentence` instead.
     outline : ndarray, dims (y, x), uint8, optional
@@ -129,37 +129,37 @@ class Panel:
     pixels: Pixels | None = None
     sentence: str = ""
     outline: Pixels | None = None
-    marks: tuple[Mark, ...] = ()
-    key: Key | None = None
+    markers: tuple[Marker, ...] = ()
+    colorbar: ColorBar | None = None
 
 
 @dataclass(frozen=True)
-class Band:
-    """Panels under one heading, in rows, all of one width; `lead` stands large at their left."""
+class PanelGroup:
+    """Panels under one heading, in rows, all of one width; a large `main_panel` to their left."""
 
     heading: str
     panels: tuple[Panel, ...]
-    key: Key | None = None
+    colorbar: ColorBar | None = None
     note: str = ""
-    lead: Panel | None = None
+    main_panel: Panel | None = None
     columns: int | None = None
 
     def grid(self) -> tuple[int, int]:
         """Return rows and columns: given, or the fewest rows and then the fewest columns."""
         count = len(self.panels)
-        rows = -(-count // (self.columns or _MOST_COLUMNS))
+        rows = -(-count // (self.columns or _MAX_COLUMNS))
         return rows, self.columns or -(-count // rows)
 
 
-def draw(bands: tuple[Band, ...]) -> Figure:
-    """Return a figure of the bands, one below the other."""
-    layouts = [_Layout.of(band) for band in bands]
+def draw(groups: tuple[PanelGroup, ...]) -> Figure:
+    """Return a figure of the groups, one below the other."""
+    layouts = [_Layout.of(group) for group in groups]
     width = max(layout.width for layout in layouts)
     height = sum(layout.height for layout in layouts)
     figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
     top = 0.0
-    for band, layout in zip(bands, layouts, strict=True):
-        _draw_band(figure, band, layout, top)
+    for group, layout in zip(groups, layouts, strict=True):
+        _draw_group(figure, group, layout, top)
         top += layout.height
     return figure
 
@@ -175,63 +175,65 @@ def render(figure: Figure, file_format: str = "png", **options: Any) -> bytes:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Sizes of a band, in inches."""
+    """Sizes of a group, in inches."""
 
     heading_height: float
     title_height: float
     panel_width: float
     pitch: float  # from one row's top to the next
-    lead_width: float
-    lead_height: float
+    main_width: float
+    main_height: float
     width: float
     height: float
 
     @classmethod
-    def of(cls, band: Band) -> _Layout:
-        rows, columns = band.grid()
-        heading_height = (_HEADING if band.heading else _GAP) + (_LINE if band.note else 0.0)
-        panel_width = _WIDTH_BESIDE_LEAD if band.lead else _WIDTH
-        lines = max(_fit(p.title, panel_width).count("\n") + 1 for p in band.panels)
+    def of(cls, group: PanelGroup) -> _Layout:
+        rows, columns = group.grid()
+        heading_height = (_HEADING if group.heading else _GAP) + (_LINE if group.note else 0.0)
+        panel_width = _WIDTH_BESIDE_MAIN if group.main_panel else _WIDTH
+        lines = max(_fit(p.title, panel_width).count("\n") + 1 for p in group.panels)
         title_height = _LINE * lines + 0.08
-        panel_height = max(panel_width * p.size[0] / p.size[1] for p in band.panels)
-        key_height = _KEY_BELOW if any(p.key for p in band.panels) else 0.0
-        pitch = title_height + panel_height + key_height + _GAP / 2
-        lead_width = lead_height = 0.0
-        if band.lead:
-            shape = band.lead.size[0] / band.lead.size[1]
-            # As tall as the rows beside it, or as wide as is sensible.
-            lead_width = min((rows * pitch - _GAP / 2 - title_height) / shape, _MOST_LEAD_WIDTH)
-            lead_height = lead_width * shape
-        width = (lead_width + 2 * _GAP if band.lead else 0.0) + columns * (panel_width + _GAP)
-        width += _KEY_BESIDE if band.key else 0.0
+        panel_height = max(panel_width * p.size[0] / p.size[1] for p in group.panels)
+        colorbar_height = _COLORBAR_BELOW if any(p.colorbar for p in group.panels) else 0.0
+        pitch = title_height + panel_height + colorbar_height + _GAP / 2
+        main_width = main_height = 0.0
+        if group.main_panel:
+            shape = group.main_panel.size[0] / group.main_panel.size[1]
+            # As tall as the rows beside it, up to a maximum width.
+            main_width = min((rows * pitch - _GAP / 2 - title_height) / shape, _MAX_MAIN_WIDTH)
+            main_height = main_width * shape
+        width = (main_width + 2 * _GAP if group.main_panel else 0.0) + columns * (
+            panel_width + _GAP
+        )
+        width += _COLORBAR_BESIDE if group.colorbar else 0.0
         # A heading may be longer than a lone panel is wide.
-        width = max(width, len(band.heading) * _BOLD_LETTER, len(band.note) / _LETTERS_PER_INCH)
-        height = heading_height + max(rows * pitch, title_height + lead_height) + _GAP
+        width = max(width, len(group.heading) * _BOLD_LETTER, len(group.note) / _LETTERS_PER_INCH)
+        height = heading_height + max(rows * pitch, title_height + main_height) + _GAP
         return cls(
-            heading_height, title_height, panel_width, pitch, lead_width, lead_height,
+            heading_height, title_height, panel_width, pitch, main_width, main_height,
             width + 2 * _MARGIN, height,
         )  # fmt: skip
 
 
-def _draw_band(figure: Figure, band: Band, layout: _Layout, top: float) -> None:
-    rows, columns = band.grid()
-    _write(figure, band.heading, top + 0.2, size=_FONT_PT + 1.5, weight="bold")
-    _write(figure, band.note, top + 0.2 + _LINE * 1.15, size=_FONT_PT, color="0.25")
+def _draw_group(figure: Figure, group: PanelGroup, layout: _Layout, top: float) -> None:
+    rows, columns = group.grid()
+    _write(figure, group.heading, top + 0.2, size=_FONT_PT + 1.5, weight="bold")
+    _write(figure, group.note, top + 0.2 + _LINE * 1.15, size=_FONT_PT, color="0.25")
     top += layout.heading_height + layout.title_height
     start = _MARGIN
-    if band.lead:
-        _draw_panel(figure, band.lead, (start, top, layout.lead_width, layout.lead_height))
-        start += layout.lead_width + 2 * _GAP
-    for index, panel in enumerate(band.panels):
+    if group.main_panel:
+        _draw_panel(figure, group.main_panel, (start, top, layout.main_width, layout.main_height))
+        start += layout.main_width + 2 * _GAP
+    for index, panel in enumerate(group.panels):
         row, column = divmod(index, columns)
         left = start + column * (layout.panel_width + _GAP)
         height = layout.panel_width * panel.size[0] / panel.size[1]
         box = (left, top + row * layout.pitch, layout.panel_width, height)
         _draw_panel(figure, panel, box)
-    if band.key:
+    if group.colorbar:
         left = start + columns * (layout.panel_width + _GAP)
         height = min(rows, 2) * layout.pitch - layout.title_height - _GAP / 2
-        _draw_key(figure, band.key, (left, top, 0.13, height), "vertical")
+        _draw_colorbar(figure, group.colorbar, (left, top, 0.13, height), "vertical")
 
 
 def _draw_panel(figure: Figure, panel: Panel, box: tuple[float, float, float, float]) -> None:
@@ -251,41 +253,41 @@ def _draw_panel(figure: Figure, panel: Panel, box: tuple[float, float, float, fl
     axes.imshow(enlarge(panel.pixels), extent=extent, interpolation="antialiased", aspect="auto")
     if panel.outline is not None and panel.outline.any():
         _draw_outline(axes, panel.outline)
-    for mark in panel.marks:
-        _draw_mark(axes, mark)
-    if panel.key:
+    for marker in panel.markers:
+        _draw_marker(axes, marker)
+    if panel.colorbar:
         below = (left + 0.1, top + height + 0.06, width - 0.2, 0.09)
-        _draw_key(figure, panel.key, below, "horizontal")
+        _draw_colorbar(figure, panel.colorbar, below, "horizontal")
 
 
 def _draw_outline(axes: Axes, mask: Pixels) -> None:
-    # Padded, so that a mask which touches the picture's rim has a closed outline.
+    # Padded, so that a mask which touches the image's rim has a closed outline.
     larger = np.pad(enlarge(mask), 1)
     times = (larger.shape[0] - 2) // mask.shape[0]
     y, x = ((np.arange(size) - 0.5) / times - 0.5 for size in larger.shape)
-    for colour, width in (("black", 2.4), ("white", 1.0)):
-        axes.contour(x, y, larger, levels=[127.5], colors=colour, linewidths=width)
+    for color, width in (("black", 2.4), ("white", 1.0)):
+        axes.contour(x, y, larger, levels=[127.5], colors=color, linewidths=width)
 
 
-def _draw_mark(axes: Axes, mark: Mark) -> None:
-    corner = (mark.left, mark.top)
-    for colour, width in (("black", 2.8), ("white", 1.3)):
-        box = Rectangle(corner, mark.width, mark.height, fill=False, ec=colour, lw=width)
+def _draw_marker(axes: Axes, marker: Marker) -> None:
+    corner = (marker.left, marker.top)
+    for color, width in (("black", 2.8), ("white", 1.3)):
+        box = Rectangle(corner, marker.width, marker.height, fill=False, ec=color, lw=width)
         axes.add_patch(box)
     axes.text(
-        mark.left + mark.width / 2, mark.top + mark.height / 2, mark.label,
+        marker.left + marker.width / 2, marker.top + marker.height / 2, marker.label,
         ha="center", va="center", color="white", fontsize=_FONT_PT + 0.5, weight="bold",
         path_effects=[withStroke(linewidth=2.2, foreground="black")],
     )  # fmt: skip
 
 
-def _draw_key(
-    figure: Figure, key: Key, box: tuple[float, float, float, float], orientation: str
+def _draw_colorbar(
+    figure: Figure, colorbar: ColorBar, box: tuple[float, float, float, float], orientation: str
 ) -> None:
-    low, high = key.limits
+    low, high = colorbar.limits
     # Without a range there is one value to name; the bar still needs two ends.
     norm = Normalize(low, high if high > low else low + 1)
-    mappable = ScalarMappable(norm, ListedColormap(colour_key(key.style)))
+    mappable = ScalarMappable(norm, ListedColormap(colorbar_colors(colorbar.style)))
     power = math.floor(math.log10(high)) if high > 0 else 0
     power = power if abs(power) > 1 else 0
     ticks = MaxNLocator(5 if orientation == "vertical" else 4) if high > low else [low]
@@ -295,7 +297,7 @@ def _draw_key(
     )  # fmt: skip
     bar.outline.set_linewidth(0.5)
     bar.ax.tick_params(labelsize=_FONT_PT - 2, width=0.5, length=2)
-    label = rf"{key.label} ($\times 10^{{{power}}}$)" if power else key.label
+    label = rf"{colorbar.label} ($\times 10^{{{power}}}$)" if power else colorbar.label
     bar.set_label(label, fontsize=_FONT_PT - 1.5, labelpad=2)
 
 
@@ -328,62 +330,62 @@ def _fit(text: str, width: float) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def picture_of(sample: xr.DataTree, name: str) -> Pixels:
-    """Return a stored picture, dims (y, x, rgb), or a mask, dims (y, x); uint8, in memory."""
+def stored_image(sample: xr.DataTree, name: str) -> Pixels:
+    """Return a stored image, dims (y, x, rgb), or a mask, dims (y, x); uint8, in memory."""
     return np.asarray(sample.children["images"].dataset[name].values, np.uint8)
 
 
-def mask_of(sample: xr.DataTree) -> Pixels | None:
+def inpainting_mask(sample: xr.DataTree) -> Pixels | None:
     """Return the inpainting mask, dims (y, x), uint8; None if none is stored."""
-    if "inpainting_mask" not in sample.children["images"].dataset:
+    if R2G.mask not in sample.children["images"].dataset:
         return None
-    return picture_of(sample, "inpainting_mask")
+    return stored_image(sample, R2G.mask)
 
 
-def size_of(picture: Pixels) -> tuple[int, int]:
-    """Return a picture's height and width."""
-    return picture.shape[0], picture.shape[1]
+def image_size(image: Pixels) -> tuple[int, int]:
+    """Return an image's height and width."""
+    return image.shape[0], image.shape[1]
 
 
-def computed(maps: Sequence[xr.DataArray]) -> list[npt.NDArray[Any]]:
-    """Return the values of lazy maps, all computed in one go so that they share their reading."""
+def compute_together(maps: Sequence[xr.DataArray]) -> list[npt.NDArray[Any]]:
+    """Return the values of lazy maps, computed together so that they share what they read."""
     return [np.asarray(values) for values in dask.compute(*(values.data for values in maps))]
 
 
-def plain_panel(
+def image_panel(
     sample: xr.DataTree, name: str, title: str = "", outline: Pixels | None = None
 ) -> Panel:
-    """Return a panel of a stored picture."""
-    picture = picture_of(sample, name)
-    return Panel(title or name, size_of(picture), picture, outline=outline)
+    """Return a panel of a stored image."""
+    image = stored_image(sample, name)
+    return Panel(title or name, image_size(image), image, outline=outline)
 
 
 def heat_panels(
-    picture: Pixels, maps: Sequence[Any], titles: Sequence[str], style: Style, label: str
-) -> tuple[tuple[Panel, ...], Key | None]:
-    """Return a panel per map, and the colour bar that they share, if they share one."""
+    image: Pixels, maps: Sequence[Any], titles: Sequence[str], style: MapStyle, label: str
+) -> tuple[tuple[Panel, ...], ColorBar | None]:
+    """Return a panel per map, and the color bar that they share, if they share one."""
     if style.contrast == "shared":
-        shared = Key(limits_of(maps), style, label)
+        shared = ColorBar(value_range(maps), style, label)
         return tuple(
-            heat_panel(picture, values, title, shared, own_key=False)
+            heat_panel(image, values, title, shared, own_colorbar=False)
             for values, title in zip(maps, titles, strict=True)
         ), shared
     return tuple(
-        heat_panel(picture, values, title, Key(limits_of([values]), style, label))
+        heat_panel(image, values, title, ColorBar(value_range([values]), style, label))
         for values, title in zip(maps, titles, strict=True)
     ), None
 
 
 def heat_panel(
-    picture: Pixels,
+    image: Pixels,
     values: Any,
     title: str,
-    key: Key,
+    colorbar: ColorBar,
     outline: Pixels | None = None,
     *,
-    own_key: bool = True,
+    own_colorbar: bool = True,
 ) -> Panel:
-    """Return a panel of one map over a picture, on the scale of `key`, with a scale of its own."""
-    pixels = overlay(picture, values, key.limits, key.style)
-    shown = key if own_key else None
-    return Panel(title, size_of(picture), pixels, outline=outline, key=shown)
+    """Return a panel of one map over an image, on the scale of `colorbar`, with a scale of its own."""
+    pixels = overlay(image, values, colorbar.limits, colorbar.style)
+    shown = colorbar if own_colorbar else None
+    return Panel(title, image_size(image), pixels, outline=outline, colorbar=shown)

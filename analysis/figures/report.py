@@ -1,6 +1,6 @@
 """One self-contained HTML page about a run: its figures, scores and provenance.
 
-The page holds its pictures and its style, and asks nothing of the network or of scripts: it can be
+The page contains its images and its style, and needs no network and no scripts: it can be
 mailed, archived, read on a phone, and printed.
 """
 
@@ -18,11 +18,11 @@ import jinja2
 import pandas as pd
 import xarray as xr
 
-from i2am.analysis.figures import DEFAULT_KINDS, load_figure
-from i2am.analysis.figures.captions import CAPTIONS, SCORES, absence, similarity_note
-from i2am.analysis.figures.files import has_figure
-from i2am.analysis.figures.overlay import DEFAULT_STYLE, Style
+from i2am.analysis.figures import FIGURES, load_figure, report_kinds
+from i2am.analysis.figures.captions import absence, similarity_note
+from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle
 from i2am.analysis.figures.panels import render
+from i2am.analysis.scores.registry import score_meanings
 from i2am.files import check_new_file, written_whole
 from i2am.schemas import AnalysisError
 from i2am.schemas.attributes import ATTRIBUTE_KEY
@@ -30,7 +30,7 @@ from i2am.schemas.attributes import ATTRIBUTE_KEY
 __all__ = ["write_report"]
 
 _SCORE_COLUMNS: Final = ("sample", "score", "value")
-# What the head of the page tells of a run, where all samples agree or else each value once.
+# The run's facts in the head of the page: one value if all samples have it, or else each value once.
 _HEAD_FIELDS: Final = ("model", "pipeline", "scheduler", "steps", "guidance_scale", "created")
 _CSS_PX_PER_INCH: Final = 96
 _VERSIONS: Final = ("i2am", "torch", "diffusers")
@@ -44,7 +44,7 @@ def write_report(
     *,
     overwrite: bool = False,
     max_samples: int = 50,
-    style: Style = DEFAULT_STYLE,
+    style: MapStyle = DEFAULT_STYLE,
 ) -> Path:
     """Write a page about the samples that the run and the maps share, and return its path.
 
@@ -60,7 +60,7 @@ def write_report(
         Whether `out` may exist.
     max_samples : int
         Samples with figures; the summary counts them all, and the page says how many it leaves out.
-    style : Style
+    style : MapStyle
 
     Raises
     ------
@@ -107,7 +107,7 @@ class _Score:
 
 @dataclass(frozen=True)
 class _Section:
-    """What the page tells of one sample."""
+    """The part of the page about one sample."""
 
     name: str
     figures: tuple[_Figure, ...]
@@ -151,35 +151,39 @@ def _scores_of(scores: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 
 
 def _section(
-    name: str, sample: xr.DataTree, maps: xr.DataTree, scores: pd.DataFrame | None, style: Style
+    name: str, sample: xr.DataTree, maps: xr.DataTree, scores: pd.DataFrame | None, style: MapStyle
 ) -> _Section:
     figures = tuple(
         _figure(kind, name, sample, maps, style)
-        for kind in DEFAULT_KINDS
-        if has_figure(kind, sample)
+        for kind in report_kinds()
+        if FIGURES[kind].exists(sample)
     )
     notes = []
     if note := similarity_note(sample, maps):
         notes.append(f"R2G: {note}.")
     if "g2r" not in maps.children:
         notes.append(absence(sample, "g2r"))
+    meanings = score_meanings()
     own = [] if scores is None else scores[scores["sample"].astype(str) == name].to_dict("records")
     values = tuple(
-        _Score(row["score"], SCORES.get(row["score"], ""), _number(row["value"])) for row in own
+        _Score(row["score"], meanings.get(row["score"], ""), _number(row["value"])) for row in own
     )
     provenance = dict(_flat(sample.attrs[ATTRIBUTE_KEY]))
     return _Section(name, figures, tuple(notes), values, provenance)
 
 
-def _figure(kind: str, name: str, sample: xr.DataTree, maps: xr.DataTree, style: Style) -> _Figure:
+def _figure(
+    kind: str, name: str, sample: xr.DataTree, maps: xr.DataTree, style: MapStyle
+) -> _Figure:
     drawn = load_figure(kind)(sample, maps, style=style)
     # WebP: a fifth of the PNG's size, which fifty samples in one file notice.
-    picture = render(drawn, "webp", pil_kwargs={"quality": 88})
-    source = f"data:image/webp;base64,{base64.b64encode(picture).decode('ascii')}"
+    image = render(drawn, "webp", pil_kwargs={"quality": 88})
+    source = f"data:image/webp;base64,{base64.b64encode(image).decode('ascii')}"
+    caption = FIGURES[kind].caption
     title = "Overview" if kind == "overview" else kind.upper()
-    alt = f"{title} of sample {name}. {CAPTIONS[kind]}"
+    alt = f"{title} of sample {name}. {caption}"
     width_px, height_px = (round(inches * _CSS_PX_PER_INCH) for inches in drawn.get_size_inches())
-    return _Figure(title, CAPTIONS[kind], alt, source, width_px, height_px)
+    return _Figure(title, caption, alt, source, width_px, height_px)
 
 
 def _head(sections: Iterable[_Section]) -> Iterator[tuple[str, str]]:
@@ -195,11 +199,11 @@ def _head(sections: Iterable[_Section]) -> Iterator[tuple[str, str]]:
 
 
 def _summary(scores: pd.DataFrame) -> list[_SummaryRow]:
-    rows = []
+    rows, meanings = [], score_meanings()
     for name, values in scores.groupby("score", sort=False)["value"]:
         known = values.dropna()
         numbers = (_number(known.mean()), _number(known.min()), _number(known.max()))
-        rows.append(_SummaryRow(str(name), SCORES.get(str(name), ""), *numbers, len(known)))
+        rows.append(_SummaryRow(str(name), meanings.get(str(name), ""), *numbers, len(known)))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Attention logits of a block of matrices, made piece by piece from what a layer stores.
+"""Attention logits of a block of matrices, computed tile by tile from what a layer stores.
 
 A block is n matrices of P generated patches and R reference tokens, one for each step and head.
 Arithmetic in float32 whatever is stored. NumPy alone.
@@ -13,38 +13,45 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Factors", "Fill", "Floats", "Logits", "Scores", "scores_of"]
+__all__ = [
+    "AttentionLogits",
+    "FactoredLogits",
+    "FillRows",
+    "Floats",
+    "StoredLogits",
+    "block_logits",
+]
 
 Floats = NDArray[np.float32]
 
 
-# (rows, out) -> None: writes the scores (batch, rows, R) of some matrices.
-Fill = Callable[[slice, Floats], None]
+# (rows, out) -> None: writes the logits (batch, rows, R) of some matrices.
+FillRows = Callable[[slice, Floats], None]
 
 
-class Scores(Protocol):
-    """Attention scores of n matrices (n, P, R)."""
+class AttentionLogits(Protocol):
+    """Attention logits of n matrices (n, P, R)."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Matrices n, generated patches P, reference tokens R."""
 
-    def of(self, batch: slice) -> Fill:
-        """Return what writes rows of a batch of matrices."""
+    def fill_rows(self, batch: slice) -> FillRows:
+        """Return a function that writes rows of a batch of matrices into an array."""
 
     def columns(self, matrix: int, columns: NDArray[np.intp]) -> Floats:
         """Return a fresh array (P, columns) of one matrix."""
 
-    def transposed(self) -> Scores:
-        """Return the same scores with patches and tokens exchanged."""
+    def transposed(self) -> AttentionLogits:
+        """Return the same logits with patches and tokens exchanged."""
 
 
 @dataclass(frozen=True)
-class Factors:
-    """Scores as ``scale * query @ key.T``.
+class FactoredLogits:
+    """Logits as ``scale * query @ key.T``.
 
-    Where one of the two holds fewer matrices, as keys do that are the same at every step, they
-    come round again: matrix i of the block takes their matrix i modulo their number.
+    Where one of the two holds fewer matrices, as keys do that are the same at every step, they are
+    repeated: matrix i of the block uses their matrix i modulo their number.
     """
 
     query: NDArray[Any]  # (n, P, channel)
@@ -56,8 +63,8 @@ class Factors:
         """Matrices, patches, tokens."""
         return max(len(self.query), len(self.key)), self.query.shape[1], self.key.shape[1]
 
-    def of(self, batch: slice) -> Fill:
-        """Return what multiplies rows of the queries with the keys."""
+    def fill_rows(self, batch: slice) -> FillRows:
+        """Return a function that multiplies rows of the queries with the keys."""
         query = self._matrices(self.query, batch)
         key = np.multiply(self._matrices(self.key, batch), np.float32(self.scale), dtype=np.float32)
         key = key.swapaxes(1, 2)
@@ -68,16 +75,16 @@ class Factors:
         return fill
 
     def columns(self, matrix: int, columns: NDArray[np.intp]) -> Floats:
-        """Return scores (P, columns)."""
+        """Return logits (P, columns)."""
         key = self.key[matrix % len(self.key), columns]
         scaled = np.multiply(key, np.float32(self.scale), dtype=np.float32)
         query = self.query[matrix % len(self.query)].astype(np.float32, copy=False)
         product: Floats = np.matmul(query, scaled.T)
         return product
 
-    def transposed(self) -> Factors:
-        """Return the scores of tokens to patches."""
-        return Factors(self.key, self.query, self.scale)
+    def transposed(self) -> FactoredLogits:
+        """Return the logits of tokens to patches."""
+        return FactoredLogits(self.key, self.query, self.scale)
 
     def _matrices(self, factors: NDArray[Any], batch: slice) -> NDArray[Any]:
         if len(factors) == self.shape[0]:
@@ -87,8 +94,8 @@ class Factors:
 
 
 @dataclass(frozen=True)
-class Logits:
-    """Scores that are stored as they are."""
+class StoredLogits:
+    """Logits that the layer stores as such."""
 
     logits: NDArray[Any]  # (n, P, R)
 
@@ -98,8 +105,8 @@ class Logits:
         matrices, patches, tokens = self.logits.shape
         return matrices, patches, tokens
 
-    def of(self, batch: slice) -> Fill:
-        """Return what copies rows."""
+    def fill_rows(self, batch: slice) -> FillRows:
+        """Return a function that copies rows."""
         logits = self.logits[batch]
 
         def fill(rows: slice, out: Floats) -> None:
@@ -108,31 +115,48 @@ class Logits:
         return fill
 
     def columns(self, matrix: int, columns: NDArray[np.intp]) -> Floats:
-        """Return scores (P, columns)."""
+        """Return logits (P, columns)."""
         picked: Floats = self.logits[matrix][:, columns].astype(np.float32)
         return picked
 
-    def transposed(self) -> Logits:
-        """Return the scores of tokens to patches."""
-        return Logits(self.logits.swapaxes(1, 2))
+    def transposed(self) -> StoredLogits:
+        """Return the logits of tokens to patches."""
+        return StoredLogits(self.logits.swapaxes(1, 2))
 
 
-def scores_of(
+def block_logits(
     arrays: tuple[NDArray[Any], ...], names: list[str], scale: float
-) -> tuple[Scores, NDArray[Any] | None, tuple[int, ...]]:
-    """Return the scores with the leading dimensions made one, logsumexp likewise, and the lead."""
+) -> tuple[AttentionLogits, NDArray[Any] | None, tuple[int, ...]]:
+    """Return the block's logits and logsumexp with step and head flattened, and their shape.
+
+    Parameters
+    ----------
+    arrays : tuple of array (step, head, …)
+        One block of each of a layer's arrays.
+    names : list of str
+        What each of them is: query and key, or logits; perhaps logsumexp.
+    scale : float
+        Of query times key.
+
+    Returns
+    -------
+    logits : AttentionLogits, shape (step and head, P, R)
+    logsumexp : array (step and head, P), or None
+    shape : tuple of int
+        Steps and heads.
+    """
     given = dict(zip(names, arrays, strict=True))
     total = given.get("logsumexp")
     if "logits" in given:
-        logits = given["logits"]
-        lead = logits.shape[:-2]
-        scores: Scores = Logits(logits.reshape(-1, *logits.shape[-2:]))
+        stored = given["logits"]
+        shape = stored.shape[:-2]
+        logits: AttentionLogits = StoredLogits(_flat(stored))
     else:
         query, key = given["query"], given["key"]
-        lead = np.broadcast_shapes(query.shape[:-2], key.shape[:-2])
-        scores = Factors(_flat(query), _flat(key), scale)
-    return scores, None if total is None else total.reshape(-1, total.shape[-1]), lead
+        shape = np.broadcast_shapes(query.shape[:-2], key.shape[:-2])
+        logits = FactoredLogits(_flat(query), _flat(key), scale)
+    return logits, None if total is None else total.reshape(-1, total.shape[-1]), shape
 
 
-def _flat(factors: NDArray[Any]) -> NDArray[Any]:
-    return factors.reshape(-1, *factors.shape[-2:])
+def _flat(block: NDArray[Any]) -> NDArray[Any]:
+    return block.reshape(-1, *block.shape[-2:])

@@ -1,4 +1,4 @@
-"""Grids: how a map on one layer's grid becomes a map on another.
+"""Resize maps from one grid to another.
 
 Bicubic interpolation is linear and separable, so it is two small matrices, and resizing a whole
 block of maps is two matrix products.
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Grid", "bicubic_matrix", "largest_grid", "on_grid", "resize"]
+__all__ = ["Grid", "bicubic_matrix", "largest_grid", "resize", "resize_to_grid"]
 
 Grid = tuple[int, int]
 
 
 # The cubic kernel's free parameter, as image libraries for neural networks have it.
-_CUBIC: Final = -0.75
+_CUBIC_A: Final = -0.75
 
 
 def resize(maps: NDArray[Any], grid: Grid, frames: int = 1) -> NDArray[Any]:
@@ -88,22 +88,39 @@ def largest_grid(grids: Iterable[Grid]) -> Grid:
 
 
 def _cubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    near = ((_CUBIC + 2) * distance - (_CUBIC + 3)) * distance**2 + 1
-    far = _CUBIC * (((distance - 5) * distance + 8) * distance - 4)
+    near = ((_CUBIC_A + 2) * distance - (_CUBIC_A + 3)) * distance**2 + 1
+    far = _CUBIC_A * (((distance - 5) * distance + 8) * distance - 4)
     return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
 
 
-def on_grid(
+def resize_to_grid(
     flat: NDArray[Any],
     own: Grid,
     wanted: Grid,
-    lead: tuple[int, ...],
+    shape: tuple[int, ...],
     factor: int,
     frames: int = 1,
 ) -> NDArray[Any]:
-    """Return flat maps (n, positions) on the wanted grid, at least 0, with the block's lead."""
-    maps = flat.reshape(math.prod(lead), *own)
+    """Resize flat maps to a grid and clamp them at 0.
+
+    Parameters
+    ----------
+    flat : array (n, positions), float32
+    own, wanted : (height, width)
+        The grid of the maps, and the one to resize to.
+    shape : tuple of int
+        Leading dimensions to return, of n maps.
+    factor : int
+        Multiply the maps by it.
+    frames : int
+        As in `resize`.
+
+    Returns
+    -------
+    array (*shape, height, width), float32, at least 0
+    """
+    maps = flat.reshape(math.prod(shape), *own)
     if factor != 1:
         maps = maps * np.float32(factor)
-    placed: NDArray[Any] = np.maximum(resize(maps, wanted, frames), 0).reshape(*lead, *wanted)
-    return placed
+    resized: NDArray[Any] = np.maximum(resize(maps, wanted, frames), 0).reshape(*shape, *wanted)
+    return resized

@@ -4,8 +4,8 @@ For logits S of P generated patches and R reference tokens, R2G is the softmax o
 averaged over the tokens, G2R the softmax over the tokens averaged over the patches. Both softmaxes
 are normalisations of one matrix E = exp(S), so a block costs one matrix product, one exponential
 and three matrix-vector products, all of them on tiles that stay in the processor's cache. Rows with
-logits that leave the range of float32 take exp(S - row maximum), and tokens that this would lose
-are computed anew from their own maximum. NumPy alone; arithmetic in float32 whatever is stored.
+logits that leave the range of float32 take exp(S - row maximum), and tokens whose sum would then be
+lost are computed again from their own maximum. NumPy alone; arithmetic in float32 whatever is stored.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from i2am.analysis.kernel.logits import Fill, Floats, Scores
+from i2am.analysis.kernel.logits import AttentionLogits, FillRows, Floats
 
 __all__ = [
-    "LEAST_SUM",
+    "MIN_SUM",
     "WORKING_SET_BYTES",
     "DirectionalMeans",
     "Exponentials",
@@ -29,7 +29,7 @@ __all__ = [
     "row_shares",
     "row_sums",
     "slices",
-    "token_softmax",
+    "softmax_over_patches",
 ]
 
 
@@ -38,10 +38,10 @@ WORKING_SET_BYTES: Final = 64 * 2**20
 
 # About exp(±60), where float32 reaches exp(±87). Within, a sum has terms of every size that
 # matters; beyond, a row takes its own maximum first.
-LEAST_SUM: Final = 1e-26
+MIN_SUM: Final = 1e-26
 
 
-_SAFE_SCORE: Final = 60.0
+_SAFE_LOGIT: Final = 60.0
 
 
 # A tile is worked on several times while it is in the cache; smaller ones are mostly overhead.
@@ -49,7 +49,7 @@ _TILE_BYTES: Final = 2 * 2**20
 
 
 # Fewer rows, and the matrix product is slow.
-_LEAST_ROWS: Final = 64
+_MIN_ROWS: Final = 64
 
 
 class DirectionalMeans(NamedTuple):
@@ -61,7 +61,7 @@ class DirectionalMeans(NamedTuple):
 
 
 def directional_means(
-    scores: Scores,
+    logits: AttentionLogits,
     logsumexp: NDArray[Any] | None = None,
     *,
     working_set_bytes: int = WORKING_SET_BYTES,
@@ -70,14 +70,14 @@ def directional_means(
 
     Parameters
     ----------
-    scores : Scores, shape (n, P, R)
-        A score of -inf is a token that a patch may not see. Tokens that no patch sees, and patches
+    logits : AttentionLogits, shape (n, P, R)
+        A logit of -inf is a token that a patch may not see. Tokens that no patch sees, and patches
         that see no token, are left out of the means.
     logsumexp : array (n, P), optional
-        Of the layer's scores over *all* its keys. G2R is then the true attention probability, and
+        Of the layer's logits over *all* its keys. G2R is then the true attention probability, and
         its sum over the reference tokens is returned as the mass.
     working_set_bytes : int
-        What the scores that are held at a time may take; beyond it they are made twice.
+        Limit for the logits in memory; a matrix that exceeds it is computed twice.
 
     Returns
     -------
@@ -85,34 +85,34 @@ def directional_means(
 
     Examples
     --------
-    >>> from i2am.analysis.kernel.logits import Logits
-    >>> means = directional_means(Logits(np.zeros((1, 4, 2))))
+    >>> from i2am.analysis.kernel.logits import StoredLogits
+    >>> means = directional_means(StoredLogits(np.zeros((1, 4, 2))))
     >>> means.r2g, means.g2r
     (array([[0.25, 0.25, 0.25, 0.25]], dtype=float32), array([[0.5, 0.5]], dtype=float32))
     """
-    matrices, patches, tokens = scores.shape
+    matrices, patches, tokens = logits.shape
     r2g = np.empty((matrices, patches), np.float32)
     g2r = np.empty((matrices, tokens), np.float32)
     mass = None if logsumexp is None else np.empty((matrices, patches), np.float32)
-    exponentials = Exponentials(scores.shape, working_set_bytes)
-    for batch in slices(matrices, exponentials.together):
+    exponentials = Exponentials(logits.shape, working_set_bytes)
+    for batch in slices(matrices, exponentials.batch_size):
         total = None if logsumexp is None else logsumexp[batch].astype(np.float32, copy=False)
-        r2g[batch], g2r[batch], batch_mass = _batch_means(exponentials, scores, batch, total)
+        r2g[batch], g2r[batch], batch_mass = _batch_means(exponentials, logits, batch, total)
         if mass is not None:
             mass[batch] = batch_mass
     return DirectionalMeans(r2g, g2r, mass)
 
 
 def _batch_means(
-    exponentials: Exponentials, scores: Scores, batch: slice, logsumexp: Floats | None
+    exponentials: Exponentials, logits: AttentionLogits, batch: slice, logsumexp: Floats | None
 ) -> tuple[Floats, Floats, Floats | None]:
-    """Return the maps of a batch, from one pass over its rows and one over what that left."""
-    _, patches, tokens = scores.shape
+    """Return the maps of a batch, from two passes over the exponentials of its rows."""
+    _, patches, tokens = logits.shape
     size = batch.stop - batch.start
-    exponentials.begin(scores.of(batch), size, logsumexp)
+    exponentials.start_batch(logits.fill_rows(batch), size, logsumexp)
     peaks, sums = exponentials.peaks, exponentials.sums
     g2r = np.zeros((size, tokens), np.float32)
-    # float64: relative to the highest score so far, which may leave a tile far behind.
+    # float64: relative to the highest logit so far, which may leave a tile far behind.
     columns, top = np.zeros((size, tokens)), np.full((size, 1), -np.inf)
     for rows, values in exponentials:
         if logsumexp is None:
@@ -125,18 +125,18 @@ def _batch_means(
         own = _weighted_sum(np.exp(peaks[:, rows] - base), values)
         columns = columns * np.exp(top - higher) + own * np.exp(base - higher)
         top = higher
-    lost = columns < LEAST_SUM
+    lost = columns < MIN_SUM
     backwards = np.divide(1, columns, out=np.zeros_like(columns), where=~lost)
     r2g = np.empty((size, patches), np.float32)
-    for rows, values in exponentials.again():
+    for rows, values in exponentials.replay():
         # In two factors, of which neither leaves the range of float32.
         base = peaks[:, rows].max(axis=1, keepdims=True)
         backward = (backwards * np.exp(base - top)).astype(np.float32)
         r2g[:, rows] = (values @ backward[..., None])[..., 0] * np.exp(peaks[:, rows] - base)
     seen = np.full((size, 1), tokens)
     for matrix in np.flatnonzero(lost.any(axis=1)):
-        own, hidden = _exact_columns(
-            scores, batch.start + matrix, np.flatnonzero(lost[matrix]), exponentials.most_scores
+        own, hidden = _columns_from_own_maximum(
+            logits, batch.start + matrix, np.flatnonzero(lost[matrix]), exponentials.max_logits
         )
         r2g[matrix] += own
         seen[matrix] -= hidden
@@ -149,18 +149,18 @@ def _batch_means(
     return r2g, g2r, mass
 
 
-def _exact_columns(
-    scores: Scores, matrix: int, columns: NDArray[np.intp], most_scores: int
+def _columns_from_own_maximum(
+    logits: AttentionLogits, matrix: int, columns: NDArray[np.intp], max_logits: int
 ) -> tuple[Floats, int]:
-    """Return the sum over some tokens of the softmax over the patches, each from its own maximum.
+    """Return the softmax over the patches, summed over some tokens, each from its own maximum.
 
-    And how many of the tokens no patch sees: they have no softmax.
+    And the number of tokens that no patch sees: they have no softmax.
     """
-    _, patches, _ = scores.shape
+    _, patches, _ = logits.shape
     total = np.zeros(patches, np.float32)
     hidden = 0
-    for part in slices(len(columns), max(1, most_scores // patches)):
-        values = scores.columns(matrix, columns[part])
+    for part in slices(len(columns), max(1, max_logits // patches)):
+        values = logits.columns(matrix, columns[part])
         highest = values.max(axis=0)
         seen = highest > -np.inf
         values -= np.where(seen, highest, 0)
@@ -170,13 +170,13 @@ def _exact_columns(
     return total, hidden
 
 
-def token_softmax(scores: Scores) -> Floats:
+def softmax_over_patches(logits: AttentionLogits) -> Floats:
     """Return the softmax over the patches of each token, (n, R, P): nothing is averaged."""
-    flipped = scores.transposed()
+    flipped = logits.transposed()
     probability = np.empty(flipped.shape, np.float32)
     exponentials = Exponentials(flipped.shape, WORKING_SET_BYTES)
-    for batch in slices(len(probability), exponentials.together):
-        exponentials.begin(flipped.of(batch), batch.stop - batch.start)
+    for batch in slices(len(probability), exponentials.batch_size):
+        exponentials.start_batch(flipped.fill_rows(batch), batch.stop - batch.start)
         for rows, values in exponentials:
             sums = exponentials.sums[:, rows]
             weights = inverse(sums, sums > 0)
@@ -190,20 +190,20 @@ def _weighted_sum(weights: Floats, values: Floats) -> Floats:
 
 
 class Exponentials:
-    """exp(S - peak) of a batch, tile by tile of its rows; the peaks are 0 as long as that will do.
+    """exp(S - peak) of a batch, tile by tile of its rows; the peaks are 0 while float32 allows it.
 
-    Whether it will is seen from the rows' sums, which are needed anyway: a sum in a safe range has
-    no term that is too large, and lost none that matters to its row.
+    The rows' sums, which are needed anyway, show whether it does: a sum in a safe range has no term
+    that is too large, and has lost none that matters to its row.
 
     Parameters
     ----------
     shape : (n, P, R)
-        Of all scores.
+        Of all logits.
     working_set_bytes : int
 
     Attributes
     ----------
-    together : int
+    batch_size : int
         Matrices of a batch.
     peaks, sums : array (batch, P)
         What was subtracted from each row, and the row's sum after that.
@@ -212,35 +212,35 @@ class Exponentials:
     def __init__(self, shape: tuple[int, int, int], working_set_bytes: int) -> None:
         _, self._patches, tokens = shape
         matrix_bytes, row_bytes = 4 * self._patches * tokens, 4 * tokens
-        self.together = max(1, min(_TILE_BYTES, working_set_bytes) // matrix_bytes)
-        most_rows = min(max(_TILE_BYTES // row_bytes, _LEAST_ROWS), working_set_bytes // row_bytes)
-        self._tile = max(1, min(self._patches, most_rows))
-        self._is_kept = self.together * matrix_bytes <= working_set_bytes
+        self.batch_size = max(1, min(_TILE_BYTES, working_set_bytes) // matrix_bytes)
+        max_rows = min(max(_TILE_BYTES // row_bytes, _MIN_ROWS), working_set_bytes // row_bytes)
+        self._tile = max(1, min(self._patches, max_rows))
+        self._is_kept = self.batch_size * matrix_bytes <= working_set_bytes
         # Memory that is touched for the first time costs as much as the exponential.
         rows = self._patches if self._is_kept else self._tile
-        self._memory = np.empty((self.together, rows, tokens), np.float32)
-        self._is_shifted = False  # Once it has been needed, it most likely is again.
-        self.most_scores = rows * tokens
+        self._memory = np.empty((self.batch_size, rows, tokens), np.float32)
+        self._is_shifted = False  # Needed once, it is most likely needed again.
+        self.max_logits = rows * tokens
 
-    def begin(self, fill: Fill, size: int, logsumexp: Floats | None = None) -> None:
-        """Go on to another batch of so many matrices."""
+    def start_batch(self, fill: FillRows, size: int, logsumexp: Floats | None = None) -> None:
+        """Start the next batch, of `size` matrices."""
         self._fill, self._size = fill, size
         self.peaks = np.zeros((size, self._patches), np.float32)
         self.sums = np.empty((size, self._patches), np.float32)
-        if logsumexp is not None and np.abs(logsumexp).max() > _SAFE_SCORE:
+        if logsumexp is not None and np.abs(logsumexp).max() > _SAFE_LOGIT:
             self._is_shifted = True
 
     def __iter__(self) -> Iterator[tuple[slice, Floats]]:
-        """Yield the tiles, with their peaks and sums noted."""
+        """Yield the rows and exponentials of each tile, and store their peaks and sums."""
         for rows in slices(self._patches, self._tile):
-            values = self._room(rows)
+            values = self._buffer(rows)
             if not self._is_shifted:
                 self._fill(rows, values)
-                # Infinite terms are told by their sum; some BLAS multiply what they pad by zero.
+                # Infinite terms show in their sum; some BLAS multiply the padding by zero.
                 with np.errstate(over="ignore", invalid="ignore"):
                     np.exp(values, out=values)
                     sums = row_sums(values)
-                self._is_shifted = not (sums.min() >= LEAST_SUM and sums.max() <= 1 / LEAST_SUM)
+                self._is_shifted = not (sums.min() >= MIN_SUM and sums.max() <= 1 / MIN_SUM)
             if self._is_shifted:
                 self._fill(rows, values)
                 values.max(axis=2, out=self.peaks[:, rows])
@@ -251,19 +251,19 @@ class Exponentials:
             self.sums[:, rows] = sums
             yield rows, values
 
-    def again(self) -> Iterator[tuple[slice, Floats]]:
-        """Yield the same tiles, made anew unless all of them were kept."""
+    def replay(self) -> Iterator[tuple[slice, Floats]]:
+        """Yield the same tiles once more, computed again unless all of them are in memory."""
         for rows in slices(self._patches, self._tile):
-            values = self._room(rows)
+            values = self._buffer(rows)
             if not self._is_kept:
                 self._fill(rows, values)
                 values -= self.peaks[:, rows, None]
                 np.exp(values, out=values)
             yield rows, values
 
-    def _room(self, rows: slice) -> Floats:
-        place = rows if self._is_kept else slice(0, rows.stop - rows.start)
-        return self._memory[: self._size, place]
+    def _buffer(self, rows: slice) -> Floats:
+        used = rows if self._is_kept else slice(0, rows.stop - rows.start)
+        return self._memory[: self._size, used]
 
 
 def row_sums(values: Floats) -> Floats:
@@ -282,24 +282,24 @@ def slices(length: int, size: int) -> Iterator[slice]:
 
 
 def region_means(
-    scores: Scores,
+    logits: AttentionLogits,
     shares: NDArray[np.float32],
     logsumexp: NDArray[Any] | None = None,
     *,
     working_set_bytes: int = WORKING_SET_BYTES,
 ) -> NDArray[np.float32]:
-    """Return the softmax over the last axis, averaged over the rows of each region.
+    """Return the softmax over the columns, averaged over the query rows of each region.
 
     Parameters
     ----------
-    scores : Scores, shape (n, rows, columns)
-        A score of -inf is a column that a row may not see; rows that see none are left out.
+    logits : AttentionLogits, shape (n, rows, columns)
+        A logit of -inf is a column that a row may not see; rows that see none are left out.
     shares : array (region, rows)
         The weight of each row in each region; those of a region sum to 1.
     logsumexp : array (n, rows), optional
         Normalises in place of the softmax's own sum.
     working_set_bytes : int
-        What the scores that are held at a time may take.
+        Limit for the logits in memory.
 
     Returns
     -------
@@ -307,19 +307,19 @@ def region_means(
 
     Examples
     --------
-    >>> from i2am.analysis.kernel.logits import Logits
-    >>> scores = Logits(np.log([[[1.0, 3.0], [1.0, 1.0]]]))
-    >>> region_means(scores, np.array([[1, 0], [0.5, 0.5]], np.float32)).round(3)
+    >>> from i2am.analysis.kernel.logits import StoredLogits
+    >>> logits = StoredLogits(np.log([[[1.0, 3.0], [1.0, 1.0]]]))
+    >>> region_means(logits, np.array([[1, 0], [0.5, 0.5]], np.float32)).round(3)
     array([[[0.25 , 0.75 ],
             [0.375, 0.625]]], dtype=float32)
     """
-    matrices, _, columns = scores.shape
+    matrices, _, columns = logits.shape
     means = np.zeros((matrices, len(shares), columns), np.float32)
     seen = np.zeros((matrices, len(shares), 1), np.float32)
-    exponentials = Exponentials(scores.shape, working_set_bytes)
-    for batch in slices(matrices, exponentials.together):
+    exponentials = Exponentials(logits.shape, working_set_bytes)
+    for batch in slices(matrices, exponentials.batch_size):
         total = None if logsumexp is None else logsumexp[batch].astype(np.float32, copy=False)
-        exponentials.begin(scores.of(batch), batch.stop - batch.start, total)
+        exponentials.start_batch(logits.fill_rows(batch), batch.stop - batch.start, total)
         for rows, values in exponentials:
             sums = exponentials.sums[:, rows]
             if total is None:
@@ -337,7 +337,7 @@ def region_means(
 def row_shares(
     regions: Sequence[NDArray[np.intp]],
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Return the rows of all regions, and the share (region, row) that each has in each region."""
+    """Return the query rows of all regions, and the share (region, row) of each row in each region."""
     rows = np.unique(np.concatenate(regions))
     shares = np.zeros((len(regions), len(rows)), np.float32)
     for share, region in zip(shares, regions, strict=True):

@@ -1,12 +1,11 @@
 """Directional volumes and their levels: where the reference went, and what of it was used.
 
-`analyze` builds the whole answer lazily; computing any part of it computes no more than that.
+`analyze` returns everything lazily; computing a part of it computes no more than that part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
 
 import xarray as xr
 
@@ -14,26 +13,28 @@ from i2am.analysis.kernel.resize import Grid, largest_grid
 from i2am.analysis.maps.layer_maps import layer_maps
 from i2am.analysis.maps.levels import (
     MapsOfLayer,
-    levels_of,
-    mean_over,
-    split_steps,
+    add_step_coordinates,
+    compute_levels,
+    mean_float32,
+    split_time_groups,
     stack_layers,
-    with_coordinates,
 )
 from i2am.analysis.maps.official import official_levels, official_plan
 from i2am.analysis.stores.layers import SelectedLayer, check_one_reference, select_layers
 from i2am.analysis.stores.reader import open_maps
-from i2am.schemas import SCHEMA_VERSION, AnalysisError, did_you_mean
+from i2am.schemas import SCHEMA_VERSION, AnalysisError
 from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.choices import (
+    CONVENTIONS,
+    NORMALISATIONS,
+    Convention,
+    Normalisation,
+    check_choice,
+)
 from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, STEP, TIMESTEP
 from i2am.storage import StoreLike
 
-__all__ = ["Convention", "Normalisation", "analyze", "check_options", "maps_of"]
-
-Convention = Literal["i2am", "official"]
-
-
-Normalisation = Literal["mass", "density"]
+__all__ = ["analyze", "check_options", "maps_of"]
 
 
 def analyze(
@@ -55,7 +56,7 @@ def analyze(
     sample : DataTree
         As `open_run` gives it.
     convention : "i2am" or "official"
-        Resize, clamp, then mean; or as the authors' code does it, for its numbers.
+        Resize, clamp, then mean; or the authors' own order, which reproduces their numbers.
     normalisation : "mass" or "density"
         Each softmax sums to 1 over its own grid; or uniform attention is 1 on every grid.
     layers : str or iterable of str, optional
@@ -63,7 +64,7 @@ def analyze(
     steps, heads : iterable of int, optional
         Labels; all by default.
     guidance : str
-        Which half of classifier-free guidance, where both were kept.
+        The branch of classifier-free guidance, if several were captured.
     time_groups : int
         Equal groups of steps for TLAM, noisiest first; fewer when the steps are fewer.
     grid : (height, width), optional
@@ -82,13 +83,31 @@ def analyze(
     Raises
     ------
     AnalysisError
-        If an option is unknown, a label is asked for that was not captured, or the layers that are
-        named look at different reference images.
+        If an option is unknown, a label was not captured, or the named layers look at different
+        reference images.
 
     Notes
     -----
     Park & Jang, I²AM (arXiv 2407.12331), section 3: ULAM, TLAM, HLAM and LLAM are means of the
-    volume over what each name does not keep.
+    volume over the dimensions that each does not keep.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = {
+    ...     "scale": 1.0, "generated_grid": [2, 2], "reference_grid": [2, 2], "special_tokens": 0,
+    ...     "order": 0, "block": "down", "representation": "logits", "causal": True,
+    ... }
+    >>> logits = np.zeros((1, 1, 4, 4), np.float32)  # (step, head, P, R)
+    >>> logits[..., 1] = 50  # all patches look at the token at the upper right
+    >>> dims = ("step", "head", "generated", "reference")
+    >>> sample = xr.DataTree.from_dict({
+    ...     "/": xr.Dataset(coords={"step": [0], "timestep": ("step", [981.0])}),
+    ...     "/layers/down": xr.Dataset({"logits": (dims, logits)}, attrs={"i2am": layer}),
+    ... })
+    >>> maps = analyze(sample)
+    >>> maps["r2g/ulam"].values.tolist(), maps["g2r/ulam"].values.round(2).tolist()
+    ([[0.25, 0.25], [0.25, 0.25]], [[0.0, 1.0], [0.0, 0.0]])
     """
     check_options(convention, normalisation, grid)
     grid = None if grid is None else (grid[0], grid[1])
@@ -97,7 +116,7 @@ def analyze(
     coordinates = sample.coords.to_dataset()[[STEP, TIMESTEP]]
     if steps is not None:
         coordinates = coordinates.sel({STEP: sorted(set(steps))})
-    groups = split_steps(coordinates.sizes[STEP], time_groups)
+    spans = split_time_groups(coordinates.sizes[STEP], time_groups)
     density = normalisation == "density"
     attributes = {
         "kind": "maps",
@@ -106,22 +125,17 @@ def analyze(
         "normalisation": normalisation,
     }
     if convention == "official":
-        directions = _official(sample, selected, coordinates, groups, grid)
+        directions = _official(sample, selected, coordinates, spans, grid)
     else:
-        directions = _i2am(selected, coordinates, groups, grid, density=density)
+        directions = _i2am(selected, coordinates, spans, grid, density=density)
     tree: dict[str, xr.Dataset] = {"/": xr.Dataset(attrs={ATTRIBUTE_KEY: attributes})}
     return xr.DataTree.from_dict(tree | directions, name=sample.name)
 
 
 def check_options(convention: str, normalisation: str, grid: Grid | None = None) -> None:
-    """Raise an AnalysisError if an option is unknown or two do not go together."""
-    for what, value, known in (
-        ("convention", convention, ("i2am", "official")),
-        ("normalisation", normalisation, ("mass", "density")),
-    ):
-        if value not in known:
-            msg = f"Expected a known {what}, got {value!r}, at {what}. {did_you_mean(value, known)}"
-            raise AnalysisError(msg)
+    """Raise an AnalysisError if an option is unknown or two options exclude each other."""
+    check_choice("convention", convention, CONVENTIONS, AnalysisError)
+    check_choice("normalisation", normalisation, NORMALISATIONS, AnalysisError)
     if convention == "official" and normalisation != "mass":
         msg = (
             f"Expected normalisation 'mass' with convention 'official', got {normalisation!r}, "
@@ -136,7 +150,7 @@ def check_options(convention: str, normalisation: str, grid: Grid | None = None)
 def _i2am(
     selected: list[SelectedLayer],
     coordinates: xr.Dataset,
-    groups: list[slice],
+    time_groups: list[slice],
     grid: Grid | None,
     *,
     density: bool,
@@ -148,11 +162,15 @@ def _i2am(
     ]
     reference = (grid or largest_grid(references)) if references else None
     r2g, g2r, mass = _maps(selected, generated, reference, density=density)
-    directions = {"r2g": with_coordinates(levels_of(r2g, groups), coordinates, groups)}
+    directions = {
+        "r2g": add_step_coordinates(compute_levels(r2g, time_groups), coordinates, time_groups)
+    }
     if mass:
-        directions["r2g"]["mass"] = mean_over(stack_layers(mass), [LAYER, STEP, HEAD])
+        directions["r2g"]["mass"] = mean_float32(stack_layers(mass), [LAYER, STEP, HEAD])
     if g2r:
-        directions["g2r"] = with_coordinates(levels_of(g2r, groups), coordinates, groups)
+        directions["g2r"] = add_step_coordinates(
+            compute_levels(g2r, time_groups), coordinates, time_groups
+        )
     return directions
 
 
@@ -160,23 +178,27 @@ def _official(
     sample: xr.DataTree,
     selected: list[SelectedLayer],
     coordinates: xr.Dataset,
-    groups: list[slice],
+    time_groups: list[slice],
     grid: Grid | None,
 ) -> dict[str, xr.Dataset]:
     """Return both directions as the authors' code aggregates them."""
     plan = official_plan(sample, selected, grid)
     r2g, _, mass = _maps(plan.r2g, plan.generated, None, density=False)
-    levels = official_levels(plan.r2g, plan.r2g, groups, plan.generated, direction="r2g")
+    levels = official_levels(plan.r2g, plan.r2g, time_groups, plan.generated, direction="r2g")
     directions = {
-        "r2g": with_coordinates(levels.assign(volume=stack_layers(r2g)), coordinates, groups)
+        "r2g": add_step_coordinates(
+            levels.assign(volume=stack_layers(r2g)), coordinates, time_groups
+        )
     }
     if mass:
-        directions["r2g"]["mass"] = mean_over(stack_layers(mass), [LAYER, STEP, HEAD])
+        directions["r2g"]["mass"] = mean_float32(stack_layers(mass), [LAYER, STEP, HEAD])
     if plan.reference is not None:
         _, g2r, _ = _maps(plan.g2r, plan.generated, plan.reference, density=False)
-        levels = official_levels(plan.g2r, plan.g2r_time, groups, plan.reference, direction="g2r")
-        directions["g2r"] = with_coordinates(
-            levels.assign(volume=stack_layers(g2r)), coordinates, groups
+        levels = official_levels(
+            plan.g2r, plan.g2r_time, time_groups, plan.reference, direction="g2r"
+        )
+        directions["g2r"] = add_step_coordinates(
+            levels.assign(volume=stack_layers(g2r)), coordinates, time_groups
         )
     return directions
 
@@ -204,7 +226,18 @@ def maps_of(
     run : Mapping of str to DataTree
         As `open_run` gives it.
     maps : str, Path or zarr Store, optional
-        The maps store. Samples that it lacks, or all without one, are analysed when asked for.
+        The maps store. Samples that it does not hold, or all if there is none, are analyzed when
+        they are asked for.
+
+    Returns
+    -------
+    Mapping of str to DataTree
+        By the names of the run's samples; as `analyze` returns them.
+
+    Raises
+    ------
+    StoreError
+        If the maps store is missing or of the wrong kind.
     """
     return _MapsOnDemand(run, {} if maps is None else open_maps(maps))
 

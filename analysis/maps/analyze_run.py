@@ -1,6 +1,6 @@
-"""Analyse a whole run into a maps store: sample by sample, out of core, on threads or a cluster.
+"""Analyze a whole run into a maps store: sample by sample, out of core, on threads or a cluster.
 
-What is complete is left alone, so a run that was stopped goes on where it was.
+Complete samples are skipped, so a run that was stopped continues where it was.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import zarr
 from tqdm.auto import tqdm
 
 from i2am.analysis.kernel.resize import Grid
-from i2am.analysis.maps.analyze import Convention, Normalisation, analyze, check_options
-from i2am.analysis.maps.dask_cluster import Computer, computing_on
+from i2am.analysis.maps.analyze import analyze, check_options
+from i2am.analysis.maps.dask_cluster import Executor, ProgressCallback, open_executor
 from i2am.analysis.stores.maps_writer import (
     finish_sample,
     is_finished,
@@ -29,12 +29,13 @@ from i2am.analysis.stores.maps_writer import (
 )
 from i2am.analysis.stores.reader import Run, open_run
 from i2am.schemas import I2AMError, StoreError
+from i2am.schemas.choices import Convention, Normalisation
 from i2am.schemas.dims import CONDITIONAL
 from i2am.storage import StoreLike, is_url
 
 __all__ = ["analyze_run"]
 
-# Parts of a sample are counted, too: one may take minutes.
+# The bar counts parts of a sample, too: a whole one may take minutes.
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
@@ -68,7 +69,7 @@ def analyze_run(
     samples : iterable of str, optional
         All complete samples by default.
     scheduler : str, optional
-        Address of a Dask cluster that is there already; it must see both stores.
+        Address of a running Dask cluster; its workers must be able to open both stores.
     workers : int, optional
         Start a local cluster of that many processes, of one thread each. By default Dask's own:
         threads, or the client that is active in this process.
@@ -87,8 +88,8 @@ def analyze_run(
     Raises
     ------
     StoreError
-        If the run is missing or has no such sample, or `out` is a URL, or something else stands
-        there; at the end, when all others are done, if a sample cannot be read.
+        If the run is missing or has no such sample, or `out` is a URL or something else than such
+        a maps store; at the end, when all others are done, if a sample cannot be read.
     AnalysisError
         If an option is unknown, a label was not captured, or the cluster does not answer.
     """
@@ -104,7 +105,7 @@ def analyze_run(
         "time_groups": time_groups,
         "grid": None if grid is None else (grid[0], grid[1]),
     }
-    # Workers elsewhere may stand in another folder.
+    # Workers elsewhere may have another working folder.
     opened = open_run(run if scheduler is None else _absolute(run))
     chosen = _chosen(opened, samples)
     if is_url(out):
@@ -112,17 +113,17 @@ def analyze_run(
         raise StoreError(msg)
     out = Path(out)
     first = next(iter(chosen))
-    # Says what is wrong before anything is written.
+    # An error comes before anything is written.
     prepared = {first: analyze(opened[first], **options)}
-    with computing_on(scheduler, workers) as computer:
+    with open_executor(scheduler, workers) as executor:
         root = open_output(
             out if scheduler is None else out.resolve(),
             source_of(run, out),
             options,
             overwrite=overwrite,
         )
-        if progress and computer.dashboard:
-            print(f"Dashboard: {computer.dashboard}", file=sys.stderr)  # noqa: T201
+        if progress and executor.dashboard:
+            print(f"Dashboard: {executor.dashboard}", file=sys.stderr)  # noqa: T201
         with tqdm(
             desc="analyze", unit="sample", total=len(chosen), bar_format=_BAR, disable=not progress
         ) as bar:
@@ -131,7 +132,7 @@ def analyze_run(
                 opened,
                 root,
                 options,
-                computer,
+                executor,
                 advance=lambda share: bar.update(min(share, len(chosen) - bar.n)),
                 prepared=prepared,
             ).run(chosen)
@@ -140,25 +141,25 @@ def analyze_run(
 
 @dataclass
 class _Analysis:
-    """The samples of a run on their way into a maps store."""
+    """Analyzes the samples of a run into a maps store."""
 
     opened: Run
     root: zarr.Group
     options: dict[str, Any]
-    computer: Computer
-    advance: Callable[[float], object]
+    executor: Executor
+    advance: ProgressCallback
     prepared: dict[str, xr.DataTree]
     _started: deque[tuple[str, str, Callable[[], None]]] = field(default_factory=deque)
     _failed: dict[str, Exception] = field(default_factory=dict)
 
     def run(self, samples: Mapping[str, str]) -> None:
-        """Analyse what is not finished; what goes wrong says where, when all others are done."""
+        """Analyze the unfinished samples; raise the first error at the end, when all others are done."""
         for name, created in samples.items():
             if is_finished(self.root, name, created):
                 self.advance(1.0)
                 continue
             self._try(name, partial(self._start, name, created))
-            while len(self._started) >= self.computer.most_started:
+            while len(self._started) >= self.executor.max_started:
                 self._finish_first()
         while self._started:
             self._finish_first()
@@ -171,8 +172,8 @@ class _Analysis:
         maps = self.prepared.pop(name, None)
         if maps is None:
             maps = analyze(self.opened[name], **self.options)
-        work = start_sample(self.root, name, maps, created)
-        self._started.append((name, created, self.computer.start(work, self.advance)))
+        writes = start_sample(self.root, name, maps, created)
+        self._started.append((name, created, self.executor.start(writes, self.advance)))
 
     def _finish_first(self) -> None:
         name, created, wait = self._started.popleft()
@@ -183,9 +184,9 @@ class _Analysis:
 
         self._try(name, finish)
 
-    def _try(self, name: str, work: Callable[[], None]) -> None:
+    def _try(self, name: str, action: Callable[[], None]) -> None:
         try:
-            work()
+            action()
         except (I2AMError, RuntimeError, OSError, ValueError) as e:
             self._failed[name] = e
 
@@ -206,12 +207,12 @@ def _absolute(run: StoreLike) -> StoreLike:
 
 
 def _chosen(run: Run, samples: Iterable[str] | None) -> dict[str, str]:
-    """Return when each sample that is asked for was captured, by name."""
+    """Return the time of capture of each chosen sample, by name."""
     known = run.sample_attributes()
     names = list(known) if samples is None else list(dict.fromkeys(samples))
     for name in names:
         if name not in known:
-            run[name]  # Says that it is not there, and which is.
+            run[name]  # Raises, and names the samples that exist.
     if not names:
         msg = f"Expected complete samples, got none, at {run.path}. Capture some first."
         raise StoreError(msg)

@@ -1,6 +1,6 @@
-"""Where Dask computes: this process's threads, processes started here, or a cluster that is there.
+"""Where Dask computes: on threads of this process, on processes started here, or on a cluster.
 
-A worker that is lost costs its unfinished blocks: they are computed again elsewhere.
+If a worker is lost, its unfinished blocks are computed again elsewhere.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     import dask.array as da
     from distributed import Client
 
-__all__ = ["Computer", "computing_on"]
+__all__ = ["Executor", "open_executor"]
 
 _TIMEOUT: Final = "20s"
-_THREADS_OF_A_WORK: Final = 8
-# Dask has the C library give all memory back at once. Blocks of one size come again and again, and
+_THREADS_PER_SAMPLE: Final = 8
+# Dask makes the C library return all memory at once. Blocks of one size come again and again, and
 # pages that are touched anew for each cost a worker a quarter of its time; its statistical profile
 # of every worker costs another twelfth.
 _WORKER_SETTINGS: Final = {
@@ -34,46 +34,46 @@ _WORKER_SETTINGS: Final = {
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 32 * 2**20,
 }
 
-# Lazy arrays that are computed for what that does: their blocks write themselves to a store.
-Work = Sequence["da.Array"]
-# Takes by how much a work has come nearer to its end, of 1.
-Advance = Callable[[float], object]
+# Lazy arrays whose blocks are written to a store when they are computed.
+LazyWrites = Sequence["da.Array"]
+# Is called with the share of the writes that was just done, 0..1.
+ProgressCallback = Callable[[float], object]
 
 
 @dataclass(frozen=True)
-class Computer:
-    """Computes works, one after the other or some of them at a time.
+class Executor:
+    """Runs lazy writes on local threads or on a Dask cluster.
 
     Parameters
     ----------
-    start : callable (Work, Advance) -> callable ()
-        Returns what waits until the work is done, and raises what went wrong in it.
-    most_started : int
-        How many works to start before the first of them is waited for.
+    start : callable (LazyWrites, ProgressCallback) -> callable ()
+        Starts the writes; the returned function waits until they are done, and raises their errors.
+    max_started : int
+        How many samples to start before waiting for the first of them.
     dashboard : str or None
         Address of the page that shows the cluster at work.
     """
 
-    start: Callable[[Work, Advance], Callable[[], None]]
-    most_started: int
+    start: Callable[[LazyWrites, ProgressCallback], Callable[[], None]]
+    max_started: int
     dashboard: str | None = None
 
 
 @contextlib.contextmanager
-def computing_on(scheduler: str | None = None, workers: int | None = None) -> Iterator[Computer]:
-    """Compute on a cluster within the context; on Dask's default when neither is given.
+def open_executor(scheduler: str | None = None, workers: int | None = None) -> Iterator[Executor]:
+    """Open an executor for the context: a cluster, or Dask's default if neither is given.
 
     Parameters
     ----------
     scheduler : str, optional
-        Address of a scheduler that is there already, for instance ``tcp://host:8786``.
+        Address of a running scheduler, for instance ``tcp://host:8786``.
     workers : int, optional
         Start that many processes of one thread each, and stop them at the end.
 
     Raises
     ------
     AnalysisError
-        If both are given, there is to be no worker, or the scheduler does not answer.
+        If both are given, `workers` is less than 1, or the scheduler does not answer.
     """
     if scheduler is not None and workers is not None:
         msg = "Expected scheduler or workers, got both, at the call. Give one of the two."
@@ -84,21 +84,21 @@ def computing_on(scheduler: str | None = None, workers: int | None = None) -> It
     if scheduler is None and workers is None:
         # Each block has a thread of Dask's; more of the matrix product's own would fight them.
         with threadpool_limits(1, user_api="blas"):
-            yield Computer(_start_here, most_started=1)
+            yield Executor(_start_here, max_started=1)
         return
     # A second to import, and not needed on one machine.
     from distributed import Client, LocalCluster
 
     with contextlib.ExitStack() as stack:
         if scheduler is None:
-            # Its processes are told to use one thread each for matrix products, too.
+            # Its processes use one thread each for matrix products, too.
             with dask.config.set(_WORKER_SETTINGS):
                 cluster = LocalCluster(
                     n_workers=workers,
                     threads_per_worker=1,
                     processes=True,
                     dashboard_address=":0",
-                    silence_logs=logging.CRITICAL,  # What fails comes back as an error.
+                    silence_logs=logging.CRITICAL,  # A failure is raised as an error.
                 )
             scheduler = stack.enter_context(cluster).scheduler_address
         try:
@@ -110,28 +110,28 @@ def computing_on(scheduler: str | None = None, workers: int | None = None) -> It
             )
             raise AnalysisError(msg) from e
         stack.enter_context(client)
-        # The next work is prepared, and its first blocks are read, while one nears its end; and
-        # one has no more blocks than keep a few threads busy.
+        # The next sample is prepared, and its first blocks are read, while one comes to its end;
+        # and a sample has only enough blocks for a few threads.
         threads = sum(client.nthreads().values())
-        yield Computer(
+        yield Executor(
             _StartOn(client),
-            most_started=2 + threads // _THREADS_OF_A_WORK,
+            max_started=2 + threads // _THREADS_PER_SAMPLE,
             dashboard=client.dashboard_link,
         )
 
 
-def _start_here(work: Work, advance: Advance) -> Callable[[], None]:
+def _start_here(writes: LazyWrites, advance: ProgressCallback) -> Callable[[], None]:
     def wait() -> None:
         with _Progress(advance):
-            dask.compute(*work)
+            dask.compute(*writes)
 
     return wait
 
 
 class _Progress(Callback):  # type: ignore[misc]
-    """Tells how much of a graph is done; a local scheduler's only, clusters have a dashboard."""
+    """Reports what share of a graph is done, for the local scheduler; clusters have a dashboard."""
 
-    def __init__(self, advance: Advance) -> None:
+    def __init__(self, advance: ProgressCallback) -> None:
         super().__init__()
         self._advance, self._rest = advance, 1.0
 
@@ -155,14 +155,14 @@ class _Progress(Callback):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class _StartOn:
-    """Starts works on a cluster."""
+    """Starts writes on a cluster."""
 
     client: Client
 
-    def __call__(self, work: Work, advance: Advance) -> Callable[[], None]:
+    def __call__(self, writes: LazyWrites, advance: ProgressCallback) -> Callable[[], None]:
         from distributed import as_completed, futures_of
 
-        futures = futures_of(self.client.persist(list(work)))
+        futures = futures_of(self.client.persist(list(writes)))
 
         def wait() -> None:
             for future in as_completed(futures):

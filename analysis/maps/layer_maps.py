@@ -15,9 +15,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from i2am.analysis.kernel.logits import scores_of
-from i2am.analysis.kernel.resize import Grid, on_grid
-from i2am.analysis.kernel.softmax import DirectionalMeans, directional_means, token_softmax
+from i2am.analysis.kernel.logits import block_logits
+from i2am.analysis.kernel.resize import Grid, resize_to_grid
+from i2am.analysis.kernel.softmax import DirectionalMeans, directional_means, softmax_over_patches
 from i2am.analysis.stores.layers import SelectedLayer
 from i2am.schemas import AnalysisError
 from i2am.schemas.dims import (
@@ -30,7 +30,7 @@ from i2am.schemas.dims import (
     STEP,
 )
 
-__all__ = ["LayerMaps", "apply_to_blocks", "check_frames", "layer_maps", "layer_probability"]
+__all__ = ["LayerMaps", "check_frames", "layer_maps", "layer_probability", "map_layer_blocks"]
 
 _MASS_PLANE = ("mass_y", "mass_x")
 
@@ -54,7 +54,7 @@ def layer_maps(
     generated, reference : (height, width)
         The common grids; no reference grid, no G2R.
     density : bool
-        Multiply by the number of positions that were softmaxed over.
+        Multiply by the number of positions of the softmax.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def layer_maps(
     if has_mass:
         planes.append(_MASS_PLANE)
         grids.append(generated)
-    maps = apply_to_blocks(
+    maps = map_layer_blocks(
         _block_maps,
         layer.blocks,
         layer.attributes.scale,
@@ -107,15 +107,15 @@ def layer_probability(layer: SelectedLayer) -> xr.DataArray:
     AnalysisError
         If the layer was averaged when it was captured.
     """
-    if not layer.has_scores:
+    if not layer.has_logits:
         msg = (
-            "Expected a layer with its scores, as each token's map is resized for itself, got one "
+            "Expected a layer with its logits, as each token's map is resized on its own, got one "
             f"that was reduced to maps at capture, at {layer.name}. Capture with representation "
             "'auto', or use convention 'i2am'."
         )
         raise AnalysisError(msg)
     grid = layer.attributes.generated_grid
-    (maps,) = apply_to_blocks(
+    (maps,) = map_layer_blocks(
         _block_probability,
         layer.blocks,
         layer.attributes.scale,
@@ -136,34 +136,34 @@ def _block_maps(
     factors: tuple[int, int],
     frames: int,
 ) -> tuple[NDArray[Any], ...] | NDArray[Any]:
-    (r2g, g2r, mass), lead = _means(arrays, names, scale)
-    maps = [on_grid(r2g, own_generated, grids[0], lead, factors[0], frames)]
+    (r2g, g2r, mass), shape = _means(arrays, names, scale)
+    maps = [resize_to_grid(r2g, own_generated, grids[0], shape, factors[0], frames)]
     if own_reference is not None:
-        placed = g2r[:, special_tokens:]
-        maps.append(on_grid(placed, own_reference, grids[1], lead, factors[1]))
+        spatial = g2r[:, special_tokens:]
+        maps.append(resize_to_grid(spatial, own_reference, grids[1], shape, factors[1]))
     if mass is not None:
-        maps.append(on_grid(mass, own_generated, grids[-1], lead, 1, frames))
+        maps.append(resize_to_grid(mass, own_generated, grids[-1], shape, 1, frames))
     return tuple(maps) if len(maps) > 1 else maps[0]
 
 
 def _means(
     arrays: tuple[NDArray[Any], ...], names: list[str], scale: float
 ) -> tuple[DirectionalMeans, tuple[int, ...]]:
-    """Return a block's means, or those that were taken at capture, and the leading dimensions."""
+    """Return a block's means, computed or as capture stored them, and its steps and heads."""
     if "r2g" not in names:
-        scores, total, lead = scores_of(arrays, names, scale)
-        return directional_means(scores, total), lead
-    lead = arrays[names.index("r2g")].shape[:-1]
+        logits, total, shape = block_logits(arrays, names, scale)
+        return directional_means(logits, total), shape
+    shape = arrays[names.index("r2g")].shape[:-1]
     given = {n: a.reshape(-1, a.shape[-1]) for n, a in zip(names, arrays, strict=True)}
-    no_tokens = np.empty((math.prod(lead), 0), np.float32)
-    return DirectionalMeans(given["r2g"], given.get("g2r", no_tokens), given.get("mass")), lead
+    no_tokens = np.empty((math.prod(shape), 0), np.float32)
+    return DirectionalMeans(given["r2g"], given.get("g2r", no_tokens), given.get("mass")), shape
 
 
 def _block_probability(
     *arrays: NDArray[Any], names: list[str], scale: float, grids: list[tuple[int, ...]]
 ) -> NDArray[Any]:
-    scores, _, lead = scores_of(arrays, names, scale)
-    return token_softmax(scores).reshape(*lead, *grids[0])
+    logits, _, shape = block_logits(arrays, names, scale)
+    return softmax_over_patches(logits).reshape(*shape, *grids[0])
 
 
 _CORE: Final = {
@@ -177,7 +177,7 @@ _CORE: Final = {
 }
 
 
-def apply_to_blocks(
+def map_layer_blocks(
     function: Callable[..., Any],
     arrays: xr.Dataset,
     scale: float,
@@ -185,7 +185,7 @@ def apply_to_blocks(
     sizes: Sequence[tuple[int, ...]],
     **options: Any,
 ) -> list[xr.DataArray]:
-    """Apply a function to each block of a layer's arrays; one output for each plane.
+    """Apply a function to each block of a layer's arrays, with one output for each plane.
 
     Parameters
     ----------
@@ -204,39 +204,39 @@ def apply_to_blocks(
     Returns
     -------
     list of DataArray
-        Dims (step, head, plane), float32, lazy; one task for each block, which reads it, too, and
-        one more for each output, unless there is one plane of two dimensions.
+        Dims (step, head, plane), float32, lazy. One task reads and computes a block; each output of
+        it is one more task, unless there is one output, of two dimensions.
     """
     names = [name for name in _CORE if name in arrays]
     # Patches, tokens and channels are whole in each block.
     whole = arrays[names].chunk(dict.fromkeys({dim for name in names for dim in _CORE[name]}, -1))
     unified = whole.unify_chunks()
     inputs = [_four_dims(unified[name], name) for name in names]
-    lead = max((one.chunks[:-2] for one in inputs), key=len)
+    step_head = max((one.chunks[:-2] for one in inputs), key=len)
     apply = partial(function, names=names, scale=scale, grids=list(sizes), **options)
     # Blocks of inputs and output line up by their last dimensions: four on both sides.
     is_alone = len(sizes) == 1 and len(sizes[0]) == 2
     shape = sizes[0] if is_alone else (1, sum(map(math.prod, sizes)))
-    together = da.map_blocks(
+    outputs = da.map_blocks(
         _apply if is_alone else _apply_and_join,
         *inputs,
         apply=apply,
         is_flat=[len(_CORE[name]) == 1 for name in names],
-        chunks=(*lead, *((size,) for size in shape)),
+        chunks=(*step_head, *((size,) for size in shape)),
         meta=np.empty((0,) * (2 + len(shape)), np.float32),
     )
     if is_alone:
-        return [xr.DataArray(together, dims=(STEP, HEAD, *planes[0]))]
+        return [xr.DataArray(outputs, dims=(STEP, HEAD, *planes[0]))]
     ends = np.cumsum([math.prod(size) for size in sizes])
     return [
         xr.DataArray(
-            together.map_blocks(
-                _part,
+            outputs.map_blocks(
+                _slice_output,
                 end=int(end),
                 size=size,
                 drop_axis=[2, 3],
                 new_axis=list(range(2, 2 + len(size))),
-                chunks=(*lead, *((length,) for length in size)),
+                chunks=(*step_head, *((length,) for length in size)),
                 meta=np.empty((0,) * (2 + len(size)), np.float32),
             ),
             dims=(STEP, HEAD, *plane),
@@ -265,7 +265,9 @@ def _apply_and_join(*blocks: NDArray[Any], **options: Any) -> NDArray[np.float32
     return np.concatenate(flat, axis=-1)
 
 
-def _part(joined: NDArray[np.float32], end: int, size: tuple[int, ...]) -> NDArray[np.float32]:
+def _slice_output(
+    joined: NDArray[np.float32], end: int, size: tuple[int, ...]
+) -> NDArray[np.float32]:
     return joined[:, :, 0, end - math.prod(size) : end].reshape(*joined.shape[:2], *size)
 
 

@@ -1,7 +1,7 @@
 """From the maps of single layers to one volume, and to its levels.
 
-The levels are sums of each layer's maps, taken in float64 so that no blocking shows, and divided by
-what was added up: the heads that a layer lacks count nowhere.
+The levels are sums over each layer's maps in float64, so that they do not depend on the blocks,
+divided by the number of maps: heads that a layer lacks count in no mean.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from i2am.schemas.dims import FIRST_STEP, HEAD, LAST_STEP, LAYER, STEP, TIME
 
 __all__ = [
     "MapsOfLayer",
-    "levels_of",
-    "mean_over",
-    "split_steps",
+    "add_step_coordinates",
+    "compute_levels",
+    "mean_float32",
+    "split_time_groups",
     "stack_layers",
-    "with_coordinates",
 ]
 
 # A layer and its maps, dims (step, head, plane), on the grid that all layers share.
@@ -62,14 +62,14 @@ def stack_layers(maps: Sequence[MapsOfLayer]) -> xr.DataArray:
     return xr.DataArray(da.stack(padded), _coordinates(maps), (LAYER, *maps[0][1].dims))
 
 
-def levels_of(maps: Sequence[MapsOfLayer], groups: Sequence[slice]) -> xr.Dataset:
-    """Return the volume with ULAM, TLAM, HLAM and LLAM: its means over what each does not keep.
+def compute_levels(maps: Sequence[MapsOfLayer], time_groups: Sequence[slice]) -> xr.Dataset:
+    """Return the volume with ULAM, TLAM, HLAM and LLAM: its means over the dimensions each leaves out.
 
     Parameters
     ----------
     maps : sequence of (SelectedLayer, DataArray), at least one
         Maps over (step, head, plane) on one grid.
-    groups : sequence of slice
+    time_groups : sequence of slice
         Positions of the steps of each time group; together all steps, in their order.
 
     Returns
@@ -79,14 +79,14 @@ def levels_of(maps: Sequence[MapsOfLayer], groups: Sequence[slice]) -> xr.Datase
         llam (layer, plane); float32, lazy.
     """
     heads = _every_head(maps)
-    rows = [[heads.index(head) for head in layer.heads] for layer, _ in maps]
-    sums = [_block_sums(one.data, groups) for _, one in maps]
+    head_indices = [[heads.index(head) for head in layer.heads] for layer, _ in maps]
+    sums = [_block_sums(one.data, time_groups) for _, one in maps]
     volume = stack_layers(maps)
     levels = {"volume": volume}
-    found = _lazy_levels(sums, rows, groups)
+    found = _lazy_levels(sums, head_indices, time_groups)
     for name, dims, length in (
         ("ulam", (), ()),
-        ("tlam", (TIME,), (len(groups),)),
+        ("tlam", (TIME,), (len(time_groups),)),
         ("hlam", (HEAD,), (len(heads),)),
         ("llam", (LAYER,), (len(maps),)),
     ):
@@ -95,19 +95,19 @@ def levels_of(maps: Sequence[MapsOfLayer], groups: Sequence[slice]) -> xr.Datase
     return xr.Dataset(levels).assign_coords(volume.coords)
 
 
-def mean_over(maps: xr.DataArray, dims: Sequence[str]) -> xr.DataArray:
-    """Return the float32 mean, added up in float64 so that no blocking shows; NaN is left out."""
+def mean_float32(maps: xr.DataArray, dims: Sequence[str]) -> xr.DataArray:
+    """Return the mean without NaN as float32; summed in float64, so that blocks make no difference."""
     return maps.mean(dims, dtype=np.float64, skipna=True).astype(np.float32)
 
 
-def with_coordinates(
-    levels: xr.Dataset, coordinates: xr.Dataset, groups: Sequence[slice]
+def add_step_coordinates(
+    levels: xr.Dataset, coordinates: xr.Dataset, time_groups: Sequence[slice]
 ) -> xr.Dataset:
     """Add step and timestep, and the first and last step of each time group."""
     steps = coordinates[STEP].to_numpy()
     spans = {
-        FIRST_STEP: (TIME, [steps[group][0] for group in groups]),
-        LAST_STEP: (TIME, [steps[group][-1] for group in groups]),
+        FIRST_STEP: (TIME, [steps[group][0] for group in time_groups]),
+        LAST_STEP: (TIME, [steps[group][-1] for group in time_groups]),
     }
     return levels.assign_coords({**coordinates.coords, **spans})
 
@@ -124,46 +124,50 @@ def _coordinates(maps: Sequence[MapsOfLayer]) -> dict[str, Any]:
     }
 
 
-def _block_sums(maps: da.Array, groups: Sequence[slice]) -> da.Array:
-    """Return what each block adds to the levels: over the steps of each group, and of each head.
+def _block_sums(maps: da.Array, time_groups: Sequence[slice]) -> da.Array:
+    """Return each block's sums for the levels: over the steps of each time group, and of each head.
 
     Dims (block of steps, block of heads, time group and then head, y, x), float64.
     """
     steps, heads, *plane = maps.chunks
     return maps.map_blocks(
         _sums_of_block,
-        groups=list(groups),
+        time_groups=list(time_groups),
         starts=np.cumsum([0, *steps]).tolist(),
         new_axis=[2],
-        chunks=((1,) * len(steps), (1,) * len(heads), (len(groups) + max(heads),), *plane),
+        chunks=((1,) * len(steps), (1,) * len(heads), (len(time_groups) + max(heads),), *plane),
         meta=np.empty((0,) * 5),
     )
 
 
 def _sums_of_block(
-    maps: NDArray[Any], groups: Sequence[slice], starts: Sequence[int], block_id: tuple[int, ...]
+    maps: NDArray[Any],
+    time_groups: Sequence[slice],
+    starts: Sequence[int],
+    block_id: tuple[int, ...],
 ) -> Floats:
     start = starts[block_id[0]]
-    of_steps = maps.sum(axis=1, dtype=np.float64)
-    own = [slice(max(0, group.start - start), max(0, group.stop - start)) for group in groups]
-    by_group = np.stack([of_steps[part].sum(axis=0) for part in own])
+    by_step = maps.sum(axis=1, dtype=np.float64)
+    own = [slice(max(0, group.start - start), max(0, group.stop - start)) for group in time_groups]
+    by_group = np.stack([by_step[part].sum(axis=0) for part in own])
     return np.concatenate([by_group, maps.sum(axis=0, dtype=np.float64)])[None, None]
 
 
 def _lazy_levels(
-    sums: Sequence[da.Array], rows: Sequence[Sequence[int]], groups: Sequence[slice]
+    sums: Sequence[da.Array], head_indices: Sequence[Sequence[int]], time_groups: Sequence[slice]
 ) -> Callable[[str, tuple[int, ...]], da.Array]:
     """Return what gives each level as a lazy array of a shape.
 
-    One task makes all four of the blocks' sums: they are small, and a task has a price.
+    One task computes all four from the blocks' sums: they are small, and each task costs time. With
+    `dask.delayed` it is a tenth more tasks, and twice the time to build them.
     """
     token = f"levels-{uuid4().hex}"
     blocks = [
         [[(one.name, i, j, 0, 0, 0) for j in range(one.numblocks[1])] for i in range(len(one))]
         for one in sums
     ]
-    sizes = [group.stop - group.start for group in groups]
-    task = (partial(_levels, rows=rows, sizes=sizes), blocks)
+    sizes = [group.stop - group.start for group in time_groups]
+    task = (partial(_levels, head_indices=head_indices, sizes=sizes), blocks)
     graph = HighLevelGraph.from_collections(token, {token: task}, dependencies=sums)
 
     def level(name: str, shape: tuple[int, ...]) -> da.Array:
@@ -177,23 +181,23 @@ def _lazy_levels(
 
 def _levels(
     blocks: Sequence[Sequence[Sequence[Floats]]],
-    rows: Sequence[Sequence[int]],
+    head_indices: Sequence[Sequence[int]],
     sizes: Sequence[int],
 ) -> dict[str, NDArray[np.float32]]:
-    """Return the levels: sums over what was added up, by all layers' heads and steps.
+    """Return the levels: the sums divided by the number of maps in them.
 
     Parameters
     ----------
     blocks : nested sequence of array
-        Of each layer, block of steps and block of heads what `_sums_of_block` gave.
-    rows : sequence of sequence of int
-        The place of each layer's heads among all heads.
+        By layer, block of steps and block of heads: what `_sums_of_block` returned.
+    head_indices : sequence of sequence of int
+        Positions of each layer's heads among all heads.
     sizes : sequence of int
         Steps of each time group.
     """
     of_layers = [_add_blocks(own, len(sizes)) for own in blocks]
-    steps, lengths = sum(sizes), [len(own) for own in rows]
-    heads = np.concatenate([np.asarray(own, int) for own in rows])
+    steps, lengths = sum(sizes), [len(own) for own in head_indices]
+    heads = np.concatenate([np.asarray(own, int) for own in head_indices])
     by_head = np.zeros((heads.max() + 1, *of_layers[0][1].shape[1:]))
     np.add.at(by_head, heads, np.concatenate([sums for _, sums in of_layers]))
     by_layer = np.stack([by_group for by_group, _ in of_layers])
@@ -215,21 +219,23 @@ def _add_blocks(blocks: Sequence[Sequence[Floats]], groups: int) -> tuple[Floats
     return by_group, np.sum(by_head, axis=0)
 
 
-def split_steps(count: int, groups: int) -> list[slice]:
-    """Return equal runs of positions, noisiest first; fewer than `groups` when steps are few.
+def split_time_groups(count: int, time_groups: int) -> list[slice]:
+    """Return equal runs of positions, noisiest first; fewer than `time_groups` if steps are few.
 
     Raises
     ------
     AnalysisError
-        If `groups` is not positive.
+        If `time_groups` is not positive.
 
     Examples
     --------
-    >>> split_steps(5, 2)
+    >>> split_time_groups(5, 2)
     [slice(0, 3, None), slice(3, 5, None)]
     """
-    if groups < 1:
-        msg = f"Expected at least one time group, got {groups}, at time_groups. Give 1 or more."
+    if time_groups < 1:
+        msg = (
+            f"Expected at least one time group, got {time_groups}, at time_groups. Give 1 or more."
+        )
         raise AnalysisError(msg)
-    parts = np.array_split(np.arange(count), min(groups, count))
+    parts = np.array_split(np.arange(count), min(time_groups, count))
     return [slice(int(part[0]), int(part[-1]) + 1) for part in parts]

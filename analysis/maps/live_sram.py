@@ -1,8 +1,8 @@
-"""Live questions: what `sram` answers, straight from the store and better with every estimate.
+"""SRAM at once: what `sram` returns, read without Dask, as estimates that get better and better.
 
-A click cannot wait for every step of every layer, nor for a graph that plans to read them. So steps
-are read in the store's own chunks, those of all layers in turn and far apart first, and each pass
-over the layers gives an estimate in which every layer weighs as it does in the last one.
+A click cannot wait for every step of every layer, nor for a graph that plans to read them. So this
+reads whole chunks of steps, of all layers in turn, the first ones far apart; and each pass over the
+layers gives an estimate in which every layer has the weight that it has in the end.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -17,14 +18,21 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from i2am.analysis.kernel.logits import scores_of
-from i2am.analysis.kernel.resize import on_grid
+from i2am.analysis.kernel.logits import block_logits
+from i2am.analysis.kernel.resize import resize_to_grid
 from i2am.analysis.kernel.softmax import region_means, row_shares
-from i2am.analysis.maps.analyze import Normalisation, check_options
+from i2am.analysis.maps.analyze import check_options
 from i2am.analysis.maps.layer_maps import check_frames
-from i2am.analysis.maps.regions import REGION, Places, Question, check_one_side, check_question
-from i2am.analysis.stores.chunks import DirectReads, chunk_lengths, touched_bytes
+from i2am.analysis.maps.regions import REGION, Regions, SramRequest, check_one_side, check_request
+from i2am.analysis.stores.chunks import (
+    CACHED_KEY_BYTES,
+    HAS_ZARRS,
+    StoreReads,
+    chunk_lengths,
+    touched_bytes,
+)
 from i2am.analysis.stores.layers import SelectedLayer, select_layers
+from i2am.schemas.choices import Normalisation
 from i2am.schemas.dims import (
     CONDITIONAL,
     GENERATED,
@@ -36,22 +44,51 @@ from i2am.schemas.dims import (
     STEP,
 )
 
-__all__ = ["Answer", "LayerQuestion", "Piece", "Questions", "step_groups"]
+__all__ = [
+    "DEFAULT_READING",
+    "LayerSram",
+    "LiveSram",
+    "ReadTask",
+    "Reading",
+    "SramEstimate",
+    "van_der_corput_order",
+]
 
 _THREADS: Final = min(4, os.cpu_count() or 1)
 
 
-# Less than this is read at once; more than that only between two estimates.
-_AT_ONCE_BYTES: Final = 8 * 2**20
+_CACHED_SELECTIONS: Final = 16
 
 
-_PASS_BYTES: Final = 64 * 2**20
+@dataclass(frozen=True)
+class Reading:
+    """How much `LiveSram` reads before the first estimate and between two of them.
+
+    Parameters
+    ----------
+    single_pass_bytes : int
+        A sample of which no more is to be read gives one estimate, the last.
+    pass_bytes : int
+        What is read between two estimates, about, once the first one is there.
+    slow_chunk_bytes : int
+        If the chunks of a step are larger, a layer begins with one step of a chunk alone.
+    cached_key_bytes : int
+        Limit for the keys in memory.
+    use_zarrs : bool
+        Read a local store by zarrs, which is faster than zarr; default: if zarrs is installed.
+    """
+
+    single_pass_bytes: int = 8 * 2**20
+    pass_bytes: int = 64 * 2**20
+    slow_chunk_bytes: int = 2**20
+    cached_key_bytes: int = CACHED_KEY_BYTES
+    use_zarrs: bool = HAS_ZARRS
 
 
-_SELECTIONS: Final = 16
+DEFAULT_READING: Final = Reading()
 
 
-class Answer(NamedTuple):
+class SramEstimate(NamedTuple):
     """An estimate of an SRAM.
 
     Attributes
@@ -59,15 +96,15 @@ class Answer(NamedTuple):
     values : DataArray
         As `sram` returns it, in memory.
     share : float
-        Of all steps of all layers; 1 for the last answer, which is no estimate.
+        Of all steps of all layers, 0..1; 1 for the last one, which is `sram` itself.
     """
 
     values: xr.DataArray
     share: float
 
 
-class Questions:
-    """What is asked of one sample, one place after the other; from any thread, also several.
+class LiveSram:
+    """SRAM of one sample, for one region after the other; from any thread, also several at once.
 
     Parameters
     ----------
@@ -75,11 +112,37 @@ class Questions:
         As `open_run` gives it.
     guidance, normalisation
         As in `analyze`.
+    reading : Reading, optional
+        How much to read at a time.
 
     Raises
     ------
     AnalysisError
         If the normalisation is unknown.
+
+    Examples
+    --------
+    >>> from i2am.schemas import LayerAttributes
+    >>> layer = LayerAttributes(  # one head that looks from each of four patches at one token
+    ...     scale=1.0, generated_grid=(2, 2), reference_grid=(2, 2), special_tokens=0, order=0,
+    ...     block="down", representation="logits", causal=True,
+    ... )
+    >>> logits = 50 * np.eye(4, dtype=np.float32)[None, None]  # (step, head, P, R)
+    >>> dims = ("step", "head", "generated", "reference")
+    >>> blank = np.zeros((8, 8, 3), np.uint8)
+    >>> sample = xr.DataTree.from_dict({
+    ...     "/": xr.Dataset(coords={"step": [0]}),
+    ...     "/images": xr.Dataset({
+    ...         "generated": (("y", "x", "rgb"), blank),
+    ...         "reference": (("reference_y", "reference_x", "rgb"), blank),
+    ...     }),
+    ...     "/layers/down.0": xr.Dataset(
+    ...         {"logits": (dims, logits)}, attrs={"i2am": layer.model_dump(mode="json")}
+    ...     ),
+    ... })
+    >>> for estimate in LiveSram(sample).ask(generated=(0, 7)):  # the patch at the upper right
+    ...     print(estimate.share, estimate.values.to_numpy().round(2).tolist())
+    1.0 [[0.0, 1.0], [0.0, 0.0]]
     """
 
     def __init__(
@@ -88,37 +151,41 @@ class Questions:
         *,
         guidance: str = CONDITIONAL,
         normalisation: Normalisation = "mass",
+        reading: Reading | None = None,
     ) -> None:
         check_options("i2am", normalisation)
+        self._reading = reading or DEFAULT_READING
         self._sample, self._guidance = sample, guidance
         self._is_density = normalisation == "density"
-        self._reads = DirectReads()
-        self._select = lru_cache(_SELECTIONS)(self._select_layers)
+        self._reads = StoreReads(
+            cached_key_bytes=self._reading.cached_key_bytes, use_zarrs=self._reading.use_zarrs
+        )
+        self._select = lru_cache(_CACHED_SELECTIONS)(self._select_layers)
 
     def ask(
         self,
         *,
-        generated: Places | None = None,
-        reference: Places | None = None,
+        generated: Regions | None = None,
+        reference: Regions | None = None,
         layers: str | Iterable[str] | None = None,
         steps: Iterable[int] | None = None,
         heads: Iterable[int] | None = None,
         stop: Callable[[], bool] | None = None,
-    ) -> Iterator[Answer]:
-        """Yield ever better answers; the last is what `sram` returns for the same arguments.
+    ) -> Iterator[SramEstimate]:
+        """Yield better and better estimates; the last is what `sram` returns for the same arguments.
 
         Parameters
         ----------
         generated, reference, layers, steps, heads
-            As in `sram`; a few dozen places at most.
+            As in `sram`; a few dozen regions at most.
         stop : callable, optional
-            Asked between two pieces of work, from several threads: once it returns True, nothing
-            more is read, and no answer comes.
+            Called between two reads, from several threads: once it returns True, nothing more is
+            read, and no further estimate comes.
 
         Yields
         ------
-        Answer
-            The first after a few steps of each layer, or all of them where they are few bytes.
+        SramEstimate
+            The first after a few steps of each layer, or after all of them if they are few bytes.
 
         Raises
         ------
@@ -128,10 +195,10 @@ class Questions:
         check_one_side(generated, reference)
         named = layers if layers is None or isinstance(layers, str) else tuple(layers)
         selected = self._select(named, _frozen(steps), _frozen(heads))
-        question = check_question(self._sample, selected, named, generated, reference)
+        request = check_request(self._sample, selected, named, generated, reference)
         known = self._sample[STEP].to_numpy().tolist()
-        asked = range(len(known)) if steps is None else sorted({known.index(one) for one in steps})
-        return self._answers(question, asked, stop or _never)
+        wanted = range(len(known)) if steps is None else sorted({known.index(one) for one in steps})
+        return self._estimates(request, wanted, stop or _never)
 
     def _select_layers(
         self,
@@ -141,36 +208,37 @@ class Questions:
     ) -> list[SelectedLayer]:
         return select_layers(self._sample, layers, steps, heads, self._guidance)
 
-    def _answers(
-        self, question: Question, steps: Sequence[int], stop: Callable[[], bool]
-    ) -> Iterator[Answer]:
-        parts = self._parts(question, steps)
-        every_step = len(steps) * len(parts)
+    def _estimates(
+        self, request: SramRequest, steps: Sequence[int], stop: Callable[[], bool]
+    ) -> Iterator[SramEstimate]:
+        layers = self._layers(request, steps)
+        all_steps = len(steps) * len(layers)
         with ThreadPoolExecutor(_THREADS) as pool:
-            for pieces in _passes(parts):
-                maps = pool.map(lambda piece: None if stop() else piece.maps(), pieces)
-                for piece, found in zip(pieces, maps, strict=True):
+            for tasks in _passes(layers, self._reading):
+                maps = pool.map(lambda task: None if stop() else task.maps(), tasks)
+                for task, found in zip(tasks, maps, strict=True):
                     if found is None:
                         return
-                    piece.part.add(found, len(piece.steps))
-                share = sum(part.steps_done for part in parts) / every_step
-                yield Answer(_estimate(question, parts), share)
+                    task.layer.add(found, len(task.steps))
+                share = sum(layer.steps_done for layer in layers) / all_steps
+                yield SramEstimate(_estimate(request, layers), share)
 
-    def _parts(self, question: Question, steps: Sequence[int]) -> list[LayerQuestion]:
-        halves = self._sample.coords.get(GUIDANCE)
-        half = 0 if halves is None else halves.to_numpy().tolist().index(self._guidance)
+    def _layers(self, request: SramRequest, steps: Sequence[int]) -> list[LayerSram]:
+        branches = self._sample.coords.get(GUIDANCE)
+        index = 0 if branches is None else branches.to_numpy().tolist().index(self._guidance)
         return [
-            LayerQuestion(
+            LayerSram(
                 layer,
                 self._sample["layers"].children[layer.name].dataset,
-                question,
+                request,
                 steps=steps,
-                half=half,
+                guidance_index=index,
                 density=self._is_density,
                 reads=self._reads,
-                turn=number,
+                slow_chunk_bytes=self._reading.slow_chunk_bytes,
+                offset=number,
             )
-            for number, layer in enumerate(question.layers)
+            for number, layer in enumerate(request.layers)
         ]
 
 
@@ -182,66 +250,64 @@ def _never() -> bool:
     return False
 
 
-def _passes(parts: Sequence[LayerQuestion]) -> Iterator[list[Piece]]:
-    """Yield the pieces of work between two answers: of each layer as many groups of steps."""
-    together = sum(part.chunk_bytes for part in parts)
-    longest = max(part.groups for part in parts)
-    begin, count = 0, 1 if longest * together > _AT_ONCE_BYTES else longest
+def _passes(layers: Sequence[LayerSram], reading: Reading) -> Iterator[list[ReadTask]]:
+    """Yield the reads between two estimates: of each layer the same number of step batches."""
+    batch_bytes = sum(layer.chunk_bytes for layer in layers)
+    longest = max(layer.step_batches for layer in layers)
+    begin, count = 0, 1 if longest * batch_bytes > reading.single_pass_bytes else longest
     while begin < longest:
-        yield [piece for part in parts for piece in part.pieces(begin, begin + count)]
-        begin, count = begin + count, max(1, _PASS_BYTES // together)
+        yield [task for layer in layers for task in layer.tasks(begin, begin + count)]
+        begin, count = begin + count, max(1, reading.pass_bytes // batch_bytes)
 
 
-def _estimate(question: Question, parts: Sequence[LayerQuestion]) -> xr.DataArray:
-    """Return the mean over layers, steps and heads as if each layer's steps were all like these."""
-    sums: Any = sum(part.sums * part.weight for part in parts)
-    counts: Any = sum(part.counts * part.weight for part in parts)
+def _estimate(request: SramRequest, layers: Sequence[LayerSram]) -> xr.DataArray:
+    """Return the mean over layers, steps and heads, as if all steps of a layer were like those read."""
+    sums: Any = sum(layer.sums * layer.weight for layer in layers)
+    counts: Any = sum(layer.counts * layer.weight for layer in layers)
     with np.errstate(invalid="ignore"):  # NaN where no map has a value, as in the mean.
         means = (sums / counts).astype(np.float32)
-    plane = GENERATED_PLANE if question.of_reference else REFERENCE_PLANE
-    return question.label(xr.DataArray(means, dims=(REGION, *plane)))
+    plane = GENERATED_PLANE if request.from_reference else REFERENCE_PLANE
+    return request.label(xr.DataArray(means, dims=(REGION, *plane)))
 
 
-_PIECE_BYTES: Final = 32 * 2**20
-
-
-_SLOW_CHUNK_BYTES: Final = 2**20  # One step of it is quicker than all, though as much is read.
-
-
-_ROWS: Final = 256  # of steps that are multiplied with the same keys together
-
+_MAX_TASK_BYTES: Final = 32 * 2**20
+# Query rows of several steps that are multiplied with the same keys at once.
+_MAX_QUERY_ROWS: Final = 256
 
 Floats = NDArray[np.float64]
 
 
-class LayerQuestion:
-    """A question's part in one layer, and the sums of its maps over the steps that were read.
+class LayerSram:
+    """SRAM of one layer: the sums of its maps over the steps that were read.
 
     Parameters
     ----------
     layer : SelectedLayer
     arrays : Dataset
-        All that was captured of it.
-    question : Question
+        All arrays that were captured of it.
+    request : SramRequest
     steps : sequence of int
-        The positions that are asked for, ascending.
-    half : int
-        The position of the guidance half, where there are several.
+        The positions of the requested steps, ascending.
+    guidance_index : int
+        The position of the guidance branch.
     density : bool
-        Multiply by the number of positions that were softmaxed over.
-    reads : DirectReads
+        Multiply by the number of positions of the softmax.
+    reads : StoreReads
         Of the sample.
-    turn : int
-        The layer's number: each begins with other steps, so that few of all see the whole run.
+    slow_chunk_bytes : int
+        As in `Reading`.
+    offset : int
+        The layer's number: each layer begins with other steps, so that together they soon cover the
+        whole run.
 
     Attributes
     ----------
-    groups : int
-        Of steps; see `step_groups`.
+    step_batches : int
+        How many there are; see `van_der_corput_order`.
     chunk_bytes : int
-        What is read for a group, about.
+        What is read for a step batch, about.
     sums, counts : array (region, y, x), float64
-        Over steps and heads, of the maps on the common grid and of those that have a value.
+        Over steps and heads: the sum of the maps on the common grid, and how many have a value.
     steps_done : int
 
     Raises
@@ -254,83 +320,85 @@ class LayerQuestion:
         self,
         layer: SelectedLayer,
         arrays: xr.Dataset,
-        question: Question,
+        request: SramRequest,
         *,
         steps: Sequence[int],
-        half: int,
+        guidance_index: int,
         density: bool,
-        reads: DirectReads,
-        turn: int,
+        reads: StoreReads,
+        slow_chunk_bytes: int,
+        offset: int,
     ) -> None:
-        self._layer, self._of_reference, self._grid = layer, question.of_reference, question.grid
-        if self._of_reference:
+        self._layer, self._from_reference, self._grid = layer, request.from_reference, request.grid
+        if self._from_reference:
             check_frames(layer, self._grid)
-        self._is_density, self._half, self._reads = density, half, reads
+        self._is_density, self._guidance_index, self._reads = density, guidance_index, reads
         names = [name for name in ("query", "key", "logits", "logsumexp") if name in arrays]
         self._arrays = {
-            n: arrays[n] for n in names if not (self._of_reference and n == "logsumexp")
+            n: arrays[n] for n in names if not (self._from_reference and n == "logsumexp")
         }
-        self._rows, self._shares = row_shares(question.rows(layer))
+        self._rows, self._shares = row_shares(request.query_rows(layer))
         known = layer.attributes.heads
         every_head = list(range(arrays.sizes[HEAD]) if known is None else known)
         self._heads = [every_head.index(head) for head in layer.heads]
         main = self._arrays["query" if "query" in self._arrays else "logits"]
         chunks = chunk_lengths(main)
         self.chunk_bytes = touched_bytes(main, chunks, self._index(steps[:1]))
-        is_slow = self.chunk_bytes > _SLOW_CHUNK_BYTES
-        self._groups = step_groups(steps, chunks[STEP], turn, one_first=is_slow)
-        self.groups, self._steps = len(self._groups), len(steps)
+        # One step of a large chunk takes less time than all of it, though as much is read.
+        is_slow = self.chunk_bytes > slow_chunk_bytes
+        self._batches = van_der_corput_order(steps, chunks[STEP], offset, one_first=is_slow)
+        self.step_batches, self._steps = len(self._batches), len(steps)
         self.steps_done = 0
         self.sums: Floats = np.zeros((len(self._shares), *self._grid))
         self.counts: Floats = np.zeros_like(self.sums)
 
     @property
     def weight(self) -> float:
-        """All steps, by those that were read."""
+        """The number of all steps divided by that of the steps read."""
         return self._steps / self.steps_done
 
-    def pieces(self, begin: int, end: int) -> Iterator[Piece]:
-        """Yield some of the groups of steps, neighbours as one piece where they are small."""
-        most = max(1, _PIECE_BYTES // self.chunk_bytes)
-        piece: list[int] = []
-        together = 0
-        for group in sorted(self._groups[begin:end]):
-            if piece and (together == most or group[0] > piece[-1] + 1):
-                yield Piece(self, piece)
-                piece, together = [], 0
-            piece, together = piece + group, together + 1
-        if piece:
-            yield Piece(self, piece)
+    def tasks(self, begin: int, end: int) -> Iterator[ReadTask]:
+        """Yield the reads of some step batches; neighbours are read together if they are small."""
+        max_batches = max(1, _MAX_TASK_BYTES // self.chunk_bytes)
+        together: list[int] = []
+        count = 0
+        for batch in sorted(self._batches[begin:end]):
+            if together and (count == max_batches or batch[0] > together[-1] + 1):
+                yield ReadTask(self, together)
+                together, count = [], 0
+            together, count = together + batch, count + 1
+        if together:
+            yield ReadTask(self, together)
 
     def add(self, maps: tuple[Floats, Floats], steps: int) -> None:
-        """Add what `maps` returned of so many steps."""
+        """Add what `maps` returned for a number of steps."""
         self.sums += maps[0]
         self.counts += maps[1]
         self.steps_done += steps
 
     def maps(self, steps: Sequence[int]) -> tuple[Floats, Floats]:
-        """Return the sums and counts of some steps, as `sums` and `counts` hold those of all."""
+        """Read some steps and return their sums and counts, to be added to `sums` and `counts`."""
         own = self._layer.attributes
-        grid = own.generated_grid if self._of_reference else own.reference_grid
-        frames, special = (own.frames, 0) if self._of_reference else (1, own.special_tokens)
+        grid = own.generated_grid if self._from_reference else own.reference_grid
+        frames, special = (own.frames, 0) if self._from_reference else (1, own.special_tokens)
         sums, counts = np.zeros_like(self.sums), np.zeros_like(self.sums)
         for arrays, shares in self._blocks(self._read(steps)):
-            scores, total, _ = scores_of(tuple(arrays.values()), list(arrays), own.scale)
+            logits, total, _ = block_logits(tuple(arrays.values()), list(arrays), own.scale)
             means = region_means(
-                scores.transposed() if self._of_reference else scores, shares, total
+                logits.transposed() if self._from_reference else logits, shares, total
             )
             factor = means.shape[2] if self._is_density else 1
-            lead = (means.shape[0] * means.shape[1] // len(sums), len(sums))
+            shape = (means.shape[0] * means.shape[1] // len(sums), len(sums))
             flat = means[..., special:]
-            maps = on_grid(flat, grid or (1, 1), self._grid, lead, factor, frames)
+            maps = resize_to_grid(flat, grid or (1, 1), self._grid, shape, factor, frames)
             sums += np.nansum(maps, axis=0, dtype=np.float64)
             counts += np.count_nonzero(~np.isnan(maps), axis=0)
         return sums, counts
 
     def _index(self, steps: Sequence[int]) -> dict[str, Sequence[int]]:
-        dim = REFERENCE if self._of_reference else GENERATED
+        dim = REFERENCE if self._from_reference else GENERATED
         return {
-            GUIDANCE: [self._half],
+            GUIDANCE: [self._guidance_index],
             STEP: steps,
             HEAD: self._heads,
             dim: self._rows.tolist(),
@@ -341,26 +409,26 @@ class LayerQuestion:
         return {
             name: self._key(one)
             if name == "key" and STEP not in one.dims
-            else self._reads.part(one, index)
+            else self._reads.read(one, index)
             for name, one in self._arrays.items()
         }
 
     def _key(self, key: xr.DataArray) -> NDArray[Any]:
-        whole = self._reads.key(self._layer.name, key, self._half)[self._heads]
-        return whole[:, self._rows] if self._of_reference else whole
+        whole = self._reads.key(self._layer.name, key, self._guidance_index)[self._heads]
+        return whole[:, self._rows] if self._from_reference else whole
 
     def _blocks(
         self, arrays: dict[str, NDArray[Any]]
     ) -> Iterator[tuple[dict[str, NDArray[Any]], NDArray[np.float32]]]:
-        """Yield the arrays and the share (region, row) of each row.
+        """Yield the arrays, and the share (region, row) of each query row in each region.
 
-        Where all steps have the same keys, the rows of several steps become rows of one, and those
-        of each step regions of their own: the keys are then multiplied with once.
+        If all steps have the same keys, the query rows of several steps are put into one matrix,
+        with regions of their own for each step, so that there is one product with the keys.
         """
-        if self._of_reference or "key" not in arrays or arrays["key"].ndim == 4:
+        if self._from_reference or "key" not in arrays or arrays["key"].ndim == 4:
             yield arrays, self._shares
             return
-        together = max(1, _ROWS // len(self._rows))
+        together = max(1, _MAX_QUERY_ROWS // len(self._rows))
         for first in range(0, len(arrays["query"]), together):
             block = {
                 name: one if name == "key" else _steps_as_rows(one[first : first + together])
@@ -370,21 +438,21 @@ class LayerQuestion:
             yield block, np.kron(np.eye(count, dtype=np.float32), self._shares)
 
 
-class Piece(NamedTuple):
-    """A piece of work: some steps of one layer."""
+class ReadTask(NamedTuple):
+    """Some steps of one layer, to be read in one go."""
 
-    part: LayerQuestion
+    layer: LayerSram
     steps: list[int]
 
     def maps(self) -> tuple[Floats, Floats]:
-        """Return what `LayerQuestion.maps` does of them."""
-        return self.part.maps(self.steps)
+        """Read them; return their sums and counts."""
+        return self.layer.maps(self.steps)
 
 
-def step_groups(
-    steps: Sequence[int], length: int, turn: int = 0, *, one_first: bool = False
+def van_der_corput_order(
+    steps: Sequence[int], length: int, offset: int = 0, *, one_first: bool = False
 ) -> list[list[int]]:
-    """Return the steps of each chunk in an order in which the first few lie far apart.
+    """Return step batches, the steps of one chunk each, in an order whose first few lie far apart.
 
     Parameters
     ----------
@@ -392,8 +460,8 @@ def step_groups(
         Positions, ascending.
     length : int
         Of a chunk.
-    turn : int
-        Begin so many chunks later.
+    offset : int
+        Begin this many chunks later.
     one_first : bool
         Begin with one step alone; the others of its chunk come last.
 
@@ -403,9 +471,9 @@ def step_groups(
 
     Examples
     --------
-    >>> step_groups(range(8), 2), step_groups([1, 2, 9], 5)
+    >>> van_der_corput_order(range(8), 2), van_der_corput_order([1, 2, 9], 5)
     ([[4, 5], [2, 3], [6, 7], [0, 1]], [[9], [1, 2]])
-    >>> step_groups(range(6), 3, one_first=True), step_groups(range(6), 3, turn=1)
+    >>> van_der_corput_order(range(6), 3, one_first=True), van_der_corput_order(range(6), 3, offset=1)
     ([[4], [0, 1, 2], [3, 5]], [[0, 1, 2], [3, 4, 5]])
     """
     by_chunk: dict[int, list[int]] = {}
@@ -415,13 +483,13 @@ def step_groups(
     count, bits = len(chunks), len(chunks).bit_length()
     reversed_bits = (int(f"{number:0{bits}b}"[::-1], 2) for number in (*range(1, 2**bits), 0))
     order = list(dict.fromkeys(fraction * count >> bits for fraction in reversed_bits))
-    start = turn % count
-    groups = [chunks[at] for at in order[start:] + order[:start]]
-    if one_first and len(groups[0]) > 1:
-        first = groups[0]
+    start = offset % count
+    batches = [chunks[at] for at in order[start:] + order[:start]]
+    if one_first and len(batches[0]) > 1:
+        first = batches[0]
         middle = first[len(first) // 2]
-        groups = [[middle], *groups[1:], [step for step in first if step != middle]]
-    return groups
+        batches = [[middle], *batches[1:], [step for step in first if step != middle]]
+    return batches
 
 
 def _steps_as_rows(values: NDArray[Any]) -> NDArray[Any]:

@@ -1,6 +1,6 @@
-"""The authors' own conventions, to reproduce the numbers that their code prints.
+"""The authors' convention, to reproduce the numbers that their code prints.
 
-Their order is: sum over time, resize, clamp at 0, then mean over tokens, layers and heads; and each
+Its order is: sum over time, resize, clamp at 0, then mean over tokens, layers and heads; and each
 direction takes its own layers. The time sum is divided by the number of steps here, so that both
 conventions have one scale. Golden outputs of the authors' aggregation are the tests of this file.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import Final, cast
 
 import numpy as np
 import xarray as xr
@@ -19,15 +19,8 @@ from i2am.analysis.kernel.resize import Grid, resize
 from i2am.analysis.maps.layer_maps import layer_maps, layer_probability
 from i2am.analysis.stores.layers import SelectedLayer
 from i2am.schemas import AnalysisError
-from i2am.schemas.dims import (
-    HEAD,
-    LAYER,
-    PLANES,
-    STEP,
-    TIME,
-    X,
-    Y,
-)
+from i2am.schemas.dims import HEAD, LAYER, STEP, TIME, X, Y
+from i2am.schemas.directions import DIRECTIONS, DirectionName
 
 __all__ = ["OfficialPlan", "official_levels", "official_plan"]
 
@@ -81,17 +74,17 @@ def official_plan(
 def official_levels(
     layers: Sequence[SelectedLayer],
     time_layers: Sequence[SelectedLayer],
-    groups: Sequence[slice],
+    time_groups: Sequence[slice],
     grid: Grid,
     *,
-    direction: Literal["r2g", "g2r"],
+    direction: DirectionName,
 ) -> xr.Dataset:
     """Return ulam, hlam and llam of `layers` and tlam of `time_layers`, lazily.
 
     Parameters
     ----------
     layers, time_layers : sequence of SelectedLayer
-    groups : sequence of slice
+    time_groups : sequence of slice
         Positions of the steps of each time group; together all steps.
     grid : (height, width)
     direction : "r2g" or "g2r"
@@ -102,7 +95,7 @@ def official_levels(
         Dims as the contract has them; float32.
     """
     maps = {
-        layer.name: _time_means(layer, groups, grid, direction)
+        layer.name: _time_means(layer, time_groups, grid, direction)
         for layer in {layer.name: layer for layer in (*layers, *time_layers)}.values()
     }
     whole = xr.concat([maps[layer.name].isel({TIME: 0}) for layer in layers], LAYER, join="outer")
@@ -121,14 +114,14 @@ def official_levels(
 
 
 def _time_means(
-    layer: SelectedLayer, groups: Sequence[slice], grid: Grid, direction: Literal["r2g", "g2r"]
+    layer: SelectedLayer, time_groups: Sequence[slice], grid: Grid, direction: DirectionName
 ) -> xr.DataArray:
     """Return time means that were resized and clamped after the mean: dims (time, head, plane).
 
-    The first is over all steps, the others over the groups. The clamp stands before the mean over
-    tokens, so where a layer is resized its tokens' maps are kept apart until then.
+    The first is over all steps, the others over the groups. The clamp precedes the mean over
+    tokens, so that a layer that is resized has a map for each token until then.
     """
-    plane = PLANES[direction]
+    plane = DIRECTIONS[direction].plane
     own = layer.attributes.generated_grid
     if direction == "g2r":
         # Shown on the layer's own grid, where the clamp does nothing: the mean may come first.
@@ -140,8 +133,8 @@ def _time_means(
         tokens = layer_probability(layer)
     if "token" not in tokens.dims:
         tokens = tokens.expand_dims("token", axis=2)
-    lengths = [group.stop - group.start for group in groups]
-    means = [tokens.isel({STEP: group}).mean(STEP, dtype=np.float64) for group in groups]
+    lengths = [group.stop - group.start for group in time_groups]
+    means = [tokens.isel({STEP: group}).mean(STEP, dtype=np.float64) for group in time_groups]
     total = sum(mean * length for mean, length in zip(means, lengths, strict=True)) / sum(lengths)
     clamped = [
         xr.apply_ufunc(

@@ -1,7 +1,7 @@
-"""Specific-reference maps: what one place of the generated image read, and the mirror question.
+"""Specific-reference maps (SRAM): what one region of the generated image read, and the reverse.
 
-Only the query rows (for the mirror: the keys) of the place that is asked about are read and
-multiplied, so a question costs a hundredth of the volumes.
+Only the query rows of the region (for a region of the reference: its keys) are read and multiplied,
+so that SRAM costs a hundredth of the volumes.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from i2am.analysis.kernel.logits import scores_of
-from i2am.analysis.kernel.resize import Grid, on_grid
+from i2am.analysis.kernel.logits import block_logits
+from i2am.analysis.kernel.resize import Grid, resize_to_grid
 from i2am.analysis.kernel.softmax import region_means, row_shares
-from i2am.analysis.maps.analyze import Normalisation, check_options
-from i2am.analysis.maps.layer_maps import apply_to_blocks, check_frames
-from i2am.analysis.maps.levels import mean_over, stack_layers
+from i2am.analysis.maps.analyze import check_options
+from i2am.analysis.maps.layer_maps import check_frames, map_layer_blocks
+from i2am.analysis.maps.levels import mean_float32, stack_layers
 from i2am.analysis.maps.regions import (
     REGION,
-    Places,
-    Question,
+    Regions,
+    SramRequest,
     check_one_side,
-    check_question,
+    check_request,
     kept_dims,
 )
 from i2am.analysis.stores.layers import SelectedLayer, select_layers
+from i2am.schemas.choices import Normalisation
 from i2am.schemas.dims import (
     CONDITIONAL,
     GENERATED,
@@ -39,17 +40,17 @@ from i2am.schemas.dims import (
     STEP,
 )
 
-__all__ = ["layer_rows", "sram"]
+__all__ = ["region_maps", "sram"]
 
-# Regions that are asked about together: beyond it a block's maps would fill the memory.
-_TOGETHER: Final = 128
+# Regions in one task: with more, the maps of a block would fill the memory.
+_MAX_REGIONS: Final = 128
 
 
 def sram(
     sample: xr.DataTree,
     *,
-    generated: Places | None = None,
-    reference: Places | None = None,
+    generated: Regions | None = None,
+    reference: Regions | None = None,
     layers: str | Iterable[str] | None = None,
     steps: Iterable[int] | None = None,
     heads: Iterable[int] | None = None,
@@ -57,7 +58,7 @@ def sram(
     guidance: str = CONDITIONAL,
     normalisation: Normalisation = "mass",
 ) -> xr.DataArray:
-    """Return where on the reference a place of the generated image read from, or the mirror.
+    """Return where on the reference a region of the generated image read from, or the reverse.
 
     Parameters
     ----------
@@ -70,120 +71,139 @@ def sram(
         ``region`` coordinate, if it has one, names them.
     reference : (y, x) or bool array (reference_y, reference_x), optional
         The same of the stored reference image (for layers of a further reference, of that one):
-        where on the generated image that place went. Give one of the two.
+        where on the generated image that region went. Give one of the two.
     layers, steps, heads, guidance, normalisation
         As in `analyze`.
     keep : iterable of str
-        Of "layer", "step" and "head": the dimensions that are not averaged over.
+        Of "layer", "step" and "head": the dimensions to keep; the others are averaged over.
 
     Returns
     -------
     DataArray
-        Dims ([region,] kept dims, reference_y, reference_x), for the mirror ([region,] kept dims,
-        y, x), on the largest grid of the selected layers; ``region`` where many places were given,
-        numbered or named; float32, at least 0, lazy. Layers without a reference grid or with one
-        token have no part in it, nor have those that were reduced to maps at capture. The attribute
-        ``reference_image`` names the stored picture that the layers look at.
+        Dims ([region,] kept dims, reference_y, reference_x), for a region of the reference
+        ([region,] kept dims, y, x), on the largest grid of the selected layers; ``region`` if many
+        were given, numbered or named; float32, at least 0, lazy. Layers without a reference grid,
+        with one token, or reduced to maps at capture are left out. The attribute
+        ``reference_image`` names the stored image that the layers look at.
 
     Raises
     ------
     AnalysisError
-        If no selected layer, or one that is named in full, has no such map; the named layers look
-        at different reference images; a place is not in the image; neither or both places are
-        given; or a label is asked for that was not captured.
+        If no selected layer has SRAM, or one whose full name is given has none; the named layers
+        look at different reference images; a region is not in the image; neither or both of
+        `generated` and `reference` are given; or a label was not captured.
 
     Notes
     -----
-    ``softmax_R(S)[p, :]``, for the mirror ``softmax_P(S)[:, r]``; resized and clamped at 0 before
-    the means over layers, steps and heads. Of many places each patch is read once, and all share
-    the exponential, so that they cost little more than one.
+    ``softmax_R(S)[p, :]``, for a region of the reference ``softmax_P(S)[:, r]``; resized and clamped
+    at 0 before the means over layers, steps and heads. Many regions share what is read and the
+    exponential, so that they cost little more than one.
+
+    Examples
+    --------
+    >>> layer = {
+    ...     "scale": 1.0, "generated_grid": [2, 2], "reference_grid": [2, 2], "special_tokens": 0,
+    ...     "order": 0, "block": "down", "representation": "logits", "causal": True,
+    ... }
+    >>> logits = 50 * np.eye(4, dtype=np.float32)[None, None]  # each patch looks at its own token
+    >>> dims = ("step", "head", "generated", "reference")
+    >>> blank = ("y", "x", "rgb"), np.zeros((8, 8, 3), np.uint8)
+    >>> sample = xr.DataTree.from_dict({
+    ...     "/": xr.Dataset(coords={"step": [0]}),
+    ...     "/images": xr.Dataset({"generated": blank}),
+    ...     "/layers/down": xr.Dataset({"logits": (dims, logits)}, attrs={"i2am": layer}),
+    ... })
+    >>> sram(sample, generated=(0, 7)).values.round(2).tolist()  # a pixel at the upper right
+    [[0.0, 1.0], [0.0, 0.0]]
     """
     check_one_side(generated, reference)
     kept = kept_dims(keep)
     check_options("i2am", normalisation)
     named = layers if layers is None or isinstance(layers, str) else list(layers)
     selected = select_layers(sample, named, steps, heads, guidance)
-    question = check_question(sample, selected, named, generated, reference)
+    request = check_request(sample, selected, named, generated, reference)
     labels = sample[STEP].to_numpy() if steps is None else sorted(set(steps))
     averaged = [dim for dim in (LAYER, STEP, HEAD) if dim not in kept]
-    volumes = _volumes(question, density=normalisation == "density")
-    parts = [mean_over(one.assign_coords({STEP: labels}), averaged) for one in volumes]
-    return question.label(xr.concat(parts, REGION).transpose(REGION, ...))
+    volumes = _volumes(request, density=normalisation == "density")
+    parts = [mean_float32(one.assign_coords({STEP: labels}), averaged) for one in volumes]
+    return request.label(xr.concat(parts, REGION).transpose(REGION, ...))
 
 
-def _volumes(question: Question, *, density: bool) -> Iterator[xr.DataArray]:
-    """Yield maps (layer, step, head, region, plane), of some regions after the others."""
-    grid = question.grid
-    rows = {layer.name: question.rows(layer) for layer in question.layers}
-    for first in range(0, len(question.regions.pixels), _TOGETHER):
+def _volumes(request: SramRequest, *, density: bool) -> Iterator[xr.DataArray]:
+    """Yield maps (layer, step, head, region, plane), of a limited number of regions each."""
+    grid = request.grid
+    rows = {layer.name: request.query_rows(layer) for layer in request.layers}
+    for first in range(0, len(request.regions.pixels), _MAX_REGIONS):
         maps = []
-        for layer in question.layers:
-            some = rows[layer.name][first : first + _TOGETHER]
-            asked = layer_rows(
-                layer, some, grid, of_reference=question.of_reference, density=density
+        for layer in request.layers:
+            some = rows[layer.name][first : first + _MAX_REGIONS]
+            found = region_maps(
+                layer, some, grid, from_reference=request.from_reference, density=density
             )
-            maps.append((layer, asked))
+            maps.append((layer, found))
         yield stack_layers(maps)
 
 
-def layer_rows(
+def region_maps(
     layer: SelectedLayer,
     regions: Sequence[NDArray[np.intp]],
     grid: Grid,
     *,
-    of_reference: bool,
+    from_reference: bool,
     density: bool,
 ) -> xr.DataArray:
-    """Return what each region read from the reference, or the mirror, each head and step.
+    """Return what each region read from the reference, or the reverse, of each head and step.
 
     Parameters
     ----------
     layer : SelectedLayer
     regions : sequence of array of int
-        The generated patches of each, or with `of_reference` the reference tokens; no other is
-        read, and none twice.
+        The generated patches of each region, or with `from_reference` its reference tokens. No
+        others are read, and none twice.
     grid : (height, width)
         The common grid of the other side.
-    of_reference : bool
-        Ask the mirror question.
+    from_reference : bool
+        The regions are of the reference.
     density : bool
-        Multiply by the number of positions that were softmaxed over.
+        Multiply by the number of positions of the softmax.
 
     Returns
     -------
     DataArray
-        Dims (step, head, region, reference_y, reference_x), or (step, head, region, y, x) for the
-        mirror; the mean over each region, resized and clamped at 0; float32, lazy.
+        Dims (step, head, region, reference_y, reference_x), or (step, head, region, y, x) with
+        `from_reference`; the mean over each region, resized and clamped at 0; float32, lazy.
 
     Raises
     ------
     AnalysisError
         If the layer's frames do not fit into the common grid.
     """
-    if of_reference:
+    if from_reference:
         check_frames(layer, grid)
     rows, shares = row_shares(regions)
-    dim = REFERENCE if of_reference else GENERATED
-    arrays = layer.arrays.drop_vars("logsumexp", errors="ignore") if of_reference else layer.arrays
+    dim = REFERENCE if from_reference else GENERATED
+    arrays = (
+        layer.arrays.drop_vars("logsumexp", errors="ignore") if from_reference else layer.arrays
+    )
     picked = arrays.isel({dim: rows}, missing_dims="ignore")
-    own = layer.attributes.generated_grid if of_reference else layer.attributes.reference_grid
-    (maps,) = apply_to_blocks(
-        _block_rows,
+    own = layer.attributes.generated_grid if from_reference else layer.attributes.reference_grid
+    (maps,) = map_layer_blocks(
+        _block_region_maps,
         picked,
         layer.attributes.scale,
-        [(REGION, *(GENERATED_PLANE if of_reference else REFERENCE_PLANE))],
+        [(REGION, *(GENERATED_PLANE if from_reference else REFERENCE_PLANE))],
         [(len(regions), *grid)],
         own=own,
         shares=shares,
-        special_tokens=0 if of_reference else layer.attributes.special_tokens,
-        of_reference=of_reference,
+        special_tokens=0 if from_reference else layer.attributes.special_tokens,
+        from_reference=from_reference,
         density=density,
-        frames=layer.attributes.frames if of_reference else 1,
+        frames=layer.attributes.frames if from_reference else 1,
     )
     return maps
 
 
-def _block_rows(
+def _block_region_maps(
     *arrays: NDArray[Any],
     names: list[str],
     scale: float,
@@ -191,13 +211,13 @@ def _block_rows(
     own: Grid,
     shares: NDArray[np.float32],
     special_tokens: int,
-    of_reference: bool,
+    from_reference: bool,
     density: bool,
     frames: int,
 ) -> NDArray[Any]:
-    scores, total, lead = scores_of(arrays, names, scale)
-    means = region_means(scores.transposed() if of_reference else scores, shares, total)
+    logits, total, shape = block_logits(arrays, names, scale)
+    means = region_means(logits.transposed() if from_reference else logits, shares, total)
     regions, height, width = grids[0]
     factor = means.shape[2] if density else 1
     flat = means[..., special_tokens:]
-    return on_grid(flat, own, (height, width), (*lead, regions), factor, frames)
+    return resize_to_grid(flat, own, (height, width), (*shape, regions), factor, frames)

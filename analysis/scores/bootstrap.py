@@ -1,4 +1,4 @@
-"""How sure a mean over samples is: bootstrap intervals, the same at every call."""
+"""Bootstrap confidence intervals of a mean over samples; the same at every call."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from scipy import stats
 
 from i2am.schemas import AnalysisError
 
-__all__ = ["CONFIDENCE", "check_confidence", "mean_interval"]
+__all__ = ["DEFAULT_CONFIDENCE", "bootstrap_mean_interval", "check_confidence"]
 
-CONFIDENCE: Final = 0.95
+DEFAULT_CONFIDENCE: Final = 0.95
 
 _RESAMPLES: Final = 9999
 _SEED: Final = 0
@@ -21,8 +21,10 @@ _SEED: Final = 0
 _BATCH: Final = 250
 
 
-def mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return the interval in which the mean of what `values` are drawn from is likely to lie.
+def bootstrap_mean_interval(
+    values: ArrayLike, confidence: float = DEFAULT_CONFIDENCE
+) -> tuple[float, float]:
+    """Return the bootstrap confidence interval of the mean of the population that `values` are from.
 
     Parameters
     ----------
@@ -46,11 +48,11 @@ def mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[fl
     The percentile bootstrap of the mean (Efron & Tibshirani, An Introduction to the Bootstrap,
     chapter 13), 9,999 resamples, a fixed seed. With few samples it is too narrow: of a normal
     distribution its 95 % hold the mean in 94 of 100 cases at fifty samples, 93 at twenty, 85 at
-    five and 75 at three. BCa was no better here, and does not exist where all values are alike.
+    five and 75 at three. BCa was no better here, and does not exist if all values are equal.
 
     Examples
     --------
-    >>> low, high = mean_interval([0.0, 1.0])
+    >>> low, high = bootstrap_mean_interval([0.0, 1.0])
     >>> float(low), float(high)
     (0.0, 1.0)
     """

@@ -1,4 +1,4 @@
-"""Detection: whether a map's bright part boxes the thing that was painted.
+"""Detection: whether the bright part of a map has the bounding box of the painted object.
 
 Boxes are (x, y, width, height) in the image's own pixels, as in a manifest.
 """
@@ -15,8 +15,20 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from i2am.analysis.kernel.resize import resize
+from i2am.analysis.scores.imacs import normalise, with_polarity
+from i2am.analysis.scores.score import Score, ScoredMap, ScoreValue
+from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.directions import R2G
 
-__all__ = ["Box", "bounding_box", "box_iou", "detect_box", "detection_scores", "random_box"]
+__all__ = [
+    "SCORE",
+    "Box",
+    "bounding_box",
+    "box_iou",
+    "detect_box",
+    "detection_scores",
+    "random_box",
+]
 
 Box = tuple[int, int, int, int]
 
@@ -35,6 +47,7 @@ _AREA_FRACTION: Final = (0.1, 0.3)
 
 
 _ASPECT: Final = (0.5, 2.0)
+_RANDOM_BOXES: Final = 100
 
 
 def detect_box(heat: NDArray[Any], percentile: float = _PERCENTILE) -> Box | None:
@@ -51,7 +64,7 @@ def detect_box(heat: NDArray[Any], percentile: float = _PERCENTILE) -> Box | Non
     -------
     (x, y, width, height) or None
         Of the foreground's connected parts after opening, closing and dilation with 5x5, the one
-        whose bounding box holds most foreground. None when nothing is left, as of a constant map.
+        whose bounding box contains most foreground. None if nothing is left, as for a constant map.
 
     Examples
     --------
@@ -65,10 +78,10 @@ def detect_box(heat: NDArray[Any], percentile: float = _PERCENTILE) -> Box | Non
     closed = _erode(_dilate(opened))
     cleaned = _dilate(closed)
     parts, _ = ndimage.label(cleaned, structure=_TOUCHING)
-    places = ndimage.find_objects(parts)
-    if not places:
+    boxes = ndimage.find_objects(parts)
+    if not boxes:
         return None
-    rows, columns = max(places, key=lambda place: np.count_nonzero(cleaned[place]))
+    rows, columns = max(boxes, key=lambda box: np.count_nonzero(cleaned[box]))
     return (
         int(columns.start),
         int(rows.start),
@@ -130,9 +143,6 @@ def _dilate(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return dilated
 
 
-_RANDOM_BOXES: Final = 100
-
-
 def detection_scores(
     sample: xr.DataTree, heat: NDArray[np.float64], box: Box
 ) -> Iterator[tuple[str, float]]:
@@ -144,3 +154,32 @@ def detection_scores(
     rng = np.random.default_rng(zlib.crc32(str(sample.name).encode()))
     chance = [box_iou(random_box((height, width), rng), box) for _ in range(_RANDOM_BOXES)]
     yield "random_box_iou", float(np.mean(chance))
+
+
+def _compute(scored: ScoredMap) -> Iterator[tuple[str, float]]:
+    """Yield the scores of R2G of a sample whose box is known: the manifest's, or the mask's."""
+    if scored.direction != R2G.name or scored.sample is None:
+        return
+    mask = scored.mask
+    box = scored.sample.attrs[ATTRIBUTE_KEY].get("box") or (
+        None if mask is None else bounding_box(mask)
+    )
+    if box is not None:
+        heat = with_polarity(normalise(scored.values.astype(np.float64)), scored.options.polarity)
+        yield from detection_scores(scored.sample, heat, box)
+
+
+SCORE: Final = Score(
+    "detection",
+    "Whether the map's bright part boxes the thing that was painted.",
+    _compute,
+    (
+        ScoreValue(
+            "detection_iou",
+            "Overlap of the box found from R2G with the true one: 1 is best.",
+            R2G.name,
+        ),
+        ScoreValue("whole_image_iou", "For comparison: the whole image as the box.", R2G.name),
+        ScoreValue("random_box_iou", "For comparison: the mean of random boxes.", R2G.name),
+    ),
+)

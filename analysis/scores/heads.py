@@ -1,4 +1,4 @@
-"""Which heads do anything: how each head of each layer spreads its attention, step by step."""
+"""How each head of each layer spreads its attention, at every step."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from i2am.analysis.stores.related import run_of
 from i2am.analysis.stores.tables import check_table_path, writing_table
 from i2am.schemas import StoreError
 from i2am.schemas.dims import HEAD, LAYER, STEP
+from i2am.schemas.directions import DIRECTIONS
 from i2am.storage import StoreLike
 
 __all__ = ["head_scores", "iter_head_scores", "write_head_scores"]
@@ -31,7 +32,7 @@ def head_scores(
 ) -> pd.DataFrame:
     """Return how every head spreads its attention, at every step.
 
-    A long run's table is large; `write_head_scores` holds one sample of it at a time.
+    The table of a long run is large; `write_head_scores` has one sample of it in memory at a time.
 
     Parameters
     ----------
@@ -63,7 +64,7 @@ def iter_head_scores(
     samples: Iterable[str] | None = None,
     progress: bool = False,
 ) -> Iterator[pd.DataFrame]:
-    """Yield the rows of `head_scores` sample by sample; each is computed when it is asked for."""
+    """Yield the rows of `head_scores` sample by sample; each is computed on demand."""
     opened = open_maps(maps)
     captured = run_of(opened, run)
     names = list(opened if samples is None else samples)
@@ -83,7 +84,7 @@ def write_head_scores(
     progress: bool = True,
     overwrite: bool = False,
 ) -> pd.DataFrame:
-    """Write the table of `head_scores` sample by sample, and return which heads gather most.
+    """Write the table of `head_scores` sample by sample, and return the heads ranked by concentration.
 
     Parameters
     ----------
@@ -130,7 +131,7 @@ def _tally(part: pd.DataFrame) -> pd.DataFrame:
 
 def _of_sample(name: str, sample: xr.DataTree, maps: xr.DataTree) -> pd.DataFrame:
     masks = masks_of(sample, maps)
-    directions = [direction for direction in ("r2g", "g2r") if direction in maps.children]
+    directions = [direction for direction in DIRECTIONS if direction in maps.children]
     lazy = [spread(maps[each].dataset["volume"], masks.get(each)) for each in directions]
     frames: list[pd.DataFrame] = []
     # Together, so that maps which are computed on the way are computed once.

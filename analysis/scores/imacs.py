@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from collections.abc import Iterator
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from i2am.analysis.kernel.resize import resize
-from i2am.schemas import AnalysisError, did_you_mean
+from i2am.analysis.scores.score import (
+    DEFAULT_PENALTY,
+    DEFAULT_THRESHOLD,
+    Score,
+    ScoredMap,
+    ScoreValue,
+)
+from i2am.schemas import AnalysisError
+from i2am.schemas.choices import POLARITIES, Polarity, check_choice
+from i2am.schemas.directions import DIRECTIONS, G2R, R2G
 
 __all__ = [
-    "DEFAULT_PENALTY",
-    "DEFAULT_THRESHOLD",
-    "Polarity",
-    "check_polarity",
+    "SCORE",
     "imacs",
     "normalise",
     "with_polarity",
 ]
-
-Polarity = Literal["direct", "inverted"]
-
-
-DEFAULT_PENALTY: Final = 3.0
-
-
-DEFAULT_THRESHOLD: Final = 0.4
 
 
 def imacs(
@@ -79,7 +78,7 @@ def imacs(
     >>> imacs(1 - mask, mask)
     -3.0
     """
-    check_polarity(polarity)
+    check_choice("polarity", polarity, POLARITIES, AnalysisError)
     weights = np.asarray(mask, np.float64)
     inside, outside = weights.sum(), (1 - weights).sum()
     if weights.min() < 0 or weights.max() > 1 or inside == 0 or outside == 0:
@@ -99,15 +98,6 @@ def imacs(
     return float(within - penalty * beyond)
 
 
-def check_polarity(polarity: str) -> None:
-    """Raise an AnalysisError unless the polarity is known."""
-    known = ("direct", "inverted")
-    if polarity not in known:
-        hint = did_you_mean(polarity, known)
-        msg = f"Expected a known polarity, got {polarity!r}, at polarity. {hint}"
-        raise AnalysisError(msg)
-
-
 def with_polarity(values: NDArray[np.float64], polarity: Polarity) -> NDArray[np.float64]:
     """Return maps 0..1 as they are, or inverted."""
     return 1 - values if polarity == "inverted" else values
@@ -125,3 +115,43 @@ def normalise(maps: NDArray[Any]) -> NDArray[Any]:
     low, high = maps.min(), maps.max()
     stretched: NDArray[Any] = (maps - low) / (high - low) if high > low else np.zeros_like(maps)
     return stretched
+
+
+def _compute(scored: ScoredMap) -> Iterator[tuple[str, float]]:
+    """Yield IMACS where there is a mask; polarity is of R2G alone, premasking of G2R."""
+    if scored.mask is None:
+        return
+    is_r2g = scored.direction == R2G.name
+    options = scored.options
+    yield (
+        DIRECTIONS[scored.direction].imacs,
+        imacs(
+            scored.values,
+            scored.mask,
+            penalty=options.penalty,
+            threshold=options.threshold,
+            polarity=options.polarity if is_r2g else "direct",
+            premask=options.premask and not is_r2g,
+        ),
+    )
+
+
+SCORE: Final = Score(
+    "imacs",
+    "Attention inside the mask, less a penalty for that outside: 1 is best.",
+    _compute,
+    (
+        ScoreValue(
+            R2G.imacs,
+            "R2G attention inside the inpainting mask, less a penalty for that outside: 1 is best.",
+            R2G.name,
+            "IMACS",
+        ),
+        ScoreValue(
+            G2R.imacs,
+            "G2R attention on the reference's object, less a penalty for that off it: 1 is best.",
+            G2R.name,
+            "IMACS",
+        ),
+    ),
+)

@@ -1,4 +1,4 @@
-"""The masks that a sample's maps are held against."""
+"""The masks that a sample's maps are compared with."""
 
 from __future__ import annotations
 
@@ -11,55 +11,54 @@ from numpy.typing import NDArray
 from i2am.analysis.kernel.resize import Grid
 from i2am.analysis.stores.layers import reference_image
 from i2am.schemas import AnalysisError
+from i2am.schemas.directions import G2R, R2G, DirectionName
 
 __all__ = ["area_mean", "check_mask", "masks_of"]
 
 
-def masks_of(sample: xr.DataTree, maps: xr.DataTree) -> dict[str, NDArray[np.float64]]:
-    """Return the masks that a sample's maps can be held against, 0..1, by direction.
+def masks_of(sample: xr.DataTree, maps: xr.DataTree) -> dict[DirectionName, NDArray[np.float64]]:
+    """Return the masks that a sample's maps can be compared with, 0..1, by direction.
 
-    R2G has the inpainting mask, G2R the reference's, which is of the first reference picture alone.
-    A mask that is empty or whole says nothing and is left out.
+    R2G has the inpainting mask, G2R the reference's, which belongs to the first reference image alone.
+    An empty or whole mask has no inside or no outside, and is left out.
     """
     images = sample.children["images"].dataset
-    names = {"r2g": "inpainting_mask"}
-    if "g2r" in maps.children and reference_image(sample, maps) == "reference":
-        names["g2r"] = "reference_mask"
+    directions = [R2G]
+    if G2R.name in maps.children and reference_image(sample, maps) == G2R.image:
+        directions.append(G2R)
     found = {
-        direction: np.asarray(images[name].to_numpy(), np.float64) / 255
-        for direction, name in names.items()
-        if name in images
+        direction.name: np.asarray(images[direction.mask].to_numpy(), np.float64) / 255
+        for direction in directions
+        if direction.mask in images
     }
     return {direction: mask for direction, mask in found.items() if 0 < mask.mean() < 1}
 
 
 def area_mean(mask: NDArray[Any], grid: Grid) -> NDArray[np.float64]:
-    """Return a mask on another grid: each position holds the mean over its own area, exactly.
+    """Return a mask on another grid: each position holds the mean of the mask over its area.
 
     Parameters
     ----------
     mask : array (y, x)
     grid : (height, width)
-        Finer or coarser, in any proportion; the mask's mean stays what it is.
+        Finer or coarser, in any proportion.
+
+    Returns
+    -------
+    array (height, width), float64
+        With the mean of the mask.
 
     Examples
     --------
     >>> area_mean(np.array([[1.0, 0.0, 0.0]]), (1, 2))
     array([[0.66666667, 0.        ]])
     """
-    rows, columns = (_overlaps(size, wanted) for size, wanted in zip(mask.shape, grid, strict=True))
-    resized: NDArray[np.float64] = rows @ mask.astype(np.float64) @ columns.T
+    from skimage.transform import resize_local_mean
+
+    resized: NDArray[np.float64] = resize_local_mean(
+        mask.astype(np.float64), grid, preserve_range=True
+    )
     return resized
-
-
-def _overlaps(size: int, wanted: int) -> NDArray[np.float64]:
-    """Return the matrix (wanted, size) of the shares that pixels have in positions."""
-    edges = np.arange(wanted + 1) * size / wanted
-    pixels = np.arange(size)
-    upper = np.minimum(edges[1:, None], pixels + 1)
-    lower = np.maximum(edges[:-1, None], pixels)
-    overlaps: NDArray[np.float64] = np.clip(upper - lower, 0, None) * wanted / size
-    return overlaps
 
 
 def check_mask(mask: NDArray[Any]) -> NDArray[Any]:

@@ -1,12 +1,13 @@
-"""How attention is spread over a map: evenly or gathered, inside a mask or beside it.
+"""How attention spreads over a map: evenly or in few places, inside a mask or outside.
 
-Maps of any level and with any leading dimensions; lazy in, lazy out. Each map is taken as shares of
-its own sum, so normalisation changes no measure.
+Maps of any level and with any leading dimensions; lazy in, lazy out. Each map is divided by its own
+sum, so that normalisation changes no measure.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -14,8 +15,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from i2am.analysis.scores.masks import area_mean, check_mask
+from i2am.analysis.scores.score import Score, ScoredMap, ScoreValue
+from i2am.schemas.directions import DIRECTIONS, G2R, R2G
 
-__all__ = ["MEASURES", "spread", "whole_maps"]
+__all__ = ["MEASURES", "SCORE", "spread", "whole_maps"]
 
 MEASURES: Final = ("entropy", "concentration", "inside", "chance")
 
@@ -25,7 +28,7 @@ _BRIGHTEST: Final = 0.1
 
 
 def spread(maps: xr.DataArray, mask: NDArray[Any] | None = None) -> xr.Dataset:
-    """Return how each map's attention is spread.
+    """Return measures of how each map's attention spreads.
 
     Parameters
     ----------
@@ -103,7 +106,7 @@ def _measure(
     measures = [nats / (math.log(count) if count > 1 else math.nan), _brightest(flat) / total]
     if weights is not None:
         measures.append(flat @ weights.ravel() / total)
-    # Rounding must not lead out of the range.
+    # Rounding must not leave the range.
     return tuple(np.clip(measure, 0, 1).astype(np.float32) for measure in measures)
 
 
@@ -116,3 +119,62 @@ def _brightest(flat: NDArray[Any]) -> NDArray[np.float64]:
     part = ordered[..., last] * (wanted - whole)
     brightest: NDArray[np.float64] = ordered[..., last + 1 :].sum(axis=-1, dtype=np.float64) + part
     return brightest
+
+
+def _compute(scored: ScoredMap) -> Iterator[tuple[str, float]]:
+    plane = DIRECTIONS[scored.direction].plane
+    for measure, value in spread(xr.DataArray(scored.values, dims=plane), scored.mask).items():
+        name = "inside_chance" if measure == "chance" else measure
+        if not np.isnan(value):
+            yield f"{scored.direction}_{name}", float(value)
+
+
+SCORE: Final = Score(
+    "spread",
+    "How attention spreads over a map: evenly or in few places, inside the mask or outside.",
+    _compute,
+    (
+        ScoreValue(
+            "r2g_inside",
+            "The share of R2G attention inside the inpainting mask.",
+            R2G.name,
+            "inside the mask",
+        ),
+        ScoreValue(
+            "r2g_inside_chance",
+            "For comparison: the mask's share of the area.",
+            R2G.name,
+            "by chance",
+        ),
+        ScoreValue(
+            "r2g_entropy", "How even R2G is: 1 is even, 0 all in one place.", R2G.name, "entropy"
+        ),
+        ScoreValue(
+            "r2g_concentration",
+            "R2G attention in the brightest tenth of the map: 0.1 is even.",
+            R2G.name,
+            "concentration",
+        ),
+        ScoreValue(
+            "g2r_inside",
+            "The share of G2R attention on the reference's object.",
+            G2R.name,
+            "inside the mask",
+        ),
+        ScoreValue(
+            "g2r_inside_chance",
+            "For comparison: the object's share of the reference's area.",
+            G2R.name,
+            "by chance",
+        ),
+        ScoreValue(
+            "g2r_entropy", "How even G2R is: 1 is even, 0 all in one place.", G2R.name, "entropy"
+        ),
+        ScoreValue(
+            "g2r_concentration",
+            "G2R attention in the brightest tenth of the map: 0.1 is even.",
+            G2R.name,
+            "concentration",
+        ),
+    ),
+)

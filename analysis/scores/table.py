@@ -1,33 +1,32 @@
-"""Scores on maps: whether attention keeps to the mask, boxes the painted thing, or gathers."""
+"""The table of all scores of all samples, and its summary."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
-from i2am.analysis.scores.bootstrap import CONFIDENCE, check_confidence, mean_interval
-from i2am.analysis.scores.detection import bounding_box, detection_scores
-from i2am.analysis.scores.imacs import (
-    DEFAULT_PENALTY,
-    DEFAULT_THRESHOLD,
-    Polarity,
-    check_polarity,
-    imacs,
-    normalise,
-    with_polarity,
+from i2am.analysis.scores.bootstrap import (
+    DEFAULT_CONFIDENCE,
+    bootstrap_mean_interval,
+    check_confidence,
 )
 from i2am.analysis.scores.masks import masks_of
-from i2am.analysis.scores.spread import spread
+from i2am.analysis.scores.registry import compute_score, known_scores
+from i2am.analysis.scores.score import (
+    DEFAULT_PENALTY,
+    DEFAULT_THRESHOLD,
+    ScoredMap,
+    ScoreOptions,
+)
 from i2am.analysis.stores.reader import open_maps
 from i2am.analysis.stores.related import run_of
 from i2am.analysis.stores.tables import check_table_path, write_table
-from i2am.schemas import SchemaError, StoreError
-from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas import AnalysisError, SchemaError, StoreError
+from i2am.schemas.choices import POLARITIES, Polarity, check_choice
+from i2am.schemas.directions import DIRECTIONS
 from i2am.storage import StoreLike
 
 __all__ = ["read_scores", "score_maps", "summarise_scores"]
@@ -70,8 +69,8 @@ def score_maps(
         Columns sample, score, value. Scores: imacs_g, imacs_r, detection_iou and its baselines
         whole_image_iou and random_box_iou (the mean of 100 boxes); then of the ULAM of each
         direction, as `spread` defines them, r2g_entropy, r2g_concentration, r2g_inside and
-        r2g_inside_chance, and the same of g2r. A score that does not exist for a sample has no row:
-        no mask, no G2R.
+        r2g_inside_chance, and the same of g2r; then those that were registered or that installed
+        packages publish. A score that does not exist for a sample has no row: no mask, no G2R.
 
     Raises
     ------
@@ -81,7 +80,7 @@ def score_maps(
     AnalysisError
         If an option is unknown, or `out` is neither CSV nor Parquet.
     """
-    check_polarity(polarity)
+    check_choice("polarity", polarity, POLARITIES, AnalysisError)
     path = None if out is None else check_table_path(out, overwrite=overwrite)
     opened = open_maps(maps)
     captured = run_of(opened, run)
@@ -90,10 +89,7 @@ def score_maps(
         found = _scores(
             opened[name],
             captured[name],
-            penalty=penalty,
-            threshold=threshold,
-            polarity=polarity,
-            premask=premask,
+            ScoreOptions(penalty, threshold, polarity, premask),
         )
         rows += [(name, score, value) for score, value in found]
     if not rows:
@@ -107,6 +103,16 @@ def score_maps(
 
 def read_scores(path: str | Path) -> pd.DataFrame:
     """Read a table that `score_maps` wrote; sample names stay text.
+
+    Parameters
+    ----------
+    path : str or Path
+        A ``.csv`` or ``.parquet`` file.
+
+    Returns
+    -------
+    DataFrame
+        Columns sample (str), score (str) and value (float).
 
     Raises
     ------
@@ -122,8 +128,8 @@ def read_scores(path: str | Path) -> pd.DataFrame:
         raise SchemaError(msg) from e
 
 
-def summarise_scores(table: pd.DataFrame, confidence: float = CONFIDENCE) -> pd.DataFrame:
-    """Return each score's mean over the samples and how sure it is.
+def summarise_scores(table: pd.DataFrame, confidence: float = DEFAULT_CONFIDENCE) -> pd.DataFrame:
+    """Return each score's mean over the samples, with its confidence interval.
 
     Parameters
     ----------
@@ -142,41 +148,33 @@ def summarise_scores(table: pd.DataFrame, confidence: float = CONFIDENCE) -> pd.
     ------
     AnalysisError
         If `confidence` is not between 0 and 1.
+
+    Examples
+    --------
+    >>> rows = [("a", "imacs_g", 0.5), ("b", "imacs_g", 0.1)]
+    >>> table = pd.DataFrame(rows, columns=["sample", "score", "value"])
+    >>> summarise_scores(table).round(2).to_dict("index")
+    {'imacs_g': {'count': 2, 'mean': 0.3, 'std': 0.28, 'low': 0.1, 'high': 0.5}}
     """
     check_confidence(confidence)
     values = table.groupby("score", sort=False)["value"]
     summary = values.agg(["count", "mean", "std"])
-    ends = [mean_interval(of_score, confidence) for _, of_score in values]
+    ends = [bootstrap_mean_interval(of_score, confidence) for _, of_score in values]
     summary[["low", "high"]] = ends
     return summary
 
 
 def _scores(
-    maps: xr.DataTree,
-    sample: xr.DataTree,
-    *,
-    penalty: float,
-    threshold: float,
-    polarity: Polarity,
-    premask: bool,
+    maps: xr.DataTree, sample: xr.DataTree, options: ScoreOptions
 ) -> Iterator[tuple[str, float]]:
-    """Yield the scores of one sample that exist."""
-    options: dict[str, Any] = {"penalty": penalty, "threshold": threshold}
-    ulam = {direction: node.dataset["ulam"].compute() for direction, node in maps.children.items()}
+    """Yield the name and number of every score of one sample that exists."""
+    ulam = {
+        direction: maps.children[direction].dataset["ulam"].compute().to_numpy()
+        for direction in DIRECTIONS
+        if direction in maps.children
+    }
     masks = masks_of(sample, maps)
-    r2g, mask = ulam["r2g"].to_numpy(), masks.get("r2g")
-    if mask is not None:
-        yield "imacs_g", imacs(r2g, mask, polarity=polarity, **options)
-    if "g2r" in masks:
-        yield "imacs_r", imacs(ulam["g2r"].to_numpy(), masks["g2r"], premask=premask, **options)
-    box = sample.attrs[ATTRIBUTE_KEY].get("box") or (None if mask is None else bounding_box(mask))
-    if box is not None:
-        heat = with_polarity(normalise(r2g.astype(np.float64)), polarity)
-        yield from detection_scores(sample, heat, box)
-    for direction in ("r2g", "g2r"):
-        if direction in ulam:
-            found = spread(ulam[direction], masks.get(direction))
-            for measure, value in found.items():
-                name = "inside_chance" if measure == "chance" else measure
-                if not np.isnan(value):
-                    yield f"{direction}_{name}", float(value)
+    for score in known_scores():
+        for direction, values in ulam.items():
+            scored = ScoredMap(direction, values, masks.get(direction), sample, options)
+            yield from compute_score(score, scored).items()

@@ -1,6 +1,6 @@
-"""Means and variances of maps over samples: what a whole run does, or each kind of sample in it.
+"""Means and variances of maps over the samples of a run, or over each group of them.
 
-The answer is one node per group of samples, in memory or in a store of its own.
+The result has one node per group of samples, in memory or in a store of its own.
 """
 
 from __future__ import annotations
@@ -21,20 +21,25 @@ from tqdm.auto import tqdm
 from zarr.abc.store import Store
 from zarr.storage import MemoryStore
 
-from i2am.analysis.statistics.groups import SampleGroup, check_alike, group_samples
+from i2am.analysis.statistics.groups import SampleGroup, check_same_layout, group_samples
 from i2am.analysis.stores.maps_writer import source_of, write_coordinates
 from i2am.analysis.stores.reader import Maps, open_maps, open_tree
 from i2am.analysis.stores.related import run_of
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, I2AMError, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
-from i2am.schemas.dims import LEVELS
+from i2am.schemas.choices import LEVEL_NAMES
 from i2am.storage import StoreLike, is_url, open_group, own_attributes
 
-__all__ = ["AVERAGED_LEVELS", "average_maps", "default_average_path", "write_averages"]
+__all__ = [
+    "RunningMoments",
+    "average_maps",
+    "default_average_path",
+    "memory_passes",
+    "write_averages",
+]
 
-AVERAGED_LEVELS: Final = (*LEVELS, "mass")
-
-
+# Values whose mean and variance are accumulated in one pass over the samples, 16 bytes each.
+MAX_PASS_VALUES: Final = 4 * 2**20
 _KIND: Final = "average"
 
 
@@ -48,6 +53,7 @@ def average_maps(
     out: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = False,
+    max_pass_values: int = MAX_PASS_VALUES,
 ) -> xr.DataTree:
     """Return means and variances of maps over samples, for all or by their labels.
 
@@ -69,6 +75,8 @@ def average_maps(
         Replace an earlier average at `out`.
     progress : bool
         Show a bar over the samples.
+    max_pass_values : int
+        Values of the maps to accumulate in one pass over the samples; it limits the memory.
 
     Returns
     -------
@@ -84,17 +92,17 @@ def average_maps(
         If a level or column is unknown, or samples of one group differ in grid, layers, heads or
         time.
     StoreError
-        If a store is missing or of the wrong kind, a sample is not there, or something else stands
-        at `out`.
+        If a store is missing or of the wrong kind, a sample does not exist, or `out` is something
+        else than an average that may be replaced.
 
     Notes
     -----
-    Accumulated in float64 by Welford's recurrence. A large volume is worked on part by part, each
-    with a pass over the samples.
+    Accumulated in float64 by Welford's recurrence. A large volume is accumulated part by part, with
+    one pass over the samples for each.
     """
     wanted = _known_levels([levels] if isinstance(levels, str) else list(levels))
     columns = [by] if isinstance(by, str) else list(by)
-    path = None if out is None else _free_path(out, overwrite=overwrite)
+    path = None if out is None else _check_output(out, overwrite=overwrite)
     opened = open_maps(maps)
     names = _names(opened, samples)
     if columns:
@@ -108,15 +116,16 @@ def average_maps(
         "source": str(maps) if path is None else source_of(maps, path),
         "by": columns,
     }
+    options: Any = {"progress": progress, "max_pass_values": max_pass_values}
     if path is None:
         memory = MemoryStore()
-        write_averages(memory, attributes, opened, groups, wanted, progress=progress)
+        write_averages(memory, attributes, opened, groups, wanted, **options)
         return open_tree(zarr.open_group(memory, mode="r")).load()
-    # Beside it until it is whole, so that what stops the work leaves an earlier result alone.
+    # Written beside `path` and renamed when complete, so that an error leaves an earlier result alone.
     partial = path.with_name(f"{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        write_averages(partial, attributes, opened, groups, wanted, progress=progress)
+        write_averages(partial, attributes, opened, groups, wanted, **options)
         shutil.rmtree(path, ignore_errors=True)
         partial.rename(path)
     finally:
@@ -128,6 +137,10 @@ def default_average_path(maps_path: str | Path) -> Path:
     """Return where averages go unless the user says otherwise.
 
     Beside the maps; those of maps at a URL go to the current folder.
+
+    Parameters
+    ----------
+    maps_path : str or Path
 
     Examples
     --------
@@ -141,8 +154,8 @@ def default_average_path(maps_path: str | Path) -> Path:
 
 def _known_levels(levels: list[str]) -> list[str]:
     for level in levels:
-        if level not in AVERAGED_LEVELS:
-            hint = did_you_mean(level, AVERAGED_LEVELS)
+        if level not in LEVEL_NAMES:
+            hint = did_you_mean(level, LEVEL_NAMES)
             msg = f"Expected a level of the maps, got {level!r}, at levels. {hint}"
             raise AnalysisError(msg)
     if not levels:
@@ -156,15 +169,15 @@ def _names(maps: Maps, samples: Iterable[str] | None) -> list[str]:
     names = known if samples is None else list(dict.fromkeys(samples))
     for name in names:
         if name not in known:
-            maps[name]  # Says that it is not there, and which is.
+            maps[name]  # Raises, and names the samples that exist.
     if not names:
         msg = f"Expected samples to average, got none, at {maps.path}. Run 'i2am analyze' first."
         raise StoreError(msg)
     return names
 
 
-def _free_path(out: str | Path, *, overwrite: bool) -> Path:
-    """Return where to write: nothing is there, or an earlier average that may be replaced."""
+def _check_output(out: str | Path, *, overwrite: bool) -> Path:
+    """Return the path to write to: it does not exist, or holds an average that may be replaced."""
     if is_url(out):
         msg = f"Expected a local folder for the averages, got a URL, at {out}. Write them locally."
         raise StoreError(msg)
@@ -184,10 +197,6 @@ def _free_path(out: str | Path, *, overwrite: bool) -> Path:
     return path
 
 
-# Values whose mean and variance are worked on in one pass over the samples, 16 bytes each.
-_PASS_VALUES: Final = 4 * 2**20
-
-
 def write_averages(
     store: Store | Path,
     attributes: dict[str, Any],
@@ -196,6 +205,7 @@ def write_averages(
     levels: list[str],
     *,
     progress: bool,
+    max_pass_values: int = MAX_PASS_VALUES,
 ) -> None:
     """Write means, variances and counts of each group of samples to a new store.
 
@@ -209,11 +219,13 @@ def write_averages(
     levels : list of str
     progress : bool
         Show a bar over the samples.
+    max_pass_values : int
+        Values of the maps to accumulate in one pass over the samples; it limits the memory.
 
     Raises
     ------
     AnalysisError
-        If the maps lack a level, or samples of one group are not alike.
+        If the maps lack a level, or samples of one group differ in layout.
     """
     root = zarr.create_group(store, attributes={ATTRIBUTE_KEY: attributes})
     total = sum(len(group.samples) for group in groups)
@@ -221,27 +233,32 @@ def write_averages(
         for group in groups:
             own = {"labels": group.labels, "samples": len(group.samples)}
             node = root.create_group(group.node, attributes={ATTRIBUTE_KEY: own})
-            _write_group(node, maps, group, levels, bar)
+            _write_group(node, maps, group, levels, bar, max_pass_values)
 
 
 def _write_group(
-    node: zarr.Group, maps: Maps, group: SampleGroup, levels: list[str], bar: Any
+    node: zarr.Group,
+    maps: Maps,
+    group: SampleGroup,
+    levels: list[str],
+    bar: Any,
+    max_pass_values: int,
 ) -> None:
     """Write one group's averages, in as many passes over its samples as its maps need."""
     first = group.samples[0]
-    template = _cut(maps[first], levels)
+    template = _select_levels(maps[first], levels)
     for direction, found in template.items():
         _create(node.create_group(direction), found, len(group.samples))
-    passes = list(_passes(template))
+    passes = list(memory_passes(template, max_pass_values))
     bar.total += (len(passes) - 1) * len(group.samples)
     for number, parts in enumerate(passes):
-        moments = [_Moments(part.shape) for part in parts]
+        moments = [RunningMoments(part.shape) for part in parts]
         for name in group.samples:
-            sample = _cut(maps[name], levels)
+            sample = _select_levels(maps[name], levels)
             if number == 0:
-                check_alike(name, sample, first, template)
-            asked = [sample[p.direction][p.level].data[p.slices] for p in parts]
-            for moment, values in zip(moments, dask.compute(*asked), strict=True):
+                check_same_layout(name, sample, first, template)
+            lazy = [sample[p.direction][p.level].data[p.slices] for p in parts]
+            for moment, values in zip(moments, dask.compute(*lazy), strict=True):
                 moment.add(values)
             bar.update()
         for part, moment in zip(parts, moments, strict=True):
@@ -250,7 +267,7 @@ def _write_group(
             arrays[f"{part.level}_variance"][part.slices] = moment.variance().astype(np.float32)
 
 
-def _cut(sample: xr.DataTree, levels: list[str]) -> dict[str, xr.Dataset]:
+def _select_levels(sample: xr.DataTree, levels: list[str]) -> dict[str, xr.Dataset]:
     """Return the wanted levels of each direction, with the coordinates that they have."""
     for level in levels:
         if level not in sample["r2g"]:
@@ -260,17 +277,17 @@ def _cut(sample: xr.DataTree, levels: list[str]) -> dict[str, xr.Dataset]:
     return {d: maps[[level for level in levels if level in maps]] for d, maps in found.items()}
 
 
-def _passes(template: dict[str, xr.Dataset]) -> Iterator[list[_Part]]:
-    """Yield parts that fit the memory together: whole levels, a volume by its chunks."""
+def memory_passes(template: dict[str, xr.Dataset], max_values: int) -> Iterator[list[_Part]]:
+    """Yield the parts of each pass: chunks of the levels, together no more than `max_values`."""
     parts: list[_Part] = []
-    room = _PASS_VALUES
+    room = max_values
     for direction, found in template.items():
         for level, values in found.data_vars.items():
             for slices in slices_from_chunks(values.chunks):
                 part = _Part(direction, str(level), slices)
                 if parts and math.prod(part.shape) > room:
                     yield parts
-                    parts, room = [], _PASS_VALUES
+                    parts, room = [], max_values
                 parts.append(part)
                 room -= math.prod(part.shape)
     yield parts
@@ -292,7 +309,7 @@ def _create(group: zarr.Group, template: xr.Dataset, count: int) -> None:
     group.create_array("count", data=np.array(count), dimension_names=[])
 
 
-class _Moments:
+class RunningMoments:
     """Running mean and sum of squared deviations of one part of a level."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -301,7 +318,7 @@ class _Moments:
         self.squares = np.zeros(shape)
 
     def add(self, values: NDArray[Any]) -> None:
-        """Take in one more sample; NaN stays NaN."""
+        """Add one more sample; NaN stays NaN."""
         self.count += 1
         deviation = values - self.mean
         self.mean += deviation / self.count
@@ -315,7 +332,7 @@ class _Moments:
 
 
 class _Part(NamedTuple):
-    """A part of a level that is worked on at a time."""
+    """A chunk of a level."""
 
     direction: str
     level: str

@@ -1,4 +1,4 @@
-"""Two runs compared, sample by sample: with guidance against without, model A against model B."""
+"""Compare two runs sample by sample: with and without guidance, or two models."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ import xarray as xr
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from i2am.analysis.scores.bootstrap import CONFIDENCE, check_confidence, mean_interval
+from i2am.analysis.scores.bootstrap import (
+    DEFAULT_CONFIDENCE,
+    bootstrap_mean_interval,
+    check_confidence,
+)
 from i2am.analysis.scores.imacs import imacs
 from i2am.analysis.scores.masks import masks_of
 from i2am.analysis.scores.spread import spread
 from i2am.analysis.statistics.differences import agreement, matching_levels
-from i2am.analysis.statistics.run_pair import Captured, RunPair
-from i2am.schemas.dims import HEAD, LAYER, PLANES
+from i2am.analysis.statistics.run_pair import RunPair, SampleWithMaps
+from i2am.schemas.dims import HEAD, LAYER
+from i2am.schemas.directions import DIRECTIONS, DirectionName
 
 __all__ = ["compare_runs", "compare_sample", "summarise_comparison"]
 
@@ -27,7 +32,6 @@ _KEYS: Final = list(_COLUMNS[1:5])
 # The maps of each level of the table, and the dimension of its labels.
 _LEVELS: Final = {"ulam": ("ulam", None), "layer": ("llam", LAYER), "head": ("hlam", HEAD)}
 _MEASURES: Final = ("inside", "entropy", "concentration")
-_IMACS: Final = {"r2g": "imacs_g", "g2r": "imacs_r"}
 
 
 def compare_runs(pair: RunPair, *, progress: bool = False) -> pd.DataFrame:
@@ -53,7 +57,7 @@ def compare_runs(pair: RunPair, *, progress: bool = False) -> pd.DataFrame:
           correlation and total_variation, as in `agreement`: these have neither a nor b, and stand
           in `difference`.
 
-        What does not exist in both has no row.
+        A measure that does not exist in both has no row.
     """
     opened = tqdm(
         pair.opened(), "compare", total=len(pair.names), unit="sample", disable=not progress
@@ -61,7 +65,9 @@ def compare_runs(pair: RunPair, *, progress: bool = False) -> pd.DataFrame:
     return pd.concat([compare_sample(*each) for each in opened], ignore_index=True)
 
 
-def summarise_comparison(table: pd.DataFrame, confidence: float = CONFIDENCE) -> pd.DataFrame:
+def summarise_comparison(
+    table: pd.DataFrame, confidence: float = DEFAULT_CONFIDENCE
+) -> pd.DataFrame:
     """Return the mean of each measure over the samples, with the interval of its difference.
 
     Parameters
@@ -82,6 +88,13 @@ def summarise_comparison(table: pd.DataFrame, confidence: float = CONFIDENCE) ->
     ------
     AnalysisError
         If `confidence` is not between 0 and 1.
+
+    Examples
+    --------
+    >>> row = {"direction": "r2g", "level": "ulam", "label": "all", "measure": "inside"}
+    >>> table = pd.DataFrame([row | {"a": a, "b": a + 0.5, "difference": 0.5} for a in (0.0, 0.25)])
+    >>> summarise_comparison(table)[["n", "mean_a", "mean_b", "low", "high"]].to_numpy().tolist()
+    [[2.0, 0.125, 0.625, 0.5, 0.5]]
     """
     check_confidence(confidence)
     groups = table.groupby(_KEYS, sort=False)
@@ -91,22 +104,22 @@ def summarise_comparison(table: pd.DataFrame, confidence: float = CONFIDENCE) ->
         mean_b=("b", "mean"),
         mean_difference=("difference", "mean"),
     )
-    ends = [mean_interval(values, confidence) for _, values in groups["difference"]]
+    ends = [bootstrap_mean_interval(values, confidence) for _, values in groups["difference"]]
     summary[["low", "high"]] = ends
     return summary.reset_index()
 
 
-def compare_sample(name: str, a: Captured, b: Captured) -> pd.DataFrame:
+def compare_sample(name: str, a: SampleWithMaps, b: SampleWithMaps) -> pd.DataFrame:
     """Return the rows of `compare_runs` of one pair of samples, as `RunPair.opened` gives it."""
     masks = masks_of(*a), masks_of(*b)
     rows = [
         (name, direction, *row)
-        for direction in PLANES
-        if direction in a[1].children and direction in b[1].children
+        for direction in DIRECTIONS
+        if direction in a.maps.children and direction in b.maps.children
         for row in _direction_rows(
             direction,
-            a[1][direction].to_dataset(),
-            b[1][direction].to_dataset(),
+            a.maps[direction].to_dataset(),
+            b.maps[direction].to_dataset(),
             [own.get(direction) for own in masks],
         )
     ]
@@ -114,7 +127,7 @@ def compare_sample(name: str, a: Captured, b: Captured) -> pd.DataFrame:
 
 
 def _direction_rows(
-    direction: str, a: xr.Dataset, b: xr.Dataset, masks: list[NDArray[np.float64] | None]
+    direction: DirectionName, a: xr.Dataset, b: xr.Dataset, masks: list[NDArray[np.float64] | None]
 ) -> Iterator[tuple[str, str, str, float, float, float]]:
     """Yield level, label, measure, a, b and difference."""
     matching = matching_levels(a, b)
@@ -131,12 +144,12 @@ def _direction_rows(
         }
         if dim is None and masks[0] is not None and masks[1] is not None:
             scores = imacs(of_a.to_numpy(), masks[0]), imacs(of_b.to_numpy(), masks[1])
-            measured[_IMACS[direction]] = [np.array([score]) for score in scores]
-        alike = {str(key): _values(found) for key, found in agreement(of_a, of_b).items()}
+            measured[DIRECTIONS[direction].imacs] = [np.array([score]) for score in scores]
+        similarity = {str(key): _values(found) for key, found in agreement(of_a, of_b).items()}
         for row, label in enumerate(labels):
             for measure, (x, y) in measured.items():
                 yield level, label, measure, x[row], y[row], y[row] - x[row]
-            for measure, z in alike.items():
+            for measure, z in similarity.items():
                 yield level, label, measure, math.nan, math.nan, z[row]
 
 

@@ -1,7 +1,7 @@
-"""What one sample's maps show and another's do not: both as shares of attention, on one grid.
+"""Differences of two samples' maps, both as shares of attention on one grid.
 
-Maps of unlike models can differ in grid, layers, heads and steps; each level is compared where it
-means the same in both, and left out where it does not.
+Maps of different models can differ in grid, layers, heads and steps. A level is compared if it means
+the same in both, and left out if it does not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from i2am.analysis.kernel.resize import Grid, largest_grid, resize
 from i2am.analysis.scores.spread import whole_maps
 from i2am.schemas import AnalysisError
-from i2am.schemas.dims import HEAD, LAYER, PLANES, STEP, TIME
+from i2am.schemas.dims import HEAD, LAYER, STEP, TIME
+from i2am.schemas.directions import DIRECTIONS
 
 __all__ = ["agreement", "difference_maps", "matching_levels", "shares"]
 
@@ -48,9 +49,20 @@ def difference_maps(maps_a: xr.DataTree, maps_b: xr.DataTree) -> xr.DataTree:
     Notes
     -----
     Each map is put on the larger of the two grids as in `resize`, clamped at 0, and divided by its
-    sum; then A is taken from B.
+    sum; then A is subtracted from B.
+
+    Examples
+    --------
+    >>> def maps(ulam):
+    ...     planes = {"ulam": (("y", "x"), ulam), "tlam": (("time", "y", "x"), [ulam])}
+    ...     labels = {"layer": ["down"], "head": [0]}
+    ...     of_labels = {f"{dim[0]}lam": ((dim, "y", "x"), [ulam]) for dim in ("layer", "head")}
+    ...     return xr.DataTree.from_dict({"r2g": xr.Dataset(planes | of_labels, coords=labels)})
+    >>> found = difference_maps(maps([[3.0, 1.0]]), maps([[1.0, 1.0]]))
+    >>> found["r2g/ulam"].values.tolist()
+    [[-0.25, 0.25]]
     """
-    directions = [d for d in PLANES if d in maps_a.children and d in maps_b.children]
+    directions = [d for d in DIRECTIONS if d in maps_a.children and d in maps_b.children]
     if not directions:
         msg = (
             f"Expected maps of one direction in both, got {', '.join(maps_a.children) or 'none'} "
@@ -58,11 +70,11 @@ def difference_maps(maps_a: xr.DataTree, maps_b: xr.DataTree) -> xr.DataTree:
             "that 'i2am analyze' made."
         )
         raise AnalysisError(msg)
-    found = {}
+    found: dict[str, xr.Dataset] = {}
     for direction in directions:
         levels = matching_levels(maps_a[direction].dataset, maps_b[direction].dataset)
         paired = {name: shares(a, b) for name, (a, b) in levels.items()}
-        # What the two tell differently of their steps and layers is left out.
+        # Coordinates that differ between the two are left out.
         found[direction] = xr.Dataset({name: b - a for name, (a, b) in paired.items()})
     return xr.DataTree.from_dict(found, name=maps_b.name)
 
@@ -94,14 +106,14 @@ def shares(first: xr.DataArray, second: xr.DataArray) -> Pair:
     Returns
     -------
     tuple of DataArray
-        float32; lazy where they came so. NaN where a map holds NaN or no attention.
+        float32; lazy if the maps are. NaN where a map holds NaN or no attention.
     """
     grid = largest_grid([_grid(first), _grid(second)])
     return _shares(first, grid), _shares(second, grid)
 
 
 def agreement(first: xr.DataArray, second: xr.DataArray) -> xr.Dataset:
-    """Return how alike maps are, over their leading dimensions.
+    """Return two measures of how similar maps are, over their leading dimensions.
 
     Parameters
     ----------
@@ -168,10 +180,10 @@ def _shares(maps: xr.DataArray, grid: Grid) -> xr.DataArray:
 
 
 def _shares_of_block(maps: NDArray[Any], *, grid: Grid) -> NDArray[np.float32]:
-    placed = np.maximum(resize(maps.astype(np.float64), grid), 0)
-    total = placed.sum(axis=(-2, -1), keepdims=True)
-    held: NDArray[np.float32] = (placed / np.where(total > 0, total, np.nan)).astype(np.float32)
-    return held
+    resized = np.maximum(resize(maps.astype(np.float64), grid), 0)
+    total = resized.sum(axis=(-2, -1), keepdims=True)
+    divided: NDArray[np.float32] = (resized / np.where(total > 0, total, np.nan)).astype(np.float32)
+    return divided
 
 
 def _agreement(first: NDArray[Any], second: NDArray[Any]) -> tuple[NDArray[np.float32], ...]:

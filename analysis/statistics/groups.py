@@ -1,4 +1,4 @@
-"""Samples by label, and whether their maps can be averaged."""
+"""Groups of samples by label, and whether their maps can be averaged."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 
-from i2am.analysis.stores.layers import spell
+from i2am.analysis.stores.layers import format_labels
 from i2am.analysis.stores.reader import Run
 from i2am.schemas import AnalysisError, did_you_mean
-from i2am.schemas.dims import FIRST_STEP, HEAD, LAST_STEP, LAYER, PLANES, STEP, TIMESTEP
+from i2am.schemas.dims import FIRST_STEP, HEAD, LAST_STEP, LAYER, STEP, TIMESTEP
+from i2am.schemas.directions import DIRECTIONS
 
-__all__ = ["SampleGroup", "check_alike", "group_samples"]
+__all__ = ["SampleGroup", "check_same_layout", "group_samples"]
 
 _LABELS: Final = "labels."
 
@@ -38,12 +39,12 @@ class SampleGroup:
 
 
 def group_samples(run: Run, samples: Sequence[str], by: Iterable[str]) -> list[SampleGroup]:
-    """Return the samples in groups, sorted by label; those without a label are a group, too.
+    """Return the samples in groups, sorted by label; samples without a label are a group, too.
 
     Parameters
     ----------
     run : Run
-        Where the samples come from.
+        The run of the samples.
     samples : sequence of str
     by : iterable of str
         Columns of ``run.table()``; of the manifest's labels the name alone is enough.
@@ -61,18 +62,18 @@ def group_samples(run: Run, samples: Sequence[str], by: Iterable[str]) -> list[S
     found: dict[tuple[_Label, ...], list[str]] = {}
     for sample in samples:
         if sample not in table.index:
-            run[sample]  # Says that it is not there, and which is.
+            run[sample]  # Raises, and names the samples that exist.
         row = table.loc[sample]
         found.setdefault(tuple(_plain(row[c]) for c in columns.values()), []).append(sample)
     groups: list[SampleGroup] = []
     for key in sorted(found, key=lambda labels: [_order(label) for label in labels]):
-        node = _free_name("+".join(map(_spell, key)), [group.node for group in groups])
+        node = _unused_name("+".join(map(_format_label, key)), [group.node for group in groups])
         groups.append(SampleGroup(node, dict(zip(columns, key, strict=True)), tuple(found[key])))
     return groups
 
 
 def _column(name: str, columns: list[str], known: list[str], run: Run) -> str:
-    # A label comes before what the capture itself noted under that name.
+    # A label has precedence over a field of the capture's provenance with the same name.
     for column in (f"{_LABELS}{name}", name):
         if column in columns:
             return column
@@ -95,22 +96,22 @@ def _order(label: _Label) -> tuple[bool, bool, Any]:
     return label is None, isinstance(label, str), 0 if label is None else label
 
 
-def _spell(label: _Label) -> str:
+def _format_label(label: _Label) -> str:
     if label is None:
         return "none"
     return f"{label:g}" if isinstance(label, float) else str(label)
 
 
-def _free_name(text: str, taken: Sequence[str]) -> str:
+def _unused_name(text: str, taken: Sequence[str]) -> str:
     """Return a name for a group in a store that is like none of the others.
 
     Examples
     --------
-    >>> _free_name("tops/red", []), _free_name("a B", ["A_b"])
+    >>> _unused_name("tops/red", []), _unused_name("a B", ["A_b"])
     ('tops_red', 'a_B-2')
     """
     name = _OTHER_CHARACTERS.sub("_", text).lstrip("._") or "group"
-    # Some file systems do not tell "a" from "A"; Zarr's own file is no group.
+    # Some file systems do not distinguish "a" and "A"; zarr.json is a file of Zarr.
     used = {"zarr.json", *(other.casefold() for other in taken)}
     number = 1
     while (free := name if number == 1 else f"{name}-{number}").casefold() in used:
@@ -118,20 +119,20 @@ def _free_name(text: str, taken: Sequence[str]) -> str:
     return free
 
 
-_APART: Final = "or average them apart, by a column or by samples"
+_SPLIT_HINT: Final = "or average them apart, by a column or by samples"
 
 
 _REMEDIES: Final = {
-    "grid": f"Analyse both with 'i2am analyze --grid HxW', {_APART}.",
-    "layers": f"Analyse both with 'i2am analyze --layers GLOB', {_APART}.",
-    "heads": f"Leave out hlam and volume, {_APART}.",
-    "steps": f"Leave out volume, {_APART}.",
-    "timesteps": f"Leave out volume, {_APART}.",
-    "time groups": f"Leave out tlam, {_APART}.",
+    "grid": f"Analyze both with 'i2am analyze --grid HxW', {_SPLIT_HINT}.",
+    "layers": f"Analyze both with 'i2am analyze --layers GLOB', {_SPLIT_HINT}.",
+    "heads": f"Leave out hlam and volume, {_SPLIT_HINT}.",
+    "steps": f"Leave out volume, {_SPLIT_HINT}.",
+    "timesteps": f"Leave out volume, {_SPLIT_HINT}.",
+    "time groups": f"Leave out tlam, {_SPLIT_HINT}.",
 }
 
 
-_WHAT: Final = {
+_MEANINGS: Final = {
     LAYER: "layers",
     HEAD: "heads",
     STEP: "steps",
@@ -141,13 +142,13 @@ _WHAT: Final = {
 }
 
 
-def check_alike(
+def check_same_layout(
     name: str,
     sample: Mapping[str, xr.Dataset],
     other_name: str,
     other: Mapping[str, xr.Dataset],
 ) -> None:
-    """Check that maps of a sample can be averaged with those of another.
+    """Check that the maps of two samples have the same layout, so that they can be averaged.
 
     Parameters
     ----------
@@ -165,7 +166,7 @@ def check_alike(
     if found != wanted:
         msg = (
             f"Expected {wanted} as {other_name} has, got {found}, at {name}. "
-            f"Leave out the levels that not all have, {_APART}."
+            f"Leave out the levels that not all have, {_SPLIT_HINT}."
         )
         raise AnalysisError(msg)
     for direction, maps in other.items():
@@ -182,11 +183,13 @@ def _check_direction(where: str, maps: xr.Dataset, other_name: str, other: xr.Da
         name = str(coordinate)
         mine, theirs = maps[name].to_numpy(), other[name].to_numpy()
         if not np.array_equal(mine, theirs):
-            what = _WHAT.get(name, name)
-            differences.append((what, _tell(theirs, mine), _tell(mine, theirs)))
+            what = _MEANINGS.get(name, name)
+            differences.append(
+                (what, _describe_labels(theirs, mine), _describe_labels(mine, theirs))
+            )
     if differences:
         what, expected, got = differences[0]
-        remedy = _REMEDIES.get(what, f"Analyse both alike, {_APART}.")
+        remedy = _REMEDIES.get(what, f"Analyze both with the same options, {_SPLIT_HINT}.")
         msg = f"Expected the {what} of {other_name} ({expected}), got {got}, at {where}. {remedy}"
         raise AnalysisError(msg)
 
@@ -196,16 +199,16 @@ def _contents(maps: Mapping[str, xr.Dataset]) -> str:
 
 
 def _grid(maps: xr.Dataset) -> str:
-    for plane in PLANES.values():
-        if plane[0] in maps.dims:
-            return "x".join(str(maps.sizes[dim]) for dim in plane)
+    for direction in DIRECTIONS.values():
+        if direction.plane[0] in maps.dims:
+            return "x".join(str(maps.sizes[dim]) for dim in direction.plane)
     return "none"
 
 
-def _tell(values: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> str:
+def _describe_labels(values: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> str:
     """Return labels in words; of texts those that the other lacks."""
     if values.dtype.kind in "iu":
-        return spell(values.tolist())
+        return format_labels(values.tolist())
     own = [repr(value) for value in values.tolist() if value not in other.tolist()]
     if not own:
         return f"{len(values)} of them" if len(values) != len(other) else "in another order"

@@ -1,11 +1,11 @@
-"""Two runs side by side: which samples they share, and maps that may be compared."""
+"""Two runs: the samples that both have, and maps that can be compared."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import dask
 import xarray as xr
@@ -17,19 +17,37 @@ from i2am.analysis.stores.related import find_maps
 from i2am.schemas import AnalysisError, StoreError, did_you_mean
 from i2am.storage import StoreLike
 
-__all__ = ["Captured", "RunPair", "pair_runs"]
+__all__ = ["RunPair", "SampleWithMaps", "pair_runs"]
 
-# A sample of a run, and its maps.
-Captured = tuple[xr.DataTree, xr.DataTree]
+
+class SampleWithMaps(NamedTuple):
+    """A captured sample, and its maps."""
+
+    sample: xr.DataTree
+    maps: xr.DataTree
+
 
 _NAMED: Final = 3
-# What maps are that are computed on the way.
+# Convention and normalisation of maps that are computed on demand.
 _DEFAULT: Final = ("i2am", "mass")
 
 
 @dataclass(frozen=True)
 class RunPair:
-    """Two runs, A and B, with their maps and the samples to compare."""
+    """Two runs, A and B, with their maps and the samples to compare; `pair_runs` makes it.
+
+    Parameters
+    ----------
+    run_a, run_b : Run
+    maps_a, maps_b : Mapping of str to DataTree
+        Of every sample of the run, stored or analyzed on demand.
+    names : tuple of str
+        The samples to compare.
+    convention, normalisation : str
+        Of all maps.
+    only_a, only_b : int
+        How many samples the other run does not have.
+    """
 
     run_a: Run
     run_b: Run
@@ -38,18 +56,17 @@ class RunPair:
     names: tuple[str, ...]
     convention: str
     normalisation: str
-    only_a: int  # samples of A that B lacks
+    only_a: int
     only_b: int
 
-    def opened(self) -> Iterator[tuple[str, Captured, Captured]]:
-        """Yield each pair's name, and the two samples with their maps: levels read, volumes lazy.
+    def opened(self) -> Iterator[tuple[str, SampleWithMaps, SampleWithMaps]]:
+        """Yield each pair's name, and the two samples with their maps: levels in memory, volumes lazy.
 
-        Maps that are computed on the way are computed here, and of them the volume again if it is
-        asked for.
+        Maps that no store holds are computed here, and their volume again when it is used.
         """
         for name in self.names:
-            a = self.run_a[name], _with_levels(self.maps_a[name])
-            yield name, a, (self.run_b[name], _with_levels(self.maps_b[name]))
+            a = SampleWithMaps(self.run_a[name], _with_levels(self.maps_a[name]))
+            yield name, a, SampleWithMaps(self.run_b[name], _with_levels(self.maps_b[name]))
 
 
 def pair_runs(
@@ -67,9 +84,13 @@ def pair_runs(
     run_a, run_b : str, Path or zarr Store
         They may be the same one, with other maps.
     maps_a, maps_b : str, Path or zarr Store, optional
-        By default those beside each run. What they lack is computed when it is asked for.
+        By default those beside each run. Samples that they lack are analyzed on demand.
     samples : iterable of str, optional
         By default all that both runs hold.
+
+    Returns
+    -------
+    RunPair
 
     Raises
     ------
@@ -100,7 +121,7 @@ def pair_runs(
     kinds = _kinds(names, stored_a, stored_b)
     mapped_a = maps_of(opened_a, None if stored_a is None else stored_a.path)
     mapped_b = maps_of(opened_b, None if stored_b is None else stored_b.path)
-    # Lazily: says what is wrong before anything is computed or written.
+    # Lazy: an error comes before anything is computed or written.
     difference_maps(mapped_a[names[0]], mapped_b[names[0]])
     return RunPair(
         opened_a,
@@ -132,7 +153,7 @@ def _stored(run: StoreLike, maps: StoreLike | None) -> Maps | None:
 
 
 def _kinds(names: Iterable[str], a: Maps | None, b: Maps | None) -> tuple[str, str]:
-    """Return convention and normalisation of all the maps; an error where two are unlike."""
+    """Return convention and normalisation of all the maps; an error if two differ."""
     held_a, held_b = (set() if maps is None else set(maps) for maps in (a, b))
     wanted = None
     for name in names:

@@ -1,13 +1,13 @@
-"""A store's arrays, lazily by chunk or by block, and directly in parts."""
+"""Read a store's arrays: lazily, by chunk or by block, or parts of them at once."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Final
-from weakref import WeakValueDictionary
 
 import dask.array as da
 import numpy as np
@@ -19,32 +19,45 @@ from zarr.storage import LocalStore
 from i2am.schemas.dims import CHANNEL, GENERATED, GUIDANCE, HEAD, REFERENCE, STEP
 
 __all__ = [
-    "DirectReads",
+    "StoreReads",
     "chunk_lengths",
     "in_blocks",
     "in_chunks",
-    "stored_arrays",
     "touched_bytes",
 ]
 
-# Of what a task reads of one array: a task has a price, and so has its memory.
-_CHUNKS_BYTES: Final = 32 * 2**20
+# What a task reads of one array: each task costs time, and each byte memory.
+_MAX_TASK_BYTES: Final = 32 * 2**20
 
 
-_BLOCK_BYTES: Final = 64 * 2**20
+_MAX_BLOCK_BYTES: Final = 64 * 2**20
 
 
-_WHOLE: Final = (HEAD, GENERATED, REFERENCE, CHANNEL)
+_WHOLE_DIMS: Final = (HEAD, GENERATED, REFERENCE, CHANNEL)
 
 
-# What the lazy arrays of `in_chunks` read, by their names, as long as one of these is there.
-stored_arrays: WeakValueDictionary[str, zarr.Array[Any]] = WeakValueDictionary()
+# In a variable's encoding: what its lazy array reads.
+_SOURCE: Final = "i2am_source"
 
 
-def in_chunks(array: zarr.Array[Any], dims: tuple[str, ...]) -> da.Array:
-    """Return a stored array lazily, chunk by chunk, several steps together when they are small.
+@dataclass(frozen=True)
+class _Source:
+    """A stored array, and the name of the lazy array that reads all of it.
 
-    Chunks, not the shards that hold them: a question about one patch is to read its tiles alone.
+    A variable keeps its encoding when it is cut to a part of itself; the name then differs.
+    """
+
+    name: str
+    array: zarr.Array[Any]
+
+    def __deepcopy__(self, memo: object) -> _Source:
+        return self  # A deep copy of a store in memory would copy all that it holds.
+
+
+def in_chunks(array: zarr.Array[Any], dims: tuple[str, ...]) -> xr.Variable:
+    """Return a stored array lazily, chunk by chunk, several steps together if they are small.
+
+    Chunks, not the shards that hold them: a request for one patch has to read that patch's chunks alone.
 
     Parameters
     ----------
@@ -55,35 +68,33 @@ def in_chunks(array: zarr.Array[Any], dims: tuple[str, ...]) -> da.Array:
     chunks = dict(zip(dims, array.chunks, strict=True))
     if STEP in chunks and array.size:
         sizes = dict(zip(dims, array.shape, strict=True))
-        most = _CHUNKS_BYTES // _step_bytes(array, sizes)
-        chunks[STEP] = min(max(1, most // chunks[STEP]) * chunks[STEP], sizes[STEP])
+        max_steps = _MAX_TASK_BYTES // _step_bytes(array, sizes)
+        chunks[STEP] = min(max(1, max_steps // chunks[STEP]) * chunks[STEP], sizes[STEP])
     lazy = _from_array(array, chunks)
-    stored_arrays[lazy.name] = array
-    return lazy
+    return xr.Variable(dims, lazy, encoding={_SOURCE: _Source(lazy.name, array)})
 
 
-def in_blocks(lazy: da.Array, dims: tuple[str, ...]) -> da.Array:
-    """Return the same values in blocks that a task can take whole: a few steps of one layer.
+def in_blocks(lazy: xr.DataArray) -> xr.DataArray:
+    """Return the same values in blocks of a few steps, whole in every other dimension but head.
 
     Parameters
     ----------
-    lazy : dask array
-        What `in_chunks` returned: then blocks are read from the store as such. Any other is
-        rechunked.
-    dims : tuple of str
-        Its dimensions.
+    lazy : DataArray
+        Of a variable that `in_chunks` returned: a task then reads a block from the store. Any other
+        is rechunked.
     """
+    dims = tuple(map(str, lazy.dims))
     sizes = dict(zip(dims, lazy.shape, strict=True))
-    whole = {dim: sizes[dim] for dim in _WHOLE if dim in sizes}
-    array = stored_arrays.get(lazy.name)
+    whole = {dim: sizes[dim] for dim in _WHOLE_DIMS if dim in sizes}
+    array = _stored_array(lazy)
     if array is None or not array.size:
-        return lazy.rechunk({dims.index(dim): -1 for dim in whole})
+        return lazy.copy(data=lazy.data.rechunk({dims.index(dim): -1 for dim in whole}))
     chunks = dict(zip(dims, array.chunks, strict=True)) | whole
     if STEP in chunks:
         shards = dict(zip(dims, array.shards or array.chunks, strict=True))
-        most = _BLOCK_BYTES // _step_bytes(array, chunks)
-        chunks[STEP] = min(_block_steps(most, chunks[STEP], shards[STEP]), sizes[STEP])
-    return _from_array(array, chunks)
+        max_steps = _MAX_BLOCK_BYTES // _step_bytes(array, chunks)
+        chunks[STEP] = min(_block_steps(max_steps, chunks[STEP], shards[STEP]), sizes[STEP])
+    return lazy.copy(data=_from_array(array, chunks))
 
 
 def _from_array(array: zarr.Array[Any], chunks: Mapping[str, int]) -> da.Array:
@@ -96,7 +107,7 @@ def _step_bytes(array: zarr.Array[Any], sizes: Mapping[str, int]) -> int:
     return max(1, array.dtype.itemsize * math.prod(sizes.values()) // sizes[STEP])
 
 
-def _block_steps(most: int, chunk: int, shard: int) -> int:
+def _block_steps(max_steps: int, chunk: int, shard: int) -> int:
     """Return how many steps a block takes: whole shards, or else whole chunks, where they fit.
 
     Half a chunk costs as much to read as all of it, so one may be twice as large as it should be.
@@ -108,23 +119,19 @@ def _block_steps(most: int, chunk: int, shard: int) -> int:
     >>> _block_steps(3, 5, 10), _block_steps(1, 5, 10)
     (5, 1)
     """
-    unit = shard if shard <= most else chunk
-    if unit > 2 * most:
-        return max(1, most)
-    return max(unit, most // unit * unit)
+    unit = shard if shard <= max_steps else chunk
+    if unit > 2 * max_steps:
+        return max(1, max_steps)
+    return max(unit, max_steps // unit * unit)
 
 
-_KEPT_BYTES: Final = 64 * 2**20
-
-
-_QUICK: Final = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}
-
-
-_HAS_QUICK: Final = importlib.util.find_spec("zarrs") is not None
+CACHED_KEY_BYTES: Final = 64 * 2**20
+HAS_ZARRS: Final = importlib.util.find_spec("zarrs") is not None
+_ZARRS_PIPELINE: Final = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}
 
 
 def chunk_lengths(array: xr.DataArray) -> dict[str, int]:
-    """Return the lengths of what is read at once, by dimension."""
+    """Return the length of a chunk along each dimension."""
     stored = _stored_array(array)
     lengths: Sequence[int]
     if stored is not None:
@@ -137,7 +144,16 @@ def chunk_lengths(array: xr.DataArray) -> dict[str, int]:
 def touched_bytes(
     array: xr.DataArray, chunks: Mapping[str, int], index: Mapping[str, Sequence[int]]
 ) -> int:
-    """Return the bytes of the chunks that hold a part of an array, at least 1."""
+    """Return the bytes of the chunks that hold a part of an array, at least 1.
+
+    Parameters
+    ----------
+    array : DataArray
+    chunks : mapping of dimension to int
+        As `chunk_lengths` returns them.
+    index : mapping of dimension to sequence of int
+        The positions of the part; all of a dimension that is not named.
+    """
     lengths = [
         length * len({at // length for at in index[dim]}) if dim in index else array.sizes[dim]
         for dim, length in chunks.items()
@@ -145,64 +161,89 @@ def touched_bytes(
     return max(1, array.dtype.itemsize * math.prod(lengths))
 
 
-class DirectReads:
-    """What is read of one sample, by any thread; what is opened once stays open."""
+class StoreReads:
+    """Reads parts of one sample's arrays, from any thread; arrays that were opened stay open.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    cached_key_bytes : int
+        Limit for the keys in memory.
+    use_zarrs : bool
+        Read a local store by zarrs, which is faster than zarr; default: if zarrs is installed.
+    """
+
+    def __init__(
+        self, *, cached_key_bytes: int = CACHED_KEY_BYTES, use_zarrs: bool = HAS_ZARRS
+    ) -> None:
+        self._cached_key_bytes, self._use_zarrs = cached_key_bytes, use_zarrs
         self._opened: dict[str, zarr.Array[Any]] = {}
         self._keys: dict[str, NDArray[Any]] = {}
         self._lock = Lock()
 
-    def part(self, array: xr.DataArray, index: Mapping[str, Sequence[int]]) -> NDArray[Any]:
-        """Return a part of a captured array, read from the store itself where it lies in one."""
+    def read(self, array: xr.DataArray, index: Mapping[str, Sequence[int]]) -> NDArray[Any]:
+        """Return a part of a captured array, read from the store itself if the array lies in one.
+
+        Parameters
+        ----------
+        array : DataArray
+            As `open_run` gives it.
+        index : mapping of dimension to sequence of int
+            Positions, ascending; all of a dimension that is not named. One of GUIDANCE.
+
+        Returns
+        -------
+        array
+            The dimensions of `array` without GUIDANCE; the dtype that is stored.
+        """
         stored = self._open(array)
         if stored is None:
             here = {dim: at for dim, at in index.items() if dim in array.dims}
             values = array.isel(here).to_numpy()
         else:
-            ways = [
-                _way(index[dim], length) if dim in index else (slice(None), None)
+            indexers = [
+                _slice_or_index(index[dim], length) if dim in index else (slice(None), None)
                 for dim, length in chunk_lengths(array).items()
             ]
-            values = np.asarray(stored.oindex[tuple(read for read, _ in ways)])
-            for axis, (_, kept) in enumerate(ways):
+            values = np.asarray(stored.oindex[tuple(read for read, _ in indexers)])
+            for axis, (_, kept) in enumerate(indexers):
                 if kept is not None:
                     values = values.take(kept, axis=axis)
         return values[0] if GUIDANCE in array.dims else values
 
-    def key(self, layer: str, key: xr.DataArray, half: int) -> NDArray[Any]:
-        """Return a layer's keys (head, reference, channel) of one half, of all its heads.
+    def key(self, layer: str, key: xr.DataArray, guidance_index: int) -> NDArray[Any]:
+        """Return a layer's keys (head, reference, channel) of one guidance branch, of all its heads.
 
-        For keys that are the same at every step: each question needs them, so they are kept in
-        memory up to a bound.
+        For keys that are the same at every step: each request needs them, so they stay in memory up
+        to a bound.
         """
         found = self._keys.get(layer)
         if found is None:
-            found = self.part(key, {GUIDANCE: [half]})
+            found = self.read(key, {GUIDANCE: [guidance_index]})
             with self._lock:
-                if sum(one.nbytes for one in self._keys.values()) + found.nbytes > _KEPT_BYTES:
+                held = sum(one.nbytes for one in self._keys.values())
+                if held + found.nbytes > self._cached_key_bytes:
                     self._keys.clear()
                 self._keys[layer] = found
         return found
 
     def _open(self, array: xr.DataArray) -> zarr.Array[Any] | None:
         stored = _stored_array(array)
-        if stored is None or not (_HAS_QUICK and isinstance(stored.store, LocalStore)):
+        if stored is None or not (self._use_zarrs and isinstance(stored.store, LocalStore)):
             return stored
         name = array.variable.data.name
         with self._lock:
             if name not in self._opened:
-                with zarr.config.set(_QUICK):
+                with zarr.config.set(_ZARRS_PIPELINE):
                     self._opened[name] = stored.with_config(stored.config)
             return self._opened[name]
 
 
-def _way(
+def _slice_or_index(
     positions: Sequence[int], length: int
 ) -> tuple[slice | NDArray[np.intp], NDArray[np.intp] | None]:
     """Return what to read of a dimension with chunks of a length, and what of that to keep, if less.
 
-    A slice is read many times faster, so it is one where that touches no further chunk.
+    A slice reads many times faster than an index, so it is a slice if that touches no other chunk.
     """
     wanted = np.asarray(positions)
     first, last = int(wanted[0]), int(wanted[-1])
@@ -213,5 +254,7 @@ def _way(
 
 
 def _stored_array(array: xr.DataArray) -> zarr.Array[Any] | None:
-    lazy = array.variable.data if array.chunks is not None else None
-    return None if lazy is None else stored_arrays.get(lazy.name)
+    source = array.variable.encoding.get(_SOURCE)
+    if not isinstance(source, _Source) or array.chunks is None:
+        return None
+    return source.array if array.variable.data.name == source.name else None

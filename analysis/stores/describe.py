@@ -1,4 +1,4 @@
-"""What a store holds: for validation, every group's metadata; for a person, the facts in short."""
+"""Describe a store: every group's metadata for validation, a summary of facts for people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from i2am.analysis.stores.layers import is_similarity, spell
+from i2am.analysis.stores.layers import format_labels, is_noncausal
 from i2am.analysis.stores.reader import open_maps, open_root, open_run
 from i2am.schemas import ArrayDescription, GroupDescription, LayerAttributes
 from i2am.schemas.attributes import ATTRIBUTE_KEY
@@ -34,19 +34,19 @@ def describe_store(path: StoreLike) -> GroupDescription:
     Returns
     -------
     GroupDescription
-        Groups are described when they are asked for, so a long run is not held in memory; every
-        group is there, complete or not. Of the values only guidance labels are read.
+        A group is described on access, so that a long run does not fill the memory.
+        Groups of incomplete samples are there, too. Of the values only guidance labels are read.
 
     Raises
     ------
     StoreError
-        If it is missing or not a store of ours.
+        If it is missing or no store of i2am.
     """
     return _describe(open_root(path))
 
 
 def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
-    """Return what a person wants to know of a store, each fact under its name.
+    """Return a summary of a store: what it is and what it holds.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
     Raises
     ------
     StoreError
-        If it is missing or not a store of ours.
+        If it is missing or no store of i2am.
     """
     result = open_group(path)
     if (own := own_attributes(result)).get("kind") in _RESULTS:
@@ -111,12 +111,12 @@ def _run_facts(sample: xr.DataTree) -> dict[str, str | list[str]]:
     layers = [_layer_fact(name, node) for name, node in _ordered_layers(sample)]
     timesteps = sample["timestep"].to_numpy()
     steps = sample[STEP].to_numpy().tolist()
-    kept = "" if steps == list(range(len(steps))) else f" ({spell(steps)})"
+    kept = "" if steps == list(range(len(steps))) else f" ({format_labels(steps)})"
     guidance = sample[GUIDANCE].to_numpy().tolist() if GUIDANCE in sample.coords else []
     return {
         "pipeline": f"{provenance.get('pipeline')} ({provenance.get('model')})",
         "steps": f"{timesteps.size}{kept}, timestep {timesteps[0]:g} to {timesteps[-1]:g}",
-        "guidance": ", ".join(guidance) or "conditional half alone",
+        "guidance": ", ".join(guidance) or "conditional branch alone",
         "images": ", ".join(
             f"{name} {'x'.join(map(str, image.shape[:2]))}"
             for name, image in sample["images"].data_vars.items()
@@ -156,9 +156,9 @@ def _layer_fact(name: str, layer: xr.DataTree) -> str:
         reference = f"{count} token{'s' if count > 1 else ''}"
     if own.reference_index:
         reference += f" of {own.reference_image()}"
-    heads = f"{sizes[HEAD]} heads" if own.heads is None else f"heads {spell(own.heads)}"
+    heads = f"{sizes[HEAD]} heads" if own.heads is None else f"heads {format_labels(own.heads)}"
     dtype = ", ".join(sorted({str(array.dtype) for array in layer.data_vars.values()}))
-    note = "; a similarity, not causal" if is_similarity(layer) else ""
+    note = "; a similarity, not causal" if is_noncausal(layer) else ""
     return f"{name}: {generated} <- {reference}, {heads}, {own.representation} {dtype}{note}"
 
 
@@ -176,7 +176,7 @@ def _array(name: str, array: zarr.Array[Any]) -> ArrayDescription:
 
 
 class _Groups(Mapping[str, GroupDescription]):
-    """The groups below one, described when they are asked for."""
+    """The groups below one, each described on access."""
 
     def __init__(self, parent: zarr.Group) -> None:
         self._parent = parent

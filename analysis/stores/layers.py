@@ -1,11 +1,11 @@
-"""The captured layers of a sample: facts about them, and selection by label, checked at the door."""
+"""The captured layers of a sample: facts about them, and selection by label."""
 
 from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import xarray as xr
 
@@ -13,28 +13,29 @@ from i2am.analysis.stores.chunks import in_blocks
 from i2am.schemas import AnalysisError, LayerAttributes, did_you_mean, dims
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import CONDITIONAL, GUIDANCE, HEAD, REFERENCE, REPRESENTATIONS, STEP
+from i2am.schemas.directions import DIRECTIONS, DirectionName
 
 __all__ = [
-    "Direction",
     "SelectedLayer",
-    "askable_layers",
     "check_one_reference",
+    "format_labels",
+    "image_under",
     "is_causal",
+    "is_noncausal",
     "is_one_token",
-    "is_similarity",
     "layer_attributes",
+    "layers_with_reference_grid",
     "mapped_layers",
     "reference_image",
     "select_layers",
-    "spatial_layers",
-    "spell",
+    "sram_layers",
     "token_count",
 ]
 
 
 @dataclass(frozen=True)
 class SelectedLayer:
-    """One layer's arrays after selection, lazy.
+    """One layer's lazy arrays, cut to the selected steps and heads.
 
     Parameters
     ----------
@@ -70,13 +71,13 @@ class SelectedLayer:
         return _has_mass(self.arrays)
 
     @property
-    def has_scores(self) -> bool:
-        """Whether single patches and tokens can be asked for: it was not reduced at capture."""
+    def has_logits(self) -> bool:
+        """Whether SRAM exists: the layer was not reduced to maps at capture."""
         return self.attributes.representation != "maps"
 
     @property
     def is_causal(self) -> bool:
-        """Whether the layer's output can depend on these scores: no softmax over one token."""
+        """Whether the layer's output can depend on its attention: no softmax over one token."""
         return is_causal(self.attributes, self.arrays)
 
 
@@ -86,7 +87,7 @@ def token_count(arrays: xr.Dataset) -> int:
 
 
 def is_causal(attributes: LayerAttributes, arrays: xr.Dataset) -> bool:
-    """Return whether a layer's output can depend on these scores.
+    """Return whether a layer's output can depend on its attention.
 
     A softmax over one token is 1 whatever query and key are, unless other keys share it.
     """
@@ -104,7 +105,7 @@ def select_layers(
     heads: Iterable[int] | None = None,
     guidance: str = CONDITIONAL,
 ) -> list[SelectedLayer]:
-    """Return the layers of a captured sample in execution order, cut to what was asked for.
+    """Return the layers of a captured sample in execution order, cut to the selection.
 
     Parameters
     ----------
@@ -115,7 +116,7 @@ def select_layers(
     steps, heads : iterable of int, optional
         Labels; all by default.
     guidance : str
-        The label of the half of classifier-free guidance.
+        The label of the branch of classifier-free guidance.
 
     Returns
     -------
@@ -125,12 +126,12 @@ def select_layers(
     Raises
     ------
     AnalysisError
-        If nothing carries a label that was asked for.
+        If a label was not captured.
     """
     names = _layer_names(sample, layers)
-    kept_steps = _known_labels(steps, sample[STEP].to_numpy().tolist(), STEP, sample)
+    kept_steps = _labels_in_order(steps, sample[STEP].to_numpy().tolist(), STEP, sample)
     every_head = {head for name in names for head in _head_labels(sample, name)}
-    kept_heads = _known_labels(heads, sorted(every_head), HEAD, sample)
+    kept_heads = _labels_in_order(heads, sorted(every_head), HEAD, sample)
     return [
         _select(sample, name, kept_steps, kept_heads, guidance)
         for name in names
@@ -139,7 +140,7 @@ def select_layers(
 
 
 def check_one_reference(layers: Iterable[SelectedLayer]) -> None:
-    """Check that maps on the reference are of one image: a mean over two would show neither.
+    """Check that all layers with G2R look at one reference: a mean over two would show neither.
 
     Raises
     ------
@@ -156,12 +157,12 @@ def check_one_reference(layers: Iterable[SelectedLayer]) -> None:
         raise AnalysisError(msg)
 
 
-def spell(labels: Sequence[int]) -> str:
-    """Return labels in words: a range, or each of them where some are left out.
+def format_labels(labels: Sequence[int]) -> str:
+    """Return labels as text: a range, or a list if some are left out.
 
     Examples
     --------
-    >>> spell([0, 1, 2, 3]), spell([0, 5, 10]), spell([7])
+    >>> format_labels([0, 1, 2, 3]), format_labels([0, 5, 10]), format_labels([7])
     ('0 to 3', '0, 5, 10', '7')
     """
     if len(labels) > 2 and list(labels) == list(range(labels[0], labels[-1] + 1)):
@@ -207,23 +208,23 @@ def _head_labels(sample: xr.DataTree, name: str) -> Sequence[int]:
     return range(sample[f"layers/{name}"].sizes[HEAD]) if kept is None else kept
 
 
-def _known_labels(
+def _labels_in_order(
     wanted: Iterable[int] | None, known: Sequence[int], what: str, sample: xr.DataTree
 ) -> list[int]:
     """Return the wanted labels in the order of the known ones."""
     if wanted is None:
         return list(known)
-    asked = {int(label) for label in wanted}
-    if unknown := sorted(asked.difference(known)):
+    chosen = {int(label) for label in wanted}
+    if unknown := sorted(chosen.difference(known)):
         msg = (
-            f"Expected {what}s from {spell(known)}, got {unknown[0]}, "
+            f"Expected {what}s from {format_labels(known)}, got {unknown[0]}, "
             f"at {sample.name or 'sample'}. Ask for a {what} that was captured."
         )
         raise AnalysisError(msg)
-    if not asked:
+    if not chosen:
         msg = f"Expected at least one {what}, got none, at {sample.name or 'sample'}. Name one."
         raise AnalysisError(msg)
-    return [label for label in known if label in asked]
+    return [label for label in known if label in chosen]
 
 
 def _select(
@@ -232,11 +233,11 @@ def _select(
     arrays = sample[f"layers/{name}"].to_dataset()
     labels_of_heads = list(_head_labels(sample, name))
     own_heads = tuple(head for head in heads if head in labels_of_heads)
-    halves = sample.coords.get(GUIDANCE)
-    labels = [CONDITIONAL] if halves is None else halves.to_numpy().tolist()
+    branches = sample.coords.get(GUIDANCE)
+    labels = [CONDITIONAL] if branches is None else branches.to_numpy().tolist()
     if guidance not in labels:
         msg = (
-            f"Expected a guidance half that was captured, got {guidance!r}, "
+            f"Expected a guidance branch that was captured, got {guidance!r}, "
             f"at {sample.name or 'sample'}. {did_you_mean(guidance, labels)}"
         )
         raise AnalysisError(msg)
@@ -251,12 +252,9 @@ def _select(
     arrays = arrays.drop_vars(list(arrays.coords)).chunk({})
     attributes = _attributes(sample, name)
     for array in REPRESENTATIONS[attributes.representation][0]:
-        arrays[array]  # Missing, it is told now (KeyError) and not in the middle of the work.
-    blocks = arrays.map(lambda one: one.copy(data=in_blocks(one.data, one.dims)))
+        arrays[array]  # A KeyError now, and not in the middle of the computation.
+    blocks = arrays.map(in_blocks)
     return SelectedLayer(name, attributes, arrays.isel(picked), blocks.isel(picked), own_heads)
-
-
-Direction = Literal["r2g", "g2r"]
 
 
 def layer_attributes(sample: xr.DataTree) -> dict[str, LayerAttributes]:
@@ -268,14 +266,14 @@ def layer_attributes(sample: xr.DataTree) -> dict[str, LayerAttributes]:
     return dict(sorted(found.items(), key=lambda item: item[1].order))
 
 
-def is_similarity(layer: xr.DataTree) -> bool:
-    """Return whether R2G of a captured layer describes similarity alone: it is not causal."""
+def is_noncausal(layer: xr.DataTree) -> bool:
+    """Return whether R2G of a captured layer shows similarity alone: its output cannot depend on it."""
     attributes = LayerAttributes.model_validate(layer.attrs[ATTRIBUTE_KEY])
     return not is_causal(attributes, layer.dataset)
 
 
-def spatial_layers(sample: xr.DataTree) -> dict[str, LayerAttributes]:
-    """Return the layers that can be shown on the reference: a grid of more than one token."""
+def layers_with_reference_grid(sample: xr.DataTree) -> dict[str, LayerAttributes]:
+    """Return the layers that have G2R: a reference grid of more than one token."""
     return {
         name: attributes
         for name, attributes in layer_attributes(sample).items()
@@ -283,32 +281,38 @@ def spatial_layers(sample: xr.DataTree) -> dict[str, LayerAttributes]:
     }
 
 
-def askable_layers(sample: xr.DataTree) -> dict[str, LayerAttributes]:
-    """Return the layers that SRAM takes by default: of one reference, with their scores."""
-    spatial = spatial_layers(sample)
+def sram_layers(sample: xr.DataTree) -> dict[str, LayerAttributes]:
+    """Return the layers that `sram` uses by default: of the first reference, not reduced to maps."""
+    with_grid = layers_with_reference_grid(sample)
     first = min((own.reference_index for own in layer_attributes(sample).values()), default=0)
     return {
         name: own
-        for name, own in spatial.items()
+        for name, own in with_grid.items()
         if own.reference_index == first and own.representation != "maps"
     }
 
 
 def reference_image(sample: xr.DataTree, maps: xr.DataTree) -> str:
-    """Return the name of the stored picture that the maps' layers look at.
+    """Return the name of the stored image that the maps' layers look at.
 
-    Maps on the reference are always of one; R2G of several references at once has the first.
+    G2R is always of one reference; for R2G of several references it is the first.
     """
     known = layer_attributes(sample)
-    direction: Direction = "g2r" if "g2r" in maps.children else "r2g"
+    direction: DirectionName = "g2r" if "g2r" in maps.children else "r2g"
     names = [node.name for node in mapped_layers(sample, maps, direction)]
     indices = [known[str(name)].reference_index for name in names]
     image = f"reference_{indices[0]}" if indices and min(indices) > 0 else "reference"
     return image if image in sample.children["images"].dataset else "reference"
 
 
+def image_under(sample: xr.DataTree, maps: xr.DataTree, direction: DirectionName) -> str:
+    """Return the name of the stored image that a direction's maps lie over."""
+    own = DIRECTIONS[direction].image
+    return reference_image(sample, maps) if own == "reference" else own
+
+
 def mapped_layers(
-    sample: xr.DataTree, maps: xr.DataTree, direction: Direction
+    sample: xr.DataTree, maps: xr.DataTree, direction: DirectionName
 ) -> list[xr.DataTree]:
     """Return the captured layers that the maps of a direction were made from."""
     if direction not in maps.children:

@@ -1,7 +1,7 @@
 """The maps store as it is written: opened with its options, then sample by sample.
 
-A sample's metadata is written first, its chunks in any order, its status last; so whatever stops
-the work, what is marked complete is complete.
+A sample's metadata is written first, its chunks in any order, its status last: a sample that is marked
+complete is complete, whatever stops the work.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 
 # A chunk of a volume: one layer's heads and whole maps of a few steps, quick to fetch and show.
 _CHUNK_BYTES: Final = 4 * 2**20
-# As fast as none at all, a quarter smaller, and a map of it is read in half the time of zstd's.
+# As fast as no compression, a quarter smaller, and read in half the time of zstd.
 _COMPRESSOR: Final = BloscCodec(cname="lz4", shuffle="shuffle")
 
 
@@ -51,7 +51,7 @@ def source_of(run: StoreLike, out: Path) -> str:
 
 
 def open_output(out: Path, source: str, options: dict[str, Any], *, overwrite: bool) -> zarr.Group:
-    """Return the maps store's root, new or the one that these options wrote.
+    """Return the root of the maps store: a new one, or one that was written with the same options.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def _own(created: str) -> dict[str, Any]:
 
 
 def _flat(attributes: dict[str, Any]) -> dict[str, str]:
-    """Return attributes with the options among them; what is None was not asked for."""
+    """Return attributes and options in one mapping, without those that are None."""
     nested = attributes.get("options") or {}
     every = {k: v for k, v in (attributes | nested).items() if k != "options"}
     return {key: repr(value) for key, value in every.items() if value is not None}

@@ -1,7 +1,7 @@
 """Open runs and maps: what was stored, as labelled lazy arrays.
 
 Opening reads one metadata file, whatever the number of samples; a sample is opened when it is
-asked for, its arrays when they are computed. What is not complete does not exist.
+asked for, its arrays when they are computed. Samples that are not complete are left out.
 """
 
 from __future__ import annotations
@@ -46,24 +46,34 @@ def open_run(path: StoreLike) -> Run:
     Raises
     ------
     StoreError
-        If nothing is there, it is not a store of ours, or it holds maps.
+        If it is missing, no store of i2am, or a maps store.
     """
     return Run(path)
 
 
 def open_maps(path: StoreLike) -> Maps:
-    """Open a maps store; as `open_run`, with the groups ``r2g`` and ``g2r`` in each sample.
+    """Open a maps store.
+
+    Parameters
+    ----------
+    path : str, Path or zarr Store
+        As for `open_run`.
+
+    Returns
+    -------
+    Maps
+        Mapping of sample name to DataTree, with the groups ``r2g`` and, where it exists, ``g2r``.
 
     Raises
     ------
     StoreError
-        If nothing is there, it is not a store of ours, or it is a run.
+        If it is missing, no store of i2am, or a run.
     """
     return Maps(path)
 
 
 class _Samples(Mapping[str, xr.DataTree]):
-    """The complete samples of a store, each opened when it is asked for."""
+    """The complete samples of a store; a sample is opened on access."""
 
     kind: ClassVar[str]
     other_kind_hint: ClassVar[str]
@@ -139,12 +149,17 @@ class Run(_Samples):
     """A capture store: sample name -> DataTree with the groups ``images`` and ``layers/LAYER``."""
 
     kind = "run"
-    other_kind_hint = "Give the run that it came from (its 'source' attribute says which)."
+    other_kind_hint = "Give the run that it was made from (its 'source' attribute has the path)."
 
     def table(self) -> pd.DataFrame:
-        """Return one row a sample, in the order of their names, and a column for each provenance.
+        """Return one row for each sample, by name, and one column for each field of its provenance.
 
-        Nested provenance is spread: ``versions.torch``.
+        Nested fields have dotted names: ``versions.torch``.
+
+        Returns
+        -------
+        DataFrame
+            Column sample, then the provenance.
         """
         attributes = self.sample_attributes()
         rows = pd.json_normalize(list(attributes.values()))
@@ -228,7 +243,7 @@ def _open_dataset(group: zarr.Group, arrays: dict[str, zarr.Array[Any]]) -> xr.D
             coordinates.add(name)
             variables[name] = xr.Variable(names, _plain(np.asarray(array[:])))
         else:
-            variables[name] = xr.Variable(names, in_chunks(array, names))
+            variables[name] = in_chunks(array, names)
     attributes = {key: group.attrs[key] for key in group.attrs if key == ATTRIBUTE_KEY}
     return xr.Dataset(variables, attrs=attributes).set_coords(sorted(coordinates))
 

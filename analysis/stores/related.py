@@ -1,4 +1,4 @@
-"""Which maps lie beside a run, and which run maps name."""
+"""The maps that belong to a run, and the run that maps were made from."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ def default_maps_path(run_path: str | Path) -> Path:
 
     Beside the run; those of a run at a URL go to the current folder.
 
+    Parameters
+    ----------
+    run_path : str or Path
+
     Examples
     --------
     >>> default_maps_path("out/run.zarr").as_posix(), default_maps_path("shirts.zarr").as_posix()
@@ -34,7 +38,21 @@ def default_maps_path(run_path: str | Path) -> Path:
 
 
 def find_maps(run_path: str | Path) -> Path | None:
-    """Return the maps store that lies where a run's go and was made from it, or None."""
+    """Return the maps store at `default_maps_path`, if it is there and was made from the run.
+
+    Parameters
+    ----------
+    run_path : str or Path
+
+    Returns
+    -------
+    Path or None
+
+    Examples
+    --------
+    >>> find_maps("no-such-run.zarr") is None
+    True
+    """
     path = default_maps_path(run_path)
     if not path.is_dir():
         return None

@@ -1,4 +1,4 @@
-"""Tables on disk: CSV or Parquet by the file's name, whole or part by part, never half written."""
+"""Write tables as CSV or Parquet, by the file's name: whole or part by part, but never incomplete."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
 @contextmanager
 def writing_table(path: Path) -> Iterator[TableWriter]:
-    """Give what takes a table part by part; a part is a row group of a Parquet file.
+    """Yield a function that writes a table part by part; a part is a row group of a Parquet file.
 
     The file appears when all parts are there; nothing is left when an error stops the work.
     """

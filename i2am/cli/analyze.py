@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     command.add_argument("--steps", type=labels, metavar="A:B[:S]|LIST", help="default: all")
     command.add_argument("--heads", type=labels, metavar="A:B[:S]|LIST", help="default: all")
     command.add_argument(
-        "--guidance", default="conditional", metavar="HALF", help="default: conditional"
+        "--guidance", default="conditional", metavar="BRANCH", help="default: conditional"
     )
     command.add_argument(
         "--time-groups",

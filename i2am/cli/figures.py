@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from i2am.cli.arguments import add_command, existing_file, existing_store
 
 __all__ = ["add"]
+
+
+class _Kinds(Collection[str]):
+    """The kinds of figures, which are imported when one of them is asked for: help does not need them."""
+
+    def __iter__(self) -> Iterator[str]:
+        from i2am.analysis.figures import FIGURES
+
+        return iter(FIGURES)
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in list(self)
 
 
 def add(commands: Any) -> None:
@@ -21,8 +37,9 @@ def _add_figure(commands: Any) -> None:
     command = add_command(commands, "figure", _figure, "draw the paper's panels as PNG files")
     _add_pictures(command)
     command.add_argument("--samples", nargs="+", metavar="SAMPLE", help="default: all")
-    kinds = ["overview", "tlam", "hlam", "llam", "sram"]
-    command.add_argument("--kinds", nargs="+", choices=kinds, default=kinds)
+    command.add_argument(
+        "--kinds", nargs="+", choices=_Kinds(), metavar="KIND", help="such as tlam; default: all"
+    )
     command.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR")
 
 
@@ -47,7 +64,13 @@ def _figure(options: argparse.Namespace) -> None:
     run, maps = _open_pair(options)
     names = options.samples or list(run)
     written = write_figures(
-        run, maps, names, options.out, options.kinds, options.overwrite, progress=True
+        run,
+        maps,
+        names,
+        options.out,
+        options.kinds or list(_Kinds()),
+        options.overwrite,
+        progress=True,
     )
     print(f"Figures: {len(written)} in {options.out}")
 

@@ -101,7 +101,7 @@ def _photograph(picture: np.ndarray[Any, Any], shape: tuple[int, int]) -> np.nda
 
 
 def _logits() -> np.ndarray[Any, Any]:
-    """Return scores (step, head, generated, reference) that peak where a patch's content is from."""
+    """Return logits (step, head, generated, reference) that peak where a patch's content is from."""
     top, left, height, width = (edge * GRID / SIZE_PX for edge in BOX)
     centres = np.arange(GRID) + 0.5
     y, x = (a.ravel() for a in np.meshgrid(centres, centres, indexing="ij"))
@@ -121,8 +121,8 @@ def _logits() -> np.ndarray[Any, Any]:
 def _levels(logits: np.ndarray[Any, Any], axis: int, plane: tuple[str, str]) -> xr.Dataset:
     volumes = []
     for sharpness in range(1, len(LAYERS) + 1):
-        scores = logits.astype(np.float64) * sharpness
-        weights = np.exp(scores - scores.max(axis=axis, keepdims=True))
+        sharper = logits.astype(np.float64) * sharpness
+        weights = np.exp(sharper - sharper.max(axis=axis, keepdims=True))
         weights /= weights.sum(axis=axis, keepdims=True)
         volumes.append(weights.mean(axis=-1 if axis == -2 else -2))
     volume = np.stack(volumes).reshape(len(LAYERS), STEPS, HEADS, GRID, GRID)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-def softmax(scores: NDArray[Any], axis: int) -> Floats:
-    wide = scores.astype(np.float64)
+def softmax(logits: NDArray[Any], axis: int) -> Floats:
+    wide = logits.astype(np.float64)
     exponential = np.exp(wide - wide.max(axis=axis, keepdims=True))
     normalised: Floats = exponential / exponential.sum(axis=axis, keepdims=True)
     return normalised
@@ -70,12 +70,12 @@ def layer_groups(sample: Path) -> list[Any]:
     return sorted((g for _, g in layers.groups()), key=lambda g: g.attrs["i2am"]["order"])
 
 
-def stored_scores(layer: Any, half: int | None = None) -> Any:
-    """One layer's scores (step, head, P, R); `half` picks from the guidance dimension."""
+def stored_logits(layer: Any, branch: int | None = None) -> Any:
+    """One layer's logits (step, head, P, R); `branch` picks from the guidance dimension."""
 
     def read(name: str) -> Any:
         values = layer[name][:].astype(np.float64)
-        return values if half is None else values[half]
+        return values if branch is None else values[branch]
 
     if "logits" in layer:
         return read("logits")
@@ -85,18 +85,18 @@ def stored_scores(layer: Any, half: int | None = None) -> Any:
     return layer.attrs["i2am"]["scale"] * read("query") @ key.swapaxes(-1, -2)
 
 
-def r2g_volume(layer: Any, grid: tuple[int, int], half: int | None = None) -> Floats:
-    scores = stored_scores(layer, half)
+def r2g_volume(layer: Any, grid: tuple[int, int], branch: int | None = None) -> Floats:
+    logits = stored_logits(layer, branch)
     own = layer.attrs["i2am"]["generated_grid"]
-    maps = softmax(scores, 2).mean(axis=3)
+    maps = softmax(logits, 2).mean(axis=3)
     clamped: Floats = np.clip(resize(maps.reshape(*maps.shape[:2], *own), grid), 0, None)
     return clamped
 
 
-def g2r_volume(layer: Any, grid: tuple[int, int], half: int | None = None) -> Floats:
-    scores = stored_scores(layer, half)
+def g2r_volume(layer: Any, grid: tuple[int, int], branch: int | None = None) -> Floats:
+    logits = stored_logits(layer, branch)
     own = layer.attrs["i2am"]["reference_grid"]
-    maps = softmax(scores, 3).mean(axis=2)[..., layer.attrs["i2am"]["special_tokens"] :]
+    maps = softmax(logits, 3).mean(axis=2)[..., layer.attrs["i2am"]["special_tokens"] :]
     clamped: Floats = np.clip(resize(maps.reshape(*maps.shape[:2], *own), grid), 0, None)
     return clamped
 

@@ -90,8 +90,8 @@ def write_run(
         _put(group, "step", np.array(labels), ("step",))
         _put(group, "timestep", np.linspace(981, 1, len(labels)), ("step",))
         if guidance:
-            halves = np.array(["unconditional", "conditional"], dtype=np.dtypes.StringDType())
-            _put(group, "guidance", halves, ("guidance",))
+            branches = np.array(["unconditional", "conditional"], dtype=np.dtypes.StringDType())
+            _put(group, "guidance", branches, ("guidance",))
         references = 1 + max((layer.reference_index for layer in layers), default=0)
         _write_images(group.create_group("images"), rng, size_px, references)
         parent = group.create_group("layers")
@@ -127,15 +127,15 @@ def _write_layer(
 ) -> None:
     attributes = _layer_attributes(layer, order)
     group = parent.create_group(layer.name, attributes={"i2am": attributes})
-    halves = (2,) if guidance else ()
-    query, key, other = _draw(layer, (*halves, steps), (*halves, 1), rng)
-    scores = attributes["scale"] * query.astype(float) @ key.astype(float).swapaxes(-1, -2)
+    branches = (2,) if guidance else ()
+    query, key, other = _draw(layer, (*branches, steps), (*branches, 1), rng)
+    logits = attributes["scale"] * query.astype(float) @ key.astype(float).swapaxes(-1, -2)
     shared = attributes["scale"] * query.astype(float) @ other.swapaxes(-1, -2)
-    total = np.log(np.exp(np.concatenate([scores, shared], axis=-1)).sum(-1))
+    total = np.log(np.exp(np.concatenate([logits, shared], axis=-1)).sum(-1))
     lead = (*(("guidance",) if guidance else ()), "step", "head")
     if layer.representation == "maps":
         exists = {"r2g": True, "g2r": layer.reference_tokens > 1, "mass": layer.other_keys > 0}
-        for name, values in _reduced(scores, total).items():
+        for name, values in _reduced(logits, total).items():
             if exists[name]:
                 plane = "reference" if name == "g2r" else "generated"
                 _put(group, name, values.astype(np.float32), (*lead, plane))
@@ -146,7 +146,7 @@ def _write_layer(
         stored = key if layer.keys_per_step else key.squeeze(-4)
         _put(group, "key", stored, (*key_lead, "reference", "channel"))
     else:
-        _put(group, "logits", scores.astype(layer.dtype), (*lead, "generated", "reference"))
+        _put(group, "logits", logits.astype(layer.dtype), (*lead, "generated", "reference"))
     if layer.other_keys:
         _put(group, "logsumexp", total.astype(np.float32), (*lead, "generated"))
 
@@ -184,11 +184,11 @@ def _draw(
     return query.astype(layer.dtype), key.astype(layer.dtype), other
 
 
-def _reduced(scores: Floats, total: Floats) -> dict[str, Floats]:
-    """Return what is left of scores (…, generated, reference) that were reduced at capture."""
-    backward = np.exp(scores - scores.max(axis=-2, keepdims=True))
+def _reduced(logits: Floats, total: Floats) -> dict[str, Floats]:
+    """Return what is left of logits (…, generated, reference) that were reduced at capture."""
+    backward = np.exp(logits - logits.max(axis=-2, keepdims=True))
     backward /= backward.sum(axis=-2, keepdims=True)
-    forward = np.exp(scores - total[..., None])
+    forward = np.exp(logits - total[..., None])
     return {
         "r2g": backward.mean(axis=-1),
         "g2r": forward.mean(axis=-2),

@@ -85,7 +85,7 @@ def read_axes(
     capture: xr.DataTree, layers: Sequence[str], steps: Sequence[int], heads: Sequence[int]
 ) -> MapAxes:
     """Return the axes of a sample's maps; the layers are put into execution order."""
-    from i2am.analysis.stores.layers import is_similarity
+    from i2am.analysis.stores.layers import is_noncausal
 
     nodes = capture["layers"].children
     own = {
@@ -96,7 +96,7 @@ def read_axes(
     return MapAxes(
         tuple(ordered),
         tuple((own[name].generated_grid[0], own[name].generated_grid[1]) for name in ordered),
-        tuple(not is_similarity(nodes[name]) for name in ordered),
+        tuple(not is_noncausal(nodes[name]) for name in ordered),
         tuple(steps),
         tuple(timesteps.tolist()),
         tuple(sorted(heads)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, PLANES, STEP
-from i2am.schemas.directions import DIRECTIONS
+from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, STEP
+from i2am.schemas.directions import DIRECTIONS, Direction
 from i2am.schemas.errors import StoreError
 from i2am.viewer.data.axes import AVERAGEABLE_DIMS, MapAxes, read_axes
 from i2am.viewer.data.map_readers import ComputedMapReader, StoredMapReader
@@ -104,8 +105,11 @@ def _stored_view(
 ) -> SampleView:
     from i2am.analysis.stores.layers import reference_image
 
-    volumes = {d: stored[d].dataset["volume"] for d in PLANES if d in stored.children}
-    volumes = {d: one.transpose(*AVERAGEABLE_DIMS, *PLANES[d]) for d, one in volumes.items()}
+    volumes: dict[str, xr.DataArray] = {
+        name: stored[name].dataset["volume"].transpose(*AVERAGEABLE_DIMS, *direction.plane)
+        for name, direction in DIRECTIONS.items()
+        if name in stored.children
+    }
     r2g = volumes["r2g"]
     layers = list(dict.fromkeys(str(n) for one in volumes.values() for n in one[LAYER].values))
     heads = {int(head) for one in volumes.values() for head in one[HEAD].values}
@@ -115,7 +119,7 @@ def _stored_view(
     images = _images(capture, reference_image(capture, stored))
     is_as_stored = normalisation == source.normalisation
     factors = {} if is_as_stored else _factors(capture, axes, volumes, source.normalisation)
-    spreads = {d: MapSpread(axes.shape, _mask(images, d)) for d in volumes}
+    spreads = _spreads(axes, images, volumes)
     shown = {}
     for direction, one in volumes.items():
         loaded = LoadedMaps(
@@ -144,7 +148,7 @@ def _computed_view(capture: xr.DataTree, source: SampleSource) -> SampleView:
     if references:
         grids["g2r"] = largest_grid(references)
     own = {layer.name: layer for layer in selected}
-    spreads = {d: MapSpread(axes.shape, _mask(images, d)) for d in grids}
+    spreads = _spreads(axes, images, grids)
     volumes = {}
     for direction, grid in grids.items():
         present = np.zeros((len(selected), len(heads)), bool)
@@ -174,9 +178,19 @@ def _images(capture: xr.DataTree, reference: str) -> dict[str, NDArray[np.uint8]
     return {name: np.asarray(image) for name, image in images.items()}
 
 
-def _mask(images: dict[str, NDArray[np.uint8]], direction: str) -> NDArray[np.float64] | None:
+def _spreads(
+    axes: MapAxes, images: dict[str, NDArray[np.uint8]], present: Collection[str]
+) -> dict[str, MapSpread]:
+    return {
+        name: MapSpread(axes.shape, _mask(images, direction))
+        for name, direction in DIRECTIONS.items()
+        if name in present
+    }
+
+
+def _mask(images: dict[str, NDArray[np.uint8]], direction: Direction) -> NDArray[np.float64] | None:
     """Return the mask of a direction, 0..1; None where it is empty or whole and says nothing."""
-    mask = images.get(DIRECTIONS[direction].mask)
+    mask = images.get(direction.mask)
     if mask is None:
         return None
     shares: NDArray[np.float64] = mask.astype(np.float64) / 255

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from i2am.analysis.stores.layers import askable_layers, layer_attributes
+from i2am.analysis.stores.layers import layer_attributes, sram_layers
 from i2am.schemas.attributes import ATTRIBUTE_KEY, CaptureAttributes, LayerAttributes
 from i2am.schemas.dims import CONDITIONAL, GUIDANCE
 from i2am.viewer.data.axes import MapAxes
@@ -22,7 +22,7 @@ from i2am.viewer.data.volume import MapVolume
 if TYPE_CHECKING:
     import xarray as xr
 
-    from i2am.analysis import Questions
+    from i2am.analysis import LiveSram
 
 __all__ = ["SampleSource", "SampleView"]
 
@@ -93,15 +93,15 @@ class SampleView:
     @cached_property
     def sram_layers(self) -> frozenset[str]:
         """The layers that have an SRAM."""
-        return frozenset(askable_layers(self.capture))
+        return frozenset(sram_layers(self.capture))
 
     @cached_property
-    def live_sram(self) -> Questions:
+    def live_sram(self) -> LiveSram:
         """Computes SRAMs of the sample; from any thread."""
-        from i2am.analysis import Questions
+        from i2am.analysis import LiveSram
 
         own: Any = self.source
-        return Questions(self.capture, guidance=own.guidance, normalisation=own.normalisation)
+        return LiveSram(self.capture, guidance=own.guidance, normalisation=own.normalisation)
 
     @property
     def guidance_labels(self) -> list[str]:

@@ -5,38 +5,30 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from i2am.analysis import imacs, spread
-from i2am.analysis.figures.captions import DIRECTIONS, absence
-from i2am.analysis.stores.layers import Direction
-from i2am.schemas import directions
-from i2am.schemas.dims import PLANES
+from i2am.analysis import ScoredMap, ScoreValue, spread
+from i2am.analysis.figures.captions import absence
+from i2am.analysis.scores import registry
+from i2am.schemas.directions import DIRECTIONS, DirectionName
 from i2am.viewer.data.axes import SliderPosition
-from i2am.viewer.data.volume import MapVolume
+
+if TYPE_CHECKING:
+    from i2am.viewer.data.volume import MapVolume
 
 __all__ = [
-    "MEASURES",
     "MapSpread",
     "mask_name",
     "score_map",
     "score_maps_in_view",
     "short_names",
+    "shown_values",
     "why_no_curves",
 ]
-
-# Names of the scores, and the measures of `i2am.analysis.spread` that they are.
-MEASURES: Final = {
-    "IMACS": "imacs",
-    "inside the mask": "inside",
-    "by chance": "chance",
-    "entropy": "entropy",
-    "concentration": "concentration",
-}
 
 
 class MapSpread:
@@ -73,7 +65,7 @@ class MapSpread:
 
 
 def score_map(
-    plane: NDArray[Any], mask: NDArray[Any] | None, direction: Direction = "r2g"
+    plane: NDArray[Any], mask: NDArray[Any] | None, direction: DirectionName = "r2g"
 ) -> dict[str, float]:
     """Return the scores of one map; those that need a mask only where there is one.
 
@@ -93,11 +85,13 @@ def score_map(
     >>> scores["IMACS"], scores["inside the mask"], scores["by chance"]
     (1.0, 1.0, 0.0625)
     """
-    found = spread(xr.DataArray(plane, dims=PLANES[direction]), mask)
-    measures = {name: float(value) for name, value in found.items()}
-    if mask is not None:
-        measures["imacs"] = imacs(plane, mask)
-    return {name: measures[own] for name, own in MEASURES.items() if own in measures}
+    found = registry.score_map(ScoredMap(direction, plane, mask))
+    return {v.label: found[v.name] for v in shown_values(direction) if v.name in found}
+
+
+def shown_values(direction: DirectionName) -> list[ScoreValue]:
+    """Return the score values of a direction that have a label beside the map in view."""
+    return [v for v in registry.score_values() if v.label and v.direction == direction]
 
 
 def score_maps_in_view(
@@ -145,9 +139,9 @@ def score_maps_in_view(
     return scores, notes
 
 
-def mask_name(direction: Direction) -> str:
+def mask_name(direction: DirectionName) -> str:
     """Return the name of a direction's mask, in words."""
-    return directions.DIRECTIONS[direction].mask.replace("_", " ")
+    return DIRECTIONS[direction].mask.replace("_", " ")
 
 
 def short_names(layers: Sequence[str]) -> list[str]:
@@ -171,7 +165,7 @@ def short_names(layers: Sequence[str]) -> list[str]:
 def why_no_curves(
     capture: xr.DataTree,
     spreads: Mapping[str, MapSpread],
-    direction: Direction,
+    direction: DirectionName,
     position: SliderPosition | None,
 ) -> str:
     """Return why a sample has no curves over the timesteps; empty if it has.
@@ -190,5 +184,5 @@ def why_no_curves(
     return ""
 
 
-def _why_no_mask(direction: Direction) -> str:
+def _why_no_mask(direction: DirectionName) -> str:
     return f"the sample has no {mask_name(direction)} that is neither empty nor whole"

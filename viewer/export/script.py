@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from i2am.analysis.stores.layers import Direction, token_count
+from i2am.analysis.stores.layers import token_count
 from i2am.analysis.stores.reader import open_maps
 from i2am.schemas.dims import HEAD, LAYER, STEP
+from i2am.schemas.directions import DirectionName
 from i2am.schemas.errors import AnalysisError
 from i2am.viewer.data.axes import AVERAGEABLE_DIMS, SliderPosition, level_name
 
@@ -22,7 +23,10 @@ _STORED: Final = {"ULAM": (), "HLAM": (HEAD,), "LLAM": (LAYER,)}
 
 
 def map_script(
-    view: SampleView, direction: Direction, position: SliderPosition, averaged_dims: frozenset[str]
+    view: SampleView,
+    direction: DirectionName,
+    position: SliderPosition,
+    averaged_dims: frozenset[str],
 ) -> str:
     """Return a script whose ``attention`` is the map in view, before any display option.
 
@@ -145,7 +149,7 @@ def _address(path: str) -> str:
 
 def _selection(
     view: SampleView,
-    direction: Direction,
+    direction: DirectionName,
     labels: dict[str, str | int],
     averaged_dims: frozenset[str],
 ) -> list[str]:
@@ -186,7 +190,7 @@ def _stored_level(view: SampleView, direction: str, averaged_dims: frozenset[str
     return name.lower() if is_full and name.lower() in node else ""
 
 
-def _factor(view: SampleView, direction: Direction, labels: dict[str, str | int]) -> list[str]:
+def _factor(view: SampleView, direction: DirectionName, labels: dict[str, str | int]) -> list[str]:
     """Return the line that takes stored maps to the normalisation in view, where that is another."""
     if view.stored is None or view.source.maps is None:
         return []

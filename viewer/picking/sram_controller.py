@@ -14,7 +14,7 @@ from weakref import ref
 from qtpy.QtCore import QObject, QTimer, Signal
 from superqt.utils import qdebounced
 
-from i2am.analysis import Answer
+from i2am.analysis import SramEstimate
 from i2am.schemas.errors import AnalysisError, I2AMError
 from i2am.viewer.data.axes import AVERAGEABLE_DIMS
 from i2am.viewer.picking.mouse import MousePicker
@@ -71,7 +71,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         self._session = session
         self.pick: Pick | None = None
         self.view_index = 0
-        self.estimate: Answer | None = None
+        self.estimate: SramEstimate | None = None
         self._layers = [SramLayers(session, view_index) for view_index in (0, 1)]
         self._requests: dict[int, SramRequest] = {}  # by view index
         self._prefetched: SramRequest | None = None
@@ -235,7 +235,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         if not is_current or request.latest is not found or self._shown.get(view_index) is found:
             return
         self._shown[view_index] = found
-        if isinstance(found, Answer):
+        if isinstance(found, SramEstimate):
             self._layers[view_index].show(request.pick, found.values.to_numpy())
         else:
             self._layers[view_index].hide_sram()
@@ -243,7 +243,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
             if view_index == self.view_index:
                 self._report_error(found)
         if view_index == self.view_index:
-            self.estimate = found if isinstance(found, Answer) else None
+            self.estimate = found if isinstance(found, SramEstimate) else None
             self.estimated.emit()
 
     def _report_error(self, error: Exception) -> None:
@@ -272,7 +272,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
             self._is_reported = was_reported
             return
         for view_index, request in self._requests.items():
-            if isinstance(request.latest, Answer):  # The appearance may have changed.
+            if isinstance(request.latest, SramEstimate):  # The appearance may have changed.
                 self._layers[view_index].show(request.pick, request.latest.values.to_numpy())
 
     def _reopen(self) -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from i2am.analysis import Answer
+from i2am.analysis import SramEstimate
 from i2am.viewer.picking.pick import Pick, image_size
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Result", "SramRequest"]
 
-Result = Answer | Exception
+Result = SramEstimate | Exception
 
 
 class SramRequest:

@@ -21,16 +21,16 @@ from qtpy.QtWidgets import (
 )
 from superqt.utils import qthrottled
 
-from i2am.analysis.figures.captions import DIRECTIONS, SCORES
-from i2am.analysis.stores.layers import Direction
+from i2am.analysis.scores.registry import score_meanings
 from i2am.schemas.dims import HEAD, LAYER, STEP
+from i2am.schemas.directions import DIRECTIONS, DirectionName
 from i2am.viewer.data.axes import SliderPosition
 from i2am.viewer.data.sample import SampleView
 from i2am.viewer.data.scores import (
-    MEASURES,
     mask_name,
     score_maps_in_view,
     short_names,
+    shown_values,
     why_no_curves,
 )
 from i2am.viewer.session.attach import session_of
@@ -76,7 +76,7 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
         self.samples, self.direction, self.outside = QComboBox(), QComboBox(), QCheckBox("outside")
         self.title, self.message, self.note = QLabel(), QLabel(), QLabel()
         self.curves, self.matrix = MaskShareCurvesPlot(), LayerHeadMatrixPlot("concentration")
-        self.scores = {d: {measure: QLabel(_NONE) for measure in MEASURES} for d in DIRECTIONS}
+        self.scores = {d: {v.label: QLabel(_NONE) for v in shown_values(d)} for d in DIRECTIONS}
         self._redraw_soon = qthrottled(self.redraw, timeout=_SOON_MS, leading=False, parent=self)
         self._redraw_while_loading = qthrottled(
             self.redraw, timeout=_LOADING_MS, leading=False, parent=self
@@ -93,7 +93,7 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
         if not self.isVisible():
             return
         view = self._view()
-        direction: Direction = self.direction.currentData()
+        direction: DirectionName = self.direction.currentData()
         volume = None if view is None else view.volumes.get(direction)
         position = None
         if volume is not None:
@@ -121,15 +121,15 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
     def _lay_out(self) -> None:
         self.samples.setToolTip("The sample that curves and matrix are of")
         self.direction.setToolTip("The maps that curves and matrix are of")
-        for direction, words in DIRECTIONS.items():
-            self.direction.addItem(words.partition(":")[0], direction)
+        for name, direction in DIRECTIONS.items():
+            self.direction.addItem(direction.meaning.partition(":")[0], name)
         self.outside.setToolTip("Draw also the share outside the mask, dashed")
         self.curves.plot.setToolTip("The share of the attention inside the mask: click to go there")
         # A layer's name must not make the dock wider.
         self.title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.message.setWordWrap(True)
         self.note.setWordWrap(True)
-        self.matrix.setToolTip(f"{SCORES['r2g_concentration']} Click a cell to go there.")
+        self.matrix.setToolTip(f"{score_meanings()['r2g_concentration']} Click a cell to go there.")
         choices = QHBoxLayout()
         for widget in (self.samples, self.direction, self.outside):
             choices.addWidget(widget)
@@ -155,16 +155,14 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
         table = QGridLayout()
         table.setVerticalSpacing(1)
         table.addWidget(QLabel("map in view"), 0, 0)
+        lines = list(dict.fromkeys(label for own in self.scores.values() for label in own))
+        for line, name in enumerate(lines, 1):
+            table.addWidget(QLabel(name), line, 0)
         for column, (direction, labels) in enumerate(self.scores.items(), 1):
             table.addWidget(QLabel(direction.upper()), 0, column)
-            for line, (measure, label) in enumerate(labels.items(), 1):
-                own = {"r2g": "imacs_g", "g2r": "imacs_r"}[direction]
-                caption = {"imacs": own, "chance": f"{direction}_inside_chance"}
-                name = MEASURES[measure]
-                label.setToolTip(SCORES[caption.get(name, f"{direction}_{name}")])
-                table.addWidget(label, line, column)
-                if column == 1:
-                    table.addWidget(QLabel(measure), line, 0)
+            for value in shown_values(direction):
+                labels[value.label].setToolTip(value.meaning)
+                table.addWidget(labels[value.label], lines.index(value.label) + 1, column)
         return table
 
     def _connect(self) -> None:
@@ -215,7 +213,7 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
             self._session.go_to(**{dim: outer[dim].index(at) for dim, at in labels.items()})
 
     def _show_curves(
-        self, view: SampleView, direction: Direction, position: SliderPosition
+        self, view: SampleView, direction: DirectionName, position: SliderPosition
     ) -> None:
         spread, averaged_dims, axes = (
             view.spreads[direction],
@@ -242,7 +240,7 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
         )
 
     def _show_matrix(
-        self, view: SampleView, direction: Direction, position: SliderPosition
+        self, view: SampleView, direction: DirectionName, position: SliderPosition
     ) -> None:
         spread, averaged_dims, axes = (
             view.spreads[direction],

@@ -11,7 +11,7 @@ from qtpy.QtCore import QRect, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QImage, QPainter, QPen, QPixmap
 from qtpy.QtWidgets import QGridLayout, QLabel, QVBoxLayout, QWidget
 
-from i2am.analysis import Answer
+from i2am.analysis import SramEstimate
 from i2am.schemas.errors import I2AMError
 from i2am.viewer.picking.pick import Pick, image_size, patch_grid
 from i2am.viewer.scene.contrast import Limits, contrast_limits, heat_colormap
@@ -104,7 +104,7 @@ class NeighbourGrid(QWidget):  # type: ignore[misc]  # Qt has no types here
         def is_overtaken() -> bool:
             return ticket != self._ticket or self._background.is_closed
 
-        def show(answer: Answer) -> None:
+        def show(answer: SramEstimate) -> None:
             if not is_overtaken():
                 self._show(view, pick, answer)
 
@@ -117,7 +117,7 @@ class NeighbourGrid(QWidget):  # type: ignore[misc]  # Qt has no types here
             lambda: view.live_sram.ask(**options, stop=is_overtaken), show, fail
         )
 
-    def _show(self, view: SampleView, pick: Pick, answer: Answer) -> None:
+    def _show(self, view: SampleView, pick: Pick, answer: SramEstimate) -> None:
         values = answer.values.to_numpy()
         every = iter(values)
         self.maps = [None if one is None else next(every) for one in self._picks]

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from i2am.analysis.figures.heat import enlarge
 from i2am.analysis.figures.maps import hlam, llam, overview, tlam
-from i2am.analysis.figures.overlay import Style, enlarge
+from i2am.analysis.figures.overlay import MapStyle
 from i2am.schemas import AnalysisError
+from i2am.schemas.directions import DIRECTIONS
 from tests.support.figure_reading import brightest, panels_of, texts_of, titles_of, values_of
 from tests.support.pictured import BOX, GRID, HEADS, pictured
 
 
-@pytest.mark.parametrize("direction", ["r2g", "g2r"])
+@pytest.mark.parametrize("direction", DIRECTIONS)
 def test_tlam_has_a_panel_per_time_group_titled_with_steps_and_timesteps(direction: Any) -> None:
     case = pictured()
     figure = tlam(case.sample, case.maps, direction)
@@ -49,12 +51,12 @@ def test_llam_names_layers_without_their_shared_end_and_with_their_grid() -> Non
 
 
 @pytest.mark.parametrize("level", ["tlam", "hlam", "llam"])
-@pytest.mark.parametrize("direction", ["r2g", "g2r"])
+@pytest.mark.parametrize("direction", DIRECTIONS)
 def test_each_panel_is_hottest_where_its_map_peaks(level: str, direction: Any) -> None:
     case = pictured(dark=True)
     draw = {"tlam": tlam, "hlam": hlam, "llam": llam}[level]
-    # Per-panel contrast, so that each panel reaches its own hottest colour.
-    figure = draw(case.sample, case.maps, direction, Style(contrast="panel"))
+    # Per-panel contrast, so that each panel reaches its own hottest color.
+    figure = draw(case.sample, case.maps, direction, MapStyle(contrast="panel"))
     stack = values_of(case.maps, f"{direction}/{level}")
     for axes, values in zip(panels_of(figure), stack, strict=True):
         y, x = (int(share * GRID) for share in brightest(axes))
@@ -67,9 +69,7 @@ def test_shared_contrast_gives_each_direction_one_scale_over_all_its_panels() ->
     figure = tlam(case.sample, case.maps)
     keys = [axes for axes in figure.axes if axes not in panels_of(figure)]
     limits = [axes.get_ylim() for axes in keys]
-    expected = [
-        (v.min(), v.max()) for v in (values_of(case.maps, f"{d}/tlam") for d in ("r2g", "g2r"))
-    ]
+    expected = [(v.min(), v.max()) for v in (values_of(case.maps, f"{d}/tlam") for d in DIRECTIONS)]
     np.testing.assert_allclose(limits, expected, rtol=1e-6)
     peaks = [np.asarray(axes.images[0].get_array()).max() for axes in panels_of(figure)[3:]]
     highest = values_of(case.maps, "g2r/tlam").max(axis=(1, 2))
@@ -78,7 +78,7 @@ def test_shared_contrast_gives_each_direction_one_scale_over_all_its_panels() ->
 
 def test_panel_contrast_gives_each_panel_its_own_scale() -> None:
     case = pictured(dark=True)
-    figure = tlam(case.sample, case.maps, "g2r", Style(contrast="panel"))
+    figure = tlam(case.sample, case.maps, "g2r", MapStyle(contrast="panel"))
     keys = [axes.get_xlim() for axes in figure.axes if axes not in panels_of(figure)]
     expected = [(v.min(), v.max()) for v in values_of(case.maps, "g2r/tlam")]
     np.testing.assert_allclose(keys, expected, rtol=1e-6)
@@ -107,7 +107,7 @@ def test_overview_shows_pictures_as_stored_and_both_maps() -> None:
     assert len(keys) == 2
     assert all("attention" in label for label in keys)
     limits = [axes.get_xlim() for axes in figure.axes if axes not in panels_of(figure)]
-    unified = [values_of(case.maps, f"{direction}/ulam") for direction in ("r2g", "g2r")]
+    unified = [values_of(case.maps, f"{direction}/ulam") for direction in DIRECTIONS]
     np.testing.assert_allclose(limits, [(v.min(), v.max()) for v in unified], rtol=1e-6)
 
 

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from i2am.analysis.figures.heat import enlarge
 from i2am.analysis.figures.overlay import (
     DEFAULT_STYLE,
-    Style,
-    colour_key,
-    enlarge,
+    MapStyle,
+    colorbar_colors,
     heat_of,
-    limits_of,
     overlay,
+    value_range,
 )
 from i2am.schemas import AnalysisError
 
@@ -40,7 +40,7 @@ def test_hottest_pixel_lies_in_the_cell_where_the_map_peaks(
 
 def test_heat_is_upsampled_bilinearly_between_the_centres_of_cells() -> None:
     black = np.zeros((384, 384, 3), np.uint8)
-    shown = overlay(black, [[0.0, 1.0, 0.5]] * 3, (0.0, 1.0), Style(opacity=1, colormap="gray"))
+    shown = overlay(black, [[0.0, 1.0, 0.5]] * 3, (0.0, 1.0), MapStyle(opacity=1, colormap="gray"))
     columns = (np.arange(384) + 0.5) / 384 * 3
     heat = np.interp(columns, [0.5, 1.5, 2.5], [0.0, 1.0, 0.5])
     # Grey as bright as the heat, as opaque as the heat; the colormap has 256 greys.
@@ -55,39 +55,41 @@ def test_picture_is_untouched_where_heat_is_lowest_and_tinted_more_the_hotter() 
     assert 0 < change[1] < change[2]
 
 
-def test_hottest_place_has_the_colormaps_last_colour_at_the_given_opacity() -> None:
+def test_hottest_place_has_the_colormaps_last_color_at_the_given_opacity() -> None:
     white = np.full((8, 8, 3), 255, np.uint8)
-    shown = overlay(white, np.ones((2, 2)), (0.0, 1.0), Style(opacity=0.6, colormap="gray_r"))
+    shown = overlay(white, np.ones((2, 2)), (0.0, 1.0), MapStyle(opacity=0.6, colormap="gray_r"))
     assert np.unique(shown).tolist() == [round(255 * 0.4)]
 
 
 @pytest.mark.parametrize(
     ("style", "expected"),
     [
-        pytest.param(Style(), [0, 0.25, 0.5, 1], id="direct"),
-        pytest.param(Style(polarity="inverted"), [1, 0.75, 0.5, 0], id="inverted"),
-        pytest.param(Style(threshold=0.25), [0, 0, 0.5, 1], id="at the threshold is cold"),
+        pytest.param(MapStyle(), [0, 0.25, 0.5, 1], id="direct"),
+        pytest.param(MapStyle(polarity="inverted"), [1, 0.75, 0.5, 0], id="inverted"),
+        pytest.param(MapStyle(threshold=0.25), [0, 0, 0.5, 1], id="at the threshold is cold"),
         pytest.param(
-            Style(polarity="inverted", threshold=0.6), [1, 0.75, 0, 0], id="inverted, then cut"
+            MapStyle(polarity="inverted", threshold=0.6), [1, 0.75, 0, 0], id="inverted, then cut"
         ),
     ],
 )
-def test_heat_is_min_max_then_polarity_then_threshold(style: Style, expected: list[float]) -> None:
+def test_heat_is_min_max_then_polarity_then_threshold(
+    style: MapStyle, expected: list[float]
+) -> None:
     assert heat_of([2.0, 3.0, 4.0, 6.0], (2.0, 6.0), style).tolist() == expected
 
 
 def test_heat_of_a_flat_map_and_of_nan_is_cold() -> None:
-    assert heat_of([5.0, 5.0], (5.0, 5.0), Style(polarity="inverted")).tolist() == [0, 0]
+    assert heat_of([5.0, 5.0], (5.0, 5.0), MapStyle(polarity="inverted")).tolist() == [0, 0]
     assert heat_of([np.nan, 1.0], (0.0, 1.0)).tolist() == [0, 1]
-    assert limits_of([[np.nan, 2.0], [7.0]]) == (2.0, 7.0)
-    assert limits_of([[np.nan]]) == (0.0, 0.0)
+    assert value_range([[np.nan, 2.0], [7.0]]) == (2.0, 7.0)
+    assert value_range([[np.nan]]) == (0.0, 0.0)
 
 
-def test_colour_key_shows_what_heat_looks_like_over_grey() -> None:
-    for style in (DEFAULT_STYLE, Style(polarity="inverted")):
+def test_color_key_shows_what_heat_looks_like_over_grey() -> None:
+    for style in (DEFAULT_STYLE, MapStyle(polarity="inverted")):
         grey = np.full((384, 384, 3), 128, np.uint8)
         ends = [overlay(grey, [[v, v]] * 2, (0.0, 1.0), style)[0, 0] / 255 for v in (0.0, 1.0)]
-        np.testing.assert_array_equal(colour_key(style)[[0, -1]], ends)
+        np.testing.assert_array_equal(colorbar_colors(style)[[0, -1]], ends)
 
 
 def test_small_pictures_are_repeated_not_smoothed() -> None:
@@ -102,7 +104,7 @@ def test_small_pictures_are_repeated_not_smoothed() -> None:
     ("options", "message"),
     [
         pytest.param(
-            {"polarity": "invert"}, "known polarity, got 'invert', at Style. Did you mean 'inv"
+            {"polarity": "invert"}, "known polarity, got 'invert', at polarity. Did you mean 'inv"
         ),
         pytest.param({"contrast": "own"}, "Expected a known contrast, got 'own'"),
         pytest.param({"colormap": "infernal"}, "Did you mean 'inferno'"),
@@ -112,4 +114,4 @@ def test_small_pictures_are_repeated_not_smoothed() -> None:
 )
 def test_unknown_style_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(AnalysisError, match=message):
-        Style(**options)
+        MapStyle(**options)

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from i2am.analysis.figures import FIGURES, load_figure
 from i2am.analysis.figures.maps import llam
-from i2am.analysis.figures.overlay import DEFAULT_STYLE, Style
+from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle
 from i2am.analysis.figures.sram import sram_grid
+from i2am.schemas.directions import DIRECTIONS
 from tests.support.figure_reading import panels_of
 from tests.support.pictured import Pictured, pictured
 
@@ -23,7 +24,9 @@ from tests.support.pictured import Pictured, pictured
 @pytest.mark.parametrize("kind", [kind for kind in FIGURES if kind != "sram"])
 @pytest.mark.parametrize("contrast", ["shared", "panel"])
 def test_words_neither_overlap_nor_leave_the_figure(kind: str, contrast: Any, tokens: str) -> None:
-    _check_words(load_figure(kind)(*pictured(tokens=tokens).both, style=Style(contrast=contrast)))
+    _check_words(
+        load_figure(kind)(*pictured(tokens=tokens).both, style=MapStyle(contrast=contrast))
+    )
 
 
 def test_words_of_portrait_pictures_and_many_layers_fit() -> None:
@@ -49,8 +52,8 @@ def _portrait_with_many_layers() -> Pictured:
     taller = {"y": np.arange(96) * 2 // 3, "reference_y": np.arange(96) * 2 // 3}
     sample = case.sample.assign({})
     sample["images"] = xr.DataTree(images.isel(taller))
-    maps = {}
-    for direction in ("r2g", "g2r"):
+    maps: dict[str, xr.Dataset] = {}
+    for direction in DIRECTIONS:
         levels = case.maps[direction].to_dataset().isel(layer=[0, 1] * 8)
         names = [f"diffusion_model.warp_flow_blks.{n}.blocks.{n}.attn2" for n in range(16)]
         maps[direction] = levels.assign_coords(layer=names)

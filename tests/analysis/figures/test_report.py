@@ -70,7 +70,7 @@ def stores() -> Stores:
 
 @pytest.fixture(scope="module")
 def page(stores: Stores, tmp_path_factory: pytest.TempPathFactory) -> Page:
-    scores = scores_of(("cat-001", "imacs_g", 0.5), ("ähre+1", "imacs_g", 0.25))
+    scores = block_logits(("cat-001", "imacs_g", 0.5), ("ähre+1", "imacs_g", 0.25))
     out = tmp_path_factory.mktemp("report") / "new" / "report.html"
     assert report_on(stores, scores, out) == out
     return Page(out)
@@ -86,7 +86,7 @@ def report_on(stores: Stores, scores: pd.DataFrame | None, out: Path, **options:
     return write_report(run, maps, scores, out, **options)
 
 
-def scores_of(*rows: tuple[str, str, float]) -> pd.DataFrame:
+def block_logits(*rows: tuple[str, str, float]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["sample", "score", "value"])
 
 
@@ -143,7 +143,7 @@ def test_head_and_provenance_tell_where_the_run_comes_from(page: Page) -> None:
 
 
 def test_scores_are_summarised_over_all_samples_of_the_run(stores: Stores, tmp_path: Path) -> None:
-    scores = scores_of(
+    scores = block_logits(
         ("cat-001", "imacs_g", 0.5),
         ("ähre+1", "imacs_g", 0.25),
         ("not of this run", "imacs_g", 9.0),
@@ -164,7 +164,7 @@ def test_without_scores_the_page_says_so(stores: Stores, tmp_path: Path) -> None
 
 
 def test_page_says_how_many_samples_it_leaves_out(stores: Stores, tmp_path: Path) -> None:
-    scores = scores_of(("cat-001", "imacs_g", 0.5), ("ähre+1", "imacs_g", 0.25))
+    scores = block_logits(("cat-001", "imacs_g", 0.5), ("ähre+1", "imacs_g", 0.25))
     page = Page(report_on(stores, scores, tmp_path / "report.html", max_samples=1))
     assert "This page shows the first 1 of 2 samples." in page.text
     assert page.text_in("h2") == ["Summary", "cat-001"]
@@ -174,7 +174,7 @@ def test_page_says_how_many_samples_it_leaves_out(stores: Stores, tmp_path: Path
 def test_text_from_stores_and_tables_is_escaped(tmp_path: Path) -> None:
     case = pictured(tokens="one")
     case.sample.attrs["i2am"] |= {"model": "<script>alert(1)</script>", "prompt": 'a "cat" & <b>'}
-    scores = scores_of(("one", "<img src=x>", 0.5))
+    scores = block_logits(("one", "<img src=x>", 0.5))
     page = Page(report_on(stores_of({"one": case}), scores, tmp_path / "report.html"))
     assert "<script>alert(1)</script>" in page.text_in("header")
     assert 'a "cat" & <b>' in page.text_in("details")
@@ -210,6 +210,6 @@ def test_stores_that_share_no_sample_are_refused(stores: Stores, tmp_path: Path)
 
 
 def test_a_table_without_its_columns_is_refused(stores: Stores, tmp_path: Path) -> None:
-    table = scores_of(("cat-001", "imacs_g", 0.5)).rename(columns={"value": "mean"})
+    table = block_logits(("cat-001", "imacs_g", 0.5)).rename(columns={"value": "mean"})
     with pytest.raises(AnalysisError, match="columns sample, score, value, got none named value"):
         report_on(stores, table, tmp_path / "report.html")

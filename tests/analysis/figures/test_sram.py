@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 from matplotlib.patches import Rectangle
 
-from i2am.analysis.figures.overlay import Style
+from i2am.analysis.figures.overlay import MapStyle
 from i2am.analysis.figures.sram import default_points, sram_grid
 from i2am.schemas import AnalysisError
 from tests.support.figure_reading import brightest, panels_of
@@ -20,7 +20,7 @@ def test_sram_is_hottest_where_each_patchs_content_comes_from() -> None:
     case = pictured(dark=True)
     top, left, height, width = BOX
     points = [(20, 28), (30, 40), (44, 34)]
-    lead, *panels = panels_of(sram_grid(case.sample, points, Style(contrast="panel")))
+    lead, *panels = panels_of(sram_grid(case.sample, points, MapStyle(contrast="panel")))
     assert len(panels) == 3
     boxes = [p for p in lead.patches if isinstance(p, Rectangle)][::2]
     for number, ((y, x), axes, box) in enumerate(zip(points, panels, boxes, strict=True), start=1):

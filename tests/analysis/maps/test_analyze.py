@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from i2am.analysis import analyze, open_run
 from i2am.schemas import AnalysisError
-from i2am.schemas.dims import LEVELS, PLANES
+from i2am.schemas.choices import CONVENTIONS
+from i2am.schemas.dims import LEVELS
+from i2am.schemas.directions import DIRECTIONS
 from tests.support import reference_maps
 from tests.support.synthetic_run import SyntheticLayer, write_run
 
@@ -34,18 +36,18 @@ def sample(run_path: Path) -> Any:
     return open_run(run_path)["a"]
 
 
-def expected_volume(run_path: Path, direction: str, half: int = 1) -> Any:
+def expected_volume(run_path: Path, direction: str, branch: int = 1) -> Any:
     """(layer, step, head, plane) with NaN for the heads that a layer lacks."""
     make = reference_maps.r2g_volume if direction == "r2g" else reference_maps.g2r_volume
     grid = (16, 12) if direction == "r2g" else (8, 6)
-    maps = [make(layer, grid, half) for layer in reference_maps.layer_groups(run_path / "a")]
+    maps = [make(layer, grid, branch) for layer in reference_maps.layer_groups(run_path / "a")]
     volume = np.full((3, 5, 3, *grid), np.nan)
     for number, one in enumerate(maps):
         volume[number, :, : one.shape[1]] = one
     return volume
 
 
-@pytest.mark.parametrize("direction", ["r2g", "g2r"])
+@pytest.mark.parametrize("direction", DIRECTIONS)
 def test_an_independent_reading_finds_the_same_maps(
     direction: str, run_path: Path, sample: Any
 ) -> None:
@@ -61,7 +63,7 @@ def test_an_independent_reading_finds_the_same_maps(
 
 def test_dims_dtypes_and_coordinates_are_the_contracts(sample: Any) -> None:
     maps: Any = analyze(sample, time_groups=2)
-    for direction, plane in PLANES.items():
+    for direction, plane in ((d.name, d.plane) for d in DIRECTIONS.values()):
         for level, leading in LEVELS.items():
             assert maps[direction][level].dims == (*leading, *plane)
             assert maps[direction][level].dtype == np.float32
@@ -75,7 +77,7 @@ def test_dims_dtypes_and_coordinates_are_the_contracts(sample: Any) -> None:
 
 def test_building_the_maps_computes_nothing(run_path: Path) -> None:
     with dask.config.set(scheduler=reference_maps.refuse_to_compute):
-        for convention in ("i2am", "official"):
+        for convention in CONVENTIONS:
             maps = analyze(open_run(run_path)["a"], convention=convention)
             assert all(dask.is_dask_collection(m.data) for m in maps["g2r"].data_vars.values())
     with (
@@ -87,7 +89,7 @@ def test_building_the_maps_computes_nothing(run_path: Path) -> None:
 
 def test_the_other_guidance_half_is_another_map(run_path: Path, sample: Any) -> None:
     maps: Any = analyze(sample, guidance="unconditional")
-    wanted = np.nanmean(expected_volume(run_path, "r2g", half=0), axis=(0, 1, 2))
+    wanted = np.nanmean(expected_volume(run_path, "r2g", branch=0), axis=(0, 1, 2))
     np.testing.assert_allclose(maps["r2g/ulam"], wanted, rtol=1e-5)
     assert not np.allclose(analyze(sample)["r2g/ulam"], wanted, rtol=1e-3)
 
@@ -170,20 +172,20 @@ def joint_sample(rng: np.random.Generator) -> tuple[xr.DataTree, Any, Any]:
     """Joint attention: 4 patches read 6 reference tokens (a 2x3 grid) among 9 keys."""
     every_key = 3 * rng.normal(size=(2, 3, 4, 9)).astype(np.float32)
     total = np.log(np.exp(every_key.astype(np.float64)).sum(-1)).astype(np.float32)
-    scores = every_key[..., :6]
+    logits = every_key[..., :6]
     names = ("step", "head", "generated", "reference")
     layer = {
-        "arrays": {"logits": (names, scores), "logsumexp": (names[:3], total)},
+        "arrays": {"logits": (names, logits), "logsumexp": (names[:3], total)},
         "generated_grid": [2, 2],
         "reference_grid": [2, 3],
     }
-    return reference_maps.sample_of({"joint": layer}, steps=2), scores, total
+    return reference_maps.sample_of({"joint": layer}, steps=2), logits, total
 
 
 def test_joint_attention_keeps_its_true_probabilities_and_gains_the_mass() -> None:
-    sample, scores, total = joint_sample(np.random.default_rng(0))
+    sample, logits, total = joint_sample(np.random.default_rng(0))
     maps: Any = analyze(sample)
-    probability = np.exp(scores.astype(np.float64) - total[..., None])
+    probability = np.exp(logits.astype(np.float64) - total[..., None])
     mass = probability.sum(-1).mean((0, 1)).reshape(2, 2)
     used = probability.mean((0, 1, 2)).reshape(2, 3)
     np.testing.assert_allclose(maps["r2g/mass"], mass, rtol=1e-5)
@@ -197,7 +199,7 @@ def test_joint_attention_keeps_its_true_probabilities_and_gains_the_mass() -> No
     head=st.integers(1, 3),
     patch=st.sampled_from([20, 48]),
     token=st.sampled_from([5, 13]),
-    convention=st.sampled_from(["i2am", "official"]),
+    convention=st.sampled_from(CONVENTIONS),
 )
 def test_chunking_never_changes_a_result(
     sample: Any, step: int, head: int, patch: int, token: int, convention: Any
@@ -208,7 +210,7 @@ def test_chunking_never_changes_a_result(
         lambda ds: ds.chunk({k: v for k, v in sizes.items() if k in ds.dims})
     )
     chunked: Any = analyze(pieces, layers="[du]*", convention=convention).compute()
-    for direction in PLANES:
+    for direction in DIRECTIONS:
         for level in LEVELS:
             np.testing.assert_allclose(
                 chunked[direction][level], whole[direction][level], rtol=2e-6, atol=1e-9
@@ -230,7 +232,7 @@ def test_permuting_heads_permutes_hlam_and_leaves_ulam(order: list[int], seed: i
             "special_tokens": 1,
         }
         both.append(analyze(reference_maps.sample_of({"one": layer}, steps=2)))
-    for direction in PLANES:
+    for direction in DIRECTIONS:
         straight, permuted = both[0][direction], both[1][direction]
         np.testing.assert_array_equal(permuted["hlam"], straight["hlam"].values[order])
         np.testing.assert_allclose(permuted["ulam"], straight["ulam"], rtol=1e-6)

@@ -11,6 +11,7 @@ import pytest
 
 from i2am.analysis import analyze, open_run, sram
 from i2am.schemas import AnalysisError
+from i2am.schemas.choices import CONVENTIONS
 from tests.support import reference_maps
 from tests.support.synthetic_run import SyntheticLayer, write_run
 
@@ -99,7 +100,7 @@ def steps_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(tmp_path_factory.mktemp("steps") / "run.zarr", ["a"], layers, steps=STEPS)
 
 
-@pytest.mark.parametrize("convention", ["i2am", "official"])
+@pytest.mark.parametrize("convention", CONVENTIONS)
 def test_time_groups_split_the_kept_steps_and_tell_their_labels(
     convention: Any, steps_path: Path
 ) -> None:
@@ -112,7 +113,7 @@ def test_time_groups_split_the_kept_steps_and_tell_their_labels(
     np.testing.assert_allclose(maps["tlam"], groups, rtol=1e-5)
 
 
-@pytest.mark.parametrize("convention", ["i2am", "official"])
+@pytest.mark.parametrize("convention", CONVENTIONS)
 def test_steps_are_asked_for_by_label(convention: Any, steps_path: Path) -> None:
     sample: Any = open_run(steps_path)["a"]
     maps: Any = analyze(sample, convention=convention, steps=[40, 5])["r2g"]
@@ -125,9 +126,9 @@ def test_steps_are_asked_for_by_label(convention: Any, steps_path: Path) -> None
 def test_sram_takes_steps_by_label(steps_path: Path) -> None:
     sample: Any = open_run(steps_path)["a"]
     found = sram(sample, generated=(9, 30), steps=[45, 10], keep=["step"])
-    scores = reference_maps.stored_scores(reference_maps.layer_groups(steps_path / "a")[0])
+    logits = reference_maps.stored_logits(reference_maps.layer_groups(steps_path / "a")[0])
     # Images are 32x32: pixel (9, 30) is patch (1, 3) of 4x4.
-    wanted = reference_maps.softmax(scores, 3)[[2, 4], :, 1 * 4 + 3, 1:].mean(1).reshape(2, 2, 2)
+    wanted = reference_maps.softmax(logits, 3)[[2, 4], :, 1 * 4 + 3, 1:].mean(1).reshape(2, 2, 2)
     assert found["step"].values.tolist() == [10, 45]
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
@@ -185,7 +186,7 @@ def test_naming_the_layers_of_another_reference_takes_them(references_path: Path
     np.testing.assert_allclose(maps["g2r/ulam"], wanted.mean((0, 1)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("convention", ["i2am", "official"])
+@pytest.mark.parametrize("convention", CONVENTIONS)
 def test_maps_of_two_references_are_never_averaged(convention: Any, references_path: Path) -> None:
     sample: Any = open_run(references_path)["a"]
     match = (
@@ -210,8 +211,8 @@ def test_a_region_is_of_the_image_of_the_layers_reference(
     name = "down.attn.reference_1"
     # Its picture is 24x16, its grid 3x2: pixel (20, 3) is token (2, 0).
     found = sram(sample, reference=(20, 3), layers=name)
-    scores = reference_maps.stored_scores(reference_maps.layer_groups(references_path / "a")[1])
-    wanted = reference_maps.softmax(scores, 2)[..., 2 * 2 + 0].mean((0, 1)).reshape(4, 4)
+    logits = reference_maps.stored_logits(reference_maps.layer_groups(references_path / "a")[1])
+    wanted = reference_maps.softmax(logits, 2)[..., 2 * 2 + 0].mean((0, 1)).reshape(4, 4)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     assert found.attrs["reference_image"] == "reference_1"
     with pytest.raises(AnalysisError, match=r"within \(24, 16\), got \(30, 3\), at reference_1="):
@@ -248,14 +249,14 @@ def test_frames_are_resized_one_by_one(video_path: Path) -> None:
         maps["volume"][0], reference_maps.r2g_volume(fine, (12, 5)), rtol=1e-5
     )
     own = (
-        reference_maps.softmax(reference_maps.stored_scores(coarse), 2).mean(3).reshape(2, 2, 6, 2)
+        reference_maps.softmax(reference_maps.stored_logits(coarse), 2).mean(3).reshape(2, 2, 6, 2)
     )
     wanted = joined(own, 3, (4, 5)).clip(0)
     np.testing.assert_allclose(maps["volume"][1], wanted, rtol=1e-5, atol=1e-8)
     wanted = joined(reduced["r2g"][:].reshape(2, 2, 6, 2), 3, (4, 5)).clip(0)
     np.testing.assert_allclose(maps["volume"][2], wanted, rtol=1e-5, atol=1e-8)
     masses = [
-        np.exp(reference_maps.stored_scores(coarse) - coarse["logsumexp"][:][..., None]).sum(-1),
+        np.exp(reference_maps.stored_logits(coarse) - coarse["logsumexp"][:][..., None]).sum(-1),
         reduced["mass"][:],
     ]
     mass = np.mean([joined(m.reshape(2, 2, 6, 2), 3, (4, 5)) for m in masses], axis=(0, 1, 2))
@@ -265,8 +266,8 @@ def test_frames_are_resized_one_by_one(video_path: Path) -> None:
 def test_the_official_convention_resizes_frame_by_frame(video_path: Path) -> None:
     sample: Any = open_run(video_path)["a"]
     maps: Any = analyze(sample, convention="official", layers="coarse", grid=(9, 4))["r2g"]
-    scores = reference_maps.stored_scores(reference_maps.layer_groups(video_path / "a")[1])
-    tokens = reference_maps.softmax(scores, 2).mean(0).swapaxes(1, 2).reshape(2, 5, 6, 2)
+    logits = reference_maps.stored_logits(reference_maps.layer_groups(video_path / "a")[1])
+    tokens = reference_maps.softmax(logits, 2).mean(0).swapaxes(1, 2).reshape(2, 5, 6, 2)
     wanted = joined(tokens, 3, (3, 4)).clip(0).mean((0, 1))
     np.testing.assert_allclose(maps["ulam"], wanted, rtol=1e-5)
 
@@ -276,11 +277,11 @@ def test_sram_of_a_video_takes_the_patch_in_its_frame(video_path: Path) -> None:
     coarse = reference_maps.layer_groups(video_path / "a")[1]
     # Three frames of 16x20 pixels, 2x2 patches each: pixel (25, 11) is patch (3, 1) of 6x2.
     found = sram(sample, generated=(25, 11), layers="coarse")
-    truth = np.exp(reference_maps.stored_scores(coarse) - coarse["logsumexp"][:][..., None])
+    truth = np.exp(reference_maps.stored_logits(coarse) - coarse["logsumexp"][:][..., None])
     wanted = truth[:, :, 3 * 2 + 1, 1:].mean((0, 1)).reshape(2, 2)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     of_reference = sram(sample, reference=(0, 0), layers=["fine", "coarse"], keep=["layer"])[1]
-    own = reference_maps.softmax(reference_maps.stored_scores(coarse), 2)[..., 1].reshape(
+    own = reference_maps.softmax(reference_maps.stored_logits(coarse), 2)[..., 1].reshape(
         2, 2, 6, 2
     )
     wanted = joined(own, 3, (4, 5)).clip(0).mean((0, 1))
@@ -289,7 +290,7 @@ def test_sram_of_a_video_takes_the_patch_in_its_frame(video_path: Path) -> None:
 
 def test_a_grid_that_cuts_a_frame_is_refused(video_path: Path) -> None:
     sample: Any = open_run(video_path)["a"]
-    for convention in ("i2am", "official"):
+    for convention in CONVENTIONS:
         with pytest.raises(
             AnalysisError, match=r"a grid of 3 frames above one another, got 10 rows, at fine"
         ):

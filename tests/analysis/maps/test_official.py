@@ -110,8 +110,8 @@ def run_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def official_r2g(layer: Any, steps: slice) -> Any:
     """(head, 6, 5): time mean, bicubic, clamp, then the mean over tokens."""
-    scores = reference_maps.stored_scores(layer)
-    maps = reference_maps.softmax(scores, 2)[steps].mean(0).swapaxes(1, 2)
+    logits = reference_maps.stored_logits(layer)
+    maps = reference_maps.softmax(logits, 2)[steps].mean(0).swapaxes(1, 2)
     planes = maps.reshape(*maps.shape[:2], *layer.attrs["i2am"]["generated_grid"])
     return np.clip(reference_maps.resize(planes, (6, 5)), 0, None).mean(1)
 

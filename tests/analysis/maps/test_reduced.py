@@ -14,7 +14,9 @@ import xarray as xr
 from i2am.analysis import analyze, open_run, sram
 from i2am.analysis.figures.sram import default_points
 from i2am.schemas import AnalysisError
+from i2am.schemas.choices import NORMALISATIONS
 from i2am.schemas.dims import LEVELS
+from i2am.schemas.directions import DIRECTIONS
 from tests.support import reference_maps
 from tests.support.synthetic_run import SyntheticLayer, write_run
 
@@ -40,16 +42,16 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("guidance", ["conditional", "unconditional"])
-@pytest.mark.parametrize("normalisation", ["mass", "density"])
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
 @pytest.mark.parametrize("stored", ["factors", "logits"])
-def test_reduced_layers_give_the_maps_of_the_scores_that_they_came_from(
+def test_reduced_layers_give_the_maps_of_the_logits_that_they_came_from(
     stored: str, normalisation: Any, guidance: str, samples: dict[str, Any]
 ) -> None:
     options: Any = {"normalisation": normalisation, "guidance": guidance, "time_groups": 2}
     whole: Any = analyze(samples[stored], **options)
     reduced: Any = analyze(samples["maps"], **options)
     assert list(reduced.children) == ["r2g", "g2r"]
-    for direction in ("r2g", "g2r"):
+    for direction in DIRECTIONS:
         assert (
             reduced[direction].coords.to_dataset().identical(whole[direction].coords.to_dataset())
         )

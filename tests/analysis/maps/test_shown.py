@@ -14,7 +14,7 @@ from i2am.analysis import analyze, analyze_run, open_run, score_maps, summarise_
 from i2am.analysis.figures.captions import similarity_note, time_titles
 from i2am.analysis.figures.files import write_figures
 from i2am.analysis.figures.maps import hlam, overview, tlam
-from i2am.analysis.figures.overlay import Style
+from i2am.analysis.figures.overlay import MapStyle
 from i2am.analysis.figures.report import write_report
 from i2am.analysis.figures.sram import sram_grid
 from tests.support import reference_maps
@@ -115,7 +115,7 @@ def picture_below(figure: Figure, number: int) -> Any:
 
 def test_maps_lie_on_the_picture_of_their_own_reference(tmp_path: Path) -> None:
     sample = sample_of(tmp_path, FIRST, SECOND)
-    clear = Style(opacity=0.01)
+    clear = MapStyle(opacity=0.01)
     for layers, name, size in (
         (None, "reference", (32, 32)),
         (SECOND.name, "reference_1", (24, 16)),

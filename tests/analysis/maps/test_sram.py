@@ -10,9 +10,10 @@ import pytest
 import xarray as xr
 
 from i2am.analysis import analyze, open_run, sram
-from i2am.analysis.kernel.logits import Logits
+from i2am.analysis.kernel.logits import StoredLogits
 from i2am.analysis.kernel.softmax import region_means
 from i2am.schemas import AnalysisError
+from i2am.schemas.choices import NORMALISATIONS
 from tests.analysis.maps.test_analyze import joint_sample
 from tests.support import reference_maps
 from tests.support.store_reads import watch_reads
@@ -49,13 +50,13 @@ def expected(
         layer = layers[number]
         own = layer.attrs["i2am"]
         special = own["special_tokens"]
-        scores = reference_maps.stored_scores(layer)
+        logits = reference_maps.stored_logits(layer)
         if from_reference:
             tokens = [special + row for row in rows]
-            flat = reference_maps.softmax(scores, 2)[..., tokens].mean(3)
+            flat = reference_maps.softmax(logits, 2)[..., tokens].mean(3)
             plane = flat.reshape(*flat.shape[:2], *own["generated_grid"])
         else:
-            flat = reference_maps.softmax(scores, 3)[:, :, rows].mean(2)[..., special:]
+            flat = reference_maps.softmax(logits, 3)[:, :, rows].mean(2)[..., special:]
             plane = flat.reshape(*flat.shape[:2], *own["reference_grid"])
         maps.append(np.clip(reference_maps.resize(plane, grid), 0, None))
     return np.stack(maps)
@@ -112,7 +113,7 @@ MANY = [(9, 30), half(lower=True), (0, 0), xr.DataArray(half(lower=False), dims=
 
 @pytest.mark.parametrize("side", ["generated", "reference"])
 @pytest.mark.parametrize("options", [{}, {"keep": ["layer", "head"], "normalisation": "density"}])
-def test_many_places_at_once_are_each_of_them_alone(side: str, options: Any, sample: Any) -> None:
+def test_many_regions_at_once_are_each_of_them_alone(side: str, options: Any, sample: Any) -> None:
     ask: Any = functools.partial(sram, sample, **options)
     found = ask(**{side: MANY})
     alone = [ask(**{side: region}) for region in MANY]
@@ -157,14 +158,14 @@ def test_more_places_than_a_batch_holds_are_answered_alike(sample: Any) -> None:
 
 
 def test_rows_that_see_no_column_are_left_out_of_their_region() -> None:
-    scores = np.random.default_rng(0).normal(size=(3, 5, 7)).astype(np.float32)
-    scores[1, 2] = -np.inf
-    scores[:, 4, 3:] = -np.inf
+    logits = np.random.default_rng(0).normal(size=(3, 5, 7)).astype(np.float32)
+    logits[1, 2] = -np.inf
+    logits[:, 4, 3:] = -np.inf
     shares = np.array([[0.5, 0, 0.5, 0, 0], [0, 0.25, 0.25, 0.25, 0.25]], np.float32)
     with np.errstate(invalid="ignore"):
-        soft = reference_maps.softmax(scores, 2)
+        soft = reference_maps.softmax(logits, 2)
     for working_set_bytes in (2**26, 100, 1):
-        found = region_means(Logits(scores), shares, working_set_bytes=working_set_bytes)
+        found = region_means(StoredLogits(logits), shares, working_set_bytes=working_set_bytes)
         np.testing.assert_allclose(found[0], shares @ soft[0], rtol=1e-5)
         np.testing.assert_allclose(found[2], shares @ soft[2], rtol=1e-5)
         np.testing.assert_allclose(found[1, 0], soft[1, 0], rtol=1e-5)
@@ -191,7 +192,7 @@ def test_selected_labels_stay_as_kept_dimensions(run_path: Path, sample: Any) ->
     np.testing.assert_allclose(found, volume[0, 1:, 1], rtol=1e-5)
 
 
-@pytest.mark.parametrize("normalisation", ["mass", "density"])
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
 @pytest.mark.parametrize("layer", ["factors", "coarse", "logits"])
 def test_the_whole_image_gives_the_g2r_map(layer: str, normalisation: Any, sample: Any) -> None:
     whole = np.ones((32, 32), bool)
@@ -216,14 +217,14 @@ def test_the_mirror_over_all_tokens_is_the_r2g_map(sample: Any) -> None:
 
 
 def test_joint_attention_reads_true_probabilities() -> None:
-    sample, scores, total = joint_sample(np.random.default_rng(1))
-    probability = np.exp(scores.astype(np.float64) - total[..., None])
+    sample, logits, total = joint_sample(np.random.default_rng(1))
+    probability = np.exp(logits.astype(np.float64) - total[..., None])
     wanted = probability[:, :, 3].mean((0, 1)).reshape(2, 3)  # pixel (20, 20) is patch (1, 1)
     np.testing.assert_allclose(sram(sample, generated=(20, 20)), wanted, rtol=1e-5)
     everywhere = np.ones((32, 32), bool)
     mean = probability.mean((0, 1, 2)).reshape(2, 3)
     np.testing.assert_allclose(sram(sample, generated=everywhere), mean, rtol=1e-5)
-    of_reference = reference_maps.softmax(scores, 2)[..., 5].mean((0, 1)).reshape(2, 2)
+    of_reference = reference_maps.softmax(logits, 2)[..., 5].mean((0, 1)).reshape(2, 2)
     np.testing.assert_allclose(sram(sample, reference=(31, 31)), of_reference, rtol=1e-5)
 
 
@@ -288,7 +289,7 @@ def test_of_a_shard_only_the_tiles_that_are_asked_for_are_read(
         ({"generated": (0, 0), "steps": [3]}, "Expected steps from 0 to 2, got 3"),
     ],
 )
-def test_a_question_without_an_answer_is_refused(
+def test_a_request_without_a_map_is_refused(
     options: dict[str, Any], match: str, sample: Any
 ) -> None:
     with pytest.raises(AnalysisError, match=match):

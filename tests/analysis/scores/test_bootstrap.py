@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 
-from i2am.analysis.scores.bootstrap import mean_interval
+from i2am.analysis.scores.bootstrap import bootstrap_mean_interval
 from i2am.schemas import AnalysisError
 
 
 def test_an_interval_holds_the_true_mean_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
-    found = [mean_interval(rng.normal(3, 2, size=100)) for _ in range(300)]
+    found = [bootstrap_mean_interval(rng.normal(3, 2, size=100)) for _ in range(300)]
     coverage = np.mean([low <= 3 <= high for low, high in found])
     # Two standard errors of a share of 0.95 among 300 are 0.025.
     assert coverage == pytest.approx(0.95, abs=0.025)
@@ -26,7 +26,7 @@ def test_three_values_give_the_quantiles_of_all_their_resamples(confidence: floa
     # No quantile asked for lies at the edge between two of the means.
     assert min(abs(tail * 27 - round(tail * 27)), 1) > 0.2
     wanted = means[int(tail * 27)], means[int((1 - tail) * 27)]
-    assert mean_interval(values, confidence) == pytest.approx(wanted)
+    assert bootstrap_mean_interval(values, confidence) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(
@@ -39,22 +39,25 @@ def test_three_values_give_the_quantiles_of_all_their_resamples(confidence: floa
     ids=["two", "alike", "nan-is-left-out"],
 )
 def test_small_cases_by_hand(values: list[float], wanted: tuple[float, float]) -> None:
-    assert mean_interval(values) == wanted
+    assert bootstrap_mean_interval(values) == wanted
 
 
 @pytest.mark.parametrize("values", [[], [1.0], [1.0, math.nan]])
 def test_fewer_than_two_values_have_no_interval(values: list[float]) -> None:
-    assert all(math.isnan(end) for end in mean_interval(values))
+    assert all(math.isnan(end) for end in bootstrap_mean_interval(values))
 
 
 def test_two_calls_agree_and_more_confidence_is_wider() -> None:
     values = np.random.default_rng(1).lognormal(size=20)
-    assert mean_interval(values) == mean_interval(values)
-    (low, high), (lower, higher) = mean_interval(values, 0.8), mean_interval(values, 0.99)
+    assert bootstrap_mean_interval(values) == bootstrap_mean_interval(values)
+    (low, high), (lower, higher) = (
+        bootstrap_mean_interval(values, 0.8),
+        bootstrap_mean_interval(values, 0.99),
+    )
     assert lower < low < values.mean() < high < higher
 
 
 @pytest.mark.parametrize("confidence", [0, 1, 95, -0.5, math.nan])
 def test_a_confidence_that_is_no_share_is_refused(confidence: float) -> None:
     with pytest.raises(AnalysisError, match=r"Expected a confidence between 0 and 1, got .* 0\.95"):
-        mean_interval([1.0, 2.0], confidence)
+        bootstrap_mean_interval([1.0, 2.0], confidence)

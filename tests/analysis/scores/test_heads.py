@@ -11,6 +11,7 @@ import pytest
 
 from i2am.analysis import analyze_run, head_scores, write_head_scores
 from i2am.schemas import StoreError
+from i2am.schemas.directions import DIRECTIONS
 from tests.support import reference_maps
 from tests.support.synthetic_run import SyntheticLayer, write_run
 
@@ -37,7 +38,7 @@ def test_every_head_of_every_layer_and_step_has_one_row(stores: tuple[Path, Path
     wanted = [
         (sample, direction, layer.name, step, head)
         for sample in "ab"
-        for direction in ("r2g", "g2r")
+        for direction in DIRECTIONS
         for layer in LAYERS
         if direction == "r2g" or layer.reference_grid  # tokens without a grid have no G2R
         for step in (3, 8)

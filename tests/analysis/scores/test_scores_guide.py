@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from i2am.analysis import (
     analyze_run,
     compare_runs,
     head_scores,
+    known_scores,
     pair_runs,
     score_maps,
     summarise_comparison,
+    unregister_score,
 )
 from tests.support.store_reads import run_guide
 from tests.support.synthetic_run import SyntheticLayer, write_run
@@ -23,15 +26,18 @@ LAYERS = (SyntheticLayer("one", (4, 4), (4, 4)), SyntheticLayer("two", (4, 4), (
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_a_folder_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(("run", "guided", "free")):
         write_run(tmp_path / f"{name}.zarr", ["first"], LAYERS, seed=seed, size_px=(16, 16))
     analyze_run("run.zarr", "maps.zarr", progress=False)
+    yield
+    if "peak" in [score.name for score in known_scores()]:
+        unregister_score("peak")
 
 
 def test_the_commands_and_the_code_of_the_guide_run(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_guide(GUIDE) == (["score", "score", "compare"], 5)
+    assert run_guide(GUIDE) == (["score", "score", "compare"], 6)
     assert float(capsys.readouterr().out.splitlines()[-1]) < 1e-6
     files = {path.name for path in Path("comparison").iterdir()}
     text = GUIDE.read_text(encoding="utf-8")

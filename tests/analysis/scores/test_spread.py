@@ -199,3 +199,33 @@ def test_masks_are_those_that_say_something_of_maps_they_belong_to(tmp_path: Pat
     del stored["reference_mask"]
     sample = open_run(path)["a"]
     assert masks_of(sample, analyze(sample)) == {}
+
+
+def overlaps(size: int, wanted: int) -> Floats:
+    """The shares (wanted, size) that pixels have in the area of each position."""
+    edges = np.arange(wanted + 1) * size / wanted
+    upper = np.minimum(edges[1:, None], np.arange(size) + 1)
+    lower = np.maximum(edges[:-1, None], np.arange(size))
+    shares: Floats = np.clip(upper - lower, 0, None) * wanted / size
+    return shares
+
+
+@pytest.mark.parametrize(
+    ("size", "grid"),
+    [
+        ((512, 512), (64, 64)),
+        ((96, 64), (12, 9)),
+        ((7, 5), (3, 9)),
+        ((1, 3), (1, 2)),
+        ((100, 37), (41, 41)),
+        ((8, 8), (8, 8)),
+        ((2, 2), (6, 5)),
+    ],
+)
+def test_a_mask_on_a_grid_is_the_mean_over_overlapping_areas(
+    size: tuple[int, int], grid: tuple[int, int]
+) -> None:
+    mask = np.random.default_rng(0).random(size)
+    mask[0] = 1.0
+    wanted = overlaps(size[0], grid[0]) @ mask @ overlaps(size[1], grid[1]).T
+    np.testing.assert_allclose(area_mean(mask, grid), wanted, rtol=0, atol=1e-12)

@@ -12,8 +12,9 @@ import xarray as xr
 import zarr
 
 from i2am.analysis import analyze_run, average_maps, default_average_path, open_maps
-from i2am.analysis.statistics import averages as averaging
+from i2am.analysis.statistics.averages import RunningMoments, memory_passes
 from i2am.schemas import AnalysisError, StoreError
+from i2am.schemas.directions import DIRECTIONS
 from tests.support import reference_maps
 from tests.support.store_reads import watch_reads
 from tests.support.synthetic_run import LAYERS, SyntheticLayer, write_run
@@ -48,7 +49,7 @@ def stored(maps: Path, names: Any, array: str) -> Any:
 
 
 def check(node: Any, maps: Path, names: Any, levels: Any = LEVELS) -> None:
-    for direction in ("r2g", "g2r"):
+    for direction in DIRECTIONS:
         assert node[direction]["count"] == len(names)
         for level in levels:
             values = stored(maps, names, f"{direction}/{level}")
@@ -71,19 +72,18 @@ def test_all_samples_have_the_mean_and_the_unbiased_variance(maps_path: Path) ->
         np.testing.assert_array_equal(own[name], first[name])
 
 
-def test_a_volume_is_worked_on_in_parts_that_fit(
-    maps_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(averaging, "_PASS_VALUES", 100)
+def test_a_volume_is_averaged_in_parts_that_fit(maps_path: Path) -> None:
     first = open_maps(maps_path)["a"]
     directions = {name: node.to_dataset() for name, node in first.children.items()}
-    sizes = [[math.prod(part.shape) for part in parts] for parts in averaging._passes(directions)]
+    passes = memory_passes(directions, 100)
+    sizes = [[math.prod(part.shape) for part in parts] for parts in passes]
     assert sum(map(sum, sizes)) == sum(
         level.size for maps in directions.values() for level in maps.data_vars.values()
     )
     assert all(sum(some) <= 100 or len(some) == 1 for some in sizes)
     assert max(map(len, sizes)) > 1
-    check(average_maps(maps_path, levels=LEVELS)["all"], maps_path, SAMPLES)
+    averages = average_maps(maps_path, levels=LEVELS, max_pass_values=100)
+    check(averages["all"], maps_path, SAMPLES)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_labels_that_would_share_a_name_are_told_apart(maps_path: Path) -> None:
 
 def test_a_large_offset_costs_no_digits() -> None:
     values = 1e4 + np.random.default_rng(0).normal(size=(500, 7)).astype(np.float32)
-    moments = averaging._Moments((7,))
+    moments = RunningMoments((7,))
     for one in values:
         moments.add(one)
     wide = values.astype(np.float64)
@@ -240,13 +240,13 @@ ONE, OTHER = LAYERS[0], SyntheticLayer("other")
         (
             {"layers": [SyntheticLayer(ONE.name, (6, 4))]},
             "ulam",
-            r"Expected the grid of a \(8x8\), got 6x4, at r2g of z\. Analyse both with "
+            r"Expected the grid of a \(8x8\), got 6x4, at r2g of z\. Analyze both with "
             "'i2am analyze --grid HxW', or average them apart",
         ),
         (
             {"layers": [ONE, OTHER]},
             "llam",
-            r"Expected the layers of a \(1 of them\), got 'other', at g2r of z\. Analyse both with "
+            r"Expected the layers of a \(1 of them\), got 'other', at g2r of z\. Analyze both with "
             "'i2am analyze --layers GLOB'",
         ),
         (

@@ -21,7 +21,9 @@ from i2am.analysis import (
     write_comparison,
 )
 from i2am.analysis.figures.comparison import draw_comparison
+from i2am.analysis.statistics.run_pair import SampleWithMaps
 from i2am.schemas import AnalysisError, StoreError
+from i2am.schemas.directions import DIRECTIONS
 from tests.support import reference_maps
 from tests.support.figure_reading import titles_of, values_of
 from tests.support.pictured import pictured
@@ -92,9 +94,9 @@ def test_every_measure_is_that_of_each_runs_maps(runs: tuple[Path, Path], tmp_pa
     scores = [imacs(values, mask) for values in planes["ulam", "all"]]
     wanted = [*scores, scores[1] - scores[0]]
     assert row_of("b", "r2g", "ulam", "all").loc["imacs_g"].tolist() == pytest.approx(wanted)
-    of_reference = table[(table["direction"] == "g2r") & (table["level"] == "ulam")]
+    from_reference = table[(table["direction"] == "g2r") & (table["level"] == "ulam")]
     assert (
-        of_reference["measure"].tolist()
+        from_reference["measure"].tolist()
         == [
             *("inside", "entropy", "concentration", "imacs_r", "correlation", "total_variation"),
         ]
@@ -187,7 +189,7 @@ def test_maps_of_another_kind_are_not_compared(
     (kind,) = options.values()
     with pytest.raises(AnalysisError, match=f"got i2am and mass beside .*{kind}.* at sample 'b'"):
         pair_runs(*runs, maps_b=maps)
-    # Of the sample c the second run has maps of the usual kind: they are computed.
+    # Of the sample c the second run has maps of the usual kind: they are compute_together.
     assert pair_runs(*runs, maps_b=maps, samples=["c"]).names == ("c",)
     assert pair_runs(runs[1], runs[1], maps_a=maps, maps_b=maps, samples=["b"]).names == ("b",)
 
@@ -211,7 +213,7 @@ def test_the_files_of_a_comparison(runs: tuple[Path, Path], tmp_path: Path) -> N
     with xr.open_datatree(out / "differences.zarr", engine="zarr", consolidated=False) as tree:
         for name in "bc":
             wanted = difference_maps(pair.maps_a[name], pair.maps_b[name])
-            for direction in ("r2g", "g2r"):
+            for direction in DIRECTIONS:
                 stored = tree[f"{name}/{direction}"].to_dataset()
                 xr.testing.assert_allclose(stored, wanted[direction].to_dataset(), atol=1e-7)
                 assert set(stored.coords) >= {"layer", "head", "step", "timestep", "first_step"}
@@ -259,13 +261,13 @@ def test_the_figure_has_a_row_for_each_direction_and_shows_where_b_has_more() ->
     moved = maps.copy(deep=True)
     # Sharper, so that the largest rise is larger than the largest fall.
     moved["r2g"]["ulam"] = maps["r2g"].dataset["ulam"] ** 3
-    figure = draw_comparison((sample, maps), (sample, moved), "a note")
+    figure = draw_comparison(SampleWithMaps(sample, maps), SampleWithMaps(sample, moved), "a note")
     assert titles_of(figure)[:6] == ["A", "B", "B − A"] * 2
     (difference,) = [axes for axes in figure.subfigs[0].axes if axes.get_title() == "B − A"]
-    colours = difference.images[-1]
-    low, high = colours.get_clim()
+    colors = difference.images[-1]
+    low, high = colors.get_clim()
     assert low == -high < 0
-    shown = np.asarray(colours.get_array())
+    shown = np.asarray(colors.get_array())
     before = values_of(maps, "r2g/ulam") / values_of(maps, "r2g/ulam").sum() * 100
     wanted = before**3 / (before**3).sum() * 100 - before
     np.testing.assert_allclose(shown, wanted, atol=1e-5)
@@ -275,7 +277,7 @@ def test_the_figure_has_a_row_for_each_direction_and_shows_where_b_has_more() ->
 
 
 def test_the_figure_of_one_token_warns_that_it_is_a_similarity() -> None:
-    one = pictured(tokens="one").both
+    one = SampleWithMaps(*pictured(tokens="one").both)
     figure = draw_comparison(one, one)
     assert len(figure.subfigs) == 1
     assert "similarity map, not causal" in str(figure.subfigs[0].get_suptitle())

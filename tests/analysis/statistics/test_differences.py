@@ -11,6 +11,7 @@ import xarray as xr
 from i2am.analysis import analyze, difference_maps, open_run
 from i2am.analysis.statistics.differences import agreement, shares
 from i2am.schemas import AnalysisError
+from i2am.schemas.directions import DIRECTIONS
 from tests.support import reference_maps
 from tests.support.figure_reading import values_of
 from tests.support.synthetic_run import SyntheticLayer, write_run
@@ -36,7 +37,7 @@ def shares_of(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def test_every_level_is_b_less_a_in_shares_of_attention(tmp_path: Path) -> None:
     a, b = maps_of(tmp_path, ONE, TWO), maps_of(tmp_path, ONE, TWO, seed=1)
     found = difference_maps(a, b)
-    for direction in ("r2g", "g2r"):
+    for direction in DIRECTIONS:
         assert set(found[direction].data_vars) == LEVELS
         for level in LEVELS:
             path = f"{direction}/{level}"
@@ -122,7 +123,7 @@ def test_what_the_two_tell_differently_of_their_steps_is_left_out(tmp_path: Path
 
 def test_maps_without_a_common_direction_are_refused(tmp_path: Path) -> None:
     maps = maps_of(tmp_path, ONE)
-    r2g, g2r = (xr.DataTree.from_dict({d: maps[d].to_dataset()}) for d in ("r2g", "g2r"))
+    r2g, g2r = (xr.DataTree.from_dict({d: maps[d].to_dataset()}) for d in DIRECTIONS)
     with pytest.raises(AnalysisError, match="of one direction in both, got r2g and g2r"):
         difference_maps(r2g, g2r)
 

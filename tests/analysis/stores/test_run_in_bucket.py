@@ -26,6 +26,7 @@ from i2am.analysis import (
 from i2am.cli import main
 from i2am.schemas import MissingExtra, StoreError, find_faults
 from i2am.schemas.dims import LEVELS
+from i2am.schemas.directions import DIRECTIONS
 from tests.support.s3_bucket import credentials, serve_bucket
 from tests.support.synthetic_run import write_run
 
@@ -69,7 +70,7 @@ def test_a_run_in_a_bucket_gives_the_maps_of_the_local_one(
     assert open_maps(far).attributes["source"] == url
     for sample in ("a", "b"):
         found, wanted = open_maps(far)[sample], open_maps(near)[sample]
-        for direction in ("r2g", "g2r"):
+        for direction in DIRECTIONS:
             for level in LEVELS:
                 np.testing.assert_array_equal(
                     found[f"{direction}/{level}"], wanted[f"{direction}/{level}"]

@@ -14,7 +14,8 @@ from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
-from i2am.analysis import Questions, open_run, sram
+from i2am.analysis import LiveSram, open_run, sram
+from i2am.analysis.maps.live_sram import Reading
 from i2am.schemas import AnalysisError
 from i2am.viewer.picking.pick import Pick
 from i2am.viewer.picking.sram_controller import SramController, sram_controller_of
@@ -106,13 +107,13 @@ def outlines(viewer: Any) -> list[tuple[float, float, float, float]]:
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Return a list that is to hold what is asked."""
     asked = []
-    ask = Questions.ask
+    ask = LiveSram.ask
 
-    def note(self: Questions, **given: Any) -> Iterator[Any]:
+    def note(self: LiveSram, **given: Any) -> Iterator[Any]:
         asked.append(given)
         return ask(self, **given)
 
-    monkeypatch.setattr(Questions, "ask", note)
+    monkeypatch.setattr(LiveSram, "ask", note)
     return asked
 
 
@@ -317,15 +318,15 @@ def test_a_map_that_was_hidden_stays_hidden(window: Any) -> None:
 
 def test_the_latest_pick_wins(run: Path, window: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = []
-    ask = Questions.ask
+    ask = LiveSram.ask
 
-    def slowly(self: Questions, **options: Any) -> Iterator[Any]:
+    def slowly(self: LiveSram, **options: Any) -> Iterator[Any]:
         for found in ask(self, **options):
             time.sleep(0.1)
             yield found
         ended.append(options["stop"]())
 
-    monkeypatch.setattr(Questions, "ask", slowly)
+    monkeypatch.setattr(LiveSram, "ask", slowly)
     shown = []
     controller = controller_in(window)
     controller.estimated.connect(lambda: shown.append(controller.pick))
@@ -341,16 +342,16 @@ def test_the_latest_pick_wins(run: Path, window: Any, monkeypatch: pytest.Monkey
 def test_estimates_are_shown_as_they_come(
     window: Any, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("i2am.analysis.maps.live_sram._AT_ONCE_BYTES", 0)
-    monkeypatch.setattr("i2am.analysis.maps.live_sram._SLOW_CHUNK_BYTES", 0)
-    ask = Questions.ask
+    in_passes = Reading(single_pass_bytes=0, slow_chunk_bytes=0)
+    monkeypatch.setattr("i2am.analysis.maps.live_sram.DEFAULT_READING", in_passes)
+    ask = LiveSram.ask
 
-    def slowly(self: Questions, **options: Any) -> Iterator[Any]:
+    def slowly(self: LiveSram, **options: Any) -> Iterator[Any]:
         for found in ask(self, **options):
             yield found
             time.sleep(1)
 
-    monkeypatch.setattr(Questions, "ask", slowly)
+    monkeypatch.setattr(LiveSram, "ask", slowly)
     controller = controller_in(window)
     shown: list[Any] = []
     controller.estimated.connect(
