@@ -48,44 +48,18 @@ __all__ = [
 ]
 
 _WIDTH: Final = 2.0  # of a panel; all sizes in inches
-
-
 _WIDTH_BESIDE_MAIN: Final = 1.5
-
-
 _MAX_MAIN_WIDTH: Final = 5.5
-
-
 _GAP: Final = 0.14
-
-
 _MARGIN: Final = 0.16
-
-
 _LINE: Final = 0.145
-
-
 _HEADING: Final = 0.3
-
-
 _COLORBAR_BELOW: Final = 0.44
-
-
 _COLORBAR_BESIDE: Final = 0.75
-
-
 _MAX_COLUMNS: Final = 6
-
-
 _FONT_PT: Final = 8.5
-
-
 _LETTERS_PER_INCH: Final = 15.0
-
-
 _BOLD_LETTER: Final = 0.1
-
-
 _DPI: Final = 150
 
 

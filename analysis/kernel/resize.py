@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Grid", "bicubic_matrix", "largest_grid", "resize", "resize_to_grid"]
 
 Grid = tuple[int, int]
-
-
 # The cubic kernel's free parameter, as image libraries for neural networks have it.
 _CUBIC_A: Final = -0.75
 

@@ -34,20 +34,12 @@ __all__ = [
 
 
 WORKING_SET_BYTES: Final = 64 * 2**20
-
-
 # About exp(±60), where float32 reaches exp(±87). Within, a sum has terms of every size that
 # matters; beyond, a row takes its own maximum first.
 MIN_SUM: Final = 1e-26
-
-
 _SAFE_LOGIT: Final = 60.0
-
-
 # A tile is worked on several times while it is in the cache; smaller ones are mostly overhead.
 _TILE_BYTES: Final = 2 * 2**20
-
-
 # Fewer rows, and the matrix product is slow.
 _MIN_ROWS: Final = 64
 

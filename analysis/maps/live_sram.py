@@ -55,8 +55,6 @@ __all__ = [
 ]
 
 _THREADS: Final = min(4, os.cpu_count() or 1)
-
-
 _CACHED_SELECTIONS: Final = 16
 
 

@@ -29,12 +29,8 @@ __all__ = [
 ]
 
 REGION: Final = "region"
-
-
 # Of an image: a pixel (y, x), or a boolean mask of the image's size.
 Region = tuple[int, int] | NDArray[np.bool_] | xr.DataArray
-
-
 # One region, several, or a stack of masks whose leading dimension is the region.
 Regions = Region | Sequence[Region]
 

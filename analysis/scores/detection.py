@@ -31,21 +31,11 @@ __all__ = [
 ]
 
 Box = tuple[int, int, int, int]
-
-
 _PERCENTILE: Final = 65.0
-
-
 _FIVE_BY_FIVE: Final = np.ones((5, 5), bool)
-
-
 _TOUCHING: Final = np.ones((3, 3), bool)  # diagonal neighbours belong together
-
-
 # The random box's area as a fraction of the image, and its width by its height.
 _AREA_FRACTION: Final = (0.1, 0.3)
-
-
 _ASPECT: Final = (0.5, 2.0)
 _RANDOM_BOXES: Final = 100
 

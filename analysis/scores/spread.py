@@ -21,8 +21,6 @@ from i2am.schemas.directions import DIRECTIONS, G2R, R2G
 __all__ = ["MEASURES", "SCORE", "spread", "whole_maps"]
 
 MEASURES: Final = ("entropy", "concentration", "inside", "chance")
-
-
 # The share of the positions that counts as the brightest; what `concentration` is of an even map.
 _BRIGHTEST: Final = 0.1
 

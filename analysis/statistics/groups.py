@@ -21,11 +21,7 @@ from i2am.schemas.directions import DIRECTIONS
 __all__ = ["SampleGroup", "check_same_layout", "group_samples"]
 
 _LABELS: Final = "labels."
-
-
 _OTHER_CHARACTERS: Final = re.compile(r"[^\w.+@=-]")
-
-
 _Label = str | float | bool | None
 
 
@@ -120,8 +116,6 @@ def _unused_name(text: str, taken: Sequence[str]) -> str:
 
 
 _SPLIT_HINT: Final = "or average them apart, by a column or by samples"
-
-
 _REMEDIES: Final = {
     "grid": f"Analyze both with 'i2am analyze --grid HxW', {_SPLIT_HINT}.",
     "layers": f"Analyze both with 'i2am analyze --layers GLOB', {_SPLIT_HINT}.",

@@ -28,14 +28,8 @@ __all__ = [
 
 # What a task reads of one array: each task costs time, and each byte memory.
 _MAX_TASK_BYTES: Final = 32 * 2**20
-
-
 _MAX_BLOCK_BYTES: Final = 64 * 2**20
-
-
 _WHOLE_DIMS: Final = (HEAD, GENERATED, REFERENCE, CHANNEL)
-
-
 # In a variable's encoding: what its lazy array reads.
 _SOURCE: Final = "i2am_source"
 
