@@ -34,6 +34,12 @@ __all__ = [
     "write_figures",
 ]
 
+_HOMES: Final = {
+    **dict.fromkeys(("overview", "tlam", "hlam", "llam"), "i2am.analysis.figures.maps"),
+    **dict.fromkeys(("write_comparison", "write_figures"), "i2am.analysis.figures.files"),
+    "sram_grid": "i2am.analysis.figures.sram",
+}
+
 
 def _always(_sample: xr.DataTree) -> bool:
     return True
@@ -92,12 +98,6 @@ FIGURES: Final[dict[str, FigureKind]] = {
         "over layers, steps and heads.",
         exists=_has_sram,
     ),
-}
-
-_HOMES: Final = {
-    **dict.fromkeys(("overview", "tlam", "hlam", "llam"), "i2am.analysis.figures.maps"),
-    **dict.fromkeys(("write_comparison", "write_figures"), "i2am.analysis.figures.files"),
-    "sram_grid": "i2am.analysis.figures.sram",
 }
 
 

@@ -23,8 +23,6 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float32]
-
-
 # (rows, out) -> None: writes the logits (batch, rows, R) of some matrices.
 FillRows = Callable[[slice, Floats], None]
 

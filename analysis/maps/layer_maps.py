@@ -33,6 +33,15 @@ from i2am.schemas.dims import (
 __all__ = ["LayerMaps", "check_frames", "layer_maps", "layer_probability", "map_layer_blocks"]
 
 _MASS_PLANE = ("mass_y", "mass_x")
+_CORE: Final = {
+    "query": [GENERATED, CHANNEL],
+    "key": [REFERENCE, CHANNEL],
+    "logits": [GENERATED, REFERENCE],
+    "logsumexp": [GENERATED],
+    "r2g": [GENERATED],
+    "g2r": [REFERENCE],
+    "mass": [GENERATED],
+}
 
 
 class LayerMaps(NamedTuple):
@@ -164,17 +173,6 @@ def _block_probability(
 ) -> NDArray[Any]:
     logits, _, shape = block_logits(arrays, names, scale)
     return softmax_over_patches(logits).reshape(*shape, *grids[0])
-
-
-_CORE: Final = {
-    "query": [GENERATED, CHANNEL],
-    "key": [REFERENCE, CHANNEL],
-    "logits": [GENERATED, REFERENCE],
-    "logsumexp": [GENERATED],
-    "r2g": [GENERATED],
-    "g2r": [REFERENCE],
-    "mass": [GENERATED],
-}
 
 
 def map_layer_blocks(

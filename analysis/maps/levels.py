@@ -33,8 +33,6 @@ __all__ = [
 
 # A layer and its maps, dims (step, head, plane), on the grid that all layers share.
 MapsOfLayer = tuple[SelectedLayer, xr.DataArray]
-
-
 Floats = NDArray[np.float64]
 
 

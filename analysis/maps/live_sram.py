@@ -56,6 +56,10 @@ __all__ = [
 
 _THREADS: Final = min(4, os.cpu_count() or 1)
 _CACHED_SELECTIONS: Final = 16
+_MAX_TASK_BYTES: Final = 32 * 2**20
+# Query rows of several steps that are multiplied with the same keys at once.
+_MAX_QUERY_ROWS: Final = 256
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -266,13 +270,6 @@ def _estimate(request: SramRequest, layers: Sequence[LayerSram]) -> xr.DataArray
         means = (sums / counts).astype(np.float32)
     plane = GENERATED_PLANE if request.from_reference else REFERENCE_PLANE
     return request.label(xr.DataArray(means, dims=(REGION, *plane)))
-
-
-_MAX_TASK_BYTES: Final = 32 * 2**20
-# Query rows of several steps that are multiplied with the same keys at once.
-_MAX_QUERY_ROWS: Final = 256
-
-Floats = NDArray[np.float64]
 
 
 class LayerSram:

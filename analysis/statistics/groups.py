@@ -23,6 +23,23 @@ __all__ = ["SampleGroup", "check_same_layout", "group_samples"]
 _LABELS: Final = "labels."
 _OTHER_CHARACTERS: Final = re.compile(r"[^\w.+@=-]")
 _Label = str | float | bool | None
+_SPLIT_HINT: Final = "or average them apart, by a column or by samples"
+_REMEDIES: Final = {
+    "grid": f"Analyze both with 'i2am analyze --grid HxW', {_SPLIT_HINT}.",
+    "layers": f"Analyze both with 'i2am analyze --layers GLOB', {_SPLIT_HINT}.",
+    "heads": f"Leave out hlam and volume, {_SPLIT_HINT}.",
+    "steps": f"Leave out volume, {_SPLIT_HINT}.",
+    "timesteps": f"Leave out volume, {_SPLIT_HINT}.",
+    "time groups": f"Leave out tlam, {_SPLIT_HINT}.",
+}
+_MEANINGS: Final = {
+    LAYER: "layers",
+    HEAD: "heads",
+    STEP: "steps",
+    TIMESTEP: "timesteps",
+    FIRST_STEP: "time groups",
+    LAST_STEP: "time groups",
+}
 
 
 @dataclass(frozen=True)
@@ -113,27 +130,6 @@ def _unused_name(text: str, taken: Sequence[str]) -> str:
     while (free := name if number == 1 else f"{name}-{number}").casefold() in used:
         number += 1
     return free
-
-
-_SPLIT_HINT: Final = "or average them apart, by a column or by samples"
-_REMEDIES: Final = {
-    "grid": f"Analyze both with 'i2am analyze --grid HxW', {_SPLIT_HINT}.",
-    "layers": f"Analyze both with 'i2am analyze --layers GLOB', {_SPLIT_HINT}.",
-    "heads": f"Leave out hlam and volume, {_SPLIT_HINT}.",
-    "steps": f"Leave out volume, {_SPLIT_HINT}.",
-    "timesteps": f"Leave out volume, {_SPLIT_HINT}.",
-    "time groups": f"Leave out tlam, {_SPLIT_HINT}.",
-}
-
-
-_MEANINGS: Final = {
-    LAYER: "layers",
-    HEAD: "heads",
-    STEP: "steps",
-    TIMESTEP: "timesteps",
-    FIRST_STEP: "time groups",
-    LAST_STEP: "time groups",
-}
 
 
 def check_same_layout(

@@ -19,17 +19,16 @@ from i2am.storage import StoreLike
 
 __all__ = ["RunPair", "SampleWithMaps", "pair_runs"]
 
+_NAMED: Final = 3
+# Convention and normalisation of maps that are computed on demand.
+_DEFAULT: Final = ("i2am", "mass")
+
 
 class SampleWithMaps(NamedTuple):
     """A captured sample, and its maps."""
 
     sample: xr.DataTree
     maps: xr.DataTree
-
-
-_NAMED: Final = 3
-# Convention and normalisation of maps that are computed on demand.
-_DEFAULT: Final = ("i2am", "mass")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,9 @@ _MAX_BLOCK_BYTES: Final = 64 * 2**20
 _WHOLE_DIMS: Final = (HEAD, GENERATED, REFERENCE, CHANNEL)
 # In a variable's encoding: what its lazy array reads.
 _SOURCE: Final = "i2am_source"
+CACHED_KEY_BYTES: Final = 64 * 2**20
+HAS_ZARRS: Final = importlib.util.find_spec("zarrs") is not None
+_ZARRS_PIPELINE: Final = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}
 
 
 @dataclass(frozen=True)
@@ -117,11 +120,6 @@ def _block_steps(max_steps: int, chunk: int, shard: int) -> int:
     if unit > 2 * max_steps:
         return max(1, max_steps)
     return max(unit, max_steps // unit * unit)
-
-
-CACHED_KEY_BYTES: Final = 64 * 2**20
-HAS_ZARRS: Final = importlib.util.find_spec("zarrs") is not None
-_ZARRS_PIPELINE: Final = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}
 
 
 def chunk_lengths(array: xr.DataArray) -> dict[str, int]:

@@ -24,9 +24,9 @@ from i2am.viewer.export.pictures import Pixels, check_export_file, figure_pictur
 __all__ = ["SUFFIXES", "TimestepAnimation", "caption_of", "check_animation_file", "write_animation"]
 
 SUFFIXES: Final = (".gif", ".mp4")
-
-
 _QUALITY: Final = 8  # of 10
+_TICK_MS: Final = 10
+_FRAMES_WAITING: Final = 4  # for the thread that writes them
 
 
 def check_animation_file(path: str | Path, *, overwrite: bool = False) -> Path:
@@ -122,12 +122,6 @@ def _even(frame: Pixels) -> Pixels:
     height, width = frame.shape[:2]
     padding = ((0, height % 2), (0, width % 2), (0, 0))
     return np.ascontiguousarray(np.pad(frame, padding, mode="edge"))
-
-
-_TICK_MS: Final = 10
-
-
-_FRAMES_WAITING: Final = 4  # for the thread that writes them
 
 
 class TimestepAnimation(QObject):  # type: ignore[misc]  # Qt has no types here

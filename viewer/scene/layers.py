@@ -31,17 +31,9 @@ __all__ = [
 ]
 
 LayerData = tuple[Any, dict[str, Any], str]
-
-
 _GAP: Final = 1 / 16  # of the generated image's width
-
-
 _VIEW_GAP: Final = 1 / 8  # of its height: room for a caption
-
-
 _CAPTION_RISE: Final = 1 / 20  # of the generated image's height
-
-
 _VIEW_KEY: Final = f"{ATTRIBUTE_KEY}.view"  # of a layer's metadata: the sample that it belongs to
 _MASK_COLORS: Final = ((0.0, 0.0, 0.0, 0.0), (0.0, 0.9, 0.9, 0.45))
 

@@ -35,6 +35,12 @@ __all__ = [
     "stack",
 ]
 
+_FRAME: Final = "#ff3030"  # nowhere in viridis
+_HUES: Final = 8  # more cannot be told apart: further heads differ in lightness
+_LIGHTNESS: Final = (0.6, 0.8, 0.47)
+_AT_THE_END: Final = {"position": 0.99, "anchors": [(1, 1), (1, 1)]}  # left of it, above the line
+_FAINT: Final = 110  # of 255: the heads that are not in view
+
 
 class NamedAxis(pg.AxisItem):  # type: ignore[misc]  # Qt and pyqtgraph have no types here
     """An axis over positions 0, 1, … that have names; as many are written as fit."""
@@ -98,9 +104,6 @@ def stack(widget: QWidget, *parts: QWidget) -> None:
     for part in parts:
         layout.addWidget(part)
     layout.setStretch(0, 1)
-
-
-_FRAME: Final = "#ff3030"  # nowhere in viridis
 
 
 @dataclass(frozen=True)
@@ -190,18 +193,6 @@ class LayerHeadMatrixPlot(QWidget):  # type: ignore[misc]
         number = f"{value:.3f}" if math.isfinite(value) else "no map, or not loaded yet"
         layer, head = self._matrix.layers[cell[0]], self._matrix.heads[cell[1]]
         self.image.setToolTip(f"{layer}\nhead {head}: {number}")
-
-
-_HUES: Final = 8  # more cannot be told apart: further heads differ in lightness
-
-
-_LIGHTNESS: Final = (0.6, 0.8, 0.47)
-
-
-_AT_THE_END: Final = {"position": 0.99, "anchors": [(1, 1), (1, 1)]}  # left of it, above the line
-
-
-_FAINT: Final = 110  # of 255: the heads that are not in view
 
 
 @dataclass(frozen=True)
