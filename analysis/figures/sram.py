@@ -100,7 +100,7 @@ def _finest_grid(sample: xr.DataTree) -> tuple[int, int]:
     """Return the finest generated grid of the layers with SRAM: it has the smallest patches."""
     grids = [attributes.generated_grid for attributes in sram_layers(sample).values()]
     if not grids:
-        msg = "Expected a layer with SRAM, got none, "
+        msg = "Expected a layer with logits and a grid of reference tokens, got none, "
         if layers_with_reference_grid(sample):
             hint = "Its layers were reduced to maps: capture with representation 'auto'."
         else:
