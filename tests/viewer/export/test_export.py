@@ -475,12 +475,12 @@ def test_a_wrong_name_is_shown_as_a_notification(
 @pytest.mark.parametrize("direction", ["r2g", "g2r"])
 @pytest.mark.parametrize("averaged_dims", [(), ("layer", "head")])
 def test_the_copied_python_makes_what_the_layer_shows(
-    direction: str, means: tuple[str, ...], window: Any, qtbot: Any
+    direction: str, averaged_dims: tuple[str, ...], window: Any, qtbot: Any
 ) -> None:
     from qtpy.QtGui import QGuiApplication
 
     viewer, session, widget = window
-    for dim in means:
+    for dim in averaged_dims:
         session.set_averaged(dim, True)
     widget.which.setCurrentText(direction.upper())
     QGuiApplication.clipboard().setText("")
