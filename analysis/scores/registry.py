@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from importlib.metadata import entry_points
 from typing import Final
 
 from i2am.analysis.scores import SCORES
 from i2am.analysis.scores.score import Score, ScoredMap, ScoreValue
 from i2am.schemas import AnalysisError, did_you_mean
+from i2am.schemas.published import iter_published
 
 __all__ = [
     "ENTRY_POINTS",
@@ -141,15 +141,5 @@ def compute_score(score: Score, scored: ScoredMap) -> dict[str, float]:
 @functools.cache
 def _load_published() -> None:
     """Register the scores that installed packages publish."""
-    for point in entry_points(group=ENTRY_POINTS):
-        wanted = f"Expected a Score at entry point {point.value!r}"
-        hint = "Repair or remove the package that publishes it."
-        try:
-            score = point.load()
-        except Exception as e:
-            msg = f"{wanted}, got {type(e).__name__}: {e}. {hint}"
-            raise AnalysisError(msg) from e
-        if not isinstance(score, Score):
-            msg = f"{wanted}, got {score!r}. {hint}"
-            raise AnalysisError(msg)
+    for score in iter_published(ENTRY_POINTS, Score, AnalysisError):
         register_score(score)

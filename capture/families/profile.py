@@ -12,12 +12,12 @@ import fnmatch
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from i2am.capture.hooks.taps import LayerTap
 from i2am.schemas import CaptureError, did_you_mean
 from i2am.schemas.dims import CONDITIONAL, UNCONDITIONAL
+from i2am.schemas.published import iter_published
 
 if TYPE_CHECKING:
     from torch import nn
@@ -222,17 +222,7 @@ def _load_published() -> None:
     CaptureError
         If one of them cannot be loaded, or is not a profile.
     """
-    for point in entry_points(group=ENTRY_POINTS):
-        wanted = f"Expected a Profile at entry point {point.value!r}"
-        hint = "Repair or remove the package that publishes it."
-        try:
-            profile = point.load()
-        except Exception as e:
-            msg = f"{wanted}, got {type(e).__name__}: {e}. {hint}"
-            raise CaptureError(msg) from e
-        if not isinstance(profile, Profile):
-            msg = f"{wanted}, got {profile!r}. {hint}"
-            raise CaptureError(msg)
+    for profile in iter_published(ENTRY_POINTS, Profile, CaptureError):
         register(profile)
 
 
