@@ -11,9 +11,10 @@ from i2am.viewer.display import check_display, check_qt
 if TYPE_CHECKING:
     import napari
 
+    from i2am.viewer.data.sample import SampleView
     from i2am.viewer.session.session import Session
 
-__all__ = ["open_viewer", "serve", "view"]
+__all__ = ["open_viewer", "serve", "show_view", "view"]
 
 _WINDOW_PX: Final = (1500, 900)
 
@@ -63,20 +64,27 @@ def open_viewer(
     import napari
     from qtpy.QtWidgets import QApplication
 
-    from i2am.viewer.scene.layers import own_layers
     from i2am.viewer.widgets.run_browser import RunBrowser
 
     viewer = napari.Viewer(title=f"{Path(run_path).name} - I²AM", show=show)
     _enlarge(viewer)
-    session = serve(viewer)
+    serve(viewer)
     viewer.window.add_dock_widget(RunBrowser(viewer), name="Run browser", area="right")
     QApplication.processEvents()  # so that the canvas has its size when the view is fitted to it
+    show_view(viewer, view)
+    return viewer
+
+
+def show_view(viewer: napari.Viewer, view: SampleView) -> None:
+    """Show a sample in a window that `serve` was called on, with R2G active, half-way through."""
+    from i2am.viewer.scene.layers import own_layers
+
+    session = serve(viewer)
     session.show(view)
     viewer.layers.selection.active = own_layers(viewer)["r2g"]
     # Half-way through: the first steps are noise, and the outer layers are often the coarsest.
     layers, steps, heads = view.axes.shape
     session.go_to(layer=(layers - 1) // 2, step=(steps - 1) // 2, head=(heads - 1) // 2)
-    return viewer
 
 
 def serve(viewer: napari.Viewer) -> Session:

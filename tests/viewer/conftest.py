@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +58,147 @@ def run(tmp_path: Path) -> Path:
     return path
 
 
+class SharedWindow:
+    """One window for the tests of a file: to fill a new one takes ten times as long as most tests.
+
+    A test's run takes the place of the one before, as when a user opens a second run. What a test
+    did to the window is undone; layers that it changed are made anew.
+    """
+
+    def __init__(self) -> None:
+        self._viewer: Any = None
+        self._state: list[Any] = []
+        self._application = ExitStack()
+
+    def show(self, path: Path) -> Any:
+        """Show a run as `open_viewer` does, and return the napari viewer."""
+        from i2am.viewer import open_viewer
+        from i2am.viewer.data.open_sample import open_view
+        from i2am.viewer.window import show_view
+
+        if self._viewer is None:
+            self._application.enter_context(_own_napari_application())
+            self._viewer = open_viewer(path)
+        else:
+            self._restore()
+            show_view(self._viewer, open_view(path))
+        self._state = self._layers_state()
+        return self._viewer
+
+    def close(self) -> None:
+        """Close the window, if it is open; napari's own fixture counts those that are."""
+        if self._viewer is not None:
+            self._viewer.close()
+            self._viewer = None
+            gc.collect()
+            self._application.close()
+
+    def _restore(self) -> None:
+        from napari.settings import get_settings
+        from qtpy.QtWidgets import QApplication
+
+        from i2am.viewer.picking.sram_controller import sram_controller_of
+        from i2am.viewer.scene.appearance import Appearance
+        from i2am.viewer.session.attach import session_of
+
+        viewer, session = self._viewer, session_of(self._viewer)
+        for name, widget in list(viewer.window.dock_widgets.items()):
+            if name != "Run browser":
+                viewer.window.remove_dock_widget(widget)
+                widget.deleteLater()
+        viewer.dims.ndisplay = 2
+        session.set_averaged_dims(frozenset())
+        session.set_appearance(**asdict(Appearance()))
+        sram_controller_of(session).clear()
+        if len(session.views) > 1:
+            session.stop_comparing()
+        for layer in list(viewer.layers):
+            if _role(layer) not in self._roles:
+                viewer.layers.remove(layer)
+        if self._layers_state() != self._state:
+            viewer.layers.clear()
+        if viewer.theme != (theme := get_settings().appearance.theme):
+            viewer.theme = theme
+        QApplication.processEvents()
+
+    @property
+    def _roles(self) -> set[str]:
+        return {role for role, *_ in self._state}
+
+    def _layers_state(self) -> list[Any]:
+        """Return what a test may change of the layers, besides what is shown in them."""
+        return [
+            (
+                _role(layer),
+                id(layer),
+                layer.visible,
+                layer.opacity,
+                getattr(layer, "interpolation2d", None),
+                str(getattr(layer, "mode", None)),
+            )
+            for layer in self._viewer.layers
+        ]
+
+
+@contextmanager
+def _own_napari_application() -> Iterator[None]:
+    """Register napari's and the plugins' commands anew, as napari's fixture does for its windows."""
+    from napari._app_model._app import NapariApplication, _napari_names
+    from napari._qt._qapp_model.qactions import init_qactions
+    from napari.plugins import _initialize_plugins
+
+    application = NapariApplication("i2am-tests")
+    application.injection_store.namespace = _napari_names
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NapariApplication, "get_app_model", lambda: application)
+        # napari's fixture does without this thread, too.
+        patch.setattr("napari._qt.threads.status_checker.StatusChecker.start", lambda _: None)
+        yield
+    NapariApplication.destroy("i2am-tests")
+    for registered in (_initialize_plugins, init_qactions):
+        registered.cache_clear()
+
+
+def _role(layer: Any) -> str | None:
+    """Return which of a sample's layers this is; None if it is none of ours."""
+    from i2am.viewer.scene.layers import own_metadata
+
+    role: str | None = (own_metadata(layer) or {}).get("role")
+    return role
+
+
+@pytest.fixture(scope="module")
+def shared_window(qapp: Any) -> Iterator[SharedWindow]:
+    window = SharedWindow()
+    yield window
+    window.close()
+
+
 @pytest.fixture
-def open_window(make_napari_viewer: Any) -> Callable[..., Any]:
+def open_window(shared_window: SharedWindow) -> Callable[[Path], Any]:
+    """Return `open_viewer`, in a window that the tests of a file share."""
+    return shared_window.show
+
+
+@pytest.fixture
+def _without_shared_window(shared_window: SharedWindow) -> None:
+    shared_window.close()
+
+
+@pytest.fixture
+def make_napari_viewer(_without_shared_window: None, make_napari_viewer: Any) -> Any:
+    """Return napari's own fixture, which wants no other window to be open."""
+    return make_napari_viewer
+
+
+@pytest.fixture
+def open_new_window(make_napari_viewer: Any) -> Callable[..., Any]:
     """Return `open_viewer` whose windows napari's own fixture closes and checks for leaks."""
     from i2am.viewer import open_viewer
 
-    def open_window(path: Path, **options: Any) -> Any:
+    def open_new_window(path: Path, **options: Any) -> Any:
         return make_napari_viewer(
             ViewerClass=lambda **_: open_viewer(path, **options, show=True), show=True
         )
 
-    return open_window
+    return open_new_window

@@ -67,16 +67,16 @@ def _halves(scene: Pixels) -> tuple[Pixels, Pixels]:
     return scene[:, :32], scene[:, REFERENCE_X : REFERENCE_X + 32]
 
 
-@pytest.mark.parametrize("position", [(0, 0, 0), (2, 3, 1), (1, 2, 0)])
 def test_the_heat_is_where_the_maps_say_at_each_slider_position(
-    position: tuple[int, int, int], run: Path, open_window: Callable[..., Any]
+    run: Path, open_window: Callable[..., Any], subtests: pytest.Subtests
 ) -> None:
     viewer = open_window(run)
-    _stand(viewer, *position)
-    layer, step, head = position
-    generated, reference = _halves(_shot(viewer))
-    _assert_heat(generated, _stored(run, "first", "generated"), (layer + step, head))
-    _assert_heat(reference, _stored(run, "first", "reference"), (layer + step, 7 - head))
+    for layer, step, head in ((0, 0, 0), (2, 3, 1), (1, 2, 0)):
+        with subtests.test(layer=layer, step=step, head=head):
+            _stand(viewer, layer, step, head)
+            generated, reference = _halves(_shot(viewer))
+            _assert_heat(generated, _stored(run, "first", "generated"), (layer + step, head))
+            _assert_heat(reference, _stored(run, "first", "reference"), (layer + step, 7 - head))
 
 
 def test_a_head_without_values_leaves_the_image_clear(
@@ -96,22 +96,20 @@ def test_a_head_without_values_leaves_the_image_clear(
 AVERAGEABLE_DIMS = ("layer", "step", "head")
 
 
-@pytest.mark.parametrize(
-    "averaged_dims",
-    [
-        averaged_dims
-        for n in range(4)
-        for averaged_dims in itertools.combinations(AVERAGEABLE_DIMS, n)
-    ],
-    ids=lambda averaged_dims: "+".join(averaged_dims) or "none",
-)
 def test_each_switch_shows_the_mean_over_its_axis_wherever_its_slider_stands(
-    averaged_dims: tuple[str, ...], run: Path, open_window: Callable[..., Any]
+    run: Path, open_window: Callable[..., Any], subtests: pytest.Subtests
 ) -> None:
     viewer = open_window(run)
+    for n in range(4):
+        for averaged_dims in itertools.combinations(AVERAGEABLE_DIMS, n):
+            with subtests.test("+".join(averaged_dims) or "none"):
+                _assert_the_mean_is_shown(viewer, run, averaged_dims)
+
+
+def _assert_the_mean_is_shown(viewer: Any, run: Path, averaged_dims: tuple[str, ...]) -> None:
     browser = viewer.window.dock_widgets["Run browser"]
-    for dim in averaged_dims:
-        browser.averaged[dim].setChecked(True)
+    for dim in AVERAGEABLE_DIMS:
+        browser.averaged[dim].setChecked(dim in averaged_dims)
     _stand(viewer, 1, 2, 1)
     truth: Any = spot_volume()
     for axis, dim in reversed(list(enumerate(AVERAGEABLE_DIMS))):
@@ -300,9 +298,9 @@ def test_keys_reach_the_window(run: Path, open_window: Callable[..., Any], qtbot
 
 
 def test_timesteps_become_the_third_axis_and_a_slider_again(
-    run: Path, open_window: Callable[..., Any]
+    run: Path, open_new_window: Callable[..., Any]
 ) -> None:
-    viewer = open_window(run)
+    viewer = open_new_window(run)
     _stand(viewer, 1, 2, 1)
     browser = viewer.window.dock_widgets["Run browser"]
     before = viewer.screenshot(flash=False)
@@ -524,9 +522,9 @@ def test_layers_of_others_are_left_alone(run: Path, open_window: Callable[..., A
 
 
 def test_the_whole_window_is_neither_blank_nor_cut_off(
-    run: Path, open_window: Callable[..., Any]
+    run: Path, open_new_window: Callable[..., Any]
 ) -> None:
-    viewer = open_window(run)
+    viewer = open_new_window(run)
     assert viewer.window.geometry()[2:] == (1500, 900)
     height, width = viewer.canvas.size
     extent = viewer.layers.extent.world[:, -2:]

@@ -48,7 +48,7 @@ def test_the_first_complete_sample_opens_whatever_stands_before_it(tmp_path: Pat
 
 
 def test_a_run_in_a_bucket_opens_and_its_maps_come(
-    monkeypatch: pytest.MonkeyPatch, open_window: Callable[..., Any], qtbot: Any
+    monkeypatch: pytest.MonkeyPatch, open_new_window: Callable[..., Any], qtbot: Any
 ) -> None:
     with serve_bucket() as (endpoint, _):
         for name, value in credentials(endpoint).items():
@@ -58,7 +58,7 @@ def test_a_run_in_a_bucket_opens_and_its_maps_come(
         assert kind_of(URL) == "run"
         assert kind_of("s3://bucket/nothing.zarr") is None
         assert get_reader(URL) is not None
-        viewer = open_window(URL, sample="b")
+        viewer = open_new_window(URL, sample="b")
         session = session_of(viewer)
         qtbot.waitUntil(lambda: session.share_loaded == 1, timeout=60_000)
         truth = analyze(open_run(URL)["b"])["r2g"].dataset["volume"]

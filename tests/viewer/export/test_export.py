@@ -294,14 +294,12 @@ def test_a_figures_caption_says_which_map_it_is(
     np.testing.assert_array_equal(_saved(path, qtbot), figure)
 
 
-@pytest.mark.parametrize(("ending", "every"), [("gif", 1), ("gif", 2), ("mp4", 1)])
 def test_an_animation_shows_the_timesteps_and_puts_the_slider_back(
-    ending: str,
-    every: int,
     window: Any,
     tmp_path: Path,
     qtbot: Any,
     monkeypatch: pytest.MonkeyPatch,
+    subtests: pytest.Subtests,
 ) -> None:
     viewer, session, widget = window
     del viewer.layers["captions"]
@@ -309,22 +307,25 @@ def test_an_animation_shows_the_timesteps_and_puts_the_slider_back(
         if layer.name in ("R2G", "G2R"):
             layer.interpolation2d = "nearest"
     widget.scale.setValue(8)
-    widget.every.setValue(every)
     widget.frames_per_second.setValue(2)
-    _choose(monkeypatch, path := tmp_path / f"moving.{ending}")
-    _press(widget.animation_button, qtbot)
-    assert not widget.animation_button.isEnabled()
-    qtbot.waitUntil(lambda: any(m == f"Saved {path}" for m in _messages()), timeout=30_000)
-    frames = _read_gif(path) if ending == "gif" else _read_mp4(path)[1]
-    assert session.position == (0, 1, 1)
-    assert widget.animation_button.isEnabled()
-    assert not widget.cancel_button.isEnabled()
-    height = len(widget.take_figure()[0])
-    assert [_hot_patch(frame[:height], 8) for frame in frames] == [
-        (step, 1) for step in range(0, 4, every)
-    ]
-    captions = [frame[height:].astype(int) for frame in frames]  # each names its timestep
-    assert all(np.abs(a - b).max() > 100 for a, b in pairwise(captions))
+    for ending, every in (("gif", 1), ("gif", 2), ("mp4", 1)):
+        with subtests.test(ending=ending, every=every):
+            widget.every.setValue(every)
+            _choose(monkeypatch, path := tmp_path / f"moving-{every}.{ending}")
+            _press(widget.animation_button, qtbot)
+            assert not widget.animation_button.isEnabled()
+            saved = f"Saved {path}"
+            qtbot.waitUntil(lambda saved=saved: saved in _messages(), timeout=30_000)
+            frames = _read_gif(path) if ending == "gif" else _read_mp4(path)[1]
+            assert session.position == (0, 1, 1)
+            assert widget.animation_button.isEnabled()
+            assert not widget.cancel_button.isEnabled()
+            height = len(widget.take_figure()[0])
+            assert [_hot_patch(frame[:height], 8) for frame in frames] == [
+                (step, 1) for step in range(0, 4, every)
+            ]
+            captions = [frame[height:].astype(int) for frame in frames]  # each names its timestep
+            assert all(np.abs(a - b).max() > 100 for a, b in pairwise(captions))
 
 
 def test_a_cancelled_animation_leaves_no_file_and_the_slider_where_it_was(
@@ -472,25 +473,26 @@ def test_a_wrong_name_is_shown_as_a_notification(
     qtbot.waitUntil(lambda: "Call it moving.png" in _messages()[-1], timeout=5000)
 
 
-@pytest.mark.parametrize("direction", ["r2g", "g2r"])
-@pytest.mark.parametrize("averaged_dims", [(), ("layer", "head")])
 def test_the_copied_python_makes_what_the_layer_shows(
-    direction: str, averaged_dims: tuple[str, ...], window: Any, qtbot: Any
+    window: Any, qtbot: Any, subtests: pytest.Subtests
 ) -> None:
     from qtpy.QtGui import QGuiApplication
 
     viewer, session, widget = window
-    for dim in averaged_dims:
-        session.set_averaged(dim, True)
-    widget.which.setCurrentText(direction.upper())
-    QGuiApplication.clipboard().setText("")
-    _press(widget.copy_button, qtbot)
-    qtbot.waitUntil(lambda: QGuiApplication.clipboard().text() != "", timeout=5000)
-    names: dict[str, Any] = {}
-    exec(QGuiApplication.clipboard().text(), names)
-    layer = viewer.layers[direction.upper()]
-    shown = np.asarray(layer.data[tuple(int(at) for at in viewer.dims.current_step[:4])])
-    np.testing.assert_allclose(names["attention"], shown, rtol=1e-6)
+    for averaged_dims in ((), ("layer", "head")):
+        for dim in averaged_dims:
+            session.set_averaged(dim, True)
+        for direction in ("R2G", "G2R"):
+            with subtests.test(direction=direction, averaged_dims=averaged_dims):
+                widget.which.setCurrentText(direction)
+                QGuiApplication.clipboard().setText("")
+                _press(widget.copy_button, qtbot)
+                qtbot.waitUntil(lambda: QGuiApplication.clipboard().text() != "", timeout=5000)
+                names: dict[str, Any] = {}
+                exec(QGuiApplication.clipboard().text(), names)
+                at = tuple(int(index) for index in viewer.dims.current_step[:4])
+                shown = np.asarray(viewer.layers[direction].data[at])
+                np.testing.assert_allclose(names["attention"], shown, rtol=1e-6)
 
 
 def test_the_copied_python_of_a_picked_region_makes_its_sram(

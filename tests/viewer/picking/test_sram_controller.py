@@ -238,8 +238,13 @@ def test_a_drag_with_shift_requests_an_area_and_leaves_the_view_still(
 
 def test_the_area_is_seen_while_it_is_dragged(window: Any) -> None:
     seen = []
-    window.layers.events.inserted.connect(lambda event: seen.append(event.value.name))
+
+    def note(event: Any) -> None:
+        seen.append(event.value.name)
+
+    window.layers.events.inserted.connect(note)
     drag(window, (6, 5), (20, 11), Qt.KeyboardModifier.ShiftModifier)
+    window.layers.events.inserted.disconnect(note)
     assert seen[0] == "pick"  # Before there is an answer, or even a question.
 
 
@@ -329,11 +334,12 @@ def test_the_latest_pick_wins(run: Path, window: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(LiveSram, "ask", slowly)
     shown = []
     controller = controller_in(window)
-    controller.estimated.connect(lambda: shown.append(controller.pick))
+    connection = controller.estimated.connect(lambda: shown.append(controller.pick))
     for y in (2, 10, 18, 26):
         controller.request(Pick(str(run), "first", "generated", (y, 9, y + 1, 10)))
     wanted = sram(sample_of(run), generated=(26, 9))
     np.testing.assert_allclose(shown_sram(window).data, wanted, rtol=1e-5)
+    controller.estimated.disconnect(connection)
     assert [pick.area[0] for pick in shown if pick is not None] == [26]
     wait(lambda: not ended[-1])
     assert ended[:-1] == [True] * (len(ended) - 1)
@@ -354,11 +360,12 @@ def test_estimates_are_shown_as_they_come(
     monkeypatch.setattr(LiveSram, "ask", slowly)
     controller = controller_in(window)
     shown: list[Any] = []
-    controller.estimated.connect(
+    connection = controller.estimated.connect(
         lambda: shown.append((controller.estimate.share, window.layers["SRAM"].data.copy()))  # type: ignore[union-attr]
     )
     controller.request(Pick(str(run), "first", "generated", (9, 30, 10, 31)))
     shown_sram(window)
+    controller.estimated.disconnect(connection)
     assert len(shown) > 1
     assert shown[0][0] < 1
     assert not np.allclose(shown[0][1], shown[-1][1])

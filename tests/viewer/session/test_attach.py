@@ -20,9 +20,9 @@ def _threads() -> list[str]:
 
 
 def test_a_window_has_one_session_and_one_controller(
-    run: Path, open_window: Callable[..., Any]
+    run: Path, open_new_window: Callable[..., Any]
 ) -> None:
-    viewer, other = open_window(run), open_window(run)
+    viewer, other = open_new_window(run), open_new_window(run)
     session = session_of(viewer)
     assert session_of(viewer) is session
     assert sram_controller_of(session) is sram_controller_of(session)
@@ -51,10 +51,10 @@ def _use(viewer: Any, run: Path) -> weakref.ref[Any]:
 
 
 def test_a_closed_window_leaves_no_thread_and_no_session(
-    run: Path, open_window: Callable[..., Any]
+    run: Path, open_new_window: Callable[..., Any]
 ) -> None:
     wait(lambda: not _threads())  # those of windows before
-    viewer = open_window(run)
+    viewer = open_new_window(run)
     session = _use(viewer, run)
     viewer.close()
     del viewer
@@ -63,11 +63,11 @@ def test_a_closed_window_leaves_no_thread_and_no_session(
 
 
 def test_a_closed_window_stops_an_animation(
-    run: Path, tmp_path: Path, open_window: Callable[..., Any]
+    run: Path, tmp_path: Path, open_new_window: Callable[..., Any]
 ) -> None:
     from i2am.viewer.export.animation import TimestepAnimation
 
-    viewer = open_window(run)
+    viewer = open_new_window(run)
     session = session_of(viewer)
     wait(lambda: session.share_loaded == 1)
     animation = TimestepAnimation(session, tmp_path / "moving.gif", scale=32)

@@ -165,28 +165,32 @@ def test_a_map_that_does_not_exist_has_dashes_and_a_sentence(
     assert "No R2G map of this layer and head." in widget.note.text()
 
 
-@pytest.mark.parametrize(("step", "head"), [(0, 0), (3, 1)])
 def test_a_click_on_a_curve_moves_the_sliders_there(
-    step: int, head: int, run: Path, open_plots: Callable[..., Any], qtbot: Any
+    run: Path, open_plots: Callable[..., Any], qtbot: Any, subtests: pytest.Subtests
 ) -> None:
     session, widget = open_plots(run)
-    _click(widget.curves.plot, qtbot, step, float(_inside(_volume()[1, step, head])))
-    qtbot.waitUntil(lambda: session.position == (1, step, head), timeout=2000)
-    _settle(widget, qtbot)
-    assert widget.curves.here.value() == step
+    for step, head in ((0, 0), (3, 1)):
+        with subtests.test(step=step, head=head):
+            _click(widget.curves.plot, qtbot, step, float(_inside(_volume()[1, step, head])))
+            wanted = (1, step, head)
+            qtbot.waitUntil(lambda wanted=wanted: session.position == wanted, timeout=2000)
+            _settle(widget, qtbot)
+            assert widget.curves.here.value() == step
 
 
-@pytest.mark.parametrize(("layer", "head"), [(0, 0), (2, 1)])
 def test_a_click_on_a_cell_moves_the_sliders_there_and_ends_the_mean(
-    layer: int, head: int, run: Path, open_plots: Callable[..., Any], qtbot: Any
+    run: Path, open_plots: Callable[..., Any], qtbot: Any, subtests: pytest.Subtests
 ) -> None:
     session, widget = open_plots(run)
-    session.set_averaged("layer", True)
-    session.set_averaged("step", True)
-    _settle(widget, qtbot)
-    _click(widget.matrix.plot, qtbot, head, layer)
-    qtbot.waitUntil(lambda: session.position == (layer, 2, head), timeout=2000)
-    assert session.averaged_dims == {"step"}
+    for layer, head in ((0, 0), (2, 1)):
+        with subtests.test(layer=layer, head=head):
+            session.set_averaged("layer", True)
+            session.set_averaged("step", True)
+            _settle(widget, qtbot)
+            _click(widget.matrix.plot, qtbot, head, layer)
+            wanted = (layer, 2, head)
+            qtbot.waitUntil(lambda wanted=wanted: session.position == wanted, timeout=2000)
+            assert session.averaged_dims == {"step"}
 
 
 def test_a_click_in_the_legend_moves_the_head_slider(
