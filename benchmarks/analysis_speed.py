@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=options.dir) as folder, threadpool_limits(1):
-        steps = 5 if options.quick else STEPS
+        steps = 2 if options.quick else STEPS
         if options.workers:
             compare_workers(Path(folder), steps)
             return

@@ -27,7 +27,7 @@ from i2am.storage import StoreLike, is_url
 if TYPE_CHECKING:
     from i2am.analysis.figures.overlay import MapStyle
 
-__all__ = ["write_comparison", "write_figures"]
+__all__ = ["figure_path", "write_comparison", "write_figures"]
 
 
 _STORE: Final = "differences.zarr"
@@ -81,20 +81,28 @@ def write_figures(
     _check_known(kinds, FIGURES, "figure")
     _check_known(names, run, "sample of the run")
     _check_known(names, maps, "sample of the maps")
-    wanted_files = [
-        (name, kind, Path(out_dir) / f"{name}-{kind}.png")
+    wanted = {
+        name: [kind for kind in kinds if FIGURES[kind].exists(sample)]
         for name in names
-        for kind in kinds
-        if FIGURES[kind].exists(run[name])
-    ]
-    for *_, path in wanted_files:
+        for sample in (run[name],)
+    }
+    paths = [figure_path(out_dir, name, kind) for name in names for kind in wanted[name]]
+    for path in paths:
         check_new_file(path, overwrite=overwrite)
     Path(out_dir).mkdir(parents=True, exist_ok=True)
-    bar = tqdm(wanted_files, "figures", unit="figure", disable=not progress)
-    for name, kind, path in bar:
-        with written_whole(path) as unfinished:
-            unfinished.write_bytes(render(load_figure(kind)(run[name], maps[name], style=style)))
-    return [path for *_, path in wanted_files]
+    with tqdm(total=len(paths), desc="figures", unit="figure", disable=not progress) as bar:
+        for name in names:
+            sample, own_maps = run[name], maps[name]
+            for kind in wanted[name]:
+                with written_whole(figure_path(out_dir, name, kind)) as unfinished:
+                    unfinished.write_bytes(render(load_figure(kind)(sample, own_maps, style=style)))
+                bar.update()
+    return paths
+
+
+def figure_path(out_dir: str | Path, sample: str, kind: str) -> Path:
+    """Return where `write_figures` writes a sample's figure of a kind."""
+    return Path(out_dir) / f"{sample}-{kind}.png"
 
 
 def _check_known(names: Iterable[str], known: Mapping[str, object], what: str) -> None:

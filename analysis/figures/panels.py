@@ -32,6 +32,7 @@ from i2am.analysis.figures.overlay import (
 from i2am.schemas.directions import R2G
 
 __all__ = [
+    "FIGURE_DPI",
     "ColorBar",
     "Marker",
     "Panel",
@@ -47,6 +48,8 @@ __all__ = [
     "stored_image",
 ]
 
+FIGURE_DPI: Final = 150
+
 _WIDTH: Final = 2.0  # of a panel; all sizes in inches
 _WIDTH_BESIDE_MAIN: Final = 1.5
 _MAX_MAIN_WIDTH: Final = 5.5
@@ -60,7 +63,6 @@ _MAX_COLUMNS: Final = 6
 _FONT_PT: Final = 8.5
 _LETTERS_PER_INCH: Final = 15.0
 _BOLD_LETTER: Final = 0.1
-_DPI: Final = 150
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def draw(groups: tuple[PanelGroup, ...]) -> Figure:
     layouts = [_Layout.of(group) for group in groups]
     width = max(layout.width for layout in layouts)
     height = sum(layout.height for layout in layouts)
-    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=FIGURE_DPI, facecolor="white")
     top = 0.0
     for group, layout in zip(groups, layouts, strict=True):
         _draw_group(figure, group, layout, top)
@@ -138,12 +140,11 @@ def draw(groups: tuple[PanelGroup, ...]) -> Figure:
     return figure
 
 
-def render(figure: Figure, file_format: str = "png", **options: Any) -> bytes:
-    """Return the figure's file as bytes, the same bytes for the same figure."""
+def render(figure: Figure) -> bytes:
+    """Return the figure's PNG, the same bytes for the same figure."""
     buffer = BytesIO()
-    # No software version and no date in the file.
-    metadata = {"Software": None} if file_format == "png" else None
-    figure.savefig(buffer, format=file_format, dpi=_DPI, metadata=metadata, **options)
+    # No software version in the file.
+    figure.savefig(buffer, format="png", dpi=FIGURE_DPI, metadata={"Software": None})
     return buffer.getvalue()
 
 

@@ -11,17 +11,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
 import jinja2
 import pandas as pd
 import xarray as xr
+from PIL import Image
 
 from i2am.analysis.figures import FIGURES, load_figure, report_kinds
 from i2am.analysis.figures.captions import absence, similarity_note
+from i2am.analysis.figures.files import figure_path
 from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle
-from i2am.analysis.figures.panels import render
+from i2am.analysis.figures.panels import FIGURE_DPI, render
 from i2am.analysis.scores.registry import score_meanings
 from i2am.files import check_new_file, written_whole
 from i2am.schemas import AnalysisError
@@ -45,6 +48,7 @@ def write_report(
     overwrite: bool = False,
     max_samples: int = 50,
     style: MapStyle = DEFAULT_STYLE,
+    figures_dir: Path | None = None,
 ) -> Path:
     """Write a page about the samples that the run and the maps share, and return its path.
 
@@ -61,6 +65,9 @@ def write_report(
     max_samples : int
         Samples with figures; the summary counts them all, and the page says how many it leaves out.
     style : MapStyle
+    figures_dir : Path, optional
+        Where `write_figures` has written these samples' figures in this style: what is there is
+        taken, not drawn again.
 
     Raises
     ------
@@ -73,7 +80,9 @@ def write_report(
     names = _shared_names(run, maps)
     if scores is not None:
         scores = _scores_of(scores, names)
-    sections = [_section(n, run[n], maps[n], scores, style) for n in names[:max_samples]]
+    sections = [
+        _section(n, run[n], maps[n], scores, style, figures_dir) for n in names[:max_samples]
+    ]
     page = _template().render(
         title=_name(run),
         head=dict(_head(sections)),
@@ -151,10 +160,15 @@ def _scores_of(scores: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 
 
 def _section(
-    name: str, sample: xr.DataTree, maps: xr.DataTree, scores: pd.DataFrame | None, style: MapStyle
+    name: str,
+    sample: xr.DataTree,
+    maps: xr.DataTree,
+    scores: pd.DataFrame | None,
+    style: MapStyle,
+    figures_dir: Path | None,
 ) -> _Section:
     figures = tuple(
-        _figure(kind, name, sample, maps, style)
+        _figure(kind, name, sample, maps, style, figures_dir)
         for kind in report_kinds()
         if FIGURES[kind].exists(sample)
     )
@@ -173,16 +187,28 @@ def _section(
 
 
 def _figure(
-    kind: str, name: str, sample: xr.DataTree, maps: xr.DataTree, style: MapStyle
+    kind: str,
+    name: str,
+    sample: xr.DataTree,
+    maps: xr.DataTree,
+    style: MapStyle,
+    figures_dir: Path | None,
 ) -> _Figure:
-    drawn = load_figure(kind)(sample, maps, style=style)
+    path = None if figures_dir is None else figure_path(figures_dir, name, kind)
+    if path is not None and path.is_file():
+        png = path.read_bytes()
+    else:
+        png = render(load_figure(kind)(sample, maps, style=style))
     # WebP: a fifth of the PNG's size, which fifty samples in one file notice.
-    image = render(drawn, "webp", pil_kwargs={"quality": 88})
-    source = f"data:image/webp;base64,{base64.b64encode(image).decode('ascii')}"
+    image = BytesIO()
+    with Image.open(BytesIO(png)) as picture:
+        picture.save(image, "webp", quality=88)
+        size = picture.size
+    source = f"data:image/webp;base64,{base64.b64encode(image.getvalue()).decode('ascii')}"
     caption = FIGURES[kind].caption
     title = "Overview" if kind == "overview" else kind.upper()
     alt = f"{title} of sample {name}. {caption}"
-    width_px, height_px = (round(inches * _CSS_PX_PER_INCH) for inches in drawn.get_size_inches())
+    width_px, height_px = (round(pixels * _CSS_PX_PER_INCH / FIGURE_DPI) for pixels in size)
     return _Figure(title, caption, alt, source, width_px, height_px)
 
 

@@ -65,7 +65,7 @@ def run_demo(out: Path, *, overwrite: bool = False) -> int:
     table = score_maps(maps, out=scores)
     samples, sample_maps = open_run(run), open_maps(maps)
     write_figures(samples, sample_maps, list(samples), figures, progress=True)
-    write_report(samples, sample_maps, table, report)
+    write_report(samples, sample_maps, table, report, figures_dir=figures)
     print(f"\n{summarise_scores(table).to_string(float_format='{:.3f}'.format)}\n")
     for path, what in (
         (run, "the captured attention, with images and provenance"),

@@ -17,6 +17,7 @@ import pytest
 import xarray as xr
 from PIL import Image
 
+from i2am.analysis.figures.files import figure_path, write_figures
 from i2am.analysis.figures.report import write_report
 from i2am.schemas import AnalysisError, StoreError
 from tests.support.pictured import Pictured, pictured
@@ -169,6 +170,18 @@ def test_page_says_how_many_samples_it_leaves_out(stores: Stores, tmp_path: Path
     assert "This page shows the first 1 of 2 samples." in page.text
     assert page.text_in("h2") == ["Summary", "cat-001"]
     assert page.text_in("tbody")[1] == "0.3750"
+
+
+def test_figures_that_are_written_already_are_taken_as_they_are(tmp_path: Path) -> None:
+    stores = stores_of({"one": pictured(tokens="one")})
+    figures = tmp_path / "figures"
+    drawn = report_on(stores, None, tmp_path / "drawn.html")
+    write_figures(*stores, list(stores[1]), figures)
+    taken = report_on(stores, None, tmp_path / "taken.html", figures_dir=figures)
+    assert taken.read_bytes() == drawn.read_bytes()
+    Image.new("RGB", (30, 20), "red").save(figure_path(figures, "one", "overview"))
+    other = report_on(stores, None, tmp_path / "other.html", figures_dir=figures)
+    assert other.read_bytes() != drawn.read_bytes()
 
 
 def test_text_from_stores_and_tables_is_escaped(tmp_path: Path) -> None:
