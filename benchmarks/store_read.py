@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +95,12 @@ def measure(
     return store.read_bytes / 1e6, store.requests, min(seconds)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dir", type=Path, help="where to write; default: the temporary directory")
     parser.add_argument("--quick", action="store_true", help="only whether it works")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     names = "".join(f" | {name}" for name in READERS)
     print(f"| chunk | files, MB{names} |\n|---|---{'|---' * len(READERS)}|")
     for name, (chunk_bytes, chunk_steps) in SHAPES.items():

@@ -22,7 +22,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
@@ -61,13 +61,13 @@ PIPELINES = {
 Step = dict[str, dict[str, torch.Tensor]]  # layer, array -> (head, token[, channel]), float16
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dir", type=Path, help="on which disk; default: the temporary directory")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="only whether it works")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     packages = ("torch", "zarr", "numcodecs")
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}\n")

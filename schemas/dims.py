@@ -30,7 +30,8 @@ REFERENCE_PLANE: Final = (REFERENCE_Y, REFERENCE_X)
 UNCONDITIONAL: Final = "unconditional"
 CONDITIONAL: Final = "conditional"
 IMAGE: Final = "image"
-GUIDANCE_LABELS: Final = (UNCONDITIONAL, CONDITIONAL, IMAGE)
+PERTURBED: Final = "perturbed"
+GUIDANCE_LABELS: Final = (UNCONDITIONAL, CONDITIONAL, IMAGE, PERTURBED)
 
 # Arrays of a layer, with the dimensions that may be left out when they have one value.
 LAYER_ARRAYS: Final = {

@@ -104,5 +104,6 @@ register(
             "FluxTransformer2DModel",
         ),
         joint_layers,
+        is_batched=False,
     )
 )

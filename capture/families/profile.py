@@ -55,6 +55,9 @@ class Profile:
         Labels of the branches of a guided batch, in the batch's order.
     calls : tuple of str
         Labels of the calls of one step, in their order, of a model that is called once per branch.
+    is_batched : bool
+        Whether the branches lie in one batch. False of a family whose pipelines call the denoiser
+        once per branch: then every row of a batch is an image.
     recognise : callable (target, denoiser) -> bool, optional
         Whether it serves a target; given where the class alone does not decide that.
     generate : callable, optional
@@ -80,6 +83,7 @@ class Profile:
     find_taps: Callable[[nn.Module], Iterable[LayerTap]]
     guidance: tuple[str, ...] = (UNCONDITIONAL, CONDITIONAL)
     calls: tuple[str, ...] = (CONDITIONAL, UNCONDITIONAL)
+    is_batched: bool = True
     recognise: Callable[[Any, nn.Module], bool] | None = None
     generate: Generate | None = None
 

@@ -62,5 +62,6 @@ register(
             "QwenImageTransformer2DModel",
         ),
         double_stream_layers,
+        is_batched=False,
     )
 )

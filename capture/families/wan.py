@@ -77,5 +77,6 @@ register(
         "wan-image-to-video",
         ("WanImageToVideoPipeline", "ChronoEditPipeline", "WanTransformer3DModel"),
         image_cross_attention,
+        is_batched=False,
     )
 )

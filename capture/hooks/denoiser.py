@@ -85,12 +85,21 @@ class GuidanceBranches:
         Number of images that the call generates.
     option : {"conditional", "both"}
         Which branches are kept.
+    is_batched : bool
+        Whether branches may share a batch; see `Profile.is_batched`.
+    of_batch : callable () -> tuple of str or None, optional
+        The branches of the batch of the running call, where the pipeline tells them.
+    has_side_calls : bool
+        Whether a step's calls after the first serve guidance alone, and are not kept.
     """
 
     labels: tuple[str, ...]
     call_labels: tuple[str, ...]
     samples: int
     option: GuidanceOption
+    is_batched: bool = True
+    of_batch: Callable[[], tuple[str, ...] | None] | None = None
+    has_side_calls: bool = False
 
     def kept(self, batch: int, call: int) -> tuple[tuple[str, int], ...]:
         """Return the branches to keep of a call, each with the batch index of its first sample.
@@ -107,14 +116,42 @@ class GuidanceBranches:
         CaptureError
             If the batch does not fit the samples, or the step has more calls than labels.
         """
-        branches = guidance_branches(batch, self.samples, self.labels)
-        if len(branches) == 1:
+        if call and self.has_side_calls:
+            return ()
+        told = self._told()
+        if told is None:
+            branches = guidance_branches(batch, self.samples, self.labels)
+        elif batch == self.samples * len(told):
+            branches = told
+        else:
+            raise CaptureError(_unequal_rows(batch, self.samples, told, self.is_batched))
+        if told is not None and self.is_batched:
+            self._check_is_only_call(call)
+        elif len(branches) == 1:
             branches = (self._label(call),)
         return tuple(
             (branch, index * self.samples)
             for index, branch in enumerate(branches)
             if self.option == "both" or branch == CONDITIONAL
         )
+
+    def _told(self) -> tuple[str, ...] | None:
+        """Return the branches of a batch as family and pipeline tell them; None if neither does."""
+        if not self.is_batched:
+            return (CONDITIONAL,)
+        return self.of_batch() if self.of_batch else None
+
+    def _check_is_only_call(self, call: int) -> None:
+        """Refuse another call at a step whose first one held all branches."""
+        # A family whose calls are all conditional says that it needs them.
+        if call < (len(self.call_labels) if set(self.call_labels) == {CONDITIONAL} else 1):
+            return
+        msg = (
+            "Expected one call of the denoiser in a step, with all guidance branches, got another one: "
+            "the image may be painted in parts (tiles, views). Paint it whole, or capture the "
+            "denoiser of one part."
+        )
+        raise CaptureError(msg)
 
     def _label(self, call: int) -> str:
         if call < len(self.call_labels):
@@ -169,7 +206,7 @@ class DenoiserHooks:
     calls: int = field(default=0, init=False)
     _running: _KeptCall | None = field(default=None, init=False)
     _layers_read: set[tuple[str, str]] = field(default_factory=set, init=False)  # layer, branch
-    _branches: set[str] = field(default_factory=set, init=False)
+    _branches: dict[str, None] = field(default_factory=dict, init=False)  # an ordered set
     _clock: StepClock = field(init=False)
 
     def __post_init__(self) -> None:
@@ -198,12 +235,13 @@ class DenoiserHooks:
     @property
     def step_count(self) -> int:
         """Number of steps so far, kept or not."""
-        return len(self._clock.timesteps)
+        return self._clock.step_count
 
     @property
     def branches(self) -> tuple[str, ...]:
-        """The guidance branches that were kept, in the order of the profile."""
-        return tuple(branch for branch in self.guidance.labels if branch in self._branches)
+        """The guidance branches that were kept: those of the profile in its order, then others."""
+        known = dict.fromkeys(branch for branch in self.guidance.labels if branch in self._branches)
+        return tuple(known | self._branches)
 
     def expected_branches(self) -> tuple[str, ...] | None:
         """Return the guidance branches of this run; None until the first guided call."""
@@ -211,6 +249,17 @@ class DenoiserHooks:
             return (CONDITIONAL,)
         branches = self.branches
         return branches if len(branches) > 1 else None
+
+    def check_ended(self) -> None:
+        """Check that the run that has ended was whole.
+
+        Raises
+        ------
+        CaptureError
+            If its steps cannot be counted, or a layer was not read at the last one.
+        """
+        self._clock.check_ended()
+        self.check_all_layers_read()
 
     def check_all_layers_read(self) -> None:
         """Check that every layer was read at the latest step.
@@ -248,7 +297,7 @@ class DenoiserHooks:
             self.check_all_layers_read()
             self.steps.append(position.step)
             self._layers_read.clear()
-        self._branches.update(branch for branch, _ in branches)
+        self._branches |= dict.fromkeys(branch for branch, _ in branches)
         call, index = DenoiserCall(named, batch), len(self.steps) - 1
         self._running = _KeptCall(call, index, branches, self.expected_branches())
 
@@ -279,6 +328,32 @@ class DenoiserHooks:
         sink.receive(
             LayerCall(tap, layer_inputs, kept.step_index, kept.branches, kept.run_branches)
         )
+
+
+def _unequal_rows(batch: int, samples: int, branches: tuple[str, ...], is_batched: bool) -> str:
+    """Return what to say of a batch that does not hold the branches of the named samples."""
+    images, rest = divmod(batch, len(branches))
+    shares = f"{len(branches)} branches ({', '.join(branches)})" if branches[1:] else "1 branch"
+    wanted = (
+        f"Expected {_count(samples * len(branches), 'row')} in the denoiser's batch = "
+        f"{_count(samples, 'sample name')} × {shares}"
+    )
+    if rest:
+        return (
+            f"{wanted}, got {batch}. This call batches otherwise than its pipeline says: capture "
+            "the denoiser itself, with a Profile whose guidance names its branches."
+        )
+    several = "" if is_batched else "; this model gets its branches in calls of their own"
+    way_out = (
+        f"name all {images} images: sample=[…]"
+        if images > samples
+        else "generate the named images in one call, or capture each call in a block of its own"
+    )
+    return f"{wanted}, got {batch} = {_count(images, 'image')}{several}. Please {way_out}."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _argument(named: dict[str, Any], names: tuple[str, ...], what: str) -> Any:

@@ -4,12 +4,14 @@ A step is one step of the sampler, and the evaluation at which it starts is kept
 order evaluate the denoiser several times a step, to correct the previous step or to predict the
 middle of the next. With a scheduler the clock counts the scheduler's own steps. Without one it
 counts distinct timesteps; of several calls at one timestep the last is kept (the ones before it
-correct the previous step).
+correct the previous step). What neither rule can count is refused: a second sampling, timesteps that
+turn round, timesteps that repeat without a rule.
 """
 
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -55,6 +57,9 @@ class StepClock:
         self._calls_per_timestep: int | None = None
         self._timesteps: dict[int, Any] = {}
         self._latest: float | None = None
+        self._is_restarted = False
+        self._descends: bool | None = None
+        self._repeats: list[int] = []  # of each timestep so far, over the calls at the first
 
     @property
     def timesteps(self) -> dict[int, float]:
@@ -74,18 +79,18 @@ class StepClock:
         scheduler = self._scheduler
         if scheduler is None:
             return
-        original = scheduler.step
 
-        @functools.wraps(original)
-        def step(*args: Any, **kwargs: Any) -> Any:
+        def before_step(*args: Any, **kwargs: Any) -> None:
             given = kwargs["timestep"] if "timestep" in kwargs else args[1]
             if self._end_evaluation(given) and after_last is not None:
                 after_last()
-            return original(*args, **kwargs)
 
-        is_own = "step" in vars(scheduler)
-        scheduler.step = step
-        stack.callback(_restore, scheduler, original if is_own else None)
+        def before_set_timesteps(*_args: Any, **_kwargs: Any) -> None:
+            self._is_restarted = self._is_restarted or self._evaluation > 0
+
+        _call_before(scheduler, "step", before_step, stack)
+        if hasattr(scheduler, "set_timesteps"):
+            _call_before(scheduler, "set_timesteps", before_set_timesteps, stack)
 
     def tick(self, timestep: Any) -> CallPosition:
         """Count a call of the denoiser, and return its position.
@@ -95,7 +100,18 @@ class StepClock:
         timestep : Tensor or number
             Argument of the denoiser's call. It is read (which waits for the device) only where the
             scheduler's own steps do not suffice.
+
+        Raises
+        ------
+        CaptureError
+            If it cannot be told which step this is.
         """
+        if self._is_restarted:
+            msg = (
+                f"Expected one sampling in the with block, got a second one after {self.step_count} "
+                "steps. Call capture() again, with another sample name, for each call of the pipeline."
+            )
+            raise CaptureError(msg)
         if self._scheduler is not None and not self._has_stepped and self._call:
             value = read_timestep(timestep)
             if value != self._latest:  # The pipeline steps with another scheduler than its own.
@@ -111,6 +127,37 @@ class StepClock:
         self._call += 1
         return CallPosition(step, self._call - 1)
 
+    @property
+    def step_count(self) -> int:
+        """Number of steps so far."""
+        return len(self._timesteps)
+
+    def check_ended(self) -> None:
+        """Check what can be told, or told without waiting for the device, at the end alone.
+
+        Raises
+        ------
+        CaptureError
+            If the scheduler stepped more often from a timestep than its schedule does; without a
+            scheduler, if the calls at the last timestep are more or fewer than those before.
+        """
+        if self._scheduler is not None:
+            self._check_schedule()
+        elif self._calls_per_timestep is not None:
+            self._end_timestep(is_last=True)
+
+    def _check_schedule(self) -> None:
+        """Refuse steps that are one step of the schedule, taken for several parts of the image."""
+        schedule = torch.as_tensor(getattr(self._scheduler, "timesteps", ()))
+        planned = Counter(schedule.flatten().tolist())
+        for timestep, count in Counter(self.timesteps.values()).items():
+            if 0 < planned[timestep] < count:
+                msg = (
+                    f"Expected one step at timestep {timestep:g}, as the scheduler has, got {count}: "
+                    "the image may be painted in parts (tiles, views). Paint it whole."
+                )
+                raise CaptureError(msg)
+
     def _end_evaluation(self, timestep: Any) -> bool:
         """Count one evaluation, and return whether it was the scheduler's last."""
         if self._scheduler is None or not self._call:
@@ -124,8 +171,11 @@ class StepClock:
 
     def _tick_by_timestep(self, timestep: float) -> CallPosition:
         if timestep != self._latest:
-            if self._latest is not None and self._calls_per_timestep is None:
-                self._calls_per_timestep = self._call
+            if self._latest is not None:
+                self._check_direction(timestep)
+                if self._calls_per_timestep is None:
+                    self._calls_per_timestep = self._call
+                self._end_timestep()
             self._timesteps[len(self._timesteps)] = self._latest = timestep
             self._call = 0
         # Further guidance calls at one timestep replace the ones before.
@@ -133,16 +183,68 @@ class StepClock:
         self._call += 1
         return CallPosition(len(self._timesteps) - 1, call)
 
+    def _check_direction(self, timestep: float) -> None:
+        assert self._latest is not None
+        descends = timestep < self._latest
+        if self._descends not in (None, descends):
+            msg = (
+                f"Expected timesteps that go one way, got {timestep:g} after {self._latest:g}: a second "
+                "sampling, or steps that are sampled again. Capture one sampling a block, without "
+                "resampling."
+            )
+            raise CaptureError(msg)
+        self._descends = descends
+
+    def _end_timestep(self, *, is_last: bool = False) -> None:
+        """Check that the calls at the latest timestep follow the rule of those before.
+
+        Solvers call once at each timestep; or, to correct the step before, twice at each but the
+        first, or twice at the second alone (PLMS).
+        """
+        assert self._calls_per_timestep is not None
+        seen = self._repeats
+        if len(seen) == 1 and self._call == 1:
+            self._calls_per_timestep = 1  # Only the first timestep was repeated.
+        repeats, rest = divmod(self._call, self._calls_per_timestep)
+        # What may come at the first, second, third and further timesteps.
+        allowed = {1} if not seen else {1, 2} if len(seen) < 3 else {seen[2]}
+        if len(seen) == 2 and seen[1] == 1:
+            allowed = {1}
+        if is_last and seen[1:] and seen[-1] == 2:
+            allowed = {1, 2}
+        if rest or repeats not in allowed:
+            msg = (
+                f"Expected {self._calls_per_timestep} calls of the denoiser at a timestep, as at the "
+                f"first, got {self._call} at {self._latest:g}: it is repeated, or sampled in parts. "
+                "Capture the pipeline instead of its denoiser, which tells its steps."
+            )
+            raise CaptureError(msg)
+        seen.append(repeats)
+
+
+def _call_before(scheduler: Any, name: str, before: Callable[..., None], stack: ExitStack) -> None:
+    """Have a scheduler call a function before one of its methods, until `stack` closes."""
+    original = getattr(scheduler, name)
+
+    @functools.wraps(original)
+    def method(*args: Any, **kwargs: Any) -> Any:
+        before(*args, **kwargs)
+        return original(*args, **kwargs)
+
+    is_own = name in vars(scheduler)
+    setattr(scheduler, name, method)
+    stack.callback(_restore, scheduler, name, original if is_own else None)
+
 
 def _snapshot(timestep: Any) -> Any:
     return timestep.detach().clone() if isinstance(timestep, torch.Tensor) else timestep
 
 
-def _restore(scheduler: Any, own: Any) -> None:
+def _restore(scheduler: Any, name: str, own: Any) -> None:
     if own is None:
-        del scheduler.step
+        delattr(scheduler, name)
     else:
-        scheduler.step = own
+        setattr(scheduler, name, own)
 
 
 def _step_of(scheduler: Any, evaluation: int) -> int | None:

@@ -124,11 +124,11 @@ class ReferenceInpaintPipeline(DiffusionPipeline):  # type: ignore[misc]
             )
             raise ValueError(msg)
         repeats = num_images_per_prompt
-        guided = guidance_scale > 1
+        do_classifier_free_guidance = guidance_scale > 1  # By this name capture knows it.
         tokens = self.reference_encoder(reference).repeat_interleave(repeats, dim=0)
         masked, area = self._encode_condition(source, mask)
         condition = torch.cat([masked, area], dim=1).repeat_interleave(repeats, dim=0)
-        if guided:
+        if do_classifier_free_guidance:
             nothing = self.reference_encoder.unconditional.expand(len(tokens), -1, -1)
             tokens = torch.cat([nothing.to(dtype), tokens])
         self.scheduler.set_timesteps(num_inference_steps, device=device)
@@ -136,9 +136,11 @@ class ReferenceInpaintPipeline(DiffusionPipeline):  # type: ignore[misc]
         for step, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
             noisy = self.scheduler.scale_model_input(latents, timestep)
             model_input = torch.cat([noisy, condition], dim=1)
-            model_input = torch.cat([model_input] * 2) if guided else model_input
+            model_input = (
+                torch.cat([model_input] * 2) if do_classifier_free_guidance else model_input
+            )
             prediction = self.unet(model_input, timestep, encoder_hidden_states=tokens).sample
-            if guided:
+            if do_classifier_free_guidance:
                 unconditional, conditional = prediction.chunk(2)
                 prediction = unconditional + guidance_scale * (conditional - unconditional)
             latents = self._step(prediction, timestep, latents, eta, generator)

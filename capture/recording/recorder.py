@@ -11,6 +11,7 @@ import warnings
 from collections import ChainMap
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +30,7 @@ from i2am.capture.hooks.denoiser import (
     GuidanceBranches,
     LayerCall,
 )
+from i2am.capture.pipelines.guidance import batch_branches, makes_side_calls
 from i2am.capture.recording.options import (
     DEFAULT_MEMORY_BYTES,
     CaptureOptions,
@@ -123,7 +125,15 @@ def open_recording(
     hooks = DenoiserHooks(
         denoiser,
         select_layers(target, profile, options.layers),
-        GuidanceBranches(profile.guidance, profile.calls, len(samples), options.guidance),
+        GuidanceBranches(
+            profile.guidance,
+            profile.calls,
+            len(samples),
+            options.guidance,
+            profile.is_batched or isinstance(target, torch.nn.Module),
+            partial(batch_branches, target, profile.guidance),
+            makes_side_calls(target),
+        ),
         options.keeps_step,
         getattr(target, "scheduler", None),
         is_compiled(target, denoiser),
@@ -312,4 +322,4 @@ def _check_ran(hooks: DenoiserHooks) -> None:
     if not hooks.steps:
         msg = f"Expected steps to keep, got none of the {hooks.step_count} that ran. "
         raise CaptureError(msg + "Give other steps=.")
-    hooks.check_all_layers_read()
+    hooks.check_ended()

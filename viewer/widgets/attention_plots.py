@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any, Final
 
 import numpy as np
@@ -176,9 +177,9 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
         self.curves.picked.connect(lambda step, head: self._go_to(step=step, head=head))
         self.curves.head_picked.connect(lambda head: self._go_to(head=head))
         self.matrix.picked.connect(lambda layer, head: self._go_to(layer=layer, head=head))
-        self._viewer.events.theme.connect(self._paint)
+        _follow_theme(self, self._viewer.events.theme)
 
-    def _paint(self, event: Any = None) -> None:
+    def _paint(self) -> None:
         """Draw in the colours of napari's theme."""
         from napari.utils.theme import get_theme
 
@@ -291,3 +292,15 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
                 label.setText(f"{value:.3f}" if math.isfinite(value) else _NONE)
         self.note.setText("\n".join(notes))
         self.scored.emit()
+
+
+def _follow_theme(plots: AttentionPlots, theme: Any) -> None:
+    """Draw in a new theme's colours, until the plots are closed; napari's events outlive widgets."""
+    known = weakref.ref(plots)
+
+    def paint(_event: Any) -> None:
+        if (own := known()) is not None:
+            own._paint()
+
+    theme.connect(paint)
+    plots.destroyed.connect(lambda: theme.disconnect(paint))

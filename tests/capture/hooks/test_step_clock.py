@@ -13,7 +13,7 @@ import torch
 from i2am.capture import CaptureOptions
 from i2am.capture.hooks.denoiser import bind
 from i2am.capture.hooks.step_clock import StepClock
-from i2am.schemas import SchemaError
+from i2am.schemas import CaptureError, SchemaError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array")  # in some schedulers
 STEPS = 4
@@ -139,12 +139,72 @@ def test_without_a_scheduler_steps_are_distinct_timesteps(
     assert list(clock.timesteps.values()) == sorted(set(timesteps), reverse=True)
 
 
+@pytest.mark.parametrize(
+    ("timesteps", "message"),
+    [
+        pytest.param([9, 6, 3, 9], r"one way, got 9 after 3: a second sampling", id="again"),
+        pytest.param([9, 6, 3, 6, 3], r"one way, got 6 after 3", id="resampled"),
+        pytest.param([9, 6, 3, 3, 2, 1], r"Expected 1 calls .* got 2 at 3", id="repeated once"),
+        pytest.param([9, 6, 6, 3, 2, 2, 1], r"got 2 at 2", id="repeated twice, with PLMS"),
+        pytest.param([9, 6, 6, 6, 3], r"got 3 at 6", id="in three parts"),
+        pytest.param([9, 9, 6, 6, 3, 2], r"Expected 2 calls .* got 1 at 3", id="guidance cut off"),
+        pytest.param([9, 6, 3, 3], r"got 2 at 3", id="the last one repeated"),
+        pytest.param([9, 6, 6, 3, 3, 2, 1], r"got 1 at 2", id="no more corrected"),
+    ],
+)
+def test_steps_that_timesteps_cannot_tell_are_refused(timesteps: list[int], message: str) -> None:
+    clock = StepClock()
+
+    def count() -> None:
+        for timestep in timesteps:
+            clock.tick(timestep)
+        clock.check_ended()
+
+    with pytest.raises(CaptureError, match=message):
+        count()
+
+
+@pytest.mark.parametrize(
+    "timesteps",
+    [
+        pytest.param([1, 4, 7], id="noised"),
+        pytest.param([9, 6, 6, 3, 3, 1], id="Heun"),
+        pytest.param([9, 6, 6, 3, 3], id="Heun, corrected to the end"),
+        pytest.param([9, 6, 6], id="PLMS in two steps"),
+        pytest.param([9, 9], id="one step"),
+    ],
+)
+def test_steps_that_timesteps_tell_are_counted(timesteps: list[int]) -> None:
+    clock = StepClock()
+    for timestep in timesteps:
+        clock.tick(timestep)
+    clock.check_ended()
+    assert clock.step_count == len(set(timesteps))
+
+
+@pytest.mark.parametrize("name", ["DDIM", "PNDM", "Heun", "flow Euler"])
+def test_a_second_sampling_with_the_scheduler_is_refused(name: str) -> None:
+    scheduler = scheduler_of(name)
+    clock = StepClock(scheduler)
+    with ExitStack() as stack:
+        clock.watch(stack)
+        latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        scheduler.set_timesteps(STEPS)
+        scheduler.set_timesteps(STEPS)  # Some pipelines do so twice, before they begin.
+        for timestep in scheduler.timesteps:
+            clock.tick(timestep)
+            latents = scheduler.step(latents, timestep, latents, return_dict=False)[0]
+        scheduler.set_timesteps(STEPS)
+        with pytest.raises(CaptureError, match=r"one sampling .* got a second one after 4 steps"):
+            clock.tick(scheduler.timesteps[0])
+
+
 def test_a_scheduler_gets_its_own_step_back() -> None:
     scheduler = scheduler_of("DDIM")
     before = dict(vars(scheduler))
     with pytest.raises(ZeroDivisionError), ExitStack() as stack:
         StepClock(scheduler).watch(stack)
-        assert vars(scheduler).keys() - before.keys() == {"step"}
+        assert vars(scheduler).keys() - before.keys() == {"step", "set_timesteps"}
         raise ZeroDivisionError
     assert vars(scheduler) == before
     scheduler.step = own = lambda *_args: None

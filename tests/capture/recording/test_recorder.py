@@ -408,7 +408,7 @@ def test_a_layer_that_was_not_read_is_an_error_that_names_it(store: Path) -> Non
 
 
 def test_a_batch_that_does_not_fit_the_samples_is_an_error(store: Path) -> None:
-    with pytest.raises(CaptureError, match="for 3 sample names"):
+    with pytest.raises(CaptureError, match=r"= 3 sample names × 2 branches .* got 2 = 1 image"):
         record(models.reference_inpaint(), store, sample=["a", "b", "c"])
 
 

@@ -270,6 +270,19 @@ def test_the_plots_take_the_colours_of_the_theme(run: Path, open_plots: Callable
     assert found[1] < 0.5
 
 
+def test_plots_that_are_closed_follow_the_theme_no_more(
+    run: Path, open_plots: Callable[..., Any], qtbot: Any
+) -> None:
+    session, widget = open_plots(run)
+    theme = session.viewer.events.theme
+    followers = len(theme.callbacks)
+    session.viewer.window.remove_dock_widget(widget)
+    with qtbot.waitSignal(widget.destroyed):
+        widget.deleteLater()
+    assert len(theme.callbacks) == followers - 1
+    session.viewer.theme = "light"
+
+
 def test_panels_that_are_not_seen_are_not_drawn(
     run: Path, open_plots: Callable[..., Any], qtbot: Any
 ) -> None:
