@@ -4,11 +4,14 @@ Each adapter has a key projection of its own in the attention processor. Its sof
 tokens of all its images at once, or of each image alone when the images come with masks. Plain
 adapters have 4 tokens an image, "plus" 16 (learned queries) and face adapters as many: none of them
 has a layout. The full-face one keeps CLIP's patches: a class token, then a square grid.
+
+The processors of the adapters' own library (also InstantID's) have one projection, for the last
+tokens of the text's states; how its tokens lie on the image is not known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +33,7 @@ from i2am.capture.hooks.attention import (
 )
 from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
+from i2am.schemas import CaptureError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,25 +44,40 @@ Layout = Callable[[int], ReferenceLayout]
 
 
 def ip_adapter_layers(denoiser: nn.Module) -> Iterator[LayerTap]:
-    """Yield a tap for each layer in which at least one adapter is switched on."""
+    """Yield a tap for each layer with adapters; it is dormant where all of them are switched off.
+
+    Raises
+    ------
+    CaptureError
+        If all adapters are switched off in all layers; from within the model's call, if a scale
+        changes on the way.
+    """
     layouts = [_layout(projection) for projection in _image_projections(denoiser)]
+    states: list[bool] = []
     for name, attention in denoiser.named_modules():
-        processor: Any = getattr(attention, "processor", None)
-        projections = getattr(processor, "to_k_ip", None)
+        projections = getattr(getattr(attention, "processor", None), "to_k_ip", None)
         if projections is None or not name.endswith("attn2"):
             continue
-        weights = [_weights(scale) for scale in processor.scale]
-        if not any(any(adapter) for adapter in weights):
-            continue
+        weights = _weights(attention)
+        is_on = any(any(adapter) for adapter in weights)
+        states.append(is_on)
+        keys = projections if _is_of_diffusers(projections) else [projections]
         yield ProjectionTap(
             name,
             attention,
             block_of(name),
             query=query_projection(attention),
-            keys=tuple(Projection(projection) for projection in projections),
+            keys=tuple(Projection(projection) for projection in keys),
             read=partial(_read, name, attention, layouts, weights),
             grid_source=grid_source(denoiser, name),
+            is_dormant=not is_on,
         )
+    if states and not any(states):
+        msg = (
+            "Expected an IP-Adapter that is switched on, got a scale of 0 in every layer. Call "
+            "set_ip_adapter_scale before the capture."
+        )
+        raise CaptureError(msg)
 
 
 def _read(
@@ -68,11 +87,32 @@ def _read(
     weights: Sequence[Sequence[float]],
     projected: ProjectionOutputs,
 ) -> Iterator[AttentionInputs]:
+    if (now := _weights(attention)) != weights:
+        msg = (
+            f"Expected the IP-Adapter's scale {_told(weights)} at every step, got {_told(now)}, at layer "
+            f"{name!r}: it was changed on the way. Set it before the capture, or keep the steps of one "
+            "scale with steps=."
+        )
+        raise CaptureError(msg)
+    masks = projected.options.get("ip_adapter_masks")  # a list, or a tensor of all
+    if masks is not None and any(mask is not None for mask in masks):
+        msg = (
+            f"Expected an IP-Adapter without masks, got masks, at layer {name!r}: what they hide of the "
+            "reference would stand in the maps. Call the pipeline without ip_adapter_masks."
+        )
+        raise CaptureError(msg)
     query = heads_of(attention, projected.query)
     grid = patch_grid(name, projected.states, query.shape[2])
-    image = 0
-    for outputs, layout, adapter in zip(projected.keys, layouts, weights, strict=True):
-        for output in outputs:
+    first = 0
+    counts = _image_counts(projected.source.arguments, len(weights))
+    if not layouts:
+        layouts = [_no_layout] * len(weights)
+    for outputs, layout, adapter, images_of_adapter in zip(
+        projected.keys, layouts, weights, counts, strict=True
+    ):
+        # An adapter that is off has no outputs, and its images keep their numbers.
+        image, first = first, first + images_of_adapter
+        for output in outputs if any(adapter) else ():
             # All images of an adapter at once (batch, image, token, channel), or one of them.
             images = output if output.ndim == 4 else output[:, None]
             count, tokens = images.shape[1:3]
@@ -94,20 +134,46 @@ def _read(
             image += count
 
 
-def _weights(scale: Any) -> list[float]:
-    """Return an adapter's scales: one for all of its images, or one for each."""
-    return [float(s) for s in (scale if isinstance(scale, list | tuple) else [scale])]
+def _weights(attention: Any) -> list[list[float]]:
+    """Return each adapter's scales in a layer: one for all of its images, or one for each."""
+    processor = attention.processor
+    scales = processor.scale if _is_of_diffusers(processor.to_k_ip) else [processor.scale]
+    return [
+        [float(s) for s in (scale if isinstance(scale, list | tuple) else [scale])]
+        for scale in scales
+    ]
+
+
+def _told(weights: Sequence[Sequence[float]]) -> str:
+    return ", ".join(f"{scale:g}" for adapter in weights for scale in adapter)
+
+
+def _is_of_diffusers(projections: Any) -> bool:
+    """Return whether these are a layer's projections as diffusers has them: a list of adapters'."""
+    return hasattr(projections, "__len__")
+
+
+def _image_counts(arguments: Mapping[str, Any], adapters: int) -> list[int]:
+    """Return how many images each adapter has in a call of the denoiser."""
+    embeddings = (arguments.get("added_cond_kwargs") or {}).get("image_embeds")
+    if not isinstance(embeddings, list | tuple):
+        return [1] * adapters
+    return [each.shape[1] if each.ndim > 2 else 1 for each in embeddings]
 
 
 def _layout(projection: nn.Module) -> Layout:
-    if "IPAdapterFullImageProjection" in class_names(projection):
-        return square_layout
-    return lambda _tokens: ReferenceLayout(0, None)
+    return (
+        square_layout if "IPAdapterFullImageProjection" in class_names(projection) else _no_layout
+    )
+
+
+def _no_layout(_tokens: int) -> ReferenceLayout:
+    return ReferenceLayout(0, None)
 
 
 def _image_projections(denoiser: Any) -> Sequence[Any]:
-    found: Sequence[Any] = denoiser.encoder_hid_proj.image_projection_layers
-    return found
+    found = getattr(denoiser.encoder_hid_proj, "image_projection_layers", ())
+    return list(found)
 
 
 def _has_ip_adapter(target: Any, denoiser: nn.Module) -> bool:

@@ -269,7 +269,8 @@ class DenoiserHooks:
         CaptureError
             Naming a layer that was not, and the likely cause.
         """
-        expected = [(tap.name, branch) for branch in self.branches for tap in self.taps]
+        awake = [tap for tap in self.taps if not tap.is_dormant]
+        expected = [(tap.name, branch) for branch in self.branches for tap in awake]
         missing = [key for key in expected if key not in self._layers_read]
         if not self.steps or not missing:
             return

@@ -213,9 +213,10 @@ class StepClock:
         if is_last and seen[1:] and seen[-1] == 2:
             allowed = {1, 2}
         if rest or repeats not in allowed:
+            plural = "" if self._calls_per_timestep == 1 else "s"
             msg = (
-                f"Expected {self._calls_per_timestep} calls of the denoiser at a timestep, as at the "
-                f"first, got {self._call} at {self._latest:g}: it is repeated, or sampled in parts. "
+                f"Expected {self._calls_per_timestep} call{plural} of the denoiser at a timestep, as at "
+                f"the first, got {self._call} at {self._latest:g}: it is repeated, or sampled in parts. "
                 "Capture the pipeline instead of its denoiser, which tells its steps."
             )
             raise CaptureError(msg)

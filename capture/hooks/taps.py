@@ -53,6 +53,9 @@ class LayerTap(ABC):
         One call of it is one use of the layer.
     block : str
         "down", "mid", "up", or the name of another part of the denoiser.
+    is_dormant : bool
+        Whether the layer reads no reference as the model stands. It need not be read then; that it
+        stays so is for its reader to check.
 
     Examples
     --------
@@ -64,6 +67,7 @@ class LayerTap(ABC):
     name: str
     attention: nn.Module = field(repr=False)
     block: str
+    is_dormant: bool = field(default=False, kw_only=True)
 
     @abstractmethod
     def attach(

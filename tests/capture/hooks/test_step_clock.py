@@ -144,7 +144,7 @@ def test_without_a_scheduler_steps_are_distinct_timesteps(
     [
         pytest.param([9, 6, 3, 9], r"one way, got 9 after 3: a second sampling", id="again"),
         pytest.param([9, 6, 3, 6, 3], r"one way, got 6 after 3", id="resampled"),
-        pytest.param([9, 6, 3, 3, 2, 1], r"Expected 1 calls .* got 2 at 3", id="repeated once"),
+        pytest.param([9, 6, 3, 3, 2, 1], r"Expected 1 call of .* got 2 at 3", id="repeated once"),
         pytest.param([9, 6, 6, 3, 2, 2, 1], r"got 2 at 2", id="repeated twice, with PLMS"),
         pytest.param([9, 6, 6, 6, 3], r"got 3 at 6", id="in three parts"),
         pytest.param([9, 9, 6, 6, 3, 2], r"Expected 2 calls .* got 1 at 3", id="guidance cut off"),
