@@ -88,10 +88,13 @@ class SharedWindow:
     def close(self) -> None:
         """Close the window, if it is open; napari's own fixture counts those that are."""
         if self._viewer is not None:
+            from napari._qt.qt_viewer import QtViewer
+
             self._viewer.close()
             self._viewer = None
             gc.collect()
             self._application.close()
+            assert not len(QtViewer._instances), "something holds a window that is closed"
 
     def _restore(self) -> None:
         from napari.settings import get_settings

@@ -54,9 +54,7 @@ def test_each_of_two_adapters_keeps_its_number_where_the_other_is_off(store: Pat
     pictures = [[noise_image(32, 1), noise_image(32, 3)], noise_image(32, 2)]
     with capture(pipeline, store, sample="a") as recording:
         family.run(2, ip_adapter_image=pictures)
-        recording.add_images(
-            generated=BLANK, reference=BLANK, reference_1=BLANK, reference_2=BLANK
-        )
+        recording.add_images(generated=BLANK, reference=BLANK, reference_1=BLANK, reference_2=BLANK)
     found: dict[tuple[int, int, float], int] = {}
     for name, layer in layers(store).items():
         own = layer.attrs["i2am"]
@@ -146,7 +144,9 @@ def original() -> tuple[Any, dict[str, Any]]:
     unet = parts.unet()
     unet.set_attn_processor(
         {
-            name: OriginalProcessor(unet.get_submodule(name[: -len(".processor")]).inner_dim, WIDTH, 4)
+            name: OriginalProcessor(
+                unet.get_submodule(name[: -len(".processor")]).inner_dim, WIDTH, 4
+            )
             if name.endswith("attn2.processor")
             else AttnProcessor2_0()
             for name in unet.attn_processors
