@@ -155,9 +155,9 @@ BROKEN: list[Any] = [
         [
             "a/guidance: expected dims ('guidance',), got ('half',)",
             "a/guidance: expected a known label, got 0. "
-            "Known: 'unconditional', 'conditional', 'image'.",
+            "Known: 'unconditional', 'conditional', 'image', 'perturbed'.",
             "a/guidance: expected a known label, got 0. "
-            "Known: 'unconditional', 'conditional', 'image'.",
+            "Known: 'unconditional', 'conditional', 'image', 'perturbed'.",
         ],
         id="guidance without labels",
     ),
