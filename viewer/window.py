@@ -76,7 +76,7 @@ def open_viewer(
 
 
 def show_view(viewer: napari.Viewer, view: SampleView) -> None:
-    """Show a sample in a window that `serve` was called on, with R2G active, half-way through."""
+    """Show a sample in a window, with R2G active and the sliders in the middle."""
     from i2am.viewer.scene.layers import own_layers
 
     session = serve(viewer)

@@ -8,7 +8,7 @@ there. It is imported when it is first drawn, and Matplotlib with it.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FIGURES",
     "FigureKind",
+    "existing_kinds",
     "hlam",
     "llam",
     "load_figure",
@@ -104,6 +105,11 @@ FIGURES: Final[dict[str, FigureKind]] = {
 def report_kinds() -> tuple[str, ...]:
     """Return the kinds of figures that the report shows."""
     return tuple(name for name, kind in FIGURES.items() if kind.is_in_report)
+
+
+def existing_kinds(sample: xr.DataTree, kinds: Iterable[str]) -> list[str]:
+    """Return those of the kinds that exist for a sample."""
+    return [kind for kind in kinds if FIGURES[kind].exists(sample)]
 
 
 def load_figure(kind: str) -> Callable[..., Figure]:

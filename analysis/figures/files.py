@@ -12,7 +12,7 @@ import xarray as xr
 import zarr
 from tqdm.auto import tqdm
 
-from i2am.analysis.figures import FIGURES, load_figure, report_kinds
+from i2am.analysis.figures import FIGURES, existing_kinds, load_figure, report_kinds
 from i2am.analysis.scores.bootstrap import DEFAULT_CONFIDENCE, check_confidence
 from i2am.analysis.statistics.comparison import compare_sample, summarise_comparison
 from i2am.analysis.statistics.differences import difference_maps
@@ -81,11 +81,7 @@ def write_figures(
     _check_known(kinds, FIGURES, "figure")
     _check_known(names, run, "sample of the run")
     _check_known(names, maps, "sample of the maps")
-    wanted = {
-        name: [kind for kind in kinds if FIGURES[kind].exists(sample)]
-        for name in names
-        for sample in (run[name],)
-    }
+    wanted = {name: existing_kinds(run[name], kinds) for name in names}
     paths = [figure_path(out_dir, name, kind) for name in names for kind in wanted[name]]
     for path in paths:
         check_new_file(path, overwrite=overwrite)

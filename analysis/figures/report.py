@@ -20,7 +20,7 @@ import pandas as pd
 import xarray as xr
 from PIL import Image
 
-from i2am.analysis.figures import FIGURES, load_figure, report_kinds
+from i2am.analysis.figures import FIGURES, existing_kinds, load_figure, report_kinds
 from i2am.analysis.figures.captions import absence, similarity_note
 from i2am.analysis.figures.files import figure_path
 from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle
@@ -169,8 +169,7 @@ def _section(
 ) -> _Section:
     figures = tuple(
         _figure(kind, name, sample, maps, style, figures_dir)
-        for kind in report_kinds()
-        if FIGURES[kind].exists(sample)
+        for kind in existing_kinds(sample, report_kinds())
     )
     notes = []
     if note := similarity_note(sample, maps):

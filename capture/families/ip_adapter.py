@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from i2am.capture.families.attention_modules import (
@@ -68,7 +69,7 @@ def ip_adapter_layers(denoiser: nn.Module) -> Iterator[LayerTap]:
             block_of(name),
             query=query_projection(attention),
             keys=tuple(Projection(projection) for projection in keys),
-            read=partial(_read, name, attention, layouts, weights),
+            read=partial(_read, name, attention, layouts or [_no_layout] * len(weights), weights),
             grid_source=grid_source(denoiser, name),
             is_dormant=not is_on,
         )
@@ -103,15 +104,12 @@ def _read(
         raise CaptureError(msg)
     query = heads_of(attention, projected.query)
     grid = patch_grid(name, projected.states, query.shape[2])
-    first = 0
-    counts = _image_counts(projected.source.arguments, len(weights))
-    if not layouts:
-        layouts = [_no_layout] * len(weights)
-    for outputs, layout, adapter, images_of_adapter in zip(
-        projected.keys, layouts, weights, counts, strict=True
+    # An adapter that is off has no outputs, and its images keep their numbers.
+    first_images = _first_images(projected.source.arguments, len(weights))
+    for outputs, layout, adapter, first in zip(
+        projected.keys, layouts, weights, first_images, strict=True
     ):
-        # An adapter that is off has no outputs, and its images keep their numbers.
-        image, first = first, first + images_of_adapter
+        image = first
         for output in outputs if any(adapter) else ():
             # All images of an adapter at once (batch, image, token, channel), or one of them.
             images = output if output.ndim == 4 else output[:, None]
@@ -153,12 +151,13 @@ def _is_of_diffusers(projections: Any) -> bool:
     return hasattr(projections, "__len__")
 
 
-def _image_counts(arguments: Mapping[str, Any], adapters: int) -> list[int]:
-    """Return how many images each adapter has in a call of the denoiser."""
+def _first_images(arguments: Mapping[str, Any], adapters: int) -> list[int]:
+    """Return the number of each adapter's first image in a call of the denoiser."""
     embeddings = (arguments.get("added_cond_kwargs") or {}).get("image_embeds")
     if not isinstance(embeddings, list | tuple):
-        return [1] * adapters
-    return [each.shape[1] if each.ndim > 2 else 1 for each in embeddings]
+        return list(range(adapters))
+    counts = [each.shape[1] if each.ndim > 2 else 1 for each in embeddings]
+    return list(accumulate(counts[:-1], initial=0))
 
 
 def _layout(projection: nn.Module) -> Layout:

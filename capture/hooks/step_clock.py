@@ -206,12 +206,11 @@ class StepClock:
         if len(seen) == 1 and self._call == 1:
             self._calls_per_timestep = 1  # Only the first timestep was repeated.
         repeats, rest = divmod(self._call, self._calls_per_timestep)
-        # What may come at the first, second, third and further timesteps.
-        allowed = {1} if not seen else {1, 2} if len(seen) < 3 else {seen[2]}
-        if len(seen) == 2 and seen[1] == 1:
-            allowed = {1}
-        if is_last and seen[1:] and seen[-1] == 2:
-            allowed = {1, 2}
+        # What may come at the first, second and third timestep; the third sets the rule.
+        first, second, third = {1}, {1, 2}, {1, *seen[1:2]}
+        allowed = [first, second, third][len(seen)] if len(seen) < 3 else {seen[2]}
+        if is_last:
+            allowed.add(1)  # Nothing follows that could correct it.
         if rest or repeats not in allowed:
             plural = "" if self._calls_per_timestep == 1 else "s"
             msg = (

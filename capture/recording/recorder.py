@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import torch
 
+from i2am.capture.families.guidance import batch_branches, makes_side_calls
 from i2am.capture.families.profile import (
     Profile,
     find_denoiser,
@@ -30,7 +31,6 @@ from i2am.capture.hooks.denoiser import (
     GuidanceBranches,
     LayerCall,
 )
-from i2am.capture.pipelines.guidance import batch_branches, makes_side_calls
 from i2am.capture.recording.options import (
     DEFAULT_MEMORY_BYTES,
     CaptureOptions,
@@ -130,9 +130,10 @@ def open_recording(
             profile.calls,
             len(samples),
             options.guidance,
-            profile.is_batched or isinstance(target, torch.nn.Module),
-            partial(batch_branches, target, profile.guidance),
-            makes_side_calls(target),
+            # Of a bare denoiser the contract says how its batch is divided.
+            is_batched=profile.is_batched or isinstance(target, torch.nn.Module),
+            of_batch=partial(batch_branches, target, profile.guidance),
+            has_side_calls=makes_side_calls(target),
         ),
         options.keeps_step,
         getattr(target, "scheduler", None),

@@ -59,7 +59,7 @@ def run(tmp_path: Path) -> Path:
 
 
 class SharedWindow:
-    """One window for the tests of a file: to fill a new one takes ten times as long as most tests.
+    """One window for the tests of a file: to fill a new one takes longer than most tests.
 
     A test's run takes the place of the one before, as when a user opens a second run. What a test
     did to the window is undone; layers that it changed are made anew.

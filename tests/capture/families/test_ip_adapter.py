@@ -19,6 +19,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from i2am.capture import capture
 from i2am.schemas import CaptureError
+from tests.support.reference_maps import stored_logits
 from tests.support.tiny_pipelines import families, parts
 from tests.support.tiny_pipelines.families import noise_image
 from tests.support.tiny_pipelines.ip_adapters import checkpoint
@@ -177,14 +178,9 @@ def test_the_original_librarys_processors_are_captured(store: Path) -> None:
     for name, layer in found.items():
         own = layer.attrs["i2am"]
         assert (own["reference_grid"], own.get("weight", 1.0)) == (None, 1.0)
-        scores = (
-            layer["logits"][...]
-            if "logits" in layer
-            else own["scale"] * layer["query"][...] @ np.swapaxes(layer["key"][...], -1, -2)
-        )
         processor = pipeline.unet.get_submodule(name).processor
         expected = torch.stack(processor.scores)[:, 1]  # the conditional row
-        np.testing.assert_allclose(scores, expected.detach().numpy(), atol=2e-6)
+        np.testing.assert_allclose(stored_logits(layer), expected.detach().numpy(), atol=2e-6)
 
 
 def test_an_original_adapter_that_is_off_is_refused(store: Path) -> None:

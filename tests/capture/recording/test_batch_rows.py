@@ -18,6 +18,7 @@ from transformers import CLIPVisionModelWithProjection
 from i2am.capture import capture
 from i2am.schemas import CaptureError
 from tests.support.explicit_attention import Attended, explicit_attention
+from tests.support.reference_maps import stored_logits
 from tests.support.tiny_pipelines import families, parts
 from tests.support.tiny_pipelines.families import Family, noise_image
 from tests.support.tiny_pipelines.ip_adapters import checkpoint
@@ -72,15 +73,6 @@ def run(
     }
 
 
-def stored(store: Path, sample: str, layer: str) -> Any:
-    """Return a layer's logits, dims ([guidance,] step, head, generated, reference)."""
-    group: Any = zarr.open_group(store, mode="r")[f"{sample}/layers/{layer}"]
-    if "logits" in group:
-        return group["logits"][...]
-    key = np.swapaxes(group["key"][...], -1, -2)
-    return group.attrs["i2am"]["scale"] * group["query"][...] @ key
-
-
 def check(
     store: Path, attended: dict[str, list[Attended]], rows: dict[str, dict[str, int]]
 ) -> None:
@@ -93,11 +85,11 @@ def check(
         layers = [name for name, _ in group["layers"].groups()]
         assert sorted(layers) == sorted(name for name, calls in attended.items() if calls)
         for layer in layers:
-            found = stored(store, sample, layer)
             for number, label in enumerate(labels):
                 expected = np.stack([c.scores[branches[label]].numpy() for c in attended[layer]])
-                own = found[number] if len(labels) > 1 else found
-                np.testing.assert_allclose(own, expected, atol=2e-6)
+                branch = number if len(labels) > 1 else None
+                found = stored_logits(group["layers"][layer], branch)
+                np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
 @pytest.mark.parametrize(

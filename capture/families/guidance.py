@@ -14,18 +14,19 @@ from functools import cache
 from types import CodeType
 from typing import Any
 
+from i2am.capture.families.profile import class_names
 from i2am.schemas.dims import CONDITIONAL, IMAGE, PERTURBED, UNCONDITIONAL
 
 __all__ = ["batch_branches", "makes_side_calls"]
 
 _IS_GUIDED = "do_classifier_free_guidance"
 # Their guided batches have a third branch: guided by the picture alone.
-_IMAGE_GUIDED = (
+_IMAGE_GUIDED = {
     "StableDiffusionInstructPix2PixPipeline",
     "StableDiffusionXLInstructPix2PixPipeline",
-)
+}
 # Their second call in a step looks at blurred latents, to guide; its attention is not the image's.
-_WITH_SIDE_CALLS = ("StableDiffusionSAGPipeline",)
+_WITH_SIDE_CALLS = {"StableDiffusionSAGPipeline"}
 
 
 def batch_branches(pipeline: Any, guided: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -51,7 +52,7 @@ def batch_branches(pipeline: Any, guided: tuple[str, ...]) -> tuple[str, ...] | 
     is_guided = variables.get(_IS_GUIDED, getattr(pipeline, _IS_GUIDED, None))
     if is_guided is None:
         return None
-    if is_guided and _is_any(pipeline, _IMAGE_GUIDED):
+    if is_guided and class_names(pipeline) & _IMAGE_GUIDED:
         guided = (CONDITIONAL, IMAGE, UNCONDITIONAL)
     branches = guided if is_guided else (CONDITIONAL,)
     if getattr(pipeline, "do_perturbed_attention_guidance", False):
@@ -61,11 +62,7 @@ def batch_branches(pipeline: Any, guided: tuple[str, ...]) -> tuple[str, ...] | 
 
 def makes_side_calls(pipeline: Any) -> bool:
     """Return whether the pipeline calls its denoiser again in a step, not to paint but to guide."""
-    return _is_any(pipeline, _WITH_SIDE_CALLS)
-
-
-def _is_any(pipeline: Any, names: tuple[str, ...]) -> bool:
-    return any(ancestor.__name__ in names for ancestor in type(pipeline).__mro__)
+    return not class_names(pipeline).isdisjoint(_WITH_SIDE_CALLS)
 
 
 def _variables_of_running_call(pipeline: Any) -> Mapping[str, Any] | None:
