@@ -133,6 +133,8 @@ def test_the_buttons_put_the_switches_into_the_methods_positions(
     run: Path, open_window: Callable[..., Any]
 ) -> None:
     viewer = open_window(run)
+    wait(lambda: session_of(viewer).share_loaded == 1)  # until then the overlay ends with it
+    session_of(viewer).refresh()
     browser = viewer.window.dock_widgets["Run browser"]
     for averaged_dims, level in LEVELS.items():
         browser.levels[level].click()
