@@ -7,10 +7,12 @@ world through it.
 from i2am.schemas.attributes import (
     SCHEMA_VERSION,
     CaptureAttributes,
+    ImageAttributes,
     LayerAttributes,
     MapsAttributes,
     RunAttributes,
 )
+from i2am.schemas.boxes import Box
 from i2am.schemas.description import ArrayDescription, Fault, GroupDescription
 from i2am.schemas.errors import (
     AnalysisError,
@@ -29,11 +31,13 @@ __all__ = [
     "SCHEMA_VERSION",
     "AnalysisError",
     "ArrayDescription",
+    "Box",
     "CaptureAttributes",
     "CaptureError",
     "Fault",
     "GroupDescription",
     "I2AMError",
+    "ImageAttributes",
     "LayerAttributes",
     "ManifestRow",
     "MapsAttributes",

@@ -6,6 +6,7 @@ the way. Models are frozen; unknown keys are kept, because provenance grows.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
@@ -18,12 +19,14 @@ from pydantic import (
     model_validator,
 )
 
+from i2am.schemas.boxes import Box
 from i2am.schemas.choices import Convention, Normalisation, Representation
 
 __all__ = [
     "ATTRIBUTE_KEY",
     "SCHEMA_VERSION",
     "CaptureAttributes",
+    "ImageAttributes",
     "LayerAttributes",
     "MapsAttributes",
     "RunAttributes",
@@ -70,6 +73,20 @@ class CaptureAttributes(_Versioned):
     device: str
     created: str
     versions: dict[str, str]
+
+
+class ImageAttributes(_Attributes):
+    """A stored image of a sample; without attributes the model saw all of it."""
+
+    box: Box
+
+    @field_validator("box")
+    @classmethod
+    def _has_an_area(cls, box: Box) -> Box:
+        if not all(map(math.isfinite, box)) or box.height <= 0 or box.width <= 0:
+            msg = f"expected y0 < y1 and x0 < x1, got {list(box)}"
+            raise ValueError(msg)
+        return box
 
 
 class LayerAttributes(_Attributes):

@@ -22,6 +22,7 @@ class ArrayDescription:
     shape: tuple[int, ...]
     dtype: str
     values: tuple[Any, ...] | None = None  # of short coordinates
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

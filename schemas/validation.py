@@ -16,6 +16,7 @@ from i2am.schemas import dims
 from i2am.schemas.attributes import (
     ATTRIBUTE_KEY,
     CaptureAttributes,
+    ImageAttributes,
     LayerAttributes,
     MapsAttributes,
     RunAttributes,
@@ -67,7 +68,7 @@ def find_faults(root: GroupDescription) -> Iterator[Fault]:
 
 
 def _parse(
-    model: type[_Model], group: GroupDescription, place: str
+    model: type[_Model], group: GroupDescription | ArrayDescription, place: str
 ) -> tuple[_Model | None, list[Fault]]:
     """Return the attributes, or None where they are not valid, and their faults."""
     where = f"{place}/attributes"
@@ -179,6 +180,9 @@ def _image_faults(images: GroupDescription, place: str) -> Iterator[Fault]:
             continue
         yield from _array_faults(array, wanted, where, dtypes=("uint8",))
         yield from _size_faults(array, sizes, where)
+        if ATTRIBUTE_KEY in array.attributes:
+            _, faults = _parse(ImageAttributes, array, where)
+            yield from faults
 
 
 def _layer_faults(

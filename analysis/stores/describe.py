@@ -172,7 +172,9 @@ def _array(name: str, array: zarr.Array[Any]) -> ArrayDescription:
     values = None
     if name == GUIDANCE and array.ndim == 1:
         values = tuple(np.asarray(array[:]).tolist())
-    return ArrayDescription(dims and tuple(dims), array.shape, str(array.dtype), values)
+    return ArrayDescription(
+        dims and tuple(dims), array.shape, str(array.dtype), values, dict(array.attrs)
+    )
 
 
 class _Groups(Mapping[str, GroupDescription]):

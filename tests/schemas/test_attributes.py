@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from i2am.schemas import (
     SCHEMA_VERSION,
     CaptureAttributes,
+    ImageAttributes,
     LayerAttributes,
     MapsAttributes,
     RunAttributes,
@@ -42,6 +43,7 @@ MAPS = {
 STORED = [
     pytest.param(RunAttributes, RUN, id="run"),
     pytest.param(CaptureAttributes, CAPTURE, id="capture"),
+    pytest.param(ImageAttributes, {"box": [0.0, 32.5, 32.0, 64.0]}, id="image"),
     pytest.param(LayerAttributes, LAYER, id="layer"),
     pytest.param(LayerAttributes, {**LAYER, "reference_grid": None}, id="layer without a grid"),
     pytest.param(

@@ -63,6 +63,12 @@ def test_what_a_layer_reads_from_several_references_may_share_its_order(tmp_path
     assert _faults(run) == [f"a/layers/video/attributes: {message}"]
 
 
+def test_a_box_that_reaches_beyond_its_image_is_sound(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run.zarr", ["a"], SMALL)
+    _box("a/images/reference", -2.5, 1, 8, 40)(zarr.open_group(run, mode="r+"))
+    assert _faults(run) == []
+
+
 def test_sound_maps_have_no_fault(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run.zarr", ["a"], SMALL, steps=2)
     assert _faults(analyze_run(run, tmp_path / "maps.zarr", progress=False)) == []
@@ -111,6 +117,13 @@ def _rename(path: str, wanted: str) -> Callable[[zarr.Group], None]:
     return change
 
 
+def _box(path: str, *box: float) -> Callable[[zarr.Group], None]:
+    def change(root: zarr.Group) -> None:
+        root[path].attrs["i2am"] = {"box": list(box)}
+
+    return change
+
+
 LOGIT_DIMS = ("step", "head", "generated", "reference")
 BROKEN: list[Any] = [
     pytest.param(_delete("a/images"), ["a/images: expected a group, got none"], id="no images"),
@@ -119,6 +132,18 @@ BROKEN: list[Any] = [
         _delete("a/images/reference"),
         ["a/images/reference: expected an image, got none"],
         id="no reference",
+    ),
+    pytest.param(
+        _box("a/images/reference", 0, 4, 8, 4),
+        [
+            "a/images/reference/attributes: box: expected y0 < y1 and x0 < x1, got [0.0, 4.0, 8.0, 4.0]"
+        ],
+        id="a box without an area",
+    ),
+    pytest.param(
+        _box("a/images/generated", 0, 4, 8),
+        ["a/images/generated/attributes: box.3: field required"],
+        id="a box of three numbers",
     ),
     pytest.param(
         _delete("a/timestep"),

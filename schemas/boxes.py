@@ -1,0 +1,63 @@
+"""Boxes: the part of a stored image that a model saw, over which its layers' grids lie.
+
+A model rarely sees a picture as it is stored: an encoder crops a wide reference to a square, an
+inpainting pipeline paints a crop and pastes it back. Positions are in pixels of the stored image: the
+pixel (y, x) covers y to y + 1 and x to x + 1, so a whole image has the box 0, 0, height, width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["Box"]
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels of a stored image; it reaches beyond the image where a model saw padding.
+
+    Attributes
+    ----------
+    y0, x0, y1, x1 : float
+        Its upper left and lower right corner.
+
+    Examples
+    --------
+    The middle of a picture 96 pixels wide, as an encoder crops it:
+
+    >>> box = Box(0, 32, 32, 64)
+    >>> box.height, box.width, box.is_whole(32, 96)
+    (32, 32, False)
+    >>> box.cell_centres((2, 4))
+    ([8.0, 24.0], [36.0, 44.0, 52.0, 60.0])
+    """
+
+    y0: float
+    x0: float
+    y1: float
+    x1: float
+
+    @classmethod
+    def whole(cls, height: float, width: float) -> Box:
+        """Return the box of a whole image."""
+        return cls(0, 0, height, width)
+
+    @property
+    def height(self) -> float:
+        """In pixels."""
+        return self.y1 - self.y0
+
+    @property
+    def width(self) -> float:
+        """In pixels."""
+        return self.x1 - self.x0
+
+    def is_whole(self, height: float, width: float) -> bool:
+        """Return whether this is all of an image of that size."""
+        return self == Box.whole(height, width)
+
+    def cell_centres(self, grid: tuple[int, int]) -> tuple[list[float], list[float]]:
+        """Return y of each row and x of each column of a grid (height, width) that fills the box."""
+        return (
+            [self.y0 + (row + 0.5) * self.height / grid[0] for row in range(grid[0])],
+            [self.x0 + (column + 0.5) * self.width / grid[1] for column in range(grid[1])],
+        )
