@@ -2,7 +2,7 @@
 
 The number of rows alone does not tell: two rows are two images, or the two branches of one, or the
 conditional and the perturbed branch of one. Pipelines know, in a property or in a variable of the
-call that is running.
+call that is running. That holds for a captured denoiser, too, while a pipeline calls it.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import inspect
 import sys
 from collections.abc import Mapping
 from functools import cache
-from types import CodeType
-from typing import Any
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
 
-from i2am.capture.families.profile import class_names
+from torch import nn
+
+from i2am.capture.families.profile import Profile, class_names
 from i2am.schemas.dims import CONDITIONAL, IMAGE, PERTURBED, UNCONDITIONAL
 
-__all__ = ["batch_branches", "makes_side_calls"]
+__all__ = ["batch_branches", "has_side_calls"]
 
 _IS_GUIDED = "do_classifier_free_guidance"
 # Their guided batches have a third branch: guided by the picture alone.
@@ -29,29 +31,36 @@ _IMAGE_GUIDED = {
 _WITH_SIDE_CALLS = {"StableDiffusionSAGPipeline"}
 
 
-def batch_branches(pipeline: Any, guided: tuple[str, ...]) -> tuple[str, ...] | None:
+def batch_branches(target: Any, denoiser: nn.Module, profile: Profile) -> tuple[str, ...] | None:
     """Return the guidance branches of the running call's batches, in the batch's order.
 
     Parameters
     ----------
-    pipeline : object
-        Whose ``__call__`` is running in this thread.
-    guided : tuple of str
-        The order of a guided batch in this family; see `Profile.guidance`.
+    target : pipeline or Module
+        What is captured.
+    denoiser : Module
+        Of the target, or the target itself; its call is running in this thread.
+    profile : Profile
+        Says the order of a guided batch, and whether there is one.
 
     Returns
     -------
     tuple of str or None
-        Of the step at which it is asked: guidance may be switched off on the way. None if no call of
-        the pipeline is running, or it does not say.
+        Of the step at which it is asked: guidance may be switched off on the way. None if no
+        pipeline is running, or it does not say.
     """
-    variables = _variables_of_running_call(pipeline)
-    if variables is None:
+    running = _running_pipeline(target, denoiser)
+    if not profile.is_batched:
+        # Nobody but a pipeline of the family calls once per branch for certain.
+        return None if running is None and isinstance(target, nn.Module) else (CONDITIONAL,)
+    if running is None:
         return None
+    pipeline, variables = running
     # The variable first: where a call has one, some classes' property of this name says nothing.
     is_guided = variables.get(_IS_GUIDED, getattr(pipeline, _IS_GUIDED, None))
     if is_guided is None:
         return None
+    guided = profile.guidance
     if is_guided and class_names(pipeline) & _IMAGE_GUIDED:
         guided = (CONDITIONAL, IMAGE, UNCONDITIONAL)
     branches = guided if is_guided else (CONDITIONAL,)
@@ -60,18 +69,41 @@ def batch_branches(pipeline: Any, guided: tuple[str, ...]) -> tuple[str, ...] | 
     return branches
 
 
-def makes_side_calls(pipeline: Any) -> bool:
-    """Return whether the pipeline calls its denoiser again in a step, not to paint but to guide."""
-    return not class_names(pipeline).isdisjoint(_WITH_SIDE_CALLS)
+def has_side_calls(target: Any, denoiser: nn.Module) -> bool:
+    """Return whether the pipeline calls its denoiser again in a step, not to paint but to guide.
+
+    Parameters
+    ----------
+    target, denoiser
+        As in `batch_branches`.
+    """
+    running = _running_pipeline(target, denoiser)
+    return running is not None and not class_names(running.pipeline).isdisjoint(_WITH_SIDE_CALLS)
 
 
-def _variables_of_running_call(pipeline: Any) -> Mapping[str, Any] | None:
-    kind: Any = type(pipeline)
-    codes = _codes_of_call(kind)
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code not in codes:
-        frame = frame.f_back  # type: ignore[assignment]
-    return None if frame is None else frame.f_locals
+class _Running(NamedTuple):
+    """A pipeline whose call is running in this thread, and the variables of that call."""
+
+    pipeline: Any
+    variables: Mapping[str, Any]
+
+
+def _running_pipeline(target: Any, denoiser: nn.Module) -> _Running | None:
+    frame: FrameType | None = sys._getframe(1)
+    if not isinstance(target, nn.Module):
+        codes = _codes_of_call(type(target))
+        while frame is not None and frame.f_code not in codes:
+            frame = frame.f_back
+        return None if frame is None else _Running(target, frame.f_locals)
+    while frame is not None:
+        if frame.f_code.co_name == "__call__":
+            variables = frame.f_locals
+            caller = variables.get("self")
+            parts = (getattr(caller, name, None) for name in ("unet", "transformer"))
+            if any(getattr(part, "_orig_mod", part) is denoiser for part in parts):
+                return _Running(caller, variables)
+        frame = frame.f_back
+    return None
 
 
 @cache

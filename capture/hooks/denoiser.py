@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -87,9 +87,9 @@ class GuidanceBranches:
         Which branches are kept.
     is_batched : bool
         Whether branches may share a batch; see `Profile.is_batched`.
-    of_batch : callable () -> tuple of str or None, optional
-        The branches of the batch of the running call, where the pipeline tells them.
-    has_side_calls : bool
+    of_batch : callable () -> tuple of str or None
+        The branches of the batch of the running call, where family or pipeline tell them.
+    has_side_calls : callable () -> bool
         Whether a step's calls after the first serve guidance alone, and are not kept.
     """
 
@@ -97,9 +97,9 @@ class GuidanceBranches:
     call_labels: tuple[str, ...]
     samples: int
     option: GuidanceOption
-    is_batched: bool = True
-    of_batch: Callable[[], tuple[str, ...] | None] | None = None
-    has_side_calls: bool = False
+    is_batched: bool
+    of_batch: Callable[[], tuple[str, ...] | None]
+    has_side_calls: Callable[[], bool]
 
     def kept(self, batch: int, call: int) -> tuple[tuple[str, int], ...]:
         """Return the branches to keep of a call, each with the batch index of its first sample.
@@ -116,9 +116,9 @@ class GuidanceBranches:
         CaptureError
             If the batch does not fit the samples, or the step has more calls than labels.
         """
-        if call and self.has_side_calls:
+        if call and self.has_side_calls():
             return ()
-        told = self._told()
+        told = self.of_batch()
         if told is None:
             branches = guidance_branches(batch, self.samples, self.labels)
         elif batch == self.samples * len(told):
@@ -134,12 +134,6 @@ class GuidanceBranches:
             for index, branch in enumerate(branches)
             if self.option == "both" or branch == CONDITIONAL
         )
-
-    def _told(self) -> tuple[str, ...] | None:
-        """Return the branches of a batch as family and pipeline tell them; None if neither does."""
-        if not self.is_batched:
-            return (CONDITIONAL,)
-        return self.of_batch() if self.of_batch else None
 
     def _check_is_only_call(self, call: int) -> None:
         """Refuse another call at a step whose first one held all branches."""
@@ -319,11 +313,16 @@ class DenoiserHooks:
         if kept is None:
             return
         self._layers_read.update((tap.name, branch) for branch, _ in kept.branches)
-        for inputs in layer_inputs:
-            if len(inputs.query) != kept.call.batch:
+        batch = kept.call.batch
+        for number, inputs in enumerate(layer_inputs):
+            if len(inputs.key) == 1 < batch:  # Attention broadcasts keys that all images share.
+                key = inputs.key.expand(batch, -1, -1, -1)
+                layer_inputs[number] = inputs = replace(inputs, key=key)
+            if not len(inputs.query) == len(inputs.key) == batch:
                 msg = (
-                    f"Expected a batch of {kept.call.batch}, got {len(inputs.query)}, at layer "
-                    f"{tap.name!r}. This layer folds other axes into the batch; leave it out."
+                    f"Expected a batch of {batch}, got {len(inputs.query)} of queries and "
+                    f"{len(inputs.key)} of keys, at layer {tap.name!r}. This layer folds other axes "
+                    "into the batch; leave it out."
                 )
                 raise CaptureError(msg)
         sink.receive(

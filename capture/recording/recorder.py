@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import torch
 
-from i2am.capture.families.guidance import batch_branches, makes_side_calls
+from i2am.capture.families.guidance import batch_branches, has_side_calls
 from i2am.capture.families.profile import (
     Profile,
     find_denoiser,
@@ -130,10 +130,9 @@ def open_recording(
             profile.calls,
             len(samples),
             options.guidance,
-            # Of a bare denoiser the contract says how its batch is divided.
-            is_batched=profile.is_batched or isinstance(target, torch.nn.Module),
-            of_batch=partial(batch_branches, target, profile.guidance),
-            has_side_calls=makes_side_calls(target),
+            is_batched=profile.is_batched,
+            of_batch=partial(batch_branches, target, denoiser, profile),
+            has_side_calls=partial(has_side_calls, target, denoiser),
         ),
         options.keeps_step,
         getattr(target, "scheduler", None),

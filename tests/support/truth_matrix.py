@@ -1,0 +1,909 @@
+"""Situations drawn at random, and for each what its capture must hold, by an independent witness.
+
+The witness logs the arguments of every attention kernel, by the call of the denoiser and the layer.
+Which of its rows belong to which image and branch, and at which calls steps start, stands here once
+more, by hand, from the pipelines' documentation: nothing of the capture is asked.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import itertools
+import random
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import diffusers
+import numpy as np
+import torch
+import zarr
+from diffusers.image_processor import IPAdapterMaskProcessor
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
+from PIL import Image
+from torch.nn import functional
+from transformers import CLIPVisionModelWithProjection
+
+from i2am.capture import capture
+from i2am.schemas import I2AMError
+from tests.support.reference_maps import stored_logits
+from tests.support.tiny_pipelines import families, parts
+from tests.support.tiny_pipelines.families import noise_image
+from tests.support.tiny_pipelines.ip_adapters import checkpoint
+from tests.support.tiny_pipelines.parts import WIDTH
+
+__all__ = ["Outcome", "Situation", "draw_situations", "try_situation"]
+
+C, U, P, IMAGE = "conditional", "unconditional", "perturbed", "image"
+
+
+@dataclass(frozen=True)
+class Situation:
+    """One call of one pipeline, and one capture of it."""
+
+    pipeline: str
+    target: str = "pipeline"
+    prompts: int = 1
+    images: int = 1  # of each prompt
+    names: int = 1
+    guidance: str = "on"
+    option: str = "conditional"
+    scheduler: str = "DDIM"
+    strength: float | None = None
+    adapters: str = ""
+    size: tuple[int, int] = (16, 32)
+    callback: str = ""
+    kept: Any = None  # the capture's steps=
+    representation: str = "auto"
+
+    @property
+    def total(self) -> int:
+        """Number of images that the call generates."""
+        return self.prompts * self.images
+
+    def __str__(self) -> str:
+        """Return what differs from the plainest situation."""
+        told = [
+            f"{f.name}={getattr(self, f.name)}"
+            for f in fields(self)[1:]
+            if getattr(self, f.name) != f.default
+        ]
+        return " ".join([self.pipeline, *told])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a situation: "right", "refused", "wrong", or "did not run" without a capture."""
+
+    verdict: Literal["right", "refused", "wrong", "did not run"]
+    reason: str = ""
+
+
+# --- Schedulers: which of n evaluations start a step.
+
+
+def _every(count: int) -> list[int]:
+    return list(range(count))
+
+
+def _every_second(count: int) -> list[int]:
+    return list(range(0, count, 2))
+
+
+def _plms(count: int) -> list[int]:  # The second evaluation corrects the first step.
+    return [index for index in range(count) if index != 1]
+
+
+_KARRAS = {"use_karras_sigmas": True}
+_LINEAR = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+SCHEDULERS: dict[str, tuple[str, dict[str, Any], Callable[[int], list[int]]]] = {
+    "DDIM": ("DDIMScheduler", {"steps_offset": 1}, _every),
+    "DDPM": ("DDPMScheduler", {}, _every),
+    "Euler": ("EulerDiscreteScheduler", _LINEAR, _every),
+    "Euler trailing": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}, _every),
+    "Euler ancestral": ("EulerAncestralDiscreteScheduler", _LINEAR, _every),
+    "LMS": ("LMSDiscreteScheduler", _LINEAR, _every),
+    "Heun": ("HeunDiscreteScheduler", _LINEAR, _every_second),
+    "Heun Karras": ("HeunDiscreteScheduler", _LINEAR | _KARRAS, _every_second),
+    "KDPM2": ("KDPM2DiscreteScheduler", _LINEAR, _every_second),
+    "KDPM2 ancestral": ("KDPM2AncestralDiscreteScheduler", _LINEAR, _every_second),
+    "DPM++": ("DPMSolverMultistepScheduler", _LINEAR, _every),
+    "DPM++ Karras": ("DPMSolverMultistepScheduler", _LINEAR | _KARRAS, _every),
+    "DPM++ SDE": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, _every),
+    "DPM++ singlestep": ("DPMSolverSinglestepScheduler", _LINEAR, _every),
+    "UniPC": ("UniPCMultistepScheduler", _LINEAR, _every),
+    "DEIS": ("DEISMultistepScheduler", _LINEAR, _every),
+    "PLMS": ("PNDMScheduler", {"skip_prk_steps": True} | _LINEAR, _plms),
+    "LCM": ("LCMScheduler", {}, _every),
+    "TCD": ("TCDScheduler", {}, _every),
+    "flow Euler": ("FlowMatchEulerDiscreteScheduler", {}, _every),
+    "flow Euler shift": ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, _every),
+    "flow Heun": ("FlowMatchHeunDiscreteScheduler", {}, _every_second),
+    "flow UniPC": (
+        "UniPCMultistepScheduler",
+        {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0},
+        _every,
+    ),
+    "its own": ("", {}, _every),
+}
+_DIFFUSION = tuple(n for n in SCHEDULERS if not n.startswith(("flow", "its")))
+_FLOW = ("flow Euler", "flow Euler shift", "its own")
+
+
+# --- Pipelines: how each lies in its batches, and what may vary.
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A pipeline, and the values that each property of its situations may have."""
+
+    build: Callable[[Situation], tuple[Any, dict[str, Any]]]
+    guidance: tuple[str, ...] = ("on", "off", "cut off")
+    schedulers: tuple[str, ...] = _DIFFUSION
+    prompts: tuple[int, ...] = (1, 1, 2)
+    images: tuple[int, ...] = (1, 1, 2)
+    adapters: tuple[str, ...] = ("",)
+    strengths: tuple[float | None, ...] = (None,)
+    sizes: tuple[tuple[int, int], ...] = ((16, 32), (32, 16), (24, 24), (32, 32))
+    callbacks: tuple[str, ...] = ("", "", "", "interrupt")
+    targets: tuple[str, ...] = ("pipeline", "pipeline", "pipeline", "denoiser")
+    in_turn: bool = False  # one call of the denoiser for each branch, the conditional one first
+    scale: str = "guidance_scale"
+    weight: int = 1  # how often it is drawn
+
+
+_ADAPTERS = (
+    *("full", "full", "plain", "plus", "two images", "two", "two, first off below"),
+    *("two, second off", "masks by image", "masks", "off below", "joins"),
+)
+
+
+def _adapted(kind: str, **more: Any) -> Callable[[Situation], tuple[Any, dict[str, Any]]]:
+    """Return what builds a Stable Diffusion pipeline of a class with IP-Adapters."""
+
+    def build(situation: Situation) -> tuple[Any, dict[str, Any]]:
+        made = getattr(diffusers, kind)
+        channels = more.get("in_channels", 4)
+        xl = "XL" in kind
+        old = families.ip_adapter("full", xl=xl)
+        pipeline, call = old.pipeline, dict(old.call)
+        accepted = inspect.signature(made.__init__).parameters
+        if made is not type(pipeline):
+            pipeline.unload_ip_adapter()
+            given = {name: getattr(pipeline, name, None) for name in pipeline.components}
+            given |= {"pag_applied_layers": ["mid", "down"]}
+            if channels != 4:
+                given["unet"] = parts.unet(in_channels=channels)
+            if "controlnet" in accepted:
+                given["controlnet"] = diffusers.ControlNetModel.from_unet(
+                    given["unet"], conditioning_embedding_out_channels=(16, 32)
+                )
+            given["requires_safety_checker"] = False
+            given |= {
+                "image_encoder": parts.clip(CLIPVisionModelWithProjection),
+                "feature_extractor": parts.clip_processor(),
+            }
+            pipeline = parts.quiet(made(**{k: v for k, v in given.items() if k in accepted}))
+        _load_adapters(pipeline, situation.adapters)
+        height, width = situation.size
+        call |= {"height": height, "width": width} | _texts(situation.prompts, call)
+        if situation.images > 1:
+            call["num_images_per_prompt"] = situation.images
+        call["ip_adapter_image"] = _pictures(situation.adapters)
+        if situation.adapters.startswith("masks"):
+            call["cross_attention_kwargs"] = {"ip_adapter_masks": _masks(situation.size)}
+        if more.get("takes_image"):
+            call["image"] = noise_image(height, 7, width=width)
+            if not more.get("takes_size"):
+                del call["height"], call["width"]
+        if more.get("takes_mask"):
+            mask = np.zeros((height, width), np.uint8)
+            mask[: height // 2] = 255
+            call["mask_image"] = Image.fromarray(mask)
+        if situation.strength is not None:
+            call["strength"] = situation.strength
+        accepted = inspect.signature(made.__call__).parameters
+        return pipeline, {k: v for k, v in call.items() if k in accepted}
+
+    return build
+
+
+def _texts(prompts: int, call: dict[str, Any]) -> dict[str, Any]:
+    """Return the call's embeddings for so many prompts, each its own."""
+    found = {}
+    for name, value in call.items():
+        if name.endswith(("embeds", "embeds_mask")) and isinstance(value, torch.Tensor):
+            rows = [
+                value if n == 0 or "mask" in name else value.roll(n, -1) for n in range(prompts)
+            ]
+            found[name] = torch.cat(rows)
+    return found
+
+
+def _load_adapters(pipeline: Any, adapters: str) -> None:
+    pipeline.unload_ip_adapter()
+    pipeline.image_encoder = parts.clip(CLIPVisionModelWithProjection)
+    pipeline.feature_extractor = parts.clip_processor()
+    first = "plain" if adapters == "plain" else "plus" if adapters == "plus" else "full"
+    kinds = [first, "plus"] if adapters.startswith("two,") or adapters == "two" else [first]
+    weights = [checkpoint(pipeline.unet, k, WIDTH if k == "plain" else 32) for k in kinds]
+    pipeline.load_ip_adapter(
+        weights, subfolder="", weight_name=[""] * len(kinds), image_encoder_folder=None
+    )
+    scales: list[Any] = [0.7, 0.4][: len(kinds)]
+    if adapters == "masks by image":
+        scales = [[0.7, 0.3]]
+    elif adapters == "masks":
+        scales = [[0.7, 0.7]]
+    elif adapters == "two, second off":
+        scales[1] = 0.0
+    pipeline.set_ip_adapter_scale(scales)
+    if adapters in ("two, first off below", "off below", "joins"):
+        for name, processor in pipeline.unet.attn_processors.items():
+            if name.startswith("down") and hasattr(processor, "to_k_ip"):
+                processor.scale[0] = 0.0
+
+
+def _pictures(adapters: str) -> list[Any]:
+    if adapters in ("two images", "masks by image", "masks"):
+        return [[noise_image(32, 1), noise_image(32, 2)]]
+    if adapters.startswith("two"):
+        return [noise_image(32, 1), noise_image(32, 2)]
+    return [noise_image(32, 1)]
+
+
+def _masks(size: tuple[int, int]) -> list[torch.Tensor]:
+    height, width = size
+    left = np.zeros((height, width), np.uint8)
+    left[:, : width // 2] = 255
+    pictures = [Image.fromarray(left), Image.fromarray(255 - left)]
+    masks = IPAdapterMaskProcessor().preprocess(pictures, height=height, width=width)
+    return [masks.reshape(1, 2, height, width)]
+
+
+def _family(name: str) -> Callable[[Situation], tuple[Any, dict[str, Any]]]:
+    def build(situation: Situation) -> tuple[Any, dict[str, Any]]:
+        found = families.FAMILIES[name]()
+        call = dict(found.call) | _texts(situation.prompts, found.call)
+        if situation.images > 1:
+            many = "num_videos_per_prompt" if found.frames > 1 else "num_images_per_prompt"
+            call[many] = situation.images
+        if situation.prompts > 1:
+            for key in ("image", "example_image", "mask_image"):
+                if key in call and "prompt_embeds" not in call:
+                    call[key] = [call[key]] * situation.prompts
+            for key in ("image_embeds", "negative_image_embeds"):
+                if key in call:
+                    call[key] = torch.cat([call[key].roll(n, -1) for n in range(situation.prompts)])
+        if "height" in call:
+            factor = 2 if name == "kandinsky-2.2" else 1
+            call["height"], call["width"] = (factor * side for side in situation.size)
+        return found.pipeline, call
+
+    return build
+
+
+def _kinds() -> dict[str, Kind]:
+    adapted = {"adapters": _ADAPTERS}
+    strengths = (1.0, 0.8, 0.5)
+    callbacks = ("", "", "", "interrupt", "fade")
+    own = {"sizes": ((16, 32),), "adapters": ("",)}
+    square = {"sizes": ((64, 64),)}
+    return {
+        "StableDiffusion": Kind(
+            _adapted("StableDiffusionPipeline"), **adapted, callbacks=callbacks, weight=4
+        ),
+        "StableDiffusionImg2Img": Kind(
+            _adapted("StableDiffusionImg2ImgPipeline", takes_image=True),
+            **adapted,
+            callbacks=callbacks,
+            strengths=strengths,
+            weight=3,
+        ),
+        "StableDiffusionInpaint": Kind(
+            _adapted(
+                "StableDiffusionInpaintPipeline",
+                in_channels=9,
+                takes_image=True,
+                takes_mask=True,
+                takes_size=True,
+            ),
+            **adapted,
+            strengths=strengths,
+            weight=3,
+        ),
+        "StableDiffusionInpaint, 4 channels": Kind(
+            _adapted(
+                "StableDiffusionInpaintPipeline",
+                takes_image=True,
+                takes_mask=True,
+                takes_size=True,
+            ),
+            **adapted,
+            strengths=strengths,
+        ),
+        "StableDiffusionControlNet": Kind(
+            _adapted("StableDiffusionControlNetPipeline", takes_image=True, takes_size=True),
+            **adapted,
+            guidance=("on", "off"),
+        ),
+        "StableDiffusionXL": Kind(_adapted("StableDiffusionXLPipeline"), **adapted, weight=2),
+        "StableDiffusionXLImg2Img": Kind(
+            _adapted("StableDiffusionXLImg2ImgPipeline", takes_image=True),
+            **adapted,
+            strengths=strengths,
+        ),
+        "StableDiffusionPAG": Kind(
+            _adapted("StableDiffusionPAGPipeline"),
+            guidance=("PAG", "PAG and on", "on", "off"),
+            **adapted,
+            weight=3,
+        ),
+        "StableDiffusionPAGImg2Img": Kind(
+            _adapted("StableDiffusionPAGImg2ImgPipeline", takes_image=True),
+            guidance=("PAG", "PAG and on"),
+            **adapted,
+            strengths=strengths,
+        ),
+        "StableDiffusionXLPAG": Kind(
+            _adapted("StableDiffusionXLPAGPipeline"),
+            guidance=("PAG", "PAG and on"),
+            **adapted,
+            targets=("pipeline",),
+        ),
+        "StableDiffusionSAG": Kind(
+            _adapted("StableDiffusionSAGPipeline"),
+            guidance=("SAG", "off", "on"),
+            adapters=("full", "plus"),
+            schedulers=("DDIM",),
+            callbacks=("",),
+            targets=("pipeline",),
+        ),
+        "StableDiffusionInstructPix2Pix": Kind(
+            _adapted("StableDiffusionInstructPix2PixPipeline", in_channels=8, takes_image=True),
+            guidance=("image and on", "off", "image off"),
+            **adapted,
+            weight=2,
+        ),
+        "StableDiffusionPanorama": Kind(
+            _adapted("StableDiffusionPanoramaPipeline"),
+            guidance=("off",),
+            sizes=((64, 600),),
+            adapters=("full",),
+            targets=("pipeline",),
+            callbacks=("",),
+            prompts=(1,),
+            images=(1,),
+            schedulers=("DDIM", "Euler"),
+        ),
+        "paint-by-example": Kind(
+            _family("paint-by-example"), **square, guidance=("on", "off"), callbacks=("",)
+        ),
+        "reference-inpaint": Kind(
+            _family("reference-inpaint"),
+            **square,
+            guidance=("on", "off"),
+            callbacks=("",),
+            images=(1,),
+        ),
+        "image-variation": Kind(
+            _family("image-variation"), guidance=("on", "off"), callbacks=("",)
+        ),
+        "kandinsky-2.2": Kind(
+            _family("kandinsky-2.2"),
+            guidance=("on", "off"),
+            callbacks=("",),
+            schedulers=("DDIM", "DDPM"),
+            targets=("pipeline", "denoiser"),
+            sizes=((32, 32), (32, 64)),
+        ),
+        "stable-video-diffusion": Kind(
+            _family("stable-video-diffusion"),
+            guidance=("on", "off"),
+            callbacks=("",),
+            schedulers=("its own", "Euler"),
+            prompts=(1,),
+            **own,
+        ),
+        "flux-kontext": Kind(
+            _family("flux-kontext"),
+            guidance=("on", "off"),
+            in_turn=True,
+            scale="true_cfg_scale",
+            schedulers=_FLOW,
+            sizes=((16, 16), (16, 24), (32, 16)),
+            callbacks=("",),
+            weight=2,
+        ),
+        "qwen-image-edit": Kind(
+            _family("qwen-image-edit"),
+            guidance=("on", "off"),
+            in_turn=True,
+            scale="true_cfg_scale",
+            schedulers=_FLOW,
+            sizes=((16, 16), (16, 24), (32, 16)),
+            callbacks=("",),
+            weight=2,
+        ),
+        "qwen-image-edit-plus": Kind(
+            _family("qwen-image-edit-plus"),
+            guidance=("on", "off"),
+            in_turn=True,
+            scale="true_cfg_scale",
+            schedulers=_FLOW,
+            sizes=((16, 16), (16, 24)),
+            callbacks=("",),
+            prompts=(1,),
+        ),
+        "wan-image-to-video": Kind(
+            _family("wan-image-to-video"),
+            guidance=("on", "off"),
+            in_turn=True,
+            schedulers=(*_FLOW, "flow UniPC"),
+            sizes=((16, 32), (32, 16)),
+            prompts=(1,),
+            callbacks=("",),
+        ),
+    }
+
+
+KINDS = _kinds()
+STEPS = 4
+
+
+def draw_situations(count: int, seed: int = 0) -> list[Situation]:
+    """Return different situations, always the same ones for a seed."""
+    draw = random.Random(seed)
+    names = [name for name, kind in KINDS.items() for _ in range(kind.weight)]
+    found: dict[Situation, None] = {}
+    while len(found) < count:
+        name = draw.choice(names)
+        kind = KINDS[name]
+        prompts, images = draw.choice(kind.prompts), draw.choice(kind.images)
+        total = prompts * images
+        situation = Situation(
+            name,
+            draw.choice(kind.targets),
+            prompts,
+            images,
+            draw.choice((total, total, total, 1, 2)),  # mostly as many names as images
+            draw.choice(kind.guidance),
+            draw.choice(("conditional", "both")),
+            draw.choice(kind.schedulers),
+            draw.choice(kind.strengths),
+            draw.choice(kind.adapters),
+            draw.choice(kind.sizes),
+            draw.choice(kind.callbacks),
+            draw.choice((None, None, 2, range(1, 3))),
+            draw.choice(("auto", "auto", "logits", "factors")),
+        )
+        found[situation] = None
+    return list(found)
+
+
+# --- The witness.
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The arguments of one attention kernel, dims (batch, head, token, channel)."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    scale: float
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the denoiser."""
+
+    timestep: float
+    batch: int
+    scales: dict[str, list[Any]]  # of each layer's adapters
+    kernels: dict[str, list[Kernel]] = field(default_factory=dict)
+
+
+@contextmanager
+def witness(denoiser: Any) -> Iterator[list[Call]]:
+    """Log the calls of a denoiser, and the kernels of its attention layers."""
+    calls: list[Call] = []
+    running: list[str] = []
+    original = functional.scaled_dot_product_attention
+
+    def kernel(query: Any, key: Any, value: Any, *args: Any, **options: Any) -> Any:
+        if running and calls:
+            scale = options.get("scale") or query.shape[-1] ** -0.5
+            found = Kernel(query.detach().clone(), key.detach().clone(), scale)
+            calls[-1].kernels.setdefault(running[-1], []).append(found)
+        return original(query, key, value, *args, **options)
+
+    def on_call(module: Any, args: Any, options: Any) -> None:
+        named = inspect.signature(type(module).forward).bind(module, *args, **options).arguments
+        timestep = torch.as_tensor(named["timestep"]).flatten()[0]
+        latents = named.get("sample", named.get("hidden_states"))
+        scales = {
+            layer: copy.deepcopy(part.processor.scale)
+            for layer, part in module.named_modules()
+            if hasattr(getattr(part, "processor", None), "to_k_ip")
+        }
+        calls.append(Call(float(timestep), len(latents), scales))
+
+    with ExitStack() as stack:
+        hook = denoiser.register_forward_pre_hook(on_call, with_kwargs=True)
+        stack.callback(hook.remove)
+        for name, module in denoiser.named_modules():
+            if hasattr(module, "to_q") or hasattr(module, "to_qkv"):
+                enter = module.register_forward_pre_hook(lambda *_, n=name: running.append(n))
+                leave = module.register_forward_hook(lambda *_: (running.pop(), None)[1])
+                stack.callback(enter.remove)
+                stack.callback(leave.remove)
+        functional.scaled_dot_product_attention = kernel
+        stack.callback(setattr, functional, "scaled_dot_product_attention", original)
+        yield calls
+
+
+# --- What must be stored.
+
+
+def branches_of(situation: Situation, evaluation: int) -> tuple[str, ...]:
+    """Return the branches of an evaluation's batch, or of its calls, in their order."""
+    kind = KINDS[situation.pipeline]
+    match situation.guidance:
+        case "off" | "SAG" | "image off":
+            return (C,)
+        case "PAG":
+            return (C, P)
+        case "PAG and on":
+            return (U, C, P)
+        case "image and on":
+            return (C, IMAGE, U)
+        case "cut off" if evaluation > CUT_AFTER:
+            return (C,)
+    return (C, U) if kind.in_turn else (U, C)
+
+
+CUT_AFTER = 1  # the evaluation at whose end a callback changes something
+
+
+def steps_of(situation: Situation, calls: list[Call]) -> list[tuple[int, list[Call]]]:
+    """Return the evaluation at which each step starts, and its calls: one, or one a branch."""
+    kind = KINDS[situation.pipeline]
+    if situation.guidance == "SAG":
+        calls = calls[::2]
+    together = 2 if kind.in_turn and situation.guidance == "on" else 1
+    evaluations = [calls[i : i + together] for i in range(0, len(calls), together)]
+    if (
+        situation.target == "denoiser"
+    ):  # The contract: calls at distinct timesteps, the last of each.
+        numbered = itertools.groupby(enumerate(evaluations), key=lambda one: one[1][0].timestep)
+        return [list(group)[-1] for _, group in numbered]
+    starts = SCHEDULERS[situation.scheduler][2](len(evaluations))
+    return [(i, evaluations[i]) for i in starts]
+
+
+def reference_kernel(
+    situation: Situation, layer: str, index: int, kernels: list[Kernel], patches: int
+) -> tuple[Kernel, slice, slice] | None:
+    """Return a reference's kernel in one call of a layer, its queries and its keys; None if none."""
+    adapters, every = situation.adapters, slice(None)
+    if adapters:
+        first = {"plain": 4, "plus": 16}.get(adapters, 17)
+        is_second = adapters.startswith("two,") or adapters == "two"
+        counts = [first, 16] if is_second else [first] * len(_flat_pictures(adapters))
+        alone = is_second or adapters.startswith(
+            "masks"
+        )  # Else the images of an adapter share a softmax.
+        start = 0 if alone else sum(counts[:index])
+        wanted = counts[index] if alone else sum(counts)
+        found = [k for k in kernels if k.key.shape[2] == wanted]
+        if not layer.endswith("attn2") or not found:
+            return None
+        own = found[index] if adapters.startswith("masks") else found[0]
+        return own, every, slice(start, start + counts[index])
+    family = _layout(situation.pipeline)
+    counts = [patches if count == -1 else count for count, *_ in family.references]
+    wanted = family.other_keys(patches) + sum(counts)
+    start = family.keys_before(patches) + sum(counts[:index])
+    queries = slice(family.queries_before, family.queries_before + patches)
+    found = [k for k in kernels if k.key.shape[2] == wanted]
+    return (found[0], queries, slice(start, start + counts[index])) if found else None
+
+
+def expected_logits(
+    situation: Situation,
+    layer: str,
+    index: int,
+    patches: int,
+    steps: list[tuple[int, list[Call]]],
+    image: int,
+    branch: str,
+) -> Any:
+    """Return what a layer must hold of one image and branch, dims (step, head, P, R), float64.
+
+    None where the layer does not read the reference at every one of these steps.
+    """
+    logits = []
+    for evaluation, calls in steps:
+        branches = branches_of(situation, evaluation)
+        if branch not in branches:
+            return None
+        at = branches.index(branch)
+        call = calls[at] if len(calls) > 1 else calls[0]
+        row = image if len(calls) > 1 else at * situation.total + image
+        found = reference_kernel(situation, layer, index, call.kernels.get(layer, []), patches)
+        if found is None:
+            return None
+        kernel, queries, keys = found
+        folded = len(kernel.query) // call.batch  # a video's frames, or its positions
+        rows = slice(row * folded, (row + 1) * folded)
+        shared = kernel.key.expand(len(kernel.query), -1, -1, -1)  # as the kernel broadcasts it
+        query, key = (part[rows].double() for part in (kernel.query, shared))
+        scores = query[:, :, queries] @ key[:, :, keys].mT * kernel.scale
+        if folded == 1:
+            scores = scores[0]
+        elif "temporal" in layer:  # (position, head, frame, key) -> (head, frame and position, key)
+            scores = scores.permute(1, 2, 0, 3).flatten(1, 2)
+        else:
+            scores = scores.transpose(0, 1).flatten(1, 2)
+        logits.append(scores.numpy())
+    return np.stack(logits)
+
+
+@cache
+def _layout(pipeline: str) -> families.Family:
+    return families.FAMILIES[pipeline]()
+
+
+def _flat_pictures(adapters: str) -> list[Any]:
+    return [p for one in _pictures(adapters) for p in (one if isinstance(one, list) else [one])]
+
+
+# --- One situation.
+
+
+def try_situation(situation: Situation, store: Path) -> Outcome:
+    """Capture a situation, and compare every sample that is complete with the witness."""
+    torch.manual_seed(1)
+    kind = KINDS[situation.pipeline]
+    pipeline, call = kind.build(situation)
+    name, options, _ = SCHEDULERS[situation.scheduler]
+    if name:
+        pipeline.scheduler = getattr(diffusers, name)(**options)
+    call |= _settings(situation, kind, pipeline)
+    target = pipeline if situation.target == "pipeline" else _denoiser(pipeline)
+    told = {} if situation.target == "pipeline" else {"profile": _profile_of(situation)}
+    names = [f"sample-{number}" for number in range(situation.names)]
+    blank = np.zeros((*situation.size, 3), np.uint8)
+    refusal = ""
+    with _small_references(), witness(_denoiser(pipeline)) as calls:
+        try:
+            with capture(
+                target, store, sample=names, dtype="float32", guidance=situation.option,
+                steps=situation.kept, representation=situation.representation, **told,
+            ) as recording:  # fmt: skip
+                _run(situation, pipeline, call)
+                for name in names:
+                    recording.add_images(sample=name, generated=blank, reference=blank)
+        except I2AMError as e:
+            refusal = f"{type(e).__name__}: {e}"
+        except Exception as e:  # noqa: BLE001 - whatever the pipeline itself does not do
+            place = traceback.extract_tb(e.__traceback__)[-1]
+            where = f"{Path(place.filename).name}:{place.lineno}"
+            return Outcome("did not run", f"{type(e).__name__}: {e} ({where})")
+    root: Any = zarr.open_group(store, mode="r") if store.exists() else {}
+    complete = [n for n in names if n in root and root[n].attrs["i2am"]["status"] == "complete"]
+    if refusal:
+        return Outcome("wrong" if complete else "refused", refusal)
+    for image, name in enumerate(names):
+        if name not in complete:
+            return Outcome("wrong", f"{name} is not complete, and nothing was said")
+        if fault := _find_fault(situation, root[name], calls, image):
+            return Outcome("wrong", f"{name}: {fault}")
+    return Outcome("right")
+
+
+@contextmanager
+def _small_references() -> Iterator[None]:
+    """Have Qwen's pipelines bring a reference to some hundred pixels, not to a megapixel."""
+
+    def small(_area: int, ratio: float) -> tuple[int, int, None]:
+        return (32, 32, None) if ratio == 1 else (48, 16, None)
+
+    with ExitStack() as stack:
+        for module, patched in (
+            (pipeline_qwenimage_edit, small),
+            (pipeline_qwenimage_edit_plus, lambda area, ratio: small(area, ratio)[:2]),
+        ):
+            stack.callback(setattr, module, "calculate_dimensions", module.calculate_dimensions)
+            module.calculate_dimensions = patched
+        yield
+
+
+def _settings(situation: Situation, kind: Kind, pipeline: Any) -> dict[str, Any]:
+    scale = {"on": 3.0, "cut off": 3.0, "PAG and on": 3.0, "image and on": 3.0, "image off": 3.0}
+    found: dict[str, Any] = {kind.scale: scale.get(situation.guidance, 1.0)}
+    accepted = inspect.signature(type(pipeline).__call__).parameters
+    if "max_guidance_scale" in accepted:
+        found = {"max_guidance_scale": found[kind.scale]}
+        found["min_guidance_scale"] = found["max_guidance_scale"]
+    if "pag_scale" in accepted:
+        found["pag_scale"] = 3.0 if "PAG" in situation.guidance else 0.0
+    if "sag_scale" in accepted:
+        found["sag_scale"] = 0.75 if situation.guidance == "SAG" else 0.0
+    if "image_guidance_scale" in accepted:
+        found["image_guidance_scale"] = 0.5 if situation.guidance == "image off" else 1.5
+    callbacks = [one for one in (_cut_off(situation, pipeline), _other(situation)) if one]
+    if callbacks:
+
+        def at_step_end(pipe: Any, step: int, timestep: Any, values: Any) -> Any:
+            for one in callbacks:
+                values = one(pipe, step, values)
+            return values
+
+        found["callback_on_step_end"] = at_step_end
+        if situation.guidance == "cut off":
+            given = ("latents", *_DOUBLED)
+            inputs = [name for name in pipeline._callback_tensor_inputs if name in given]
+            found["callback_on_step_end_tensor_inputs"] = inputs
+    return found
+
+
+# What pipelines hold for both branches, and a callback can halve.
+_DOUBLED = ("prompt_embeds", "add_text_embeds", "add_time_ids", "mask", "masked_image_latents")
+
+
+def _cut_off(situation: Situation, pipeline: Any) -> Any:
+    """Return a callback that ends guidance on the way, as users of diffusers do it."""
+    if situation.guidance != "cut off":
+        return None
+    shared: list[Any] = []
+
+    def keep(_module: Any, _args: Any, options: Any) -> None:
+        shared[:] = [(options.get("added_cond_kwargs") or {}).get("image_embeds")]
+
+    pipeline.unet.register_forward_pre_hook(keep, with_kwargs=True)
+
+    def cut(pipe: Any, step: int, values: dict[str, Any]) -> dict[str, Any]:
+        if step == CUT_AFTER:
+            pipe._guidance_scale = 0.0
+            for name in _DOUBLED:
+                if name in values:
+                    values[name] = values[name].chunk(2)[-1]
+            if shared[0] is not None:
+                shared[0][:] = [each.chunk(2)[-1] for each in shared[0]]
+        return values
+
+    return cut
+
+
+def _other(situation: Situation) -> Any:
+    """Return a callback that interrupts the run, or changes the adapters' scales on the way."""
+
+    def change(pipe: Any, step: int, values: dict[str, Any]) -> dict[str, Any]:
+        if step != CUT_AFTER:
+            return values
+        if situation.callback == "interrupt":
+            pipe._interrupt = True
+        for name, processor in pipe.unet.attn_processors.items():
+            if not hasattr(processor, "to_k_ip"):
+                continue
+            if situation.callback == "fade":
+                processor.scale = [_halved(scale) for scale in processor.scale]
+            if situation.adapters == "joins" and name.startswith("down"):
+                processor.scale[0] = 0.7
+        return values
+
+    return change if situation.callback or situation.adapters == "joins" else None
+
+
+def _halved(scale: Any) -> Any:
+    return [0.5 * one for one in scale] if isinstance(scale, list) else 0.5 * scale
+
+
+def _run(situation: Situation, pipeline: Any, call: dict[str, Any]) -> None:
+    accepted = inspect.signature(type(pipeline).__call__).parameters
+    if "generator" in accepted:
+        call = call | {"generator": torch.Generator().manual_seed(0)}
+    if "output_type" in accepted:
+        call = call | {"output_type": "latent"}
+    pipeline(num_inference_steps=STEPS, **call)
+
+
+def _denoiser(pipeline: Any) -> Any:
+    return getattr(pipeline, "unet", None) or pipeline.transformer
+
+
+def _profile_of(situation: Situation) -> str:
+    return "ip-adapter" if situation.adapters else _layout(situation.pipeline).profile
+
+
+def _find_fault(situation: Situation, sample: Any, calls: list[Call], image: int) -> str:
+    """Return what a complete sample says that is not so; empty if all of it is right."""
+    if situation.names != situation.total:
+        return f"{situation.total} images under {situation.names} names"
+    every = steps_of(situation, calls)
+    kept = [i for i in range(len(every)) if _keeps(situation.kept, i)]
+    if sample["step"][...].tolist() != kept:
+        return f"steps {sample['step'][...].tolist()}, not {kept}"
+    steps = [every[i] for i in kept]
+    timesteps = [step[0].timestep for _, step in steps]
+    # Some pipelines call their denoiser with a share of the scheduler's timestep.
+    factor = sample["timestep"][0] / timesteps[0] if timesteps[0] else 1.0
+    if not np.allclose(sample["timestep"][...], [factor * t for t in timesteps], rtol=1e-4):
+        return f"timesteps {sample['timestep'][...].tolist()}, not {timesteps}"
+    branches = branches_of(situation, steps[0][0])
+    wanted = [C] if situation.option == "conditional" else sorted(branches)
+    labels = sample["guidance"][...].tolist() if "guidance" in sample else [C]
+    if sorted(labels) != wanted:
+        return f"branches {labels}, not {wanted}"
+    for name, layer in sample["layers"].groups():
+        if fault := _find_layer_fault(situation, name, layer, steps, image, labels):
+            return f"{name}: {fault}"
+    stored = {name for name, _ in sample["layers"].groups()}
+    missing = _layers_read(situation, steps) - stored
+    return f"nothing of {sorted(missing)[0]}" if missing else ""
+
+
+def _find_layer_fault(
+    situation: Situation,
+    name: str,
+    layer: Any,
+    steps: list[tuple[int, list[Call]]],
+    image: int,
+    labels: list[str],
+) -> str:
+    own = layer.attrs["i2am"]
+    path, _, suffix = name.partition(".reference_")
+    index = int(suffix or 0)
+    if own["reference_index"] != index:
+        return f"reference_index {own['reference_index']}"
+    patches = int(np.prod(own["generated_grid"]))
+    for number, label in enumerate(labels):
+        found = stored_logits(layer, number if len(labels) > 1 else None)
+        expected = expected_logits(situation, path, index, patches, steps, image, label)
+        if expected is None:
+            return f"stored, and not read at every step of {label}"
+        if found.shape != expected.shape:
+            return f"shape {found.shape}, not {expected.shape}"
+        error = np.abs(found - expected).max()
+        if error > 1e-5 * max(1.0, np.abs(expected).max()):
+            return f"{label}: off by {error:.3g}"
+    if situation.adapters:
+        weights = [_weight(situation, step[0].scales[path], index) for _, step in steps]
+        stored = layer["weight"][...].tolist() if "weight" in layer else own.get("weight", 1.0)
+        if not np.allclose(stored, weights):
+            return f"weight {stored}, not {weights}"
+    return ""
+
+
+def _weight(situation: Situation, scales: list[Any], index: int) -> float:
+    """Return the scale of one reference image in a layer."""
+    if situation.adapters.startswith("two,") or situation.adapters == "two":
+        return float(scales[index])
+    first = scales[0]
+    return float(first[index] if isinstance(first, list) else first)
+
+
+def _layers_read(situation: Situation, steps: list[tuple[int, list[Call]]]) -> set[str]:
+    """Return the names under which layers of adapters must be stored, as they read a reference."""
+    if not situation.adapters:
+        return set()
+    found = set()
+    for _, calls in steps:
+        for path, scales in calls[0].scales.items():
+            layer = path.removesuffix(".processor")
+            for index in range(len(_flat_pictures(situation.adapters))):
+                if _weight(situation, scales, index):
+                    found.add(f"{layer}.reference_{index}" if index else layer)
+    return found
+
+
+def _keeps(kept: Any, step: int) -> bool:
+    if kept is None:
+        return True
+    return step % kept == 0 if isinstance(kept, int) else step in kept
