@@ -11,7 +11,7 @@ from i2am.schemas.dims import HEAD, LAYER, STEP
 from i2am.schemas.directions import DirectionName
 from i2am.schemas.errors import AnalysisError
 from i2am.viewer.data.axes import AVERAGEABLE_DIMS, SliderPosition, level_name
-from i2am.viewer.picking.pick import Pick, seen_part, why_unseen
+from i2am.viewer.picking.pick import Pick, seen_part
 
 if TYPE_CHECKING:
     from i2am.viewer.data.sample import SampleView
@@ -72,7 +72,10 @@ def sram_script(view: SampleView, pick: Pick) -> str:
     """
     seen = seen_part(pick, view)
     if seen is None:
-        msg = f"{why_unseen(pick.side)[:-1]}, at {pick.title()}. Pick a place inside the box."
+        msg = (
+            f"Expected a place that the model saw, got {pick.area}, at the {pick.side} image of "
+            f"{pick.sample}. Pick one within {tuple(view.boxes[pick.side])}."
+        )
         raise AnalysisError(msg)
     selection = {
         name: labels
