@@ -132,16 +132,20 @@ class SampleView:
         return "R2G only: the reference tokens have no layout."
 
     def seen(self) -> str:
-        """Return which part of an image the model saw, a line for each of which it saw not all."""
-        names = {"generated": "generated image", "reference": "reference"}
+        """Return which part of an image the model saw: a line for each that it did not see as it is."""
+        words = {"generated": "the generated image", "reference": "the reference"}
         lines = []
-        for name, words in names.items():
-            box = self.boxes.get(name)
-            if box is not None and not box.is_whole(*self.images[name].shape[:2]):
-                y0, x0, y1, x1 = (f"{round(end, 1):g}" for end in box)
-                lines.append(
-                    f"The model saw rows {y0} to {y1}, columns {x0} to {x1} of the {words}."
-                )
+        for name, box in self.boxes.items():
+            size = self.images[name].shape[:2]
+            if box.is_whole(*size):
+                continue
+            within = Box(max(box.y0, 0), max(box.x0, 0), min(box.y1, size[0]), min(box.x1, size[1]))
+            y0, x0, y1, x1 = (f"{round(end, 1):g}" for end in within)
+            part = f"rows {y0} to {y1}, columns {x0} to {x1} of {words[name]}"
+            if within.is_whole(*size):
+                part = f"all of {words[name]}"
+            padding = "" if box == within else ", and padding around it"
+            lines.append(f"The model saw {part}{padding}.")
         return "\n".join(lines)
 
     def loader(

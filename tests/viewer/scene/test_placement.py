@@ -121,7 +121,27 @@ def test_a_mask_is_compared_with_the_map_over_the_box_alone(tmp_path: Path) -> N
     assert inside.shape == (16, 64)
     assert inside.mean() == pytest.approx(8 * 24 / (16 * 64))
     assert view.spreads["g2r"].mask.mean() == pytest.approx(8 * 16 / (32 * 32))
-    assert "rows 8 to 24, columns 16 to 80 of the generated image" in view.seen()
+
+
+@pytest.mark.parametrize(
+    ("box", "line"),
+    [
+        (CROP, "The model saw rows 8 to 24, columns 16 to 80 of the generated image."),
+        (
+            (0, 31.5, 32, 64.75),
+            "The model saw rows 0 to 32, columns 31.5 to 64.8 of the generated image.",
+        ),
+        (PADDED, "The model saw all of the generated image, and padding around it."),
+        (
+            (-8, 40, 16, 200),
+            "The model saw rows 0 to 16, columns 40 to 96 of the generated image, "
+            "and padding around it.",
+        ),
+        ((0, 0, *WIDE), ""),
+    ],
+)
+def test_one_line_says_what_the_model_saw(box: Any, line: str, tmp_path: Path) -> None:
+    assert _view(tmp_path, generated=box).seen() == line
 
 
 def test_a_mask_beyond_the_picture_is_empty_and_outside_the_box_there_is_none(
