@@ -13,6 +13,7 @@ from qtpy.QtCore import Qt
 
 from i2am.analysis import open_run, sram
 from i2am.schemas import AnalysisError, Box
+from i2am.viewer.data.open_sample import open_view
 from i2am.viewer.export.pictures import figure_picture
 from i2am.viewer.export.script import map_script, sram_script
 from i2am.viewer.picking.pick import Pick
@@ -156,10 +157,9 @@ def test_a_pick_that_was_typed_outside_says_so_and_shows_no_map(run: Path, windo
     assert not set(BOXES) & {layer.name for layer in window.layers}
 
 
-def test_neighbours_outside_the_box_are_left_out(run: Path, window: Any) -> None:
-    view = session_of(window).views[0]
+def test_neighbours_outside_the_box_are_left_out(run: Path) -> None:
     pick = Pick(str(run), "first", "generated", (9, 20, 10, 21), (NAMES[1],))
-    found = neighbour_picks(pick, view)
+    found = neighbour_picks(pick, open_view(run))
     assert [one and one.area[:2] for one in found] == [
         *(None, None, None),
         *(None, (9, 20), (9, 36)),
@@ -181,6 +181,19 @@ def test_a_box_is_hidden_and_shown_with_its_image(window: Any) -> None:
     assert [window.layers[name].visible for name in BOXES] == [False, True]
     window.layers["generated"].visible = True
     assert window.layers[BOXES[0]].visible
+
+
+def test_another_samples_box_takes_the_place_of_the_one_before(window: Any, tmp_path: Path) -> None:
+    layer = window.layers["generated box"]
+    assert layer.data[0].max(axis=0).tolist() == [31.5, 95.5]
+    other = write_boxes(
+        write_run(tmp_path / "other.zarr", size_px=(32, 32)), {"generated": (0, 8, 16, 24)}
+    )
+    session_of(window).show(open_view(other))
+    assert window.layers["generated box"] is layer
+    assert layer.data[0].max(axis=0).tolist() == [31.5, 31.5]
+    assert _world(window.layers["R2G"]) == [-0.5, 7.5, 15.5, 23.5]
+    assert "reference box" not in window.layers
 
 
 def test_the_exported_picture_has_the_map_in_the_box_and_the_rest_dimmed(window: Any) -> None:
@@ -229,8 +242,8 @@ def test_the_exported_script_gives_the_same_map(window: Any) -> None:
         np.testing.assert_allclose(names["attention"], wanted, rtol=1e-5)
 
 
-def test_a_tile_has_the_map_in_the_box_and_the_rest_dimmed(window: Any) -> None:
-    # A window is there, so that there can be pixmaps.
+def test_a_tile_has_the_map_in_the_box_and_the_rest_dimmed(qapp: Any) -> None:
+    # An application is there, so that there can be pixmaps.
     picture = np.full((32, 96, 3), 200, np.uint8)
     values = np.ones((4, 4), np.float32)
     tile = draw_tile(picture, values, Box(*CENTRE), (0.0, 1.0), is_framed=False).toImage()
