@@ -236,9 +236,9 @@ def test_the_exported_script_gives_the_same_map(window: Any) -> None:
     for name, (script, seen) in scripts.items():
         names: dict[str, Any] = {}
         exec(compile(script, "copied", "exec"), names)
-        wanted = (
-            view.volumes[name.lower()].loaded.plane(position, nothing) if seen is None else seen
-        )
+        wanted: Any = seen
+        if seen is None:
+            wanted = view.volumes[name.lower()].loaded.plane(position, nothing)
         np.testing.assert_allclose(names["attention"], wanted, rtol=1e-5)
 
 
