@@ -235,14 +235,15 @@ def open_plain(run: Path) -> Any:
     from qtpy.QtWidgets import QApplication
 
     from i2am.viewer.data.open_sample import open_view
-    from i2am.viewer.scene.layers import image_boxes, sample_layers
+    from i2am.viewer.scene.layers import sample_layers
+    from i2am.viewer.scene.placement import place_images
     from i2am.viewer.window import _enlarge
 
     viewer = napari.Viewer(show=True)
     _enlarge(viewer)
     QApplication.processEvents()
     view = open_view(run)
-    for values, options, kind in sample_layers(view, image_boxes(view)):
+    for values, options, kind in sample_layers(view, place_images(view)):
         own = options.pop("metadata")["i2am"]
         if own["role"] in ("r2g", "g2r"):
             values = np.load(run.with_suffix(f".{own['role']}.npy"))[None]

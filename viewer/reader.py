@@ -61,7 +61,8 @@ def read_layers(path: PathOrPaths) -> list[LayerData]:
         If the store, or the run that maps were made from, cannot be read.
     """
     from i2am.viewer.data.open_sample import open_view, run_of_maps
-    from i2am.viewer.scene.layers import image_boxes, sample_layers
+    from i2am.viewer.scene.layers import sample_layers
+    from i2am.viewer.scene.placement import place_images
 
     one = _only(path)
     if one is None:
@@ -75,7 +76,7 @@ def read_layers(path: PathOrPaths) -> list[LayerData]:
     for volume in view.volumes.values():
         volume.request = loader.read_blocking
     _take_over()
-    return sample_layers(view, image_boxes(view))
+    return sample_layers(view, place_images(view))
 
 
 def _take_over() -> None:

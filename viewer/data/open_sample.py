@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from i2am.schemas.boxes import Box
 from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, STEP
 from i2am.schemas.directions import DIRECTIONS, Direction
 from i2am.schemas.errors import StoreError
@@ -116,10 +118,11 @@ def _stored_view(
     # A dimension without a coordinate would be counted.
     steps = (r2g if STEP in r2g.coords else capture).coords[STEP].values
     axes = read_axes(capture, layers, [int(step) for step in steps], sorted(heads))
-    images = _images(capture, reference_image(capture, stored))
+    reference = reference_image(capture, stored)
+    images, boxes = _images(capture, reference), _boxes(capture, reference)
     is_as_stored = normalisation == source.normalisation
     factors = {} if is_as_stored else _factors(capture, axes, volumes, source.normalisation)
-    spreads = _spreads(axes, images, volumes)
+    spreads = _spreads(axes, images, boxes, volumes)
     shown = {}
     for direction, one in volumes.items():
         loaded = LoadedMaps(
@@ -131,7 +134,7 @@ def _stored_view(
         )
         shown[direction] = MapVolume(loaded)
     reader = StoredMapReader(volumes, axes, factors)
-    return SampleView(source, capture, axes, images, shown, spreads, reader, stored)
+    return SampleView(source, capture, axes, images, boxes, shown, spreads, reader, stored)
 
 
 def _computed_view(capture: xr.DataTree, source: SampleSource) -> SampleView:
@@ -142,13 +145,14 @@ def _computed_view(capture: xr.DataTree, source: SampleSource) -> SampleView:
     heads = sorted({head for layer in selected for head in layer.heads})
     steps = [int(step) for step in capture.coords[STEP].values]
     axes = read_axes(capture, [layer.name for layer in selected], steps, heads)
-    images = _images(capture, selected[0].attributes.reference_image())
+    reference = selected[0].attributes.reference_image()
+    images, boxes = _images(capture, reference), _boxes(capture, reference)
     grids = {"r2g": largest_grid(layer.attributes.generated_grid for layer in selected)}
     references = [g for one in selected if one.has_g2r and (g := one.attributes.reference_grid)]
     if references:
         grids["g2r"] = largest_grid(references)
     own = {layer.name: layer for layer in selected}
-    spreads = _spreads(axes, images, grids)
+    spreads = _spreads(axes, images, boxes, grids)
     volumes = {}
     for direction, grid in grids.items():
         present = np.zeros((len(selected), len(heads)), bool)
@@ -159,7 +163,7 @@ def _computed_view(capture: xr.DataTree, source: SampleSource) -> SampleView:
         volumes[direction] = MapVolume(loaded)
     is_density = source.normalisation == "density"
     reader = ComputedMapReader([own[n] for n in axes.layers], axes, grids, density=is_density)
-    return SampleView(source, capture, axes, images, volumes, spreads, reader)
+    return SampleView(source, capture, axes, images, boxes, volumes, spreads, reader)
 
 
 def _images(capture: xr.DataTree, reference: str) -> dict[str, NDArray[np.uint8]]:
@@ -178,23 +182,56 @@ def _images(capture: xr.DataTree, reference: str) -> dict[str, NDArray[np.uint8]
     return {name: np.asarray(image) for name, image in images.items()}
 
 
+def _boxes(capture: xr.DataTree, reference: str) -> dict[str, Box]:
+    """Return what the model saw of the generated image, and of the reference of that name."""
+    from i2am.analysis.stores.boxes import image_box
+
+    stored = capture["images"].dataset if "images" in capture.children else {}
+    names = {"generated": "generated", "reference": reference}
+    return {name: image_box(capture, own) for name, own in names.items() if own in stored}
+
+
 def _spreads(
-    axes: MapAxes, images: dict[str, NDArray[np.uint8]], present: Collection[str]
+    axes: MapAxes,
+    images: dict[str, NDArray[np.uint8]],
+    boxes: dict[str, Box],
+    present: Collection[str],
 ) -> dict[str, MapSpread]:
     return {
-        name: MapSpread(axes.shape, _mask(images, direction))
+        name: MapSpread(axes.shape, _mask(images, boxes, direction))
         for name, direction in DIRECTIONS.items()
         if name in present
     }
 
 
-def _mask(images: dict[str, NDArray[np.uint8]], direction: Direction) -> NDArray[np.float64] | None:
-    """Return the mask of a direction, 0..1; None where it is empty or whole and says nothing."""
+def _mask(
+    images: dict[str, NDArray[np.uint8]], boxes: dict[str, Box], direction: Direction
+) -> NDArray[np.float64] | None:
+    """Return the mask of a direction over the image's box, 0..1.
+
+    None where it is empty or whole there, and says nothing.
+    """
     mask = images.get(direction.mask)
     if mask is None:
         return None
     shares: NDArray[np.float64] = mask.astype(np.float64) / 255
+    if direction.image in boxes:
+        shares = _within(shares, boxes[direction.image], images[direction.image].shape)
     return shares if 0 < shares.mean() < 1 else None
+
+
+def _within(mask: NDArray[np.float64], box: Box, size: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return the pixels of a mask that lie in a box of its image, 0 where the box is beyond it."""
+    if box.is_whole(size[0], size[1]):
+        return mask
+    for axis, ends in enumerate(((box.y0, box.y1), (box.x0, box.x1))):
+        factor = mask.shape[axis] / size[axis]
+        first, last = math.floor(ends[0] * factor), math.ceil(ends[1] * factor)
+        before, after = max(0, -first), max(0, last - mask.shape[axis])
+        padding = [(0, 0), (0, 0)]
+        padding[axis] = (before, after)
+        mask = np.pad(mask, padding).take(range(first + before, last + before), axis)
+    return mask
 
 
 def _present_in(volume: xr.DataArray, axes: MapAxes) -> NDArray[np.bool_]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from i2am.analysis.stores.layers import layer_attributes, sram_layers
 from i2am.schemas.attributes import ATTRIBUTE_KEY, CaptureAttributes, LayerAttributes
+from i2am.schemas.boxes import Box
 from i2am.schemas.dims import CONDITIONAL, GUIDANCE
 from i2am.viewer.data.axes import MapAxes
 from i2am.viewer.data.loader import Loader
@@ -66,6 +67,8 @@ class SampleView:
         Of the positions along the sliders.
     images : dict of str to array
         The stored images and masks; ``reference`` is the one that the maps' layers attend to.
+    boxes : dict of str to Box
+        Of the stored ones of ``generated`` and ``reference``: what the model saw, in their pixels.
     volumes : dict of str to MapVolume
         "r2g" and, where it exists, "g2r".
     spreads : dict of str to MapSpread
@@ -80,6 +83,7 @@ class SampleView:
     capture: xr.DataTree
     axes: MapAxes
     images: dict[str, NDArray[np.uint8]]
+    boxes: dict[str, Box]
     volumes: dict[str, MapVolume]
     spreads: dict[str, MapSpread]
     reader: MapReader
@@ -126,6 +130,23 @@ class SampleView:
                 "the attention to it is always 1."
             )
         return "R2G only: the reference tokens have no layout."
+
+    def seen(self) -> str:
+        """Return which part of an image the model saw: a line for each that it did not see as it is."""
+        words = {"generated": "the generated image", "reference": "the reference"}
+        lines = []
+        for name, box in self.boxes.items():
+            size = self.images[name].shape[:2]
+            if box.is_whole(*size):
+                continue
+            within = Box(max(box.y0, 0), max(box.x0, 0), min(box.y1, size[0]), min(box.x1, size[1]))
+            y0, x0, y1, x1 = (f"{round(end, 1):g}" for end in within)
+            part = f"rows {y0} to {y1}, columns {x0} to {x1} of {words[name]}"
+            if within.is_whole(*size):
+                part = f"all of {words[name]}"
+            padding = "" if box == within else ", and padding around it"
+            lines.append(f"The model saw {part}{padding}.")
+        return "\n".join(lines)
 
     def loader(
         self,

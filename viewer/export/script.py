@@ -11,10 +11,10 @@ from i2am.schemas.dims import HEAD, LAYER, STEP
 from i2am.schemas.directions import DirectionName
 from i2am.schemas.errors import AnalysisError
 from i2am.viewer.data.axes import AVERAGEABLE_DIMS, SliderPosition, level_name
+from i2am.viewer.picking.pick import Pick, seen_part
 
 if TYPE_CHECKING:
     from i2am.viewer.data.sample import SampleView
-    from i2am.viewer.picking.pick import Pick
 
 __all__ = ["map_script", "sram_script"]
 
@@ -63,30 +63,43 @@ def sram_script(view: SampleView, pick: Pick) -> str:
     view : SampleView
         The sample that the pick is in.
     pick : Pick
+        Pixels that the model never saw are left out.
+
+    Raises
+    ------
+    AnalysisError
+        If the model never saw any of it.
     """
+    seen = seen_part(pick, view)
+    if seen is None:
+        msg = (
+            f"Expected a place that the model saw, got {pick.area}, at the {pick.side} image of "
+            f"{pick.sample}. Pick one within {tuple(view.boxes[pick.side])}."
+        )
+        raise AnalysisError(msg)
     selection = {
         name: labels
         for name, labels in pick.selection(view).items()
         # Stored maps may be of fewer steps than were captured: then they are all named.
         if getattr(pick, name) or view.stored is not None
     }
-    top, left, bottom, right = pick.area
+    top, left, bottom, right = seen.area
     size = view.images[pick.side].shape[:2]
     lines = [
         f'"""SRAM of sample {view.source.sample!r}: {pick.title()}."""',
         "",
-        *([] if pick.is_point else ["import numpy as np", ""]),
+        *([] if seen.is_point else ["import numpy as np", ""]),
         "from i2am.analysis import open_run, sram",
         "",
         _open_sample(view),
     ]
-    if not pick.is_point:
+    if not seen.is_point:
         lines += [f"region = np.zeros({size}, bool)"]
         lines += [f"region[{top}:{bottom}, {left}:{right}] = True"]
     lines += [
         "attention = sram(",
         "    sample,",
-        f"    {pick.side}={(top, left) if pick.is_point else 'region'},",
+        f"    {pick.side}={(top, left) if seen.is_point else 'region'},",
         *(f"    {name}={labels!r}," for name, labels in selection.items()),
         f"    guidance={view.source.guidance!r},",
         f"    normalisation={view.source.normalisation!r},",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from i2am.viewer.picking.pick import Pick, Side, pick_in
 
 if TYPE_CHECKING:
-    from i2am.viewer.scene.layers import Box
+    from i2am.viewer.scene.placement import PlacedImage
     from i2am.viewer.session.session import Session
 
 __all__ = ["MousePicker", "PickHandler"]
@@ -41,7 +41,7 @@ class _ImagePoint(NamedTuple):
 
     view_index: int
     side: Side
-    box: Box
+    placed: PlacedImage
     point: Point
 
 
@@ -105,18 +105,18 @@ class MousePicker:
 
     def _point_in_image(self, event: Any) -> _ImagePoint | None:
         point = _point(event)
-        for view_index, (view, boxes) in enumerate(
-            zip(self._session.views, self._session.boxes, strict=True)
+        for view_index, (view, placed) in enumerate(
+            zip(self._session.views, self._session.placed, strict=True)
         ):
             sides: tuple[Side, Side] = ("generated", "reference")
             for side in sides:
-                if side in view.images and boxes[side].contains(*point):
-                    return _ImagePoint(view_index, side, boxes[side], point)
+                if side in view.images and placed[side].contains(*point):
+                    return _ImagePoint(view_index, side, placed[side], point)
         return None
 
     def _pick(self, start: _ImagePoint, end: Point) -> Pick:
         view = self._session.views[start.view_index]
-        return pick_in(view, start.side, start.box, (start.point, end))
+        return pick_in(view, start.side, start.placed, (start.point, end))
 
 
 def _point(event: Any) -> Point:

@@ -6,19 +6,21 @@ Pixels are those of the image as it is stored, so that a pick means the same in 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from i2am.analysis.kernel.resize import largest_grid
+from i2am.schemas.boxes import Box
 from i2am.schemas.dims import HEAD, LAYER, STEP
 from i2am.schemas.errors import AnalysisError
+from i2am.viewer.scene.placement import PlacedImage, cell_box
 
 if TYPE_CHECKING:
     from i2am.viewer.data.axes import SliderPosition
     from i2am.viewer.data.sample import SampleView
-    from i2am.viewer.scene.layers import Box
 
 __all__ = [
     "Area",
@@ -27,9 +29,11 @@ __all__ = [
     "check_inside",
     "image_size",
     "other_side",
-    "patch_grid",
+    "patch_of",
     "pick_in",
     "pick_in_view",
+    "seen_part",
+    "why_unseen",
 ]
 
 Side = Literal["generated", "reference"]
@@ -131,7 +135,10 @@ def other_side(side: Side) -> Side:
 
 
 def pick_in(
-    view: SampleView, side: Side, box: Box, points: tuple[tuple[float, float], tuple[float, float]]
+    view: SampleView,
+    side: Side,
+    placed: PlacedImage,
+    points: tuple[tuple[float, float], tuple[float, float]],
 ) -> Pick:
     """Return the pick between two points (y, x) of the scene; of one pixel where they are one.
 
@@ -139,15 +146,15 @@ def pick_in(
     ----------
     view : SampleView
     side : "generated" or "reference"
-    box : Box
+    placed : PlacedImage
         Where that image lies.
     points : two (y, x)
         World coordinates; a point beyond the image's edge counts as on it.
     """
-    height, width = image_size(view, side)
-    ys, xs = zip(*points, strict=True)
-    rows = [int(np.clip((y - box.top) / box.height * height, 0, height - 1)) for y in ys]
-    columns = [int(np.clip((x - box.left) / box.width * width, 0, width - 1)) for x in xs]
+    height, width = placed.size
+    ys, xs = zip(*(placed.to_pixels(*point) for point in points), strict=True)
+    rows = [int(np.clip(y, 0, height - 1)) for y in ys]
+    columns = [int(np.clip(x, 0, width - 1)) for x in xs]
     area = (min(rows), min(columns), max(rows) + 1, max(columns) + 1)
     return Pick(view.source.run, view.source.sample, side, area)
 
@@ -165,7 +172,40 @@ def pick_in_view(
     )
 
 
-def patch_grid(pick: Pick, view: SampleView) -> tuple[int, int]:
+def seen_part(pick: Pick, view: SampleView) -> Pick | None:
+    """Return a pick without the pixels that the model never saw; None where it saw none of them."""
+    top, left, bottom, right = pick.area
+    box = view.boxes[pick.side]
+    first, last = max(top, math.floor(box.y0)), min(bottom, math.ceil(box.y1))
+    begin, end = max(left, math.floor(box.x0)), min(right, math.ceil(box.x1))
+    if first >= last or begin >= end:
+        return None
+    return replace(pick, area=(first, begin, last, end))
+
+
+def why_unseen(side: Side) -> str:
+    """Say why a pick has no SRAM that `seen_part` leaves nothing of."""
+    image = "generated image" if side == "generated" else side
+    return f"The model never saw this part of the {image}."
+
+
+def patch_of(pick: Pick, view: SampleView) -> Box:
+    """Return the patch that holds a picked pixel, in the finest grid of the pick's layers.
+
+    In pixels of the stored image; the pixel itself where no layer has a grid, or the model never saw
+    it.
+    """
+    top, left = pick.area[:2]
+    grid, box = _patch_grid(pick, view), view.boxes[pick.side]
+    if grid is None or seen_part(pick, view) is None:
+        return Box(top, left, top + 1, left + 1)
+    # A pixel that begins before the box, or ends after it, is of its first or last patch.
+    row = min(max(int((top - box.y0) * grid[0] // box.height), 0), grid[0] - 1)
+    column = min(max(int((left - box.x0) * grid[1] // box.width), 0), grid[1] - 1)
+    return cell_box(box, grid, row, column)
+
+
+def _patch_grid(pick: Pick, view: SampleView) -> tuple[int, int] | None:
     """Return the finest grid of the pick's layers, on its side."""
     known = view.layers
     layers = [name for name in pick.selection(view)["layers"] or () if name in known]
@@ -174,7 +214,7 @@ def patch_grid(pick: Pick, view: SampleView) -> tuple[int, int]:
         for own in (known[name] for name in layers)
     ]
     sizes = [grid for grid in grids if grid is not None]
-    return largest_grid(sizes) if sizes else image_size(view, pick.side)
+    return largest_grid(sizes) if sizes else None
 
 
 def image_size(view: SampleView, side: Side) -> tuple[int, int]:

@@ -18,7 +18,14 @@ from i2am.analysis import SramEstimate
 from i2am.schemas.errors import AnalysisError, I2AMError
 from i2am.viewer.data.axes import AVERAGEABLE_DIMS
 from i2am.viewer.picking.mouse import MousePicker
-from i2am.viewer.picking.pick import Pick, check_inside, image_size, pick_in_view
+from i2am.viewer.picking.pick import (
+    Pick,
+    check_inside,
+    image_size,
+    pick_in_view,
+    seen_part,
+    why_unseen,
+)
 from i2am.viewer.picking.sram_layers import SramLayers
 from i2am.viewer.picking.sram_request import Result, SramRequest
 
@@ -98,7 +105,8 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         """Compute the SRAM of a pick, with the layers, steps and heads that it names.
 
         Also of the same region of the other sample in view, with those of its own that have these
-        names.
+        names. Pixels that the model never saw are left out; where it saw none of them, the status bar
+        says so, and there is no SRAM.
         """
         self._stop()
         self.pick, self.view_index, self.estimate = pick, view_index, None
@@ -110,21 +118,26 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
             if pick.side not in other.images or pick.target_side not in other.images:
                 continue
             own = pick if index == view_index else pick.on(other, self._size)
-            self._requests[index] = self._start_request(other, index, own)
+            seen = seen_part(own, other)
+            if seen is not None:
+                self._requests[index] = self._start_request(other, index, seen)
+                continue
+            self._layers[index].hide_sram()
+            self._layers[index].outline(own)
+            if index == view_index:
+                self._session.viewer.status = why_unseen(own.side)
+                self.estimated.emit()
         self._outline_soon.throttle()
 
     def prefetch(self, pick: Pick, view_index: int) -> None:
         """Compute the SRAM of a press that may become a click, so that it is there at the release."""
         self.cancel_prefetch()
-        own = pick_in_view(
-            pick,
-            self._session.views[view_index],
-            self._session.position,
-            self._session.averaged_dims,
-        )
-        self._prefetched = SramRequest(
-            self._session.views[view_index], view_index, own, self._arrived.emit
-        )
+        view = self._session.views[view_index]
+        seen = seen_part(pick, view)
+        if seen is None:
+            return
+        own = pick_in_view(seen, view, self._session.position, self._session.averaged_dims)
+        self._prefetched = SramRequest(view, view_index, own, self._arrived.emit)
         self._idle.start()
 
     def cancel_prefetch(self) -> None:
@@ -135,12 +148,18 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         self._prefetched = None
 
     def ask(self, pick: Pick, view_index: int) -> None:
-        """Show the SRAM of what was picked with the mouse, of the maps in view."""
+        """Show the SRAM of what was picked with the mouse, of the maps in view.
+
+        Where the model never saw it, the status bar says so, and what was picked before stays.
+        """
         session = self._session
-        self.request(
-            pick_in_view(pick, session.views[view_index], session.position, session.averaged_dims),
-            view_index,
-        )
+        view = session.views[view_index]
+        seen = seen_part(pick, view)
+        if seen is None:
+            session.viewer.status = why_unseen(pick.side)
+            self._end_preview(view_index)
+            return
+        self.request(pick_in_view(seen, view, session.position, session.averaged_dims), view_index)
         self.cancel_prefetch()
         # A click is followed by a redraw: a result that comes before it needs no second one.
         request = self._requests.get(view_index)
@@ -153,8 +172,19 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         self.picked.emit(self.pick)
 
     def preview_area(self, pick: Pick, view_index: int) -> None:
-        """Show an area as long as it is being picked."""
-        self._layers[view_index].preview_area(pick)
+        """Show an area as long as it is being picked: what the model saw of it."""
+        seen = seen_part(pick, self._session.views[view_index])
+        self._layers[view_index].preview_area(seen or pick)
+
+    def _end_preview(self, view_index: int) -> None:
+        """Outline again what was picked before an area was previewed, if anything was."""
+        request, layers = self._requests.get(view_index), self._layers[view_index]
+        if request is None:
+            layers.hide()
+        elif isinstance(request.latest, SramEstimate):
+            layers.show(request.pick, request.latest.values.to_numpy())
+        else:
+            layers.outline(request.pick)
 
     def restore(self, pick: Pick) -> None:
         """Show an earlier pick again: go to its sample and its slice.

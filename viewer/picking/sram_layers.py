@@ -7,7 +7,6 @@ points, since other lines have the graphics card's program linked anew: half of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.boxes import Box
 from i2am.schemas.dims import X, Y
-from i2am.viewer.picking.pick import Pick, image_size, patch_grid
+from i2am.viewer.picking.pick import Pick, patch_of
 from i2am.viewer.scene.contrast import contrast_limits, heat_colormap
 from i2am.viewer.scene.layers import caption_texts, own_layers
+from i2am.viewer.scene.placement import PlacedImage, cell_box
 
 if TYPE_CHECKING:
-    from i2am.viewer.scene.layers import Box
     from i2am.viewer.session.session import Session
 
 __all__ = ["SramLayers"]
@@ -60,14 +60,13 @@ class SramLayers:
 
     def preview_area(self, pick: Pick) -> None:
         """Draw a rectangle around an area as long as it is being picked."""
-        box = self._box(pick.side)
-        own = _rectangle(box, image_size(self._view, pick.side), pick.area)
+        own = _rectangle(self._placed(pick.side), Box(*pick.area))
         self._draw(pick, own, own)
 
     def show(self, pick: Pick, values: NDArray[Any]) -> None:
         """Show an SRAM in place of the maps on its image, and outline where it is highest."""
-        box = self._box(pick.target_side)
-        scale, translate = box.placement(values.shape)
+        placed = self._placed(pick.target_side)
+        scale, translate = placed.over_box(values.shape)
         appearance = self._session.appearance
         shown = {
             "scale": scale,
@@ -88,8 +87,8 @@ class SramLayers:
         self._caption(pick)
         row, column = np.unravel_index(int(np.nanargmax(values)), values.shape)
         height, width = values.shape
-        brightest = _rectangle(box, (height, width), (int(row), int(column)))
-        self._draw(pick, self._pick_rectangle(pick), brightest)
+        brightest = cell_box(placed.box, (height, width), int(row), int(column))
+        self._draw(pick, self._pick_rectangle(pick), _rectangle(placed, brightest))
 
     def hide_sram(self) -> None:
         """Hide the SRAM, and show the maps on its image again."""
@@ -109,21 +108,16 @@ class SramLayers:
     def _view(self) -> Any:
         return self._session.views[self._view_index]
 
-    def _box(self, side: str) -> Box:
-        return self._session.boxes[self._view_index][side]
+    def _placed(self, side: str) -> PlacedImage:
+        return self._session.placed[self._view_index][side]
 
     def _pick_rectangle(self, pick: Pick) -> Rectangle:
         """Return the patch that holds a picked pixel, or the area that was picked."""
-        size, box = image_size(self._view, pick.side), self._box(pick.side)
-        if not pick.is_point:
-            return _rectangle(box, size, pick.area)
-        grid = patch_grid(pick, self._view)
-        top, left = pick.area[:2]
-        patch = (top * grid[0] // size[0], left * grid[1] // size[1])
-        return _rectangle(box, grid, patch)
+        area = patch_of(pick, self._view) if pick.is_point else Box(*pick.area)
+        return _rectangle(self._placed(pick.side), area)
 
     def _draw(self, pick: Pick, own: Rectangle, brightest: Rectangle) -> None:
-        width = _WIDTH * self._box(pick.side).height
+        width = _WIDTH * self._placed(pick.side).height
         squares = np.concatenate([_squares(own, width), _squares(brightest, width)])
         if self._is_there(self._outlines):
             if width != self._width:
@@ -228,16 +222,16 @@ class SramLayers:
         return {ATTRIBUTE_KEY: own}
 
 
-def _rectangle(box: Box, grid: tuple[int, int], area: Sequence[int]) -> Rectangle:
-    """Return the outline of a part of a grid that spans a box: (top, left[, bottom, right]).
+def _rectangle(placed: PlacedImage, part: Box) -> Rectangle:
+    """Return the outline of a part of an image, or of its box.
 
-    At the box's edge it lies within: outside, a picture of the view would be larger.
+    At their edge it lies within: outside, a picture of the view would be larger.
     """
-    top, left, bottom, right = area if len(area) == 4 else (*area, area[0] + 1, area[1] + 1)
-    inset = _WIDTH * box.height / 2
-    start, size = np.array([box.top, box.left]), np.array([box.height, box.width])
-    corners = start + np.array([[top, left], [bottom, right]]) * size / grid
-    (top, left), (bottom, right) = np.clip(corners, start + inset, start + size - inset).tolist()
+    inset = _WIDTH * placed.height / 2
+    bounds = np.array(placed.bounds)
+    corners = np.array([placed.to_world(part.y0, part.x0), placed.to_world(part.y1, part.x1)])
+    within = np.clip(corners, bounds[:2] + inset, bounds[2:] - inset)
+    (top, left), (bottom, right) = within.tolist()
     return top, left, bottom - top, right - left
 
 

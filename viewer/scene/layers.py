@@ -6,7 +6,7 @@ Exchanging keeps what a user has set (visibility, colormap, opacity, sliders, zo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
@@ -16,13 +16,13 @@ from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import X, Y
 from i2am.viewer.data.sample import SampleView
 from i2am.viewer.data.volume import AXES
+from i2am.viewer.scene.box_layers import box_options, box_surface
 from i2am.viewer.scene.contrast import heat_colormap
+from i2am.viewer.scene.placement import PlacedImage, Transform
 
 __all__ = [
-    "Box",
     "LayerData",
     "caption_texts",
-    "image_boxes",
     "own_layers",
     "own_metadata",
     "sample_layers",
@@ -31,72 +31,20 @@ __all__ = [
 ]
 
 LayerData = tuple[Any, dict[str, Any], str]
-_GAP: Final = 1 / 16  # of the generated image's width
-_VIEW_GAP: Final = 1 / 8  # of its height: room for a caption
 _CAPTION_RISE: Final = 1 / 20  # of the generated image's height
 _VIEW_KEY: Final = f"{ATTRIBUTE_KEY}.view"  # of a layer's metadata: the sample that it belongs to
 _MASK_COLORS: Final = ((0.0, 0.0, 0.0, 0.0), (0.0, 0.9, 0.9, 0.45))
 
 
-@dataclass(frozen=True)
-class Box:
-    """An image's rectangle in world coordinates; `left` is its first column's left edge.
-
-    Parameters
-    ----------
-    height, width, left, top : float
-    """
-
-    height: float
-    width: float
-    left: float = -0.5
-    top: float = -0.5
-
-    def placement(self, grid: Sequence[int]) -> tuple[list[float], list[float]]:
-        """Return scale and translate (y, x) that spread `grid` over the box."""
-        scale = [self.height / grid[0], self.width / grid[1]]
-        # napari puts the centre, not the corner, of the first element at `translate`.
-        return scale, [self.top + scale[0] / 2, self.left + scale[1] / 2]
-
-    def contains(self, y: float, x: float) -> bool:
-        """Whether a point lies in it."""
-        is_within = 0 <= y - self.top < self.height and 0 <= x - self.left < self.width
-        return bool(is_within)
-
-
-def image_boxes(view: SampleView, above: Mapping[str, Box] | None = None) -> dict[str, Box]:
-    """Return where the generated image and, as high, the reference lie.
-
-    Parameters
-    ----------
-    view : SampleView
-    above : mapping, optional
-        The boxes of the sample above: this one lies below it, as wide.
-    """
-    height, width = _size(view, "generated", view.volumes["r2g"].loaded.grid)
-    fallback = view.volumes["g2r"].loaded.grid if "g2r" in view.volumes else (height, width)
-    reference_height, reference_width = _size(view, "reference", fallback)
-    top, zoom = -0.5, 1.0
-    if above is not None:
-        upper = above["generated"]
-        top, zoom = upper.top + (1 + _VIEW_GAP) * upper.height, upper.width / width
-    shown = (height * zoom, width * zoom)
-    start = (1 + _GAP) * shown[1] - 0.5
-    return {
-        "generated": Box(*shown, top=top),
-        "reference": Box(shown[0], reference_width * shown[0] / reference_height, start, top),
-    }
-
-
 def sample_layers(
-    view: SampleView, boxes: Mapping[str, Box], view_index: int = 0
+    view: SampleView, placed: Mapping[str, PlacedImage], view_index: int = 0
 ) -> list[LayerData]:
     """Return the layers of one sample, lowest first.
 
     Parameters
     ----------
     view : SampleView
-    boxes : mapping of "generated" and "reference" to Box
+    placed : mapping of "generated" and "reference" to PlacedImage
     view_index : int
         0, or 1 for the sample that another is compared with; it is kept in every layer's metadata,
         with the sample's source.
@@ -104,23 +52,27 @@ def sample_layers(
     Returns
     -------
     list of (data, keyword arguments, kind)
-        Roles, in order: captions, generated, source, inpainting_mask, r2g, reference,
-        reference_mask, g2r; those that the sample has. Volumes have the axes (sample, layer,
-        timestep, head, y, x).
+        Roles, in order: captions, generated, source, inpainting_mask, generated_box, r2g, reference,
+        reference_mask, reference_box, g2r; those that the sample has, a box where it is not all of
+        its image. Volumes have the axes (sample, layer, timestep, head, y, x).
     """
-    layers = [_captions(view, boxes)]
+    layers = [_captions(view, placed)]
     for side, direction, names, mask in (
         ("generated", "r2g", ("generated", "source"), "inpainting_mask"),
         ("reference", "g2r", ("reference",), "reference_mask"),
     ):
-        box = boxes[side]
+        own_place = placed[side]
         layers += [
-            _image_layer(name, view.images[name], box) for name in names if name in view.images
+            _image_layer(name, view.images[name], own_place)
+            for name in names
+            if name in view.images
         ]
         if mask in view.images:
-            layers.append(_mask(mask, view.images[mask], box))
+            layers.append(_mask(mask, view.images[mask], own_place))
+        if not own_place.is_whole:
+            layers.append((box_surface(own_place), box_options(side), "surface"))
         if direction in view.volumes:
-            layers.append(_volume(direction, view, box))
+            layers.append(_volume(direction, view, own_place))
     for _, options, _ in layers:
         own = {**asdict(view.source), **options["metadata"], "view_index": view_index}
         options["metadata"] = {ATTRIBUTE_KEY: own, _VIEW_KEY: view}
@@ -134,19 +86,15 @@ def caption_texts(view: SampleView) -> list[str]:
     return ["generated · R2G", "reference · G2R" if "g2r" in view.volumes else "reference · no G2R"]
 
 
-def _size(view: SampleView, name: str, fallback: Sequence[int]) -> tuple[int, int]:
-    height, width = view.images[name].shape[:2] if name in view.images else fallback
-    return int(height), int(width)
-
-
-def _image_layer(name: str, values: NDArray[Any], box: Box) -> LayerData:
-    options = _options(name, name, box, values.shape[:2])
+def _image_layer(name: str, values: NDArray[Any], placed: PlacedImage) -> LayerData:
+    options = _options(name, name, values.shape[:2], placed.over_image(values.shape[:2]))
     return values, {**options, "rgb": True, "visible": name != "source"}, "image"
 
 
-def _mask(name: str, values: NDArray[Any], box: Box) -> LayerData:
+def _mask(name: str, values: NDArray[Any], placed: PlacedImage) -> LayerData:
+    transform = placed.over_image(values.shape)
     options = {
-        **_options(name, name.replace("_", " "), box, values.shape),
+        **_options(name, name.replace("_", " "), values.shape, transform),
         "colormap": np.array(_MASK_COLORS),
         "contrast_limits": (0, 255),
         "interpolation2d": "nearest",
@@ -155,10 +103,11 @@ def _mask(name: str, values: NDArray[Any], box: Box) -> LayerData:
     return values, options, "image"
 
 
-def _volume(direction: str, view: SampleView, box: Box) -> LayerData:
+def _volume(direction: str, view: SampleView, placed: PlacedImage) -> LayerData:
     volume = view.volumes[direction]
+    transform = placed.over_box(volume.shape[-2:])
     options = {
-        **_options(direction, direction.upper(), box, volume.shape),
+        **_options(direction, direction.upper(), volume.shape, transform),
         "rgb": False,
         "colormap": heat_colormap(),
         "blending": "translucent",
@@ -170,17 +119,17 @@ def _volume(direction: str, view: SampleView, box: Box) -> LayerData:
     return volume, options, "image"
 
 
-def _captions(view: SampleView, boxes: Mapping[str, Box]) -> LayerData:
+def _captions(view: SampleView, placed: Mapping[str, PlacedImage]) -> LayerData:
     """Return the lowest layer: a line above each image that names it and its map.
 
     napari fits the view to the first layer that it is given, so this one also has an unseen point
     in each lower corner.
     """
-    left, right = boxes["generated"], boxes["reference"]
-    above = left.top - _CAPTION_RISE * left.height
-    below = left.top + left.height
-    points = [[above, box.left + box.width / 2] for box in (left, right)]
-    points += [[below, left.left], [below, right.left + right.width]]
+    images = placed["generated"], placed["reference"]
+    tops, lefts, bottoms, rights = zip(*(one.bounds for one in images), strict=True)
+    above = min(tops) - _CAPTION_RISE * images[0].height
+    points = [[above, one.left + one.width / 2] for one in images]
+    points += [[max(bottoms), min(lefts)], [max(bottoms), max(rights)]]
     options = {
         "name": "captions",
         "metadata": {"role": "captions"},
@@ -194,10 +143,10 @@ def _captions(view: SampleView, boxes: Mapping[str, Box]) -> LayerData:
     return np.array(points), options, "points"
 
 
-def _options(role: str, name: str, box: Box, shape: Sequence[int]) -> dict[str, Any]:
+def _options(role: str, name: str, shape: Sequence[int], transform: Transform) -> dict[str, Any]:
     """Return what every image layer has; leading axes of `shape` are counted, not placed."""
     leading = len(shape) - 2
-    scale, translate = box.placement(shape[-2:])
+    scale, translate = transform
     return {
         "name": name,
         "metadata": {"role": role},

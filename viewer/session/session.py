@@ -20,14 +20,9 @@ from i2am.viewer.data.open_sample import Store
 from i2am.viewer.data.sample import SampleSource, SampleView
 from i2am.viewer.data.volume import AXES
 from i2am.viewer.scene.appearance import Appearance, AppearanceController
-from i2am.viewer.scene.layers import (
-    Box,
-    image_boxes,
-    own_layers,
-    sample_layers,
-    show_layers,
-    view_of,
-)
+from i2am.viewer.scene.box_layers import IMAGE_ROLES, hide_without_image, show_with_image
+from i2am.viewer.scene.layers import own_layers, sample_layers, show_layers, view_of
+from i2am.viewer.scene.placement import PlacedImage, place_images
 from i2am.viewer.scene.time_axis import show_volume
 from i2am.viewer.session.samples import SampleOpener
 
@@ -49,7 +44,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     Attributes
     ----------
     views : list of SampleView
-    boxes : list of dict
+    placed : list of dict
         Of each sample in view, where its images lie.
     samples : tuple of str
         The complete samples of the first one's run, once they are listed.
@@ -72,12 +67,13 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         super().__init__()
         self._viewer, self._opener = weakref.ref(viewer), opener
         self.views: list[SampleView] = []
-        self.boxes: list[dict[str, Box]] = []
+        self.placed: list[dict[str, PlacedImage]] = []
         self.samples: tuple[str, ...] = ()
         self.averaged_dims: frozenset[str] = frozenset()
         self._appearance = AppearanceController()
         self._loaders: list[Loader] = []
         self._is_moving_sliders = False
+        self._is_exchanging = False  # the layers of a sample
         self._refresh_soon = qthrottled(
             self.refresh, timeout=_REFRESH_MS, leading=False, parent=self
         )
@@ -141,14 +137,13 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
 
     def show(self, view: SampleView, view_index: int = 0) -> None:
         """Put a sample into view, in place of the one with that index."""
-        above = self.boxes[0] if view_index else None
-        boxes = image_boxes(view, above)
+        placed = place_images(view, self.placed[0] if view_index else None)
         if view_index:
             for volume in view.volumes.values():
                 volume.align(self.views[0].axes)
         for volume in view.volumes.values():
             volume.samples = max(1, len(self.samples))
-        layers = sample_layers(view, boxes, view_index)
+        layers = sample_layers(view, placed, view_index)
         active = self.viewer.layers.selection.active
         events = self.viewer.layers.events
         with (
@@ -156,10 +151,15 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             events.removed.blocker(self._sync_with_layers),
         ):
             is_new = view_index >= len(self.views)
-            show_layers(self.viewer, layers, view_index=view_index, is_new=is_new)
+            self._is_exchanging = True
+            try:
+                show_layers(self.viewer, layers, view_index=view_index, is_new=is_new)
+            finally:
+                self._is_exchanging = False
         if active in self.viewer.layers:
             self.viewer.layers.selection.active = active
-        self._set_view(view, boxes, view_index)
+        self._set_view(view, placed, view_index)
+        self._follow_images()
 
     def show_sample(self, name: str) -> None:
         """Put another sample of the run into view as soon as it is open."""
@@ -204,7 +204,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             viewer.layers.events.inserted.disconnect(self._sync_with_layers)
             viewer.layers.events.removed.disconnect(self._sync_with_layers)
             viewer.dims.events.current_step.disconnect(self._on_sliders_moved)
-        self.views, self.boxes, self._loaders = [], [], []
+        self.views, self.placed, self._loaders = [], [], []
         self.closed.emit()
 
     def go_to(
@@ -293,7 +293,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             view_index=view_index,
         )
 
-    def _set_view(self, view: SampleView, boxes: dict[str, Box], view_index: int) -> None:
+    def _set_view(self, view: SampleView, placed: dict[str, PlacedImage], view_index: int) -> None:
         """Make a sample whose layers are there one of the session's: load its maps."""
         is_other_run = view_index == 0 and (
             not self.views or self.views[0].source.run != view.source.run
@@ -303,11 +303,11 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         )
         if view_index < len(self.views):
             self._loaders[view_index].stop()
-            self.views[view_index], self.boxes[view_index] = view, boxes
+            self.views[view_index], self.placed[view_index] = view, placed
             self._loaders[view_index] = loader
         else:
             self.views.append(view)
-            self.boxes.append(boxes)
+            self.placed.append(placed)
             self._loaders.append(loader)
         for volume in view.volumes.values():
             volume.averaged_dims, volume.request = self.averaged_dims, loader.prioritize
@@ -361,16 +361,31 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             if view is None and view_index < len(self.views):
                 self._remove_views(view_index)
             elif view is not None and view not in self.views and view_index == 0:
-                self._set_view(view, image_boxes(view), view_index)
+                self._set_view(view, place_images(view), view_index)
             elif view is not None:
                 self._appearance.apply(*self._in_view())
+        self._follow_images()
+
+    def _follow_images(self) -> None:
+        """Hide and show the box of an image with it from now on."""
+        for view_index in range(len(self.views)):
+            layers = own_layers(self.viewer, view_index)
+            hide_without_image(layers)
+            for name in (name for names in IMAGE_ROLES.values() for name in names):
+                if name in layers:  # What is connected already is not connected again.
+                    layers[name].events.visible.connect(self._on_images_shown)
+
+    def _on_images_shown(self) -> None:
+        if not self._is_exchanging and self.viewer is not None:
+            for view_index in range(len(self.views)):
+                show_with_image(own_layers(self.viewer, view_index))
 
     def _remove_views(self, view_index: int) -> None:
         """Forget a sample whose layers are gone, and those below it."""
         for gone in range(view_index, len(self.views)):
             self._loaders[gone].stop()
             self._opener.cancel(gone)
-        del self.views[view_index:], self.boxes[view_index:], self._loaders[view_index:]
+        del self.views[view_index:], self.placed[view_index:], self._loaders[view_index:]
         if not view_index:
             self.samples = ()
             self._on_views_cleared()

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QRect, QSize, Qt, Signal
-from qtpy.QtGui import QColor, QImage, QPainter, QPen, QPixmap
+from qtpy.QtCore import QRect, QRectF, QSize, Qt, Signal
+from qtpy.QtGui import QColor, QImage, QPainter, QPen, QPixmap, QRegion
 from qtpy.QtWidgets import QGridLayout, QLabel, QVBoxLayout, QWidget
 
 from i2am.analysis import SramEstimate
+from i2am.schemas.boxes import Box
 from i2am.schemas.errors import I2AMError
-from i2am.viewer.picking.pick import Pick, image_size, patch_grid
+from i2am.viewer.picking.pick import Pick, image_size, patch_of, seen_part, why_unseen
+from i2am.viewer.scene.box_layers import VEIL
 from i2am.viewer.scene.contrast import Limits, contrast_limits, heat_colormap
 from i2am.viewer.widgets.qt import Background
 
@@ -28,15 +30,17 @@ _AROUND: Final = (-1, 0, 1)
 
 
 def neighbour_picks(pick: Pick, view: SampleView) -> list[Pick | None]:
-    """Return a pick and its eight neighbours in reading order, itself fifth; None beyond the image.
+    """Return a pick and its eight neighbours in reading order, itself fifth.
+
+    None beyond the image, and where the model never saw it.
 
     A patch on from a picked pixel in the finest grid of its layers, a whole area on from an area.
     """
     size = image_size(view, pick.side)
     top, left, bottom, right = pick.area
     if pick.is_point:
-        grid = patch_grid(pick, view)
-        far = (size[0] / grid[0], size[1] / grid[1])
+        patch = patch_of(pick, view)
+        far = (patch.height, patch.width)
     else:
         far = (bottom - top, right - left)
     found: list[Pick | None] = []
@@ -46,7 +50,8 @@ def neighbour_picks(pick: Pick, view: SampleView) -> list[Pick | None]:
             first, last = max(0, top + y), min(bottom + y, size[0])
             begin, end = max(0, left + x), min(right + x, size[1])
             is_inside = first < last and begin < end
-            found.append(replace(pick, area=(first, begin, last, end)) if is_inside else None)
+            part = replace(pick, area=(first, begin, last, end)) if is_inside else None
+            found.append(part and seen_part(part, view))
     return found
 
 
@@ -99,6 +104,9 @@ class NeighbourGrid(QWidget):  # type: ignore[misc]  # Qt has no types here
         regions = [
             one.region(image_size(view, pick.side)) for one in self._picks if one is not None
         ]
+        if not regions:
+            self.caption.setText(why_unseen(pick.side))
+            return
         options: dict[str, Any] = {pick.side: regions, **pick.selection(view)}
 
         def is_overtaken() -> bool:
@@ -124,8 +132,8 @@ class NeighbourGrid(QWidget):  # type: ignore[misc]  # Qt has no types here
         limits = contrast_limits(values)
         for number, (tile, own) in enumerate(zip(self.tiles, self.maps, strict=True)):
             if own is not None:
-                picture = view.images[pick.target_side]
-                tile.setPixmap(draw_tile(picture, own, limits, is_framed=number == 4))
+                picture, box = view.images[pick.target_side], view.boxes[pick.target_side]
+                tile.setPixmap(draw_tile(picture, own, box, limits, is_framed=number == 4))
         share = "" if answer.share == 1 else f": {answer.share:.0%} of the steps so far"
         self.caption.setText(f"{pick.title()}\nand its neighbours, on one scale{share}")
         if answer.share == 1:
@@ -153,9 +161,9 @@ class _Tile(QLabel):  # type: ignore[misc]  # Qt has no types here
 
 
 def draw_tile(
-    picture: NDArray[np.uint8], values: NDArray[Any], limits: Limits, *, is_framed: bool
+    picture: NDArray[np.uint8], values: NDArray[Any], box: Box, limits: Limits, *, is_framed: bool
 ) -> QPixmap:
-    """Return an image under its map, as large as a tile."""
+    """Return an image under its map, as large as a tile; outside the map's box it is dimmed."""
     low, high = limits
     heat = heat_colormap().map(np.clip((values - low) / (high - low), 0, 1).ravel())
     colors = np.round(255 * np.reshape(heat, (*values.shape, 4))).astype(np.uint8)
@@ -163,10 +171,18 @@ def draw_tile(
     drawn = QPixmap.fromImage(_image(picture, QImage.Format.Format_RGB888)).scaled(
         QSize(_TILE_PX, _TILE_PX), keep, smooth
     )
+    scale = drawn.width() / picture.shape[1], drawn.height() / picture.shape[0]
+    part = QRectF(box.x0 * scale[0], box.y0 * scale[1], box.width * scale[0], box.height * scale[1])
+    size = QSize(max(1, round(part.width())), max(1, round(part.height())))
     stretch = Qt.AspectRatioMode.IgnoreAspectRatio
-    over = _image(colors, QImage.Format.Format_RGBA8888).scaled(drawn.size(), stretch, smooth)
+    over = _image(colors, QImage.Format.Format_RGBA8888).scaled(size, stretch, smooth)
     painter = QPainter(drawn)
-    painter.drawImage(0, 0, over)
+    if not box.is_whole(*picture.shape[:2]):
+        outside = QRegion(drawn.rect()).subtracted(QRegion(part.toAlignedRect()))
+        painter.setClipRegion(outside)
+        painter.fillRect(drawn.rect(), QColor.fromRgbF(*VEIL))
+        painter.setClipping(False)
+    painter.drawImage(part.topLeft(), over)
     if is_framed:
         for color, width in (("black", 5), ("white", 2)):  # visible on any image
             painter.setPen(QPen(QColor(color), width))

@@ -214,7 +214,7 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
 def _describe_maps(view: SampleView) -> str:
     own = view.source
     source = "computed from the run" if own.computed else f"read from {Path(own.maps or '').name}"
-    return f"{source}\n{view.note()}".strip()
+    return "\n".join(filter(None, (source, view.note(), view.seen())))
 
 
 def _choice(known: Sequence[str], choose: Callable[[str], object]) -> QComboBox:

@@ -410,7 +410,7 @@ def test_a_compared_sample_shows_the_sram_of_the_same_region(run: Path, window: 
     np.testing.assert_allclose(window.layers["SRAM (2)"].data, wanted, rtol=1e-5)
     assert not own_layers(window, view_index=1)["g2r"].visible
     # And the other way: a click below asks above, too.
-    top = session.boxes[1]["generated"].top
+    top = session.placed[1]["generated"].top
     click(window, top + 3.5, 3)
     wait(lambda: controller_in(window).pick is not None)
     pick: Any = controller_in(window).pick

@@ -13,7 +13,8 @@ from i2am.viewer.data.axes import MapAxes, SliderPosition, describe_map
 from i2am.viewer.data.open_sample import open_view
 from i2am.viewer.data.sample import SampleView
 from i2am.viewer.scene.contrast import contrast_limits, shared_contrast_limits
-from i2am.viewer.scene.layers import image_boxes, sample_layers
+from i2am.viewer.scene.layers import sample_layers
+from i2am.viewer.scene.placement import place_images
 from tests.support.maps_store import NAMES, spot_volume, write_maps
 from tests.support.synthetic_run import SyntheticLayer, write_run
 
@@ -21,7 +22,7 @@ ONE_TOKEN = SyntheticLayer("block.attn2", reference_grid=None, tokens=1)
 
 
 def _by_name(view: SampleView) -> dict[str, tuple[Any, dict[str, Any]]]:
-    layers = sample_layers(view, image_boxes(view))
+    layers = sample_layers(view, place_images(view))
     return {own["name"]: (values, own) for values, own, _ in layers}
 
 
@@ -68,11 +69,11 @@ def test_maps_lie_edge_to_edge_on_their_images_which_stand_side_by_side(tmp_path
 def test_a_second_sample_lies_below_as_wide_as_the_first(tmp_path: Path) -> None:
     first = open_view(write_run(tmp_path / "run.zarr", size_px=(48, 32)))
     second = open_view(write_run(tmp_path / "other.zarr", size_px=(96, 64)))
-    boxes = image_boxes(second, image_boxes(first))
-    assert boxes["generated"].width == 32
-    assert boxes["generated"].height == 48
-    assert boxes["generated"].top > 47.5
-    names = [options["name"] for _, options, _ in sample_layers(second, boxes, 1)]
+    placed = place_images(second, place_images(first))
+    assert placed["generated"].width == 32
+    assert placed["generated"].height == 48
+    assert placed["generated"].top > 47.5
+    names = [options["name"] for _, options, _ in sample_layers(second, placed, 1)]
     assert names[:2] == ["captions (2)", "generated (2)"]
 
 

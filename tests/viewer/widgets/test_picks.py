@@ -17,10 +17,10 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QFileDialog, QPushButton
 
 from i2am.analysis import open_run, sram
-from i2am.schemas import SchemaError, StoreError
+from i2am.schemas import Box, SchemaError, StoreError
 from i2am.viewer.picking.pick import Pick, pick_in
 from i2am.viewer.picking.pick_table import read_picks, write_picks
-from i2am.viewer.scene.layers import Box
+from i2am.viewer.scene.placement import PlacedImage
 from i2am.viewer.session.attach import session_of
 from i2am.viewer.widgets.neighbours import draw_tile, neighbour_picks
 from i2am.viewer.widgets.picks import PicksWidget
@@ -131,7 +131,8 @@ def view_of_size(size: tuple[int, int]) -> Any:
 )
 def test_points_of_the_scene_are_pixels_of_the_stored_image(points: Any, area: Any) -> None:
     # 10 by 10 pixels, shown twice as large, ten to the right.
-    pick = pick_in(view_of_size((10, 10)), "generated", Box(20, 20, left=9.5), points)
+    placed = PlacedImage((10, 10), Box.whole(10, 10), left=9.5, zoom=2)
+    pick = pick_in(view_of_size((10, 10)), "generated", placed, points)
     assert pick == Pick("run.zarr", "a", "generated", area)
 
 
@@ -270,7 +271,7 @@ def test_a_tile_is_the_image_where_it_is_cold_and_the_heat_where_it_is_hot(
     picture = np.full((64, 64, 3), (10, 200, 30), np.uint8)
     values = np.zeros((4, 4), np.float32)
     values[1, 2] = 1
-    drawn = draw_tile(picture, values, (0.0, 1.0), is_framed=False).toImage()
+    drawn = draw_tile(picture, values, Box.whole(64, 64), (0.0, 1.0), is_framed=False).toImage()
     size = drawn.width()
     assert size == drawn.height()
     cold, hot = (drawn.pixelColor(round(size * x), round(size * y)) for y, x in COLD_AND_HOT)
