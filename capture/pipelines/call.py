@@ -239,9 +239,9 @@ class SampleInputs:
 
     Parameters
     ----------
-    source : PIL image, RGB
-        To be painted in.
-    mask : PIL image, L
+    source : PIL image, RGB, or None
+        To be painted in; None where the pipeline takes none.
+    mask : PIL image, L, or None
         White where the source shall be painted; of the source's size.
     reference : PIL image, RGB
         Of any size.
@@ -256,8 +256,8 @@ class SampleInputs:
     True
     """
 
-    source: Image.Image
-    mask: Image.Image
+    source: Image.Image | None
+    mask: Image.Image | None
     reference: Image.Image
     prompt: str | None = None
     seed: int = 0
