@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -365,4 +366,5 @@ class ManifestCapture:
         for note in notes:
             if note not in self.said:
                 self.said.add(note)
-                warnings.warn(note, InputWarning, stacklevel=2)
+                with tqdm.external_write_mode(file=sys.stderr):  # On a line of its own.
+                    warnings.warn(note, InputWarning, stacklevel=2)

@@ -280,16 +280,14 @@ def _read_grey(values: NDArray[Any], place: str) -> _Read:
 
 def _read_floats(values: NDArray[Any], found: NDArray[Any], place: str) -> NDArray[np.bool_]:
     if set(found.tolist()) <= {0.0, 255.0}:
-        marked: NDArray[np.bool_] = values > 0
-        return marked
+        return values > 0
     if not (found[0] >= 0 and found[-1] <= 1):  # NaN is sorted to the end.
         msg = (
             f"Expected a mask of floats from 0 to 1, got {found[0]:.4g} to {found[-1]:.4g}, at "
             f"{place}. Give 0 and 1, or 0 and 255 as uint8."
         )
         raise SchemaError(msg)
-    marked = values >= 0.5
-    return marked
+    return values >= 0.5
 
 
 def _is_soft(levels: NDArray[Any]) -> bool:

@@ -91,18 +91,24 @@ def read_picture(image: ImageInput, place: str) -> Picture:
         return image
     place = describe_place(image, place)
     notes: tuple[str, ...] = ()
+    advice = "If another ground is meant, fill it in the file."
+    if not isinstance(image, str | Path):
+        advice = "The pipeline may have seen what lies beneath: give both of them one RGB image."
     if isinstance(image, str | Path | Image.Image):
         opened, notes = open_image(image, place)
         if not isinstance(image, Image.Image):
             opened = _as_srgb(opened)
         elif opened.mode.startswith(_WIDE_MODES):
-            own = "What the pipeline saw may be cut off instead: give it and add_images the same"
-            notes = (*notes, f"Mode {opened.mode} is scaled to 8 bits, at {place}. {own} RGB.")
+            own = "The pipeline may have cut it off: give both of them one RGB image."
+            notes = (*notes, f"Mode {opened.mode} is scaled to 8 bits, at {place}. {own}")
         channels = _pil_channels(opened, place)
     else:
         channels = as_array(image, place)
-    values, more = _on_white(_to_8_bits(channels, place), place)
-    return Picture(values, (*notes, *more))
+    values, share = _on_white(_to_8_bits(channels, place))
+    if share:
+        note = f"{share:.1%} of the picture is transparent and shown on white, at {place}. {advice}"
+        notes = (*notes, note)
+    return Picture(values, notes)
 
 
 def _pil_channels(image: Image.Image, place: str) -> NDArray[Any]:
@@ -159,28 +165,23 @@ def _to_8_bits(values: NDArray[Any], place: str) -> NDArray[np.uint8]:
 def _advice(low: float, high: float) -> str:
     if -1.1 <= low < 0 and high <= 1.1:
         return "If it runs from -1 to 1, give image / 2 + 0.5."
-    if low >= 0 and 2 < high <= 255:
+    if low >= 0 and 100 < high <= 255:
         return "Convert it to uint8."
     return "Bring it to that range first (HDR by a tone mapping of your choice)."
 
 
-def _on_white(values: NDArray[np.uint8], place: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """Return RGB, with what is transparent shown on white, and a note where that changes it."""
+def _on_white(values: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
+    """Return RGB on white, and the share that is transparent; 0 where that changes nothing."""
     if values.ndim == 2:
-        return np.dstack([values] * 3), ()
+        return np.dstack([values] * 3), 0.0
     rgb = np.ascontiguousarray(values[:, :, :3])
     if values.shape[2] == 3:
-        return rgb, ()
+        return rgb, 0.0
     alpha = values[:, :, 3:].astype(np.uint32)
     shown = ((rgb * alpha + _WHITE * (255 - alpha) + 127) // 255).astype(np.uint8)
     if np.array_equal(shown, rgb):
-        return rgb, ()
-    share = (alpha < 255).mean()
-    note = (
-        f"{share:.1%} of the picture is transparent and shown on white, at {place}. "
-        "Where the pipeline got it otherwise, give both of them one RGB image."
-    )
-    return shown, (note,)
+        return rgb, 0.0
+    return shown, float((alpha < 255).mean())
 
 
 def _as_srgb(image: Image.Image) -> Image.Image:
