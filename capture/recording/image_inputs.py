@@ -141,7 +141,7 @@ def _with_channels_last(array: NDArray[Any]) -> NDArray[Any] | None:
         is_ambiguous = first in {1, 3} or first == last
         return None if is_ambiguous else array
     if first in _COLOURS and last != 1:
-        return np.moveaxis(array, 0, 2)
+        return array.transpose(1, 2, 0)
     if first == 1:
         return array[0]
     return array[:, :, 0] if last == 1 else None

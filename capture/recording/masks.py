@@ -191,8 +191,12 @@ def _read_array(array: NDArray[Any], place: str) -> _Read:
         return _read_grey(array, place)
     colour = array[:, :, :3]
     is_grey = (colour == colour[:, :, :1]).all()
-    if array.shape[2] == 4 and (array[:, :, 3] != _full(array.dtype)).any():
-        return _read_transparency(colour, array[:, :, 3], place, is_grey=bool(is_grey))
+    if array.shape[2] == 4:
+        if (top := _full(array.dtype)) is None:
+            msg = f"Expected four channels of uint8, got {array.dtype}, at {place}. Convert them."
+            raise SchemaError(msg)
+        if (array[:, :, 3] != top).any():
+            return _read_transparency(colour, array[:, :, 3] / top, place, is_grey=bool(is_grey))
     if not is_grey:
         colours = np.unique(colour.reshape(-1, 3), axis=0)
         shown = _shown([tuple(c.tolist()) for c in colours])
@@ -207,21 +211,24 @@ def _read_array(array: NDArray[Any], place: str) -> _Read:
 def _read_transparency(
     colour: NDArray[Any], alpha: NDArray[Any], place: str, *, is_grey: bool
 ) -> _Read:
-    """Read a mask from what is opaque, where the colours tell nothing else."""
+    """Read a mask from what is opaque, where the colours tell nothing else.
+
+    `alpha` runs from 0 to 1.
+    """
     visible = colour[alpha > 0]
     is_uniform = not len(visible) or (visible == visible[0]).all()
-    half = _full(alpha.dtype) / 2
     if not len(visible) and (colour != colour[0, 0]).any():
         is_uniform = False  # All is transparent, and the colours beneath may be the mask.
     elif not is_uniform and is_grey:
-        is_uniform = bool(((colour[:, :, 0] > half) == (alpha > half)).all())
+        is_white = colour[:, :, 0] > (_full(colour.dtype) or 1) / 2
+        is_uniform = bool((is_white == (alpha > 0.5)).all())
     if not is_uniform:
         msg = (
             "Expected a mask of black and white, or of one colour with the mask as its opaque "
             f"part, got colours and transparency that both vary, at {place}. Save either alone."
         )
         raise SchemaError(msg)
-    return alpha > half, ()
+    return alpha > 0.5, ()
 
 
 def _read_palette(image: Image.Image, place: str) -> _Read:

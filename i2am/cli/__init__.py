@@ -62,7 +62,13 @@ def _quiet_libraries() -> None:
     warnings.formatwarning = _format_warning
 
 
-def _format_warning(message: Warning | str, *_place: object) -> str:
+def _format_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
     """Return a warning in one line, without the place in our code that gave it."""
     return f"i2am: {' '.join(str(message).split())}\n"
 

@@ -166,7 +166,7 @@ def test_source_and_mask_may_be_left_out(folder: Path) -> None:
         ("Source", "source"),
         ("masks", "mask"),
         ("bbox", "box"),
-        ("propmt", "prompt"),
+        ("prompts", "prompt"),
     ],
 )
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])

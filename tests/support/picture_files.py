@@ -111,7 +111,8 @@ def in_srgb(linear: Values) -> Values:
     """Return 8-bit linear light in sRGB, by the standard's formula."""
     light = linear / 255
     shown = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.rint(shown * 255).astype(np.uint8)
+    found: Values = np.rint(shown * 255).astype(np.uint8)
+    return found
 
 
 def png_bytes(samples: NDArray[Any], colour_type: int) -> bytes:
@@ -165,7 +166,7 @@ def _with_gamma(path: Path) -> None:
 
 
 def _files() -> Iterator[PictureFile]:
-    lossy = {"quality": 98, "subsampling": 0}
+    lossy: dict[str, Any] = {"quality": 98, "subsampling": 0}
     alpha = _grey(255, 0, 128, 255)
     on_white = quadrants(RED, WHITE, (127, 127, 255), GREY)
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)

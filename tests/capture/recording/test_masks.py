@@ -21,11 +21,10 @@ VOC = [0, 0, 0, 128, 0, 0, 0, 128, 0]
 BORDER = [224, 224, 192]  # VOC's index 255.
 
 
-def _indexed(indices: np.ndarray[Any, Any], palette: list[int], **info: Any) -> Image.Image:
+def _indexed(indices: np.ndarray[Any, Any], palette: list[int]) -> Image.Image:
     image = Image.new("P", indices.shape[::-1])
     image.putdata(indices.flatten().tolist())
     image.putpalette(palette + [0] * (768 - len(palette)))
-    image.info |= info
     return image
 
 
@@ -192,6 +191,9 @@ CLASSES = np.arange(24, dtype=np.uint8).repeat(4).reshape(8, 12)
             _rgba(np.dstack([CLASSES * 9] * 3), CLASSES * 0),
             "colours and transparency that both vary, at",
             id="hidden colours alone",
+        ),
+        pytest.param(
+            np.dstack([WHITE] * 4).astype(int), "four channels of uint8, got int64", id="integers"
         ),
         pytest.param(WHITE * 0, "got one that marks 0 %, at", id="empty"),
         pytest.param(np.full((4, 4), 0.4), "got one that marks 0 %, at", id="empty at half"),
