@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from i2am.schemas.dims import IMAGE_ARRAYS, image_dims
 from i2am.schemas.errors import InputWarning, SchemaError, describe_validation_error
 from i2am.schemas.optional import require
 
@@ -72,7 +73,18 @@ class ManifestRow(BaseModel):
 
     def labels(self) -> dict[str, Any]:
         """Return the columns that the contract does not name."""
-        return dict(self.model_extra or {})
+        extra = self.model_extra or {}
+        return {name: value for name, value in extra.items() if not _is_other_reference(name)}
+
+    def other_references(self) -> dict[str, Path]:
+        """Return the files of ``reference_1``, ``reference_2`` and so on, in this order."""
+        extra = self.model_extra or {}
+        names = filter(_is_other_reference, extra)
+        return {name: extra[name] for name in sorted(names, key=lambda n: int(n.split("_")[1]))}
+
+
+def _is_other_reference(name: str) -> bool:
+    return name not in IMAGE_ARRAYS and image_dims(name) is not None
 
 
 def check_sample_name(name: str) -> str:
@@ -176,9 +188,15 @@ def _parse(
             reason = describe_validation_error(error)
             faults.append(f"row {number}, column {column!r}: {reason}{hint}")
         return None
+    others = list(row.other_references())
+    if others != [f"reference_{index}" for index in range(1, len(others) + 1)]:
+        faults.append(f"row {number}: expected reference_1, reference_2 … without a gap")
     found = {}
-    for column in _PATH_COLUMNS:
+    for column in (*_PATH_COLUMNS, *others):
         if (value := getattr(row, column)) is not None:
+            if not isinstance(value, str | Path):
+                faults.append(f"row {number}, column {column!r}: expected a path, got {value!r}")
+                continue
             found[column] = (manifest.parent / value).absolute()
             if not found[column].is_file():
                 faults.append(f"row {number}, column {column!r}: no file at {found[column]}")
@@ -205,7 +223,8 @@ def _warn_of_near_names(columns: Sequence[str], path: Path) -> None:
     # Without the required ones there are faults, which tell the same.
     free = [name for name in ManifestRow.model_fields if name not in {*columns, *_REQUIRED_COLUMNS}]
     for label in columns:
-        if label not in ManifestRow.model_fields and (near := _near(label, free)) is not None:
+        is_known = label in ManifestRow.model_fields or _is_other_reference(label)
+        if not is_known and (near := _near(label, free)) is not None:
             msg = (
                 f"Column {label!r} is taken for a label, at {path}. Did you mean {near!r}? "
                 f"The columns are {', '.join(map(repr, columns))}."

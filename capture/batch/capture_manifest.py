@@ -31,6 +31,7 @@ from i2am.capture.pipelines.call import (
     is_video,
     output_size,
     supports_batches,
+    takes_several_references,
 )
 from i2am.capture.pipelines.load import LoadOptions, load_pipeline
 from i2am.capture.recording.options import CaptureOptions
@@ -217,6 +218,13 @@ def _check_columns(pipeline: Any, rows: Sequence[ManifestRow]) -> None:
                 f"none in sample {missing[0]!r}{more}. Add it to the manifest."
             )
             raise CaptureError(msg)
+    several = [row.sample for row in rows if row.other_references()]
+    if several and not takes_several_references(pipeline):
+        msg = (
+            f"Expected one reference a sample for {name}, got 'reference_1' in sample "
+            f"{several[0]!r}. Leave that column out, or choose a pipeline that takes several."
+        )
+        raise CaptureError(msg)
     ignored = [c for c in ("source", "mask") if c not in wanted.values()]
     columns = [c for c in ignored if any(getattr(row, c) is not None for row in rows)]
     arguments = call_arguments(pipeline)
@@ -343,7 +351,9 @@ class ManifestCapture:
             self._warn(images.iter_stretch_notes(size))
             source, marked = images.source_at(size), images.mask_at(size)
             mask = None if marked is None else marked.to_pil()
-        return SampleInputs(source, mask, images.reference.to_pil(), row.prompt, row.seed or 0)
+        others = tuple(other.to_pil() for other in images.other_references.values())
+        reference = images.reference.to_pil()
+        return SampleInputs(source, mask, reference, row.prompt, row.seed or 0, others)
 
     def _add_images(
         self, recording: Recording, sample: str, images: SampleImages, generated: Image.Image
@@ -352,6 +362,7 @@ class ManifestCapture:
             "generated": generated,
             "reference": images.reference,
             "reference_mask": images.reference_mask,
+            **images.other_references,
         }
         if not is_video(self.pipeline):  # A video's frames have no single source.
             self._warn(images.iter_stretch_notes(generated.size))

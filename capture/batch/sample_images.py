@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Self
 
 from PIL import Image
@@ -36,6 +36,8 @@ class SampleImages:
         Marks where the source shall be painted; of the source's shape, where there is one.
     reference_mask : Mask, optional
         Of the reference's size.
+    other_references : mapping of str to Picture
+        By their columns, ``reference_1`` first.
     """
 
     row: ManifestRow
@@ -43,6 +45,7 @@ class SampleImages:
     source: Picture | None = None
     mask: Mask | None = None
     reference_mask: Mask | None = None
+    other_references: Mapping[str, Picture] = field(default_factory=dict)
 
     @classmethod
     def open(cls, row: ManifestRow) -> Self:
@@ -64,11 +67,15 @@ class SampleImages:
             reference_mask = read_mask(row.reference_mask, "reference_mask")
             place, other = str(row.reference_mask), str(row.reference)
             reference_mask = fit_mask(reference_mask, _size(reference), place, other)
-        return cls(row, reference, source, mask, reference_mask)
+        others = {
+            column: read_picture(path, column) for column, path in row.other_references().items()
+        }
+        return cls(row, reference, source, mask, reference_mask, others)
 
     def iter_notes(self) -> Iterator[str]:
         """Yield what the row's giver should know of its files."""
-        for image in (self.source, self.mask, self.reference, self.reference_mask):
+        own = (self.source, self.mask, self.reference, self.reference_mask)
+        for image in (*own, *self.other_references.values()):
             if image is not None:
                 yield from image.notes
 

@@ -191,6 +191,35 @@ def test_a_label_that_is_near_no_column_is_no_matter(folder: Path, column: str) 
     assert row.labels() == {column: "7"}
 
 
+def test_further_references_are_files_in_their_order(folder: Path) -> None:
+    rows = [{"sample": "a", **PLAIN, "reference_2": "mask.png", "reference_1": "object.png"}]
+    _write_csv(folder / "a.csv", rows)
+    (row,) = read_manifest(folder / "a.csv")
+    assert list(row.other_references().items()) == [
+        ("reference_1", folder / "object.png"),
+        ("reference_2", folder / "mask.png"),
+    ]
+    assert row.labels() == {}
+
+
+@pytest.mark.parametrize(
+    ("further", "fault"),
+    [
+        ({"reference_1": "no.png"}, "row 1, column 'reference_1': no file at DIR/no.png"),
+        ({"reference_1": 7}, "row 1, column 'reference_1': expected a path, got 7"),
+        (
+            {"reference_2": "mask.png"},
+            "row 1: expected reference_1, reference_2 … without a gap",
+        ),
+    ],
+)
+def test_a_further_reference_that_is_no_file_or_not_the_next_is_a_fault(
+    folder: Path, further: dict[str, Any], fault: str
+) -> None:
+    _write_json(folder / "a.jsonl", [{"sample": "a", **PLAIN, **further}])
+    assert _faults(folder / "a.jsonl") == [fault]
+
+
 def test_a_header_without_a_needed_column_is_shown_once(folder: Path) -> None:
     rows = "".join(f"s{number},reference.png\n" for number in range(3))
     (folder / "a.csv").write_text("Sample,refrence\n" + rows)

@@ -215,6 +215,43 @@ def test_an_adapter_on_text_to_image_needs_the_reference_alone(folder: Path) -> 
     assert set(open_run(folder / "run.zarr")["a"]["images"]) == {"generated", "reference"}
 
 
+def test_further_references_go_to_a_pipeline_that_takes_them_and_into_the_store(
+    folder: Path,
+) -> None:
+    pipeline = pipelines.inpaint(folder)
+    pipeline.save_pretrained(folder / "model")
+    pipelines.save_adapter(folder / "adapter", pipeline.unet)
+    rows = [_row(name, prompt="a hat", seed="1") for name in ("one", "two", "same")]
+    rows[1]["reference_1"], rows[2]["reference_1"] = "r16.png", "s.png"
+    summary = capture_manifest(
+        str(folder / "model"),
+        _manifest(folder, *rows),
+        folder / "run.zarr",
+        steps=1,
+        loading=LoadOptions(ip_adapter=str(folder / "adapter/models")),
+        progress=False,
+    )
+    assert summary.finished == ["one", "two", "same"], summary.failed
+    run = open_run(folder / "run.zarr")
+    one, two, same = (run[name] for name in ("one", "two", "same"))
+    second = two["images/reference_1"].to_numpy()
+    assert np.array_equal(second, np.dstack([4 * X] * 3))
+    assert two.attrs["i2am"]["inputs"]["reference_1"]["path"] == "r16.png"
+    assert "reference_1" not in two.attrs["i2am"]["labels"]
+    assert len(two["layers"]) == 2 * len(one["layers"])
+    for name in one["layers"]:
+        second, first = (each[f"layers/{name}.reference_1"] for each in (two, same))
+        array = "key" if "key" in second else "logits"
+        assert not np.array_equal(second[array], first[array])
+    assert list(find_faults(describe_store(folder / "run.zarr"))) == []
+
+
+def test_further_references_are_refused_by_a_pipeline_that_takes_one(folder: Path) -> None:
+    manifest = _manifest(folder, _row("a", reference_1="r16.png"))
+    with pytest.raises(CaptureError, match="Expected one reference a sample for ReferenceInpaintP"):
+        capture_manifest("i2am-tiny", manifest, folder / "run.zarr", steps=1)
+
+
 def test_columns_that_a_pipeline_does_not_read_are_told(folder: Path, variation: Path) -> None:
     manifest = _manifest(folder, _row("a", guidance_scale="9", kind="hat"))
     with pytest.warns(InputWarning) as caught:
