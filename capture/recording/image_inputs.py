@@ -111,10 +111,14 @@ def as_array(image: ImageInput, place: str) -> NDArray[Any]:
     >>> as_array(torch.zeros(1, 3, 16, 32), "image 'reference'").shape
     (16, 32, 3)
     """
-    if isinstance(image, torch.Tensor):
-        image = image.detach().cpu()
-        image = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
-    found = np.asarray(image)
+    try:
+        if isinstance(image, torch.Tensor):
+            image = image.detach().cpu()
+            image = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
+        found = np.asarray(image)
+    except (TypeError, ValueError) as e:  # Images of several sizes; sparse tensors.
+        msg = f"Expected one image, got {type(image).__name__} ({e}), at {place}. Convert it."
+        raise SchemaError(msg) from e
     if found.dtype.kind not in "buif":
         came = type(image).__name__ if found.dtype == object else str(found.dtype)
         msg = f"Expected a file, PIL image, array or tensor, got {came}, at {place}. Convert it."
@@ -143,7 +147,7 @@ def _with_channels_last(array: NDArray[Any]) -> NDArray[Any] | None:
     if first in _COLOURS and last != 1:
         return array.transpose(1, 2, 0)
     if first == 1:
-        return array[0]
+        return array.reshape(array.shape[1:])
     return array[:, :, 0] if last == 1 else None
 
 

@@ -188,7 +188,7 @@ def _as_srgb(image: Image.Image) -> Image.Image:
     """Return an image whose profile or gamma is another than sRGB's in sRGB, alpha kept."""
     colour = _with_profile(image)
     if colour is None and (gamma := _gamma(image)) is not None:
-        colour = image.convert("RGB").point(_to_srgb_table(gamma) * 3)
+        colour = _without_alpha(image).convert("RGB").point(_to_srgb_table(gamma) * 3)
     if colour is None:
         return image
     if image.has_transparency_data:
@@ -214,7 +214,7 @@ def _with_profile(image: Image.Image) -> Image.Image | None:
         to_srgb = ImageCms.buildTransform(profile, srgb, mode, "RGB")
         if mode != "CMYK" and _is_identity(to_srgb, mode):
             return None
-        return ImageCms.applyTransform(_eight_bits(image).convert(mode), to_srgb)
+        return ImageCms.applyTransform(_without_alpha(image).convert(mode), to_srgb)
     except (ImageCms.PyCMSError, OSError, ValueError):  # A broken profile counts as none.
         return None
 
@@ -234,7 +234,10 @@ def _has_clear_level_of_16_bits(image: Image.Image) -> bool:
     return image.mode.startswith("I;16") and "transparency" in image.info
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def _without_alpha(image: Image.Image) -> Image.Image:
+    """Return 8 bits a channel that convert to RGB or L; what is transparent keeps its colour."""
+    if image.mode == "P" and image.has_transparency_data:
+        return image.convert("RGBA").convert("RGB")
     if not image.mode.startswith("I;16"):
         return image
     return Image.fromarray(_to_8_bits(np.asarray(image).astype(np.uint16), ""))

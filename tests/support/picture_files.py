@@ -245,6 +245,13 @@ def _files() -> Iterator[PictureFile]:
         notes=(SEE_THROUGH,),
     )
     yield PictureFile(
+        "linear_palette.png",
+        _save(_palette(), transparency=bytes([255, 0, 255, 255]), icc_profile=linear),
+        in_srgb(quadrants(RED, WHITE, BLUE, GREY)),
+        2,
+        notes=(SEE_THROUGH,),
+    )
+    yield PictureFile(
         "linear_grey.png", _save(LEVELS, icc_profile=linear_grey), _rgb(in_srgb(LEVELS)), 2
     )
     yield PictureFile("broken_profile.png", _save(SHOWN, icc_profile=b"no profile"), SHOWN)

@@ -180,6 +180,8 @@ def test_black_and_white_of_bools() -> None:
         (FLOATS * 12, r"got 0 to 12, at"),
         (FLOATS + np.nan, r"got nan to nan, at"),
         (object(), "got object, at"),
+        (None, "got NoneType, at"),
+        ([RAMP, RAMP[:8]], "Expected one image, got list .*, at image 'reference'"),
         (RAMP.astype(complex), "got complex128, at"),
     ],
 )
