@@ -17,6 +17,7 @@ __all__ = [
     "AnalysisError",
     "CaptureError",
     "I2AMError",
+    "InputWarning",
     "MissingExtra",
     "SchemaError",
     "StoreError",
@@ -43,6 +44,10 @@ class CaptureError(I2AMError):
 
 class AnalysisError(I2AMError, ValueError):
     """A map or a score was asked for that the capture cannot give."""
+
+
+class InputWarning(UserWarning):
+    """Something in a picture, mask or manifest was read in a way that its giver should know."""
 
 
 class MissingExtra(I2AMError, ImportError):

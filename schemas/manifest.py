@@ -1,25 +1,36 @@
-"""A manifest: one row for each image to generate, from CSV, JSON Lines or Parquet."""
+"""A manifest: one row for each image to generate, from CSV, JSON Lines or Parquet.
+
+Columns beyond the known ones are labels, so a known name that is misspelt would do nothing, and
+nobody would notice: what is nearly a known name is therefore told.
+"""
 
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import math
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from i2am.schemas.errors import SchemaError, describe_validation_error
+from i2am.schemas.dims import IMAGE_ARRAYS, image_dims
+from i2am.schemas.errors import InputWarning, SchemaError, describe_validation_error
 from i2am.schemas.optional import require
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = ["ManifestRow", "check_sample_name", "read_manifest"]
 
 _PATH_COLUMNS = ("source", "mask", "reference", "reference_mask")
+_REQUIRED_COLUMNS = ("sample", "reference")
+_DELIMITERS = ",;\t"
+# "bbox" is near "box"; "task" is not near "mask", nor "source_id" near "source".
+_NEARNESS = 0.82
 _SAMPLE_NAME = re.compile(r"[^\W_][\w.+@=-]*")
 
 
@@ -32,9 +43,9 @@ class ManifestRow(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     sample: str
-    source: Path
-    mask: Path
     reference: Path
+    source: Path | None = None
+    mask: Path | None = None
     reference_mask: Path | None = None
     box: tuple[float, float, float, float] | None = None  # x, y, width, height in pixels
     prompt: str | None = None
@@ -62,7 +73,18 @@ class ManifestRow(BaseModel):
 
     def labels(self) -> dict[str, Any]:
         """Return the columns that the contract does not name."""
-        return dict(self.model_extra or {})
+        extra = self.model_extra or {}
+        return {name: value for name, value in extra.items() if not _is_other_reference(name)}
+
+    def other_references(self) -> dict[str, Path]:
+        """Return the files of ``reference_1``, ``reference_2`` and so on, in this order."""
+        extra = self.model_extra or {}
+        names = filter(_is_other_reference, extra)
+        return {name: extra[name] for name in sorted(names, key=lambda n: int(n.split("_")[1]))}
+
+
+def _is_other_reference(name: str) -> bool:
+    return name not in IMAGE_ARRAYS and image_dims(name) is not None
 
 
 def check_sample_name(name: str) -> str:
@@ -94,7 +116,7 @@ def read_manifest(path: Path | str) -> list[ManifestRow]:
     Parameters
     ----------
     path : Path or str
-        A ``.csv``, ``.jsonl``, ``.ndjson`` or ``.parquet`` file.
+        A ``.csv`` (with commas, semicolons or tabs), ``.jsonl``, ``.ndjson`` or ``.parquet`` file.
 
     Returns
     -------
@@ -108,6 +130,11 @@ def read_manifest(path: Path | str) -> list[ManifestRow]:
         with its row. Also if a picture does not exist or a sample's name comes twice.
     MissingExtra
         If the manifest is a Parquet file and pyarrow is not installed.
+
+    Warns
+    -----
+    InputWarning
+        If a column's name is nearly a known one: it is a label then.
     """
     path = Path(path)
     if not path.is_file():
@@ -116,8 +143,12 @@ def read_manifest(path: Path | str) -> list[ManifestRow]:
     faults: list[str] = []
     rows: list[ManifestRow] = []
     places: dict[str, int] = {}
-    for number, record in _iter_records(path, faults):
-        row = _parse(record, path, number, faults)
+    records = list(_iter_records(path, faults))
+    columns = list(dict.fromkeys(k for _, record in records for k in record if k is not None))
+    absent = _missing_columns(columns) if records and not _has_own_columns(path) else []
+    faults.extend(_describe_missing(column, columns) for column in absent)
+    for number, record in records:
+        row = _parse(record, path, number, faults, absent)
         if row is None:
             continue
         if row.sample in places:
@@ -127,6 +158,7 @@ def read_manifest(path: Path | str) -> list[ManifestRow]:
         rows.append(row)
     if not rows and not faults:
         faults.append("no rows")
+    _warn_of_near_names(columns, path)
     if faults:
         shown = "; ".join(faults[:10]) + (f"; and {len(faults) - 10} more" if faults[10:] else "")
         msg = f"Expected a valid manifest, got faults in {path}: {shown}. Mend these rows."
@@ -135,7 +167,11 @@ def read_manifest(path: Path | str) -> list[ManifestRow]:
 
 
 def _parse(
-    record: dict[Any, Any], manifest: Path, number: int, faults: list[str]
+    record: dict[Any, Any],
+    manifest: Path,
+    number: int,
+    faults: list[str],
+    absent: Sequence[str],
 ) -> ManifestRow | None:
     if None in record:  # Where csv puts fields that have no column.
         faults.append(f"row {number}: more fields than columns")
@@ -143,18 +179,75 @@ def _parse(
     try:
         row = ManifestRow.model_validate(known)
     except ValidationError as e:
-        faults.extend(
-            f"row {number}, column {error['loc'][0]!r}: {describe_validation_error(error)}"
-            for error in e.errors()
-        )
+        for error in e.errors():
+            column = str(error["loc"][0])
+            if column in absent:
+                continue  # Said once, of the header.
+            near = _near(column, known) if error["type"] == "missing" else None
+            hint = f", got {near!r}: is that meant?" if near else ""
+            reason = describe_validation_error(error)
+            faults.append(f"row {number}, column {column!r}: {reason}{hint}")
         return None
+    others = list(row.other_references())
+    if others != [f"reference_{index}" for index in range(1, len(others) + 1)]:
+        faults.append(f"row {number}: expected reference_1, reference_2 … without a gap")
     found = {}
-    for column in _PATH_COLUMNS:
+    for column in (*_PATH_COLUMNS, *others):
         if (value := getattr(row, column)) is not None:
+            if not isinstance(value, str | Path):
+                faults.append(f"row {number}, column {column!r}: expected a path, got {value!r}")
+                continue
             found[column] = (manifest.parent / value).absolute()
             if not found[column].is_file():
                 faults.append(f"row {number}, column {column!r}: no file at {found[column]}")
     return row.model_copy(update=found)
+
+
+def _has_own_columns(path: Path) -> bool:
+    """Return whether each row names its columns, so that there is no header."""
+    return path.suffix.lower() in {".jsonl", ".ndjson"}
+
+
+def _missing_columns(columns: Sequence[str]) -> list[str]:
+    return [column for column in _REQUIRED_COLUMNS if column not in columns]
+
+
+def _describe_missing(column: str, columns: Sequence[str]) -> str:
+    near = _near(column, columns)
+    hint = f" (is {near!r} meant?)" if near else ""
+    return f"no column {column!r} in the header {', '.join(map(repr, columns))}{hint}"
+
+
+def _warn_of_near_names(columns: Sequence[str], path: Path) -> None:
+    """Warn of labels whose names are nearly those of columns that the manifest does not have."""
+    # Without the required ones there are faults, which tell the same.
+    free = [name for name in ManifestRow.model_fields if name not in {*columns, *_REQUIRED_COLUMNS}]
+    for label in columns:
+        is_known = label in ManifestRow.model_fields or _is_other_reference(label)
+        if not is_known and (near := _near(label, free)) is not None:
+            msg = (
+                f"Column {label!r} is taken for a label, at {path}. Did you mean {near!r}? "
+                f"The columns are {', '.join(map(repr, columns))}."
+            )
+            warnings.warn(msg, InputWarning, stacklevel=3)
+
+
+def _near(name: str, names: Iterable[str]) -> str | None:
+    """Return the name that differs by case, spaces, hyphens or a slip of the finger."""
+    plain = {re.sub(r"[\s-]+", "_", n.strip()).casefold(): n for n in names if isinstance(n, str)}
+    wanted = re.sub(r"[\s-]+", "_", name.strip()).casefold()
+    found = difflib.get_close_matches(wanted, plain, n=1, cutoff=_NEARNESS)
+    return plain[found[0]] if found else None
+
+
+def _find_delimiter(header: str) -> str:
+    """Return what parts a header's names: the delimiter that gives most of the known ones."""
+
+    def count(delimiter: str) -> int:
+        names = next(csv.reader([header], delimiter=delimiter), [])
+        return sum(_near(name, ManifestRow.model_fields) is not None for name in names)
+
+    return max(_DELIMITERS, key=count)  # The first of equals: a comma.
 
 
 def _iter_records(path: Path, faults: list[str]) -> Iterator[tuple[int, dict[Any, Any]]]:
@@ -163,7 +256,15 @@ def _iter_records(path: Path, faults: list[str]) -> Iterator[tuple[int, dict[Any
     try:
         if suffix == ".csv":
             with path.open(newline="", encoding="utf-8-sig") as lines:
-                reader = csv.DictReader(lines)
+                delimiter = _find_delimiter(lines.readline())
+                lines.seek(0)
+                reader = csv.DictReader(lines, delimiter=delimiter)
+                names = [name for name in reader.fieldnames or () if name]
+                faults.extend(
+                    f"column {name!r} stands more than once in the header"
+                    for name in dict.fromkeys(names)
+                    if names.count(name) > 1
+                )
                 for record in reader:
                     yield reader.line_num, record
         elif suffix in {".jsonl", ".ndjson"}:

@@ -71,17 +71,19 @@ def _build_tiny(device: str, dtype: torch.dtype) -> Model:
     name: Any = str(dtype).removeprefix("torch.")
     pipeline = load_pipeline(SHIPPED_MODEL, device=device, dtype=name)
     images = SampleImages.open(read_manifest(DEMO_MANIFEST)[0])
+    reference = images.reference.to_pil()
+    source, mask = (None if i is None else i.to_pil() for i in (images.source, images.mask))
 
     def generate(steps: int) -> Any:
         return pipeline(
-            example_image=images.reference,
-            image=images.source,
-            mask_image=images.mask,
+            example_image=reference,
+            image=source,
+            mask_image=mask,
             num_inference_steps=steps,
             generator=torch.Generator("cpu").manual_seed(0),
         ).images[0]
 
-    return Model(SHIPPED_MODEL, pipeline, generate, images.reference, "i2am-tiny")
+    return Model(SHIPPED_MODEL, pipeline, generate, reference, "i2am-tiny")
 
 
 def _build_sd15(device: str, dtype: torch.dtype, *, quick: bool) -> Model:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,19 +23,22 @@ from i2am.capture.pipelines.call import (
     Generate,
     GenerationSettings,
     SampleInputs,
+    call_arguments,
     check_call,
     generate,
     guidance_scale_of,
+    image_arguments,
     is_video,
     output_size,
     supports_batches,
+    takes_several_references,
 )
 from i2am.capture.pipelines.load import LoadOptions, load_pipeline
 from i2am.capture.recording.options import CaptureOptions
 from i2am.capture.recording.provenance import describe_inputs, to_json_value
 from i2am.capture.recording.recorder import Recording, open_recording
 from i2am.capture.writer.run_store import finished_samples, open_run_group
-from i2am.schemas import ManifestRow, read_manifest
+from i2am.schemas import CaptureError, InputWarning, ManifestRow, read_manifest
 
 __all__ = ["CaptureSummary", "ManifestCapture", "capture_manifest"]
 
@@ -196,9 +200,42 @@ def _make_runner(
     """Return the function that runs the pipeline, after checks of what would fail every sample."""
     profile = find_profile(pipeline, options.profile)
     if profile.generate is None:
+        _check_columns(pipeline, rows)
         check_call(pipeline, settings, has_prompt=any(row.prompt is not None for row in rows))
     select_layers(pipeline, profile, options.layers)
     return profile.generate or generate
+
+
+def _check_columns(pipeline: Any, rows: Sequence[ManifestRow]) -> None:
+    """Check that the rows have the images of a pipeline's call, and warn of what it ignores."""
+    name, wanted = type(pipeline).__name__, image_arguments(pipeline)
+    for argument, column in wanted.items():
+        missing = [row.sample for row in rows if getattr(row, column) is None]
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            msg = (
+                f"Expected a column {column!r} for {name}, which takes it as {argument!r}, got "
+                f"none in sample {missing[0]!r}{more}. Add it to the manifest."
+            )
+            raise CaptureError(msg)
+    several = [row.sample for row in rows if row.other_references()]
+    if several and not takes_several_references(pipeline):
+        msg = (
+            f"Expected one reference a sample for {name}, got 'reference_1' in sample "
+            f"{several[0]!r}. Leave that column out, or choose a pipeline that takes several."
+        )
+        raise CaptureError(msg)
+    ignored = [c for c in ("source", "mask") if c not in wanted.values()]
+    columns = [c for c in ignored if any(getattr(row, c) is not None for row in rows)]
+    arguments = call_arguments(pipeline)
+    columns += sorted({label for row in rows for label in row.labels() if label in arguments})
+    for column in columns:
+        how = "it is stored only" if column in ignored else "it is a label only"
+        msg = (
+            f"Column {column!r} is not read by {name}: {how}. An argument of the call is given "
+            "with --argument NAME=VALUE, one for all samples."
+        )
+        warnings.warn(msg, InputWarning, stacklevel=4)
 
 
 def _batch_size(pipeline: Any, runner: Generate, wanted: int) -> int:
@@ -252,6 +289,8 @@ class ManifestCapture:
         How the pipeline was loaded.
     progress : bool
         Whether a terminal shows the denoising steps.
+    said : set of str
+        The warnings that were given.
     """
 
     pipeline: Any
@@ -262,6 +301,7 @@ class ManifestCapture:
     options: CaptureOptions
     loading: LoadOptions
     progress: bool
+    said: set[str] = field(default_factory=set)
 
     def capture(self, rows: Sequence[ManifestRow]) -> None:
         """Generate and capture some rows, each with a seed, in one call of the pipeline.
@@ -286,6 +326,7 @@ class ManifestCapture:
             for row in rows:
                 self._add_provenance(recording, row)
             images = [SampleImages.open(row) for row in rows]
+            self._warn(note for each in images for note in each.iter_notes())
             inputs = [self._inputs(*each) for each in zip(images, rows, strict=True)]
             generated = self.run(self.pipeline, inputs, self.settings)
             for row, row_images, image in zip(rows, images, generated, strict=True):
@@ -303,18 +344,38 @@ class ManifestCapture:
         )
 
     def _inputs(self, images: SampleImages, row: ManifestRow) -> SampleInputs:
-        size = output_size(self.pipeline, self.settings) or images.source.size
-        source, mask = images.source_at(size), images.mask_at(size)
-        return SampleInputs(source, mask, images.reference, row.prompt, row.seed or 0)
+        size, source, mask = output_size(self.pipeline, self.settings), None, None
+        if size is None and images.source is not None:
+            size = images.source.to_pil().size
+        if size is not None:
+            self._warn(images.iter_stretch_notes(size))
+            source, marked = images.source_at(size), images.mask_at(size)
+            mask = None if marked is None else marked.to_pil()
+        others = tuple(other.to_pil() for other in images.other_references.values())
+        reference = images.reference.to_pil()
+        return SampleInputs(source, mask, reference, row.prompt, row.seed or 0, others)
 
     def _add_images(
         self, recording: Recording, sample: str, images: SampleImages, generated: Image.Image
     ) -> None:
-        found = {"generated": generated, "reference": images.reference}
-        if images.reference_mask is not None:
-            found["reference_mask"] = images.reference_mask
+        found = {
+            "generated": generated,
+            "reference": images.reference,
+            "reference_mask": images.reference_mask,
+            **images.other_references,
+        }
         if not is_video(self.pipeline):  # A video's frames have no single source.
+            self._warn(images.iter_stretch_notes(generated.size))
             found["source"] = images.source_at(generated.size)
             found["inpainting_mask"] = images.mask_at(generated.size)
             recording.add_provenance(sample=sample, box=images.box_at(generated.size))
-        recording.add_images(sample=sample, **found)
+        given = {name: image for name, image in found.items() if image is not None}
+        recording.add_images(sample=sample, **given)
+
+    def _warn(self, notes: Iterable[str]) -> None:
+        """Warn of each note once in a run: many rows may share a file."""
+        for note in notes:
+            if note not in self.said:
+                self.said.add(note)
+                with tqdm.external_write_mode(file=sys.stderr):  # On a line of its own.
+                    warnings.warn(note, InputWarning, stacklevel=2)

@@ -28,11 +28,14 @@ __all__ = [
     "output_size",
     "shared_arguments",
     "supports_batches",
+    "takes_several_references",
 ]
 
 _ADAPTER = "ip_adapter_image"
 # Their `image` takes a list with one reference per sample; elsewhere a list belongs to one sample.
 _IMAGE_LISTS = frozenset({"StableDiffusionImageVariationPipeline"})
+# Their `image` takes a list with all references of one sample.
+_REFERENCE_LISTS = frozenset({"QwenImageEditPlusPipeline"})
 _TEXTS = ("prompt", "negative_prompt")
 
 
@@ -145,6 +148,12 @@ def supports_batches(pipeline: Any) -> bool:
     return is_list or _reference_argument(pipeline) == "example_image"
 
 
+def takes_several_references(pipeline: Any) -> bool:
+    """Return whether a sample may have several references, in a list."""
+    is_list = type(pipeline).__name__ in _REFERENCE_LISTS
+    return is_list or _reference_argument(pipeline) == _ADAPTER
+
+
 def is_video(pipeline: Any) -> bool:
     """Return whether the pipeline generates frames."""
     return "num_frames" in call_arguments(pipeline)
@@ -239,15 +248,17 @@ class SampleInputs:
 
     Parameters
     ----------
-    source : PIL image, RGB
-        To be painted in.
-    mask : PIL image, L
+    source : PIL image, RGB, or None
+        To be painted in; None where the pipeline takes none.
+    mask : PIL image, L, or None
         White where the source shall be painted; of the source's size.
     reference : PIL image, RGB
         Of any size.
     prompt : str, optional
     seed : int
         Of the sample's noise.
+    other_references : tuple of PIL image, RGB
+        For a pipeline that takes several; see `takes_several_references`.
 
     Examples
     --------
@@ -256,11 +267,19 @@ class SampleInputs:
     True
     """
 
-    source: Image.Image
-    mask: Image.Image
+    source: Image.Image | None
+    mask: Image.Image | None
     reference: Image.Image
     prompt: str | None = None
     seed: int = 0
+    other_references: tuple[Image.Image, ...] = ()
+
+    def of_argument(self, argument: str, field_name: str) -> Any:
+        """Return what fills an argument of a call."""
+        if field_name != "reference" or not self.other_references:
+            return getattr(self, field_name)
+        references = [self.reference, *self.other_references]
+        return [references] if argument == _ADAPTER else references  # A list for each adapter.
 
 
 # (pipeline, samples, settings) -> one RGB image per sample, in their order
@@ -315,7 +334,7 @@ def _per_sample(
     """Return the arguments that differ between samples, as lists with one value per sample."""
     accepted = call_arguments(pipeline)
     images = image_arguments(pipeline)
-    call = {name: [getattr(s, field_name) for s in samples] for name, field_name in images.items()}
+    call = {name: [s.of_argument(name, own) for s in samples] for name, own in images.items()}
     for name in _TEXTS:
         common = settings.arguments.get(name)
         own = [s.prompt if name == "prompt" else None for s in samples]

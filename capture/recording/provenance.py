@@ -70,7 +70,7 @@ def describe_inputs(row: ManifestRow, manifest: Path) -> dict[str, dict[str, str
     """
     folder = manifest.parent.absolute()
     found = {}
-    for column in _IMAGES:
+    for column in (*_IMAGES, *row.other_references()):
         path: Path | None = getattr(row, column)
         if path is not None:
             shown = path.relative_to(folder) if path.is_relative_to(folder) else path

@@ -235,18 +235,25 @@ class Recording:
         ----------
         sample : str, optional
             Needed when the capture has several.
-        **images : PIL image, or array uint8 (y, x[, 3]); a mask may be bool
+        **images : path, PIL image, array or Tensor
             generated, reference; optional: source, inpainting_mask (white = painted),
             reference_mask; reference_1, reference_2 … of a model that takes several references.
             Each may be given once; generated and reference complete the sample, also after the
-            ``with`` block.
+            ``with`` block. Arrays are uint8 (y, x, 3), uint16, or float from 0 to 1; a source or
+            mask of another size than its image is resized.
+
+        Warns
+        -----
+        InputWarning
+            If something was left out or added: further frames, transparency, a full mask.
 
         Raises
         ------
         CaptureError
             If the sample or an image's name is unknown, or an image is given twice.
         SchemaError
-            If an image has another shape or dtype.
+            If an image cannot be read without a guess, a mask marks nothing, or a source or mask
+            has another shape than its image.
         """
         if sample is None and len(self._names) > 1:
             msg = f"Expected sample= one of {list(self._names)}, got none. Say whose images."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,12 +11,13 @@ import numpy as np
 from i2am.capture.hooks.attention import AttentionInputs
 from i2am.capture.hooks.denoiser import LayerCall
 from i2am.capture.hooks.taps import LayerTap
+from i2am.capture.recording.added_images import read_images
 from i2am.capture.recording.options import CaptureOptions
 from i2am.capture.recording.representation import Kept, hides_any, keep
 from i2am.capture.writer.layer_writer import LayerWriter, write_layers
 from i2am.capture.writer.run_store import open_sample, set_status, write_coordinates, write_images
 from i2am.capture.writer.staging import StagingArea
-from i2am.schemas import CaptureAttributes, CaptureError, LayerAttributes
+from i2am.schemas import CaptureAttributes, CaptureError, InputWarning, LayerAttributes
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 
 __all__ = ["SampleRecorder"]
@@ -60,7 +62,7 @@ class SampleRecorder:
         )
         self._layers_path = self._group.store_path / "layers"
         self._layers: dict[str, LayerWriter] = {}
-        self._images: set[str] = set()
+        self._name, self._images = name, dict[str, tuple[int, ...]]()  # Of each image its shape.
         self._finished = False
 
     def append(
@@ -103,8 +105,11 @@ class SampleRecorder:
 
     def add_images(self, images: Mapping[str, Any]) -> None:
         """Write images; the required ones complete a finished sample."""
-        write_images(self._group, images, self._images)
-        self._images.update(images)
+        arrays, notes = read_images(images, self._images, self._name)
+        for note in notes:
+            warnings.warn(note, InputWarning, stacklevel=3)
+        write_images(self._group, arrays)
+        self._images |= {image: array.shape for image, array in arrays.items()}
         if self._finished:
             self._complete()
 
@@ -174,7 +179,7 @@ class SampleRecorder:
 
     def _complete(self) -> bool:
         """Mark the sample as complete if it has its images, and return whether it has."""
-        is_complete = self._images >= _REQUIRED_IMAGES
+        is_complete = self._images.keys() >= _REQUIRED_IMAGES
         self._set_status("complete" if is_complete else "running")
         return is_complete
 

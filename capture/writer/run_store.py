@@ -7,13 +7,12 @@ one run at once, each its own samples: nothing is locked, because nobody changes
 from __future__ import annotations
 
 import warnings
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
-from PIL import Image
 from zarr.errors import ContainsGroupError
 
 from i2am.capture.writer.zarr_objects import (
@@ -26,15 +25,13 @@ from i2am.capture.writer.zarr_objects import (
     write_nodes,
 )
 from i2am.schemas import (
-    CaptureError,
     RunAttributes,
     SchemaError,
     StoreError,
     check_sample_name,
-    did_you_mean,
 )
 from i2am.schemas.attributes import ATTRIBUTE_KEY
-from i2am.schemas.dims import GUIDANCE, IMAGE_ARRAYS, RGB, STEP, TIMESTEP, image_dims
+from i2am.schemas.dims import GUIDANCE, STEP, TIMESTEP, image_dims
 from i2am.storage import own_attributes, reported_as_store_error, to_store
 
 __all__ = [
@@ -169,59 +166,34 @@ def write_coordinates(
             sample.create_array(GUIDANCE, data=labels, dimension_names=[GUIDANCE])
 
 
-def write_images(sample: zarr.Group, images: Mapping[str, Any], known: Container[str]) -> None:
+def write_images(sample: zarr.Group, images: Mapping[str, Array]) -> None:
     """Write images and masks; all are checked before the first one is written.
 
     Parameters
     ----------
     sample : zarr.Group
-    images : mapping of str to PIL image or array
-    known : container of str
-        Names of the images that are written already.
+    images : mapping of str to array, uint8 (y, x, 3), or for a mask (y, x) of 0 and 255
+        By their names in the contract.
 
     Raises
     ------
-    CaptureError
-        If a name is unknown or written already.
     SchemaError
-        If an image has another shape or dtype than documented.
+        If an image has another name, shape or dtype.
     StoreError
         If the store cannot be reached.
     """
-    arrays: dict[str, Array] = {}
     nodes: dict[str, NodeMetadata] = {}
-    for name, image in images.items():
-        if (names := image_dims(name)) is None:
-            msg = f"Expected an image's name, got {name!r}. {did_you_mean(name, IMAGE_ARRAYS)}"
-            raise CaptureError(msg)
-        if name in known:
-            msg = f"Expected image {name!r} once, got it again, at sample {sample.path!r}. Omit it."
-            raise CaptureError(msg)
-        arrays[name] = _to_array(name, image, is_rgb=RGB in names)
-        nodes[name] = single_chunk_metadata(arrays[name], names)
+    for name, array in images.items():
+        names = image_dims(name)
+        if names is None or array.ndim != len(names) or array.dtype != np.uint8:
+            msg = (
+                f"Expected uint8 (y, x, 3), or a mask (y, x), under an image's name, got "
+                f"{array.dtype} {array.shape}, at {name!r}. Read it with add_images."
+            )
+            raise SchemaError(msg)
+        nodes[name] = single_chunk_metadata(array, names)
     with reported_as_store_error(sample):
-        write_nodes(sample.store_path / "images", nodes, arrays)
-
-
-def _to_array(name: str, image: Any, *, is_rgb: bool) -> Array:
-    """Return uint8: (y, x, 3), or for a mask (y, x) of 0 and 255."""
-    if isinstance(image, Image.Image):
-        values = np.asarray(image.convert("RGB" if is_rgb else "L"))
-    else:
-        values = np.asarray(image)
-    if not is_rgb and values.dtype == bool:
-        values = values.astype(np.uint8) * 255
-    if values.dtype != np.uint8 or values.ndim != (3 if is_rgb else 2):
-        wanted = "uint8 (y, x, 3)" if is_rgb else "uint8 (y, x)"
-        msg = (
-            f"Expected image {name!r} as a PIL image or {wanted} array, got "
-            f"{values.dtype} {values.shape}. Convert it."
-        )
-        raise SchemaError(msg)
-    if is_rgb and values.shape[2] != 3:
-        msg = f"Expected three channels in image {name!r}, got {values.shape[2]}. Convert it."
-        raise SchemaError(msg)
-    return values if is_rgb else np.where(values > 127, 255, 0).astype(np.uint8)
+        write_nodes(sample.store_path / "images", nodes, images)
 
 
 def _check_is_run(root: zarr.Group, store: str | Path) -> zarr.Group:

@@ -59,6 +59,18 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger().setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(?!i2am)")
+    warnings.formatwarning = _format_warning
+
+
+def _format_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Return a warning in one line, without the place in our code that gave it."""
+    return f"i2am: {' '.join(str(message).split())}\n"
 
 
 def build_parser() -> argparse.ArgumentParser:

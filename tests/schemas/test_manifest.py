@@ -10,7 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from i2am.schemas import ManifestRow, SchemaError, check_sample_name, read_manifest
+from i2am.schemas import (
+    InputWarning,
+    ManifestRow,
+    SchemaError,
+    check_sample_name,
+    read_manifest,
+)
 
 PICTURES = ("source.png", "mask.png", "reference.png", "object.png")
 PLAIN = {"source": "source.png", "mask": "mask.png", "reference": "reference.png"}
@@ -126,6 +132,118 @@ def test_columns_beyond_the_contract_are_labels(folder: Path) -> None:
     assert row.labels() == {"garment": "hat", "worn": True}
 
 
+# --- Columns and delimiters.
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"], ids=["comma", "semicolon", "tab"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
+def test_a_csv_may_have_any_of_the_common_delimiters(
+    folder: Path, delimiter: str, mark: bytes
+) -> None:
+    header = ["sample", "reference", "source", "mask", "prompt", "box"]
+    row = ["a", "reference.png", "source.png", "mask.png", '"a hat, red; or blue"', '"1,2,3,4"']
+    text = "\n".join([delimiter.join(header), delimiter.join(row)])
+    (folder / "a.csv").write_bytes(mark + text.encode())
+    (found,) = read_manifest(folder / "a.csv")
+    assert (found.sample, found.prompt) == ("a", "a hat, red; or blue")
+    assert found.box == (1.0, 2.0, 3.0, 4.0)
+    assert found.labels() == {}
+
+
+def test_source_and_mask_may_be_left_out(folder: Path) -> None:
+    (folder / "a.csv").write_text("sample,reference\na,reference.png\n")
+    (row,) = read_manifest(folder / "a.csv")
+    assert (row.source, row.mask) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("column", "meant"),
+    [
+        ("Seed", "seed"),
+        ("refrence_mask", "reference_mask"),
+        (" prompt", "prompt"),
+        ("reference-mask", "reference_mask"),
+        ("Source", "source"),
+        ("masks", "mask"),
+        ("bbox", "box"),
+        ("prompts", "prompt"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_a_name_that_is_nearly_a_columns_is_told_and_stays_a_label(
+    folder: Path, name: str, column: str, meant: str
+) -> None:
+    write = {"a.csv": _write_csv, "a.jsonl": _write_json, "a.parquet": _write_parquet}[name]
+    write(folder / name, [{"sample": "a", "reference": "reference.png", column: "7"}])
+    with pytest.warns(InputWarning) as caught:
+        (row,) = read_manifest(folder / name)
+    assert [str(warning.message) for warning in caught] == [
+        f"Column {column!r} is taken for a label, at {folder / name}. Did you mean {meant!r}? "
+        f"The columns are 'sample', 'reference', {column!r}."
+    ]
+    assert row.labels() == {column: "7"}
+
+
+@pytest.mark.parametrize("column", ["kind", "garment", "source_id", "mask_id", "task", "category"])
+def test_a_label_that_is_near_no_column_is_no_matter(folder: Path, column: str) -> None:
+    _write_csv(folder / "a.csv", [{"sample": "a", "reference": "reference.png", column: "7"}])
+    (row,) = read_manifest(folder / "a.csv")
+    assert row.labels() == {column: "7"}
+
+
+def test_further_references_are_files_in_their_order(folder: Path) -> None:
+    rows = [{"sample": "a", **PLAIN, "reference_2": "mask.png", "reference_1": "object.png"}]
+    _write_csv(folder / "a.csv", rows)
+    (row,) = read_manifest(folder / "a.csv")
+    assert list(row.other_references().items()) == [
+        ("reference_1", folder / "object.png"),
+        ("reference_2", folder / "mask.png"),
+    ]
+    assert row.labels() == {}
+
+
+@pytest.mark.parametrize(
+    ("further", "fault"),
+    [
+        ({"reference_1": "no.png"}, "row 1, column 'reference_1': no file at DIR/no.png"),
+        ({"reference_1": 7}, "row 1, column 'reference_1': expected a path, got 7"),
+        (
+            {"reference_2": "mask.png"},
+            "row 1: expected reference_1, reference_2 … without a gap",
+        ),
+    ],
+)
+def test_a_further_reference_that_is_no_file_or_not_the_next_is_a_fault(
+    folder: Path, further: dict[str, Any], fault: str
+) -> None:
+    _write_json(folder / "a.jsonl", [{"sample": "a", **PLAIN, **further}])
+    assert _faults(folder / "a.jsonl") == [fault]
+
+
+def test_a_header_without_a_needed_column_is_shown_once(folder: Path) -> None:
+    rows = "".join(f"s{number},reference.png\n" for number in range(3))
+    (folder / "a.csv").write_text("Sample,refrence\n" + rows)
+    assert _faults(folder / "a.csv") == [
+        "no column 'sample' in the header 'Sample', 'refrence' (is 'Sample' meant?)",
+        "no column 'reference' in the header 'Sample', 'refrence' (is 'refrence' meant?)",
+    ]
+
+
+def test_a_json_row_that_names_a_column_wrongly_is_asked_about_it(folder: Path) -> None:
+    _write_json(folder / "a.jsonl", [{"sample": "a", "Reference": "reference.png"}])
+    assert _faults(folder / "a.jsonl") == [
+        "row 1, column 'reference': field required, got 'Reference': is that meant?"
+    ]
+
+
+def test_a_column_that_stands_twice_is_a_fault(folder: Path) -> None:
+    (folder / "a.csv").write_text("sample,reference,seed,seed\na,reference.png,1,2\n")
+    assert _faults(folder / "a.csv") == ["column 'seed' stands more than once in the header"]
+
+
+# --- Values.
+
+
 @pytest.mark.parametrize(
     "box", ["1,2,3,4", "1 2 3 4", "(1, 2, 3, 4)", "[1.0; 2; 3; 4]", [1, 2, 3, 4], (1.0, 2, 3, 4)]
 )
@@ -144,7 +262,7 @@ def test_a_bad_box_is_one_fault_with_what_came(folder: Path, box: Any) -> None:
 
 
 FAULTY = [
-    pytest.param({"source": None}, "column 'source': field required", id="required"),
+    pytest.param({"reference": None}, "column 'reference': field required", id="required"),
     pytest.param({"mask": "no.png"}, "column 'mask': no file at DIR/no.png", id="no picture"),
     pytest.param({"mask": "."}, "column 'mask': no file at DIR", id="a folder"),
     pytest.param(
@@ -182,18 +300,17 @@ def test_all_faults_come_at_once(folder: Path) -> None:
         "sample,source,mask,reference,seed\n"
         "a,source.png,mask.png,reference.png,\n"
         "a,source.png,mask.png,reference.png,1\n"
-        "b,no.png,,reference.png,x\n"
+        "b,no.png,,,x\n"
         "\n"
         "c,source.png,mask.png,reference.png,1,extra\n"
         "d,source.png\n"
     )
     assert _faults(folder / "a.csv") == [
         "row 3: sample 'a' stands in row 2 already",
-        "row 4, column 'mask': field required",
+        "row 4, column 'reference': field required",
         "row 4, column 'seed': input should be a valid integer, unable to parse string as an "
         "integer, got 'x'",
         "row 6: more fields than columns",
-        "row 7, column 'mask': field required",
         "row 7, column 'reference': field required",
     ]
 
@@ -218,7 +335,7 @@ def test_a_line_that_is_no_object_does_not_hide_the_next_fault(
     (folder / "a.jsonl").write_text(f'{line}\n{{"sample": "a"}}\n')
     assert _faults(folder / "a.jsonl")[:2] == [
         f"row 1: {fault}",
-        "row 2, column 'source': field required",
+        "row 2, column 'reference': field required",
     ]
 
 

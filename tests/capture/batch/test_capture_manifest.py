@@ -32,8 +32,8 @@ def manifest(tmp_path: Path) -> Path:
     """Four rows; the images are larger than the model's, one has a seed and a label."""
     inputs = models.noise_images(128)
     inputs["example_image"].save(tmp_path / "reference.png")
-    inputs["image"].resize((128, 96)).save(tmp_path / "source.png")
-    inputs["mask_image"].resize((128, 96)).save(tmp_path / "mask.png")
+    inputs["image"].save(tmp_path / "source.png")
+    inputs["mask_image"].save(tmp_path / "mask.png")
     with (tmp_path / "rows.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(
@@ -42,7 +42,7 @@ def manifest(tmp_path: Path) -> Path:
         for number in range(4):
             seed = 7 if number == 2 else ""
             images = ["source.png", "mask.png", "reference.png", "mask.png"]
-            rows.writerow([f"s{number}", *images, seed, "32 24 64 24", "noise"])
+            rows.writerow([f"s{number}", *images, seed, "32 32 64 32", "noise"])
     return tmp_path / "rows.csv"
 
 
@@ -219,7 +219,7 @@ def test_provenance_and_images_are_stored_at_the_models_size(manifest: Path) -> 
     assert (own["seed"], own["steps"], own["guidance_scale"]) == (7, 1, 3.0)
     assert own["labels"] == {"kind": "noise"}
     assert own["model"] == "i2am-tiny"
-    # 128 × 96 becomes 64 × 64.
+    # 128 × 128 becomes 64 × 64.
     assert own["box"] == [16.0, 16.0, 32.0, 16.0]
     assert sample["images/source"].shape == sample["images/generated"].shape == (64, 64, 3)
     assert sample["images/reference"].shape == (128, 128, 3)

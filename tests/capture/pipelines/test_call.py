@@ -206,6 +206,7 @@ def test_every_family_paints_from_the_reference(kind: str, monkeypatch: pytest.M
     assert output_size(family.pipeline, settings) == (width, height)
     assert is_video(family.pipeline) == (frames > 1)
     sample = _sample(0, max(width, height))
+    assert sample.source is not None
     other = SampleInputs(sample.source, sample.mask, _noise(99, 32), seed=0)
     (image,) = generate(family.pipeline, [sample], settings)
     (again,) = generate(family.pipeline, [sample], settings)

@@ -429,7 +429,7 @@ def test_images_are_checked(store: Path) -> None:
         with pytest.raises(CaptureError, match="Did you mean 'generated'"):
             recording.add_images(genrated=image)
         with pytest.raises(SchemaError, match=r"uint8 \(y, x, 3\)"):
-            recording.add_images(generated=image.astype(float))
+            recording.add_images(generated=image.astype(int))
         with pytest.raises(CaptureError, match="Expected a sample of this capture"):
             recording.add_images(sample="two", generated=image)
         recording.add_images(generated=image, reference=image)

@@ -73,7 +73,7 @@ def record(location: str, values: dict[str, torch.Tensor], sample: str = "shirt"
     layer.close(("conditional",))
     write_layers(layers, [layer], staging)
     staging.close()
-    write_images(group, {"generated": np.full((4, 4, 3), 7, np.uint8)}, ())
+    write_images(group, {"generated": np.full((4, 4, 3), 7, np.uint8)})
     write_coordinates(group, range(steps), np.linspace(900, 0, steps).tolist(), ("conditional",))
     set_status(group, {"status": "complete"})
 
