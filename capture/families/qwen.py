@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from i2am.capture.families.attention_modules import block_of
 from i2am.capture.families.profile import Profile, register
+from i2am.capture.families.recognition import DIFFUSERS
 from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, ReferenceLayout
 from i2am.capture.hooks.kernel_tap import KernelCall, KernelTap
 from i2am.capture.hooks.taps import LayerTap
@@ -63,5 +64,6 @@ register(
         ),
         double_stream_layers,
         is_batched=False,
+        package=DIFFUSERS,
     )
 )

@@ -22,6 +22,8 @@ from i2am.capture.families.attention_modules import (
     scale_of,
 )
 from i2am.capture.families.profile import Profile, register
+from i2am.capture.families.recognition import class_names
+from i2am.capture.families.unserved import is_known_unet
 from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, ReferenceLayout
 from i2am.capture.hooks.projection_tap import ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
@@ -69,15 +71,24 @@ def _read(name: str, attention: Any, projected: ProjectionOutputs) -> Iterator[A
     )
 
 
+_PIPELINES = (
+    "StableDiffusionReferencePipeline",
+    "StableDiffusionXLReferencePipeline",
+    "StableDiffusionControlNetReferencePipeline",
+)
+
+
+def _is_on_own_unet(target: Any, denoiser: nn.Module) -> bool:
+    # These pipelines are files of diffusers' community, whatever package they were loaded as.
+    return not class_names(target).isdisjoint(_PIPELINES) and is_known_unet(target, denoiser)
+
+
 register(
     Profile(
         "reference-only",
-        (
-            "StableDiffusionReferencePipeline",
-            "StableDiffusionXLReferencePipeline",
-            "StableDiffusionControlNetReferencePipeline",
-        ),
+        _PIPELINES,
         banked_self_attention,
         calls=(CONDITIONAL, CONDITIONAL),  # The reference's run, then the generated image's.
+        recognise=_is_on_own_unet,
     )
 )

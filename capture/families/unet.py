@@ -22,6 +22,14 @@ from i2am.capture.families.attention_modules import (
     scale_of,
 )
 from i2am.capture.families.profile import Profile, register
+from i2am.capture.families.recognition import (
+    DIFFUSERS,
+    is_target_itself,
+    keeps_forward,
+    text_setting,
+)
+from i2am.capture.families.text_tokens import check_no_text
+from i2am.capture.families.unserved import is_known_unet
 from i2am.capture.hooks.attention import (
     AttentionInputs,
     ReferenceKeys,
@@ -44,6 +52,7 @@ def cross_attention(
     *,
     suffix: str = ".attn2",
     layout: Callable[[int], ReferenceLayout] = square_layout,
+    check_context: Callable[[str, int], None] | None = None,
 ) -> Iterator[LayerTap]:
     """Yield a tap for each cross-attention layer whose keys are all reference tokens.
 
@@ -54,6 +63,8 @@ def cross_attention(
         How the layers' paths end.
     layout : callable (number of reference tokens) -> ReferenceLayout
         A square, with or without a class token, unless given.
+    check_context : callable (layer, number of tokens), optional
+        Raises where the context is not the reference's.
 
     Yields
     ------
@@ -86,7 +97,7 @@ def cross_attention(
             block_of(name),
             query=query_projection(attention),
             keys=(key_projection(attention),),
-            read=partial(_read, name, attention, layout),
+            read=partial(_read, name, attention, layout, check_context),
             grid_source=grid_source(denoiser, name),
         )
 
@@ -95,9 +106,11 @@ def _read(
     name: str,
     attention: Any,
     layout: Callable[[int], ReferenceLayout],
+    check_context: Callable[[str, int], None] | None,
     projected: ProjectionOutputs,
 ) -> Iterator[AttentionInputs]:
-    if not projected.keys[0]:
+    # Without a context these classes attend to the generated image itself.
+    if not projected.keys[0] or projected.options.get("encoder_hidden_states", ...) is None:
         return
     if projected.options.get("attention_mask") is not None:
         msg = (
@@ -119,6 +132,8 @@ def _read(
         key = _split_batch(key, frames)[:, 0]
     height, width = patch_grid(name, projected.states, query.shape[2] // frames)
     tokens = key.shape[2]
+    if check_context is not None:
+        check_context(name, tokens)
     yield AttentionInputs(
         query,
         key,
@@ -136,17 +151,33 @@ def _split_batch(states: torch.Tensor, count: int) -> torch.Tensor:
 
 def _is_bare_unet(target: Any, denoiser: nn.Module) -> bool:
     # Whoever passes a bare UNet says that its cross-attention reads the reference; a pipeline's may
-    # read text.
-    return target is denoiser and type(denoiser).__name__ == "UNet2DConditionModel"
+    # read text, and so does that of a UNet whose configuration or context says so.
+    return (
+        is_target_itself(target, denoiser)
+        and is_known_unet(target, denoiser)
+        and keeps_forward(denoiser)
+        and text_setting(denoiser) is None
+    )
 
 
-register(Profile("unet", ("UNet2DConditionModel",), cross_attention, recognise=_is_bare_unet))
+register(
+    Profile(
+        "unet",
+        ("UNet2DConditionModel",),
+        cross_attention,
+        recognise=_is_bare_unet,
+        find_unnamed_taps=partial(cross_attention, check_context=partial(check_no_text, "unet")),
+    )
+)
 
 
-for _name, _class in (
-    ("i2am-tiny", "ReferenceInpaintPipeline"),
-    ("paint-by-example", "PaintByExamplePipeline"),
-    ("image-variation", "StableDiffusionImageVariationPipeline"),
-    ("stable-video-diffusion", "StableVideoDiffusionPipeline"),
+for _name, _package, *_classes in (
+    ("i2am-tiny", "i2am", "ReferenceInpaintPipeline"),
+    ("paint-by-example", DIFFUSERS, "PaintByExamplePipeline"),
+    ("image-variation", DIFFUSERS, "StableDiffusionImageVariationPipeline"),
+    (
+        *("stable-video-diffusion", DIFFUSERS),
+        *("StableVideoDiffusionPipeline", "UNetSpatioTemporalConditionModel"),
+    ),
 ):
-    register(Profile(_name, (_class,), cross_attention))
+    register(Profile(_name, tuple(_classes), cross_attention, package=_package))

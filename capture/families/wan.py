@@ -13,6 +13,7 @@ from typing import Any
 
 from i2am.capture.families.attention_modules import block_of, split_heads
 from i2am.capture.families.profile import Profile, register
+from i2am.capture.families.recognition import DIFFUSERS
 from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, square_layout
 from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
@@ -78,5 +79,6 @@ register(
         ("WanImageToVideoPipeline", "ChronoEditPipeline", "WanTransformer3DModel"),
         image_cross_attention,
         is_batched=False,
+        package=DIFFUSERS,
     )
 )
