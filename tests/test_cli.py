@@ -261,12 +261,16 @@ WRONG = [
     ),
     _wrong(1, f"{CAPTURE} good.csv --argument=etta=1", "got 'etta'. Did you mean 'eta'?"),
     _wrong(1, f"{CAPTURE} good.csv --argument=image=None", "got 'image', which is filled. Omit"),
-    _wrong(1, f"{CAPTURE} good.csv --argument=eta=much", "Expected a number for ReferenceInpaint"),
+    _wrong(
+        1,
+        f"{CAPTURE} good.csv --argument=eta=much",
+        "Expected a number for 'eta' of ReferenceInpaint",
+    ),
     _wrong(1, f"{CAPTURE} good.csv --argument=eta=0 --argument=eta=1", "eta=… once, got it twice"),
     _wrong(
         1,
         f"{CAPTURE} good.csv --argument=num_images_per_prompt=2",
-        "got num_images_per_prompt=2: 2 images × 1 row, and 1 sample name. Leave it out",
+        "got num_images_per_prompt=2: 1 row × 2 = 2 images of 1 name. Give each image a row",
     ),
     _wrong(1, f"{CAPTURE} good.csv --layers=upp*", "layers that match 'upp*'"),
     _wrong(2, f"{CAPTURE} good.csv --steps 0", "expected a whole number from 1 on"),

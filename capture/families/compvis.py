@@ -9,14 +9,14 @@ modules of the same classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from i2am.capture.families.attention_modules import block_of, patch_grid, scale_of, split_heads
-from i2am.capture.families.profile import Profile, register
-from i2am.capture.families.recognition import class_names, is_target_itself
-from i2am.capture.families.text_tokens import check_no_text
+from i2am.capture.families.profile import Profile, class_names, register
+from i2am.capture.families.recognition import is_target_itself
+from i2am.capture.families.text_tokens import without_text
 from i2am.capture.families.unserved import find_unserved
 from i2am.capture.hooks.attention import (
     AttentionInputs,
@@ -36,23 +36,12 @@ __all__ = ["spatial_transformers"]
 _WARP_BLOCKS = "warp_flow_blks"
 _CUSTOM = "CustomSpatialTransformer"  # Of the warp blocks; some versions use the plain class there.
 _TRANSFORMERS = {"SpatialTransformer", _CUSTOM}
-
-
 # Encoders of an exemplar, as the models' ``cond_stage_model``; text has others. AnyDoor's is the last.
 _IMAGE_ENCODERS = {"FrozenCLIPImageEmbedder", "FrozenClipImageEmbedder", "FrozenDinoV2Encoder"}
 
 
-def spatial_transformers(
-    denoiser: nn.Module, *, check_context: Callable[[str, int], None] | None = None
-) -> Iterator[LayerTap]:
-    """Yield a tap for each cross-attention ``attn2`` of a UNet's spatial transformers.
-
-    Parameters
-    ----------
-    denoiser : Module
-    check_context : callable (layer, number of tokens), optional
-        Raises where the context is not the reference's.
-    """
+def spatial_transformers(denoiser: nn.Module) -> Iterator[LayerTap]:
+    """Yield a tap for each cross-attention ``attn2`` of a UNet's spatial transformers."""
     for path, transformer in denoiser.named_modules():
         names = class_names(transformer)
         if names.isdisjoint(_TRANSFORMERS):
@@ -67,17 +56,13 @@ def spatial_transformers(
                 "warp" if is_warp else block_of(name),
                 query=Projection(block.attn2.to_q),
                 keys=(Projection(block.attn2.to_k),),
-                read=partial(_read, name, block.attn2, is_warp, check_context),
+                read=partial(_read, name, block.attn2, is_warp),
                 grid_source=transformer,
             )
 
 
 def _read(
-    name: str,
-    attention: Any,
-    is_warp: bool,
-    check_context: Callable[[str, int], None] | None,
-    projected: ProjectionOutputs,
+    name: str, attention: Any, is_warp: bool, projected: ProjectionOutputs
 ) -> Iterator[AttentionInputs]:
     # Without a context these classes attend to the generated image itself.
     if not projected.keys[0] or projected.options.get("context", ...) is None:
@@ -92,8 +77,6 @@ def _read(
     key = split_heads(projected.keys[0][-1], attention.heads)
     grid = patch_grid(name, projected.states, query.shape[2])
     tokens = key.shape[2]
-    if check_context is not None and not is_warp:
-        check_context(name, tokens)
     layout = _own_grid(name, grid, tokens) if is_warp else square_layout(tokens)
     yield AttentionInputs(
         query,
@@ -138,9 +121,7 @@ register(
         ("LatentDiffusion", "UNetModel"),
         spatial_transformers,
         recognise=_is_exemplar_model,
-        find_unnamed_taps=partial(
-            spatial_transformers, check_context=partial(check_no_text, "compvis")
-        ),
+        find_unnamed_taps=partial(without_text, "compvis", spatial_transformers),
     )
 )
 register(Profile("dci-vton", ("LatentTryOnDiffusion",), spatial_transformers))

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from i2am.capture.families.attention_modules import block_of
-from i2am.capture.families.profile import Profile, register
-from i2am.capture.families.recognition import DIFFUSERS, class_names
+from i2am.capture.families.profile import Profile, class_names, register
+from i2am.capture.families.recognition import DIFFUSERS
 from i2am.capture.hooks.attention import (
     AttentionInputs,
     ReferenceKeys,
@@ -105,7 +105,7 @@ register(
             "FluxTransformer2DModel",
         ),
         joint_layers,
-        is_batched=False,
         package=DIFFUSERS,
+        is_batched=False,
     )
 )

@@ -14,7 +14,7 @@ from functools import cache
 from types import CodeType
 from typing import Any
 
-from i2am.capture.families.recognition import class_names
+from i2am.capture.families.profile import class_names
 from i2am.schemas.dims import CONDITIONAL, IMAGE, PERTURBED, UNCONDITIONAL
 
 __all__ = ["batch_branches", "makes_side_calls"]

@@ -25,8 +25,7 @@ from i2am.capture.families.attention_modules import (
     scale_of,
     split_heads,
 )
-from i2am.capture.families.profile import Profile, register
-from i2am.capture.families.recognition import class_names
+from i2am.capture.families.profile import Profile, class_names, register
 from i2am.capture.families.unserved import is_known_unet
 from i2am.capture.hooks.attention import (
     AttentionInputs,

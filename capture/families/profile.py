@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ENTRY_POINTS",
     "Profile",
+    "class_names",
     "find_denoiser",
     "find_profile",
     "is_compiled",

@@ -63,7 +63,7 @@ register(
             "QwenImageTransformer2DModel",
         ),
         double_stream_layers,
-        is_batched=False,
         package=DIFFUSERS,
+        is_batched=False,
     )
 )

@@ -21,8 +21,7 @@ from i2am.capture.families.attention_modules import (
     query_projection,
     scale_of,
 )
-from i2am.capture.families.profile import Profile, register
-from i2am.capture.families.recognition import class_names
+from i2am.capture.families.profile import Profile, class_names, register
 from i2am.capture.families.unserved import is_known_unet
 from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, ReferenceLayout
 from i2am.capture.hooks.projection_tap import ProjectionOutputs, ProjectionTap
@@ -78,7 +77,7 @@ _PIPELINES = (
 )
 
 
-def _is_on_own_unet(target: Any, denoiser: nn.Module) -> bool:
+def _is_on_known_unet(target: Any, denoiser: nn.Module) -> bool:
     # These pipelines are files of diffusers' community, whatever package they were loaded as.
     return not class_names(target).isdisjoint(_PIPELINES) and is_known_unet(target, denoiser)
 
@@ -88,7 +87,7 @@ register(
         "reference-only",
         _PIPELINES,
         banked_self_attention,
+        recognise=_is_on_known_unet,
         calls=(CONDITIONAL, CONDITIONAL),  # The reference's run, then the generated image's.
-        recognise=_is_on_own_unet,
     )
 )

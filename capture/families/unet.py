@@ -28,7 +28,7 @@ from i2am.capture.families.recognition import (
     keeps_forward,
     text_setting,
 )
-from i2am.capture.families.text_tokens import check_no_text
+from i2am.capture.families.text_tokens import without_text
 from i2am.capture.families.unserved import is_known_unet
 from i2am.capture.hooks.attention import (
     AttentionInputs,
@@ -52,7 +52,6 @@ def cross_attention(
     *,
     suffix: str = ".attn2",
     layout: Callable[[int], ReferenceLayout] = square_layout,
-    check_context: Callable[[str, int], None] | None = None,
 ) -> Iterator[LayerTap]:
     """Yield a tap for each cross-attention layer whose keys are all reference tokens.
 
@@ -63,8 +62,6 @@ def cross_attention(
         How the layers' paths end.
     layout : callable (number of reference tokens) -> ReferenceLayout
         A square, with or without a class token, unless given.
-    check_context : callable (layer, number of tokens), optional
-        Raises where the context is not the reference's.
 
     Yields
     ------
@@ -97,7 +94,7 @@ def cross_attention(
             block_of(name),
             query=query_projection(attention),
             keys=(key_projection(attention),),
-            read=partial(_read, name, attention, layout, check_context),
+            read=partial(_read, name, attention, layout),
             grid_source=grid_source(denoiser, name),
         )
 
@@ -106,7 +103,6 @@ def _read(
     name: str,
     attention: Any,
     layout: Callable[[int], ReferenceLayout],
-    check_context: Callable[[str, int], None] | None,
     projected: ProjectionOutputs,
 ) -> Iterator[AttentionInputs]:
     # Without a context these classes attend to the generated image itself.
@@ -132,8 +128,6 @@ def _read(
         key = _split_batch(key, frames)[:, 0]
     height, width = patch_grid(name, projected.states, query.shape[2] // frames)
     tokens = key.shape[2]
-    if check_context is not None:
-        check_context(name, tokens)
     yield AttentionInputs(
         query,
         key,
@@ -154,30 +148,29 @@ def _is_bare_unet(target: Any, denoiser: nn.Module) -> bool:
     # read text, and so does that of a UNet whose configuration or context says so.
     return (
         is_target_itself(target, denoiser)
-        and is_known_unet(target, denoiser)
+        and is_known_unet(target, denoiser, _UNETS)
         and keeps_forward(denoiser)
         and text_setting(denoiser) is None
     )
 
 
+_UNETS = ("UNet2DConditionModel", "UNetSpatioTemporalConditionModel")
 register(
     Profile(
         "unet",
-        ("UNet2DConditionModel",),
+        _UNETS,
         cross_attention,
         recognise=_is_bare_unet,
-        find_unnamed_taps=partial(cross_attention, check_context=partial(check_no_text, "unet")),
+        find_unnamed_taps=partial(without_text, "unet", cross_attention),
     )
 )
 
 
-for _name, _package, *_classes in (
-    ("i2am-tiny", "i2am", "ReferenceInpaintPipeline"),
-    ("paint-by-example", DIFFUSERS, "PaintByExamplePipeline"),
-    ("image-variation", DIFFUSERS, "StableDiffusionImageVariationPipeline"),
-    (
-        *("stable-video-diffusion", DIFFUSERS),
-        *("StableVideoDiffusionPipeline", "UNetSpatioTemporalConditionModel"),
-    ),
+for _name, _class in (
+    ("i2am-tiny", "ReferenceInpaintPipeline"),
+    ("paint-by-example", "PaintByExamplePipeline"),
+    ("image-variation", "StableDiffusionImageVariationPipeline"),
+    ("stable-video-diffusion", "StableVideoDiffusionPipeline"),
 ):
-    register(Profile(_name, tuple(_classes), cross_attention, package=_package))
+    _package = "i2am" if _name == "i2am-tiny" else DIFFUSERS
+    register(Profile(_name, (_class,), cross_attention, package=_package))

@@ -7,14 +7,14 @@ model that gets a profile leaves this list.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from i2am.capture.families.recognition import (
+    DIFFUSERS,
     class_names,
     forward_parameters,
-    is_diffusers_unet,
     stray_attention,
 )
 
@@ -50,10 +50,12 @@ def find_unserved(target: Any, denoiser: nn.Module) -> UnservedModel | None:
     return next((model for model in _MODELS if model.has_sign(target, denoiser)), None)
 
 
-def is_known_unet(target: Any, denoiser: nn.Module) -> bool:
-    """Return whether a denoiser is diffusers' UNet, and reads nothing in ways of its own."""
+def is_known_unet(
+    target: Any, denoiser: nn.Module, classes: Sequence[str] = ("UNet2DConditionModel",)
+) -> bool:
+    """Return whether a denoiser is one of diffusers' UNets, and reads nothing in ways of its own."""
     return (
-        is_diffusers_unet(denoiser)
+        not class_names(denoiser, DIFFUSERS).isdisjoint(classes)
         and stray_attention(denoiser) is None
         and find_unserved(target, denoiser) is None
     )

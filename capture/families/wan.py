@@ -78,7 +78,7 @@ register(
         "wan-image-to-video",
         ("WanImageToVideoPipeline", "ChronoEditPipeline", "WanTransformer3DModel"),
         image_cross_attention,
-        is_batched=False,
         package=DIFFUSERS,
+        is_batched=False,
     )
 )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from i2am.capture.pipelines.call_values import check_call_values
+from i2am.capture.pipelines.call_argument import check_argument
 from i2am.schemas import CaptureError, did_you_mean
 
 __all__ = [
@@ -75,8 +75,8 @@ def check_call(pipeline: Any, settings: GenerationSettings, *, has_prompt: bool)
     Raises
     ------
     CaptureError
-        If no argument takes the reference, or an argument is unknown, filled twice, of another type,
-        or missing; if a row would become several images.
+        If no argument takes the reference, or an argument is unknown, of another type, filled twice,
+        or missing.
     """
     accepted, name = call_arguments(pipeline), type(pipeline).__name__
     for given in settings.arguments:
@@ -84,7 +84,8 @@ def check_call(pipeline: Any, settings: GenerationSettings, *, has_prompt: bool)
             hint = did_you_mean(given, accepted)
             msg = f"Expected an argument of {name}'s call, got {given!r}. {hint}"
             raise CaptureError(msg)
-    check_call_values(pipeline, settings.arguments)
+    for given, value in settings.arguments.items():
+        check_argument(name, accepted[given], value)
     if "prompt" in accepted and not (
         has_prompt or {"prompt", "prompt_embeds"} & settings.arguments.keys()
     ):
@@ -94,8 +95,7 @@ def check_call(pipeline: Any, settings: GenerationSettings, *, has_prompt: bool)
         )
         raise CaptureError(msg)
     _check_required(accepted, name, settings)
-    filled = {*image_arguments(pipeline), *shared_arguments(pipeline, settings)}
-    for given in sorted(filled | {"generator", "return_dict"}):
+    for given in {*image_arguments(pipeline), *shared_arguments(pipeline, settings), "generator"}:
         if given in settings.arguments:
             msg = f"Expected other arguments for {name}, got {given!r}, which is filled. Omit it."
             raise CaptureError(msg)
