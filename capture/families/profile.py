@@ -15,7 +15,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from i2am.capture.families.recognition import class_names
-from i2am.capture.families.refusal import OWN_PROFILE, no_denoiser, no_profile
+from i2am.capture.families.refusal import (
+    OWN_PROFILE,
+    no_denoiser,
+    no_profile,
+    two_denoisers,
+)
 from i2am.capture.hooks.taps import LayerTap
 from i2am.schemas import CaptureError, did_you_mean
 from i2am.schemas.dims import CONDITIONAL, UNCONDITIONAL
@@ -191,10 +196,12 @@ def find_denoiser(target: Any) -> nn.Module:
     Raises
     ------
     CaptureError
-        If there is none.
+        If there is none, or there are two that share the steps.
     """
     from torch import nn
 
+    if _has_second_denoiser(target):
+        raise CaptureError(two_denoisers(target))
     for path in ("unet", "transformer", "model.diffusion_model", "diffusion_model"):
         found = target
         for part in path.split("."):
@@ -204,6 +211,12 @@ def find_denoiser(target: Any) -> nn.Module:
     if isinstance(target, nn.Module):
         return _unwrapped(target)
     raise CaptureError(no_denoiser(target))
+
+
+def _has_second_denoiser(target: Any) -> bool:
+    """Return whether a pipeline takes another denoiser for its late steps, as Wan 2.2's do."""
+    second, config = getattr(target, "transformer_2", None), getattr(target, "config", {})
+    return second is not None and dict(config).get("boundary_ratio") is not None
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from i2am.capture.families.profile import Profile
 
-__all__ = ["OWN_PROFILE", "no_denoiser", "no_profile"]
+__all__ = ["OWN_PROFILE", "no_denoiser", "no_profile", "two_denoisers"]
 
 OWN_PROFILE = "a Profile of your own (docs/own-models.md)"
 _SIMILAR = 0.8  # of two class names, as difflib measures it
@@ -75,6 +75,15 @@ def no_denoiser(target: Any) -> str:
     return (
         "Expected a pipeline with a unet or transformer, or the denoiser itself, got "
         f"{type(target).__name__}{held}. {way_out}."
+    )
+
+
+def two_denoisers(target: Any) -> str:
+    """Return the refusal of a pipeline with a second denoiser, ``transformer_2``, for its late steps."""
+    return (
+        f"Expected one denoiser for all steps, got two in {_named(target)}: transformer, and "
+        "transformer_2 for the late steps. Capture one of them, as capture(pipe.transformer, …), which "
+        "keeps its steps alone."
     )
 
 

@@ -33,7 +33,7 @@ from i2am.schemas import (
     check_sample_name,
     did_you_mean,
 )
-from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.attributes import ATTRIBUTE_KEY, SCHEMA_VERSION
 from i2am.schemas.dims import GUIDANCE, IMAGE_ARRAYS, RGB, STEP, TIMESTEP, image_dims
 from i2am.storage import own_attributes, reported_as_store_error, to_store
 
@@ -227,6 +227,12 @@ def _to_array(name: str, image: Any, *, is_rgb: bool) -> Array:
 def _check_is_run(root: zarr.Group, store: str | Path) -> zarr.Group:
     if (kind := own_attributes(root).get("kind")) != "run":
         msg = f"Expected a run, got {kind or 'another Zarr group'} at {store}. Name a new store."
+        raise StoreError(msg)
+    if (schema := own_attributes(root).get("schema")) != SCHEMA_VERSION:
+        msg = (
+            f"Expected a run of schema {SCHEMA_VERSION}, got {schema!r}, at {store}. Name a new store, "
+            "or upgrade i2am if a newer version wrote this one."
+        )
         raise StoreError(msg)
     return root
 

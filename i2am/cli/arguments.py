@@ -81,8 +81,13 @@ def explain(error: Exception, options: argparse.Namespace) -> str:
     Any other error that comes of a store is most often the store's fault: then the first way in which
     one of those that were named breaks the contract is told instead.
     """
-    if isinstance(error, I2AMError | OSError) and str(error):
+    if isinstance(error, I2AMError) and str(error):
         return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return (
+            f"Expected files that can be read and written, got {type(error).__name__}: "
+            f"{error.strerror}, at {error.filename}. Check the path and the rights to it."
+        )
     given = vars(options)
     if isinstance(error, ImportError) and not str(error.name).startswith("i2am"):
         return (

@@ -256,6 +256,21 @@ def test_a_wrong_profile_or_pattern_is_told_in_three_lines(
     assert len(str(caught.value)) <= 300
 
 
+def test_a_pipeline_whose_denoisers_share_the_steps_is_refused_and_one_of_them_is_not(
+    store: Path,
+) -> None:
+    torch.manual_seed(0)
+    family = families.wan()
+    parts_of = family.pipeline.components | {"transformer_2": families.wan().denoiser}
+    pipeline = diffusers.WanImageToVideoPipeline(**parts_of, boundary_ratio=0.5)
+    message = "got two in WanImageToVideoPipeline: .* Capture one of them"
+    with pytest.raises(CaptureError, match=message):
+        capture(pipeline, store, sample="a")
+    assert find_profile(pipeline.transformer).name == "wan-image-to-video"
+    alone = diffusers.WanImageToVideoPipeline(**parts_of)  # Which takes the first at every step.
+    assert find_profile(alone).name == "wan-image-to-video"
+
+
 # --- What may be text is refused when it comes.
 
 
