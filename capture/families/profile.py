@@ -171,7 +171,8 @@ def find_profile(target: Any, wanted: str | Profile | None = None) -> Profile:
         if profile.serves(target, denoiser):
             unnamed = profile.find_unnamed_taps
             return profile if unnamed is None else replace(profile, find_taps=unnamed)
-    raise CaptureError(no_profile(target, denoiser, _profiles))
+    served = {name: profile.classes for name, profile in _profiles.items()}
+    raise CaptureError(no_profile(target, denoiser, served))
 
 
 def _named(wanted: object) -> Profile:

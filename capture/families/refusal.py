@@ -21,23 +21,21 @@ from i2am.capture.families.unserved import find_unserved
 if TYPE_CHECKING:
     from torch import nn
 
-    from i2am.capture.families.profile import Profile
-
 __all__ = ["OWN_PROFILE", "no_denoiser", "no_profile", "two_denoisers"]
 
 OWN_PROFILE = "a Profile of your own (docs/own-models.md)"
 _SIMILAR = 0.8  # of two class names, as difflib measures it
 
 
-def no_profile(target: Any, denoiser: nn.Module, profiles: Mapping[str, Profile]) -> str:
+def no_profile(target: Any, denoiser: nn.Module, served: Mapping[str, tuple[str, ...]]) -> str:
     """Return the refusal of a target, of at most three lines.
 
     Parameters
     ----------
     target : pipeline or Module
     denoiser : Module
-    profiles : mapping of str to Profile
-        Those that are registered, by name.
+    served : mapping of str to tuple of str
+        The classes that each registered profile serves, by its name.
     """
     found = f"Expected a model that a profile serves, got {_described(target, denoiser)}"
     unserved = find_unserved(target, denoiser)
@@ -52,7 +50,7 @@ def no_profile(target: Any, denoiser: nn.Module, profiles: Mapping[str, Profile]
             "'ip-adapter'), give profile='unet' if its cross-attention reads the reference, or "
             f"{OWN_PROFILE}."
         )
-    nearest = _nearest(target, denoiser, profiles)
+    nearest = _nearest(target, denoiser, served)
     if nearest is None:
         return f"{found}, which is near to none. Give profile= {OWN_PROFILE}."
     return (
@@ -116,13 +114,13 @@ def _difference(denoiser: nn.Module) -> str:
     return "" if keeps_forward(denoiser) else ", which has a forward of its own"
 
 
-def _nearest(target: Any, denoiser: nn.Module, profiles: Mapping[str, Profile]) -> str | None:
+def _nearest(target: Any, denoiser: nn.Module, served: Mapping[str, tuple[str, ...]]) -> str | None:
     """Return the profile for classes of these names, or else of the most similar name."""
     for value in (denoiser, target):
-        for name, profile in reversed(profiles.items()):
-            if not class_names(value).isdisjoint(profile.classes):
+        for name in reversed(list(served)):
+            if not class_names(value).isdisjoint(served[name]):
                 return name
-    homes = {known: name for name, profile in profiles.items() for known in profile.classes}
+    homes = {known: name for name, classes in served.items() for known in classes}
     for value in (target, denoiser):
         if close := difflib.get_close_matches(type(value).__name__, homes, n=1, cutoff=_SIMILAR):
             return homes[close[0]]
