@@ -14,6 +14,7 @@ from torch import nn
 from tests.support.tiny_pipelines import parts
 
 __all__ = [
+    "TEXT",
     "SkipAttnProcessor",
     "add_attention",
     "adopted",

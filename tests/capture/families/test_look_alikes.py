@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -25,6 +26,7 @@ from tests.support.compvis.models import (
 )
 from tests.support.explicit_attention import Attended, explicit_attention
 from tests.support.look_alikes import (
+    TEXT,
     add_attention,
     adopted,
     catvton_unet,
@@ -100,6 +102,13 @@ def stable_diffusion(**_: Any) -> Any:
     )
 
 
+def namesake_with_adapter() -> nn.Module:
+    unet = foreign_unet("research.unet")
+    attention: Any = unet.get_submodule(TEXT[0])
+    attention.processor = SimpleNamespace(to_k_ip=nn.Linear(8, 8), scale=1.0)
+    return unet
+
+
 def control_ldm() -> Any:
     model = paint_by_example()
     model.__class__ = type("ControlLDM", (LatentDiffusion,), {"__module__": "cldm.cldm"})
@@ -172,6 +181,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "a namesake of diffusers' UNet": (
         lambda: foreign_unet("research.unet"),
         ("not diffusers' own class", "Nearest profile: 'unet'. Give profile='unet' if"),
+    ),
+    "a namesake with an IP-Adapter": (
+        namesake_with_adapter,
+        ("UNet2DConditionModel of 'research', which is not diffusers' own class",),
     ),
     "a namesake of diffusers' FLUX": (
         lambda: foreign_unet("research.flux", name="FluxTransformer2DModel"),
