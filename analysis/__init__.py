@@ -8,6 +8,10 @@ from __future__ import annotations
 import warnings
 from typing import Any, Final
 
+from i2am.schemas import require_extras
+
+require_extras("to analyse a run", "analysis")
+
 from i2am.analysis.figures.files import write_comparison
 from i2am.analysis.maps.analyze import analyze, maps_of
 from i2am.analysis.maps.analyze_run import analyze_run

@@ -17,9 +17,15 @@ def check_new_file(path: str | Path, *, overwrite: bool) -> Path:
     Raises
     ------
     StoreError
-        If something is there and `overwrite` is false.
+        If something is there and `overwrite` is false, a folder is there, or no folder can hold it.
     """
     path = Path(path)
+    if path.is_dir():
+        msg = f"Expected a file, got a folder, at {path}. Name a file in it."
+        raise StoreError(msg)
+    if (inner := next((parent for parent in path.parents if parent.is_file()), None)) is not None:
+        msg = f"Expected a folder for {path.name}, got a file, at {inner}. Name another folder."
+        raise StoreError(msg)
     if path.exists() and not overwrite:
         msg = f"Expected no file, got one, at {path}. Allow overwriting or name a new file."
         raise StoreError(msg)

@@ -25,7 +25,7 @@ from i2am.schemas.errors import (
     did_you_mean,
 )
 from i2am.schemas.manifest import ManifestRow, check_sample_name, read_manifest
-from i2am.schemas.optional import require
+from i2am.schemas.optional import require, require_extras
 from i2am.schemas.validation import find_faults
 
 __all__ = [
@@ -52,4 +52,5 @@ __all__ = [
     "find_faults",
     "read_manifest",
     "require",
+    "require_extras",
 ]

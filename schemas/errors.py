@@ -54,8 +54,11 @@ class MissingExtra(I2AMError, ImportError):
     """An optional package is not installed."""
 
 
+_LISTED_CHARACTERS = 160  # about two lines
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a closing sentence that names the nearest known name, or all of them.
+    """Return a closing sentence that names the nearest known name, or as many as two lines hold.
 
     Examples
     --------
@@ -68,7 +71,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     if close:
         return f"Did you mean {close[0]!r}?"
-    return f"Known: {', '.join(repr(n) for n in names) or 'none'}."
+    return f"Known: {_listed(names)}."
+
+
+def _listed(names: list[str]) -> str:
+    """Return the first names, as many as may be listed, and the number of the others."""
+    shown: list[str] = []
+    for name in names:
+        if shown and sum(map(len, shown)) + len(name) > _LISTED_CHARACTERS:
+            break
+        shown.append(repr(name))
+    others = len(names) - len(shown)
+    return (", ".join(shown) or "none") + (f" and {others} more" if others else "")
 
 
 def describe_validation_error(error: ErrorDetails) -> str:

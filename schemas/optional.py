@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+import importlib.util
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
 from i2am.schemas.errors import MissingExtra
 
-__all__ = ["require"]
+__all__ = ["EXTRA_PACKAGES", "require", "require_extras"]
+
+_ANALYSIS: Final = ("numpy", "zarr", "xarray", "dask", "pandas", "scipy", "threadpoolctl", "tqdm")
+# What none of an extra's commands can do without, by the names that are imported.
+EXTRA_PACKAGES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "capture": ("torch", "diffusers", "transformers", "zarr", "PIL", "threadpoolctl", "tqdm"),
+        "analysis": _ANALYSIS,
+        "viewer": (*_ANALYSIS, "napari", "qtpy", "superqt", "pyqtgraph"),
+    }
+)
 
 
 def require(package: str, purpose: str, extra: str) -> Any:
@@ -40,5 +53,47 @@ install with pip install 'i2am[viewer]'.
     except ModuleNotFoundError as e:
         if e.name != package.split(".", maxsplit=1)[0]:
             raise
-        msg = f"The {e.name} package is needed {purpose}; install with pip install 'i2am[{extra}]'."
-        raise MissingExtra(msg, name=e.name) from e
+        raise MissingExtra(_missing(e.name, purpose, extra), name=e.name) from e
+
+
+def require_extras(purpose: str, *extras: str) -> None:
+    """Check that the packages of some extras are installed, without importing any.
+
+    Parameters
+    ----------
+    purpose : str
+        What they are needed for, as in "to analyse a run".
+    *extras : str
+        Keys of `EXTRA_PACKAGES`.
+
+    Raises
+    ------
+    MissingExtra
+        Naming the first package that is missing, and each extra that lacks one.
+
+    Examples
+    --------
+    >>> require_extras("to do nothing")
+    """
+    missing = {extra: _first_missing(extra) for extra in extras}
+    lacking = {extra: package for extra, package in missing.items() if package is not None}
+    if lacking:
+        package = next(iter(lacking.values()))
+        raise MissingExtra(_missing(package, purpose, ",".join(lacking)), name=package)
+
+
+def _first_missing(extra: str) -> str | None:
+    return next((package for package in EXTRA_PACKAGES[extra] if not _is_there(package)), None)
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ImportError:  # Somebody forbids it.
+        return False
+    except ValueError:  # It is imported already, and does not say from where.
+        return True
+
+
+def _missing(package: str, purpose: str, extra: str) -> str:
+    return f"The {package} package is needed {purpose}; install with pip install 'i2am[{extra}]'."

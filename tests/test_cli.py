@@ -69,6 +69,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "good.csv").write_text(MANIFEST)
     (folder / "faulty.csv").write_text(MANIFEST + "a,a.png,b.png,a.png\n")
     (folder / "other.json").write_text("[]")
+    (folder / "header.csv").write_text(MANIFEST.splitlines()[0])
+    (folder / "bytes.csv").write_bytes(b"\x80")
+    for name in ("nothing.csv", "nothing.jsonl", "fake.parquet"):
+        (folder / name).touch()
+    zarr.create_group(
+        folder / "averages.zarr", attributes={"i2am": {"kind": "average", "schema": 1}}
+    )
     return folder
 
 
@@ -134,7 +141,20 @@ WRONG = [
             "average maps.zarr --samples",
         )
     ),
-    *(_wrong(1, f"{c} empty_run.zarr", "at empty_run.zarr") for c in ("analyze", "view")),
+    *(
+        _wrong(1, f"{c} empty_run.zarr", "at empty_run.zarr")
+        for c in ("analyze", "view", "figure", "report --out new.html")
+    ),
+    *(
+        _wrong(1, f"{c} averages.zarr", "got one of kind 'average', at averages.zarr. Give one of")
+        for c in STORE_COMMANDS
+        if c != "info"
+    ),
+    *(_wrong(1, f"{c} .", "a folder without Zarr metadata, at .") for c in STORE_COMMANDS),
+    *(
+        _wrong(1, f"{c} foo://bar", "'Protocol not known: foo', at foo://bar")
+        for c in STORE_COMMANDS
+    ),
     # Options.
     *(
         _wrong(2, f"analyze run.zarr --out new.zarr --grid={value}", "expected a grid HxW")
@@ -211,6 +231,22 @@ WRONG = [
     _wrong(1, "score maps.zarr --out scores_of_mine.csv", "at scores_of_mine.csv"),
     _wrong(1, "figure run.zarr", "first-overview.png"),
     _wrong(1, "figure run.zarr --out notes.txt", "notes.txt"),
+    _wrong(
+        1, "figure run.zarr --out a.png/x", "Expected a folder for first-overview.png, got a file"
+    ),
+    _wrong(
+        1, "report run.zarr --out empty --overwrite", "Expected a file, got a folder, at empty."
+    ),
+    _wrong(
+        1, "report run.zarr --out a.png/x.html", "Expected a folder for x.html, got a file, at a."
+    ),
+    _wrong(
+        1, "score maps.zarr --out a.png/x.csv", "Expected a folder for x.csv, got a file, at a.png"
+    ),
+    _wrong(
+        1, "analyze run.zarr --out a.png/x", "File exists, at a.png. Check the path and the rights"
+    ),
+    _wrong(1, "demo --out a.png/x", "Not a directory, at a.png/x"),
     _wrong(1, "report run.zarr", "at report.html"),
     _wrong(1, "demo --out demo", "Expected no earlier demo in demo, got figures"),
     _wrong(1, "demo --out notes.txt", "Expected a folder, got a file, at notes.txt"),
@@ -260,14 +296,50 @@ WRONG = [
         1, f"{CAPTURE} good.csv --ip-adapter=empty", "takes an IP-Adapter, got ReferenceInpaint"
     ),
     _wrong(1, f"{CAPTURE} good.csv --argument=etta=1", "got 'etta'. Did you mean 'eta'?"),
-    _wrong(1, f"{CAPTURE} good.csv --argument=image=1", "got 'image', which is filled. Omit it."),
+    _wrong(1, f"{CAPTURE} good.csv --argument=image=None", "got 'image', which is filled. Omit"),
+    _wrong(
+        1,
+        f"{CAPTURE} good.csv --argument=eta=much",
+        "Expected a number for 'eta' of ReferenceInpaint",
+    ),
+    _wrong(1, f"{CAPTURE} good.csv --argument=eta=0 --argument=eta=1", "eta=… once, got it twice"),
+    _wrong(
+        1,
+        f"{CAPTURE} good.csv --argument=num_images_per_prompt=2",
+        "got num_images_per_prompt=2: 1 row × 2 = 2 images of 1 name. Give each image a row",
+    ),
     _wrong(1, f"{CAPTURE} good.csv --layers=upp*", "layers that match 'upp*'"),
     _wrong(2, f"{CAPTURE} good.csv --steps 0", "expected a whole number from 1 on"),
     _wrong(2, f"{CAPTURE} good.csv --dtype int8", "invalid choice: 'int8'"),
     _wrong(2, f"{CAPTURE} good.csv --guidance-scale nan", "expected a number, got 'nan'"),
     _wrong(2, f"{CAPTURE} good.csv --seed x", "invalid int value: 'x'"),
     _wrong(1, f"{CAPTURE} good.csv --out notes.txt", "at notes.txt"),
+    *(
+        _wrong(1, f"{CAPTURE} good.csv --out {store}", message)
+        for store, message in {
+            "maps.zarr": "Expected a run, got maps at maps.zarr",
+            "averages.zarr": "Expected a run, got average at averages.zarr",
+            "foreign.zarr": "Expected a run, got another Zarr group at foreign.zarr",
+            "run.zarr/first": "Expected a run, got capture at run.zarr/first",
+            "newer.zarr": "Expected a run of schema 1, got 2, at newer.zarr. Name a new store",
+            "foo://bar": "at foo://bar",
+        }.items()
+    ),
+    *(
+        _wrong(1, f"{CAPTURE} {name}", f"got faults in {name}: no rows. Mend these rows.")
+        for name in ("nothing.csv", "nothing.jsonl", "header.csv")
+    ),
+    _wrong(1, f"{CAPTURE} bytes.csv", "Expected UTF-8 text, got something else at bytes.csv"),
+    _wrong(1, f"{CAPTURE} fake.parquet", "Expected a Parquet file, got something else at fake"),
+    _wrong(2, f"{CAPTURE} empty", "expected a file, found none at 'empty'"),
     _wrong(1, f"{CAPTURE} good.csv --profile unett", "Did you mean 'unet'?"),
+    _wrong(1, f"{CAPTURE} good.csv --profile zzz", "Expected a known profile, got 'zzz'. Known: "),
+    _wrong(
+        1,
+        f"{CAPTURE} good.csv --profile flux",
+        "layers that profile 'flux' reads, got none in UNet2D",
+    ),
+    _wrong(1, f"{CAPTURE} good.csv --layers=", "layers that match ''"),
     _wrong(
         1,
         "capture --model i2am-tyni --out new.zarr --manifest good.csv",
@@ -320,6 +392,18 @@ def test_a_wrong_call_is_one_line_and_leaves_nothing(
         ("--argument=strength=0.8", "argument", [("strength", 0.8)]),
         ("--argument=prompt=1", "argument", [("prompt", "1")]),
         ("--argument=prompt=", "argument", [("prompt", "")]),
+        ("--argument=negative_prompt_2=7", "argument", [("negative_prompt_2", "7")]),
+        ("--argument=num_images_per_prompt=2", "argument", [("num_images_per_prompt", 2)]),
+        ("--argument=guess_mode=True", "argument", [("guess_mode", True)]),
+        ("--argument=guess_mode=false", "argument", [("guess_mode", False)]),
+        ("--argument=height=None", "argument", [("height", None)]),
+        ("--argument=height=null", "argument", [("height", None)]),
+        ("--argument=original_size=(64, 48)", "argument", [("original_size", (64, 48))]),
+        ("--argument=sigmas=[1, 0.5]", "argument", [("sigmas", [1, 0.5])]),
+        ("--argument=kind='7'", "argument", [("kind", "7")]),
+        ('--argument=kind="7"', "argument", [("kind", "7")]),
+        ("--argument=kind=NaN", "argument", [("kind", "NaN")]),
+        ("--argument=kind=it's", "argument", [("kind", "it's")]),
         ("--argument=kind=a=b", "argument", [("kind", "a=b")]),
         ("--shard=0/2", "shard", (0, 2)),
     ],

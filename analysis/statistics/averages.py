@@ -24,7 +24,7 @@ from zarr.storage import MemoryStore
 from i2am.analysis.statistics.groups import SampleGroup, check_same_layout, group_samples
 from i2am.analysis.stores.maps_writer import source_of, write_coordinates
 from i2am.analysis.stores.reader import Maps, open_maps, open_tree
-from i2am.analysis.stores.related import run_of
+from i2am.analysis.stores.related import named_path, run_of
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, I2AMError, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.choices import LEVEL_NAMES
@@ -147,7 +147,7 @@ def default_average_path(maps_path: str | Path) -> Path:
     >>> default_average_path("out/maps.zarr").as_posix()
     'out/maps.average.zarr'
     """
-    path = Path(maps_path)
+    path = Path(maps_path) if is_url(maps_path) else named_path(maps_path)
     name = f"{path.name.removesuffix('.zarr')}.average.zarr"
     return Path(name) if is_url(maps_path) else path.with_name(name)
 

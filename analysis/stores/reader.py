@@ -197,7 +197,9 @@ def open_root(path: StoreLike) -> zarr.Group:
     # A sample's own group has a status; a maps sample is of kind "maps", too.
     if own.get("kind") not in {"run", "maps"} or "status" in own:
         what = "a sample's group" if "status" in own else _what(root)
-        msg = f"Expected a run or a maps store of i2am, got {what}, at {path}. Give its root."
+        is_other_kind = "kind" in own and "status" not in own
+        hint = "Give one of these." if is_other_kind else "Give its root."
+        msg = f"Expected a run or a maps store of i2am, got {what}, at {path}. {hint}"
         raise StoreError(msg)
     version = own.get("schema")
     if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:

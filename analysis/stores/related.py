@@ -9,7 +9,7 @@ from i2am.analysis.stores.reader import Maps, Run, open_root, open_run
 from i2am.schemas import I2AMError, StoreError
 from i2am.storage import StoreLike, is_url, own_attributes
 
-__all__ = ["default_maps_path", "find_maps", "run_of"]
+__all__ = ["default_maps_path", "find_maps", "named_path", "run_of"]
 
 _SUFFIX: Final = ".zarr"
 
@@ -30,11 +30,21 @@ def default_maps_path(run_path: str | Path) -> Path:
     >>> default_maps_path("s3://bucket/shirts.zarr").as_posix()
     'shirts.maps.zarr'
     """
-    path = Path(run_path)
-    if is_url(run_path):
-        path = Path(path.name)
+    path = Path(Path(run_path).name) if is_url(run_path) else named_path(run_path)
     stem = path.name.removesuffix(_SUFFIX)
     return path.with_name("maps.zarr" if stem == "run" else f"{stem}.maps.zarr")
+
+
+def named_path(path: str | Path) -> Path:
+    """Return a path that ends in a name: the current folder and those above it have others.
+
+    Examples
+    --------
+    >>> named_path("out/run.zarr").as_posix(), named_path(".") == Path.cwd()
+    ('out/run.zarr', True)
+    """
+    path = Path(path)
+    return path.resolve() if path.name in ("", "..") else path
 
 
 def find_maps(run_path: str | Path) -> Path | None:

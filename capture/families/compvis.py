@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from i2am.capture.families.attention_modules import block_of, patch_grid, scale_of, split_heads
 from i2am.capture.families.profile import Profile, class_names, register
+from i2am.capture.families.recognition import is_target_itself
+from i2am.capture.families.text_tokens import without_text
+from i2am.capture.families.unserved import find_unserved
 from i2am.capture.hooks.attention import (
     AttentionInputs,
     ReferenceKeys,
@@ -33,6 +36,8 @@ __all__ = ["spatial_transformers"]
 _WARP_BLOCKS = "warp_flow_blks"
 _CUSTOM = "CustomSpatialTransformer"  # Of the warp blocks; some versions use the plain class there.
 _TRANSFORMERS = {"SpatialTransformer", _CUSTOM}
+# Encoders of an exemplar, as the models' ``cond_stage_model``; text has others. AnyDoor's is the last.
+_IMAGE_ENCODERS = {"FrozenCLIPImageEmbedder", "FrozenClipImageEmbedder", "FrozenDinoV2Encoder"}
 
 
 def spatial_transformers(denoiser: nn.Module) -> Iterator[LayerTap]:
@@ -95,9 +100,13 @@ def _own_grid(name: str, grid: tuple[int, int], tokens: int) -> ReferenceLayout:
 def _is_exemplar_model(target: Any, denoiser: nn.Module) -> bool:
     # The learned vector replaces the exemplar's embedding in the unconditional branch; models with a
     # text prompt have none. Whoever passes a bare UNet says that its context is the reference.
-    is_bare = getattr(target, "_orig_mod", target) is denoiser
-    return "UNetModel" in class_names(denoiser) and (
-        is_bare or getattr(target, "learnable_vector", None) is not None
+    if "UNetModel" not in class_names(denoiser) or find_unserved(target, denoiser) is not None:
+        return False
+    encoder = getattr(target, "cond_stage_model", None)
+    return (
+        is_target_itself(target, denoiser)
+        or getattr(target, "learnable_vector", None) is not None
+        or not class_names(encoder).isdisjoint(_IMAGE_ENCODERS)
     )
 
 
@@ -112,13 +121,14 @@ register(
         ("LatentDiffusion", "UNetModel"),
         spatial_transformers,
         recognise=_is_exemplar_model,
+        find_unnamed_taps=partial(without_text, "compvis", spatial_transformers),
     )
 )
 register(Profile("dci-vton", ("LatentTryOnDiffusion",), spatial_transformers))
 register(
     Profile(
         "stableviton",
-        ("ControlLDM", "StableVITON"),
+        ("StableVITON",),
         spatial_transformers,
         recognise=_has_warp_blocks,
     )

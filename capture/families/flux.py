@@ -15,6 +15,7 @@ import torch
 
 from i2am.capture.families.attention_modules import block_of
 from i2am.capture.families.profile import Profile, class_names, register
+from i2am.capture.families.recognition import DIFFUSERS
 from i2am.capture.hooks.attention import (
     AttentionInputs,
     ReferenceKeys,
@@ -104,6 +105,7 @@ register(
             "FluxTransformer2DModel",
         ),
         joint_layers,
+        package=DIFFUSERS,
         is_batched=False,
     )
 )

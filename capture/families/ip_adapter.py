@@ -26,6 +26,7 @@ from i2am.capture.families.attention_modules import (
     split_heads,
 )
 from i2am.capture.families.profile import Profile, class_names, register
+from i2am.capture.families.unserved import is_known_unet
 from i2am.capture.hooks.attention import (
     AttentionInputs,
     ReferenceKeys,
@@ -176,7 +177,7 @@ def _image_projections(denoiser: Any) -> Sequence[Any]:
 
 
 def _has_ip_adapter(target: Any, denoiser: nn.Module) -> bool:
-    return "UNet2DConditionModel" in class_names(denoiser) and any(
+    return is_known_unet(target, denoiser) and any(
         getattr(getattr(module, "processor", None), "to_k_ip", None) is not None
         for module in denoiser.modules()
     )
@@ -185,7 +186,7 @@ def _has_ip_adapter(target: Any, denoiser: nn.Module) -> bool:
 register(
     Profile(
         "ip-adapter",
-        ("UNet2DConditionModel with an IP-Adapter",),
+        ("UNet2DConditionModel",),
         ip_adapter_layers,
         recognise=_has_ip_adapter,
     )

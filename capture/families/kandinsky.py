@@ -14,6 +14,7 @@ import torch
 
 from i2am.capture.families.attention_modules import block_of, patch_grid, split_heads
 from i2am.capture.families.profile import Profile, register
+from i2am.capture.families.recognition import DIFFUSERS
 from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, ReferenceLayout
 from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
@@ -73,5 +74,6 @@ register(
             "KandinskyV22InpaintCombinedPipeline",
         ),
         added_key_layers,
+        package=DIFFUSERS,
     )
 )

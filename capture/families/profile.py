@@ -1,19 +1,26 @@
 """Profiles: where a family of models keeps its reference tokens, and how they are laid out.
 
-A profile is found from the pipeline's or denoiser's class name, so that no model's code is imported
-to recognise it. Each family has its own module, which registers its profiles. For your own model,
-pass a `Profile` to ``capture(profile=…)`` or to `register`, or publish it from a package as an entry
-point of the group ``i2am.profiles``.
+A profile is found from the class of a pipeline or denoiser, by its name and the package that it comes
+from, so that no model's code is imported to recognise it. Each family has its own module, which
+registers its profiles. For your own model, pass a `Profile` to ``capture(profile=…)`` or to
+`register`, or publish it from a package as an entry point of the group ``i2am.profiles``.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import functools
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from i2am.capture.families.recognition import class_names
+from i2am.capture.families.refusal import (
+    OWN_PROFILE,
+    no_denoiser,
+    no_profile,
+    two_denoisers,
+)
 from i2am.capture.hooks.taps import LayerTap
 from i2am.schemas import CaptureError, did_you_mean
 from i2am.schemas.dims import CONDITIONAL, UNCONDITIONAL
@@ -63,6 +70,12 @@ class Profile:
     generate : callable, optional
         Runs the pipeline on a manifest's rows; see `i2am.capture.pipelines.call`. None fills the
         pipeline's arguments by their names.
+    package : str, optional
+        The top package that `classes` come from, such as "diffusers": a class of the same name from
+        elsewhere is another model. None takes them from anywhere.
+    find_unnamed_taps : callable (denoiser) -> iterable of LayerTap, optional
+        Instead of `find_taps` where nobody named the profile and the class does not tell all: its
+        taps refuse what may be no reference.
 
     Examples
     --------
@@ -86,6 +99,8 @@ class Profile:
     is_batched: bool = True
     recognise: Callable[[Any, nn.Module], bool] | None = None
     generate: Generate | None = None
+    package: str | None = None
+    find_unnamed_taps: Callable[[nn.Module], Iterable[LayerTap]] | None = None
 
     def serves(self, target: Any, denoiser: nn.Module) -> bool:
         """Return whether this profile is for `target`.
@@ -98,7 +113,7 @@ class Profile:
         """
         if self.recognise is not None:
             return self.recognise(target, denoiser)
-        return not class_names(target).isdisjoint(self.classes)
+        return not class_names(target, self.package).isdisjoint(self.classes)
 
 
 _profiles: dict[str, Profile] = {}
@@ -150,26 +165,24 @@ def find_profile(target: Any, wanted: str | Profile | None = None) -> Profile:
         return wanted
     _load_published()
     if wanted is not None:
-        if wanted in _profiles:
-            return _profiles[wanted]
-        msg = f"Expected a known profile, got {wanted!r}. {did_you_mean(wanted, _profiles)}"
-        raise CaptureError(msg)
+        return _named(wanted)
     denoiser = find_denoiser(target)
     for profile in reversed(_profiles.values()):
         if profile.serves(target, denoiser):
-            return profile
-    served = ", ".join(sorted(name for p in _profiles.values() for name in p.classes))
-    msg = (
-        f"Expected a model that a profile serves ({served}), got {type(target).__name__} with "
-        f"{type(denoiser).__name__}. If it needs an IP-Adapter, load that first; or give "
-        f"profile= one of {sorted(_profiles)} or a Profile of your own."
-    )
+            unnamed = profile.find_unnamed_taps
+            return profile if unnamed is None else replace(profile, find_taps=unnamed)
+    served = {name: profile.classes for name, profile in _profiles.items()}
+    raise CaptureError(no_profile(target, denoiser, served))
+
+
+def _named(wanted: object) -> Profile:
+    if isinstance(wanted, str) and wanted in _profiles:
+        return _profiles[wanted]
+    hint = "Give a name, such as 'unet', or a Profile."
+    if isinstance(wanted, str):
+        hint = did_you_mean(wanted, _profiles)
+    msg = f"Expected a known profile, got {wanted!r}. {hint}"
     raise CaptureError(msg)
-
-
-def class_names(value: Any) -> set[str]:
-    """Return the names of a value's class and of all its base classes."""
-    return {ancestor.__name__ for ancestor in type(value).__mro__}
 
 
 def find_denoiser(target: Any) -> nn.Module:
@@ -184,10 +197,12 @@ def find_denoiser(target: Any) -> nn.Module:
     Raises
     ------
     CaptureError
-        If there is none.
+        If there is none, or there are two that share the steps.
     """
     from torch import nn
 
+    if _has_second_denoiser(target):
+        raise CaptureError(two_denoisers(target))
     for path in ("unet", "transformer", "model.diffusion_model", "diffusion_model"):
         found = target
         for part in path.split("."):
@@ -196,11 +211,13 @@ def find_denoiser(target: Any) -> nn.Module:
             return _unwrapped(found)
     if isinstance(target, nn.Module):
         return _unwrapped(target)
-    msg = (
-        f"Expected a pipeline with a unet or transformer, or the denoiser itself, got "
-        f"{type(target).__name__}. Pass the module that is called at every step."
-    )
-    raise CaptureError(msg)
+    raise CaptureError(no_denoiser(target))
+
+
+def _has_second_denoiser(target: Any) -> bool:
+    """Return whether a pipeline takes another denoiser for its late steps, as Wan 2.2's do."""
+    second, config = getattr(target, "transformer_2", None), getattr(target, "config", {})
+    return second is not None and dict(config).get("boundary_ratio") is not None
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
@@ -238,10 +255,21 @@ def select_layers(
     Raises
     ------
     CaptureError
-        If a pattern matches no layer, or a layer cannot be captured.
+        If the profile was made for other models, a pattern matches no layer, or a layer cannot be
+        captured.
     """
     denoiser = find_denoiser(target)
-    return select_taps(list(profile.find_taps(denoiser)), layers, type(denoiser).__name__)
+    kind, wanted = type(denoiser).__name__, f"Expected layers that profile {profile.name!r} reads"
+    hint = f"Give the profile that fits it, or {OWN_PROFILE}."
+    try:
+        taps = list(profile.find_taps(denoiser))
+    except (AttributeError, KeyError, TypeError) as e:  # Other families have other parts.
+        msg = f"{wanted}, got {type(e).__name__}: {e}, at {kind}. {hint}"
+        raise CaptureError(msg) from e
+    if not taps:
+        msg = f"{wanted}, got none in {kind}. {hint}"
+        raise CaptureError(msg)
+    return select_taps(taps, layers, kind)
 
 
 def select_taps(
@@ -252,11 +280,14 @@ def select_taps(
     Raises
     ------
     CaptureError
-        If there are no taps, or a pattern matches none.
+        If there is no pattern, or one of them matches no layer.
     """
-    patterns = ["*"] if layers is None else [layers] if isinstance(layers, str) else list(layers)
-    if not taps:
-        msg = f"Expected attention layers, got none in {denoiser}. Pass another profile."
+    patterns = ["*"] if layers is None else [layers] if isinstance(layers, str) else layers
+    if not _are_patterns(patterns):
+        msg = (
+            f"Expected layers as patterns such as 'up_blocks.*', got {layers!r}, at layers. Give one "
+            "or a list of them, or leave layers out for all."
+        )
         raise CaptureError(msg)
     for pattern in patterns:
         if not fnmatch.filter((tap.name for tap in taps), pattern):
@@ -264,3 +295,12 @@ def select_taps(
             msg = f"Expected layers that match {pattern!r}, got none in {denoiser}. {hint}"
             raise CaptureError(msg)
     return [tap for tap in taps if any(fnmatch.fnmatchcase(tap.name, p) for p in patterns)]
+
+
+def _are_patterns(patterns: object) -> bool:
+    """Return whether it is a collection of at least one text."""
+    return (
+        isinstance(patterns, Collection)
+        and len(patterns) > 0
+        and all(isinstance(pattern, str) for pattern in patterns)
+    )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from i2am.capture.families.attention_modules import block_of
 from i2am.capture.families.profile import Profile, register
+from i2am.capture.families.recognition import DIFFUSERS
 from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, ReferenceLayout
 from i2am.capture.hooks.kernel_tap import KernelCall, KernelTap
 from i2am.capture.hooks.taps import LayerTap
@@ -62,6 +63,7 @@ register(
             "QwenImageTransformer2DModel",
         ),
         double_stream_layers,
+        package=DIFFUSERS,
         is_batched=False,
     )
 )

@@ -21,7 +21,8 @@ from i2am.capture.families.attention_modules import (
     query_projection,
     scale_of,
 )
-from i2am.capture.families.profile import Profile, register
+from i2am.capture.families.profile import Profile, class_names, register
+from i2am.capture.families.unserved import is_known_unet
 from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, ReferenceLayout
 from i2am.capture.hooks.projection_tap import ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
@@ -69,15 +70,24 @@ def _read(name: str, attention: Any, projected: ProjectionOutputs) -> Iterator[A
     )
 
 
+_PIPELINES = (
+    "StableDiffusionReferencePipeline",
+    "StableDiffusionXLReferencePipeline",
+    "StableDiffusionControlNetReferencePipeline",
+)
+
+
+def _is_on_known_unet(target: Any, denoiser: nn.Module) -> bool:
+    # These pipelines are files of diffusers' community, whatever package they were loaded as.
+    return not class_names(target).isdisjoint(_PIPELINES) and is_known_unet(target, denoiser)
+
+
 register(
     Profile(
         "reference-only",
-        (
-            "StableDiffusionReferencePipeline",
-            "StableDiffusionXLReferencePipeline",
-            "StableDiffusionControlNetReferencePipeline",
-        ),
+        _PIPELINES,
         banked_self_attention,
+        recognise=_is_on_known_unet,
         calls=(CONDITIONAL, CONDITIONAL),  # The reference's run, then the generated image's.
     )
 )

@@ -22,6 +22,14 @@ from i2am.capture.families.attention_modules import (
     scale_of,
 )
 from i2am.capture.families.profile import Profile, register
+from i2am.capture.families.recognition import (
+    DIFFUSERS,
+    is_target_itself,
+    keeps_forward,
+    text_setting,
+)
+from i2am.capture.families.text_tokens import without_text
+from i2am.capture.families.unserved import is_known_unet
 from i2am.capture.hooks.attention import (
     AttentionInputs,
     ReferenceKeys,
@@ -97,7 +105,8 @@ def _read(
     layout: Callable[[int], ReferenceLayout],
     projected: ProjectionOutputs,
 ) -> Iterator[AttentionInputs]:
-    if not projected.keys[0]:
+    # Without a context these classes attend to the generated image itself.
+    if not projected.keys[0] or projected.options.get("encoder_hidden_states", ...) is None:
         return
     if projected.options.get("attention_mask") is not None:
         msg = (
@@ -136,11 +145,25 @@ def _split_batch(states: torch.Tensor, count: int) -> torch.Tensor:
 
 def _is_bare_unet(target: Any, denoiser: nn.Module) -> bool:
     # Whoever passes a bare UNet says that its cross-attention reads the reference; a pipeline's may
-    # read text.
-    return target is denoiser and type(denoiser).__name__ == "UNet2DConditionModel"
+    # read text, and so does that of a UNet whose configuration or context says so.
+    return (
+        is_target_itself(target, denoiser)
+        and is_known_unet(target, denoiser, _UNETS)
+        and keeps_forward(denoiser)
+        and text_setting(denoiser) is None
+    )
 
 
-register(Profile("unet", ("UNet2DConditionModel",), cross_attention, recognise=_is_bare_unet))
+_UNETS = ("UNet2DConditionModel", "UNetSpatioTemporalConditionModel")
+register(
+    Profile(
+        "unet",
+        _UNETS,
+        cross_attention,
+        recognise=_is_bare_unet,
+        find_unnamed_taps=partial(without_text, "unet", cross_attention),
+    )
+)
 
 
 for _name, _class in (
@@ -149,4 +172,5 @@ for _name, _class in (
     ("image-variation", "StableDiffusionImageVariationPipeline"),
     ("stable-video-diffusion", "StableVideoDiffusionPipeline"),
 ):
-    register(Profile(_name, (_class,), cross_attention))
+    _package = "i2am" if _name == "i2am-tiny" else DIFFUSERS
+    register(Profile(_name, (_class,), cross_attention, package=_package))

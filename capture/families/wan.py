@@ -13,6 +13,7 @@ from typing import Any
 
 from i2am.capture.families.attention_modules import block_of, split_heads
 from i2am.capture.families.profile import Profile, register
+from i2am.capture.families.recognition import DIFFUSERS
 from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, square_layout
 from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
@@ -77,6 +78,7 @@ register(
         "wan-image-to-video",
         ("WanImageToVideoPipeline", "ChronoEditPipeline", "WanTransformer3DModel"),
         image_cross_attention,
+        package=DIFFUSERS,
         is_batched=False,
     )
 )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from i2am.capture.pipelines.call_argument import check_argument
 from i2am.schemas import CaptureError, did_you_mean
 
 __all__ = [
@@ -77,7 +78,8 @@ def check_call(pipeline: Any, settings: GenerationSettings, *, has_prompt: bool)
     Raises
     ------
     CaptureError
-        If no argument takes the reference, or an argument is unknown, filled twice, or missing.
+        If no argument takes the reference, or an argument is unknown, of another type, filled twice,
+        or missing.
     """
     accepted, name = call_arguments(pipeline), type(pipeline).__name__
     for given in settings.arguments:
@@ -85,6 +87,8 @@ def check_call(pipeline: Any, settings: GenerationSettings, *, has_prompt: bool)
             hint = did_you_mean(given, accepted)
             msg = f"Expected an argument of {name}'s call, got {given!r}. {hint}"
             raise CaptureError(msg)
+    for given, value in settings.arguments.items():
+        check_argument(name, accepted[given], value)
     if "prompt" in accepted and not (
         has_prompt or {"prompt", "prompt_embeds"} & settings.arguments.keys()
     ):

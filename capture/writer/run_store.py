@@ -30,7 +30,7 @@ from i2am.schemas import (
     StoreError,
     check_sample_name,
 )
-from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.attributes import ATTRIBUTE_KEY, SCHEMA_VERSION
 from i2am.schemas.dims import GUIDANCE, STEP, TIMESTEP, image_dims
 from i2am.storage import own_attributes, reported_as_store_error, to_store
 
@@ -199,6 +199,12 @@ def write_images(sample: zarr.Group, images: Mapping[str, Array]) -> None:
 def _check_is_run(root: zarr.Group, store: str | Path) -> zarr.Group:
     if (kind := own_attributes(root).get("kind")) != "run":
         msg = f"Expected a run, got {kind or 'another Zarr group'} at {store}. Name a new store."
+        raise StoreError(msg)
+    if (schema := own_attributes(root).get("schema")) != SCHEMA_VERSION:
+        msg = (
+            f"Expected a run of schema {SCHEMA_VERSION}, got {schema!r}, at {store}. Name a new store, "
+            "or upgrade i2am if a newer version wrote this one."
+        )
         raise StoreError(msg)
     return root
 

@@ -25,6 +25,7 @@ from i2am.cli import (
     view,
 )
 from i2am.cli.arguments import Parser, explain, print_error
+from i2am.schemas import require_extras
 
 __all__ = ["build_parser", "main"]
 
@@ -34,10 +35,12 @@ _COMMANDS = (demo, capture, analyze, score, average, compare, figures, view, sto
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = build_parser().parse_args(arguments)
-    if not options.debug:
-        _quiet_libraries()
+    options = argparse.Namespace(debug=False)
     try:
+        build_parser().parse_args(arguments, options)
+        if not options.debug:
+            _quiet_libraries()
+        require_extras(f"to run 'i2am {options.command}'", *options.extras)
         return int(options.run(options) or 0)
     except KeyboardInterrupt:
         print_error("stopped; capture and analyze go on from here when they are called again")
@@ -45,10 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as e:  # A traceback is for those who ask for it.
         if options.debug:
             raise
-        given = vars(options)
-        print_error(
-            explain(e, [s for k in ("store", "maps", "source", "other") if (s := given.get(k))])
-        )
+        print_error(explain(e, options))
         return 1
 
 

@@ -6,11 +6,12 @@ Each function that parses an option's value returns it, or says what was wanted.
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,6 +35,10 @@ __all__ = [
     "share",
 ]
 
+# Texts, with the numbers of further text encoders.
+_PROMPTS = re.compile(r"(negative_)?prompt(_\d+)?")
+# Where commands take a store.
+_STORE_OPTIONS = ("store", "maps", "source", "other")
 _BYTE_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     f"{prefix}iB": 2**power for prefix, power in (("K", 10), ("M", 20), ("G", 30), ("T", 40))
 }
@@ -49,14 +54,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int | None], purpose: str
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int | None],
+    purpose: str,
+    extras: Sequence[str] = ("analysis",),
 ) -> argparse.ArgumentParser:
-    """Add a command that `run` does, and return its parser."""
+    """Add a command that `run` does with the packages of some extras, and return its parser."""
     command: argparse.ArgumentParser = commands.add_parser(
         name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}."
     )
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, command=name, extras=tuple(extras))
     return command
 
 
@@ -65,15 +74,28 @@ def print_error(message: str) -> None:
     sys.stderr.write(f"i2am: {' '.join(message.split())}\n")
 
 
-def explain(error: Exception, stores: Iterable[str | Path] = ()) -> str:
-    """Return what to tell a user of an error.
+def explain(error: Exception, options: argparse.Namespace) -> str:
+    """Return what to tell a user of a command's error.
 
-    Our own errors say it themselves. Any other that comes of a store is most often the store's
-    fault: then the first way in which one of `stores` breaks the contract is told instead.
+    Our own errors say it themselves. Where an import fails, the command's extras are what to install.
+    Any other error that comes of a store is most often the store's fault: then the first way in which
+    one of those that were named breaks the contract is told instead.
     """
-    if isinstance(error, I2AMError | OSError) and str(error):
+    if isinstance(error, I2AMError) and str(error):
         return str(error)
-    for store in stores:
+    if isinstance(error, OSError) and error.filename is not None:
+        return (
+            f"Expected files that can be read and written, got {type(error).__name__}: "
+            f"{error.strerror}, at {error.filename}. Check the path and the rights to it."
+        )
+    given = vars(options)
+    if isinstance(error, ImportError) and not str(error.name).startswith("i2am"):
+        return (
+            f"Expected the packages of 'i2am {given.get('command', '')}', got "
+            f"{type(error).__name__}: {error}. Install with "
+            f"pip install 'i2am[{','.join(given.get('extras', ['all']))}]'."
+        )
+    for store in filter(None, map(given.get, _STORE_OPTIONS)):
         if (fault := _first_fault(store)) is not None:
             return (
                 f"Expected a store that keeps the contract, got '{fault}', at {store}. "
@@ -221,20 +243,40 @@ def byte_count(text: str) -> int:
 
 
 def call_argument(text: str) -> tuple[str, Any]:
-    """Return name and value of "NAME=VALUE"; a value that is JSON is taken as such.
+    """Return name and value of "NAME=VALUE".
+
+    A value that reads as JSON or as a Python literal is one: a number, true, null, a list, an object.
+    Any other is a text, and so is that of a prompt whatever it reads like. Quotes make a text of what
+    reads otherwise.
 
     Examples
     --------
-    >>> call_argument("strength=0.8"), call_argument("prompt=a red hat")
-    (('strength', 0.8), ('prompt', 'a red hat'))
+    >>> call_argument("num_images_per_prompt=1"), call_argument("prompt=1")
+    (('num_images_per_prompt', 1), ('prompt', '1'))
+    >>> call_argument("eta=None"), call_argument("style='7'"), call_argument("style=a red hat")
+    (('eta', None), ('style', '7'), ('style', 'a red hat'))
     """
     name, sign, value = text.partition("=")
     if not sign or not name.isidentifier():
         msg = f"expected NAME=VALUE, got {text!r}"
         raise argparse.ArgumentTypeError(msg)
-    if name.endswith("prompt"):
-        return name, value  # A text even when it reads like a number.
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
+    return name, value if _PROMPTS.fullmatch(name) else _literal(value)
+
+
+def _literal(text: str) -> Any:
+    """Return the value that a text stands for; the text where it stands for none."""
+    for parse in (_parse_json, ast.literal_eval):
+        try:
+            return parse(text.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+    return text
+
+
+def _parse_json(text: str) -> Any:
+    """Return a JSON value; infinity and NaN, which JSON has not, raise ValueError."""
+    return json.loads(text, parse_constant=_no_constant)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from i2am.cli.arguments import (
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from i2am.capture import CaptureOptions
     from i2am.capture.pipelines.load import LoadOptions
 
+from i2am.schemas import SchemaError
 from i2am.schemas.choices import (
     GUIDANCE_OPTIONS,
     MODEL_DTYPES,
@@ -36,7 +38,7 @@ __all__ = ["add"]
 def add(commands: Any) -> None:
     """Add the command to a parser's commands."""
     command = add_command(
-        commands, "capture", _capture, "generate and capture a manifest's samples"
+        commands, "capture", _capture, "generate and capture a manifest's samples", ["capture"]
     )
     command.add_argument("--model", required=True, metavar="ID_OR_DIR", help="i2am-tiny, or …")
     command.add_argument("--manifest", required=True, type=existing_file, metavar="FILE")
@@ -76,7 +78,8 @@ def _add_generation(group: Any) -> None:
         type=call_argument,
         default=[],
         metavar="NAME=VALUE",
-        help="of the pipeline's call, as strength=0.8; may be repeated",
+        help="of the pipeline's call, as strength=0.8; JSON or a Python literal, else a text; may be "
+        "repeated",
     )
     group.add_argument("--batch-size", type=positive, default=1, help="samples in one call")
     group.add_argument(
@@ -109,13 +112,14 @@ def _add_keeping(group: Any) -> None:
 def _capture(options: argparse.Namespace) -> int:
     from i2am.capture import capture_manifest
 
+    arguments = _arguments(options.argument)
     summary = capture_manifest(
         options.model,
         options.manifest,
         options.out,
         steps=options.steps,
         guidance_scale=options.guidance_scale,
-        arguments=dict(options.argument),
+        arguments=arguments,
         seed=options.seed,
         batch_size=options.batch_size,
         shard=options.shard,
@@ -126,6 +130,17 @@ def _capture(options: argparse.Namespace) -> int:
         print_error(f"sample {sample!r} failed: {reason}")
     sys.stdout.write(f"{options.out}: {summary}\n")
     return 1 if summary.failed else 0
+
+
+def _arguments(given: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the arguments of the pipeline's call by name, each given once."""
+    found: dict[str, Any] = {}
+    for name, value in given:
+        if name in found:
+            msg = f"Expected --argument {name}=… once, got it twice. Leave one of them out."
+            raise SchemaError(msg)
+        found[name] = value
+    return found
 
 
 def _loading(options: argparse.Namespace) -> LoadOptions:

@@ -20,7 +20,11 @@ _STEPS = 25
 def add(commands: Any) -> None:
     """Add the command to a parser's commands."""
     command = add_command(
-        commands, "demo", _demo, "run the whole road on shipped model and pictures"
+        commands,
+        "demo",
+        _demo,
+        "run the whole road on shipped model and pictures",
+        ["capture", "analysis"],
     )
     command.add_argument("--out", type=Path, default=Path("i2am-demo"), metavar="DIR")
     command.add_argument("--overwrite", action="store_true", help="replace an earlier demo")

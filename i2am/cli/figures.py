@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from i2am.cli.arguments import add_command, existing_file, existing_store
+from i2am.schemas import StoreError
 
 __all__ = ["add"]
 
@@ -63,6 +64,11 @@ def _figure(options: argparse.Namespace) -> None:
 
     run, maps = _open_pair(options)
     names = options.samples or list(run)
+    if not names:
+        msg = (
+            f"Expected a complete sample to draw, got none, at {options.store}. Capture one first."
+        )
+        raise StoreError(msg)
     written = write_figures(
         run,
         maps,

@@ -12,7 +12,7 @@ __all__ = ["add"]
 
 def add(commands: Any) -> None:
     """Add the command to a parser's commands."""
-    command = add_command(commands, "view", _view, "open a run in napari")
+    command = add_command(commands, "view", _view, "open a run in napari", ["viewer"])
     command.add_argument("store", type=existing_store, metavar="RUN.zarr")
     command.add_argument("--maps", type=existing_store, metavar="MAPS.zarr")
     command.add_argument("--sample", help="default: the first")

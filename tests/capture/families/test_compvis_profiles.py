@@ -46,7 +46,7 @@ def test_a_profile_is_found_by_class_names_and_attributes(target: Any, expected:
 def test_a_model_that_is_asked_in_words_is_served_only_by_name(store: Path) -> None:
     model = paint_by_example()
     model.learnable_vector = None  # type: ignore[assignment]
-    with pytest.raises(CaptureError, match=r"got LatentDiffusion with UNetModel.*profile= one of"):
+    with pytest.raises(CaptureError, match=r"got LatentDiffusion .*Give profile='compvis' if that"):
         capture(model, store, sample="one")
     record(model, store, DDIMSampler(model), profile="compvis")
 

@@ -15,6 +15,7 @@ from PIL import Image
 from i2am.capture.pipelines.call import (
     GenerationSettings,
     SampleInputs,
+    call_arguments,
     check_call,
     generate,
     guidance_scale_of,
@@ -23,12 +24,15 @@ from i2am.capture.pipelines.call import (
     output_size,
     supports_batches,
 )
+from i2am.capture.pipelines.call_argument import check_argument
+from i2am.capture.pipelines.reference_inpaint import ReferenceInpaintPipeline
 from i2am.schemas import CaptureError
 from tests.support.tiny_pipelines import families, models, pipelines
 
 OWN = {"image": "source", "mask_image": "mask"}
 SOURCE = {"image": "source"}
 SHOWN = {"image": "reference"}
+COUNT = "num_images_per_prompt"
 
 
 def _class(name: str) -> Any:
@@ -131,7 +135,8 @@ def test_a_pipeline_that_a_manifest_cannot_call_says_what_is_missing(
     [
         ({"strenght": 1}, "got 'strenght'. Did you mean 'strength'?"),
         ({"image": 1}, "got 'image', which is filled. Omit it."),
-        ({"generator": 1}, "got 'generator', which is filled. Omit it."),
+        ({"generator": None}, "got 'generator', which is filled. Omit it."),
+        ({"return_dict": False}, "got return_dict=False. Omit it."),
         ({"guidance_scale": 1}, "got 'guidance_scale', which is filled. Omit it."),
     ],
 )
@@ -259,8 +264,79 @@ def test_a_prompt_comes_from_the_row_or_else_from_the_arguments(tmp_path: Path) 
         paint(None)
 
 
+def test_several_images_of_a_row_are_refused_with_the_arithmetic() -> None:
+    pipeline = models.paint_by_example()
+    message = (
+        r"got num_images_per_prompt=2: 1 row × 2 = 2 images of 1 name. Give each image a row of its "
+        "own, with its seed"
+    )
+    with pytest.raises(CaptureError, match=message):
+        generate(pipeline, [_sample(0, 16)], GenerationSettings(1, None, {COUNT: 2}))
+    assert len(generate(pipeline, [_sample(0, 16)], GenerationSettings(1, None, {COUNT: 1}))) == 1
+
+
 def test_a_pipeline_that_returns_too_many_images_is_an_error() -> None:
     pipeline = models.paint_by_example()
-    settings = GenerationSettings(1, None, {"num_images_per_prompt": 2})
+    sample, settings = _sample(0, 16), GenerationSettings(1)
+    generated = pipeline(
+        sample.reference, sample.source, sample.mask, num_inference_steps=1, output_type="pil"
+    )
+    pipeline.__class__ = type("Twice", (type(pipeline),), {"__call__": _twice(generated)})
     with pytest.raises(CaptureError, match="one image for each of 1 samples, got 2"):
-        generate(pipeline, [_sample(0, 16)], settings)
+        generate(pipeline, [sample], settings)
+
+
+def _twice(generated: Any) -> Any:
+    def __call__(self: Any, example_image: Any, image: Any, mask_image: Any, **_: Any) -> Any:
+        generated.images = generated.images * 2
+        return generated
+
+    return __call__
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "name", "value", "wanted"),
+    [
+        ("PaintByExamplePipeline", COUNT, "2", "a whole number"),
+        ("PaintByExamplePipeline", COUNT, 1.5, "a whole number"),
+        ("PaintByExamplePipeline", COUNT, True, "a whole number"),
+        ("PaintByExamplePipeline", "eta", "much", "a number"),
+        ("PaintByExamplePipeline", "height", [16], "a whole number"),
+        ("StableDiffusionInpaintPipeline", "strength", "0,8", "a number"),
+        ("StableDiffusionInpaintPipeline", "padding_mask_crop", "8px", "a whole number"),
+        ("QwenImageEditPipeline", "true_cfg_scale", True, "a number"),
+        ("FluxKontextPipeline", "prompt_2", 3, "a text"),
+        ("ReferenceInpaintPipeline", "eta", "much", "a number"),
+    ],
+)
+def test_a_value_of_another_type_than_the_signature_asks_for_is_refused(
+    pipeline: str, name: str, value: object, wanted: str
+) -> None:
+    kind = ReferenceInpaintPipeline if pipeline.startswith("Ref") else getattr(diffusers, pipeline)
+    with pytest.raises(CaptureError) as caught:
+        check_argument(pipeline, call_arguments(kind.__new__(kind))[name], value)
+    message = f"Expected {wanted} for {name!r} of {pipeline}'s call, got {value!r}. "
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "values"),
+    [
+        ("PaintByExamplePipeline", {"eta": 1, "height": None, COUNT: 1, "latents": 1}),
+        (
+            "StableDiffusionInpaintPipeline",
+            {"strength": 0.8, "sigmas": [1.0, 0.5], "eta": np.float64(1)},
+        ),
+        ("StableDiffusionXLInpaintPipeline", {"original_size": [64, 64], "clip_skip": 1}),
+        (
+            "FluxKontextPipeline",
+            {"max_area": 256, "prompt_2": "a hat", "prompt_embeds": torch.ones(1)},
+        ),
+        ("QwenImageEditPipeline", {"attention_kwargs": {"scale": 0.5}, "true_cfg_scale": 4}),
+    ],
+)
+def test_a_value_that_the_signature_takes_or_says_nothing_of_is_passed_on(
+    pipeline: str, values: dict[str, Any]
+) -> None:
+    for name, value in values.items():
+        check_argument(pipeline, call_arguments(_class(pipeline))[name], value)

@@ -1,0 +1,110 @@
+"""What a model is: where its class comes from, and which attention layers it holds.
+
+A class's name alone does not tell. Research code copies diffusers' classes under their own names and
+adds the layers that read the reference; a profile for the original would store other attention, of
+text perhaps, as the reference's.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = [
+    "DIFFUSERS",
+    "class_names",
+    "forward_parameters",
+    "is_diffusers_unet",
+    "is_target_itself",
+    "keeps_forward",
+    "package_of",
+    "stray_attention",
+    "text_setting",
+]
+
+DIFFUSERS = "diffusers"
+# Where UNets of diffusers have attention. A fuser is GLIGEN's.
+_PLACES = re.compile(
+    r"(?:down_blocks\.\d+|mid_block|up_blocks\.\d+)\.attentions\.\d+"
+    r"(?:(?:\.transformers\.\d+)?\.(?:temporal_)?transformer_blocks\.\d+\.(?:attn[12]|fuser\.attn)"
+    r"|\.attn[12])?"
+)
+# Settings of UNets that are given text; these kinds of it say so.
+_TEXT_SETTINGS = ("addition_embed_type", "encoder_hid_dim_type")
+# Adapters' own layers, which make the tokens of their images.
+_BESIDE = ("encoder_hid_proj.",)
+
+
+def package_of(kind: type) -> str:
+    """Return the top package that a class was written in.
+
+    Examples
+    --------
+    >>> package_of(re.Pattern)
+    're'
+    """
+    return kind.__module__.partition(".")[0]
+
+
+def class_names(value: Any, package: str | None = None) -> set[str]:
+    """Return the names of a value's class and of its base classes.
+
+    Parameters
+    ----------
+    value : object
+    package : str, optional
+        Only classes from this top package count; None takes all.
+
+    Examples
+    --------
+    >>> sorted(class_names(True)), class_names(True, "diffusers")
+    (['bool', 'int', 'object'], set())
+    """
+    ancestors = type(value).__mro__
+    return {a.__name__ for a in ancestors if package is None or package_of(a) == package}
+
+
+def is_diffusers_unet(denoiser: nn.Module) -> bool:
+    """Return whether it is diffusers' own ``UNet2DConditionModel``, or derives from it."""
+    return "UNet2DConditionModel" in class_names(denoiser, DIFFUSERS)
+
+
+def is_target_itself(target: Any, denoiser: nn.Module) -> bool:
+    """Return whether the target is the bare denoiser, maybe compiled."""
+    return getattr(target, "_orig_mod", target) is denoiser
+
+
+def keeps_forward(denoiser: nn.Module) -> bool:
+    """Return whether a class that derives from one of diffusers runs that one's ``forward``."""
+    kind = type(denoiser)
+    return package_of(next(k for k in kind.__mro__ if "forward" in vars(k))) == DIFFUSERS
+
+
+def forward_parameters(denoiser: nn.Module) -> set[str]:
+    """Return the names of the parameters of a denoiser's ``forward``."""
+    return set(inspect.signature(type(denoiser).forward).parameters)
+
+
+def stray_attention(denoiser: nn.Module) -> str | None:
+    """Return the path of an attention layer where diffusers' UNets have none; None without one."""
+    return next((n for n in _attention_paths(denoiser) if not _PLACES.fullmatch(n)), None)
+
+
+def text_setting(denoiser: nn.Module) -> str | None:
+    """Return the setting of a UNet's configuration that says that it reads text; None without one."""
+    config = getattr(denoiser, "config", {})
+    for name in _TEXT_SETTINGS:
+        if str(config.get(name)).startswith("text"):
+            return f"{name}={config[name]!r}"
+    return None
+
+
+def _attention_paths(denoiser: nn.Module) -> Iterator[str]:
+    for name, module in denoiser.named_modules():
+        if hasattr(module, "to_q") and hasattr(module, "to_k") and not name.startswith(_BESIDE):
+            yield name
