@@ -7,14 +7,10 @@ call that is running.
 
 from __future__ import annotations
 
-import inspect
-import sys
-from collections.abc import Mapping
-from functools import cache
-from types import CodeType
 from typing import Any
 
 from i2am.capture.families.profile import class_names
+from i2am.capture.families.running_call import variables_of_running_call
 from i2am.schemas.dims import CONDITIONAL, IMAGE, PERTURBED, UNCONDITIONAL
 
 __all__ = ["batch_branches", "makes_side_calls"]
@@ -45,7 +41,7 @@ def batch_branches(pipeline: Any, guided: tuple[str, ...]) -> tuple[str, ...] | 
         Of the step at which it is asked: guidance may be switched off on the way. None if no call of
         the pipeline is running, or it does not say.
     """
-    variables = _variables_of_running_call(pipeline)
+    variables = variables_of_running_call(pipeline)
     if variables is None:
         return None
     # The variable first: where a call has one, some classes' property of this name says nothing.
@@ -63,20 +59,3 @@ def batch_branches(pipeline: Any, guided: tuple[str, ...]) -> tuple[str, ...] | 
 def makes_side_calls(pipeline: Any) -> bool:
     """Return whether the pipeline calls its denoiser again in a step, not to paint but to guide."""
     return not class_names(pipeline).isdisjoint(_WITH_SIDE_CALLS)
-
-
-def _variables_of_running_call(pipeline: Any) -> Mapping[str, Any] | None:
-    kind: Any = type(pipeline)
-    codes = _codes_of_call(kind)
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code not in codes:
-        frame = frame.f_back  # type: ignore[assignment]
-    return None if frame is None else frame.f_locals
-
-
-@cache
-def _codes_of_call(kind: Any) -> frozenset[CodeType]:
-    """Return the code of a class's ``__call__``, and of those that it may hand over to."""
-    calls = (vars(ancestor).get("__call__") for ancestor in kind.__mro__)
-    functions = (inspect.unwrap(call) for call in calls if call is not None)
-    return frozenset(f.__code__ for f in functions if hasattr(f, "__code__"))

@@ -22,6 +22,7 @@ from i2am.schemas.published import iter_published
 if TYPE_CHECKING:
     from torch import nn
 
+    from i2am.capture.families.preparation import Prepares
     from i2am.capture.pipelines.call import Generate
 
 __all__ = [
@@ -41,7 +42,7 @@ ENTRY_POINTS = "i2am.profiles"
 
 @dataclass(frozen=True)
 class Profile:
-    """How to read a model family: its layers, their reference tokens, and its guidance.
+    """How to read a model family: its layers, their reference tokens, its guidance and pictures.
 
     Parameters
     ----------
@@ -63,6 +64,10 @@ class Profile:
     generate : callable, optional
         Runs the pipeline on a manifest's rows; see `i2am.capture.pipelines.call`. None fills the
         pipeline's arguments by their names.
+    prepares : callable (RunningCall) -> Preparation, sequence of Preparation, or None, optional
+        How references are prepared, which says over which part of the stored picture their tokens
+        lie: `Stretched`, `CentreCrop` …; one for all, or one for each reference. None is unknown:
+        then the picture must have the shape of the tokens' grid.
 
     Examples
     --------
@@ -86,6 +91,7 @@ class Profile:
     is_batched: bool = True
     recognise: Callable[[Any, nn.Module], bool] | None = None
     generate: Generate | None = None
+    prepares: Prepares | None = None
 
     def serves(self, target: Any, denoiser: nn.Module) -> bool:
         """Return whether this profile is for `target`.

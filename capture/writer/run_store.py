@@ -7,7 +7,7 @@ one run at once, each its own samples: nothing is locked, because nobody changes
 from __future__ import annotations
 
 import warnings
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ from i2am.capture.writer.zarr_objects import (
     write_nodes,
 )
 from i2am.schemas import (
+    Box,
     CaptureError,
+    ImageAttributes,
     RunAttributes,
     SchemaError,
     StoreError,
@@ -38,13 +40,17 @@ from i2am.schemas.dims import GUIDANCE, IMAGE_ARRAYS, RGB, STEP, TIMESTEP, image
 from i2am.storage import own_attributes, reported_as_store_error, to_store
 
 __all__ = [
+    "BoxOf",
     "finished_samples",
     "open_run_group",
     "open_sample",
     "set_status",
+    "write_box",
     "write_coordinates",
     "write_images",
 ]
+
+BoxOf = Callable[[str, int, int], Box | None]
 
 
 def open_run_group(store: str | Path) -> zarr.Group:
@@ -169,7 +175,9 @@ def write_coordinates(
             sample.create_array(GUIDANCE, data=labels, dimension_names=[GUIDANCE])
 
 
-def write_images(sample: zarr.Group, images: Mapping[str, Any], known: Container[str]) -> None:
+def write_images(
+    sample: zarr.Group, images: Mapping[str, Any], known: Container[str], box_of: BoxOf
+) -> None:
     """Write images and masks; all are checked before the first one is written.
 
     Parameters
@@ -178,11 +186,13 @@ def write_images(sample: zarr.Group, images: Mapping[str, Any], known: Container
     images : mapping of str to PIL image or array
     known : container of str
         Names of the images that are written already.
+    box_of : callable (name, height, width) -> Box or None
+        The part of an image that the model saw, in pixels; None is all of it.
 
     Raises
     ------
     CaptureError
-        If a name is unknown or written already.
+        If a name is unknown or written already, or as `box_of`.
     SchemaError
         If an image has another shape or dtype than documented.
     StoreError
@@ -198,9 +208,24 @@ def write_images(sample: zarr.Group, images: Mapping[str, Any], known: Container
             msg = f"Expected image {name!r} once, got it again, at sample {sample.path!r}. Omit it."
             raise CaptureError(msg)
         arrays[name] = _to_array(name, image, is_rgb=RGB in names)
-        nodes[name] = single_chunk_metadata(arrays[name], names)
+        box = box_of(name, *arrays[name].shape[:2])
+        attributes = None if box is None else ImageAttributes(box=box).to_store()
+        nodes[name] = single_chunk_metadata(arrays[name], names, attributes)
     with reported_as_store_error(sample):
         write_nodes(sample.store_path / "images", nodes, arrays)
+
+
+def write_box(sample: zarr.Group, name: str, box: Box) -> None:
+    """Write which part of an image that is stored already the model saw.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be reached.
+    """
+    with reported_as_store_error(sample):
+        image = sample[f"images/{name}"]
+        image.update_attributes(ImageAttributes(box=box).to_store())
 
 
 def _to_array(name: str, image: Any, *, is_rgb: bool) -> Array:

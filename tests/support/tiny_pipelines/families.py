@@ -63,6 +63,16 @@ class Family:
     def denoiser(self) -> Any:
         return getattr(self.pipeline, "unet", None) or self.pipeline.transformer
 
+    def blank(self) -> Any:
+        """Return a black picture of the shape that the pipeline paints, frames above one another."""
+        side = getattr(self.pipeline, "vae_scale_factor", 2) * 8
+        if self.profile == "i2am-tiny":
+            side = 64
+        height, width = self.call.get("height", side), self.call.get("width", side)
+        if self.profile == "reference-only":
+            height, width = self.call["reference_latents"].shape[-2:]
+        return np.zeros((self.frames * height, width, 3), np.uint8)
+
     def run(self, steps: int = 2, **options: Any) -> Any:
         """Run the pipeline, always from the same noise, and return its latents."""
         call = {"generator": torch.Generator().manual_seed(0)} | self.call | options
