@@ -126,6 +126,7 @@ class Placement:
             return None
         box = preparation.box(height, width)
         if box is not None:
+            _check_overlap(name, box, (height, width), place)
             return None if box.is_whole(height, width) else box
         if layer is not None:
             _refuse_other_picture(name, preparation, (height, width), place)
@@ -204,6 +205,17 @@ def _check_shape(name: str, size: tuple[int, int], layer: LayerAttributes, place
         f"Expected a reference in the shape of its {grid[0]}×{grid[1]} tokens, as nothing tells how it "
         f"was prepared, {told}. Say what the model saw: {say}, or in the Profile: prepares=, or "
         "layout= if it is another grid."
+    )
+    raise CaptureError(msg)
+
+
+def _check_overlap(name: str, box: Box, size: tuple[int, int], place: str) -> None:
+    height, width = size
+    if box.y0 < height and box.x0 < width and box.y1 > 0 and box.x1 > 0:
+        return
+    msg = (
+        f"Expected a model that sees the picture, got one that sees {tuple(box)} of its "
+        f"{height}×{width} px: a crop meant for another picture, {place}. Call it without that crop."
     )
     raise CaptureError(msg)
 

@@ -231,7 +231,7 @@ def flux_kontext() -> Family:
     )
 
 
-def flux_redux() -> Family:
+def redux_prior() -> diffusers.FluxPriorReduxPipeline:
     from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 
     siglip = SiglipVisionConfig(
@@ -242,11 +242,15 @@ def flux_redux() -> Family:
         image_size=24,
         patch_size=8,
     )
-    prior = diffusers.FluxPriorReduxPipeline(
+    return diffusers.FluxPriorReduxPipeline(
         image_encoder=SiglipVisionModel(siglip).eval(),
         feature_extractor=SiglipImageProcessor(size={"height": 24, "width": 24}),
         image_embedder=ReduxImageEncoder(redux_dim=WIDTH, txt_in_features=4096),
     )
+
+
+def flux_redux() -> Family:
+    prior = redux_prior()
     transformer = _flux(text_width=4096, pooled_width=768)
     call = {"height": 16, "width": 24, **prior(noise_image(24))}
     return Family(
