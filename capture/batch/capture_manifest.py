@@ -310,7 +310,7 @@ class ManifestCapture:
     def _add_images(
         self, recording: Recording, sample: str, images: SampleImages, generated: Image.Image
     ) -> None:
-        found = {"generated": generated, "reference": images.reference}
+        found: dict[str, Any] = {"generated": generated, "reference": images.reference}
         if images.reference_mask is not None:
             found["reference_mask"] = images.reference_mask
         if not is_video(self.pipeline):  # A video's frames have no single source.

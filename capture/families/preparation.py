@@ -252,9 +252,11 @@ def painted_part(call: RunningCall) -> Preparation | None:
     if crop is None or not isinstance(original, Image.Image):
         return None
     prepared = call.variables.get("init_image")
-    canvas = [call.variables[side] for side in ("height", "width")]
-    if prepared is not None:
-        canvas = list(prepared.shape[-2:])
+    canvas: list[int] = (
+        [call.variables[side] for side in ("height", "width")]
+        if prepared is None
+        else list(prepared.shape[-2:])
+    )
     return SeenPart(original.height, original.width, _pasted_canvas(crop, *canvas))
 
 

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 from i2am.capture.hooks.picture_log import ProcessedPicture
 
-__all__ = ["RunningCall", "variables_of_running_call"]
+__all__ = ["RunningCall", "variables_of_caller", "variables_of_running_call"]
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,38 @@ def variables_of_running_call(pipeline: Any) -> Mapping[str, Any] | None:
     """
     kind: Any = type(pipeline)
     codes = _codes_of_call(kind)
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code not in codes:
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return None if frame is None else frame.f_locals
+
+
+def variables_of_caller(denoiser: Any) -> Mapping[str, Any] | None:
+    """Return the variables of the ``__call__`` of the pipeline that calls a denoiser in this thread.
+
+    Parameters
+    ----------
+    denoiser : Module
+        Of a pipeline that is not known.
+
+    Returns
+    -------
+    mapping of str to object, or None
+        None if no pipeline with this denoiser is running: the caller's own code calls it.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "__call__":
+            caller = frame.f_locals.get("self")
+            parts = (getattr(caller, name, None) for name in ("unet", "transformer"))
+            if any(part is not None and _unwrapped(part) is _unwrapped(denoiser) for part in parts):
+                return frame.f_locals
+        frame = frame.f_back
+    return None
+
+
+def _unwrapped(module: Any) -> Any:
+    return getattr(module, "_orig_mod", module)
 
 
 @cache

@@ -22,7 +22,11 @@ from i2am.capture.families.preparation import (
     painted_part,
 )
 from i2am.capture.families.profile import Profile, class_names
-from i2am.capture.families.running_call import RunningCall, variables_of_running_call
+from i2am.capture.families.running_call import (
+    RunningCall,
+    variables_of_caller,
+    variables_of_running_call,
+)
 from i2am.capture.hooks.picture_log import PictureLog
 from i2am.schemas import Box, CaptureError, ImageAttributes, LayerAttributes, SchemaError
 
@@ -61,9 +65,9 @@ class CallPictures:
         samples : int
             Number of images that the call generates.
         """
-        # Whoever passes a denoiser calls it himself, or lets a pipeline that is not known call it.
-        is_bare = isinstance(self._target, nn.Module)
-        variables = None if is_bare else variables_of_running_call(self._target)
+        is_denoiser = isinstance(self._target, nn.Module)
+        find = variables_of_caller if is_denoiser else variables_of_running_call
+        variables = find(self._target)
         call = RunningCall(self._target, variables or {}, self._log.take(), samples=samples)
         prepares = self._profile.prepares or (lambda _call: None)
         painted = painted_part(call)
@@ -195,7 +199,8 @@ def _check_shape(name: str, size: tuple[int, int], layer: LayerAttributes, place
         frames = f" ({layer.frames} frames above one another)" if layer.frames > 1 else ""
         msg = (
             f"Expected the generated image in the shape of its {rows}×{columns} patches{frames}, "
-            f"{told}. Store it as the model painted it, or say which part that is: {say}."
+            f"{told}. Store it as the model painted it, whole (not in tiles or views), or say which "
+            f"part that is: {say}."
         )
         raise CaptureError(msg)
     grid = layer.reference_grid

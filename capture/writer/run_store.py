@@ -176,7 +176,10 @@ def write_coordinates(
 
 
 def write_images(
-    sample: zarr.Group, images: Mapping[str, Any], known: Container[str], box_of: BoxOf
+    sample: zarr.Group,
+    images: Mapping[str, Any],
+    known: Container[str],
+    box_of: BoxOf | None = None,
 ) -> None:
     """Write images and masks; all are checked before the first one is written.
 
@@ -186,7 +189,7 @@ def write_images(
     images : mapping of str to PIL image or array
     known : container of str
         Names of the images that are written already.
-    box_of : callable (name, height, width) -> Box or None
+    box_of : callable (name, height, width) -> Box or None, optional
         The part of an image that the model saw, in pixels; None is all of it.
 
     Raises
@@ -208,7 +211,7 @@ def write_images(
             msg = f"Expected image {name!r} once, got it again, at sample {sample.path!r}. Omit it."
             raise CaptureError(msg)
         arrays[name] = _to_array(name, image, is_rgb=RGB in names)
-        box = box_of(name, *arrays[name].shape[:2])
+        box = box_of(name, *arrays[name].shape[:2]) if box_of else None
         attributes = None if box is None else ImageAttributes(box=box).to_store()
         nodes[name] = single_chunk_metadata(arrays[name], names, attributes)
     with reported_as_store_error(sample):

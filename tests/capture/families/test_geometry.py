@@ -22,7 +22,7 @@ from PIL import Image
 from transformers import CLIPVisionModelWithProjection
 
 from i2am.capture import capture
-from i2am.schemas import Box
+from i2am.schemas import Box, CaptureError
 from tests.support.geometry import View, cell, outside, record, strongest, whitened
 from tests.support.tiny_pipelines import families, models, parts
 from tests.support.tiny_pipelines.families import noise_image
@@ -217,10 +217,11 @@ def test_an_inpainting_crop_is_where_the_painted_patches_lie(
 def test_a_crop_is_painted_while_the_reference_is_cropped_as_clip_does(tmp_path: Path) -> None:
     torch.manual_seed(0)
     view = inpaint(CORNER, 8)
+    pipeline: Any = view.family.pipeline
     source, wide = noise_image(128), noise_image(32, 1, width=96)
     call = view.family.call | view.call(source) | {"ip_adapter_image": wide}
-    with capture(view.family.pipeline, tmp_path / "run.zarr", sample="a") as recording:
-        (image,) = view.family.pipeline(num_inference_steps=1, **call).images
+    with capture(pipeline, tmp_path / "run.zarr", sample="a") as recording:
+        (image,) = pipeline(num_inference_steps=1, **call).images
         recording.add_images(generated=image, reference=wide, source=source, inpainting_mask=CORNER)
     assert boxes(tmp_path / "run.zarr") == {
         "generated": [88, 88, 120, 120],
@@ -228,6 +229,20 @@ def test_a_crop_is_painted_while_the_reference_is_cropped_as_clip_does(tmp_path:
         "source": None,
         "inpainting_mask": None,
     }
+
+
+def test_a_crop_is_known_also_of_a_denoiser_that_its_pipeline_calls(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    view, store = inpaint(CORNER, 8), tmp_path / "run.zarr"
+    pipeline: Any = view.family.pipeline
+    call = view.family.call | view.call(noise_image(128))
+    wide, square = noise_image(32, 1, width=96), noise_image(32)
+    with capture(pipeline.unet, store, sample="a", profile="ip-adapter") as recording:
+        (image,) = pipeline(num_inference_steps=1, **call).images
+        with pytest.raises(CaptureError, match="as nothing tells how it was prepared"):
+            recording.add_images(reference=wide)
+        recording.add_images(generated=image, reference=square)
+    assert boxes(store) == {"generated": [88, 88, 120, 120], "reference": None}
 
 
 def kontext_inpaint(argument: str) -> View:
