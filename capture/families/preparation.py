@@ -31,12 +31,12 @@ __all__ = [
     "stretched",
 ]
 
-# As transformers calls them, with what makes them fast or slow. Others may prepare otherwise.
-_KNOWN_PROCESSORS = tuple(
-    f"{name}{kind}"
-    for name in ("CLIPImageProcessor", "SiglipImageProcessor")
-    for kind in ("", "Fast", "Pil")
-)
+# As transformers calls them, now and before. Others may prepare otherwise.
+_KNOWN_PROCESSORS = {
+    *("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil"),
+    *("SiglipImageProcessor", "SiglipImageProcessorFast", "SiglipImageProcessorPil"),
+    "CLIPFeatureExtractor",
+}
 
 
 class Preparation(Protocol):
@@ -208,7 +208,7 @@ def _processed(picture: ProcessedPicture) -> SeenPart | None:
     size, crop = settings["size"], settings["crop_size"]
     resize: Any = None
     if settings["do_resize"]:
-        resize = _sides(size) or _shortest_edge(size)
+        resize = _shortest_edge(size) or _sides(size)
     kept = _sides(crop) if settings["do_center_crop"] else None
     is_known = (
         picture.size is not None
@@ -226,14 +226,16 @@ def _processed(picture: ProcessedPicture) -> SeenPart | None:
 
 def _sides(size: Any) -> tuple[int, int] | None:
     """Return height and width of a processor's size, where it has both and nothing else."""
-    if isinstance(size, int):
+    if isinstance(size, int):  # Of a crop; of a resize it is the shorter side.
         return size, size
     found = dict(size or {})
     return (found["height"], found["width"]) if found.keys() == {"height", "width"} else None
 
 
 def _shortest_edge(size: Any) -> int | None:
-    found = {} if isinstance(size, int) else dict(size or {})
+    if isinstance(size, int):
+        return size
+    found = dict(size or {})
     return found["shortest_edge"] if found.keys() == {"shortest_edge"} else None
 
 

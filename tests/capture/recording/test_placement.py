@@ -277,6 +277,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "not resized": {"do_resize": False, "crop_size": {"height": 45, "width": 44}},
     "not cropped": {"do_center_crop": False, "size": {"height": 24, "width": 24}},
+    "as the call says": {"at_call": {"size": 32, "crop_size": 24}},
     "padded": {"size": {"shortest_edge": 32}, "crop_size": {"height": 45, "width": 48}},
 }
 
@@ -284,7 +285,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 @pytest.mark.filterwarnings("ignore:")  # of transformers, about colours and speed
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_box_is_where_the_real_processor_puts_positions(name: str) -> None:
-    processor = CLIPImageProcessor(do_rescale=False, do_normalize=False, **SETTINGS[name])
+    settings = dict(SETTINGS[name])
+    at_call = settings.pop("at_call", {})
+    processor = CLIPImageProcessor(do_rescale=False, do_normalize=False, **settings)
     for height, width in SIZES:
         # Red counts rows and green columns, from 2 on; blue tells padding, which is black.
         per_row, per_column = 250 // height, 250 // width
@@ -295,7 +298,8 @@ def test_the_box_is_where_the_real_processor_puts_positions(name: str) -> None:
         log = PictureLog([processor])
         with ExitStack() as stack:
             log.watch(stack)
-            seen = processor(Image.fromarray(coded.astype(np.uint8)), return_tensors="np")
+            coded_picture = Image.fromarray(coded.astype(np.uint8))
+            seen = processor(coded_picture, return_tensors="np", **at_call)
         (known,) = encoded_pictures(RunningCall(None, {}, log.take()), 1) or [None]
         assert known is not None
         box = known.box(height, width)
