@@ -13,9 +13,16 @@ require("zarr", "to write a capture store", "capture")
 
 from i2am.capture import families  # noqa: F401 - each family's module registers its profiles
 from i2am.capture.batch.capture_manifest import CaptureSummary, capture_manifest
+from i2am.capture.families.preparation import CentreCrop, SeenPart, Stretched
 from i2am.capture.families.profile import Profile, register
+from i2am.capture.families.running_call import RunningCall
 from i2am.capture.families.unet import cross_attention
-from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, ReferenceLayout
+from i2am.capture.hooks.attention import (
+    AttentionInputs,
+    ReferenceKeys,
+    ReferenceLayout,
+    query_grid_layout,
+)
 from i2am.capture.hooks.kernel_tap import KernelCall, KernelTap
 from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
@@ -35,6 +42,7 @@ __all__ = [
     "AttentionInputs",
     "CaptureOptions",
     "CaptureSummary",
+    "CentreCrop",
     "GenerationSettings",
     "KernelCall",
     "KernelTap",
@@ -47,11 +55,15 @@ __all__ = [
     "Recording",
     "ReferenceKeys",
     "ReferenceLayout",
+    "RunningCall",
     "SampleInputs",
+    "SeenPart",
+    "Stretched",
     "capture",
     "capture_manifest",
     "cross_attention",
     "load_pipeline",
+    "query_grid_layout",
     "register",
 ]
 

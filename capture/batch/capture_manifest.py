@@ -358,7 +358,7 @@ class ManifestCapture:
     def _add_images(
         self, recording: Recording, sample: str, images: SampleImages, generated: Image.Image
     ) -> None:
-        found = {
+        found: dict[str, Any] = {
             "generated": generated,
             "reference": images.reference,
             "reference_mask": images.reference_mask,

@@ -21,7 +21,7 @@ from i2am.capture.families.unserved import find_unserved
 from i2am.capture.hooks.attention import (
     AttentionInputs,
     ReferenceKeys,
-    ReferenceLayout,
+    query_grid_layout,
     square_layout,
 )
 from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
@@ -77,7 +77,7 @@ def _read(
     key = split_heads(projected.keys[0][-1], attention.heads)
     grid = patch_grid(name, projected.states, query.shape[2])
     tokens = key.shape[2]
-    layout = _own_grid(name, grid, tokens) if is_warp else square_layout(tokens)
+    layout = query_grid_layout(tokens, grid) if is_warp else square_layout(tokens)
     yield AttentionInputs(
         query,
         key,
@@ -85,16 +85,6 @@ def _read(
         grid,
         (ReferenceKeys(slice(0, tokens), layout),),
     )
-
-
-def _own_grid(name: str, grid: tuple[int, int], tokens: int) -> ReferenceLayout:
-    if tokens == grid[0] * grid[1]:
-        return ReferenceLayout(0, grid)
-    msg = (
-        f"Expected {grid[0]}×{grid[1]} reference tokens, on the queries' own grid, got {tokens}, "
-        f"at layer {name!r}. Leave it out with layers=, or pass a Profile of your own."
-    )
-    raise CaptureError(msg)
 
 
 def _is_exemplar_model(target: Any, denoiser: nn.Module) -> bool:

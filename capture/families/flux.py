@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from i2am.capture.families.attention_modules import block_of
+from i2am.capture.families.preparation import (
+    Preparation,
+    Preparations,
+    SeenPart,
+    Stretched,
+    filled_canvas,
+)
 from i2am.capture.families.profile import Profile, class_names, register
 from i2am.capture.families.recognition import DIFFUSERS
+from i2am.capture.families.running_call import RunningCall
 from i2am.capture.hooks.attention import (
     AttentionInputs,
     ReferenceKeys,
@@ -24,7 +32,7 @@ from i2am.capture.hooks.attention import (
 )
 from i2am.capture.hooks.kernel_tap import KernelCall, KernelTap
 from i2am.capture.hooks.taps import LayerTap
-from i2am.schemas import CaptureError
+from i2am.schemas import Box, CaptureError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -93,6 +101,24 @@ def _grid(ids: torch.Tensor) -> tuple[int, int]:
     return height, width
 
 
+def _prepared(call: RunningCall) -> Preparations:
+    """Return how Redux' picture, if there is one, and then Kontext's were prepared."""
+    variables = call.variables
+    if "prompt_embeds" not in variables:
+        return None
+    found: list[Preparation | None] = []
+    if variables["prompt_embeds"].shape[1] > TEXT_TOKENS:
+        found.append(Stretched())  # As FluxPriorReduxPipeline's processor does it.
+    # Named after the argument that held the picture. What was given as latents has no size.
+    for name in ("image_reference", "image"):
+        if variables.get(name) is not None and f"{name}_height" in variables:
+            size = variables[f"{name}_height"], variables[f"{name}_width"]
+            crop = variables.get("crops_coords")
+            seen = Box.whole(*size) if crop is None else filled_canvas(crop, *size)
+            return [*found, SeenPart(*size, seen, is_stretched=True)]
+    return found
+
+
 register(
     Profile(
         "flux",
@@ -107,5 +133,6 @@ register(
         joint_layers,
         package=DIFFUSERS,
         is_batched=False,
+        prepares=_prepared,
     )
 )

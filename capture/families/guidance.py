@@ -7,16 +7,12 @@ call that is running. That holds for a captured denoiser, too, while a pipeline 
 
 from __future__ import annotations
 
-import inspect
-import sys
-from collections.abc import Mapping
-from functools import cache
-from types import CodeType, FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
 from i2am.capture.families.profile import Profile, class_names
+from i2am.capture.families.running_call import call_in_progress
 from i2am.schemas.dims import CONDITIONAL, IMAGE, PERTURBED, UNCONDITIONAL
 
 __all__ = ["batch_branches", "has_side_calls"]
@@ -49,7 +45,7 @@ def batch_branches(target: Any, denoiser: nn.Module, profile: Profile) -> tuple[
         Of the step at which it is asked: guidance may be switched off on the way. None if no
         pipeline is running, or it does not say.
     """
-    running = _running_pipeline(target, denoiser)
+    running = call_in_progress(target, denoiser)
     if not profile.is_batched:
         # Nobody but a pipeline of the family calls once per branch for certain.
         return None if running is None and isinstance(target, nn.Module) else (CONDITIONAL,)
@@ -77,38 +73,5 @@ def has_side_calls(target: Any, denoiser: nn.Module) -> bool:
     target, denoiser
         As in `batch_branches`.
     """
-    running = _running_pipeline(target, denoiser)
+    running = call_in_progress(target, denoiser)
     return running is not None and not class_names(running.pipeline).isdisjoint(_WITH_SIDE_CALLS)
-
-
-class _Running(NamedTuple):
-    """A pipeline whose call is running in this thread, and the variables of that call."""
-
-    pipeline: Any
-    variables: Mapping[str, Any]
-
-
-def _running_pipeline(target: Any, denoiser: nn.Module) -> _Running | None:
-    frame: FrameType | None = sys._getframe(1)
-    if not isinstance(target, nn.Module):
-        codes = _codes_of_call(type(target))
-        while frame is not None and frame.f_code not in codes:
-            frame = frame.f_back
-        return None if frame is None else _Running(target, frame.f_locals)
-    while frame is not None:
-        if frame.f_code.co_name == "__call__":
-            variables = frame.f_locals
-            caller = variables.get("self")
-            parts = (getattr(caller, name, None) for name in ("unet", "transformer"))
-            if any(getattr(part, "_orig_mod", part) is denoiser for part in parts):
-                return _Running(caller, variables)
-        frame = frame.f_back
-    return None
-
-
-@cache
-def _codes_of_call(kind: Any) -> frozenset[CodeType]:
-    """Return the code of a class's ``__call__``, and of those that it may hand over to."""
-    calls = (vars(ancestor).get("__call__") for ancestor in kind.__mro__)
-    functions = (inspect.unwrap(call) for call in calls if call is not None)
-    return frozenset(f.__code__ for f in functions if hasattr(f, "__code__"))

@@ -25,7 +25,9 @@ from i2am.capture.families.attention_modules import (
     scale_of,
     split_heads,
 )
+from i2am.capture.families.preparation import Preparations, encoded_pictures
 from i2am.capture.families.profile import Profile, class_names, register
+from i2am.capture.families.running_call import RunningCall
 from i2am.capture.families.unserved import is_known_unet
 from i2am.capture.hooks.attention import (
     AttentionInputs,
@@ -154,11 +156,24 @@ def _is_of_diffusers(projections: Any) -> bool:
 
 def _first_images(arguments: Mapping[str, Any], adapters: int) -> list[int]:
     """Return the number of each adapter's first image in a call of the denoiser."""
-    embeddings = (arguments.get("added_cond_kwargs") or {}).get("image_embeds")
-    if not isinstance(embeddings, list | tuple):
+    counts = _image_counts(arguments)
+    if counts is None:
         return list(range(adapters))
-    counts = [each.shape[1] if each.ndim > 2 else 1 for each in embeddings]
     return list(accumulate(counts[:-1], initial=0))
+
+
+def _image_counts(variables: Mapping[str, Any]) -> list[int] | None:
+    """Return each adapter's number of images; None where they come with the text's states."""
+    embeddings = (variables.get("added_cond_kwargs") or {}).get("image_embeds")
+    if not isinstance(embeddings, list | tuple):
+        return None
+    return [each.shape[1] if each.ndim > 2 else 1 for each in embeddings]
+
+
+def _encoded(call: RunningCall) -> Preparations:
+    """Return how each image of each adapter came to CLIP."""
+    counts = _image_counts(call.variables)
+    return None if counts is None else encoded_pictures(call, sum(counts))
 
 
 def _layout(projection: nn.Module) -> Layout:
@@ -189,5 +204,6 @@ register(
         ("UNet2DConditionModel",),
         ip_adapter_layers,
         recognise=_has_ip_adapter,
+        prepares=_encoded,
     )
 )

@@ -29,6 +29,7 @@ from i2am.schemas.published import iter_published
 if TYPE_CHECKING:
     from torch import nn
 
+    from i2am.capture.families.preparation import Prepares
     from i2am.capture.pipelines.call import Generate
 
 __all__ = [
@@ -48,7 +49,7 @@ ENTRY_POINTS = "i2am.profiles"
 
 @dataclass(frozen=True)
 class Profile:
-    """How to read a model family: its layers, their reference tokens, and its guidance.
+    """How to read a model family: its layers, their reference tokens, its guidance and pictures.
 
     Parameters
     ----------
@@ -76,6 +77,10 @@ class Profile:
     find_unnamed_taps : callable (denoiser) -> iterable of LayerTap, optional
         Instead of `find_taps` where nobody named the profile and the class does not tell all: its
         taps refuse what may be no reference.
+    prepares : callable (RunningCall) -> Preparation, sequence of Preparation, or None, optional
+        How references are prepared, which says over which part of the stored picture their tokens
+        lie: `Stretched`, `CentreCrop` …; one for all, or one for each reference. None is unknown:
+        then the picture must have the shape of the tokens' grid.
 
     Examples
     --------
@@ -101,6 +106,7 @@ class Profile:
     generate: Generate | None = None
     package: str | None = None
     find_unnamed_taps: Callable[[nn.Module], Iterable[LayerTap]] | None = None
+    prepares: Prepares | None = None
 
     def serves(self, target: Any, denoiser: nn.Module) -> bool:
         """Return whether this profile is for `target`.

@@ -9,8 +9,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from i2am.capture.families.attention_modules import block_of
+from i2am.capture.families.preparation import (
+    Preparations,
+    SeenPart,
+    Stretched,
+    filled_canvas,
+)
 from i2am.capture.families.profile import Profile, register
 from i2am.capture.families.recognition import DIFFUSERS
+from i2am.capture.families.running_call import RunningCall
 from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, ReferenceLayout
 from i2am.capture.hooks.kernel_tap import KernelCall, KernelTap
 from i2am.capture.hooks.taps import LayerTap
@@ -53,6 +60,18 @@ def _read(call: KernelCall) -> Iterator[AttentionInputs]:
     yield call.attention_inputs(generated, (frames * height, width), tuple(references), frames)
 
 
+def _prepared(call: RunningCall) -> Preparations:
+    """Return how the references were resized, or which crop of one is edited."""
+    if not call.variables:
+        return None
+    crop = call.variables.get("crops_coords")
+    if crop is None:
+        return Stretched()
+    # The whole picture is resized to this size before its crop is taken.
+    size = call.variables["calculated_height"], call.variables["calculated_width"]
+    return [SeenPart(*size, filled_canvas(crop, *size), is_stretched=True)]
+
+
 register(
     Profile(
         "qwen-image-edit",
@@ -65,5 +84,6 @@ register(
         double_stream_layers,
         package=DIFFUSERS,
         is_batched=False,
+        prepares=_prepared,
     )
 )

@@ -21,11 +21,13 @@ from i2am.capture.families.attention_modules import (
     query_projection,
     scale_of,
 )
+from i2am.capture.families.preparation import stretched
 from i2am.capture.families.profile import Profile, class_names, register
 from i2am.capture.families.unserved import is_known_unet
-from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, ReferenceLayout
+from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, query_grid_layout
 from i2am.capture.hooks.projection_tap import ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
+from i2am.schemas import CaptureError
 from i2am.schemas.dims import CONDITIONAL
 
 if TYPE_CHECKING:
@@ -56,6 +58,14 @@ def _read(name: str, attention: Any, projected: ProjectionOutputs) -> Iterator[A
         return
     key = heads_of(attention, projected.keys[0][-1])
     grid = patch_grid(name, projected.states, patches)
+    references, rest = divmod(key.shape[2] - patches, patches)
+    if rest:
+        msg = (
+            f"Expected references on the queries' own grid of {grid[0]}×{grid[1]}, got "
+            f"{key.shape[2] - patches} tokens of theirs, at layer {name!r}. Give the reference the "
+            "generated image's size, or pass a Profile of your own."
+        )
+        raise CaptureError(msg)
     yield AttentionInputs(
         query,
         key,
@@ -63,9 +73,11 @@ def _read(name: str, attention: Any, projected: ProjectionOutputs) -> Iterator[A
         grid,
         tuple(
             ReferenceKeys(
-                slice(index * patches, (index + 1) * patches), ReferenceLayout(0, grid), index - 1
+                slice(index * patches, (index + 1) * patches),
+                query_grid_layout(patches, grid),
+                index - 1,
             )
-            for index in range(1, key.shape[2] // patches)
+            for index in range(1, references + 1)
         ),
     )
 
@@ -89,5 +101,6 @@ register(
         banked_self_attention,
         recognise=_is_on_known_unet,
         calls=(CONDITIONAL, CONDITIONAL),  # The reference's run, then the generated image's.
+        prepares=stretched,  # To the size of the generated image.
     )
 )

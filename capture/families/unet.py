@@ -8,6 +8,8 @@ token and a 16 × 16 grid).
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from i2am.capture.families.attention_modules import (
     query_projection,
     scale_of,
 )
+from i2am.capture.families.preparation import Preparations, encoded_pictures, stretched
 from i2am.capture.families.profile import Profile, register
 from i2am.capture.families.recognition import (
     DIFFUSERS,
@@ -28,10 +31,12 @@ from i2am.capture.families.recognition import (
     keeps_forward,
     text_setting,
 )
+from i2am.capture.families.running_call import RunningCall
 from i2am.capture.families.text_tokens import without_text
 from i2am.capture.families.unserved import is_known_unet
 from i2am.capture.hooks.attention import (
     AttentionInputs,
+    Layout,
     ReferenceKeys,
     ReferenceLayout,
     square_layout,
@@ -51,22 +56,23 @@ def cross_attention(
     denoiser: nn.Module,
     *,
     suffix: str = ".attn2",
-    layout: Callable[[int], ReferenceLayout] = square_layout,
+    layout: Layout | Callable[[int], ReferenceLayout] = square_layout,
 ) -> Iterator[LayerTap]:
-    """Yield a tap for each cross-attention layer whose keys are all reference tokens.
+    """Return a tap for each cross-attention layer whose keys are all reference tokens.
 
     Parameters
     ----------
     denoiser : Module
     suffix : str
         How the layers' paths end.
-    layout : callable (number of reference tokens) -> ReferenceLayout
-        A square, with or without a class token, unless given.
+    layout : callable (number of reference tokens, grid of the queries) -> ReferenceLayout
+        A square, with or without a class token, unless given; `query_grid_layout` where the tokens
+        lie as the layer's queries do. One that takes the number alone warns.
 
-    Yields
-    ------
-    LayerTap
-        Resolved when called: layers with an adapter or fused projections as they are then.
+    Returns
+    -------
+    iterator of LayerTap
+        Resolved when asked for: layers with an adapter or fused projections as they are then.
 
     Raises
     ------
@@ -85,6 +91,10 @@ def cross_attention(
     >>> [tap.name for tap in cross_attention(unet)]
     ['down_blocks.0.attentions.0.transformer_blocks.0.attn2']
     """
+    return _cross_attention(denoiser, suffix, _of_tokens_and_grid(layout))
+
+
+def _cross_attention(denoiser: nn.Module, suffix: str, layout: Layout) -> Iterator[LayerTap]:
     for name, attention in denoiser.named_modules():
         if not name.endswith(suffix) or not hasattr(attention, "to_q"):
             continue
@@ -102,7 +112,7 @@ def cross_attention(
 def _read(
     name: str,
     attention: Any,
-    layout: Callable[[int], ReferenceLayout],
+    layout: Layout,
     projected: ProjectionOutputs,
 ) -> Iterator[AttentionInputs]:
     # Without a context these classes attend to the generated image itself.
@@ -133,9 +143,26 @@ def _read(
         key,
         scale_of(attention, query.shape[-1]),
         (frames * height, width),
-        (ReferenceKeys(slice(0, tokens), layout(tokens)),),
+        (ReferenceKeys(slice(0, tokens), layout(tokens, (height, width))),),
         frames=frames,
     )
+
+
+def _of_tokens_and_grid(layout: Layout | Callable[[int], ReferenceLayout]) -> Layout:
+    """Return a layout that takes the queries' grid, too; one that does not is an old one."""
+    try:
+        inspect.signature(layout).bind(0, (0, 0))
+    except TypeError:
+        old: Any = layout
+        msg = (
+            "layout= gets the grid of the queries, too: layout(tokens, grid). One that takes the "
+            "number of tokens alone goes with the next release."
+        )
+        warnings.warn(msg, DeprecationWarning, stacklevel=3)
+        return lambda tokens, _grid: old(tokens)
+    new: Any = layout
+    found: Layout = new
+    return found
 
 
 def _split_batch(states: torch.Tensor, count: int) -> torch.Tensor:
@@ -166,11 +193,19 @@ register(
 )
 
 
-for _name, _class in (
-    ("i2am-tiny", "ReferenceInpaintPipeline"),
-    ("paint-by-example", "PaintByExamplePipeline"),
-    ("image-variation", "StableDiffusionImageVariationPipeline"),
-    ("stable-video-diffusion", "StableVideoDiffusionPipeline"),
+def _encoded_for_each_sample(call: RunningCall) -> Preparations:
+    """Return how each sample's own picture came to CLIP; several samples may share one."""
+    samples_of_one, rest = divmod(call.samples, len(call.pictures) or 1)
+    pictures = None if rest else encoded_pictures(call, call.samples // samples_of_one)
+    return pictures and [pictures[call.sample // samples_of_one]]
+
+
+for _name, _class, _prepares in (
+    ("i2am-tiny", "ReferenceInpaintPipeline", stretched),
+    ("paint-by-example", "PaintByExamplePipeline", _encoded_for_each_sample),
+    ("image-variation", "StableDiffusionImageVariationPipeline", _encoded_for_each_sample),
+    # To 224 × 224 pixels, antialiased, before its CLIP processor, which only normalises.
+    ("stable-video-diffusion", "StableVideoDiffusionPipeline", stretched),
 ):
     _package = "i2am" if _name == "i2am-tiny" else DIFFUSERS
-    register(Profile(_name, (_class,), cross_attention, package=_package))
+    register(Profile(_name, (_class,), cross_attention, package=_package, prepares=_prepares))

@@ -12,8 +12,10 @@ from functools import partial
 from typing import Any
 
 from i2am.capture.families.attention_modules import block_of, split_heads
+from i2am.capture.families.preparation import Preparations, encoded_pictures
 from i2am.capture.families.profile import Profile, register
 from i2am.capture.families.recognition import DIFFUSERS
+from i2am.capture.families.running_call import RunningCall
 from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, square_layout
 from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
@@ -73,6 +75,11 @@ def _images(tokens: int) -> Iterator[ReferenceKeys]:
         yield ReferenceKeys(keys, square_layout(each), index)
 
 
+def _encoded_frames(call: RunningCall) -> Preparations:
+    """Return how the first frame came to CLIP, and the last one, if there is one."""
+    return encoded_pictures(call, 1 if call.variables.get("last_image") is None else 2)
+
+
 register(
     Profile(
         "wan-image-to-video",
@@ -80,5 +87,6 @@ register(
         image_cross_attention,
         package=DIFFUSERS,
         is_batched=False,
+        prepares=_encoded_frames,
     )
 )

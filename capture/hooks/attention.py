@@ -8,12 +8,21 @@ normaliser alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 
-__all__ = ["AttentionInputs", "ReferenceKeys", "ReferenceLayout", "Tokens", "square_layout"]
+__all__ = [
+    "AttentionInputs",
+    "Layout",
+    "ReferenceKeys",
+    "ReferenceLayout",
+    "Tokens",
+    "query_grid_layout",
+    "square_layout",
+]
 
 # A contiguous run of tokens, or the indices of scattered ones.
 Tokens = slice | torch.Tensor
@@ -42,11 +51,16 @@ class ReferenceLayout:
     grid: tuple[int, int] | None
 
 
+# (number of reference tokens, (height, width) of the queries) -> how the tokens lie
+Layout = Callable[[int, tuple[int, int]], ReferenceLayout]
+
+
 @cache
-def square_layout(tokens: int) -> ReferenceLayout:
+def square_layout(tokens: int, _query_grid: tuple[int, int] | None = None) -> ReferenceLayout:
     """Return the layout of a vision transformer's tokens: a square, with or without a class token.
 
-    Other numbers of tokens have no grid.
+    Other numbers of tokens have no grid. That a count is a square's does not make the tokens one:
+    where nobody says how the picture is prepared, it must be a square, too, or it is refused.
 
     Examples
     --------
@@ -60,6 +74,20 @@ def square_layout(tokens: int) -> ReferenceLayout:
         if side > 1 and side * side == tokens - special:
             return ReferenceLayout(special, (side, side))
     return ReferenceLayout(0, None)
+
+
+def query_grid_layout(_tokens: int, query_grid: tuple[int, int]) -> ReferenceLayout:
+    """Return the layout of tokens that lie as the layer's own queries do.
+
+    So it is where a network beside the denoiser computes the reference's features at each of its
+    levels. A layer with another number of tokens is refused.
+
+    Examples
+    --------
+    >>> query_grid_layout(144, (9, 16))
+    ReferenceLayout(special_tokens=0, grid=(9, 16))
+    """
+    return ReferenceLayout(0, query_grid)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import ChainMap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from i2am.capture.recording.options import (
     CaptureOptions,
     StepsOption,
 )
+from i2am.capture.recording.placement import CallPictures
 from i2am.capture.recording.provenance import describe_target
 from i2am.capture.recording.sample_recorder import SampleRecorder
 from i2am.capture.writer.staging import StagingArea
@@ -139,7 +140,8 @@ def open_recording(
         is_compiled(target, denoiser),
     )
     provenance = describe_target(target, denoiser, profile.name)
-    return Recording(hooks, str(store), samples, options, provenance)
+    pictures = CallPictures(target, denoiser, profile)
+    return Recording(hooks, str(store), samples, options, provenance, pictures)
 
 
 class Recording:
@@ -155,6 +157,8 @@ class Recording:
     options : CaptureOptions
     provenance : dict
         Of all samples.
+    pictures : CallPictures
+        How the model's pictures are prepared.
 
     Raises
     ------
@@ -182,13 +186,14 @@ class Recording:
         samples: tuple[str, ...],
         options: CaptureOptions,
         provenance: dict[str, Any],
+        pictures: CallPictures,
     ) -> None:
         branches = 2 if options.guidance == "both" else 1
         layers = len(hooks.taps) * len(samples) * branches
         self._staging = StagingArea(options.memory_bytes, layers=layers)
         self._hooks: DenoiserHooks | None = hooks  # None afterwards: it holds the model.
         self._store, self._names, self._options = store, samples, options
-        self._provenance = provenance
+        self._provenance, self._pictures = provenance, pictures
         self._sample_provenance: dict[str, dict[str, Any]] = {name: {} for name in samples}
         self._stack = ExitStack()
         self._samples: dict[str, SampleRecorder] = {}
@@ -205,6 +210,7 @@ class Recording:
             )
         with self._stack:  # Removes the hooks if one of them cannot be attached.
             self._hooks.attach(self._stack, self)
+            self._pictures.watch(self._stack)
             self._stack = self._stack.pop_all()
         return self
 
@@ -228,13 +234,23 @@ class Recording:
         if error is not None:
             self._fail(error)
 
-    def add_images(self, *, sample: str | None = None, **images: Any) -> None:
-        """Store images of a sample.
+    def add_images(
+        self,
+        *,
+        sample: str | None = None,
+        boxes: Mapping[str, Sequence[float]] | None = None,
+        **images: Any,
+    ) -> None:
+        """Store images of a sample, and which part of each the model saw.
 
         Parameters
         ----------
         sample : str, optional
             Needed when the capture has several.
+        boxes : mapping of str to (y0, x0, y1, x1), optional
+            The part of an image that the model saw, by the image's name, in pixels of the stored
+            image: the layers' grids lie over it. It goes before what profile and pipeline tell, and
+            may reach beyond the image where the model saw padding.
         **images : path, PIL image, array or Tensor
             generated, reference; optional: source, inpainting_mask (white = painted),
             reference_mask; reference_1, reference_2 … of a model that takes several references.
@@ -250,10 +266,12 @@ class Recording:
         Raises
         ------
         CaptureError
-            If the sample or an image's name is unknown, or an image is given twice.
+            If the sample or an image's name is unknown, or an image is given twice; if it cannot be
+            known which part of an image the model saw. For images that are given before the model
+            runs, this is found at the end of the ``with`` block.
         SchemaError
-            If an image cannot be read without a guess, a mask marks nothing, or a source or mask
-            has another shape than its image.
+            If an image cannot be read without a guess, a mask marks nothing, a source or mask has
+            another shape than its image, or a box is none.
         """
         if sample is None and len(self._names) > 1:
             msg = f"Expected sample= one of {list(self._names)}, got none. Say whose images."
@@ -262,7 +280,7 @@ class Recording:
         if name not in self._samples:
             msg = f"Expected a sample of this capture, got {name!r}. "
             raise CaptureError(msg + did_you_mean(name, self._names))
-        self._samples[name].add_images(images)
+        self._samples[name].add_images(images, boxes)
 
     def add_provenance(self, *, sample: str | None = None, **facts: Any) -> None:
         """Store facts that the pipeline does not know, such as ``seed`` and ``guidance_scale``.
@@ -278,6 +296,8 @@ class Recording:
 
     def receive(self, call: LayerCall) -> None:
         """Append to each sample its batch index of a layer's inputs; called by the hooks."""
+        if not all(sample.is_placed for sample in self._samples.values()):
+            self._place_samples()
         # Pipelines have disabled gradients already; every microsecond counts for a small model.
         with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
             for branch, first in call.branches:
@@ -293,6 +313,12 @@ class Recording:
         """Let the last steps be written while the pipeline decodes the image."""
         for sample in self._samples.values():
             sample.flush()
+
+    def _place_samples(self) -> None:
+        """Ask once, while the pipeline runs, how each sample's pictures were prepared."""
+        placements = self._pictures.read(len(self._samples))
+        for sample, placement in zip(self._samples.values(), placements, strict=True):
+            sample.place(placement)
 
     def _finish(self, hooks: DenoiserHooks) -> None:
         branches = hooks.branches

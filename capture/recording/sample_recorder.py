@@ -8,16 +8,30 @@ from typing import Any, Literal
 
 import numpy as np
 
-from i2am.capture.hooks.attention import AttentionInputs
+from i2am.capture.hooks.attention import AttentionInputs, ReferenceLayout
 from i2am.capture.hooks.denoiser import LayerCall
 from i2am.capture.hooks.taps import LayerTap
 from i2am.capture.recording.added_images import read_images
 from i2am.capture.recording.options import CaptureOptions
+from i2am.capture.recording.placement import Placement, checked_boxes
 from i2am.capture.recording.representation import Kept, hides_any, keep
 from i2am.capture.writer.layer_writer import LayerWriter, write_layers
-from i2am.capture.writer.run_store import open_sample, set_status, write_coordinates, write_images
+from i2am.capture.writer.run_store import (
+    open_sample,
+    set_status,
+    write_box,
+    write_coordinates,
+    write_images,
+)
 from i2am.capture.writer.staging import StagingArea
-from i2am.schemas import CaptureAttributes, CaptureError, InputWarning, LayerAttributes
+from i2am.schemas import (
+    Box,
+    CaptureAttributes,
+    CaptureError,
+    InputWarning,
+    LayerAttributes,
+    SchemaError,
+)
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 
 __all__ = ["SampleRecorder"]
@@ -56,14 +70,27 @@ class SampleRecorder:
         staging: StagingArea,
         provenance: Mapping[str, Any],
     ) -> None:
-        self._options, self._staging, self._provenance = options, staging, provenance
+        self._name, self._options, self._staging = name, options, staging
+        self._provenance = provenance
         self._group = open_sample(
             store, name, overwrite=options.overwrite, attributes=self._attributes("running")
         )
         self._layers_path = self._group.store_path / "layers"
         self._layers: dict[str, LayerWriter] = {}
-        self._name, self._images = name, dict[str, tuple[int, ...]]()  # Of each image its shape.
+        self._grids: list[LayerAttributes] = []
+        self._images: dict[str, tuple[int, ...]] = {}  # of each its shape
+        self._placement: Placement | None = None
+        self._unplaced: dict[str, tuple[int, int]] = {}  # images, before their part is known
         self._finished = False
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it is known how the sample's pictures were prepared."""
+        return self._placement is not None
+
+    def place(self, placement: Placement) -> None:
+        """Take how the sample's pictures were prepared, once its model runs."""
+        self._placement = placement
 
     def append(
         self, call: LayerCall, inputs: AttentionInputs, batch_index: int, branch: str
@@ -92,6 +119,7 @@ class SampleRecorder:
             if layer is None:
                 own = inputs.select_batch_index(batch_index)
                 attributes = self._layer_attributes(call.tap, own, kept, heads)
+                self._grids.append(attributes)
                 layer = self._layers[name] = LayerWriter(
                     self._layers_path,
                     name,
@@ -103,13 +131,29 @@ class SampleRecorder:
                 )
             layer.append(call.step_index, branch, kept.arrays)
 
-    def add_images(self, images: Mapping[str, Any]) -> None:
-        """Write images; the required ones complete a finished sample."""
+    def add_images(
+        self, images: Mapping[str, Any], boxes: Mapping[str, Sequence[float]] | None = None
+    ) -> None:
+        """Write images, and what the model saw of them; the required ones complete the sample."""
+        given = checked_boxes(boxes, images)
         arrays, notes = read_images(images, self._images, self._name)
         for note in notes:
             warnings.warn(note, InputWarning, stacklevel=3)
-        write_images(self._group, arrays)
-        self._images |= {image: array.shape for image, array in arrays.items()}
+        found: dict[str, Box] = {}
+        unplaced: dict[str, tuple[int, int]] = {}
+        for name, array in arrays.items():
+            height, width = array.shape[:2]
+            if name in given:
+                box = _given_box(given[name], name, height, width)
+            elif self._grids:
+                box = self._seen_part(name, height, width)
+            else:
+                box, unplaced[name] = None, (height, width)
+            if box is not None:
+                found[name] = box
+        write_images(self._group, arrays, found)
+        self._images |= {name: array.shape for name, array in arrays.items()}
+        self._unplaced |= unplaced
         if self._finished:
             self._complete()
 
@@ -142,7 +186,16 @@ class SampleRecorder:
     def finish(
         self, steps: Sequence[int], timesteps: Sequence[float], branches: Sequence[str]
     ) -> bool:
-        """Write the coordinates after everything else; return whether the sample is complete."""
+        """Write the coordinates after everything else; return whether the sample is complete.
+
+        Raises
+        ------
+        CaptureError
+            If it cannot be known which part the model saw of an image that was added before it ran.
+        """
+        for name, size in self._unplaced.items():
+            if (box := self._seen_part(name, *size)) is not None:
+                write_box(self._group, name, box)
         write_coordinates(self._group, steps, timesteps, branches)
         self._finished = True
         return self._complete()
@@ -151,10 +204,15 @@ class SampleRecorder:
         """Mark the sample as failed, with the reason."""
         self._set_status("failed", error=f"{type(error).__name__}: {error}")
 
+    def _seen_part(self, name: str, height: int, width: int) -> Box | None:
+        placement = self._placement or Placement(None, None)
+        return placement.box(name, height, width, self._grids, self._name)
+
     def _layer_attributes(
         self, tap: LayerTap, inputs: AttentionInputs, kept: Kept, heads: list[int] | None
     ) -> LayerAttributes:
         reference, mask = kept.reference, inputs.mask
+        _check_layout(tap.name, reference.layout, inputs.token_count(reference))
         if mask is not None and kept.representation == "factors" and hides_any(mask, reference):
             msg = (
                 f"Expected reference tokens that all patches may see, got masked ones, at layer "
@@ -190,3 +248,28 @@ class SampleRecorder:
         attributes = CaptureAttributes(status=status, **self._provenance, **facts)
         found: dict[str, Any] = attributes.to_store()[ATTRIBUTE_KEY]
         return found
+
+
+def _given_box(box: Box, name: str, height: int, width: int) -> Box | None:
+    """Return the box that the user gave; None for the whole image."""
+    if box.y0 >= height or box.x0 >= width or box.y1 <= 0 or box.x1 <= 0:
+        msg = (
+            f"Expected a box that has a part of the image, which has {height}×{width} px, got "
+            f"{tuple(box)}, at boxes[{name!r}]. Give (y0, x0, y1, x1) in pixels of the stored image."
+        )
+        raise SchemaError(msg)
+    return None if box.is_whole(height, width) else box
+
+
+def _check_layout(layer: str, layout: ReferenceLayout, tokens: int) -> None:
+    """Refuse a layout that has not as many places as there are tokens."""
+    if layout.grid is None:
+        return
+    height, width = layout.grid
+    if layout.special_tokens + height * width != tokens:
+        special = f"{layout.special_tokens} + " if layout.special_tokens else ""
+        msg = (
+            f"Expected {special}{height}×{width} reference tokens, as their layout says, got {tokens}, "
+            f"at layer {layer!r}. Leave it out with layers=, or pass a Profile of your own."
+        )
+        raise CaptureError(msg)

@@ -25,6 +25,8 @@ from i2am.capture.writer.zarr_objects import (
     write_nodes,
 )
 from i2am.schemas import (
+    Box,
+    ImageAttributes,
     RunAttributes,
     SchemaError,
     StoreError,
@@ -39,6 +41,7 @@ __all__ = [
     "open_run_group",
     "open_sample",
     "set_status",
+    "write_box",
     "write_coordinates",
     "write_images",
 ]
@@ -166,7 +169,9 @@ def write_coordinates(
             sample.create_array(GUIDANCE, data=labels, dimension_names=[GUIDANCE])
 
 
-def write_images(sample: zarr.Group, images: Mapping[str, Array]) -> None:
+def write_images(
+    sample: zarr.Group, images: Mapping[str, Array], boxes: Mapping[str, Box] | None = None
+) -> None:
     """Write images and masks; all are checked before the first one is written.
 
     Parameters
@@ -174,6 +179,8 @@ def write_images(sample: zarr.Group, images: Mapping[str, Array]) -> None:
     sample : zarr.Group
     images : mapping of str to array, uint8 (y, x, 3), or for a mask (y, x) of 0 and 255
         By their names in the contract.
+    boxes : mapping of str to Box, optional
+        By the names of some of the images: the part that the model saw, where that is not all.
 
     Raises
     ------
@@ -191,9 +198,24 @@ def write_images(sample: zarr.Group, images: Mapping[str, Array]) -> None:
                 f"{array.dtype} {array.shape}, at {name!r}. Read it with add_images."
             )
             raise SchemaError(msg)
-        nodes[name] = single_chunk_metadata(array, names)
+        box = (boxes or {}).get(name)
+        attributes = None if box is None else ImageAttributes(box=box).to_store()
+        nodes[name] = single_chunk_metadata(array, names, attributes)
     with reported_as_store_error(sample):
         write_nodes(sample.store_path / "images", nodes, images)
+
+
+def write_box(sample: zarr.Group, name: str, box: Box) -> None:
+    """Write which part of an image that is stored already the model saw.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be reached.
+    """
+    with reported_as_store_error(sample):
+        image = sample[f"images/{name}"]
+        image.update_attributes(ImageAttributes(box=box).to_store())
 
 
 def _check_is_run(root: zarr.Group, store: str | Path) -> zarr.Group:

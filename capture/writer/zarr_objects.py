@@ -96,10 +96,12 @@ def write_nodes(
     put_objects(metadata)
 
 
-def single_chunk_metadata(values: Array, dims: Sequence[str]) -> ArrayV3Metadata:
+def single_chunk_metadata(
+    values: Array, dims: Sequence[str], attributes: Mapping[str, Any] | None = None
+) -> ArrayV3Metadata:
     """Return the metadata of an array of numbers that is stored uncompressed in a single chunk."""
     codec = bytes_codec(values.dtype)
-    return array_metadata(values.shape, values.dtype, values.shape, [codec], dims)
+    return array_metadata(values.shape, values.dtype, values.shape, [codec], dims, attributes)
 
 
 def array_metadata(
@@ -108,6 +110,7 @@ def array_metadata(
     chunk_shape: Sequence[int],
     codecs: Sequence[dict[str, Any]],
     dims: Sequence[str],
+    attributes: Mapping[str, Any] | None = None,
 ) -> ArrayV3Metadata:
     """Return the metadata of an array on a regular grid of chunks, with fill value 0."""
     grid = {"name": "regular", "configuration": {"chunk_shape": list(chunk_shape)}}
@@ -121,7 +124,7 @@ def array_metadata(
         "fill_value": 0.0 if dtype.kind == "f" else 0,
         "codecs": list(codecs),
         "dimension_names": list(dims),
-        "attributes": {},
+        "attributes": dict(attributes or {}),
     }
     return ArrayV3Metadata.from_dict(node)
 

@@ -115,7 +115,7 @@ def hooked(model: torch.nn.Module) -> set[str]:
 def test_only_the_denoising_unet_is_hooked_and_nothing_is_left_on_it(
     model: LatentDiffusion, store: Path
 ) -> None:
-    image = np.zeros((8, 8, 3), np.uint8)
+    image = np.zeros((*model.latent_size, 3), np.uint8)
     with capture(model, store, sample="one") as recording:
         names = hooked(model)
         DDIMSampler(model).sample(1)

@@ -51,10 +51,10 @@ def store(tmp_path: Path) -> Path:
 
 
 def record(family: Family, store: Path, **options: Any) -> Any:
-    blank = np.zeros((8, 8, 3), np.uint8)
+    square = np.zeros((8, 8, 3), np.uint8)  # as the references that have a shape
     with capture(family.pipeline, store, sample="one", **options) as recording:
         output = family.run(STEPS)
-        recording.add_images(generated=blank, reference=blank)
+        recording.add_images(generated=family.blank(), reference=square)
     return output
 
 

@@ -26,6 +26,7 @@ from tests.support.tiny_pipelines.ip_adapters import checkpoint
 from tests.support.tiny_pipelines.parts import WIDTH
 
 BLANK = np.zeros((16, 32, 3), np.uint8)
+SQUARE = np.zeros((8, 8, 3), np.uint8)  # as the references
 ONE_BLOCK = {"up": {"block_0": [0.0, 1.0]}}
 
 
@@ -55,7 +56,9 @@ def test_each_of_two_adapters_keeps_its_number_where_the_other_is_off(store: Pat
     pictures = [[noise_image(32, 1), noise_image(32, 3)], noise_image(32, 2)]
     with capture(pipeline, store, sample="a") as recording:
         family.run(2, ip_adapter_image=pictures)
-        recording.add_images(generated=BLANK, reference=BLANK, reference_1=BLANK, reference_2=BLANK)
+        recording.add_images(
+            generated=BLANK, reference=SQUARE, reference_1=SQUARE, reference_2=SQUARE
+        )
     found: dict[tuple[int, int, float], int] = {}
     for name, layer in layers(store).items():
         own = layer.attrs["i2am"]
@@ -95,7 +98,7 @@ def test_a_scale_that_changes_on_the_way_is_refused(
     family.pipeline.set_ip_adapter_scale(first)
     with capture(family.pipeline, store, sample="b", steps=[0, 1]) as recording:
         family.run(4, callback_on_step_end=change)
-        recording.add_images(generated=BLANK, reference=BLANK)
+        recording.add_images(generated=BLANK, reference=SQUARE)
     assert zarr.open_group(store, mode="r")["b/step"][...].tolist() == [0, 1]  # type: ignore[index, union-attr]
 
 
@@ -172,7 +175,7 @@ def test_the_original_librarys_processors_are_captured(store: Path) -> None:
     pipeline, call = original()
     with capture(pipeline, store, sample="a", dtype="float32") as recording:
         pipeline(num_inference_steps=2, output_type="latent", **call)
-        recording.add_images(generated=BLANK, reference=BLANK)
+        recording.add_images(generated=BLANK, reference=SQUARE)
     found = layers(store)
     assert len(found) == 4
     for name, layer in found.items():

@@ -34,7 +34,7 @@ def record(family: Family, store: Path, steps: int = 6, **options: Any) -> Any:
     options.setdefault("sample", "one")
     with capture(family.pipeline, store, **options) as recording:
         family.run(steps)
-        recording.add_images(generated=BLANK, reference=BLANK)
+        recording.add_images(generated=family.blank(), reference=BLANK)
     assert list(find_faults(describe_store(store))) == []
     return models.opened(store / options["sample"])
 
@@ -59,7 +59,7 @@ def test_some_steps_are_kept_under_their_own_numbers(
 def _record_steps(family: Family, store: Path, option: Any) -> Any:
     with capture(family.pipeline, store, sample="some", steps=option) as recording:
         family.run(6)
-        recording.add_images(generated=BLANK, reference=BLANK)
+        recording.add_images(generated=family.blank(), reference=BLANK)
     return models.opened(store / "some")
 
 
@@ -154,7 +154,7 @@ def test_guidance_that_is_switched_off_on_the_way_is_an_error_only_for_both(
 
     with capture(family.denoiser, store, sample="one") as recording:
         denoise()
-        recording.add_images(generated=BLANK, reference=BLANK)
+        recording.add_images(generated=family.blank(), reference=BLANK)
     with (
         pytest.raises(CaptureError, match=r"step 1 \(unconditional branch\)"),
         capture(family.denoiser, store, sample="two", guidance="both"),

@@ -51,7 +51,7 @@ def build(name: str) -> Family:
 def record(family: Family, store: Path, **options: Any) -> Any:
     with capture(family.pipeline, store, sample="one", overwrite=True, **options) as recording:
         output = family.run(2)
-        recording.add_images(generated=BLANK, reference=BLANK)
+        recording.add_images(generated=family.blank(), reference=BLANK)
     return output
 
 

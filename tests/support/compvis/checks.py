@@ -41,7 +41,7 @@ def record(
 ) -> torch.Tensor:
     """Capture one call with its images, and return the latents."""
     names = options.setdefault("sample", ["one"])
-    image = np.zeros((8, 8, 3), np.uint8)
+    image = np.zeros((*sampler.model.latent_size, 3), np.uint8)
     with capture(target, store, **options) as recording:
         latents = sampler.sample(STEPS, len(names), scale)
         for name in names:

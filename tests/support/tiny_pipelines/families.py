@@ -63,6 +63,16 @@ class Family:
     def denoiser(self) -> Any:
         return getattr(self.pipeline, "unet", None) or self.pipeline.transformer
 
+    def blank(self) -> Any:
+        """Return a black picture of the shape that the pipeline paints, frames above one another."""
+        side = getattr(self.pipeline, "vae_scale_factor", 2) * 8
+        if self.profile == "i2am-tiny":
+            side = 64
+        height, width = self.call.get("height", side), self.call.get("width", side)
+        if self.profile == "reference-only":
+            height, width = self.call["reference_latents"].shape[-2:]
+        return np.zeros((self.frames * height, width, 3), np.uint8)
+
     def run(self, steps: int = 2, **options: Any) -> Any:
         """Run the pipeline, always from the same noise, and return its latents."""
         call = {"generator": torch.Generator().manual_seed(0)} | self.call | options
@@ -221,7 +231,7 @@ def flux_kontext() -> Family:
     )
 
 
-def flux_redux() -> Family:
+def redux_prior() -> diffusers.FluxPriorReduxPipeline:
     from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 
     siglip = SiglipVisionConfig(
@@ -232,11 +242,15 @@ def flux_redux() -> Family:
         image_size=24,
         patch_size=8,
     )
-    prior = diffusers.FluxPriorReduxPipeline(
+    return diffusers.FluxPriorReduxPipeline(
         image_encoder=SiglipVisionModel(siglip).eval(),
         feature_extractor=SiglipImageProcessor(size={"height": 24, "width": 24}),
         image_embedder=ReduxImageEncoder(redux_dim=WIDTH, txt_in_features=4096),
     )
+
+
+def flux_redux() -> Family:
+    prior = redux_prior()
     transformer = _flux(text_width=4096, pooled_width=768)
     call = {"height": 16, "width": 24, **prior(noise_image(24))}
     return Family(

@@ -1,0 +1,91 @@
+"""What is known of a pipeline's call while it runs: its own variables, and the pictures it prepared."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from i2am.capture.hooks.picture_log import ProcessedPicture
+
+__all__ = ["CallInProgress", "RunningCall", "call_in_progress"]
+
+
+@dataclass(frozen=True)
+class RunningCall:
+    """What is known of the running call when it first reads the reference, of one sample.
+
+    Parameters
+    ----------
+    target : object
+        The pipeline, or the denoiser that was given to `capture` instead.
+    variables : mapping of str to object
+        Of the pipeline's ``__call__``, by their names; empty if none is known to run.
+    pictures : tuple of ProcessedPicture
+        What the pipeline's image processors have prepared for it, in this order.
+    sample, samples : int
+        Number of the sample among those of the call, from 0, and how many these are.
+    """
+
+    target: Any
+    variables: Mapping[str, Any]
+    pictures: tuple[ProcessedPicture, ...] = ()
+    sample: int = 0
+    samples: int = 1
+
+
+class CallInProgress(NamedTuple):
+    """A pipeline whose ``__call__`` runs in this thread, and the variables of that call."""
+
+    pipeline: Any
+    variables: Mapping[str, Any]
+
+
+def call_in_progress(target: Any, denoiser: nn.Module) -> CallInProgress | None:
+    """Return the running call of a pipeline.
+
+    Parameters
+    ----------
+    target : pipeline or Module
+        What is captured. Of a denoiser the pipeline is the one that calls it.
+    denoiser : Module
+        Of the target, or the target itself.
+
+    Returns
+    -------
+    CallInProgress or None
+        None if no call of such a pipeline is running in this thread.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    if not isinstance(target, nn.Module):
+        codes = _codes_of_call(type(target))
+        while frame is not None and frame.f_code not in codes:
+            frame = frame.f_back
+        return None if frame is None else CallInProgress(target, frame.f_locals)
+    while frame is not None:
+        if frame.f_code.co_name == "__call__":
+            variables = frame.f_locals
+            caller = variables.get("self")
+            parts = (getattr(caller, name, None) for name in ("unet", "transformer"))
+            if any(part is not None and _unwrapped(part) is denoiser for part in parts):
+                return CallInProgress(caller, variables)
+        frame = frame.f_back
+    return None
+
+
+def _unwrapped(module: Any) -> Any:
+    return getattr(module, "_orig_mod", module)
+
+
+@cache
+def _codes_of_call(kind: Any) -> frozenset[CodeType]:
+    """Return the code of a class's ``__call__``, and of those that it may hand over to."""
+    calls = (vars(ancestor).get("__call__") for ancestor in kind.__mro__)
+    functions = (inspect.unwrap(call) for call in calls if call is not None)
+    return frozenset(f.__code__ for f in functions if hasattr(f, "__code__"))
