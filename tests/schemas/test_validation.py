@@ -41,6 +41,8 @@ KEPT = (
     SyntheticLayer("video", (6, 2), (2, 2), frames=3, representation="logits", other_keys=2),
     SyntheticLayer("video.reference_1", (6, 2), (1, 2), frames=3, reference_index=1),
     SyntheticLayer("video.reference_2", (6, 2), (3, 1), frames=3, reference_index=2),
+    SyntheticLayer("weighted", (2, 2), (2, 2), weights=(0.7,), masked=True),
+    SyntheticLayer("scaled", (2, 2), (2, 2), weights=(0.7, 0.5, 1.0), representation="logits"),
 )
 
 
@@ -290,15 +292,36 @@ BROKEN: list[Any] = [
         [
             "a/layers/one/r2g: expected an array, as representation is 'maps', got none",
             "a/layers/one/g2r: expected an array, as there are 5 tokens, got none",
-            "a/layers/one/key: unknown array. Known: 'r2g', 'g2r', 'mass'.",
-            "a/layers/one/query: unknown array. Known: 'r2g', 'g2r', 'mass'.",
+            "a/layers/one/key: unknown array. Known: 'r2g', 'g2r', 'mass', 'weight'.",
+            "a/layers/one/query: unknown array. Known: 'r2g', 'g2r', 'mass', 'weight'.",
         ],
         id="factors of a reduced layer",
     ),
     pytest.param(
         _put("a/layers/two/r2g", (2, 2, 4), ("step", "head", "generated"), "float32"),
-        ["a/layers/two/r2g: unknown array. Known: 'logits', 'logsumexp'."],
+        ["a/layers/two/r2g: unknown array. Known: 'logits', 'logsumexp', 'weight', 'region'."],
         id="maps of a layer that is not reduced",
+    ),
+    pytest.param(
+        _put("a/layers/two/region", (3,), ("generated",), "float32"),
+        ["a/layers/two/region: expected 4 along 'generated', got 3"],
+        id="a region of another grid",
+    ),
+    pytest.param(
+        _put("a/layers/two/weight", (2,), ("step",), "float64"),
+        ["a/layers/two/weight: expected dtype float32, got float64"],
+        id="weights of another dtype",
+    ),
+    pytest.param(
+        lambda root: [
+            change(root)
+            for change in (
+                _own("a/layers/two", weight=0.7),
+                _put("a/layers/two/weight", (2,), ("step",), "float32"),
+            )
+        ],
+        ["a/layers/two/weight: expected either an attribute or an array of this name, got both"],
+        id="two weights",
     ),
     pytest.param(
         _put("a/images/reference_1", (32, 32, 3), ("reference_y", "reference_x", "rgb"), "uint8"),
