@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["ip_adapter_layers"]
+__all__ = ["has_adapter_layers", "ip_adapter_layers"]
 
 Layout = Callable[[int], ReferenceLayout]
 
@@ -200,11 +200,16 @@ def _image_projections(denoiser: Any) -> Sequence[Any]:
     return list(found)
 
 
-def _has_ip_adapter(target: Any, denoiser: nn.Module) -> bool:
-    return "UNet2DConditionModel" in class_names(denoiser) and any(
+def has_adapter_layers(denoiser: nn.Module) -> bool:
+    """Return whether a denoiser holds an adapter's layers, on or off: its other keys are the text's."""
+    return any(
         getattr(getattr(module, "processor", None), "to_k_ip", None) is not None
         for module in denoiser.modules()
     )
+
+
+def _has_ip_adapter(target: Any, denoiser: nn.Module) -> bool:
+    return "UNet2DConditionModel" in class_names(denoiser) and has_adapter_layers(denoiser)
 
 
 register(

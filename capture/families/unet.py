@@ -21,6 +21,7 @@ from i2am.capture.families.attention_modules import (
     query_projection,
     scale_of,
 )
+from i2am.capture.families.ip_adapter import has_adapter_layers
 from i2am.capture.families.profile import Profile, register
 from i2am.capture.hooks.attention import (
     AttentionInputs,
@@ -136,8 +137,9 @@ def _split_batch(states: torch.Tensor, count: int) -> torch.Tensor:
 
 def _is_bare_unet(target: Any, denoiser: nn.Module) -> bool:
     # Whoever passes a bare UNet says that its cross-attention reads the reference; a pipeline's may
-    # read text.
-    return target is denoiser and type(denoiser).__name__ == "UNet2DConditionModel"
+    # read text, and so does that of a UNet with an IP-Adapter.
+    is_bare = target is denoiser and type(denoiser).__name__ == "UNet2DConditionModel"
+    return is_bare and not has_adapter_layers(denoiser)
 
 
 register(Profile("unet", ("UNet2DConditionModel",), cross_attention, recognise=_is_bare_unet))

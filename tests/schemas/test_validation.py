@@ -55,7 +55,7 @@ def test_a_run_of_reduced_layers_some_heads_and_steps_and_several_references_is_
 
 
 def test_what_a_layer_reads_from_several_references_may_share_its_order(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run.zarr", ["a"], KEPT)
+    run = write_run(tmp_path / "run.zarr", ["a"], KEPT, steps=3)
     _own("a/layers/video.reference_1", order=3)(zarr.open_group(run, mode="r+"))
     assert _faults(run) == []
     _own("a/layers/video.reference_2", order=2)(zarr.open_group(run, mode="r+"))

@@ -173,6 +173,19 @@ def test_layers_that_are_all_off_are_refused_where_others_are_on(store: Path) ->
         record(family, store, [ONE_BLOCK], layers="down*")
 
 
+def test_a_bare_denoiser_with_an_adapter_is_read_as_in_its_pipeline(store: Path) -> None:
+    """Not as one whose own cross-attention reads the reference: that is the text's."""
+    family = families.ip_adapter("plain")
+    for sample, target in (("a", family.pipeline), ("b", family.denoiser)):
+        with capture(target, store, sample=sample) as recording:
+            family.run(2)
+            recording.add_images(generated=BLANK, reference=BLANK)
+    one, other = layers(store, "a"), layers(store, "b")
+    assert sorted(one) == sorted(other)
+    for name, layer in one.items():
+        np.testing.assert_array_equal(stored_logits(layer), stored_logits(other[name]))
+
+
 class OriginalProcessor(nn.Module):
     """As the adapters' own library has it: one projection, for the last tokens of the states."""
 
