@@ -3,8 +3,8 @@
 Each adapter has a key projection of its own in the attention processor. Its softmax runs over the
 tokens of all its images at once, or of each image alone when the images come with masks. What an
 adapter contributes is multiplied by its scale, and by the mask; where the scale is 0, nothing is
-read. Plain adapters have 4 tokens an image, "plus" 16 (learned queries) and face adapters as many: none of them
-has a layout. The full-face one keeps CLIP's patches: a class token, then a square grid.
+read. Plain adapters have 4 tokens an image, "plus" 16 (learned queries) and face adapters as many:
+none of them has a layout. The full-face one keeps CLIP's patches: a class token, then a square grid.
 
 The processors of the adapters' own library (also InstantID's) have one projection, for the last
 tokens of the text's states; how its tokens lie on the image is not known.
@@ -90,13 +90,15 @@ class _LayerReader:
         self._is_off = not any(map(any, _weights(attention)))
 
     def is_dormant(self) -> bool:
-        """Return whether all adapters were switched off at the latest call; before it, are."""
+        """Return whether all adapters were off at the latest call; before the first, are now."""
         return self._is_off
 
     def read(self, projected: ProjectionOutputs) -> Iterator[AttentionInputs]:
         """Yield the inputs of each softmax over images of an adapter that is on."""
         adapters = _weights(self._attention)
         is_on = [any(weights) for weights in adapters]
+        if not any(projected.keys) and _is_left_out(self._attention.processor):
+            is_on = [False] * len(adapters)
         self._is_off = not any(is_on)
         if any(on and not outputs for on, outputs in zip(is_on, projected.keys, strict=True)):
             return  # The layer then counts as one that was not read.
@@ -162,13 +164,16 @@ class _Adapter:
 def _weights(attention: Any) -> list[list[float]]:
     """Return each adapter's scales in a layer: one for all of its images, or one for each."""
     processor = attention.processor
-    if getattr(processor, "skip", False):  # InstantStyle's, which then leave their keys out.
-        return [[0.0]]
     scales = processor.scale if _is_of_diffusers(processor.to_k_ip) else [processor.scale]
     return [
         [float(s) for s in (scale if isinstance(scale, list | tuple) else [scale])]
         for scale in scales
     ]
+
+
+def _is_left_out(processor: Any) -> bool:
+    """Return whether a processor leaves its adapter out, whatever its scale, as InstantStyle's can."""
+    return bool(getattr(processor, "skip", False)) or not getattr(processor, "selected", True)
 
 
 def _is_of_diffusers(projections: Any) -> bool:

@@ -217,7 +217,7 @@ class SampleRecorder:
 def _changed(layer: str, step_index: int, came: str) -> str:
     """Return what to say of a layer that joins or leaves at a step (its index among those kept)."""
     return (
-        f"Expected attention to the reference at every kept step, got {came} at layer {layer!r}, "
-        f"whose IP-Adapter was switched on or off before kept step {step_index} (from 0). Keep the "
-        "steps of one setting with steps=, or leave the layer out with layers=."
+        f"Expected attention to the reference at every kept step, got {came} at layer {layer!r}: what "
+        f"reads it, an IP-Adapter perhaps, was switched on or off before kept step {step_index} (from "
+        "0). Keep the steps of one setting with steps=, or leave the layer out with layers=."
     )

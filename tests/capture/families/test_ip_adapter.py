@@ -191,7 +191,7 @@ class OriginalProcessor(nn.Module):
 
     def __init__(self, width: int, states_width: int, tokens: int) -> None:
         super().__init__()
-        self.scale, self.num_tokens, self.skip = 1.0, tokens, False
+        self.scale, self.num_tokens, self.selected = 1.0, tokens, True
         self.to_k_ip = nn.Linear(states_width, width, bias=False)
         self.to_v_ip = nn.Linear(states_width, width, bias=False)
         self.scores: list[torch.Tensor] = []
@@ -207,7 +207,7 @@ class OriginalProcessor(nn.Module):
         query = heads(attention.to_q(hidden_states))
         attend = functional.scaled_dot_product_attention
         mixed = attend(query, heads(attention.to_k(text)), heads(attention.to_v(text)))
-        if self.skip:
+        if not self.selected:
             return attention.to_out[1](attention.to_out[0](mixed.transpose(1, 2).flatten(2)))
         image_key = heads(self.to_k_ip(image))
         mixed = mixed + self.scale * attend(query, image_key, heads(self.to_v_ip(image)))
@@ -273,7 +273,7 @@ def test_a_processor_that_leaves_its_adapter_out_is_off(store: Path) -> None:
     pipeline, call = original()
     for name, processor in pipeline.unet.attn_processors.items():
         if isinstance(processor, OriginalProcessor):
-            processor.skip = not name.startswith("up")
+            processor.selected = name.startswith("up")
     with capture(pipeline, store, sample="a") as recording:
         pipeline(num_inference_steps=2, output_type="latent", **call)
         recording.add_images(generated=BLANK, reference=BLANK)
