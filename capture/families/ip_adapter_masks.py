@@ -87,9 +87,11 @@ def region_of(mask: torch.Tensor, image: int, query: torch.Tensor) -> torch.Tens
     """
     from diffusers.image_processor import IPAdapterMaskProcessor
 
-    resized = IPAdapterMaskProcessor.downsample(mask[:, image], 1, query.shape[2], 1)[..., 0]
+    resized: torch.Tensor = IPAdapterMaskProcessor.downsample(
+        mask[:, image].detach(), 1, query.shape[2], 1
+    )
     # Bicubic: beside an edge it leaves the mask's own range, by a tenth at most.
-    return resized.detach().to(query.dtype).float().clamp(0, 1).cpu()
+    return resized[..., 0].to(query.dtype).float().clamp(0, 1).cpu()
 
 
 def _has_own_mask(call: Any) -> bool:

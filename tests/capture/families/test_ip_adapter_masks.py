@@ -181,9 +181,11 @@ def test_samples_of_a_batch_have_their_own_masks(tmp_path: Path) -> None:
     for kind in ("logits", "maps"):
         record(family, tmp_path / kind, [masks_of(LEFT)], representation=kind, **options)
     for name in ("a", "b"):
-        one, other = (analyze(open_run(tmp_path / k)[name]) for k in ("logits", "maps"))
-        np.testing.assert_allclose(one["r2g/volume"], other["r2g/volume"], rtol=2e-3, atol=1e-6)
-        assert not other["r2g/volume"][..., -1].values.any()
+        volumes: Any = [
+            analyze(open_run(tmp_path / k)[name])["r2g/volume"] for k in ("logits", "maps")
+        ]
+        np.testing.assert_allclose(*volumes, rtol=2e-3, atol=1e-6)
+        assert not volumes[1][..., -1].values.any()
 
 
 def test_masks_that_differ_between_the_branches_of_a_sample_are_refused(tmp_path: Path) -> None:
@@ -249,7 +251,7 @@ def test_a_mask_that_changes_on_the_way_is_refused_but_maps_hold_it(tmp_path: Pa
 # --- Processors that are not diffusers' own.
 
 
-class OtherProcessor(IPAdapterAttnProcessor2_0):
+class OtherProcessor(IPAdapterAttnProcessor2_0):  # type: ignore[misc]
     """Takes masks, and nobody knows what it does with them."""
 
     def __call__(self, *args: Any, ip_adapter_masks: Any = None, **options: Any) -> Any:
@@ -271,7 +273,7 @@ def test_masks_of_a_processor_that_is_not_of_diffusers_are_refused(tmp_path: Pat
     assert "region" not in stored(tmp_path / "run/a/layers/" / stored_layer(tmp_path / "run"))
 
 
-def stored_layer(store: Path) -> str:
+def stored_layer(store: Path) -> Any:
     return next(name for name, _ in stored(store / "a/layers").groups())
 
 
