@@ -90,7 +90,7 @@ def region_of(mask: torch.Tensor, image: int, query: torch.Tensor) -> torch.Tens
     resized: torch.Tensor = IPAdapterMaskProcessor.downsample(
         mask[:, image].detach(), 1, query.shape[2], 1
     )
-    # Bicubic: beside an edge it leaves the mask's own range, by a tenth at most.
+    # Bicubic: beside an edge it leaves the mask's own range, by about a tenth.
     return resized[..., 0].to(query.dtype).float().clamp(0, 1).cpu()
 
 

@@ -181,11 +181,10 @@ def test_samples_of_a_batch_have_their_own_masks(tmp_path: Path) -> None:
     for kind in ("logits", "maps"):
         record(family, tmp_path / kind, [masks_of(LEFT)], representation=kind, **options)
     for name in ("a", "b"):
-        volumes: Any = [
-            analyze(open_run(tmp_path / k)[name])["r2g/volume"] for k in ("logits", "maps")
-        ]
-        np.testing.assert_allclose(*volumes, rtol=2e-3, atol=1e-6)
-        assert not volumes[1][..., -1].values.any()
+        both: Any = [analyze(open_run(tmp_path / kind)[name]) for kind in ("logits", "maps")]
+        one, other = (maps["r2g/volume"].values for maps in both)
+        np.testing.assert_allclose(one, other, rtol=2e-3, atol=1e-6)
+        assert not other[..., -1].any()
 
 
 def test_masks_that_differ_between_the_branches_of_a_sample_are_refused(tmp_path: Path) -> None:
