@@ -181,8 +181,8 @@ def test_samples_of_a_batch_have_their_own_masks(tmp_path: Path) -> None:
     for kind in ("logits", "maps"):
         record(family, tmp_path / kind, [masks_of(LEFT)], representation=kind, **options)
     for name in ("a", "b"):
-        both: Any = [analyze(open_run(tmp_path / kind)[name]) for kind in ("logits", "maps")]
-        one, other = (maps["r2g/volume"].values for maps in both)
+        maps: Any = [analyze(open_run(tmp_path / kind)[name]) for kind in ("logits", "maps")]
+        one, other = (each["r2g/volume"].values for each in maps)
         np.testing.assert_allclose(one, other, rtol=2e-3, atol=1e-6)
         assert not other[..., -1].any()
 
