@@ -26,6 +26,7 @@ from tests.support.tiny_pipelines.ip_adapters import checkpoint
 from tests.support.tiny_pipelines.parts import WIDTH
 
 BLANK = np.zeros((16, 32, 3), np.uint8)
+SQUARE = np.zeros((8, 8, 3), np.uint8)  # as the references
 ONE_BLOCK = {"up": {"block_0": [0.0, 1.0]}}
 
 
@@ -62,7 +63,9 @@ def test_each_of_two_adapters_keeps_its_number_where_the_other_is_off(store: Pat
     pictures = [[noise_image(32, 1), noise_image(32, 3)], noise_image(32, 2)]
     with capture(pipeline, store, sample="a") as recording:
         family.run(2, ip_adapter_image=pictures)
-        recording.add_images(generated=BLANK, reference=BLANK, reference_1=BLANK, reference_2=BLANK)
+        recording.add_images(
+            generated=BLANK, reference=SQUARE, reference_1=SQUARE, reference_2=SQUARE
+        )
     found: dict[tuple[int, int, float], int] = {}
     for name, layer in layers(store).items():
         own = layer.attrs["i2am"]
@@ -91,7 +94,7 @@ def record(
     family.pipeline.set_ip_adapter_scale(scales[0])
     with capture(family.pipeline, store, sample=sample, **options) as recording:
         family.run(len(scales), **changing(scales))
-        recording.add_images(generated=BLANK, reference=BLANK)
+        recording.add_images(generated=BLANK, reference=SQUARE)
     return layers(store, sample)
 
 
@@ -179,7 +182,7 @@ def test_a_bare_denoiser_with_an_adapter_is_read_as_in_its_pipeline(store: Path)
     for sample, target in (("a", family.pipeline), ("b", family.denoiser)):
         with capture(target, store, sample=sample) as recording:
             family.run(2)
-            recording.add_images(generated=BLANK, reference=BLANK)
+            recording.add_images(generated=BLANK, reference=SQUARE)
     one, other = layers(store, "a"), layers(store, "b")
     assert sorted(one) == sorted(other)
     for name, layer in one.items():
@@ -248,7 +251,7 @@ def test_the_original_librarys_processors_are_captured(store: Path) -> None:
     pipeline, call = original()
     with capture(pipeline, store, sample="a", dtype="float32") as recording:
         pipeline(num_inference_steps=2, output_type="latent", **call)
-        recording.add_images(generated=BLANK, reference=BLANK)
+        recording.add_images(generated=BLANK, reference=SQUARE)
     found = layers(store)
     assert len(found) == 4
     for name, layer in found.items():
@@ -276,7 +279,7 @@ def test_a_processor_that_leaves_its_adapter_out_is_off(store: Path) -> None:
             processor.selected = name.startswith("up")
     with capture(pipeline, store, sample="a") as recording:
         pipeline(num_inference_steps=2, output_type="latent", **call)
-        recording.add_images(generated=BLANK, reference=BLANK)
+        recording.add_images(generated=BLANK, reference=SQUARE)
     assert {name.split(".")[0] for name in layers(store)} == {"up_blocks"}
 
 

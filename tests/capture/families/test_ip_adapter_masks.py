@@ -22,6 +22,7 @@ from tests.support.tiny_pipelines import families
 from tests.support.tiny_pipelines.families import Family, noise_image
 
 BLANK = np.zeros((16, 32, 3), np.uint8)
+SQUARE = np.zeros((8, 8, 3), np.uint8)  # as the references
 LEFT = np.array([[255] * 16 + [0] * 16] * 16, np.uint8)
 STEPS = 2
 
@@ -46,7 +47,7 @@ def record(
     with capture(family.pipeline, store, sample=sample, **options) as recording:
         family.run(STEPS, **given, **(call or {}))
         for name in names:
-            recording.add_images(sample=name, generated=BLANK, reference=BLANK, reference_1=BLANK)
+            recording.add_images(sample=name, generated=BLANK, reference=SQUARE, reference_1=SQUARE)
 
 
 @functools.cache
