@@ -15,7 +15,9 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -107,6 +109,9 @@ class LayerAttributes(_Attributes):
     frames: PositiveInt = 1
     # False where the layer's output cannot depend on Q and K: a softmax over one token.
     causal: bool = True
+    # By what the layer multiplies the reference's contribution (an IP-Adapter's scale), where that is
+    # the same at all steps; where it is not, the layer holds an array of this name, and no attribute.
+    weight: float = 1.0
 
     @field_validator("heads")
     @classmethod
@@ -115,6 +120,13 @@ class LayerAttributes(_Attributes):
             msg = f"expected labels that differ, got {heads}"
             raise ValueError(msg)
         return heads
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual_weight(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = serialize(self)
+        if self.weight == 1:
+            del found["weight"]
+        return found
 
     @model_validator(mode="after")
     def _frames_are_whole(self) -> Self:

@@ -33,6 +33,10 @@ IMAGE: Final = "image"
 PERTURBED: Final = "perturbed"
 GUIDANCE_LABELS: Final = (UNCONDITIONAL, CONDITIONAL, IMAGE, PERTURBED)
 
+# Arrays of a layer by which its reference's contribution is multiplied.
+WEIGHT: Final = "weight"
+REGION: Final = "region"
+
 # Arrays of a layer, with the dimensions that may be left out when they have one value.
 LAYER_ARRAYS: Final = {
     "query": ((GUIDANCE,), (STEP, HEAD, GENERATED, CHANNEL)),
@@ -43,12 +47,16 @@ LAYER_ARRAYS: Final = {
     "r2g": ((GUIDANCE,), (STEP, HEAD, GENERATED)),
     "g2r": ((GUIDANCE,), (STEP, HEAD, REFERENCE)),
     "mass": ((GUIDANCE,), (STEP, HEAD, GENERATED)),
+    # By what the layer multiplies the reference's contribution: at each step, where that changes on
+    # the way (else it is an attribute), and at each patch, where the model is given a mask.
+    WEIGHT: ((), (STEP,)),
+    REGION: ((), (GENERATED,)),
 }
-# What a layer holds: required arrays, then those that it may hold.
+# What a layer holds: required arrays, then those that it may hold. Maps have their region in them.
 REPRESENTATIONS: Final = {
-    "factors": (("query", "key"), ("logsumexp",)),
-    "logits": (("logits",), ("logsumexp",)),
-    "maps": (("r2g",), ("g2r", "mass")),
+    "factors": (("query", "key"), ("logsumexp", WEIGHT, REGION)),
+    "logits": (("logits",), ("logsumexp", WEIGHT, REGION)),
+    "maps": (("r2g",), ("g2r", "mass", WEIGHT)),
 }
 IMAGE_ARRAYS: Final = {
     "generated": (Y, X, RGB),

@@ -202,6 +202,9 @@ def _layer_faults(
             yield Fault(
                 f"{place}/g2r", f"expected an array, as there are {tokens} tokens, got none"
             )
+    if dims.WEIGHT in layer.arrays and dims.WEIGHT in attributes.model_fields_set:
+        msg = "expected either an attribute or an array of this name, got both"
+        yield Fault(f"{place}/{dims.WEIGHT}", msg)
     for name, array in layer.arrays.items():
         where = f"{place}/{name}"
         if name not in (*wanted, *possible):

@@ -55,6 +55,7 @@ class DirectionalMeans(NamedTuple):
 def directional_means(
     logits: AttentionLogits,
     logsumexp: NDArray[Any] | None = None,
+    region: Floats | None = None,
     *,
     working_set_bytes: int = WORKING_SET_BYTES,
 ) -> DirectionalMeans:
@@ -68,6 +69,10 @@ def directional_means(
     logsumexp : array (n, P), optional
         Of the layer's logits over *all* its keys. G2R is then the true attention probability, and
         its sum over the reference tokens is returned as the mass.
+    region : array (P,), float32, 0..1, optional
+        By what the layer multiplies the contribution to each patch. The maps are then those of what
+        is left of it: R2G and mass are multiplied by it, and so is what each patch adds to the mean
+        over all patches that G2R is.
     working_set_bytes : int
         Limit for the logits in memory; a matrix that exceeds it is computed twice.
 
@@ -89,16 +94,28 @@ def directional_means(
     exponentials = Exponentials(logits.shape, working_set_bytes)
     for batch in slices(matrices, exponentials.batch_size):
         total = None if logsumexp is None else logsumexp[batch].astype(np.float32, copy=False)
-        r2g[batch], g2r[batch], batch_mass = _batch_means(exponentials, logits, batch, total)
+        found = _batch_means(exponentials, logits, batch, total, region)
+        r2g[batch], g2r[batch], batch_mass = found
         if mass is not None:
             mass[batch] = batch_mass
+    if region is not None:
+        r2g *= region
+        if mass is not None:
+            mass *= region
     return DirectionalMeans(r2g, g2r, mass)
 
 
 def _batch_means(
-    exponentials: Exponentials, logits: AttentionLogits, batch: slice, logsumexp: Floats | None
+    exponentials: Exponentials,
+    logits: AttentionLogits,
+    batch: slice,
+    logsumexp: Floats | None,
+    region: Floats | None,
 ) -> tuple[Floats, Floats, Floats | None]:
-    """Return the maps of a batch, from two passes over the exponentials of its rows."""
+    """Return the maps of a batch, from two passes over the exponentials of its rows.
+
+    Only G2R, which is a mean over the patches, has the region in it.
+    """
     _, patches, tokens = logits.shape
     size = batch.stop - batch.start
     exponentials.start_batch(logits.fill_rows(batch), size, logsumexp)
@@ -111,6 +128,8 @@ def _batch_means(
             forward = inverse(sums[:, rows], sums[:, rows] > 0)
         else:
             forward = np.exp(peaks[:, rows] - logsumexp[:, rows])
+        if region is not None:
+            forward *= region[rows]
         g2r += _weighted_sum(forward, values)
         base = peaks[:, rows].max(axis=1, keepdims=True)
         higher = np.maximum(top, base)
@@ -277,6 +296,7 @@ def region_means(
     logits: AttentionLogits,
     shares: NDArray[np.float32],
     logsumexp: NDArray[Any] | None = None,
+    factors: Floats | None = None,
     *,
     working_set_bytes: int = WORKING_SET_BYTES,
 ) -> NDArray[np.float32]:
@@ -290,6 +310,8 @@ def region_means(
         The weight of each row in each region; those of a region sum to 1.
     logsumexp : array (n, rows), optional
         Normalises in place of the softmax's own sum.
+    factors : array (rows,), float32, optional
+        By what each row is multiplied after its softmax; the means are over as many rows as without.
     working_set_bytes : int
         Limit for the logits in memory.
 
@@ -319,6 +341,8 @@ def region_means(
                 seen[batch] += shares[:, rows] @ (sums > 0)[..., None].astype(np.float32)
             else:
                 weights = np.exp(exponentials.peaks[:, rows] - total[:, rows])
+            if factors is not None:
+                weights *= factors[rows]
             means[batch] += (shares[:, rows] * weights[:, None]) @ values
     if logsumexp is None:
         seen[seen == 0] = 1

@@ -98,6 +98,7 @@ def layer_maps(
         special_tokens=layer.attributes.special_tokens,
         factors=(layer.attributes.generated_tokens(), layer.tokens) if density else (1, 1),
         frames=layer.attributes.frames,
+        region=layer.region,
     )
     found = iter(maps)
     r2g = next(found)
@@ -110,6 +111,8 @@ def layer_maps(
 
 def layer_probability(layer: SelectedLayer) -> xr.DataArray:
     """Return the softmax over the patches, not averaged: dims (step, head, token, y, x), lazy.
+
+    Multiplied by the layer's region, if it has one.
 
     Raises
     ------
@@ -130,6 +133,7 @@ def layer_probability(layer: SelectedLayer) -> xr.DataArray:
         layer.attributes.scale,
         [("token", *GENERATED_PLANE)],
         [(layer.tokens, *grid)],
+        region=layer.region,
     )
     return maps
 
@@ -144,8 +148,9 @@ def _block_maps(
     special_tokens: int,
     factors: tuple[int, int],
     frames: int,
+    region: NDArray[np.float32] | None,
 ) -> tuple[NDArray[Any], ...] | NDArray[Any]:
-    (r2g, g2r, mass), shape = _means(arrays, names, scale)
+    (r2g, g2r, mass), shape = _means(arrays, names, scale, region)
     maps = [resize_to_grid(r2g, own_generated, grids[0], shape, factors[0], frames)]
     if own_reference is not None:
         spatial = g2r[:, special_tokens:]
@@ -156,12 +161,15 @@ def _block_maps(
 
 
 def _means(
-    arrays: tuple[NDArray[Any], ...], names: list[str], scale: float
+    arrays: tuple[NDArray[Any], ...],
+    names: list[str],
+    scale: float,
+    region: NDArray[np.float32] | None,
 ) -> tuple[DirectionalMeans, tuple[int, ...]]:
     """Return a block's means, computed or as capture stored them, and its steps and heads."""
     if "r2g" not in names:
         logits, total, shape = block_logits(arrays, names, scale)
-        return directional_means(logits, total), shape
+        return directional_means(logits, total, region), shape
     shape = arrays[names.index("r2g")].shape[:-1]
     given = {n: a.reshape(-1, a.shape[-1]) for n, a in zip(names, arrays, strict=True)}
     no_tokens = np.empty((math.prod(shape), 0), np.float32)
@@ -169,10 +177,17 @@ def _means(
 
 
 def _block_probability(
-    *arrays: NDArray[Any], names: list[str], scale: float, grids: list[tuple[int, ...]]
+    *arrays: NDArray[Any],
+    names: list[str],
+    scale: float,
+    grids: list[tuple[int, ...]],
+    region: NDArray[np.float32] | None,
 ) -> NDArray[Any]:
     logits, _, shape = block_logits(arrays, names, scale)
-    return softmax_over_patches(logits).reshape(*shape, *grids[0])
+    probability = softmax_over_patches(logits)
+    if region is not None:
+        probability *= region
+    return probability.reshape(*shape, *grids[0])
 
 
 def map_layer_blocks(

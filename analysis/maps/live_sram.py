@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from i2am.analysis.kernel.logits import block_logits
+from i2am.analysis.kernel.logits import AttentionLogits, block_logits
 from i2am.analysis.kernel.resize import resize_to_grid
 from i2am.analysis.kernel.softmax import region_means, row_shares
 from i2am.analysis.maps.analyze import check_options
@@ -379,9 +379,7 @@ class LayerSram:
         sums, counts = np.zeros_like(self.sums), np.zeros_like(self.sums)
         for arrays, shares in self._blocks(self._read(steps)):
             logits, total, _ = block_logits(tuple(arrays.values()), list(arrays), own.scale)
-            means = region_means(
-                logits.transposed() if self._from_reference else logits, shares, total
-            )
+            means = self._means(logits, shares, total)
             factor = means.shape[2] if self._is_density else 1
             shape = (means.shape[0] * means.shape[1] // len(sums), len(sums))
             flat = means[..., special:]
@@ -389,6 +387,20 @@ class LayerSram:
             sums += np.nansum(maps, axis=0, dtype=np.float64)
             counts += np.count_nonzero(~np.isnan(maps), axis=0)
         return sums, counts
+
+    def _means(
+        self,
+        logits: AttentionLogits,
+        shares: NDArray[np.float32],
+        logsumexp: NDArray[Any] | None,
+    ) -> NDArray[np.float32]:
+        region = self._layer.region
+        if self._from_reference:
+            means = region_means(logits.transposed(), shares)
+            return means if region is None else means * region
+        if region is not None:  # Of the rows of each step that was put into one matrix.
+            region = np.tile(region[self._rows], shares.shape[1] // len(self._rows))
+        return region_means(logits, shares, logsumexp, region)
 
     def _index(self, steps: Sequence[int]) -> dict[str, Sequence[int]]:
         dim = REFERENCE if self._from_reference else GENERATED

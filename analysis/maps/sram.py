@@ -199,6 +199,7 @@ def region_maps(
         from_reference=from_reference,
         density=density,
         frames=layer.attributes.frames if from_reference else 1,
+        region=layer.region if layer.region is None or from_reference else layer.region[rows],
     )
     return maps
 
@@ -214,9 +215,14 @@ def _block_region_maps(
     from_reference: bool,
     density: bool,
     frames: int,
+    region: NDArray[np.float32] | None,
 ) -> NDArray[Any]:
     logits, total, shape = block_logits(arrays, names, scale)
-    means = region_means(logits.transposed() if from_reference else logits, shares, total)
+    if from_reference:
+        means = region_means(logits.transposed(), shares)
+        means = means if region is None else means * region
+    else:
+        means = region_means(logits, shares, total, region)
     regions, height, width = grids[0]
     factor = means.shape[2] if density else 1
     flat = means[..., special_tokens:]

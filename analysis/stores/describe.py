@@ -14,7 +14,7 @@ from i2am.analysis.stores.layers import format_labels, is_noncausal
 from i2am.analysis.stores.reader import open_maps, open_root, open_run
 from i2am.schemas import ArrayDescription, GroupDescription, LayerAttributes
 from i2am.schemas.attributes import ATTRIBUTE_KEY
-from i2am.schemas.dims import GUIDANCE, HEAD, REFERENCE, STEP
+from i2am.schemas.dims import GUIDANCE, HEAD, REFERENCE, REGION, STEP, WEIGHT
 from i2am.storage import StoreLike, is_url, open_group, own_attributes
 
 __all__ = ["describe_store", "summarise_store"]
@@ -159,7 +159,19 @@ def _layer_fact(name: str, layer: xr.DataTree) -> str:
     heads = f"{sizes[HEAD]} heads" if own.heads is None else f"heads {format_labels(own.heads)}"
     dtype = ", ".join(sorted({str(array.dtype) for array in layer.data_vars.values()}))
     note = "; a similarity, not causal" if is_noncausal(layer) else ""
+    note += _contribution_fact(own, layer)
     return f"{name}: {generated} <- {reference}, {heads}, {own.representation} {dtype}{note}"
+
+
+def _contribution_fact(own: LayerAttributes, layer: xr.DataTree) -> str:
+    """Return by what the layer multiplies what the reference contributes, where it does."""
+    note = "" if own.weight == 1 else f"; weight {own.weight:g}"
+    if WEIGHT in layer.variables:
+        weights = layer[WEIGHT].to_numpy()
+        note = f"; weight {weights.min():g} to {weights.max():g}, by step"
+    if REGION in layer.variables:
+        note += f"; masked, mean {layer[REGION].to_numpy().mean():.2f}"
+    return note
 
 
 def _describe(group: zarr.Group) -> GroupDescription:

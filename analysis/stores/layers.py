@@ -7,12 +7,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from i2am.analysis.stores.chunks import in_blocks
 from i2am.schemas import AnalysisError, LayerAttributes, did_you_mean, dims
 from i2am.schemas.attributes import ATTRIBUTE_KEY
-from i2am.schemas.dims import CONDITIONAL, GUIDANCE, HEAD, REFERENCE, REPRESENTATIONS, STEP
+from i2am.schemas.dims import (
+    CONDITIONAL,
+    GUIDANCE,
+    HEAD,
+    REFERENCE,
+    REGION,
+    REPRESENTATIONS,
+    STEP,
+    WEIGHT,
+)
 from i2am.schemas.directions import DIRECTIONS, DirectionName
 
 __all__ = [
@@ -47,6 +58,9 @@ class SelectedLayer:
         The same in blocks of a few steps, for a pass over all of them.
     heads : tuple of int
         The labels of its heads.
+    region : array (generated,), float32, 0..1, or None
+        By what the layer multiplies what the reference contributes to each patch, where the model was
+        given a mask. None of a layer that was reduced to maps: they have it in them.
     """
 
     name: str
@@ -54,6 +68,7 @@ class SelectedLayer:
     arrays: xr.Dataset
     blocks: xr.Dataset
     heads: tuple[int, ...]
+    region: NDArray[np.float32] | None = None
 
     @property
     def tokens(self) -> int:
@@ -249,12 +264,16 @@ def _select(
         picked[STEP] = [known.index(step) for step in steps]
     if GUIDANCE in arrays.dims:
         picked[GUIDANCE] = labels.index(guidance)
-    arrays = arrays.drop_vars(list(arrays.coords)).chunk({})
+    region = arrays[REGION].to_numpy() if REGION in arrays.variables else None
+    factors = {name for name in (REGION, WEIGHT) if name in arrays.variables}
+    arrays = arrays.drop_vars({*arrays.coords, *factors}).chunk({})
     attributes = _attributes(sample, name)
     for array in REPRESENTATIONS[attributes.representation][0]:
         arrays[array]  # A KeyError now, and not in the middle of the computation.
     blocks = arrays.map(in_blocks)
-    return SelectedLayer(name, attributes, arrays.isel(picked), blocks.isel(picked), own_heads)
+    return SelectedLayer(
+        name, attributes, arrays.isel(picked), blocks.isel(picked), own_heads, region
+    )
 
 
 def layer_attributes(sample: xr.DataTree) -> dict[str, LayerAttributes]:

@@ -1,9 +1,10 @@
 """IP-Adapters on diffusers' UNets: a second cross-attention that the processor adds to the text's.
 
 Each adapter has a key projection of its own in the attention processor. Its softmax runs over the
-tokens of all its images at once, or of each image alone when the images come with masks. Plain
-adapters have 4 tokens an image, "plus" 16 (learned queries) and face adapters as many: none of them
-has a layout. The full-face one keeps CLIP's patches: a class token, then a square grid.
+tokens of all its images at once, or of each image alone when the images come with masks. What an
+adapter contributes is multiplied by its scale, and by the mask; where the scale is 0, nothing is
+read. Plain adapters have 4 tokens an image, "plus" 16 (learned queries) and face adapters as many:
+none of them has a layout. The full-face one keeps CLIP's patches: a class token, then a square grid.
 
 The processors of the adapters' own library (also InstantID's) have one projection, for the last
 tokens of the text's states; how its tokens lie on the image is not known.
@@ -12,7 +13,7 @@ tokens of the text's states; how its tokens lie on the image is not known.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from i2am.capture.families.attention_modules import (
     scale_of,
     split_heads,
 )
+from i2am.capture.families.ip_adapter_masks import layer_masks, region_of
 from i2am.capture.families.preparation import Preparations, encoded_pictures
 from i2am.capture.families.profile import Profile, class_names, register
 from i2am.capture.families.running_call import RunningCall
@@ -40,99 +42,126 @@ from i2am.capture.hooks.taps import LayerTap
 from i2am.schemas import CaptureError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
-__all__ = ["ip_adapter_layers"]
+__all__ = ["has_adapter_layers", "ip_adapter_layers"]
 
 Layout = Callable[[int], ReferenceLayout]
 
 
 def ip_adapter_layers(denoiser: nn.Module) -> Iterator[LayerTap]:
-    """Yield a tap for each layer with adapters; it is dormant where all of them are switched off.
+    """Yield a tap for each layer with adapters; it is dormant while all of them are switched off.
 
     Raises
     ------
     CaptureError
-        If all adapters are switched off in all layers; from within the model's call, if a scale
-        changes on the way.
+        If a processor has no scale; from within the model's call, if one that is not of diffusers
+        applies a mask.
     """
     layouts = [_layout(projection) for projection in _image_projections(denoiser)]
-    states: list[bool] = []
     for name, attention in denoiser.named_modules():
         projections = getattr(getattr(attention, "processor", None), "to_k_ip", None)
         if projections is None or not name.endswith("attn2"):
             continue
-        weights = _weights(attention)
-        is_on = any(any(adapter) for adapter in weights)
-        states.append(is_on)
+        if not hasattr(attention.processor, "scale"):
+            msg = (
+                "Expected an IP-Adapter's processor with a scale, got "
+                f"{type(attention.processor).__name__} without, at layer {name!r}. Its contribution is "
+                "not known: pass a Profile of your own."
+            )
+            raise CaptureError(msg)
         keys = projections if _is_of_diffusers(projections) else [projections]
+        reader = _LayerReader(name, attention, layouts or [_no_layout] * len(keys))
         yield ProjectionTap(
             name,
             attention,
             block_of(name),
             query=query_projection(attention),
             keys=tuple(Projection(projection) for projection in keys),
-            read=partial(_read, name, attention, layouts or [_no_layout] * len(weights), weights),
+            read=reader.read,
             grid_source=grid_source(denoiser, name),
-            is_dormant=not is_on,
+            is_dormant=reader.is_dormant,
         )
-    if states and not any(states):
-        msg = (
-            "Expected an IP-Adapter that is switched on, got a scale of 0 in every layer. Call "
-            "set_ip_adapter_scale before the capture."
-        )
-        raise CaptureError(msg)
 
 
-def _read(
-    name: str,
-    attention: Any,
-    layouts: Sequence[Layout],
-    weights: Sequence[Sequence[float]],
-    projected: ProjectionOutputs,
-) -> Iterator[AttentionInputs]:
-    if (now := _weights(attention)) != weights:
-        msg = (
-            f"Expected the IP-Adapter's scale {_told(weights)} at every step, got {_told(now)}, at layer "
-            f"{name!r}: it was changed on the way. Set it before the capture, or keep the steps of one "
-            "scale with steps=."
-        )
-        raise CaptureError(msg)
-    masks = projected.options.get("ip_adapter_masks")  # a list, or a tensor of all
-    if masks is not None and any(mask is not None for mask in masks):
-        msg = (
-            f"Expected an IP-Adapter without masks, got masks, at layer {name!r}: what they hide of the "
-            "reference would stand in the maps. Call the pipeline without ip_adapter_masks."
-        )
-        raise CaptureError(msg)
-    query = heads_of(attention, projected.query)
-    grid = patch_grid(name, projected.states, query.shape[2])
-    # An adapter that is off has no outputs, and its images keep their numbers.
-    first_images = _first_images(projected.source.arguments, len(weights))
-    for outputs, layout, adapter, first in zip(
-        projected.keys, layouts, weights, first_images, strict=True
-    ):
-        image = first
-        for output in outputs if any(adapter) else ():
+class _LayerReader:
+    """Reads one layer, with its adapters as they are at each call."""
+
+    def __init__(self, name: str, attention: Any, layouts: Sequence[Layout]) -> None:
+        self._name, self._attention, self._layouts = name, attention, layouts
+        self._is_off = not any(map(any, _weights(attention)))
+
+    def is_dormant(self) -> bool:
+        """Return whether all adapters were off at the latest call; before the first, are now."""
+        return self._is_off
+
+    def read(self, projected: ProjectionOutputs) -> Iterator[AttentionInputs]:
+        """Yield the inputs of each softmax over images of an adapter that is on."""
+        adapters = _weights(self._attention)
+        is_on = [any(weights) for weights in adapters]
+        if not any(projected.keys) and _is_left_out(self._attention.processor):
+            is_on = [False] * len(adapters)
+        self._is_off = not any(is_on)
+        if any(on and not outputs for on, outputs in zip(is_on, projected.keys, strict=True)):
+            return  # The layer then counts as one that was not read.
+        query = heads_of(self._attention, projected.query)
+        masks = layer_masks(self._name, self._attention.processor, projected.options, len(adapters))
+        # An adapter that is off has no outputs, and its images keep their numbers.
+        first_images = _first_images(projected.source.arguments, len(adapters))
+        for index, weights in enumerate(adapters):
+            adapter = _Adapter(weights, masks[index], self._layouts[index], first_images[index])
+            outputs = projected.keys[index] if is_on[index] else ()
+            for keys, references in adapter.softmaxes(outputs, query):
+                yield AttentionInputs(
+                    query,
+                    split_heads(keys, self._attention.heads),
+                    scale_of(self._attention, query.shape[-1]),
+                    patch_grid(self._name, projected.states, query.shape[2]),
+                    references,
+                )
+
+
+@dataclass(frozen=True)
+class _Adapter:
+    """One adapter in one call of a layer."""
+
+    weights: Sequence[float]  # one for all of its images, or one for each
+    mask: torch.Tensor | None  # (batch or 1, image, y, x)
+    layout: Layout
+    first_image: int
+
+    def softmaxes(
+        self, outputs: Sequence[torch.Tensor], query: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, tuple[ReferenceKeys, ...]]]:
+        """Yield the keys (batch, token, channel) of each softmax, and whose they are."""
+        image = 0
+        for output in outputs:
             # All images of an adapter at once (batch, image, token, channel), or one of them.
             images = output if output.ndim == 4 else output[:, None]
             count, tokens = images.shape[1:3]
-            yield AttentionInputs(
-                query,
-                split_heads(images.flatten(1, 2), attention.heads),
-                scale_of(attention, query.shape[-1]),
-                grid,
-                tuple(
-                    ReferenceKeys(
-                        slice(index * tokens, (index + 1) * tokens),
-                        layout(tokens),
-                        image + index,
-                        adapter[min(index, len(adapter) - 1)],
-                    )
-                    for index in range(count)
-                ),
+            references = tuple(
+                self._reference(image + position, position, tokens, query)
+                for position in range(count)
+                if self._weight(image + position)
             )
+            if references:
+                yield images.flatten(1, 2), references
             image += count
+
+    def _reference(
+        self, image: int, position: int, tokens: int, query: torch.Tensor
+    ) -> ReferenceKeys:
+        return ReferenceKeys(
+            slice(position * tokens, (position + 1) * tokens),
+            self.layout(tokens),
+            self.first_image + image,
+            self._weight(image),
+            None if self.mask is None else region_of(self.mask, image, query),
+        )
+
+    def _weight(self, image: int) -> float:
+        return self.weights[min(image, len(self.weights) - 1)]
 
 
 def _weights(attention: Any) -> list[list[float]]:
@@ -145,8 +174,9 @@ def _weights(attention: Any) -> list[list[float]]:
     ]
 
 
-def _told(weights: Sequence[Sequence[float]]) -> str:
-    return ", ".join(f"{scale:g}" for adapter in weights for scale in adapter)
+def _is_left_out(processor: Any) -> bool:
+    """Return whether a processor leaves its adapter out, whatever its scale, as InstantStyle's can."""
+    return bool(getattr(processor, "skip", False)) or not getattr(processor, "selected", True)
 
 
 def _is_of_diffusers(projections: Any) -> bool:
@@ -191,11 +221,16 @@ def _image_projections(denoiser: Any) -> Sequence[Any]:
     return list(found)
 
 
-def _has_ip_adapter(target: Any, denoiser: nn.Module) -> bool:
-    return is_known_unet(target, denoiser) and any(
+def has_adapter_layers(denoiser: nn.Module) -> bool:
+    """Return whether a denoiser holds an adapter's layers, on or off: its other keys are the text's."""
+    return any(
         getattr(getattr(module, "processor", None), "to_k_ip", None) is not None
         for module in denoiser.modules()
     )
+
+
+def _has_ip_adapter(target: Any, denoiser: nn.Module) -> bool:
+    return is_known_unet(target, denoiser) and has_adapter_layers(denoiser)
 
 
 register(

@@ -64,7 +64,8 @@ def call_in_progress(target: Any, denoiser: nn.Module) -> CallInProgress | None:
     """
     frame: FrameType | None = sys._getframe(1)
     if not isinstance(target, nn.Module):
-        codes = _codes_of_call(type(target))
+        kind: Any = type(target)
+        codes = _codes_of_call(kind)
         while frame is not None and frame.f_code not in codes:
             frame = frame.f_back
         return None if frame is None else CallInProgress(target, frame.f_locals)

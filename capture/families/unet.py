@@ -23,6 +23,7 @@ from i2am.capture.families.attention_modules import (
     query_projection,
     scale_of,
 )
+from i2am.capture.families.ip_adapter import has_adapter_layers
 from i2am.capture.families.preparation import Preparations, encoded_pictures, stretched
 from i2am.capture.families.profile import Profile, register
 from i2am.capture.families.recognition import (
@@ -172,12 +173,14 @@ def _split_batch(states: torch.Tensor, count: int) -> torch.Tensor:
 
 def _is_bare_unet(target: Any, denoiser: nn.Module) -> bool:
     # Whoever passes a bare UNet says that its cross-attention reads the reference; a pipeline's may
-    # read text, and so does that of a UNet whose configuration or context says so.
+    # read text, and so does that of a UNet with an IP-Adapter, or whose configuration or context says
+    # so.
     return (
         is_target_itself(target, denoiser)
         and is_known_unet(target, denoiser, _UNETS)
         and keeps_forward(denoiser)
         and text_setting(denoiser) is None
+        and not has_adapter_layers(denoiser)
     )
 
 

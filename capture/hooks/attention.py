@@ -104,6 +104,8 @@ class ReferenceKeys:
         Number of the reference image, from 0, in the order in which the model takes them.
     weight : float
         Factor by which the layer multiplies their contribution (an IP-Adapter's scale).
+    region : Tensor, dims (batch or 1, generated), float32, 0..1, on the host, optional
+        Factor by which it multiplies what they contribute to each patch (an IP-Adapter's mask).
 
     Examples
     --------
@@ -117,6 +119,13 @@ class ReferenceKeys:
     layout: ReferenceLayout
     index: int = 0
     weight: float = 1.0
+    region: torch.Tensor | None = None
+
+    def select_batch_index(self, batch_index: int) -> ReferenceKeys:
+        """Return the keys with the region of one batch index, whose dimension stays, with length 1."""
+        if self.region is None or len(self.region) == 1:
+            return self
+        return replace(self, region=self.region[batch_index : batch_index + 1])
 
 
 @dataclass(frozen=True)
@@ -169,8 +178,9 @@ class AttentionInputs:
         mask = self.mask
         if mask is not None and mask.ndim == 4 and len(mask) > 1:
             mask = mask[one]
+        references = tuple(own.select_batch_index(batch_index) for own in self.references)
         own = self.query[one], self.key[one]  # Not replace(): it takes as long as both.
-        return AttentionInputs(*own, self.scale, self.grid, self.references, mask, self.frames)
+        return AttentionInputs(*own, self.scale, self.grid, references, mask, self.frames)
 
     def select_heads(self, heads: list[int]) -> AttentionInputs:
         """Return the inputs of some heads."""

@@ -255,6 +255,22 @@ class DenoiserHooks:
         self._clock.check_ended()
         self.check_all_layers_read()
 
+    def check_any_awake(self, step: int) -> None:
+        """Check that some layer reads the reference, as the model stands at a step.
+
+        Raises
+        ------
+        CaptureError
+            If what reads it is switched off in all of them.
+        """
+        if all(tap.is_dormant() for tap in self.taps):
+            msg = (
+                "Expected an IP-Adapter that is switched on, got a scale of 0 in every layer that is "
+                f"captured, at step {step}. Call set_ip_adapter_scale before the capture, or keep the "
+                "steps at which it is on, with steps=."
+            )
+            raise CaptureError(msg)
+
     def check_all_layers_read(self) -> None:
         """Check that every layer was read at the latest step.
 
@@ -263,10 +279,13 @@ class DenoiserHooks:
         CaptureError
             Naming a layer that was not, and the likely cause.
         """
-        awake = [tap for tap in self.taps if not tap.is_dormant]
+        if not self.steps:
+            return
+        self.check_any_awake(self.steps[-1])
+        awake = [tap for tap in self.taps if not tap.is_dormant()]
         expected = [(tap.name, branch) for branch in self.branches for tap in awake]
         missing = [key for key in expected if key not in self._layers_read]
-        if not self.steps or not missing:
+        if not missing:
             return
         layer, branch = missing[0]
         others = f" and {len(missing) - 1} more" if missing[1:] else ""

@@ -23,6 +23,10 @@ __all__ = ["DenoiserCall", "LayerTap", "Receive"]
 Receive = Callable[["LayerTap", list[AttentionInputs]], None]
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class DenoiserCall:
     """The call of the denoiser that is running.
@@ -53,9 +57,9 @@ class LayerTap(ABC):
         One call of it is one use of the layer.
     block : str
         "down", "mid", "up", or the name of another part of the denoiser.
-    is_dormant : bool
-        Whether the layer reads no reference as the model stands. It need not be read then; that it
-        stays so is for its reader to check.
+    is_dormant : callable () -> bool
+        Whether the layer read no reference in the latest kept call, because what reads it is switched
+        off; before the first one, whether it is. Nothing need be received from it then.
 
     Examples
     --------
@@ -67,7 +71,7 @@ class LayerTap(ABC):
     name: str
     attention: nn.Module = field(repr=False)
     block: str
-    is_dormant: bool = field(default=False, kw_only=True)
+    is_dormant: Callable[[], bool] = field(default=_never, kw_only=True, repr=False)
 
     @abstractmethod
     def attach(

@@ -64,7 +64,7 @@ class CallPictures:
         samples : int
             Number of images that the call generates.
         """
-        running = call_in_progress(self._target, self._denoiser)
+        running = self._denoiser and call_in_progress(self._target, self._denoiser)
         variables = running.variables if running else {}
         call = RunningCall(self._target, variables, self._log.take(), samples=samples)
         prepares = self._profile.prepares or (lambda _call: None)

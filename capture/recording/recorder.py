@@ -139,6 +139,8 @@ def open_recording(
         getattr(target, "scheduler", None),
         is_compiled(target, denoiser),
     )
+    if options.keeps_step(0):
+        hooks.check_any_awake(0)
     provenance = describe_target(target, denoiser, profile.name)
     pictures = CallPictures(target, denoiser, profile)
     return Recording(hooks, str(store), samples, options, provenance, pictures)

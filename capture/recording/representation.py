@@ -116,7 +116,7 @@ def _reduce(
     own = inputs.select_batch_index(batch_index)
     with autocast_disabled(inputs.query.device.type):
         if representation == "maps":
-            maps = directional_maps(own, reference)
+            maps = directional_maps(own, reference.select_batch_index(batch_index))
             return {name: values[0] for name, values in maps.items()}
         return {"logits": reference_logits(own, reference)[0]}
 
@@ -172,22 +172,29 @@ def directional_maps(
         r2g (batch, head, generated): mean over the reference tokens of the softmax over patches.
         g2r (batch, head, reference), with more than one token: mean over the patches of the
         attention to each token, which is normalised over all keys. mass (batch, head, generated),
-        where other keys share the softmax: the attention that goes to the reference.
+        where other keys share the softmax: the attention that goes to the reference. All are
+        those of the contribution: multiplied by the reference's region at each patch, if it has one.
     """
+    region = None
+    if reference.region is not None:
+        region = reference.region[:, None].to(inputs.query.device)  # (batch or 1, head, generated)
     # Only on a CPU: to check whether this is exact would make a GPU wait.
     if inputs.key.device.type == "cpu" and not inputs.is_shared(reference):
         tiles = _tiles(inputs, tile_bytes)
         some, logits = next(tiles)
         if some.stop >= inputs.query.shape[2]:
-            maps = _maps_from_shared_exponential(logits)
+            maps = _maps_from_shared_exponential(logits, region)
             if maps is not None:
                 return maps
     peaks, sums = _patch_max_and_sum(inputs, reference, tile_bytes)
     r2g, g2r, mass = [], [], []
-    for _, logits in _tiles(inputs, tile_bytes):
+    for some, logits in _tiles(inputs, tile_bytes):
         own = logits[..., reference.tokens]
         r2g.append(((own - peaks).exp() / sums).mean(-1))
         attention = (own - logits.logsumexp(-1, keepdim=True)).exp()
+        if region is not None:
+            r2g[-1] *= region[..., some]
+            attention *= region[..., some, None]
         g2r.append(attention.sum(2))
         mass.append(attention.sum(-1))
     maps = {"r2g": torch.cat(r2g, dim=2)}
@@ -198,7 +205,9 @@ def directional_maps(
     return maps
 
 
-def _maps_from_shared_exponential(logits: torch.Tensor) -> dict[str, torch.Tensor] | None:
+def _maps_from_shared_exponential(
+    logits: torch.Tensor, region: torch.Tensor | None
+) -> dict[str, torch.Tensor] | None:
     """Return both maps from logits over all keys, which are overwritten; None where inexact.
 
     With e = exp(S - row maximum) and w = exp(row maximum - maximum), w·e is the exponential that
@@ -212,9 +221,13 @@ def _maps_from_shared_exponential(logits: torch.Tensor) -> dict[str, torch.Tenso
         return None
     patches, tokens = logits.shape[2:]
     maps = {"r2g": (weights * (exponentials @ over_patches.reciprocal().mT)).squeeze(-1) / tokens}
+    if region is not None:
+        maps["r2g"] *= region
     if tokens > 1:
-        over_tokens = exponentials.sum(-1, keepdim=True)
-        maps["g2r"] = (over_tokens.reciprocal().mT @ exponentials).squeeze(2) / patches
+        forward = exponentials.sum(-1, keepdim=True).reciprocal()
+        if region is not None:
+            forward *= region[..., None]
+        maps["g2r"] = (forward.mT @ exponentials).squeeze(2) / patches
     return maps
 
 

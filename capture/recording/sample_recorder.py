@@ -12,6 +12,7 @@ from i2am.capture.hooks.attention import AttentionInputs, ReferenceLayout
 from i2am.capture.hooks.denoiser import LayerCall
 from i2am.capture.hooks.taps import LayerTap
 from i2am.capture.recording.added_images import read_images
+from i2am.capture.recording.contribution import Contribution
 from i2am.capture.recording.options import CaptureOptions
 from i2am.capture.recording.placement import Placement, checked_boxes
 from i2am.capture.recording.representation import Kept, hides_any, keep
@@ -77,6 +78,8 @@ class SampleRecorder:
         )
         self._layers_path = self._group.store_path / "layers"
         self._layers: dict[str, LayerWriter] = {}
+        self._contributions: dict[str, Contribution] = {}  # of the same layers
+        self._step_index = 0
         self._grids: list[LayerAttributes] = []
         self._images: dict[str, tuple[int, ...]] = {}  # of each its shape
         self._placement: Placement | None = None
@@ -106,7 +109,15 @@ class SampleRecorder:
             Of this sample in this branch.
         branch : str
             Label of the guidance branch.
+
+        Raises
+        ------
+        CaptureError
+            If a layer joins or leaves on the way.
         """
+        if call.step_index > self._step_index:
+            self._check_none_left(call.step_index)
+            self._step_index = call.step_index
         heads = self._options.kept_heads(inputs.query.shape[1])
         if heads is not None:
             if not heads:
@@ -117,6 +128,8 @@ class SampleRecorder:
             name = f"{call.tap.name}.reference_{index}" if index else call.tap.name
             layer = self._layers.get(name)
             if layer is None:
+                if call.step_index:
+                    raise CaptureError(_changed(name, call.step_index, "none before"))
                 own = inputs.select_batch_index(batch_index)
                 attributes = self._layer_attributes(call.tap, own, kept, heads)
                 self._grids.append(attributes)
@@ -127,9 +140,14 @@ class SampleRecorder:
                     np.dtype(self._options.dtype),
                     self._staging,
                     call.run_branches,
-                    len(inputs.references),
+                    sum(len(one.references) for one in call.inputs),
                 )
+                self._contributions[name] = Contribution(name)
             layer.append(call.step_index, branch, kept.arrays)
+            reference = kept.reference.select_batch_index(batch_index)
+            # Maps have their region in them: it is not stored beside them, to be applied again.
+            region = None if kept.representation == "maps" else reference.region
+            self._contributions[name].add(call.step_index, branch, reference.weight, region)
 
     def add_images(
         self, images: Mapping[str, Any], boxes: Mapping[str, Sequence[float]] | None = None
@@ -168,10 +186,13 @@ class SampleRecorder:
         Raises
         ------
         CaptureError
-            If a layer has other branches.
+            If a layer has other branches, or fewer steps than another one.
         """
-        for layer in self._layers.values():
+        steps = max((layer.steps for layer in self._layers.values()), default=0)
+        self._check_none_left(steps)
+        for name, layer in self._layers.items():
             layer.close(branches)
+            layer.conclude(*self._contributions[name].stored(layer.attributes))
 
     def finalize(self) -> None:
         """Write the metadata of the closed layers, after all their values.
@@ -207,6 +228,12 @@ class SampleRecorder:
     def _seen_part(self, name: str, height: int, width: int) -> Box | None:
         placement = self._placement or Placement(None, None)
         return placement.box(name, height, width, self._grids, self._name)
+
+    def _check_none_left(self, steps: int) -> None:
+        """Refuse a layer that was not read at the latest of so many steps."""
+        for name, layer in self._layers.items():
+            if layer.steps < steps:
+                raise CaptureError(_changed(name, layer.steps, "none there"))
 
     def _layer_attributes(
         self, tap: LayerTap, inputs: AttentionInputs, kept: Kept, heads: list[int] | None
@@ -273,3 +300,12 @@ def _check_layout(layer: str, layout: ReferenceLayout, tokens: int) -> None:
             f"at layer {layer!r}. Leave it out with layers=, or pass a Profile of your own."
         )
         raise CaptureError(msg)
+
+
+def _changed(layer: str, step_index: int, came: str) -> str:
+    """Return what to say of a layer that joins or leaves at a step (its index among those kept)."""
+    return (
+        f"Expected attention to the reference at every kept step, got {came} at layer {layer!r}: what "
+        f"reads it, an IP-Adapter perhaps, was switched on or off before kept step {step_index} (from "
+        "0). Keep the steps of one setting with steps=, or leave the layer out with layers=."
+    )

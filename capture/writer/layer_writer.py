@@ -16,7 +16,13 @@ from zarr.storage import StorePath
 
 from i2am.capture.writer.sharded_array import MAX_CHUNK_STEPS, ShardedArray, plan_shards
 from i2am.capture.writer.staging import MAX_SHARD_BYTES, StagingArea
-from i2am.capture.writer.zarr_objects import Array, NodeMetadata, group_metadata, write_nodes
+from i2am.capture.writer.zarr_objects import (
+    Array,
+    NodeMetadata,
+    group_metadata,
+    single_chunk_metadata,
+    write_nodes,
+)
 from i2am.schemas import CaptureError, LayerAttributes
 from i2am.schemas.dims import GUIDANCE_LABELS, LAYER_ARRAYS, STEP
 
@@ -79,6 +85,7 @@ class LayerWriter:
         self._blocks: dict[str, _Block] = {}
         self._ends: dict[str, int] = {}
         self._arrays: dict[str, ShardedArray] = {}
+        self._constants: dict[str, Array] = {}
 
     def append(self, step_index: int, branch: str, arrays: Mapping[str, torch.Tensor]) -> None:
         """Append one guidance branch of one step; waits while the memory is full.
@@ -148,10 +155,22 @@ class LayerWriter:
         for branch in list(self._blocks):
             self._submit(branch)
 
+    def conclude(self, attributes: LayerAttributes, constants: Mapping[str, Array]) -> None:
+        """Take what is known after the last step alone.
+
+        Parameters
+        ----------
+        attributes : LayerAttributes
+            In place of those that the layer was opened with.
+        constants : mapping of str to Array
+            Small arrays that are stored in one piece, beside those that were appended.
+        """
+        self._attributes, self._constants = attributes, dict(constants)
+
     def finalize(self) -> None:
         """Submit the work that needs all steps; the staging area must be drained before."""
         for name, array in self._arrays.items():
-            for work in array.finalize(self._steps, self._dtype(name)):
+            for work in array.finalize(self.steps, self._dtype(name)):
                 self._staging.submit(work)
 
     def metadata(self, nodes: dict[str, NodeMetadata], values: dict[str, Array]) -> None:
@@ -165,13 +184,22 @@ class LayerWriter:
         nodes[self.name] = group_metadata(self._attributes.to_store())
         for name, array in self._arrays.items():
             (shape, _), dtype = self._kinds[name], self._dtype(name)
-            nodes[f"{self.name}/{name}"], whole = array.metadata(self._steps, shape, dtype)
+            nodes[f"{self.name}/{name}"], whole = array.metadata(self.steps, shape, dtype)
             if whole is not None:
                 values[f"{self.name}/{name}"] = whole
+        for name, constant in self._constants.items():
+            nodes[f"{self.name}/{name}"] = single_chunk_metadata(constant, LAYER_ARRAYS[name][1])
+            values[f"{self.name}/{name}"] = constant
 
     @property
-    def _steps(self) -> int:
-        return max(self._ends.values())
+    def attributes(self) -> LayerAttributes:
+        """The layer's own."""
+        return self._attributes
+
+    @property
+    def steps(self) -> int:
+        """Number of steps so far."""
+        return max(self._ends.values(), default=0)
 
     def _dtype(self, name: str) -> np.dtype[np.floating]:
         is_narrow = self._narrow and name in _NARROW_ARRAYS

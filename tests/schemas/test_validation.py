@@ -41,6 +41,8 @@ KEPT = (
     SyntheticLayer("video", (6, 2), (2, 2), frames=3, representation="logits", other_keys=2),
     SyntheticLayer("video.reference_1", (6, 2), (1, 2), frames=3, reference_index=1),
     SyntheticLayer("video.reference_2", (6, 2), (3, 1), frames=3, reference_index=2),
+    SyntheticLayer("weighted", (2, 2), (2, 2), weights=(0.7,), masked=True),
+    SyntheticLayer("scaled", (2, 2), (2, 2), weights=(0.7, 0.5, 1.0), representation="logits"),
 )
 
 
@@ -53,7 +55,7 @@ def test_a_run_of_reduced_layers_some_heads_and_steps_and_several_references_is_
 
 
 def test_what_a_layer_reads_from_several_references_may_share_its_order(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run.zarr", ["a"], KEPT)
+    run = write_run(tmp_path / "run.zarr", ["a"], KEPT, steps=3)
     _own("a/layers/video.reference_1", order=3)(zarr.open_group(run, mode="r+"))
     assert _faults(run) == []
     _own("a/layers/video.reference_2", order=2)(zarr.open_group(run, mode="r+"))
@@ -290,15 +292,36 @@ BROKEN: list[Any] = [
         [
             "a/layers/one/r2g: expected an array, as representation is 'maps', got none",
             "a/layers/one/g2r: expected an array, as there are 5 tokens, got none",
-            "a/layers/one/key: unknown array. Known: 'r2g', 'g2r', 'mass'.",
-            "a/layers/one/query: unknown array. Known: 'r2g', 'g2r', 'mass'.",
+            "a/layers/one/key: unknown array. Known: 'r2g', 'g2r', 'mass', 'weight'.",
+            "a/layers/one/query: unknown array. Known: 'r2g', 'g2r', 'mass', 'weight'.",
         ],
         id="factors of a reduced layer",
     ),
     pytest.param(
         _put("a/layers/two/r2g", (2, 2, 4), ("step", "head", "generated"), "float32"),
-        ["a/layers/two/r2g: unknown array. Known: 'logits', 'logsumexp'."],
+        ["a/layers/two/r2g: unknown array. Known: 'logits', 'logsumexp', 'weight', 'region'."],
         id="maps of a layer that is not reduced",
+    ),
+    pytest.param(
+        _put("a/layers/two/region", (3,), ("generated",), "float32"),
+        ["a/layers/two/region: expected 4 along 'generated', got 3"],
+        id="a region of another grid",
+    ),
+    pytest.param(
+        _put("a/layers/two/weight", (2,), ("step",), "float64"),
+        ["a/layers/two/weight: expected dtype float32, got float64"],
+        id="weights of another dtype",
+    ),
+    pytest.param(
+        lambda root: [
+            change(root)
+            for change in (
+                _own("a/layers/two", weight=0.7),
+                _put("a/layers/two/weight", (2,), ("step",), "float32"),
+            )
+        ],
+        ["a/layers/two/weight: expected either an attribute or an array of this name, got both"],
+        id="two weights",
     ),
     pytest.param(
         _put("a/images/reference_1", (32, 32, 3), ("reference_y", "reference_x", "rgb"), "uint8"),

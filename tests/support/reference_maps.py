@@ -85,10 +85,16 @@ def stored_logits(layer: Any, branch: int | None = None) -> Any:
     return layer.attrs["i2am"]["scale"] * read("query") @ key.swapaxes(-1, -2)
 
 
+def stored_region(layer: Any) -> Any:
+    """By what a layer multiplies what its reference contributes to each patch; 1 without a mask."""
+    patches = np.prod(layer.attrs["i2am"]["generated_grid"])
+    return layer["region"][:].astype(np.float64) if "region" in layer else np.ones(patches)
+
+
 def r2g_volume(layer: Any, grid: tuple[int, int], branch: int | None = None) -> Floats:
     logits = stored_logits(layer, branch)
     own = layer.attrs["i2am"]["generated_grid"]
-    maps = softmax(logits, 2).mean(axis=3)
+    maps = softmax(logits, 2).mean(axis=3) * stored_region(layer)
     clamped: Floats = np.clip(resize(maps.reshape(*maps.shape[:2], *own), grid), 0, None)
     return clamped
 
@@ -96,7 +102,8 @@ def r2g_volume(layer: Any, grid: tuple[int, int], branch: int | None = None) -> 
 def g2r_volume(layer: Any, grid: tuple[int, int], branch: int | None = None) -> Floats:
     logits = stored_logits(layer, branch)
     own = layer.attrs["i2am"]["reference_grid"]
-    maps = softmax(logits, 3).mean(axis=2)[..., layer.attrs["i2am"]["special_tokens"] :]
+    forward = softmax(logits, 3) * stored_region(layer)[:, None]
+    maps = forward.mean(axis=2)[..., layer.attrs["i2am"]["special_tokens"] :]
     clamped: Floats = np.clip(resize(maps.reshape(*maps.shape[:2], *own), grid), 0, None)
     return clamped
 

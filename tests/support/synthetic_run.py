@@ -52,6 +52,8 @@ class SyntheticLayer:
     reference_index: int = 0
     kept_heads: tuple[int, ...] | None = None  # of all `heads`
     frames: int = 1
+    weights: tuple[float, ...] | None = None  # by step; one alone is the attribute
+    masked: bool = False  # a region, drawn from 0 to 1
 
     @property
     def reference_tokens(self) -> int:
@@ -126,20 +128,28 @@ def _write_layer(
     rng: np.random.Generator,
 ) -> None:
     attributes = _layer_attributes(layer, order)
+    weights = layer.weights or ()
+    if len(weights) == 1:
+        attributes["weight"] = weights[0]
     group = parent.create_group(layer.name, attributes={"i2am": attributes})
     branches = (2,) if guidance else ()
     query, key, other = _draw(layer, (*branches, steps), (*branches, 1), rng)
     logits = attributes["scale"] * query.astype(float) @ key.astype(float).swapaxes(-1, -2)
     shared = attributes["scale"] * query.astype(float) @ other.swapaxes(-1, -2)
     total = np.log(np.exp(np.concatenate([logits, shared], axis=-1)).sum(-1))
+    if len(weights) > 1:
+        _put(group, "weight", np.array(weights, np.float32), ("step",))
+    region = _region(layer)
     lead = (*(("guidance",) if guidance else ()), "step", "head")
     if layer.representation == "maps":
         exists = {"r2g": True, "g2r": layer.reference_tokens > 1, "mass": layer.other_keys > 0}
-        for name, values in _reduced(logits, total).items():
+        for name, values in _reduced(logits, total, region).items():
             if exists[name]:
                 plane = "reference" if name == "g2r" else "generated"
                 _put(group, name, values.astype(np.float32), (*lead, plane))
         return
+    if layer.masked:
+        _put(group, "region", region.astype(np.float32), ("generated",))
     if layer.representation == "factors":
         _put(group, "query", query, (*lead, "generated", "channel"))
         key_lead = lead if layer.keys_per_step else tuple(d for d in lead if d != "step")
@@ -184,13 +194,20 @@ def _draw(
     return query.astype(layer.dtype), key.astype(layer.dtype), other
 
 
-def _reduced(logits: Floats, total: Floats) -> dict[str, Floats]:
+def _region(layer: SyntheticLayer) -> Floats:
+    """Return what a mask leaves at each patch, 0 and 1 among it; 1 everywhere without a mask."""
+    patches = layer.generated_grid[0] * layer.generated_grid[1]
+    drawn = np.random.default_rng(patches).uniform(-0.5, 1.5, patches).clip(0, 1)
+    return drawn.astype(np.float32).astype(float) if layer.masked else np.ones(patches)
+
+
+def _reduced(logits: Floats, total: Floats, region: Floats) -> dict[str, Floats]:
     """Return what is left of logits (…, generated, reference) that were reduced at capture."""
     backward = np.exp(logits - logits.max(axis=-2, keepdims=True))
     backward /= backward.sum(axis=-2, keepdims=True)
-    forward = np.exp(logits - total[..., None])
+    forward = np.exp(logits - total[..., None]) * region[:, None]
     return {
-        "r2g": backward.mean(axis=-1),
+        "r2g": backward.mean(axis=-1) * region,
         "g2r": forward.mean(axis=-2),
         "mass": forward.sum(axis=-1),
     }

@@ -73,6 +73,29 @@ def test_a_token_that_every_patch_logits_far_below_another_keeps_its_own_softmax
 
 
 @settings(deadline=None)
+@given(
+    shape=shapes,
+    spread=st.sampled_from([0.1, 40.0]),
+    seed=st.integers(0, 99),
+    working_set_bytes=st.sampled_from([1, 500, 2**26]),
+)
+def test_a_region_multiplies_what_each_patch_contributes(
+    shape: tuple[int, int, int], spread: float, seed: int, working_set_bytes: int
+) -> None:
+    factors = draw_factors(shape, spread, seed)
+    logits = float64_logits(factors)
+    region = np.random.default_rng(seed).uniform(-0.5, 1.5, shape[1]).clip(0, 1).astype(np.float32)
+    close: Any = {"rtol": 2e-4, "atol": 1e-7}
+    means = directional_means(factors, None, region, working_set_bytes=working_set_bytes)
+    forward = softmax(logits, 2) * region[:, None]
+    np.testing.assert_allclose(means.r2g, softmax(logits, 1).mean(2) * region, **close)
+    np.testing.assert_allclose(means.g2r, forward.mean(1), **close)
+    shares = np.full((1, shape[1]), 1 / shape[1], np.float32)
+    rows = region_means(factors, shares, None, region, working_set_bytes=working_set_bytes)
+    np.testing.assert_allclose(rows[:, 0], forward.mean(1), **close)
+
+
+@settings(deadline=None)
 @given(shape=shapes, seed=st.integers(0, 99))
 def test_each_direction_sums_to_one(shape: tuple[int, int, int], seed: int) -> None:
     means = directional_means(draw_factors(shape, 5.0, seed))

@@ -30,7 +30,8 @@ JOINT = SyntheticLayer("joint", (8, 8), (4, 4), 2, other_keys=5)
 PRUNED = SyntheticLayer("pruned", (8, 8), (4, 4), 0, heads=3, kept_heads=(0, 2))
 VIDEO = SyntheticLayer("video", (4, 4), (4, 4), 0, frames=2)
 CLIP = SyntheticLayer("clip", (8, 8), None, 0, tokens=1)
-LAYERS = (FACTORS, STEPPED, LOGITS, JOINT, PRUNED, VIDEO, CLIP)
+MASKED = SyntheticLayer("masked", (8, 8), (4, 4), 1, masked=True)
+LAYERS = (FACTORS, STEPPED, LOGITS, JOINT, PRUNED, VIDEO, CLIP, MASKED)
 # Step by step, and in tiles: each array is read in many pieces.
 CHUNKED = {"factors": "query", "stepped": "query", "logits": "logits", "joint": "query"}
 
@@ -59,6 +60,7 @@ SELECTIONS: dict[str, dict[str, Any]] = {
     "layers without some heads": {"layers": ["pruned", "factors"]},
     "a head that few have": {"heads": [2], "steps": [1, 2]},
     "frames": {"layers": ["video", "factors"]},
+    "a mask": {"layers": ["masked", "stepped"], "steps": [0, 4]},
 }
 
 

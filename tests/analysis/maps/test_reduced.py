@@ -26,6 +26,10 @@ LAYERS = (
     SyntheticLayer("shared", (4, 3), (4, 3), 0, heads=3, dtype="float32", other_keys=7),
     SyntheticLayer("tokens", (4, 3), None, 0, tokens=4, dtype="float32", other_keys=2),
     SyntheticLayer("one", (4, 3), None, 0, tokens=1, dtype="float32"),
+    SyntheticLayer("masked", (4, 3), (4, 3), 1, dtype="float32", masked=True),
+    SyntheticLayer(
+        "masked.shared", (4, 3), None, 0, tokens=4, dtype="float32", other_keys=3, masked=True
+    ),
 )
 REPRESENTATIONS = ("factors", "logits", "maps")
 

@@ -10,7 +10,7 @@ from i2am.analysis import analyze_run, average_maps, describe_store, open_maps, 
 from i2am.schemas import StoreError, find_faults
 from tests.support import reference_maps
 from tests.support.store_reads import watch_reads
-from tests.support.synthetic_run import LAYERS, write_run
+from tests.support.synthetic_run import LAYERS, SyntheticLayer, write_run
 
 
 @pytest.fixture
@@ -116,3 +116,20 @@ def test_an_empty_run_has_a_summary(tmp_path: Path) -> None:
 def test_what_is_not_there_has_none(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="Expected a store, got nothing"):
         summarise_store(tmp_path / "missing.zarr")
+
+
+def test_the_summary_tells_by_what_a_layers_contribution_is_multiplied(tmp_path: Path) -> None:
+    layers = (
+        SyntheticLayer("one", (2, 2), weights=(0.7,)),
+        SyntheticLayer("stepped", (2, 2), weights=(0.5, 0.5, 0.25), masked=True),
+        SyntheticLayer("reduced", (2, 2), weights=(0.0, 1.0, 1.0), representation="maps"),
+    )
+    path = write_run(tmp_path / "run.zarr", ["a"], layers, steps=3)
+    assert list(find_faults(describe_store(path))) == []
+    region = reference_maps.stored(path / "a/layers/stepped")["region"][:].mean()
+    endings = [line.partition(" float")[2] for line in summarise_store(path)["layers"]]
+    assert endings == [
+        "16; weight 0.7",
+        f"16; weight 0.25 to 0.5, by step; masked, mean {region:.2f}",
+        "32; weight 0 to 1, by step",
+    ]

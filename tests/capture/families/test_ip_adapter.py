@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,17 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from diffusers.image_processor import IPAdapterMaskProcessor
 from diffusers.models.attention_processor import AttnProcessor2_0
-from PIL import Image, ImageOps
 from torch import nn
 from torch.nn import functional
 from transformers import CLIPVisionModelWithProjection
 
+from i2am.analysis import analyze, describe_store, open_run, summarise_store
 from i2am.capture import capture
-from i2am.schemas import CaptureError
+from i2am.schemas import CaptureError, find_faults
 from tests.support.reference_maps import stored_logits
 from tests.support.tiny_pipelines import families, parts
-from tests.support.tiny_pipelines.families import noise_image
+from tests.support.tiny_pipelines.families import Family, noise_image
 from tests.support.tiny_pipelines.ip_adapters import checkpoint
 from tests.support.tiny_pipelines.parts import WIDTH
 
@@ -35,12 +35,13 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "run.zarr"
 
 
-def layers(store: Path) -> dict[str, Any]:
-    group: Any = zarr.open_group(store, mode="r")["a/layers"]
+def layers(store: Path, sample: str = "a") -> dict[str, Any]:
+    group: Any = zarr.open_group(store, mode="r")[f"{sample}/layers"]
     return dict(group.groups())
 
 
-def test_each_of_two_adapters_keeps_its_number_where_the_other_is_off(store: Path) -> None:
+def style_and_face() -> Family:
+    """Return a pipeline with a plain adapter and a full-face one."""
     torch.manual_seed(5)
     family = families.ip_adapter("full")
     pipeline = family.pipeline
@@ -51,6 +52,12 @@ def test_each_of_two_adapters_keeps_its_number_where_the_other_is_off(store: Pat
     pipeline.load_ip_adapter(
         [style, face], subfolder="", weight_name=["", ""], image_encoder_folder=None
     )
+    return family
+
+
+def test_each_of_two_adapters_keeps_its_number_where_the_other_is_off(store: Path) -> None:
+    family = style_and_face()
+    pipeline = family.pipeline
     pipeline.set_ip_adapter_scale([ONE_BLOCK, 0.6])
     # Two pictures of style, so that the face is the third reference.
     pictures = [[noise_image(32, 1), noise_image(32, 3)], noise_image(32, 2)]
@@ -70,50 +77,116 @@ def test_each_of_two_adapters_keeps_its_number_where_the_other_is_off(store: Pat
     assert found == {(0, 4, 1.0): 1, (1, 4, 1.0): 1, (2, 17, 0.6): 4}
 
 
-@pytest.mark.parametrize(
-    ("first", "later", "message"),
-    [
-        pytest.param(ONE_BLOCK, 0.7, "scale 0 at every step, got 0.7", id="spread"),
-        pytest.param(0.7, ONE_BLOCK, "scale 0.7 at every step, got 0", id="withdrawn"),
-        pytest.param(0.7, 0.3, "scale 0.7 at every step, got 0.3", id="faded"),
-    ],
-)
-def test_a_scale_that_changes_on_the_way_is_refused(
-    first: Any, later: Any, message: str, store: Path
-) -> None:
-    family = families.ip_adapter("full")
-    family.pipeline.set_ip_adapter_scale(first)
+def changing(scales: Sequence[Any]) -> dict[str, Any]:
+    """Return a call that sets the scale of each step after the one before."""
 
     def change(pipeline: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-        if step == 1:
-            pipeline.set_ip_adapter_scale(later)
+        pipeline.set_ip_adapter_scale(scales[min(step + 1, len(scales) - 1)])
         return values
 
-    with (
-        pytest.raises(CaptureError, match=f"{message}, at layer .* changed on the way. Set it"),
-        capture(family.pipeline, store, sample="a"),
-    ):
-        family.run(4, callback_on_step_end=change)
-    # The way out that the message tells.
-    family.pipeline.set_ip_adapter_scale(first)
-    with capture(family.pipeline, store, sample="b", steps=[0, 1]) as recording:
-        family.run(4, callback_on_step_end=change)
+    return {"callback_on_step_end": change}
+
+
+def record(
+    family: Family, store: Path, scales: Sequence[Any], sample: str = "a", **options: Any
+) -> dict[str, Any]:
+    """Capture a run whose scale changes, a step each, and return its layers."""
+    family.pipeline.set_ip_adapter_scale(scales[0])
+    with capture(family.pipeline, store, sample=sample, **options) as recording:
+        family.run(len(scales), **changing(scales))
         recording.add_images(generated=BLANK, reference=SQUARE)
-    assert zarr.open_group(store, mode="r")["b/step"][...].tolist() == [0, 1]  # type: ignore[index, union-attr]
+    return layers(store, sample)
 
 
-def test_masks_are_refused(store: Path) -> None:
-    family = families.ip_adapter("full", images=2)
-    left = Image.fromarray(np.array([[255] * 16 + [0] * 16] * 16, np.uint8))
-    right = ImageOps.invert(left)
-    masks = IPAdapterMaskProcessor().preprocess([left, right], height=16, width=32)
-    given = {"ip_adapter_masks": [masks.reshape(1, 2, 16, 32)]}
-    family.pipeline.set_ip_adapter_scale([[0.7, 0.7]])
-    with (
-        pytest.raises(CaptureError, match="Expected an IP-Adapter without masks, got masks, at"),
-        capture(family.pipeline, store, sample="a"),
-    ):
-        family.run(2, cross_attention_kwargs=given)
+@pytest.mark.parametrize("representation", ["auto", "maps"])
+def test_a_scale_that_changes_is_stored_by_step(representation: Any, store: Path) -> None:
+    family = families.ip_adapter("plain")
+    scales = [0.7, {"up": 0.5, "mid": 0.7, "down": 0.7}, -0.25, 1.0]
+    family.pipeline.set_ip_adapter_scale(1.0)
+    found = record(family, store, scales, representation=representation)
+    assert len(found) == 4
+    for name, layer in found.items():
+        second = 0.5 if name.startswith("up") else 0.7
+        assert layer["weight"].metadata.dimension_names == ("step",)
+        assert layer["weight"].dtype == np.float32
+        np.testing.assert_array_equal(
+            layer["weight"][:], np.array([0.7, second, -0.25, 1], np.float32)
+        )
+        assert "weight" not in layer.attrs["i2am"]
+    assert not list(find_faults(describe_store(store)))
+    # The maps are those of the attention: its weight is told, not applied.
+    maps: Any = analyze(open_run(store)["a"])
+    np.testing.assert_allclose(maps["r2g/volume"].sum(["y", "x"]), 1, rtol=1e-4)
+    shown = summarise_store(store)["layers"]
+    assert all("; weight -0.25 to 1, by step" in line for line in shown)
+    # Of the steps that are kept alone: they have one weight, which then is an attribute.
+    kept = record(family, store, [0.7, 0.7, 0.25], "b", steps=[0, 1])
+    for layer in kept.values():
+        assert ("weight" in layer, layer.attrs["i2am"]["weight"]) == (False, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "came"),
+    [
+        pytest.param(ONE_BLOCK, 0.7, "got none before at layer 'down_blocks", id="spread"),
+        pytest.param(0.7, ONE_BLOCK, "got none there at layer 'down_blocks", id="withdrawn"),
+    ],
+)
+def test_layers_that_join_or_leave_on_the_way_are_refused(
+    first: Any, later: Any, came: str, store: Path
+) -> None:
+    family = families.ip_adapter("full")
+    zero = dict.fromkeys(("down", "mid", "up"), 0.0)
+    family.pipeline.set_ip_adapter_scale(zero)
+
+    def scale(pattern: Any) -> Any:
+        return pattern if isinstance(pattern, float) else zero | pattern
+
+    scales = [scale(first)] * 2 + [scale(later)] * 2
+    match = f"{came}.*switched on or off before kept step 2.*with steps="
+    with pytest.raises(CaptureError, match=match):
+        record(family, store, scales)
+    # At the last step, too, after which nothing runs.
+    with pytest.raises(CaptureError, match=match):
+        record(family, store, scales[:3])
+    # The ways out that the message tells.
+    for sample, steps, pattern in (("b", [0, 1], first), ("c", [2, 3], later)):
+        found = record(family, store, scales, sample, steps=steps)
+        assert len(found) == (4 if pattern == 0.7 else 1)
+        assert zarr.open_group(store, mode="r")[f"{sample}/step"][...].tolist() == steps  # type: ignore[index, union-attr]
+    (found,) = record(family, store, scales, "d", layers="up*.1.transformer*").values()
+    assert found["weight"].shape == (4,)
+
+
+def test_an_adapter_that_is_switched_on_later_is_captured_from_there(store: Path) -> None:
+    family = families.ip_adapter("full")
+    off = "Expected an IP-Adapter that is switched on, got a scale of 0 in every layer .* at step"
+    with pytest.raises(CaptureError, match=f"{off} 0. Call set_ip_adapter_scale before"):
+        record(family, store, [0.0, 0.0, 0.7, 0.7])
+    assert not store.exists()
+    with pytest.raises(CaptureError, match=f"{off} 1. Call .* with steps="):
+        record(family, store, [0.0, 0.0, 0.7, 0.7], steps=[1, 2, 3])
+    assert len(record(family, store, [0.0, 0.0, 0.7, 0.5], "b", steps=[2, 3])) == 4
+
+
+def test_layers_that_are_all_off_are_refused_where_others_are_on(store: Path) -> None:
+    family = families.ip_adapter("full")
+    family.pipeline.set_ip_adapter_scale(0.0)
+    with pytest.raises(CaptureError, match="0 in every layer that is captured, at step 0"):
+        record(family, store, [ONE_BLOCK], layers="down*")
+
+
+def test_a_bare_denoiser_with_an_adapter_is_read_as_in_its_pipeline(store: Path) -> None:
+    """Not as one whose own cross-attention reads the reference: that is the text's."""
+    family = families.ip_adapter("plain")
+    for sample, target in (("a", family.pipeline), ("b", family.denoiser)):
+        with capture(target, store, sample=sample) as recording:
+            family.run(2)
+            recording.add_images(generated=BLANK, reference=SQUARE)
+    one, other = layers(store, "a"), layers(store, "b")
+    assert sorted(one) == sorted(other)
+    for name, layer in one.items():
+        np.testing.assert_array_equal(stored_logits(layer), stored_logits(other[name]))
 
 
 class OriginalProcessor(nn.Module):
@@ -121,7 +194,7 @@ class OriginalProcessor(nn.Module):
 
     def __init__(self, width: int, states_width: int, tokens: int) -> None:
         super().__init__()
-        self.scale, self.num_tokens = 1.0, tokens
+        self.scale, self.num_tokens, self.selected = 1.0, tokens, True
         self.to_k_ip = nn.Linear(states_width, width, bias=False)
         self.to_v_ip = nn.Linear(states_width, width, bias=False)
         self.scores: list[torch.Tensor] = []
@@ -134,9 +207,12 @@ class OriginalProcessor(nn.Module):
 
         text = encoder_hidden_states[:, : -self.num_tokens]
         image = encoder_hidden_states[:, -self.num_tokens :]
-        query, image_key = heads(attention.to_q(hidden_states)), heads(self.to_k_ip(image))
+        query = heads(attention.to_q(hidden_states))
         attend = functional.scaled_dot_product_attention
         mixed = attend(query, heads(attention.to_k(text)), heads(attention.to_v(text)))
+        if not self.selected:
+            return attention.to_out[1](attention.to_out[0](mixed.transpose(1, 2).flatten(2)))
+        image_key = heads(self.to_k_ip(image))
         mixed = mixed + self.scale * attend(query, image_key, heads(self.to_v_ip(image)))
         self.scores.append(query @ image_key.mT * query.shape[-1] ** -0.5)
         return attention.to_out[1](attention.to_out[0](mixed.transpose(1, 2).flatten(2)))
@@ -192,4 +268,25 @@ def test_an_original_adapter_that_is_off_is_refused(store: Path) -> None:
         if isinstance(processor, OriginalProcessor):
             processor.scale = 0.0
     with pytest.raises(CaptureError, match="Expected an IP-Adapter that is switched on"):
+        capture(pipeline, store, sample="a")
+
+
+def test_a_processor_that_leaves_its_adapter_out_is_off(store: Path) -> None:
+    """As InstantStyle's, whose scale says nothing then."""
+    pipeline, call = original()
+    for name, processor in pipeline.unet.attn_processors.items():
+        if isinstance(processor, OriginalProcessor):
+            processor.selected = name.startswith("up")
+    with capture(pipeline, store, sample="a") as recording:
+        pipeline(num_inference_steps=2, output_type="latent", **call)
+        recording.add_images(generated=BLANK, reference=SQUARE)
+    assert {name.split(".")[0] for name in layers(store)} == {"up_blocks"}
+
+
+def test_a_processor_without_a_scale_is_refused(store: Path) -> None:
+    pipeline, _ = original()
+    for processor in pipeline.unet.attn_processors.values():
+        if isinstance(processor, OriginalProcessor):
+            del processor.scale
+    with pytest.raises(CaptureError, match="processor with a scale, got OriginalProcessor without"):
         capture(pipeline, store, sample="a")

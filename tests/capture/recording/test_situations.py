@@ -200,7 +200,7 @@ def test_an_adapter_that_is_switched_off_in_a_block_is_left_out(store: Path) -> 
 def test_an_adapter_that_is_switched_off_is_an_error(store: Path) -> None:
     family = build("ip-adapter")
     family.pipeline.set_ip_adapter_scale(0.0)
-    with pytest.raises(CaptureError, match=r"got a scale of 0 in every layer\. Call set_"):
+    with pytest.raises(CaptureError, match=r"got a scale of 0 in every layer .*\. Call set_"):
         record(family, store)
     assert not store.exists()
 
