@@ -29,6 +29,9 @@ __all__ = [
     "open_tree",
 ]
 
+# Attributes of arrays: the box of an image, the units of a coordinate.
+_KEPT: Final = (ATTRIBUTE_KEY, "units")
+
 
 def open_run(path: StoreLike) -> Run:
     """Open a capture store.
@@ -244,6 +247,7 @@ def _open_dataset(group: zarr.Group, arrays: dict[str, zarr.Array[Any]]) -> xr.D
             variables[name] = xr.Variable(names, _plain(np.asarray(array[:])))
         else:
             variables[name] = in_chunks(array, names)
+        variables[name].attrs = {key: array.attrs[key] for key in _KEPT if key in array.attrs}
     attributes = {key: group.attrs[key] for key in group.attrs if key == ATTRIBUTE_KEY}
     return xr.Dataset(variables, attrs=attributes).set_coords(sorted(coordinates))
 
