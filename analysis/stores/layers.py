@@ -189,8 +189,8 @@ def check_sample(sample: object) -> None:
     elif isinstance(sample, Mapping):
         name = next(iter(sample), "NAME")
         msg = (
-            f"Expected one sample of a run, got all of it, at {sample!r}. Name one, as in "
-            f"analyze(run[{name!r}])."
+            f"Expected one sample of a run, got all of it, at {getattr(sample, 'path', 'sample')}. "
+            f"Name one, as in analyze(run[{name!r}])."
         )
     else:
         msg = (
