@@ -59,9 +59,7 @@ def seen_notes(sample: xr.DataTree, maps: xr.DataTree) -> list[str]:
         box = image_box(sample, name)
         inside = Box(max(box.y0, 0), max(box.x0, 0), min(box.y1, height), min(box.x1, width))
         seen = "all" if inside.is_whole(height, width) else describe_box(inside)
-        words = (
-            f"The model saw {seen} of this {name.replace('_', ' ')} picture ({height} × {width} pixels)"
-        )
+        words = f"The model saw {seen} of this {name.replace('_', ' ')} picture ({height} × {width} pixels)"
         words += "" if inside == box else " and padding beyond its edge"
         lines.append(f"{words}." if seen == "all" else f"{words}; the rest is dimmed.")
     return lines

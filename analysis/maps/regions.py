@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -263,10 +264,15 @@ class SramRequest:
             maps = maps.isel({REGION: 0})
         else:
             maps = maps.assign_coords({REGION: list(self.regions.labels)})
+        maps = maps.assign_coords(self._pixels)
+        return maps.rename("sram").assign_attrs(reference_image=self.reference_image)
+
+    @cached_property
+    def _pixels(self) -> dict[str, xr.Variable]:
+        # Once, as each of many estimates is labelled.
         image = "generated" if self.from_reference else self.reference_image
         plane = GENERATED_PLANE if self.from_reference else REFERENCE_PLANE
-        maps = maps.assign_coords(pixel_coordinates(self.sample, image, plane, self.grid))
-        return maps.rename("sram").assign_attrs(reference_image=self.reference_image)
+        return pixel_coordinates(self.sample, image, plane, self.grid)
 
 
 def check_one_side(generated: Regions | None, reference: Regions | None) -> None:

@@ -277,8 +277,9 @@ def _write_group(
             arrays[part.level][part.slices] = moment.mean.astype(np.float32)
             arrays[f"{part.level}_variance"][part.slices] = moment.variance().astype(np.float32)
     for direction, dims in shared.items():
+        own: Any = node[direction]
         for dim in dims:
-            write_coordinate(node[direction], template[direction].coords[dim])
+            write_coordinate(own, template[direction].coords[dim])
 
 
 def _select_levels(sample: xr.DataTree, levels: list[str]) -> dict[str, xr.Dataset]:

@@ -110,12 +110,12 @@ def boxes_alike(a: Box, b: Box, grid: Grid) -> bool:
 def _lie_alike(a: xr.Dataset, b: xr.Dataset, direction: DirectionName) -> bool:
     """Return whether maps lie over the same part of an image, as far as their coordinates tell."""
     plane = DIRECTIONS[direction].plane
-    boxes = box_of_maps(a, plane), box_of_maps(b, plane)
-    if boxes[0] is None or boxes[1] is None:
+    of_a, of_b = box_of_maps(a, plane), box_of_maps(b, plane)
+    if of_a is None or of_b is None:
         return True
-    if all(box.y0 == box.x0 == 0 for box in boxes if box is not None):
+    if of_a[:2] == of_b[:2] == (0, 0):
         return True  # Whole images, it may be of other sizes.
-    return boxes_alike(*boxes, largest_grid([_grid(a["ulam"]), _grid(b["ulam"])]))
+    return boxes_alike(of_a, of_b, largest_grid([_grid(a["ulam"]), _grid(b["ulam"])]))
 
 
 def _shared_pixels(

@@ -56,14 +56,14 @@ def lie_alike(a: SampleWithMaps, b: SampleWithMaps, direction: DirectionName) ->
 
     If not, position by position they cannot be compared: the models saw other things there.
     """
-    seen = a.seen_share(direction), b.seen_share(direction)
-    if seen[0] is None or seen[1] is None:
+    of_a, of_b = a.seen_share(direction), b.seen_share(direction)
+    if of_a is None or of_b is None:
         return True
     grid = largest_grid(
         (own.maps[direction].dataset["ulam"].shape[0], own.maps[direction].dataset["ulam"].shape[1])
         for own in (a, b)
     )
-    return boxes_alike(*seen, grid)
+    return boxes_alike(of_a, of_b, grid)
 
 
 def differences_of(a: SampleWithMaps, b: SampleWithMaps) -> xr.DataTree:

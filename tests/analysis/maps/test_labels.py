@@ -11,6 +11,7 @@ import xarray as xr
 
 from i2am.analysis import LiveSram, analyze, analyze_run, open_maps, open_run, sram
 from i2am.schemas import AnalysisError
+from tests.support.figure_reading import values_of
 from tests.support.synthetic_run import SyntheticLayer, write_run
 
 LAYER = SyntheticLayer("down.0", (4, 4), (2, 2), heads=3)
@@ -43,13 +44,13 @@ def sample(path: Path) -> xr.DataTree:
 )
 def test_steps_are_labels(steps: Any, wanted: list[int], sample: xr.DataTree) -> None:
     maps = analyze(sample, steps=steps)
-    assert maps["r2g/volume"]["step"].values.tolist() == wanted
+    assert values_of(maps, "r2g/step").tolist() == wanted
     np.testing.assert_array_equal(maps["r2g/ulam"], analyze(sample, steps=wanted)["r2g/ulam"])
 
 
 def test_heads_are_labels_too(sample: xr.DataTree) -> None:
     for heads, wanted in ((0, [0]), (2, [2]), (slice(1, None), [1, 2])):
-        assert analyze(sample, heads=heads)["r2g/volume"]["head"].values.tolist() == wanted
+        assert values_of(analyze(sample, heads=heads), "r2g/head").tolist() == wanted
 
 
 @pytest.mark.parametrize(("steps", "heads"), [(5, 0), (slice(5, None), slice(0, 2)), ([0], 1)])
@@ -70,7 +71,7 @@ def test_a_run_is_analyzed_with_a_slice(path: Path, tmp_path: Path) -> None:
     opened = open_maps(out)
     assert opened.attributes["options"]["steps"] == [5, 10]
     assert opened.attributes["options"]["heads"] == [0]
-    assert opened["b"]["r2g/volume"]["step"].values.tolist() == [5, 10]
+    assert values_of(opened["b"], "r2g/step").tolist() == [5, 10]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,8 @@ def test_labels_that_are_not_there_are_refused(
 def test_a_run_in_place_of_a_sample_says_how(path: Path) -> None:
     run: Any = open_run(path)
     match = r"Expected one sample of a run, got all of it, at .*run.zarr. .* analyze\(run\['a'\]\)"
-    for given in (run, {"a": run["a"]}):
+    samples: Any = {"a": run["a"]}
+    for given in (run, samples):
         with pytest.raises(AnalysisError, match=match.replace(".*run.zarr", ".*")):
             analyze(given)
     with pytest.raises(AnalysisError, match=match):

@@ -125,8 +125,8 @@ def test_stored_maps_give_them_back_and_are_sound(path: Path, tmp_path: Path) ->
 
 def test_live_and_lazy_sram_have_the_same_pixels(sample: xr.DataTree) -> None:
     for place in ({"generated": (9, 17)}, {"reference": (3.5, 40.25)}):
-        wanted = sram(sample, layers="down.0", **place).compute()  # type: ignore[arg-type]
-        (*_, last) = LiveSram(sample).ask(layers="down.0", **place)  # type: ignore[arg-type]
+        wanted = sram(sample, layers="down.0", **place).compute()
+        (*_, last) = LiveSram(sample).ask(layers="down.0", **place)
         xr.testing.assert_allclose(last.values, wanted)
         assert coordinates(last.values) == coordinates(wanted)
     assert coordinates(wanted) == {"y": ROWS, "x": COLUMNS}

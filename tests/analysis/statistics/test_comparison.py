@@ -297,13 +297,13 @@ def test_models_that_saw_other_parts_are_compared_by_scores_alone(tmp_path: Path
     assert of_both["r2g"] - of_both["g2r"] == {"imacs_g", "correlation", "total_variation"}
     with pytest.raises(AnalysisError, match="over the same part of an image"):
         difference_maps(
-            *(xr.DataTree.from_dict({"g2r": m["b/g2r"].to_dataset()}) for m in maps(pair))
+            *(xr.DataTree.from_dict({"g2r": m["b"]["g2r"].to_dataset()}) for m in maps(pair))
         )
     assert list(difference_maps(*(one["b"] for one in maps(pair))).children) == ["r2g"]
     write_comparison(pair, tmp_path / "out", progress=False)
     assert set(zarr.open_group(tmp_path / "out" / "differences.zarr")["b"].group_keys()) == {"r2g"}  # type: ignore[union-attr]
-    ((_, *samples),) = pair.opened()
-    drawn = draw_comparison(*samples)
+    ((_, of_a, of_b),) = pair.opened()
+    drawn = draw_comparison(of_a, of_b)
     assert "A and B saw other parts" in texts_of(drawn)
     assert "What the models did not see is dimmed." in drawn.get_supxlabel()
 
