@@ -73,7 +73,7 @@ def draw_comparison(a: SampleWithMaps, b: SampleWithMaps, note: str = "") -> Fig
         _draw_row(part, direction, a, b, pair)
     words = _CAPTION
     if any(one.seen is not None for pair in images for one in pair):
-        words += f" {UNSEEN}"
+        words += f"\n{UNSEEN}"
     words += f"\n{note}" if note else ""
     figure.supxlabel(words, fontsize=_FONT_PT, x=0.01, ha="left", parse_math=False)
     return figure

@@ -165,6 +165,10 @@ def test_a_pixel_that_overlaps_the_box_counts_where_it_does(tmp_path: Path) -> N
 
     assert [row((y, 0)) for y in (3, 4, 5, 9, 10)] == [0, 0, 1, 5, 6]
     assert [row((y, 0)) for y in (3.5, 4.499, 4.5, 10.499)] == [0, 0, 1, 6]
+    for y in (3, 4, 10):
+        mask = np.zeros((32, 32), bool)
+        mask[[2, y, 11], 0] = True
+        assert row(mask) == row((y, 0))
     for y in (2, 11, 3.499, 10.5):
         with pytest.raises(AnalysisError, match="Expected a place that the model saw"):
             row((y, 0))
