@@ -169,9 +169,9 @@ def test_a_pixel_that_overlaps_the_box_counts_where_it_does(tmp_path: Path) -> N
         mask = np.zeros((32, 32), bool)
         mask[[2, y, 11], 0] = True
         assert row(mask) == row((y, 0))
-    for y in (2, 11, 3.499, 10.5):
+    for unseen in (2, 11, 3.499, 10.5):
         with pytest.raises(AnalysisError, match="Expected a place that the model saw"):
-            row((y, 0))
+            row((unseen, 0))
 
 
 def test_the_map_is_that_of_the_cell(path: Path, sample: xr.DataTree) -> None:
