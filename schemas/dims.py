@@ -75,7 +75,9 @@ LEVELS: Final = {
     "hlam": (HEAD,),
     "llam": (LAYER,),
 }
-# Coordinates of a maps group, and the dimension of each.
+# The units of the coordinates of y, x, reference_y and reference_x, which a maps group may have.
+PIXEL_UNITS: Final = "px"
+# Coordinates that each maps group has, and the dimension of each.
 MAP_COORDINATES: Final = {LAYER: LAYER, HEAD: HEAD, FIRST_STEP: TIME, LAST_STEP: TIME}
 
 

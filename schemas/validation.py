@@ -251,6 +251,20 @@ def _direction_faults(
         yield from _size_faults(array, sizes, f"{place}/{name}")
     for name, dim in dims.MAP_COORDINATES.items():
         yield from _coordinate(group, name, dim, sizes, place)
+    for name in plane:
+        yield from _pixel_faults(group, name, sizes, f"{place}/{name}")
+
+
+def _pixel_faults(
+    group: GroupDescription, name: str, sizes: dict[str, int], place: str
+) -> Iterator[Fault]:
+    """Yield the faults of a coordinate in pixels; maps without one have no fault."""
+    if (array := group.arrays.get(name)) is None:
+        return
+    yield from _array_faults(array, (name,), place, dtypes=("float64",))
+    yield from _size_faults(array, sizes, place)
+    if (units := array.attributes.get("units")) != dims.PIXEL_UNITS:
+        yield Fault(place, f"expected the units {dims.PIXEL_UNITS!r}, got {units!r}")
 
 
 def _array_faults(

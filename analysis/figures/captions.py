@@ -6,27 +6,35 @@ One place for it, so that a figure and the page that shows it say the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import xarray as xr
 
+from i2am.analysis.stores.boxes import describe_box, image_box, is_whole_image
 from i2am.analysis.stores.layers import (
+    image_under,
     is_noncausal,
     is_one_token,
     layer_attributes,
     layers_with_reference_grid,
     mapped_layers,
 )
-from i2am.schemas import dims
+from i2am.schemas import Box, dims
 from i2am.schemas.attributes import ATTRIBUTE_KEY
-from i2am.schemas.directions import DirectionName
+from i2am.schemas.directions import DIRECTIONS, DirectionName
 
 __all__ = [
+    "UNSEEN",
     "absence",
     "layer_titles",
+    "seen_notes",
     "similarity_note",
     "time_titles",
     "unit",
 ]
+
+# For a figure of several samples; `seen_notes` says more of one.
+UNSEEN: Final = "What the models did not see is dimmed."
 
 
 def similarity_note(sample: xr.DataTree, maps: xr.DataTree) -> str:
@@ -37,6 +45,24 @@ def similarity_note(sample: xr.DataTree, maps: xr.DataTree) -> str:
     if all(alone):
         return "similarity map, not causal: one reference token"
     return f"in {sum(alone)} of {len(alone)} layers a similarity, not causal: one reference token"
+
+
+def seen_notes(sample: xr.DataTree, maps: xr.DataTree) -> list[str]:
+    """Return a line for each image that maps lie over, of which the model saw a part alone."""
+    lines = []
+    images = sample.children["images"].dataset
+    for direction in (d for d in DIRECTIONS if d in maps.children):
+        name = image_under(sample, maps, direction)
+        if name not in images or is_whole_image(sample, name):
+            continue
+        height, width = images[name].shape[:2]
+        box = image_box(sample, name)
+        inside = Box(max(box.y0, 0), max(box.x0, 0), min(box.y1, height), min(box.x1, width))
+        seen = "all" if inside.is_whole(height, width) else describe_box(inside)
+        words = f"The model saw {seen} of this {name.replace('_', ' ')} picture ({height} × {width} pixels)"
+        words += "" if inside == box else " and padding beyond its edge"
+        lines.append(f"{words}." if seen == "all" else f"{words}; the rest is dimmed.")
+    return lines
 
 
 def absence(sample: xr.DataTree, direction: DirectionName) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -11,19 +12,20 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from i2am.analysis.figures.captions import similarity_note
-from i2am.analysis.figures.heat import Pixels
+from i2am.analysis.figures.captions import UNSEEN, similarity_note
+from i2am.analysis.figures.heat import Pixels, dim_unseen, frame_of
 from i2am.analysis.figures.overlay import (
     DEFAULT_STYLE,
     colorbar_colors,
     overlay,
     value_range,
 )
-from i2am.analysis.figures.panels import stored_image
+from i2am.analysis.figures.panels import outline_seen, seen_part, stored_image
 from i2am.analysis.scores.masks import masks_of
 from i2am.analysis.statistics.differences import shares
-from i2am.analysis.statistics.run_pair import SampleWithMaps
+from i2am.analysis.statistics.run_pair import SampleWithMaps, lie_alike
 from i2am.analysis.stores.layers import image_under
+from i2am.schemas import Box
 from i2am.schemas.directions import DIRECTIONS, DirectionName
 
 __all__ = ["draw_comparison"]
@@ -60,8 +62,8 @@ def draw_comparison(a: SampleWithMaps, b: SampleWithMaps, note: str = "") -> Fig
     rows: list[DirectionName] = [
         d for d in DIRECTIONS if d in a.maps.children and d in b.maps.children
     ]
-    images = [[_image_under(captured, direction) for captured in (a, b)] for direction in rows]
-    heights = [max(p.shape[0] / p.shape[1] for p in pair) * _PANEL_WIDTH for pair in images]
+    images = [[_SeenImage.under(captured, direction) for captured in (a, b)] for direction in rows]
+    heights = [max(p.frame.height / p.frame.width for p in pair) * _PANEL_WIDTH for pair in images]
     figure = Figure(figsize=(_WIDTH, sum(heights) + 0.55 * len(rows) + 0.4), layout="constrained")
     parts = figure.subfigures(len(rows), height_ratios=heights, squeeze=False).ravel()
     for part, direction, pair in zip(parts, rows, images, strict=True):
@@ -69,7 +71,10 @@ def draw_comparison(a: SampleWithMaps, b: SampleWithMaps, note: str = "") -> Fig
             _heading(direction, a, b), fontsize=_FONT_PT + 1.5, weight="bold", x=0.01, ha="left"
         )
         _draw_row(part, direction, a, b, pair)
-    words = _CAPTION + (f"\n{note}" if note else "")
+    words = _CAPTION
+    if any(one.seen is not None for pair in images for one in pair):
+        words += f"\n{UNSEEN}"
+    words += f"\n{note}" if note else ""
     figure.supxlabel(words, fontsize=_FONT_PT, x=0.01, ha="left", parse_math=False)
     return figure
 
@@ -80,8 +85,34 @@ def _heading(direction: DirectionName, a: SampleWithMaps, b: SampleWithMaps) -> 
     return DIRECTIONS[direction].meaning + (f" ({note})" if note else "")
 
 
+@dataclass(frozen=True)
+class _SeenImage:
+    """A stored image, and the part of it that the model saw; None where that is all of it."""
+
+    pixels: Pixels
+    seen: Box | None
+
+    @classmethod
+    def under(cls, captured: SampleWithMaps, direction: DirectionName) -> _SeenImage:
+        name = image_under(*captured, direction)
+        return cls(stored_image(captured.sample, name), seen_part(captured.sample, name))
+
+    @property
+    def box(self) -> Box:
+        return self.seen or Box.whole(*self.pixels.shape[:2])
+
+    @property
+    def frame(self) -> Box:
+        """What is drawn: the image, and beyond it where the model saw more."""
+        return frame_of((self.pixels.shape[0], self.pixels.shape[1]), self.box)
+
+
 def _draw_row(
-    part: Any, direction: DirectionName, a: SampleWithMaps, b: SampleWithMaps, pair: list[Pixels]
+    part: Any,
+    direction: DirectionName,
+    a: SampleWithMaps,
+    b: SampleWithMaps,
+    pair: list[_SeenImage],
 ) -> None:
     """Draw A, B and their difference side by side, with the two scales."""
     of_a, of_b = (maps[direction].dataset["ulam"] for _, maps in (a, b))
@@ -90,16 +121,27 @@ def _draw_row(
     shown = part.subplots(1, 3)
     limits = value_range(values)
     for axes, title, image, own, mask in zip(shown, "AB", pair, values, masks, strict=False):
-        _show(axes, overlay(image, own, limits), image, title, mask)
+        heat = overlay(image.pixels, own, limits, box=image.seen)
+        _show(axes, heat, image, title, mask)
     scale = ScalarMappable(Normalize(*limits), ListedColormap(colorbar_colors(DEFAULT_STYLE)))
     _add_bar(part, scale, shown[:2], "% of attention")
-    grey = _in_grey(pair[1])
+    if not lie_alike(a, b, direction):
+        _say_why_not(shown[2])
+        return
+    grey = _in_grey(pair[1].pixels)
+    grey = grey if pair[1].seen is None else dim_unseen(grey, pair[1].seen)
     _show(shown[2], grey, pair[1], "B − A", masks[1])
-    _add_bar(part, _show_difference(shown[2], values[1] - values[0]), shown[2], "B − A, % points")
+    scale = _show_difference(shown[2], values[1] - values[0], pair[1].box)
+    _add_bar(part, scale, shown[2], "B − A, % points")
 
 
-def _image_under(captured: SampleWithMaps, direction: DirectionName) -> Pixels:
-    return stored_image(captured.sample, image_under(*captured, direction))
+def _say_why_not(axes: Axes) -> None:
+    axes.set_title("B − A", fontsize=_FONT_PT)
+    axes.set(xticks=[], yticks=[], facecolor="0.95")
+    axes.text(
+        0.5, 0.5, "None: A and B saw\nother parts\nof the image.", ha="center", va="center",
+        fontsize=_FONT_PT, color="0.25", transform=axes.transAxes,
+    )  # fmt: skip
 
 
 def _in_grey(image: Pixels) -> Pixels:
@@ -111,35 +153,43 @@ def _in_grey(image: Pixels) -> Pixels:
 
 
 def _show(
-    axes: Axes, pixels: Pixels, image: Pixels, title: str, mask: NDArray[np.float64] | None
+    axes: Axes, pixels: Pixels, image: _SeenImage, title: str, mask: NDArray[np.float64] | None
 ) -> None:
-    """Show pixels at the image's size, with the mask's outline."""
-    height, width = image.shape[:2]
+    """Show pixels at the image's size, with the outlines of the mask and of what the model saw."""
+    frame, box = image.frame, image.box
     axes.set_title(title, fontsize=_FONT_PT)
     axes.set(xticks=[], yticks=[])
-    axes.imshow(pixels, extent=(0, width, height, 0), interpolation="antialiased")
+    extent = (frame.x0, frame.x1, frame.y1, frame.y0)
+    axes.imshow(pixels, extent=extent, interpolation="antialiased")
     if mask is not None:
         padded = np.pad(mask, 1)
         y, x = (
-            (np.arange(size + 2) - 0.5) * whole / size
-            for size, whole in zip(mask.shape, (height, width), strict=True)
+            begin + (np.arange(size + 2) - 0.5) * length / size
+            for size, begin, length in zip(
+                mask.shape, (box.y0, box.x0), (box.height, box.width), strict=True
+            )
         )
         for color, line_width in (("black", 2.2), ("white", 1.0)):
             axes.contour(x, y, padded, levels=[0.5], colors=color, linewidths=line_width)
-        axes.set(xlim=(0, width), ylim=(height, 0))
+        axes.set(xlim=(frame.x0, frame.x1), ylim=(frame.y1, frame.y0))
+    if image.seen is not None:
+        outline_seen(axes, image.seen)
 
 
-def _show_difference(axes: Axes, difference: NDArray[np.float32]) -> ScalarMappable:
-    """Lay a difference over what is shown, the more opaque the larger it is."""
+def _show_difference(axes: Axes, difference: NDArray[np.float32], box: Box) -> ScalarMappable:
+    """Lay a difference over what the model saw, the more opaque the larger it is."""
     largest = float(np.nanmax(np.abs(difference))) or 1.0
-    return axes.imshow(
+    limits = axes.get_xlim(), axes.get_ylim()
+    shown = axes.imshow(
         difference,
         cmap=_DIVERGING,
         norm=Normalize(-largest, largest),
         alpha=np.sqrt(np.abs(difference) / largest) * 0.95,
-        extent=axes.images[0].get_extent(),
+        extent=(box.x0, box.x1, box.y1, box.y0),
         interpolation="bilinear",
     )
+    axes.set(xlim=limits[0], ylim=limits[1])
+    return shown
 
 
 def _add_bar(part: Any, scale: ScalarMappable, axes: Any, label: str) -> None:

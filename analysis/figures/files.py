@@ -15,8 +15,7 @@ from tqdm.auto import tqdm
 from i2am.analysis.figures import FIGURES, existing_kinds, load_figure, report_kinds
 from i2am.analysis.scores.bootstrap import DEFAULT_CONFIDENCE, check_confidence
 from i2am.analysis.statistics.comparison import compare_sample, summarise_comparison
-from i2am.analysis.statistics.differences import difference_maps
-from i2am.analysis.statistics.run_pair import RunPair, SampleWithMaps
+from i2am.analysis.statistics.run_pair import RunPair, SampleWithMaps, differences_of
 from i2am.analysis.stores.tables import write_table
 from i2am.files import check_new_file, written_whole
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, StoreError, did_you_mean
@@ -210,7 +209,7 @@ def _write_sample(
     from i2am.analysis.figures.comparison import draw_comparison  # Brings matplotlib.
     from i2am.analysis.figures.panels import render
 
-    for direction, node in difference_maps(a.maps, b.maps).children.items():
+    for direction, node in differences_of(a, b).children.items():
         _write_levels(node.to_dataset(), folder / _STORE, f"{name}/{direction}")
     figure = draw_comparison(a, b, f"{name}. {note}")
     with written_whole(folder / f"{name}.png") as unfinished:

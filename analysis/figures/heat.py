@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-__all__ = ["Heat", "Pixels", "blend", "enlarge", "upsample"]
+from i2am.schemas import Box
+
+__all__ = ["Heat", "Pixels", "blend", "dim_unseen", "enlarge", "frame_of", "place", "upsample"]
 
 Pixels = npt.NDArray[np.uint8]
 Heat = npt.NDArray[np.float64]
 
 # Small images are repeated up to this size, so that heat is smooth over crisp pixels.
 _CANVAS_PX: Final = 384
+# What a model saw beyond an image's edge: no picture, so an even grey.
+_PADDING: Final = 200
+_VEIL_OPACITY: Final = 0.65
 
 
 def blend(image: Pixels, colors: npt.NDArray[np.floating], opacity: Heat) -> Pixels:
@@ -74,3 +80,89 @@ def upsample(values: npt.ArrayLike, shape: tuple[int, int]) -> Heat:
     factors = [wanted / own for wanted, own in zip(shape, values.shape, strict=True)]
     resized: Heat = ndimage.zoom(values, factors, order=1, mode="nearest", grid_mode=True)
     return resized
+
+
+def frame_of(size: tuple[int, int], box: Box) -> Box:
+    """Return the whole pixels to draw: those of the image, and beyond it where the box reaches.
+
+    Examples
+    --------
+    >>> frame_of((32, 32), Box(-4.5, 8, 20, 40))
+    Box(y0=-5, x0=0, y1=32, x1=40)
+    """
+    return Box(
+        min(0, math.floor(box.y0)),
+        min(0, math.floor(box.x0)),
+        max(size[0], math.ceil(box.y1)),
+        max(size[1], math.ceil(box.x1)),
+    )
+
+
+def dim_unseen(image: Pixels, box: Box) -> Pixels:
+    """Return what is drawn of an image of which a model saw the box: the rest lies under a veil.
+
+    Parameters
+    ----------
+    image : array (y, x, rgb), uint8
+    box : Box
+        In pixels of the image.
+
+    Returns
+    -------
+    array (y, x, rgb), uint8
+        Of the frame of `frame_of`, enlarged as in `enlarge`; grey beyond the image.
+    """
+    frame = frame_of((image.shape[0], image.shape[1]), box)
+    top, left = -int(frame.y0), -int(frame.x0)
+    framed = np.full((int(frame.height), int(frame.width), 3), _PADDING, np.uint8)
+    framed[top : top + image.shape[0], left : left + image.shape[1]] = image
+    canvas = enlarge(framed)
+    rows, columns = (
+        _positions(canvas.shape[axis], frame[axis], frame[axis + 2], box[axis], box[axis + 2])
+        for axis in (0, 1)
+    )
+    seen = ((rows >= 0) & (rows < 1))[:, None] & ((columns >= 0) & (columns < 1))
+    return blend(canvas, np.zeros(3), np.where(seen, 0.0, _VEIL_OPACITY))
+
+
+def place(values: npt.ArrayLike, shape: tuple[int, int], frame: Box, box: Box) -> Heat:
+    """Resize a map bilinearly to its box on a canvas; NaN outside the box.
+
+    Parameters
+    ----------
+    values : array_like (map_y, map_x)
+    shape : (height, width)
+        Of the canvas.
+    frame, box : Box
+        What the canvas shows, and what the map covers, in pixels of one image.
+
+    Returns
+    -------
+    array (height, width), float64
+
+    Examples
+    --------
+    >>> place([[0.0, 1.0]], (1, 4), Box(0, 0, 1, 4), Box(0, 1, 1, 3)).tolist()
+    [[nan, 0.0, 1.0, nan]]
+    """
+    values = np.asarray(values, np.float64)
+    rows, columns = (
+        _positions(shape[axis], frame[axis], frame[axis + 2], box[axis], box[axis + 2])
+        for axis in (0, 1)
+    )
+    inside = [np.flatnonzero((at >= 0) & (at < 1)) for at in (rows, columns)]
+    found: Heat = np.full(shape, np.nan)
+    cells = [
+        at[own] * count - 0.5
+        for at, own, count in zip((rows, columns), inside, values.shape, strict=True)
+    ]
+    grid = np.meshgrid(*cells, indexing="ij")
+    found[np.ix_(*inside)] = ndimage.map_coordinates(values, grid, order=1, mode="nearest")
+    return found
+
+
+def _positions(count: int, low: float, high: float, begin: float, end: float) -> Heat:
+    """Return where the centres of pixels that fill low to high lie between two places, as shares."""
+    centres = low + (np.arange(count) + 0.5) * (high - low) / count
+    shares: Heat = (centres - begin) / (end - begin)
+    return shares

@@ -27,6 +27,7 @@ from i2am.analysis.figures.panels import (
     image_panel,
     image_size,
     inpainting_mask,
+    seen_part,
     stored_image,
 )
 from i2am.analysis.stores.layers import image_under, reference_image
@@ -109,7 +110,8 @@ def _unified_panels(
     sample: xr.DataTree, maps: xr.DataTree, style: MapStyle, mask: Pixels | None
 ) -> Iterator[Panel]:
     for direction, own in DIRECTIONS.items():
-        image = stored_image(sample, image_under(sample, maps, direction))
+        under = image_under(sample, maps, direction)
+        image, seen = stored_image(sample, under), seen_part(sample, under)
         if direction not in maps.children:
             sentence = absence(sample, direction)
             yield Panel(direction.upper(), image_size(image), sentence=sentence)
@@ -124,7 +126,8 @@ def _unified_panels(
         for level, title, label in shown:
             values = compute_together([maps.children[direction].dataset[level]])
             limits = value_range(values)
-            yield heat_panel(image, values[0], title, ColorBar(limits, style, label), outline)
+            colorbar = ColorBar(limits, style, label)
+            yield heat_panel(image, values[0], title, colorbar, outline, seen=seen)
 
 
 def _level(
@@ -153,9 +156,10 @@ def _level_group(
         titles = layer_titles(sample, [str(name) for name in values[dims.LAYER].values], direction)
     else:
         titles = [f"head {int(head)}" for head in values[dims.HEAD].values]
-    image = stored_image(sample, image_under(sample, maps, direction))
+    under = image_under(sample, maps, direction)
+    image, seen = stored_image(sample, under), seen_part(sample, under)
     note = similarity_note(sample, maps) if direction == "r2g" else ""
     shown, colorbar = heat_panels(
-        image, list(compute_together([values])[0]), titles, style, unit(maps)
+        image, list(compute_together([values])[0]), titles, style, unit(maps), seen
     )
     return PanelGroup(DIRECTIONS[direction].meaning, shown, colorbar, note)

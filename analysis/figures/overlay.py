@@ -15,8 +15,17 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 
-from i2am.analysis.figures.heat import Heat, Pixels, blend, enlarge, upsample
-from i2am.schemas import AnalysisError
+from i2am.analysis.figures.heat import (
+    Heat,
+    Pixels,
+    blend,
+    dim_unseen,
+    enlarge,
+    frame_of,
+    place,
+    upsample,
+)
+from i2am.schemas import AnalysisError, Box
 from i2am.schemas.choices import CONTRASTS, POLARITIES, Contrast, Polarity, check_choice
 
 __all__ = [
@@ -82,7 +91,11 @@ DEFAULT_STYLE: Final = MapStyle()
 
 
 def overlay(
-    image: Pixels, values: npt.ArrayLike, limits: Limits, style: MapStyle = DEFAULT_STYLE
+    image: Pixels,
+    values: npt.ArrayLike,
+    limits: Limits,
+    style: MapStyle = DEFAULT_STYLE,
+    box: Box | None = None,
 ) -> Pixels:
     """Return the image with the map's heat over it.
 
@@ -90,15 +103,18 @@ def overlay(
     ----------
     image : ndarray, dims (y, x, rgb), uint8
     values : array_like, dims (map_y, map_x)
-        A map that covers the whole image, on whatever grid; NaN is not drawn.
+        A map that covers the whole image, or the box, on whatever grid; NaN is not drawn.
     limits : tuple of float
         Values shown as the two ends of the scale, see `value_range`.
     style : MapStyle
+    box : Box, optional
+        The part of the image that the model saw, in pixels; what lies outside is dimmed.
 
     Returns
     -------
     ndarray, dims (y, x, rgb), uint8
-        The image's size, or a whole multiple of it when the image is small.
+        The image's size, or a whole multiple of it when the image is small. Where the box reaches
+        beyond the image, the size of both, as `frame_of` gives it.
 
     Examples
     --------
@@ -106,9 +122,14 @@ def overlay(
     >>> overlay(black, [[0.0, 1.0]], (0.0, 1.0)).shape
     (384, 384, 3)
     """
-    canvas = enlarge(image)
-    height, width = canvas.shape[:2]
-    return _blend(canvas, heat_of(upsample(values, (height, width)), limits, style), style)
+    size = image.shape[0], image.shape[1]
+    if box is None or box.is_whole(*size):
+        canvas = enlarge(image)
+        placed = upsample(values, (canvas.shape[0], canvas.shape[1]))
+    else:
+        canvas = dim_unseen(image, box)
+        placed = place(values, (canvas.shape[0], canvas.shape[1]), frame_of(size, box), box)
+    return _blend(canvas, heat_of(placed, limits, style), style)
 
 
 def value_range(maps: Iterable[npt.ArrayLike]) -> Limits:

@@ -21,7 +21,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from i2am.analysis.figures.heat import Pixels, enlarge
+from i2am.analysis.figures.heat import Pixels, dim_unseen, enlarge, frame_of
 from i2am.analysis.figures.overlay import (
     Limits,
     MapStyle,
@@ -29,6 +29,8 @@ from i2am.analysis.figures.overlay import (
     overlay,
     value_range,
 )
+from i2am.analysis.stores.boxes import image_box, is_whole_image
+from i2am.schemas import Box
 from i2am.schemas.directions import R2G
 
 __all__ = [
@@ -44,7 +46,10 @@ __all__ = [
     "image_panel",
     "image_size",
     "inpainting_mask",
+    "outline_seen",
     "render",
+    "seen_panel",
+    "seen_part",
     "stored_image",
 ]
 
@@ -93,11 +98,16 @@ class Panel:
     ----------
     title : str
     size : tuple of int
-        Height and width that the axes count in: the stored image's pixels.
+        Height and width that the axes count in: the stored image's pixels, with what is drawn beyond
+        its edge.
     pixels : ndarray, dims (y, x, rgb), uint8, optional
         A whole multiple of `size`. None shows `sentence` instead.
     outline : ndarray, dims (y, x), uint8, optional
-        A mask whose border is drawn, of the size `size`.
+        A mask whose border is drawn, of the stored image's size.
+    corner : tuple of int
+        Row and column of the upper left pixel: negative where more is drawn than the image.
+    seen : Box, optional
+        The part of the image that the model saw; a thin line is drawn around it.
     """
 
     title: str
@@ -107,6 +117,8 @@ class Panel:
     outline: Pixels | None = None
     markers: tuple[Marker, ...] = ()
     colorbar: ColorBar | None = None
+    corner: tuple[int, int] = (0, 0)
+    seen: Box | None = None
 
 
 @dataclass(frozen=True)
@@ -224,10 +236,17 @@ def _draw_panel(figure: Figure, panel: Panel, box: tuple[float, float, float, fl
         )  # fmt: skip
         axes.set_facecolor("0.95")
         return
-    extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
+    top_row, left_column = panel.corner
+    extent = (
+        left_column - 0.5, left_column + columns - 0.5, top_row + rows - 0.5, top_row - 0.5,
+    )  # fmt: skip
     axes.imshow(enlarge(panel.pixels), extent=extent, interpolation="antialiased", aspect="auto")
     if panel.outline is not None and panel.outline.any():
         _draw_outline(axes, panel.outline)
+    if panel.seen is not None:
+        # A pixel's centre has whole coordinates, so its edges lie half a pixel off.
+        y0, x0, y1, x1 = (end - 0.5 for end in panel.seen)
+        outline_seen(axes, Box(y0, x0, y1, x1))
     for marker in panel.markers:
         _draw_marker(axes, marker)
     if panel.colorbar:
@@ -242,6 +261,14 @@ def _draw_outline(axes: Axes, mask: Pixels) -> None:
     y, x = ((np.arange(size) - 0.5) / times - 0.5 for size in larger.shape)
     for color, width in (("black", 2.4), ("white", 1.0)):
         axes.contour(x, y, larger, levels=[127.5], colors=color, linewidths=width)
+
+
+def outline_seen(axes: Axes, box: Box) -> None:
+    """Draw a thin line around the part of an image that the model saw, in the axes' own units."""
+    for color, width in (("black", 1.6), ("white", 0.7)):
+        axes.add_patch(
+            Rectangle((box.x0, box.y0), box.width, box.height, fill=False, ec=color, lw=width)
+        )
 
 
 def _draw_marker(axes: Axes, marker: Marker) -> None:
@@ -335,18 +362,37 @@ def image_panel(
     return Panel(title or name, image_size(image), image, outline=outline)
 
 
+def seen_part(sample: xr.DataTree, name: str) -> Box | None:
+    """Return the part of a stored image that the model saw; None where that is all of it."""
+    return None if is_whole_image(sample, name) else image_box(sample, name)
+
+
+def seen_panel(
+    sample: xr.DataTree, name: str, title: str, markers: tuple[Marker, ...] = ()
+) -> Panel:
+    """Return a panel of a stored image with what the model did not see dimmed."""
+    image, seen = stored_image(sample, name), seen_part(sample, name)
+    pixels = image if seen is None else dim_unseen(image, seen)
+    return Panel(title, pixels=pixels, markers=markers, **_placing(image, seen))
+
+
 def heat_panels(
-    image: Pixels, maps: Sequence[Any], titles: Sequence[str], style: MapStyle, label: str
+    image: Pixels,
+    maps: Sequence[Any],
+    titles: Sequence[str],
+    style: MapStyle,
+    label: str,
+    seen: Box | None = None,
 ) -> tuple[tuple[Panel, ...], ColorBar | None]:
     """Return a panel per map, and the color bar that they share, if they share one."""
     if style.contrast == "shared":
         shared = ColorBar(value_range(maps), style, label)
         return tuple(
-            heat_panel(image, values, title, shared, own_colorbar=False)
+            heat_panel(image, values, title, shared, own_colorbar=False, seen=seen)
             for values, title in zip(maps, titles, strict=True)
         ), shared
     return tuple(
-        heat_panel(image, values, title, ColorBar(value_range([values]), style, label))
+        heat_panel(image, values, title, ColorBar(value_range([values]), style, label), seen=seen)
         for values, title in zip(maps, titles, strict=True)
     ), None
 
@@ -359,8 +405,25 @@ def heat_panel(
     outline: Pixels | None = None,
     *,
     own_colorbar: bool = True,
+    seen: Box | None = None,
 ) -> Panel:
-    """Return a panel of one map over an image, on the scale of `colorbar`, with a scale of its own."""
-    pixels = overlay(image, values, colorbar.limits, colorbar.style)
+    """Return a panel of one map over an image, on the scale of `colorbar`, with a scale of its own.
+
+    The map covers the part `seen`, or the whole image.
+    """
+    pixels = overlay(image, values, colorbar.limits, colorbar.style, seen)
     shown = colorbar if own_colorbar else None
-    return Panel(title, image_size(image), pixels, outline=outline, colorbar=shown)
+    return Panel(title, pixels=pixels, outline=outline, colorbar=shown, **_placing(image, seen))
+
+
+def _placing(image: Pixels, seen: Box | None) -> dict[str, Any]:
+    """Return where a panel's pixels lie on the stored image."""
+    size = image_size(image)
+    if seen is None:
+        return {"size": size}
+    frame = frame_of(size, seen)
+    return {
+        "size": (int(frame.height), int(frame.width)),
+        "corner": (int(frame.y0), int(frame.x0)),
+        "seen": seen,
+    }

@@ -21,7 +21,7 @@ import xarray as xr
 from PIL import Image
 
 from i2am.analysis.figures import FIGURES, existing_kinds, load_figure, report_kinds
-from i2am.analysis.figures.captions import absence, similarity_note
+from i2am.analysis.figures.captions import absence, seen_notes, similarity_note
 from i2am.analysis.figures.files import figure_path
 from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle
 from i2am.analysis.figures.panels import FIGURE_DPI, render
@@ -105,6 +105,7 @@ class _Figure:
     source: str
     width_px: int
     height_px: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,8 @@ def _figure(
     title = "Overview" if kind == "overview" else kind.upper()
     alt = f"{title} of sample {name}. {caption}"
     width_px, height_px = (round(pixels * _CSS_PX_PER_INCH / FIGURE_DPI) for pixels in size)
-    return _Figure(title, caption, alt, source, width_px, height_px)
+    notes = tuple(seen_notes(sample, maps))
+    return _Figure(title, caption, alt, source, width_px, height_px, notes)
 
 
 def _head(sections: Iterable[_Section]) -> Iterator[tuple[str, str]]:

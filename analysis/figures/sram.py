@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,29 +12,30 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from i2am.analysis.figures.captions import absence
-from i2am.analysis.figures.heat import Pixels
 from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle
 from i2am.analysis.figures.panels import (
     Marker,
-    Panel,
     PanelGroup,
     compute_together,
     draw,
     heat_panels,
     image_size,
     inpainting_mask,
+    seen_panel,
+    seen_part,
     stored_image,
 )
 from i2am.analysis.maps.sram import sram
+from i2am.analysis.stores.boxes import image_box
 from i2am.analysis.stores.layers import layers_with_reference_grid, sram_layers
-from i2am.schemas import AnalysisError
+from i2am.schemas import AnalysisError, Box
 
 __all__ = ["default_points", "sram_grid"]
 
 
 def sram_grid(
     sample: xr.DataTree,
-    points: Sequence[tuple[int, int]] | None = None,
+    points: Sequence[tuple[float, float]] | None = None,
     style: MapStyle = DEFAULT_STYLE,
     **selection: Any,
 ) -> Figure:
@@ -44,7 +46,7 @@ def sram_grid(
     sample : DataTree
         One sample of a run.
     points : sequence of (y, x), optional
-        Pixel positions in the generated image; `default_points` if none are given.
+        Places in the generated image, in its pixels; `default_points` if none are given.
     style : MapStyle
     **selection
         ``layers``, ``steps`` and ``heads``, as in `sram`.
@@ -52,24 +54,26 @@ def sram_grid(
     Raises
     ------
     AnalysisError
-        If no layer can be shown on the reference, or a point lies outside the image.
+        If no layer can be shown on the reference, or a point lies outside the image, or where the
+        model saw nothing of it.
     """
     if points is None:
         points = default_points(sample)
-    image = stored_image(sample, "generated")
-    patches = [_patch(point, image, _finest_grid(sample)) for point in points]
-    markers = tuple(Marker(str(number), *patch) for number, patch in enumerate(patches, start=1))
-    main_panel = Panel(
-        "generated, with the patches at (y, x)",
-        image_size(image),
-        image,
-        markers=markers,
-    )
     maps = [sram(sample, generated=point, **selection) for point in points]
-    titles = [f"{number}: at ({y}, {x})" for number, (y, x) in enumerate(points, start=1)]
-    reference = stored_image(sample, maps[0].attrs["reference_image"])
+    patches = [
+        _patch(point, image_box(sample, "generated"), _finest_grid(sample)) for point in points
+    ]
+    markers = tuple(Marker(str(number), *patch) for number, patch in enumerate(patches, start=1))
+    main_panel = seen_panel(sample, "generated", "generated, with the patches at (y, x)", markers)
+    titles = [f"{number}: at ({y:g}, {x:g})" for number, (y, x) in enumerate(points, start=1)]
+    under = maps[0].attrs["reference_image"]
     shown, colorbar = heat_panels(
-        reference, compute_together(maps), titles, style, "attention per token"
+        stored_image(sample, under),
+        compute_together(maps),
+        titles,
+        style,
+        "attention per token",
+        seen_part(sample, under),
     )
     heading = "SRAM: where on the reference a generated patch looks"
     return draw(
@@ -80,11 +84,16 @@ def sram_grid(
 def default_points(sample: xr.DataTree) -> list[tuple[int, int]]:
     """Return a grid of three by three of points (y, x) in the inpainting mask's box, or in the whole image.
 
-    Where the box is so small that points share a patch, each patch is named once.
+    Of what the model saw alone. Where the box is so small that points share a patch, each patch is
+    named once.
     """
     image = stored_image(sample, "generated")
+    box = image_box(sample, "generated")
+    seen = np.zeros(image_size(image), bool)
+    seen[_pixels_between(box.y0, box.y1), _pixels_between(box.x0, box.x1)] = True
     mask = inpainting_mask(sample)
-    inside = np.ones(image_size(image), bool) if mask is None or not mask.any() else mask > 127
+    inside = seen if mask is None else seen & (mask > 127)
+    inside = inside if inside.any() else seen
     ends = [np.flatnonzero(inside.any(axis=axis))[[0, -1]] for axis in (1, 0)]
     rows, columns = (
         [int(low + (high + 1 - low) * share / 6) for share in (1, 3, 5)] for low, high in ends
@@ -92,8 +101,13 @@ def default_points(sample: xr.DataTree) -> list[tuple[int, int]]:
     grid = _finest_grid(sample)
     points: dict[object, tuple[int, int]] = {}
     for point in itertools.product(rows, columns):
-        points.setdefault(_patch(point, image, grid), point)
+        points.setdefault(_patch(point, box, grid), point)
     return list(points.values())
+
+
+def _pixels_between(low: float, high: float) -> slice:
+    """Return the pixels of an image that begin within two ends."""
+    return slice(max(0, math.ceil(low)), max(0, math.ceil(high)))
 
 
 def _finest_grid(sample: xr.DataTree) -> tuple[int, int]:
@@ -111,13 +125,14 @@ def _finest_grid(sample: xr.DataTree) -> tuple[int, int]:
 
 
 def _patch(
-    point: tuple[int, int], image: Pixels, grid: tuple[int, int]
+    point: tuple[float, float], box: Box, grid: tuple[int, int]
 ) -> tuple[float, float, float, float]:
-    """Return the box (top, left, height, width) in pixels of the patch that holds a point."""
-    height, width = image.shape[0] / grid[0], image.shape[1] / grid[1]
-    row, column = int(point[0] / height), int(point[1] / width)
+    """Return top, left, height and width in pixels of the patch of a grid over a box that holds a point."""
+    height, width = box.height / grid[0], box.width / grid[1]
+    row = max(0, min(int((point[0] - box.y0) / height), grid[0] - 1))
+    column = max(0, min(int((point[1] - box.x0) / width), grid[1] - 1))
     # A pixel's centre has whole coordinates, so its edges lie half a pixel off.
-    return row * height - 0.5, column * width - 0.5, height, width
+    return box.y0 + row * height - 0.5, box.x0 + column * width - 0.5, height, width
 
 
 def sram_of_default_points(

@@ -20,7 +20,14 @@ from i2am.analysis.maps.levels import (
     stack_layers,
 )
 from i2am.analysis.maps.official import official_levels, official_plan
-from i2am.analysis.stores.layers import SelectedLayer, check_one_reference, select_layers
+from i2am.analysis.stores.boxes import pixel_coordinates
+from i2am.analysis.stores.layers import (
+    Labels,
+    SelectedLayer,
+    check_one_reference,
+    select_layers,
+    step_labels,
+)
 from i2am.analysis.stores.reader import open_maps
 from i2am.schemas import SCHEMA_VERSION, AnalysisError
 from i2am.schemas.attributes import ATTRIBUTE_KEY
@@ -32,6 +39,7 @@ from i2am.schemas.choices import (
     check_choice,
 )
 from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, STEP, TIMESTEP
+from i2am.schemas.directions import G2R, R2G
 from i2am.storage import StoreLike
 
 __all__ = ["analyze", "check_options", "maps_of"]
@@ -43,8 +51,8 @@ def analyze(
     convention: Convention = "i2am",
     normalisation: Normalisation = "mass",
     layers: str | Iterable[str] | None = None,
-    steps: Iterable[int] | None = None,
-    heads: Iterable[int] | None = None,
+    steps: Labels = None,
+    heads: Labels = None,
     guidance: str = CONDITIONAL,
     time_groups: int = 5,
     grid: Grid | None = None,
@@ -61,8 +69,8 @@ def analyze(
         Each softmax sums to 1 over its own grid; or uniform attention is 1 on every grid.
     layers : str or iterable of str, optional
         Names or glob patterns; by default all layers, of the first reference image.
-    steps, heads : iterable of int, optional
-        Labels; all by default.
+    steps, heads : int, slice or iterable of int, optional
+        Labels, one or several; a slice takes those of its numbers that were captured. By default all.
     guidance : str
         The branch of classifier-free guidance, if several were captured.
     time_groups : int
@@ -78,13 +86,14 @@ def analyze(
         holds volume (layer, step, head, plane), ulam (plane), tlam (time, plane), hlam (head,
         plane), llam (layer, plane), where plane is (y, x) or (reference_y, reference_x), and
         ``r2g`` also mass (plane) where layers have it; float32, at least 0, lazy. Heads that a
-        layer lacks are NaN; means skip them.
+        layer lacks are NaN; means skip them. Where the image is stored, the plane's coordinates
+        are the centres of its cells in pixels of that image: a map fills the part that the model saw.
 
     Raises
     ------
     AnalysisError
-        If an option is unknown, a label was not captured, or the named layers look at different
-        reference images.
+        If an option is unknown, a label was not captured, the named layers look at different
+        reference images, or `sample` is a run.
 
     Notes
     -----
@@ -111,11 +120,12 @@ def analyze(
     """
     check_options(convention, normalisation, grid)
     grid = None if grid is None else (grid[0], grid[1])
-    selected = select_layers(sample, layers, steps, heads, guidance)
+    kept_steps = step_labels(sample, steps)
+    selected = select_layers(sample, layers, kept_steps, heads, guidance)
     check_one_reference(selected)
     coordinates = sample.coords.to_dataset()[[STEP, TIMESTEP]]
     if steps is not None:
-        coordinates = coordinates.sel({STEP: sorted(set(steps))})
+        coordinates = coordinates.sel({STEP: kept_steps})
     spans = split_time_groups(coordinates.sizes[STEP], time_groups)
     density = normalisation == "density"
     attributes = {
@@ -128,6 +138,8 @@ def analyze(
         directions = _official(sample, selected, coordinates, spans, grid)
     else:
         directions = _i2am(selected, coordinates, spans, grid, density=density)
+    for name, levels in directions.items():
+        directions[name] = levels.assign_coords(_pixels(sample, selected, levels, name))
     tree: dict[str, xr.Dataset] = {"/": xr.Dataset(attrs={ATTRIBUTE_KEY: attributes})}
     return xr.DataTree.from_dict(tree | directions, name=sample.name)
 
@@ -201,6 +213,18 @@ def _official(
             levels.assign(volume=stack_layers(g2r)), coordinates, time_groups
         )
     return directions
+
+
+def _pixels(
+    sample: xr.DataTree, selected: Sequence[SelectedLayer], levels: xr.Dataset, direction: str
+) -> dict[str, xr.Variable]:
+    """Return where the cells of a direction's maps lie on the stored image that they lie over."""
+    image, plane = R2G.image, R2G.plane
+    if direction == G2R.name:
+        image = next(one.attributes.reference_image() for one in selected if one.has_g2r)
+        plane = G2R.plane
+    grid = levels.sizes[plane[0]], levels.sizes[plane[1]]
+    return pixel_coordinates(sample, image, plane, grid)
 
 
 def _maps(

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from i2am.analysis.kernel.resize import Grid
 from i2am.analysis.maps.analyze import analyze, check_options
 from i2am.analysis.maps.dask_cluster import Executor, ProgressCallback, open_executor
+from i2am.analysis.stores.layers import Labels, head_labels, step_labels
 from i2am.analysis.stores.maps_writer import (
     finish_sample,
     is_finished,
@@ -49,8 +50,8 @@ def analyze_run(
     convention: Convention = "i2am",
     normalisation: Normalisation = "mass",
     layers: str | Iterable[str] | None = None,
-    steps: Iterable[int] | None = None,
-    heads: Iterable[int] | None = None,
+    steps: Labels = None,
+    heads: Labels = None,
     guidance: str = CONDITIONAL,
     time_groups: int = 5,
     grid: Grid | None = None,
@@ -95,26 +96,27 @@ def analyze_run(
     """
     check_options(convention, normalisation, grid)
     patterns = None if layers is None else [layers] if isinstance(layers, str) else list(layers)
+    # Workers elsewhere may have another working folder.
+    opened = open_run(run if scheduler is None else _absolute(run))
+    chosen = _chosen(opened, samples)
+    first = next(iter(chosen))
+    sample = opened[first]
     options: dict[str, Any] = {
         "convention": convention,
         "normalisation": normalisation,
         "layers": patterns,
-        "steps": None if steps is None else sorted({int(step) for step in steps}),
-        "heads": None if heads is None else sorted({int(head) for head in heads}),
+        "steps": None if steps is None else step_labels(sample, steps),
+        "heads": None if heads is None else head_labels(sample, patterns, heads),
         "guidance": guidance,
         "time_groups": time_groups,
         "grid": None if grid is None else (grid[0], grid[1]),
     }
-    # Workers elsewhere may have another working folder.
-    opened = open_run(run if scheduler is None else _absolute(run))
-    chosen = _chosen(opened, samples)
     if is_url(out):
         msg = f"Expected a local folder for the maps, got a URL, at {out}. Write them locally."
         raise StoreError(msg)
     out = Path(out)
-    first = next(iter(chosen))
     # An error comes before anything is written.
-    prepared = {first: analyze(opened[first], **options)}
+    prepared = {first: analyze(sample, **options)}
     with open_executor(scheduler, workers) as executor:
         root = open_output(
             out if scheduler is None else out.resolve(),

@@ -31,7 +31,7 @@ from i2am.analysis.stores.chunks import (
     chunk_lengths,
     touched_bytes,
 )
-from i2am.analysis.stores.layers import SelectedLayer, select_layers
+from i2am.analysis.stores.layers import Labels, SelectedLayer, select_layers, step_labels
 from i2am.schemas.choices import Normalisation
 from i2am.schemas.dims import (
     CONDITIONAL,
@@ -170,8 +170,8 @@ class LiveSram:
         generated: Regions | None = None,
         reference: Regions | None = None,
         layers: str | Iterable[str] | None = None,
-        steps: Iterable[int] | None = None,
-        heads: Iterable[int] | None = None,
+        steps: Labels = None,
+        heads: Labels = None,
         stop: Callable[[], bool] | None = None,
     ) -> Iterator[SramEstimate]:
         """Yield better and better estimates; the last is what `sram` returns for the same arguments.
@@ -196,19 +196,20 @@ class LiveSram:
         """
         check_one_side(generated, reference)
         named = layers if layers is None or isinstance(layers, str) else tuple(layers)
-        selected = self._select(named, _frozen(steps), _frozen(heads))
+        labels = step_labels(self._sample, steps)
+        selected = self._select(named, tuple(labels), _hashable(heads))
         request = check_request(self._sample, selected, named, generated, reference)
         known = self._sample[STEP].to_numpy().tolist()
-        wanted = range(len(known)) if steps is None else sorted({known.index(one) for one in steps})
-        return self._estimates(request, wanted, stop or _never)
+        return self._estimates(request, [known.index(one) for one in labels], stop or _never)
 
     def _select_layers(
         self,
         layers: str | tuple[str, ...] | None,
-        steps: tuple[int, ...] | None,
-        heads: tuple[int, ...] | None,
+        steps: tuple[int, ...],
+        heads: _HashableLabels,
     ) -> list[SelectedLayer]:
-        return select_layers(self._sample, layers, steps, heads, self._guidance)
+        labels = slice(*heads.ends) if isinstance(heads, _HashableSlice) else heads
+        return select_layers(self._sample, layers, steps, labels, self._guidance)
 
     def _estimates(
         self, request: SramRequest, steps: Sequence[int], stop: Callable[[], bool]
@@ -244,8 +245,20 @@ class LiveSram:
         ]
 
 
-def _frozen(labels: Iterable[int] | None) -> tuple[int, ...] | None:
-    return None if labels is None else tuple(labels)
+@dataclass(frozen=True)
+class _HashableSlice:
+    """A slice as the key of a cache: before Python 3.12 a slice has no hash."""
+
+    ends: tuple[Any, Any, Any]
+
+
+_HashableLabels = int | _HashableSlice | tuple[int, ...] | None
+
+
+def _hashable(labels: Labels) -> _HashableLabels:
+    if isinstance(labels, slice):
+        return _HashableSlice((labels.start, labels.stop, labels.step))
+    return tuple(labels) if isinstance(labels, Iterable) else labels
 
 
 def _never() -> bool:

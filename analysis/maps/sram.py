@@ -27,7 +27,7 @@ from i2am.analysis.maps.regions import (
     check_request,
     kept_dims,
 )
-from i2am.analysis.stores.layers import SelectedLayer, select_layers
+from i2am.analysis.stores.layers import Labels, SelectedLayer, select_layers, step_labels
 from i2am.schemas.choices import Normalisation
 from i2am.schemas.dims import (
     CONDITIONAL,
@@ -52,8 +52,8 @@ def sram(
     generated: Regions | None = None,
     reference: Regions | None = None,
     layers: str | Iterable[str] | None = None,
-    steps: Iterable[int] | None = None,
-    heads: Iterable[int] | None = None,
+    steps: Labels = None,
+    heads: Labels = None,
     keep: Iterable[str] = (),
     guidance: str = CONDITIONAL,
     normalisation: Normalisation = "mass",
@@ -64,12 +64,13 @@ def sram(
     ----------
     sample : DataTree
         As `open_run` gives it.
-    generated : (y, x) or bool array (y, x), optional
-        A pixel of the stored generated image: each layer takes the patch that holds it. Or a mask
-        of that image's size: each layer takes the mean over the patches that hold its pixels. Or
-        many at once: a list of pixels and masks, or one bool array (region, y, x), whose
-        ``region`` coordinate, if it has one, names them.
-    reference : (y, x) or bool array (reference_y, reference_x), optional
+    generated : (y, x) or mask (y, x), optional
+        A place in the stored generated image, in pixels: whole numbers name a pixel, fractions a
+        position in it; each layer takes the patch that holds it. Or a mask of that image's size
+        (bool, or 0 and 1, or 0 and 255): each layer takes the mean over the patches that hold its
+        pixels; those that the model did not see are left out. Or many at once: a list of places and
+        masks, or one array (region, y, x), whose ``region`` coordinate, if it has one, names them.
+    reference : (y, x) or mask (reference_y, reference_x), optional
         The same of the stored reference image (for layers of a further reference, of that one):
         where on the generated image that region went. Give one of the two.
     layers, steps, heads, guidance, normalisation
@@ -83,15 +84,16 @@ def sram(
         Dims ([region,] kept dims, reference_y, reference_x), for a region of the reference
         ([region,] kept dims, y, x), on the largest grid of the selected layers; ``region`` if many
         were given, numbered or named; float32, at least 0, lazy. Layers without a reference grid,
-        with one token, or reduced to maps at capture are left out. The attribute
-        ``reference_image`` names the stored image that the layers look at.
+        with one token, or reduced to maps at capture are left out. Coordinates as in `analyze`. The
+        attribute ``reference_image`` names the stored image that the layers look at.
 
     Raises
     ------
     AnalysisError
         If no selected layer has SRAM, or one whose full name is given has none; the named layers
-        look at different reference images; a region is not in the image; neither or both of
-        `generated` and `reference` are given; or a label was not captured.
+        look at different reference images; a region is not in the image, or lies where the model
+        saw nothing of it; neither or both of `generated` and `reference` are given; or a label was
+        not captured.
 
     Notes
     -----
@@ -120,9 +122,9 @@ def sram(
     kept = kept_dims(keep)
     check_options("i2am", normalisation)
     named = layers if layers is None or isinstance(layers, str) else list(layers)
-    selected = select_layers(sample, named, steps, heads, guidance)
+    labels = step_labels(sample, steps)
+    selected = select_layers(sample, named, labels, heads, guidance)
     request = check_request(sample, selected, named, generated, reference)
-    labels = sample[STEP].to_numpy() if steps is None else sorted(set(steps))
     averaged = [dim for dim in (LAYER, STEP, HEAD) if dim not in kept]
     volumes = _volumes(request, density=normalisation == "density")
     parts = [mean_float32(one.assign_coords({STEP: labels}), averaged) for one in volumes]
@@ -133,7 +135,7 @@ def _volumes(request: SramRequest, *, density: bool) -> Iterator[xr.DataArray]:
     """Yield maps (layer, step, head, region, plane), of a limited number of regions each."""
     grid = request.grid
     rows = {layer.name: request.query_rows(layer) for layer in request.layers}
-    for first in range(0, len(request.regions.pixels), _MAX_REGIONS):
+    for first in range(0, len(request.regions.places), _MAX_REGIONS):
         maps = []
         for layer in request.layers:
             some = rows[layer.name][first : first + _MAX_REGIONS]

@@ -1,6 +1,7 @@
 """Detection: whether the bright part of a map has the bounding box of the painted object.
 
-Boxes are (x, y, width, height) in the image's own pixels, as in a manifest.
+Boxes are (x, y, width, height) in pixels, as in a manifest. Where the model saw a part of the
+generated image alone, its map fills that part, and all boxes are counted from the part's corner.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from scipy import ndimage
 
 from i2am.analysis.kernel.resize import resize
 from i2am.analysis.scores.imacs import normalise, with_polarity
+from i2am.analysis.scores.masks import box_pixels
 from i2am.analysis.scores.score import Score, ScoredMap, ScoreValue
+from i2am.analysis.stores.boxes import image_box, is_whole_image
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.directions import R2G
 
@@ -25,12 +28,13 @@ __all__ = [
     "Box",
     "bounding_box",
     "box_iou",
+    "box_within",
     "detect_box",
     "detection_scores",
     "random_box",
 ]
 
-Box = tuple[int, int, int, int]
+Box = tuple[float, float, float, float]
 _PERCENTILE: Final = 65.0
 _FIVE_BY_FIVE: Final = np.ones((5, 5), bool)
 _TOUCHING: Final = np.ones((3, 3), bool)  # diagonal neighbours belong together
@@ -136,8 +140,11 @@ def _dilate(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def detection_scores(
     sample: xr.DataTree, heat: NDArray[np.float64], box: Box
 ) -> Iterator[tuple[str, float]]:
-    """Yield the overlap of the box found in `heat` with the true one, and two baselines."""
-    height, width = sample.children["images"]["generated"].shape[:2]
+    """Yield the overlap of the box found in `heat` with the true one, and two baselines.
+
+    `box` is counted from the corner of the part that the model saw; see `box_within`.
+    """
+    height, width = box_pixels(image_box(sample, R2G.image))
     found = detect_box(resize(heat, (height, width)))
     yield "detection_iou", box_iou(found, box) if found else 0.0
     yield "whole_image_iou", box_iou((0, 0, width, height), box)
@@ -146,14 +153,43 @@ def detection_scores(
     yield "random_box_iou", float(np.mean(chance))
 
 
+def box_within(sample: xr.DataTree, box: Box) -> Box | None:
+    """Return the part of a box of the generated image that the model saw, from that part's corner.
+
+    Parameters
+    ----------
+    sample : DataTree
+    box : (x, y, width, height)
+        In pixels of the stored generated image.
+
+    Returns
+    -------
+    (x, y, width, height) or None
+        In the pixels of `box_pixels`; None if the model saw nothing of it.
+    """
+    if is_whole_image(sample, R2G.image):
+        return box
+    seen = image_box(sample, R2G.image)
+    height, width = box_pixels(seen)
+    left, right = (
+        float(np.clip((x - seen.x0) / seen.width, 0, 1)) * width for x in (box[0], box[0] + box[2])
+    )
+    top, bottom = (
+        float(np.clip((y - seen.y0) / seen.height, 0, 1)) * height
+        for y in (box[1], box[1] + box[3])
+    )
+    return (left, top, right - left, bottom - top) if right > left and bottom > top else None
+
+
 def _compute(scored: ScoredMap) -> Iterator[tuple[str, float]]:
     """Yield the scores of R2G of a sample whose box is known: the manifest's, or the mask's."""
     if scored.direction != R2G.name or scored.sample is None:
         return
     mask = scored.mask
-    box = scored.sample.attrs[ATTRIBUTE_KEY].get("box") or (
-        None if mask is None else bounding_box(mask)
-    )
+    if told := scored.sample.attrs[ATTRIBUTE_KEY].get("box"):
+        box = box_within(scored.sample, told)
+    else:
+        box = None if mask is None else bounding_box(mask)
     if box is not None:
         heat = with_polarity(normalise(scored.values.astype(np.float64)), scored.options.polarity)
         yield from detection_scores(scored.sample, heat, box)

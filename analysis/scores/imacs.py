@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2am.analysis.kernel.resize import resize
+from i2am.analysis.scores.masks import mask_over
 from i2am.analysis.scores.score import (
     DEFAULT_PENALTY,
     DEFAULT_THRESHOLD,
@@ -41,10 +42,11 @@ def imacs(
 
     Parameters
     ----------
-    attention : array (y, x)
+    attention : array or DataArray (y, x)
         A ULAM, on its own grid.
     mask : array (image y, image x), 0..1
-        Where attention belongs; fractions count as weights.
+        Where attention belongs; fractions count as weights. Cut as in `spread` where `attention` has
+        coordinates.
     penalty : float
         The weight of attention outside the mask.
     threshold : float
@@ -63,7 +65,8 @@ def imacs(
     Raises
     ------
     AnalysisError
-        If the mask is empty or whole, not within 0..1, or the polarity is unknown.
+        If the mask is empty or whole, not within 0..1, or may lie elsewhere than the map, or the
+        polarity is unknown.
 
     Notes
     -----
@@ -79,7 +82,7 @@ def imacs(
     -3.0
     """
     check_choice("polarity", polarity, POLARITIES, AnalysisError)
-    weights = np.asarray(mask, np.float64)
+    weights = np.asarray(mask_over(attention, mask), np.float64)
     inside, outside = weights.sum(), (1 - weights).sum()
     if weights.min() < 0 or weights.max() > 1 or inside == 0 or outside == 0:
         msg = (

@@ -57,8 +57,9 @@ class ScoredMap:
     direction : "r2g" or "g2r"
     values : array (y, x), at least 0
         The map, in memory, on its own grid.
-    mask : array (image y, image x), 0..1, optional
-        Where attention may belong; neither empty nor whole.
+    mask : array (y, x), 0..1, optional
+        Where attention may belong, over the part of the image that the model saw and that the map
+        fills; neither empty nor whole there.
     sample : DataTree, optional
         The captured sample that the map is of: its images and provenance. None for a map that is
         not the ULAM of a sample.

@@ -14,8 +14,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from i2am.analysis.scores.masks import area_mean, check_mask
+from i2am.analysis.scores.masks import area_mean, check_mask, mask_over
 from i2am.analysis.scores.score import Score, ScoredMap, ScoreValue
+from i2am.schemas import AnalysisError
 from i2am.schemas.directions import DIRECTIONS, G2R, R2G
 
 __all__ = ["MEASURES", "SCORE", "spread", "whole_maps"]
@@ -25,15 +26,16 @@ MEASURES: Final = ("entropy", "concentration", "inside", "chance")
 _BRIGHTEST: Final = 0.1
 
 
-def spread(maps: xr.DataArray, mask: NDArray[Any] | None = None) -> xr.Dataset:
+def spread(maps: xr.DataArray, mask: NDArray[Any] | xr.DataArray | None = None) -> xr.Dataset:
     """Return measures of how each map's attention spreads.
 
     Parameters
     ----------
     maps : DataArray, dims (…, y, x) or (…, reference_y, reference_x)
         Maps of any level, at least 0, in memory or lazy.
-    mask : array (image y, image x), 0..1, optional
-        Where attention may belong; fractions count as weights.
+    mask : array or DataArray (image y, image x), 0..1, optional
+        Where attention may belong; fractions count as weights. Where the maps' coordinates say that
+        they lie over a part of the image, it is cut to that part, unless it has that part's size.
 
     Returns
     -------
@@ -50,7 +52,8 @@ def spread(maps: xr.DataArray, mask: NDArray[Any] | None = None) -> xr.Dataset:
     Raises
     ------
     AnalysisError
-        If the mask has other dimensions than two, or values beyond 0..1.
+        If the mask has other dimensions than two, or values beyond 0..1, or may lie elsewhere than
+        the maps; or `maps` is no DataArray.
 
     Notes
     -----
@@ -66,10 +69,12 @@ def spread(maps: xr.DataArray, mask: NDArray[Any] | None = None) -> xr.Dataset:
     >>> {name: float(value) for name, value in found.items()}
     {'entropy': 0.0, 'concentration': 0.4..., 'inside': 1.0, 'chance': 0.5}
     """
+    _check_maps(maps)
     plane = maps.dims[-2:]
-    weights = (
-        None if mask is None else area_mean(check_mask(mask), (maps.shape[-2], maps.shape[-1]))
-    )
+    weights = None
+    if mask is not None:
+        over = check_mask(np.asarray(mask))
+        weights = area_mean(mask_over(maps, over), (maps.shape[-2], maps.shape[-1]))
     names = MEASURES[: 2 if weights is None else 3]
     measures = xr.apply_ufunc(
         _measure,
@@ -82,6 +87,20 @@ def spread(maps: xr.DataArray, mask: NDArray[Any] | None = None) -> xr.Dataset:
     )
     found = xr.Dataset(dict(zip(names, measures, strict=True)))
     return found if weights is None else found.assign(chance=np.float32(weights.mean()))
+
+
+def _check_maps(maps: object) -> None:
+    if isinstance(maps, xr.DataArray) and maps.ndim >= 2:
+        return
+    if isinstance(maps, xr.DataTree | xr.Dataset):
+        got, remedy = f"a {type(maps).__name__} of many", "Give one of them: maps['r2g/ulam']."
+    elif isinstance(maps, xr.DataArray):
+        got, remedy = f"one of dims {maps.dims}", "Its last two must be y and x."
+    else:
+        got = type(maps).__name__
+        remedy = "Name its dims: xr.DataArray(values, dims=('y', 'x'))."
+    msg = f"Expected a DataArray of maps (…, y, x), got {got}, at maps. {remedy}"
+    raise AnalysisError(msg)
 
 
 def whole_maps(maps: xr.DataArray) -> xr.DataArray:

@@ -21,8 +21,13 @@ from tqdm.auto import tqdm
 from zarr.abc.store import Store
 from zarr.storage import MemoryStore
 
-from i2am.analysis.statistics.groups import SampleGroup, check_same_layout, group_samples
-from i2am.analysis.stores.maps_writer import source_of, write_coordinates
+from i2am.analysis.statistics.groups import (
+    SampleGroup,
+    check_same_layout,
+    group_samples,
+    shared_pixels,
+)
+from i2am.analysis.stores.maps_writer import source_of, write_coordinate, write_coordinates
 from i2am.analysis.stores.reader import Maps, open_maps, open_tree
 from i2am.analysis.stores.related import named_path, run_of
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, I2AMError, StoreError, did_you_mean
@@ -247,8 +252,11 @@ def _write_group(
     """Write one group's averages, in as many passes over its samples as its maps need."""
     first = group.samples[0]
     template = _select_levels(maps[first], levels)
+    shared = {direction: shared_pixels(found, found) for direction, found in template.items()}
     for direction, found in template.items():
-        _create(node.create_group(direction), found, len(group.samples))
+        _create(
+            node.create_group(direction), found.drop_vars(shared[direction]), len(group.samples)
+        )
     passes = list(memory_passes(template, max_pass_values))
     bar.total += (len(passes) - 1) * len(group.samples)
     for number, parts in enumerate(passes):
@@ -257,6 +265,9 @@ def _write_group(
             sample = _select_levels(maps[name], levels)
             if number == 0:
                 check_same_layout(name, sample, first, template)
+                for direction, found in template.items():
+                    if shared_pixels(sample[direction], found) != shared[direction]:
+                        shared[direction] = []  # The mean then lies over no one part of an image.
             lazy = [sample[p.direction][p.level].data[p.slices] for p in parts]
             for moment, values in zip(moments, dask.compute(*lazy), strict=True):
                 moment.add(values)
@@ -265,6 +276,10 @@ def _write_group(
             arrays: Any = node[part.direction]
             arrays[part.level][part.slices] = moment.mean.astype(np.float32)
             arrays[f"{part.level}_variance"][part.slices] = moment.variance().astype(np.float32)
+    for direction, dims in shared.items():
+        own: Any = node[direction]
+        for dim in dims:
+            write_coordinate(own, template[direction].coords[dim])
 
 
 def _select_levels(sample: xr.DataTree, levels: list[str]) -> dict[str, xr.Dataset]:

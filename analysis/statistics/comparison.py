@@ -21,7 +21,7 @@ from i2am.analysis.scores.imacs import imacs
 from i2am.analysis.scores.masks import masks_of
 from i2am.analysis.scores.spread import spread
 from i2am.analysis.statistics.differences import agreement, matching_levels
-from i2am.analysis.statistics.run_pair import RunPair, SampleWithMaps
+from i2am.analysis.statistics.run_pair import RunPair, SampleWithMaps, lie_alike
 from i2am.schemas.dims import HEAD, LAYER
 from i2am.schemas.directions import DIRECTIONS, DirectionName
 
@@ -55,7 +55,7 @@ def compare_runs(pair: RunPair, *, progress: bool = False) -> pd.DataFrame:
         - measures: inside, entropy and concentration, as in `spread`, each map on its own grid;
           for ulam also imacs_g or imacs_r, with their defaults; and of the two maps themselves
           correlation and total_variation, as in `agreement`: these have neither a nor b, and stand
-          in `difference`.
+          in `difference`. They do not exist where the models saw other parts of the image.
 
         A measure that does not exist in both has no row.
     """
@@ -121,13 +121,19 @@ def compare_sample(name: str, a: SampleWithMaps, b: SampleWithMaps) -> pd.DataFr
             a.maps[direction].to_dataset(),
             b.maps[direction].to_dataset(),
             [own.get(direction) for own in masks],
+            are_alike=lie_alike(a, b, direction),
         )
     ]
     return pd.DataFrame(rows, columns=list(_COLUMNS)).dropna(subset="difference")
 
 
 def _direction_rows(
-    direction: DirectionName, a: xr.Dataset, b: xr.Dataset, masks: list[NDArray[np.float64] | None]
+    direction: DirectionName,
+    a: xr.Dataset,
+    b: xr.Dataset,
+    masks: list[NDArray[np.float64] | None],
+    *,
+    are_alike: bool,
 ) -> Iterator[tuple[str, str, str, float, float, float]]:
     """Yield level, label, measure, a, b and difference."""
     matching = matching_levels(a, b)
@@ -145,7 +151,10 @@ def _direction_rows(
         if dim is None and masks[0] is not None and masks[1] is not None:
             scores = imacs(of_a.to_numpy(), masks[0]), imacs(of_b.to_numpy(), masks[1])
             measured[DIRECTIONS[direction].imacs] = [np.array([score]) for score in scores]
-        similarity = {str(key): _values(found) for key, found in agreement(of_a, of_b).items()}
+        similarity = {
+            str(key): _values(found)
+            for key, found in (agreement(of_a, of_b).items() if are_alike else ())
+        }
         for row, label in enumerate(labels):
             for measure, (x, y) in measured.items():
                 yield level, label, measure, x[row], y[row], y[row] - x[row]

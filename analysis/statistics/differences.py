@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from i2am.analysis.kernel.resize import Grid, largest_grid, resize
 from i2am.analysis.scores.spread import whole_maps
-from i2am.schemas import AnalysisError
+from i2am.analysis.statistics.groups import shared_pixels
+from i2am.analysis.stores.boxes import box_of_maps
+from i2am.schemas import AnalysisError, Box
 from i2am.schemas.dims import HEAD, LAYER, STEP, TIME
-from i2am.schemas.directions import DIRECTIONS
+from i2am.schemas.directions import DIRECTIONS, DirectionName
 
-__all__ = ["agreement", "difference_maps", "matching_levels", "shares"]
+__all__ = ["agreement", "boxes_alike", "difference_maps", "matching_levels", "shares"]
 
 Pair = tuple[xr.DataArray, xr.DataArray]
 
@@ -39,12 +41,13 @@ def difference_maps(maps_a: xr.DataTree, maps_b: xr.DataTree) -> xr.DataTree:
         groups are equally many; llam of the layers that both name; and where all layers are the
         same, hlam of the heads that both have, and the volume if the steps are the same, too. In
         shares of attention: each map sums to 0, and half the sum of its absolute values is the
-        total variation distance.
+        total variation distance. A direction whose maps lie over other parts of the image, as their
+        coordinates tell, is left out; coordinates in pixels are there if both have the same.
 
     Raises
     ------
     AnalysisError
-        If the two share no direction.
+        If the two share no direction, or lie over other parts of the image in all of them.
 
     Notes
     -----
@@ -62,7 +65,15 @@ def difference_maps(maps_a: xr.DataTree, maps_b: xr.DataTree) -> xr.DataTree:
     >>> found["r2g/ulam"].values.tolist()
     [[-0.25, 0.25]]
     """
-    directions = [d for d in DIRECTIONS if d in maps_a.children and d in maps_b.children]
+    both = [d for d in DIRECTIONS if d in maps_a.children and d in maps_b.children]
+    directions = [d for d in both if _lie_alike(maps_a[d].dataset, maps_b[d].dataset, d)]
+    if both and not directions:
+        msg = (
+            "Expected maps over the same part of an image, got those of two models that saw other "
+            f"parts, at {maps_a.name or 'maps'}. Compare scores instead, or crop the pictures alike "
+            "before the capture."
+        )
+        raise AnalysisError(msg)
     if not directions:
         msg = (
             f"Expected maps of one direction in both, got {', '.join(maps_a.children) or 'none'} "
@@ -75,8 +86,43 @@ def difference_maps(maps_a: xr.DataTree, maps_b: xr.DataTree) -> xr.DataTree:
         levels = matching_levels(maps_a[direction].dataset, maps_b[direction].dataset)
         paired = {name: shares(a, b) for name, (a, b) in levels.items()}
         # Coordinates that differ between the two are left out.
-        found[direction] = xr.Dataset({name: b - a for name, (a, b) in paired.items()})
+        differences = xr.Dataset({name: b - a for name, (a, b) in paired.items()})
+        found[direction] = differences.assign_coords(
+            _shared_pixels(maps_a[direction].dataset, maps_b[direction].dataset, direction)
+        )
     return xr.DataTree.from_dict(found, name=maps_b.name)
+
+
+def boxes_alike(a: Box, b: Box, grid: Grid) -> bool:
+    """Return whether two boxes differ by less than half a cell of a grid that fills them.
+
+    Examples
+    --------
+    >>> boxes_alike(Box(0, 32, 32, 64), Box(0, 32.3, 32, 64.3), (8, 8))
+    True
+    >>> boxes_alike(Box(0, 32, 32, 64), Box(0, 0, 32, 96), (8, 8))
+    False
+    """
+    limits = [a.height / grid[0] / 2, a.width / grid[1] / 2] * 2
+    return all(abs(p - q) < limit for p, q, limit in zip(a, b, limits, strict=True))
+
+
+def _lie_alike(a: xr.Dataset, b: xr.Dataset, direction: DirectionName) -> bool:
+    """Return whether maps lie over the same part of an image, as far as their coordinates tell."""
+    plane = DIRECTIONS[direction].plane
+    of_a, of_b = box_of_maps(a, plane), box_of_maps(b, plane)
+    if of_a is None or of_b is None:
+        return True
+    if of_a[:2] == of_b[:2] == (0, 0):
+        return True  # Whole images, it may be of other sizes.
+    return boxes_alike(of_a, of_b, largest_grid([_grid(a["ulam"]), _grid(b["ulam"])]))
+
+
+def _shared_pixels(
+    a: xr.Dataset, b: xr.Dataset, direction: DirectionName
+) -> dict[str, xr.Variable]:
+    plane = DIRECTIONS[direction].plane
+    return {dim: a[dim].variable for dim in plane} if len(shared_pixels(a, b)) == len(plane) else {}
 
 
 def matching_levels(a: xr.Dataset, b: xr.Dataset) -> dict[str, Pair]:

@@ -18,10 +18,11 @@ from i2am.schemas import AnalysisError, did_you_mean
 from i2am.schemas.dims import FIRST_STEP, HEAD, LAST_STEP, LAYER, STEP, TIMESTEP
 from i2am.schemas.directions import DIRECTIONS
 
-__all__ = ["SampleGroup", "check_same_layout", "group_samples"]
+__all__ = ["SampleGroup", "check_same_layout", "group_samples", "shared_pixels"]
 
 _LABELS: Final = "labels."
 _OTHER_CHARACTERS: Final = re.compile(r"[^\w.+@=-]")
+_PLANES: Final = tuple(dim for direction in DIRECTIONS.values() for dim in direction.plane)
 _Label = str | float | bool | None
 _SPLIT_HINT: Final = "or average them apart, by a column or by samples"
 _REMEDIES: Final = {
@@ -171,6 +172,8 @@ def _check_direction(where: str, maps: xr.Dataset, other_name: str, other: xr.Da
     # Labels first: what else lies along a dimension differs with them.
     for coordinate in sorted(other.coords, key=lambda name: name not in other.dims):
         name = str(coordinate)
+        if name in _PLANES:
+            continue  # Images of other sizes have maps on one grid; see `shared_pixels`.
         mine, theirs = maps[name].to_numpy(), other[name].to_numpy()
         if not np.array_equal(mine, theirs):
             what = _MEANINGS.get(name, name)
@@ -182,6 +185,15 @@ def _check_direction(where: str, maps: xr.Dataset, other_name: str, other: xr.Da
         remedy = _REMEDIES.get(what, f"Analyze both with the same options, {_SPLIT_HINT}.")
         msg = f"Expected the {what} of {other_name} ({expected}), got {got}, at {where}. {remedy}"
         raise AnalysisError(msg)
+
+
+def shared_pixels(maps: xr.Dataset, other: xr.Dataset) -> list[str]:
+    """Return the dimensions of the plane that have the same coordinates in two samples' maps."""
+    return [
+        dim
+        for dim in _PLANES
+        if dim in maps.coords and dim in other.coords and maps[dim].equals(other[dim])
+    ]
 
 
 def _contents(maps: Mapping[str, xr.Dataset]) -> str:

@@ -10,14 +10,19 @@ from typing import Final, NamedTuple
 import dask
 import xarray as xr
 
+from i2am.analysis.kernel.resize import largest_grid
 from i2am.analysis.maps.analyze import maps_of
-from i2am.analysis.statistics.differences import difference_maps
+from i2am.analysis.statistics.differences import boxes_alike, difference_maps
+from i2am.analysis.statistics.groups import shared_pixels
+from i2am.analysis.stores.boxes import image_box
+from i2am.analysis.stores.layers import image_under
 from i2am.analysis.stores.reader import Maps, Run, open_maps, open_run
 from i2am.analysis.stores.related import find_maps
-from i2am.schemas import AnalysisError, StoreError, did_you_mean
+from i2am.schemas import AnalysisError, Box, StoreError, did_you_mean
+from i2am.schemas.directions import DIRECTIONS, DirectionName
 from i2am.storage import StoreLike
 
-__all__ = ["RunPair", "SampleWithMaps", "pair_runs"]
+__all__ = ["RunPair", "SampleWithMaps", "differences_of", "lie_alike", "pair_runs"]
 
 _NAMED: Final = 3
 # Convention and normalisation of maps that are computed on demand.
@@ -29,6 +34,56 @@ class SampleWithMaps(NamedTuple):
 
     sample: xr.DataTree
     maps: xr.DataTree
+
+    def seen_share(self, direction: DirectionName) -> Box | None:
+        """Return the part of the image that the maps lie over, in shares of its height and width.
+
+        None where the image is not stored.
+        """
+        images = self.sample.children.get("images")
+        if images is None:
+            return None
+        name = image_under(self.sample, self.maps, direction)
+        if name not in images.dataset:
+            return None
+        height, width = images.dataset[name].shape[:2]
+        y0, x0, y1, x1 = image_box(self.sample, name)
+        return Box(y0 / height, x0 / width, y1 / height, x1 / width)
+
+
+def lie_alike(a: SampleWithMaps, b: SampleWithMaps, direction: DirectionName) -> bool:
+    """Return whether the maps of two samples lie over the same part of their images.
+
+    If not, position by position they cannot be compared: the models saw other things there.
+    """
+    of_a, of_b = a.seen_share(direction), b.seen_share(direction)
+    if of_a is None or of_b is None:
+        return True
+    grid = largest_grid(
+        (own.maps[direction].dataset["ulam"].shape[0], own.maps[direction].dataset["ulam"].shape[1])
+        for own in (a, b)
+    )
+    return boxes_alike(of_a, of_b, grid)
+
+
+def differences_of(a: SampleWithMaps, b: SampleWithMaps) -> xr.DataTree:
+    """Return `difference_maps` of the directions that can be compared; empty if none can."""
+    directions = [d for d in DIRECTIONS if d in a.maps.children and d in b.maps.children]
+    alike = [d for d in directions if lie_alike(a, b, d)]
+    if directions and not alike:
+        return xr.DataTree(name=b.maps.name)
+    cut: list[dict[str, xr.Dataset]] = [{}, {}]
+    for direction in alike:
+        both = [own.maps[direction].to_dataset() for own in (a, b)]
+        if len(shared_pixels(*both)) < len(DIRECTIONS[direction].plane):
+            # The same part of images of other sizes: there are no pixels that both have.
+            both = [own.drop_vars(DIRECTIONS[direction].plane, errors="ignore") for own in both]
+        for own, one in zip(cut, both, strict=True):
+            own[direction] = one
+    names = a.maps.name, b.maps.name
+    return difference_maps(
+        *(xr.DataTree.from_dict(own, name=name) for own, name in zip(cut, names, strict=True))
+    )
 
 
 @dataclass(frozen=True)
@@ -121,7 +176,11 @@ def pair_runs(
     mapped_a = maps_of(opened_a, None if stored_a is None else stored_a.path)
     mapped_b = maps_of(opened_b, None if stored_b is None else stored_b.path)
     # Lazy: an error comes before anything is computed or written.
-    difference_maps(mapped_a[names[0]], mapped_b[names[0]])
+    first = names[0]
+    differences_of(
+        SampleWithMaps(opened_a[first], mapped_a[first]),
+        SampleWithMaps(opened_b[first], mapped_b[first]),
+    )
     return RunPair(
         opened_a,
         opened_b,

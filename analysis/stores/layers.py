@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +28,12 @@ from i2am.schemas.dims import (
 from i2am.schemas.directions import DIRECTIONS, DirectionName
 
 __all__ = [
+    "Labels",
     "SelectedLayer",
     "check_one_reference",
+    "check_sample",
     "format_labels",
+    "head_labels",
     "image_under",
     "is_causal",
     "is_noncausal",
@@ -40,8 +44,12 @@ __all__ = [
     "reference_image",
     "select_layers",
     "sram_layers",
+    "step_labels",
     "token_count",
 ]
+
+# Of steps or heads: one label, several, or a range of them; None for all.
+Labels = int | slice | Iterable[int] | None
 
 
 @dataclass(frozen=True)
@@ -116,8 +124,8 @@ def _has_mass(arrays: xr.Dataset) -> bool:
 def select_layers(
     sample: xr.DataTree,
     layers: str | Iterable[str] | None = None,
-    steps: Iterable[int] | None = None,
-    heads: Iterable[int] | None = None,
+    steps: Labels = None,
+    heads: Labels = None,
     guidance: str = CONDITIONAL,
 ) -> list[SelectedLayer]:
     """Return the layers of a captured sample in execution order, cut to the selection.
@@ -128,8 +136,8 @@ def select_layers(
         As `open_run` gives it.
     layers : str or iterable of str, optional
         Names or glob patterns; by default all layers, of the first reference image.
-    steps, heads : iterable of int, optional
-        Labels; all by default.
+    steps, heads : int, slice or iterable of int, optional
+        Labels, one or several; a slice takes those of its numbers that were captured. By default all.
     guidance : str
         The label of the branch of classifier-free guidance.
 
@@ -141,17 +149,70 @@ def select_layers(
     Raises
     ------
     AnalysisError
-        If a label was not captured.
+        If a label was not captured, or `sample` is not a sample but a run.
     """
+    kept_steps = step_labels(sample, steps)
     names = _layer_names(sample, layers)
-    kept_steps = _labels_in_order(steps, sample[STEP].to_numpy().tolist(), STEP, sample)
-    every_head = {head for name in names for head in _head_labels(sample, name)}
-    kept_heads = _labels_in_order(heads, sorted(every_head), HEAD, sample)
+    kept_heads = _heads_of(sample, names, heads)
     return [
         _select(sample, name, kept_steps, kept_heads, guidance)
         for name in names
         if not set(kept_heads).isdisjoint(_head_labels(sample, name))
     ]
+
+
+def step_labels(sample: xr.DataTree, steps: Labels = None) -> list[int]:
+    """Return the labels of the selected steps in the order in which they were captured.
+
+    Raises
+    ------
+    AnalysisError
+        If one was not captured, there is none, or `sample` is not a sample but a run.
+    """
+    check_sample(sample)
+    return _labels_in_order(steps, sample[STEP].to_numpy().tolist(), STEP, sample)
+
+
+def head_labels(
+    sample: xr.DataTree, layers: str | Iterable[str] | None = None, heads: Labels = None
+) -> list[int]:
+    """Return the labels of the selected heads that the selected layers have, ascending.
+
+    Raises
+    ------
+    AnalysisError
+        If one was not captured, there is none, or `sample` is not a sample but a run.
+    """
+    check_sample(sample)
+    return _heads_of(sample, _layer_names(sample, layers), heads)
+
+
+def _heads_of(sample: xr.DataTree, names: Sequence[str], heads: Labels) -> list[int]:
+    every_head = {head for name in names for head in _head_labels(sample, name)}
+    return _labels_in_order(heads, sorted(every_head), HEAD, sample)
+
+
+def check_sample(sample: object) -> None:
+    """Raise an AnalysisError unless this is one captured sample: a run holds many, a path is not open."""
+    if isinstance(sample, xr.DataTree):
+        if "layers" in sample.children and sample["layers"].children:
+            return
+        msg = (
+            f"Expected a captured sample with layers, got none, at {sample.name or 'sample'}. "
+            "Give a sample of open_run()."
+        )
+    elif isinstance(sample, Mapping):
+        name = next(iter(sample), "NAME")
+        msg = (
+            f"Expected one sample of a run, got all of it, at {getattr(sample, 'path', 'sample')}. "
+            f"Name one, as in analyze(run[{name!r}])."
+        )
+    else:
+        msg = (
+            f"Expected a sample of open_run(), got {type(sample).__name__}, at sample. "
+            "Open it first: open_run('run.zarr')['NAME']."
+        )
+    raise AnalysisError(msg)
 
 
 def check_one_reference(layers: Iterable[SelectedLayer]) -> None:
@@ -186,12 +247,6 @@ def format_labels(labels: Sequence[int]) -> str:
 
 
 def _layer_names(sample: xr.DataTree, wanted: str | Iterable[str] | None) -> list[str]:
-    if "layers" not in sample.children or not sample["layers"].children:
-        msg = (
-            f"Expected a captured sample with layers, got none, at {sample.name or 'sample'}. "
-            "Give a sample of open_run()."
-        )
-        raise AnalysisError(msg)
     attributes = {name: _attributes(sample, name) for name in sample["layers"].children}
     known = sorted(
         attributes, key=lambda name: (attributes[name].order, attributes[name].reference_index)
@@ -224,12 +279,19 @@ def _head_labels(sample: xr.DataTree, name: str) -> Sequence[int]:
 
 
 def _labels_in_order(
-    wanted: Iterable[int] | None, known: Sequence[int], what: str, sample: xr.DataTree
+    wanted: Labels, known: Sequence[int], what: str, sample: xr.DataTree
 ) -> list[int]:
     """Return the wanted labels in the order of the known ones."""
     if wanted is None:
         return list(known)
-    chosen = {int(label) for label in wanted}
+    try:
+        chosen = _chosen(wanted, known)
+    except TypeError as e:
+        msg = (
+            f"Expected {what}s as a whole number, a list of them or a slice, got {wanted!r}, "
+            f"at {what}s=. Give labels such as 3, [0, 5] or slice(0, 10)."
+        )
+        raise AnalysisError(msg) from e
     if unknown := sorted(chosen.difference(known)):
         msg = (
             f"Expected {what}s from {format_labels(known)}, got {unknown[0]}, "
@@ -240,6 +302,14 @@ def _labels_in_order(
         msg = f"Expected at least one {what}, got none, at {sample.name or 'sample'}. Name one."
         raise AnalysisError(msg)
     return [label for label in known if label in chosen]
+
+
+def _chosen(wanted: int | slice | Iterable[int], known: Sequence[int]) -> set[int]:
+    """Return labels as a set; of a slice those that are known."""
+    if isinstance(wanted, slice):
+        return set(range(*wanted.indices(max(known) + 1))).intersection(known)
+    labels = wanted if isinstance(wanted, Iterable) else [wanted]
+    return {operator.index(label) for label in labels}
 
 
 def _select(

@@ -31,6 +31,7 @@ __all__ = [
     "open_output",
     "source_of",
     "start_sample",
+    "write_coordinate",
     "write_coordinates",
 ]
 
@@ -145,12 +146,20 @@ def write_coordinates(group: zarr.Group, levels: xr.Dataset) -> None:
     extra = [str(c) for c in levels.coords if c not in levels.dims]
     # xarray's own mark: without it other readers take timestep and the like for data.
     group.update_attributes({"coordinates": " ".join(extra)})
-    for name, coordinate in levels.coords.items():
-        values = coordinate.to_numpy()
-        if values.dtype.kind == "U":
-            values = values.astype(np.dtypes.StringDType())
-        names = [str(dim) for dim in coordinate.dims]
-        group.create_array(str(name), data=values, dimension_names=names)
+    for coordinate in levels.coords.values():
+        write_coordinate(group, coordinate)
+
+
+def write_coordinate(group: zarr.Group, coordinate: xr.DataArray) -> None:
+    """Write one coordinate under its name, with its attributes: those in pixels have units."""
+    values = coordinate.to_numpy()
+    if values.dtype.kind == "U":
+        values = values.astype(np.dtypes.StringDType())
+    names = [str(dim) for dim in coordinate.dims]
+    attributes = {str(key): value for key, value in coordinate.attrs.items()}
+    group.create_array(
+        str(coordinate.name), data=values, dimension_names=names, attributes=attributes
+    )
 
 
 def finish_sample(root: zarr.Group, name: str, created: str) -> None:

@@ -441,6 +441,10 @@ def _array(*dims: str, dtype: str = "float32") -> ArrayDescription:
     return ArrayDescription(dims, tuple(SIZES[dim] for dim in dims), dtype)
 
 
+def _pixels(dim: str) -> ArrayDescription:
+    return replace(_array(dim, dtype="float64"), attributes={"units": "px"})
+
+
 def _direction(*plane: str) -> dict[str, ArrayDescription]:
     return {
         "volume": _array("layer", "step", "head", *plane),
@@ -480,6 +484,23 @@ def _maps(
 MAPS: list[Any] = [
     pytest.param(_maps(), [], id="sound"),
     pytest.param(_maps({"mass": _array("y", "x")}), [], id="sound with mass"),
+    pytest.param(
+        _maps({"y": _pixels("y"), "x": _pixels("x")}, {"reference_y": _pixels("reference_y")}),
+        [],
+        id="sound with pixels",
+    ),
+    pytest.param(
+        _maps(
+            {"y": replace(_pixels("y"), shape=(7,)), "x": replace(_pixels("x"), dtype="float32")},
+            {"reference_x": _array("reference_x", dtype="float64")},
+        ),
+        [
+            "a/r2g/y: expected 8 along 'y', got 7",
+            "a/r2g/x: expected dtype float64, got float32",
+            "a/g2r/reference_x: expected the units 'px', got None",
+        ],
+        id="pixels",
+    ),
     pytest.param(
         _maps({"ulam": None}), ["a/r2g/ulam: expected a map, got none"], id="missing level"
     ),

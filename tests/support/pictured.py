@@ -42,11 +42,17 @@ class Pictured:
 
 
 def pictured(
-    *, tokens: str = "grid", mask: bool = True, source: bool = True, dark: bool = False
+    *,
+    tokens: str = "grid",
+    mask: bool = True,
+    source: bool = True,
+    dark: bool = False,
+    wide: bool = False,
 ) -> Pictured:
     """Return a sample with a grid of reference tokens, or with ``tokens="one"``.
 
-    In a ``dark`` one the pictures are black, so that all light in a figure is heat.
+    In a ``dark`` one the pictures are black, so that all light in a figure is heat. In a ``wide`` one
+    the reference is three times as wide, and the model saw the middle of it.
     """
     logits = _logits() if tokens == "grid" else _logits().mean(axis=-1, keepdims=True)
     groups = {
@@ -56,6 +62,8 @@ def pictured(
         ),
         "/images": _images(mask, source) * np.uint8(not dark),
     }
+    if wide:
+        groups["/images"] = _widened(groups["/images"])
     for order, (name, block) in enumerate(LAYERS.items()):
         attributes = {
             "scale": 1.0,
@@ -92,6 +100,16 @@ def _images(mask: bool, source: bool) -> xr.Dataset:
     if mask:
         images["inpainting_mask"] = (("y", "x"), painted)
     return xr.Dataset(images)
+
+
+def _widened(images: xr.Dataset) -> xr.Dataset:
+    """Return images whose reference has its own mirror image on either side."""
+    own = images["reference"].to_numpy()
+    wider = np.concatenate([own[:, ::-1], own, own[:, ::-1]], axis=1)
+    box = {"box": [0, SIZE_PX, SIZE_PX, 2 * SIZE_PX]}
+    return images.drop_vars("reference").assign(
+        reference=(("reference_y", "reference_x", "rgb"), wider, {"i2am": box})
+    )
 
 
 def _photograph(picture: np.ndarray[Any, Any], shape: tuple[int, int]) -> np.ndarray[Any, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -80,8 +80,12 @@ def write_run(
     guidance: bool = False,
     size_px: tuple[int, int] = (32, 32),
     seed: int = 0,
+    boxes: Mapping[str, Sequence[float]] | None = None,
 ) -> _Path:
-    """Write a capture store and return its path; `steps` is their number, or their labels."""
+    """Write a capture store and return its path; `steps` is their number, or their labels.
+
+    `boxes` are the parts (y0, x0, y1, x1) of stored images that the model saw, by their names.
+    """
     labels = range(steps) if isinstance(steps, int) else steps
     root = zarr.create_group(path, attributes={"i2am": {"kind": "run", "schema": 1}})
     for number, sample in enumerate(samples):
@@ -96,6 +100,8 @@ def write_run(
             _put(group, "guidance", branches, ("guidance",))
         references = 1 + max((layer.reference_index for layer in layers), default=0)
         _write_images(group.create_group("images"), rng, size_px, references)
+        for image, box in (boxes or {}).items():
+            group[f"images/{image}"].update_attributes({"i2am": {"box": list(box)}})
         parent = group.create_group("layers")
         for order, layer in enumerate(layers):
             _write_layer(parent, layer, order, len(labels), guidance, rng)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.patches import Rectangle
 
 from i2am.analysis.figures.heat import enlarge
 from i2am.analysis.figures.maps import hlam, llam, overview, tlam
@@ -93,6 +94,25 @@ def test_a_head_that_is_missing_everywhere_shows_the_bare_picture() -> None:
     figure = hlam(case.sample, xr.DataTree.from_dict({"r2g": maps}))
     shown = np.asarray(panels_of(figure)[2].images[0].get_array())
     np.testing.assert_array_equal(shown, enlarge(values_of(case.sample, "images/generated")))
+
+
+@pytest.mark.parametrize("level", ["tlam", "overview"])
+def test_a_map_over_a_part_of_the_reference_is_drawn_there(level: str) -> None:
+    case, whole = pictured(dark=True, wide=True), pictured(dark=True)
+    figures = [
+        overview(*one.both) if level == "overview" else tlam(*one.both, "g2r")
+        for one in (case, whole)
+    ]
+    wide, own = (panels_of(figure)[-1] for figure in figures)
+    assert wide.get_xlim() == (-0.5, 3 * 64 - 0.5)
+    heat, wanted = (np.asarray(axes.images[0].get_array()) for axes in (wide, own))
+    assert heat.shape == (384, 3 * 384, 3)
+    assert not heat[:, :384].any()
+    assert not heat[:, 2 * 384 :].any()
+    np.testing.assert_allclose(heat[:, 384 : 2 * 384].astype(int), wanted, atol=1)
+    outlines = [p for p in wide.patches if isinstance(p, Rectangle)]
+    assert [p.get_bbox().bounds for p in outlines] == [(63.5, -0.5, 64, 64)] * 2
+    assert not [p for p in own.patches if isinstance(p, Rectangle)]
 
 
 def test_overview_shows_pictures_as_stored_and_both_maps() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from i2am.analysis.figures.heat import enlarge
+from i2am.analysis.figures.heat import enlarge, frame_of
 from i2am.analysis.figures.overlay import (
     DEFAULT_STYLE,
     MapStyle,
@@ -18,7 +18,7 @@ from i2am.analysis.figures.overlay import (
     overlay,
     value_range,
 )
-from i2am.schemas import AnalysisError
+from i2am.schemas import AnalysisError, Box
 
 
 @given(
@@ -115,3 +115,42 @@ def test_small_pictures_are_repeated_not_smoothed() -> None:
 def test_unknown_style_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(AnalysisError, match=message):
         MapStyle(**options)
+
+
+def test_a_map_lies_in_its_box_and_the_rest_is_dimmed() -> None:
+    # Of 400 x 1200 pixels the model saw 100 to 300 by 400 to 1000: cells of 100 x 200.
+    grey = np.full((400, 1200, 3), 100, np.uint8)
+    values = np.array([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    style = MapStyle(opacity=1, colormap="gray")
+    shown = overlay(grey, values, (0.0, 1.0), style, Box(100, 400, 300, 1000))[..., 0]
+    assert shown.shape == (400, 1200)
+    veil = round(100 * 0.35)
+    outside = np.ones((400, 1200), bool)
+    outside[100:300, 400:1000] = False
+    assert np.unique(shown[outside]).tolist() == [veil]
+    assert shown[100:300, 400:600].tolist() == np.full((200, 200), 100).tolist()
+    # White at the centre of the hot cell and from there to the box's edge.
+    assert np.unique(shown[100:150, 901:1000]).tolist() == [255]
+    assert np.unique(shown[251:300, 400:1000]).tolist() == [100]
+    assert shown[200, 950] < 255
+
+
+def test_the_whole_image_as_a_box_is_drawn_as_without_one() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    values = np.random.default_rng(1).random((4, 6))
+    without = overlay(picture, values, (0.0, 1.0))
+    np.testing.assert_array_equal(
+        overlay(picture, values, (0.0, 1.0), box=Box(0, 0, 30, 50)), without
+    )
+    # Nearly whole, it takes the other way to the same heat.
+    near = overlay(picture, values, (0.0, 1.0), box=Box(0, 0, 30, 50 - 1e-9))
+    np.testing.assert_allclose(near.astype(int), without, atol=1)
+
+
+def test_a_box_beyond_the_image_is_drawn_with_the_padding_that_the_model_saw() -> None:
+    black, box = np.zeros((400, 500, 3), np.uint8), Box(-100, 0, 300, 500)
+    assert frame_of((400, 500), box) == Box(-100, 0, 400, 500)
+    shown = overlay(black, np.zeros((2, 2)), (0.0, 1.0), box=box)[..., 0]
+    assert shown.shape == (500, 500)
+    assert np.unique(shown[:100]).tolist() == [200]
+    assert np.unique(shown[100:]).tolist() == [0]

@@ -17,6 +17,8 @@ import pytest
 import xarray as xr
 from PIL import Image
 
+from i2am.analysis.figures import report_kinds
+from i2am.analysis.figures.captions import seen_notes
 from i2am.analysis.figures.files import figure_path, write_figures
 from i2am.analysis.figures.report import write_report
 from i2am.schemas import AnalysisError, StoreError
@@ -226,3 +228,24 @@ def test_a_table_without_its_columns_is_refused(stores: Stores, tmp_path: Path) 
     table = block_logits(("cat-001", "imacs_g", 0.5)).rename(columns={"value": "mean"})
     with pytest.raises(AnalysisError, match="columns sample, score, value, got none named value"):
         report_on(stores, table, tmp_path / "report.html")
+
+
+def test_the_page_says_what_the_model_saw_of_a_picture(page: Page, tmp_path: Path) -> None:
+    for kind in report_kinds():  # Whatever they show: it is the words that count.
+        Image.new("RGB", (2, 2)).save(figure_path(tmp_path, "cat", kind))
+    stores = stores_of({"cat": pictured(wide=True)})
+    wide = Page(report_on(stores, None, tmp_path / "wide.html", figures_dir=tmp_path))
+    line = (
+        "The model saw rows 0 to 64, columns 64 to 128 of this reference picture "
+        "(64 × 192 pixels); the rest is dimmed."
+    )
+    assert line in wide.text_in("figcaption")
+    assert "The model saw" not in page.text
+
+
+def test_a_box_beyond_the_picture_is_told_as_padding() -> None:
+    case = pictured(wide=True)
+    case.sample["images/reference"].attrs["i2am"] = {"box": [-8.25, 0, 64, 192]}
+    assert seen_notes(*case.both) == [
+        "The model saw all of this reference picture (64 × 192 pixels) and padding beyond its edge."
+    ]

@@ -57,3 +57,30 @@ def test_points_that_share_a_patch_are_named_once() -> None:
 def test_sram_of_one_token_is_refused() -> None:
     with pytest.raises(AnalysisError, match=r"grid of reference tokens, got none.*one token"):
         sram_grid(pictured(tokens="one").sample)
+
+
+def boxed(image: str, box: tuple[float, float, float, float]) -> xr.DataTree:
+    sample = pictured().sample
+    images = sample["images"].to_dataset()
+    images[image] = images[image].assign_attrs(i2am={"box": list(box)})
+    boxed = sample.copy()
+    boxed["images"] = xr.DataTree(images)
+    return boxed
+
+
+def test_places_are_marked_in_pixels_of_the_image_and_lie_in_its_box() -> None:
+    # 16 patches over 32 columns from 16 on: 2 pixels each; 3 pixels high over 48 rows from 8 on.
+    sample = boxed("generated", (8, 16, 56, 48))
+    lead, first = panels_of(sram_grid(sample, [(30.5, 17)]))
+    assert first.get_title() == "1: at (30.5, 17)"
+    marks = [p.get_bbox().bounds for p in lead.patches if isinstance(p, Rectangle)]
+    assert marks == [(15.5, 7.5, 32, 48)] * 2 + [(15.5, 28.5, 2, 3)] * 2
+    shown = np.asarray(lead.images[0].get_array())
+    stored = np.asarray(sample["images/generated"])
+    shown_part = shown[8 * 6 : 56 * 6 : 6, 16 * 6 : 48 * 6 : 6]
+    np.testing.assert_array_equal(shown_part, stored[8:56, 16:48])
+    np.testing.assert_allclose(shown[::6, ::6][:, :16], stored[:, :16] * 0.35, atol=0.51)
+    assert all(16 <= x < 48 for _, x in default_points(boxed("generated", (0, 16, 64, 48))))
+    assert all(40 <= x < 48 for _, x in default_points(boxed("generated", (0, 40, 64, 64))))
+    with pytest.raises(AnalysisError, match="a place that the model saw"):
+        sram_grid(sample, [(30, 8)])

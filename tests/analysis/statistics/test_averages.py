@@ -322,3 +322,23 @@ def test_each_small_sample_is_read_once(maps_path: Path, monkeypatch: pytest.Mon
 def test_the_default_output_lies_beside_the_maps() -> None:
     assert default_average_path("out/shirts.maps.zarr") == Path("out/shirts.maps.average.zarr")
     assert default_average_path("s3://bucket/maps.zarr") == Path("maps.average.zarr")
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_shared"), [(None, True), ({"box": [0, 0, 16, 16]}, False)], ids=["alike", "not"]
+)
+def test_only_samples_over_the_same_pixels_have_a_mean_over_them(
+    changed: Any, is_shared: bool, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run.zarr", ["a", "b", "c"], [SyntheticLayer("one")])
+    if changed:
+        reference_maps.stored(run)["b/images/generated"].update_attributes({"i2am": changed})
+    maps = analyze_run(run, tmp_path / "maps.zarr", progress=False)
+    averages = average_maps(maps, levels=["ulam", "volume"], max_pass_values=100)
+    check(averages["all"], maps, ["a", "b", "c"], ["ulam", "volume"])
+    own = averages["all/r2g"].coords
+    assert [dim in own for dim in ("y", "x")] == [is_shared, is_shared]
+    assert averages["all/g2r"].coords["reference_x"].values.tolist() == [4, 12, 20, 28]
+    if is_shared:
+        assert own["y"].attrs == {"units": "px"}
+        assert own["y"].values.tolist() == [2, 6, 10, 14, 18, 22, 26, 30]

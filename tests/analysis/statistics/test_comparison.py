@@ -25,7 +25,7 @@ from i2am.analysis.statistics.run_pair import SampleWithMaps
 from i2am.schemas import AnalysisError, StoreError
 from i2am.schemas.directions import DIRECTIONS
 from tests.support import reference_maps
-from tests.support.figure_reading import titles_of, values_of
+from tests.support.figure_reading import texts_of, titles_of, values_of
 from tests.support.pictured import pictured
 from tests.support.synthetic_run import SyntheticLayer, write_run
 
@@ -281,3 +281,50 @@ def test_the_figure_of_one_token_warns_that_it_is_a_similarity() -> None:
     figure = draw_comparison(one, one)
     assert len(figure.subfigs) == 1
     assert "similarity map, not causal" in str(figure.subfigs[0].get_suptitle())
+
+
+def test_models_that_saw_other_parts_are_compared_by_scores_alone(tmp_path: Path) -> None:
+    # A saw the middle of a wide reference, B all of it; of the generated image both saw all.
+    size, box = (16, 48), {"reference": (0, 16, 16, 32)}
+    a = write_run(tmp_path / "a.zarr", ["b"], [ONE, TWO], size_px=size, boxes=box)
+    b = write_run(tmp_path / "b.zarr", ["b"], [ONE, TWO], size_px=size, seed=1)
+    pair = pair_runs(a, b)
+    table = compare_runs(pair)
+    of_both = {
+        direction: set(table[table["direction"] == direction]["measure"])
+        for direction in DIRECTIONS
+    }
+    assert of_both["r2g"] - of_both["g2r"] == {"imacs_g", "correlation", "total_variation"}
+    with pytest.raises(AnalysisError, match="over the same part of an image"):
+        difference_maps(
+            *(xr.DataTree.from_dict({"g2r": m["b"]["g2r"].to_dataset()}) for m in maps(pair))
+        )
+    assert list(difference_maps(*(one["b"] for one in maps(pair))).children) == ["r2g"]
+    write_comparison(pair, tmp_path / "out", progress=False)
+    assert set(zarr.open_group(tmp_path / "out" / "differences.zarr")["b"].group_keys()) == {"r2g"}  # type: ignore[union-attr]
+    ((_, of_a, of_b),) = pair.opened()
+    drawn = draw_comparison(of_a, of_b)
+    assert "A and B saw other parts" in texts_of(drawn)
+    assert "What the models did not see is dimmed." in drawn.get_supxlabel()
+
+
+def maps(pair: Any) -> Any:
+    return pair.maps_a, pair.maps_b
+
+
+def test_the_same_part_of_pictures_of_other_sizes_is_compared(tmp_path: Path) -> None:
+    a = write_run(
+        tmp_path / "a.zarr", ["b"], [ONE], size_px=(16, 48), boxes={"reference": (0, 16, 16, 32)}
+    )
+    b = write_run(
+        tmp_path / "b.zarr", ["b"], [ONE], size_px=(32, 96), boxes={"reference": (0, 32, 32, 64)}
+    )
+    pair = pair_runs(a, b)
+    table = compare_runs(pair)
+    assert {"correlation", "total_variation"} <= set(table[table["direction"] == "g2r"]["measure"])
+    write_comparison(pair, tmp_path / "out", progress=False)
+    stored = xr.open_datatree(
+        tmp_path / "out" / "differences.zarr", engine="zarr", consolidated=False
+    )
+    assert set(stored["b"].children) == {"r2g", "g2r"}
+    assert "y" not in stored["b/r2g"].coords
