@@ -52,14 +52,14 @@ class Situation:
     images: int = 1  # of each prompt
     names: int = 1
     guidance: str = "on"
-    option: str = "conditional"
+    option: Literal["conditional", "both"] = "conditional"
     scheduler: str = "DDIM"
     strength: float | None = None
     adapters: str = ""
     size: tuple[int, int] = (16, 32)
     callback: str = ""
     kept: Any = None  # the capture's steps=
-    representation: str = "auto"
+    representation: Literal["auto", "factors", "logits"] = "auto"
 
     @property
     def total(self) -> int:
@@ -289,11 +289,11 @@ def _family(name: str) -> Callable[[Situation], tuple[Any, dict[str, Any]]]:
 
 
 def _kinds() -> dict[str, Kind]:
-    adapted = {"adapters": _ADAPTERS}
+    adapted: dict[str, Any] = {"adapters": _ADAPTERS}
     strengths = (1.0, 0.8, 0.5)
     callbacks = ("", "", "", "interrupt", "fade")
-    own = {"sizes": ((16, 32),), "adapters": ("",)}
-    square = {"sizes": ((64, 64),)}
+    own: dict[str, Any] = {"sizes": ((16, 32),), "adapters": ("",)}
+    square: dict[str, Any] = {"sizes": ((64, 64),)}
     return {
         "StableDiffusion": Kind(
             _adapted("StableDiffusionPipeline"), **adapted, callbacks=callbacks, weight=4
@@ -525,7 +525,7 @@ def witness(denoiser: Any) -> Iterator[list[Call]]:
     def on_call(module: Any, args: Any, options: Any) -> None:
         named = inspect.signature(type(module).forward).bind(module, *args, **options).arguments
         timestep = torch.as_tensor(named["timestep"]).flatten()[0]
-        latents = named.get("sample", named.get("hidden_states"))
+        latents: Any = named.get("sample", named.get("hidden_states"))
         scales = {
             layer: copy.deepcopy(part.processor.scale)
             for layer, part in module.named_modules()
@@ -676,19 +676,19 @@ def try_situation(situation: Situation, store: Path) -> Outcome:
         pipeline.scheduler = getattr(diffusers, name)(**options)
     call |= _settings(situation, kind, pipeline)
     target = pipeline if situation.target == "pipeline" else _denoiser(pipeline)
-    told = {} if situation.target == "pipeline" else {"profile": _profile_of(situation)}
+    profile = None if situation.target == "pipeline" else _profile_of(situation)
     names = [f"sample-{number}" for number in range(situation.names)]
-    blank = np.zeros((*situation.size, 3), np.uint8)
+    images = _images_of(situation)
     refusal = ""
     with _small_references(), witness(_denoiser(pipeline)) as calls:
         try:
             with capture(
                 target, store, sample=names, dtype="float32", guidance=situation.option,
-                steps=situation.kept, representation=situation.representation, **told,
+                steps=situation.kept, representation=situation.representation, profile=profile,
             ) as recording:  # fmt: skip
                 _run(situation, pipeline, call)
                 for name in names:
-                    recording.add_images(sample=name, generated=blank, reference=blank)
+                    recording.add_images(sample=name, **images)
         except I2AMError as e:
             refusal = f"{type(e).__name__}: {e}"
         except Exception as e:  # noqa: BLE001 - whatever the pipeline itself does not do
@@ -805,6 +805,22 @@ def _halved(scale: Any) -> Any:
     return [0.5 * one for one in scale] if isinstance(scale, list) else 0.5 * scale
 
 
+def _images_of(situation: Situation) -> dict[str, Any]:
+    """Return the images to store: the pictures that the call had, and a blank one as its result."""
+    if situation.adapters:
+        frames, references = 1, _flat_pictures(situation.adapters)
+    else:
+        family = _layout(situation.pipeline)
+        frames, call = family.frames, family.call
+        given = call.get("example_image", call.get("image", noise_image(32)))
+        references = given if isinstance(given, list) else [given]
+    height, width = situation.size
+    found: dict[str, Any] = {"generated": np.zeros((frames * height, width, 3), np.uint8)}
+    for number, reference in enumerate(references):
+        found[f"reference_{number}" if number else "reference"] = reference
+    return found
+
+
 def _run(situation: Situation, pipeline: Any, call: dict[str, Any]) -> None:
     accepted = inspect.signature(type(pipeline).__call__).parameters
     if "generator" in accepted:
@@ -878,6 +894,15 @@ def _find_layer_fault(
         stored = layer["weight"][...].tolist() if "weight" in layer else own.get("weight", 1.0)
         if not np.allclose(stored, weights):
             return f"weight {stored}, not {weights}"
+    if situation.adapters.startswith("masks"):
+        left = _masks(situation.size)[0][:, index : index + 1]
+        resized = functional.interpolate(left, size=tuple(own["generated_grid"]), mode="bicubic")
+        if "region" not in layer or not np.allclose(
+            layer["region"][...], resized.clamp(0, 1).numpy().flatten(), atol=1e-6
+        ):
+            return "another region than its mask's"
+    elif "region" in layer:
+        return "a region without a mask"
     return ""
 
 
