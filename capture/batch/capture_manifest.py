@@ -151,6 +151,12 @@ def capture_manifest(
     CaptureError
         If the model cannot be loaded, called with the manifest's columns, or captured.
 
+    Warns
+    -----
+    InputWarning
+        Of a file, once in a run, if something was left out or added (further frames, transparency,
+        a full mask, a stretched source); of a column that the pipeline does not read.
+
     Examples
     --------
     ::
@@ -225,15 +231,16 @@ def _check_columns(pipeline: Any, rows: Sequence[ManifestRow]) -> None:
             f"{several[0]!r}. Leave that column out, or choose a pipeline that takes several."
         )
         raise CaptureError(msg)
-    ignored = [c for c in ("source", "mask") if c not in wanted.values()]
-    columns = [c for c in ignored if any(getattr(row, c) is not None for row in rows)]
+    for column in sorted({"source", "mask"}.difference(wanted.values())):
+        if any(getattr(row, column) is not None for row in rows):
+            what = "It is not used" if is_video(pipeline) else "It is stored, and nothing else"
+            msg = f"Column {column!r} is not read by {name}. {what}."
+            warnings.warn(msg, InputWarning, stacklevel=4)
     arguments = call_arguments(pipeline)
-    columns += sorted({label for row in rows for label in row.labels() if label in arguments})
-    for column in columns:
-        how = "it is stored only" if column in ignored else "it is a label only"
+    for label in sorted({label for row in rows for label in row.labels() if label in arguments}):
         msg = (
-            f"Column {column!r} is not read by {name}: {how}. An argument of the call is given "
-            "with --argument NAME=VALUE, one for all samples."
+            f"Column {label!r} is taken for a label and not given to {name}. "
+            f"Give it to all samples with --argument {label}=VALUE."
         )
         warnings.warn(msg, InputWarning, stacklevel=4)
 

@@ -30,6 +30,8 @@ _BITS_PER_SAMPLE = 258  # A tag of TIFF.
 # What PIL raises on other bytes, or on too few of them.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError)
 _COLOURS = (3, 4)
+# Transfer functions by their numbers in H.273.
+_HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 
 
 def unwrap(image: ImageInput) -> ImageInput:
@@ -76,6 +78,8 @@ def open_image(image: str | Path | Image.Image, place: str) -> tuple[Image.Image
             _check_is_upright(image, place)
             return _with_16_bits(image), notes
         with Image.open(image) as file:
+            if file.format == "PNG":
+                _check_is_not_hdr(Path(image))
             notes = _frame_notes(file, place)
             file.load()
             return ImageOps.exif_transpose(_with_16_bits(file)), notes
@@ -160,6 +164,23 @@ def _check_is_upright(image: Image.Image, place: str) -> None:
             "PIL.ImageOps.exif_transpose(image)."
         )
         raise SchemaError(msg)
+
+
+def _check_is_not_hdr(path: Path) -> None:
+    """Raise where a PNG's values stand for light beyond white, which PIL does not look at."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(header := file.read(8)) == 8:
+            length, name = struct.unpack(">I4s", header)
+            if name in {b"IDAT", b"IEND"}:
+                return
+            body = file.read(length + 4)  # With the chunk's checksum.
+            if name == b"cICP" and body[1] in _HDR_TRANSFERS:
+                msg = (
+                    f"Expected a picture of ordinary range, got HDR ({_HDR_TRANSFERS[body[1]]}), "
+                    f"at {path}. Bring it to sRGB by a tone mapping of your choice."
+                )
+                raise SchemaError(msg)
 
 
 def _frame_notes(image: Image.Image, place: str) -> tuple[str, ...]:

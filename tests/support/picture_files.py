@@ -115,7 +115,7 @@ def in_srgb(linear: Values) -> Values:
     return found
 
 
-def png_bytes(samples: NDArray[Any], colour_type: int) -> bytes:
+def png_bytes(samples: NDArray[Any], colour_type: int, **chunks_before: bytes) -> bytes:
     """Return a PNG of 16 bits a channel, (y, x[, channel]), which PIL cannot write."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
@@ -125,7 +125,8 @@ def png_bytes(samples: NDArray[Any], colour_type: int) -> bytes:
     height, width = samples.shape[:2]
     rows = b"".join(b"\x00" + row.astype(">u2").tobytes() for row in samples)
     header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    more = [(name.encode(), body) for name, body in chunks_before.items()]
+    chunks = [(b"IHDR", header), *more, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
 
 

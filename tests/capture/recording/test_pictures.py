@@ -12,7 +12,14 @@ from PIL import Image
 
 from i2am.capture.recording.pictures import Picture, read_picture
 from i2am.schemas import SchemaError
-from tests.support.picture_files import FILES, GREEN, SHOWN, PictureFile, linear_profile
+from tests.support.picture_files import (
+    FILES,
+    GREEN,
+    SHOWN,
+    PictureFile,
+    linear_profile,
+    png_bytes,
+)
 
 RAMP = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
 PLACE = "image 'reference'"
@@ -77,6 +84,15 @@ def test_a_range_that_nobody_knows_is_refused(
     with pytest.raises(SchemaError, match=message) as caught:
         read_picture(tmp_path / "a.tiff", PLACE)
     assert str(tmp_path / "a.tiff") in str(caught.value)
+
+
+def test_an_hdr_png_is_refused_and_one_that_says_srgb_is_read(tmp_path: Path) -> None:
+    samples = SHOWN.astype(np.uint16) * 257
+    (tmp_path / "pq.png").write_bytes(png_bytes(samples, 2, cICP=bytes([9, 16, 0, 1])))
+    with pytest.raises(SchemaError, match=r"got HDR \(PQ\), at .*pq\.png"):
+        read_picture(tmp_path / "pq.png", PLACE)
+    (tmp_path / "srgb.png").write_bytes(png_bytes(samples, 2, cICP=bytes([1, 13, 0, 1])))
+    assert np.array_equal(_read(tmp_path / "srgb.png"), SHOWN)
 
 
 # --- PIL images: what a pipeline reads of them is what is stored, or it is told.
