@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from i2am.capture.hooks.attention import AttentionInputs
-from i2am.capture.hooks.step_clock import StepClock
+from i2am.capture.hooks.step_clock import CallPosition, StepClock
 from i2am.capture.hooks.taps import DenoiserCall, LayerTap
 from i2am.schemas import CaptureError
 from i2am.schemas.choices import GuidanceOption
@@ -125,7 +125,7 @@ class GuidanceBranches:
             branches = told
         else:
             raise CaptureError(_unequal_rows(batch, self.samples, told, self.is_batched))
-        if told is not None and self.is_batched:
+        if (told is not None and self.is_batched) or len(branches) > 1:
             self._check_is_only_call(call)
         elif len(branches) == 1:
             branches = (self._label(call),)
@@ -141,10 +141,19 @@ class GuidanceBranches:
             return (CONDITIONAL,)
         return self.of_batch() if self.of_batch else None
 
+    @property
+    def has_equal_latents(self) -> bool:
+        """Whether all calls of a step look at the same latents: they differ in guidance alone."""
+        return not self.has_side_calls and not self._has_other_purposes
+
+    @property
+    def _has_other_purposes(self) -> bool:
+        """Whether calls serve something else: the family says so by calling all conditional."""
+        return set(self.call_labels) == {CONDITIONAL}
+
     def _check_is_only_call(self, call: int) -> None:
         """Refuse another call at a step whose first one held all branches."""
-        # A family whose calls are all conditional says that it needs them.
-        if call < (len(self.call_labels) if set(self.call_labels) == {CONDITIONAL} else 1):
+        if call < (len(self.call_labels) if self._has_other_purposes else 1):
             return
         msg = (
             "Expected one call of the denoiser in a step, with all guidance branches, got another one: "
@@ -171,6 +180,24 @@ class _KeptCall:
     step_index: int
     branches: tuple[tuple[str, int], ...]
     run_branches: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class _FirstLatents:
+    """The latents of the first call of a step."""
+
+    tensor: torch.Tensor
+    version: int | None  # PyTorch counts the changes in place, but not of inference tensors.
+
+    @classmethod
+    def of(cls, latents: torch.Tensor) -> _FirstLatents:
+        return cls(latents, None if latents.is_inference() else latents._version)
+
+    def equal(self, latents: torch.Tensor) -> bool:
+        """Return whether a later call has the same latents; another tensor makes the device wait."""
+        if self.version not in (None, self.tensor._version):
+            return False
+        return latents is self.tensor or torch.equal(latents, self.tensor)
 
 
 @dataclass
@@ -207,6 +234,7 @@ class DenoiserHooks:
     _running: _KeptCall | None = field(default=None, init=False)
     _layers_read: set[tuple[str, str]] = field(default_factory=set, init=False)  # layer, branch
     _branches: dict[str, None] = field(default_factory=dict, init=False)  # an ordered set
+    _latents: _FirstLatents | None = field(default=None, init=False)  # of the latest kept step
     _clock: StepClock = field(init=False)
 
     def __post_init__(self) -> None:
@@ -290,8 +318,10 @@ class DenoiserHooks:
         position = self._clock.tick(_argument(named, _TIMESTEP_ARGUMENTS, "a timestep"))
         if position.step is None or not self.keeps_step(position.step):
             return
-        batch = len(_argument(named, _LATENT_ARGUMENTS, "the noisy latents"))
+        latents = _argument(named, _LATENT_ARGUMENTS, "the noisy latents")
+        batch = len(latents)
         branches = self.guidance.kept(batch, position.call)
+        self._check_latents(latents, position)
         if not branches:
             return
         if not self.steps or self.steps[-1] != position.step:
@@ -301,6 +331,21 @@ class DenoiserHooks:
         self._branches |= dict.fromkeys(branch for branch, _ in branches)
         call, index = DenoiserCall(named, batch), len(self.steps) - 1
         self._running = _KeptCall(call, index, branches, self.expected_branches())
+
+    def _check_latents(self, latents: Any, position: CallPosition) -> None:
+        """Refuse a further call in a step that is not the same step's with other guidance."""
+        if not self.guidance.has_equal_latents or not isinstance(latents, torch.Tensor):
+            return
+        if position.call == 0:
+            self._latents = _FirstLatents.of(latents)
+        elif self._latents is not None and not self._latents.equal(latents):
+            msg = (
+                f"Expected calls of the denoiser that differ in guidance alone at step {position.step}, "
+                f"got other latents in call {position.call + 1}: parts of the image (tiles, views), a "
+                "repeated timestep or a second sampling. Capture the pipeline, which tells its steps, "
+                "and paint the image whole."
+            )
+            raise CaptureError(msg)
 
     def _on_return(
         self, sink: LayerSink, _module: nn.Module, _arguments: Any, _output: Any
