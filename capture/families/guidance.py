@@ -17,7 +17,7 @@ from typing import Any
 from i2am.capture.families.profile import class_names
 from i2am.schemas.dims import CONDITIONAL, IMAGE, PERTURBED, UNCONDITIONAL
 
-__all__ = ["batch_branches", "makes_side_calls"]
+__all__ = ["batch_branches", "has_running_call", "makes_side_calls"]
 
 _IS_GUIDED = "do_classifier_free_guidance"
 # Their guided batches have a third branch: guided by the picture alone.
@@ -63,6 +63,11 @@ def batch_branches(pipeline: Any, guided: tuple[str, ...]) -> tuple[str, ...] | 
 def makes_side_calls(pipeline: Any) -> bool:
     """Return whether the pipeline calls its denoiser again in a step, not to paint but to guide."""
     return not class_names(pipeline).isdisjoint(_WITH_SIDE_CALLS)
+
+
+def has_running_call(pipeline: Any) -> bool:
+    """Return whether a call of the pipeline is running in this thread."""
+    return _variables_of_running_call(pipeline) is not None
 
 
 def _variables_of_running_call(pipeline: Any) -> Mapping[str, Any] | None:

@@ -393,7 +393,8 @@ def _unequal_rows(batch: int, samples: int, branches: tuple[str, ...], is_batche
     way_out = (
         f"name all {images} images: sample=[…]"
         if images > samples
-        else "generate the named images in one call, or capture each call in a block of its own"
+        else "generate the named images in one call, or give one name a call: sample='a' and, before "
+        "the next call, recording.next_sample('b')"
     )
     return f"{wanted}, got {batch} = {_count(images, 'image')}{several}. Please {way_out}."
 
@@ -461,6 +462,7 @@ def guidance_branches(batch: int, samples: int, labels: tuple[str, ...]) -> tupl
         return labels
     msg = (
         f"Expected a batch of {samples} or of {samples} × {len(labels)} (guidance branches), "
-        f"got {batch}, for {samples} sample names. Name every image that the call generates."
+        f"got {batch}, for {samples} sample names. Name every image that the call generates, and call "
+        "recording.next_sample(…) before a further call."
     )
     raise CaptureError(msg)

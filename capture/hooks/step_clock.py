@@ -162,7 +162,9 @@ class StepClock:
     def _schedule(self) -> list[float]:
         """Return the timesteps of the scheduler's evaluations, which waits for the device."""
         schedule = getattr(self._scheduler, "timesteps", None)
-        found: list[float] = [] if schedule is None else torch.as_tensor(schedule).flatten().tolist()
+        found: list[float] = (
+            [] if schedule is None else torch.as_tensor(schedule).flatten().tolist()
+        )
         return found
 
     def _check_schedule_goes_one_way(self) -> None:

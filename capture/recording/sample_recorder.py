@@ -119,8 +119,14 @@ class SampleRecorder:
         Raises
         ------
         CaptureError
-            If a layer has other branches.
+            If a layer has other branches, or there is none.
         """
+        if not self._layers:
+            msg = (
+                "Expected at least one layer to keep, got none: the adapter of the chosen layers is off, "
+                "or no layer has the chosen heads. Give other layers= or heads=."
+            )
+            raise CaptureError(msg)
         for layer in self._layers.values():
             layer.close(branches)
 
@@ -140,7 +146,18 @@ class SampleRecorder:
         """Write the coordinates after everything else; return whether the sample is complete."""
         write_coordinates(self._group, steps, timesteps, branches)
         self._finished = True
+        self._layers.clear()  # A long recording keeps its samples, for images that come later.
         return self._complete()
+
+    @property
+    def misses_images(self) -> bool:
+        """Whether the sample is finished but for its images."""
+        return self._finished and not self._images >= _REQUIRED_IMAGES
+
+    def update_provenance(self) -> None:
+        """Write what was added to the provenance of a finished sample."""
+        if self._finished:
+            self._complete()
 
     def fail(self, error: BaseException) -> None:
         """Mark the sample as failed, with the reason."""
