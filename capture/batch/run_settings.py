@@ -19,12 +19,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from i2am.capture.pipelines.call import GenerationSettings
+from i2am.capture.families.profile import find_denoiser
+from i2am.capture.pipelines.call import (
+    GenerationSettings,
+    guidance_argument,
+    guidance_scale_of,
+    output_size,
+    steps_of,
+)
 from i2am.capture.pipelines.load import LoadOptions
 from i2am.capture.recording.options import CaptureOptions
+from i2am.capture.recording.provenance import describe_target
 from i2am.schemas import StoreError
 
-__all__ = ["EarlierSamples", "settings_before_loading"]
+__all__ = [
+    "EarlierSamples",
+    "call_settings",
+    "settings_before_loading",
+    "settings_of_pipeline",
+]
 
 # Stored name of a setting, and what it is called in a message.
 _SETTINGS = {
@@ -38,12 +51,12 @@ _SETTINGS = {
     "size": "size",
     "ip_adapter": "IP-Adapter",
     "ip_adapter_scale": "IP-Adapter scale",
-    "ip_adapter_encoder": "IP-Adapter encoder",
 }
 _REVISIONS = ("revision", "requested_revision")
 _MAPPINGS = {"arguments": "argument", "scheduler_config": "scheduler", "options": "kept"}
 # Arguments that are compared as settings, and those that samples may have of their own.
 _KNOWN_ARGUMENTS = {"width", "height", "num_inference_steps"}
+_GUIDANCE_ARGUMENTS = {"guidance_scale", "true_cfg_scale", "max_guidance_scale"}
 _SAMPLE_ARGUMENTS = {"prompt"}
 _PACKAGES = ("i2am", "torch", "diffusers")
 _SHOWN = 5
@@ -58,9 +71,10 @@ def settings_before_loading(
     found: dict[str, Any] = {
         "model": model,
         "arguments": dict(settings.arguments),
+        "guidance_arguments": _GUIDANCE_ARGUMENTS,
         "options": options.describe(),
         "ip_adapter": loading.ip_adapter,
-        **adapter_settings(loading),
+        "ip_adapter_scale": loading.ip_adapter_scale,
     }
     if settings.steps is not None:
         found["num_inference_steps"] = settings.steps
@@ -69,12 +83,26 @@ def settings_before_loading(
     return found
 
 
-def adapter_settings(loading: LoadOptions) -> dict[str, Any]:
-    """Return the settings of an IP-Adapter; none without one."""
-    if loading.ip_adapter is None:
-        return {}
-    scale = 1.0 if loading.ip_adapter_scale is None else loading.ip_adapter_scale
-    return {"ip_adapter_scale": scale, "ip_adapter_encoder": loading.ip_adapter_encoder}
+def settings_of_pipeline(
+    pipeline: Any, profile: str, settings: GenerationSettings, loading: LoadOptions
+) -> dict[str, Any]:
+    """Return the settings that a loaded pipeline tells, with versions and device."""
+    guidance = guidance_argument(pipeline)
+    return describe_target(pipeline, find_denoiser(pipeline), profile) | {
+        "requested_revision": loading.revision,
+        "guidance_arguments": () if guidance is None else (guidance,),
+        "guidance_scale": guidance_scale_of(pipeline, settings),
+        **call_settings(pipeline, settings),
+    }
+
+
+def call_settings(pipeline: Any, settings: GenerationSettings) -> dict[str, Any]:
+    """Return the settings of a pipeline's call beside its scale: steps, and size in (y, x) pixels."""
+    size = output_size(pipeline, settings)
+    return {
+        "num_inference_steps": steps_of(pipeline, settings),
+        "size": None if size is None else [size[1], size[0]],
+    }
 
 
 @dataclass
@@ -93,11 +121,7 @@ class EarlierSamples:
     >>> earlier = EarlierSamples("run.zarr")
     >>> earlier.add("a", {"model": "i2am-tiny", "num_inference_steps": 20, "seed": 1})
     >>> earlier.add("b", {"model": "i2am-tiny", "num_inference_steps": 20, "seed": 2})
-    >>> earlier.check({"model": "i2am-tiny", "num_inference_steps": 30})
-    Traceback (most recent call last):
-        ...
-    i2am.schemas.errors.StoreError: Expected the settings of 'a' in run.zarr, got others: steps 20 → 30.
-    One run has one setting: name another run with --out, or pass --overwrite to replace its samples.
+    >>> earlier.check({"model": "i2am-tiny", "num_inference_steps": 20})
     """
 
     out: str
@@ -162,8 +186,12 @@ def _differences(earlier: Settings, now: Settings) -> Iterator[str]:
     for name, label in _MAPPINGS.items():
         if earlier.get(name) is None or now.get(name) is None:
             continue
+        if name == "scheduler_config" and earlier.get("scheduler") != now.get("scheduler"):
+            continue  # Another class has other options.
         before, after = (_comparable(name, side[name], now) for side in (earlier, now))
-        for key in sorted(before.keys() | after.keys()):
+        # Of what the packages fill in, another version may know more.
+        keys = before.keys() | after.keys() if name == "arguments" else before.keys() & after.keys()
+        for key in sorted(keys):
             if before.get(key) != after.get(key):
                 yield _told(f"{label} {key}", before.get(key), after.get(key))
 
@@ -171,7 +199,11 @@ def _differences(earlier: Settings, now: Settings) -> Iterator[str]:
 def _revision_difference(earlier: Settings, now: Settings) -> Iterable[str]:
     """Return the difference of the commits; where one is not known, of what was asked for."""
     for name in _REVISIONS:
-        if name in earlier and name in now and (name == _REVISIONS[-1] or _both(earlier, now, name)):
+        if (
+            name in earlier
+            and name in now
+            and (name == _REVISIONS[-1] or _both(earlier, now, name))
+        ):
             if earlier[name] != now[name]:
                 return [_told("revision", earlier[name], now[name])]
             return []
@@ -185,7 +217,7 @@ def _both(earlier: Settings, now: Settings, name: str) -> bool:
 def _comparable(name: str, values: Mapping[str, Any], now: Settings) -> dict[str, Any]:
     if name != "arguments":
         return dict(values)
-    left_out = _KNOWN_ARGUMENTS | _SAMPLE_ARGUMENTS | set(now.get("guidance_arguments", ()))
+    left_out = _KNOWN_ARGUMENTS | _SAMPLE_ARGUMENTS | set(now["guidance_arguments"])
     # As they come back from the store.
     found = {key: value for key, value in values.items() if key not in left_out}
     plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
