@@ -89,14 +89,12 @@ def check_call(pipeline: Any, settings: GenerationSettings, *, has_prompt: bool)
             hint = did_you_mean(given, accepted)
             msg = f"Expected an argument of {name}'s call, got {given!r}. {hint}"
             raise CaptureError(msg)
-    for given, value in settings.arguments.items():
-        check_argument(name, accepted[given], value)
     if "prompt" in accepted and not (
         has_prompt or {"prompt", "prompt_embeds"} & settings.arguments.keys()
     ):
         msg = (
-            f"Expected a prompt for each row, since {name} reads one, got rows without. Add a column "
-            "'prompt' to the manifest, or give one for all samples with --argument prompt=TEXT."
+            f"Expected a prompt for {name}, got none. Add a column 'prompt' to the manifest, with a text "
+            "in each row, or give one for all samples with --argument prompt=TEXT."
         )
         raise CaptureError(msg)
     _check_required(accepted, name, settings)
@@ -104,6 +102,8 @@ def check_call(pipeline: Any, settings: GenerationSettings, *, has_prompt: bool)
         if given in settings.arguments:
             msg = f"Expected other arguments for {name}, got {given!r}, which is filled. Omit it."
             raise CaptureError(msg)
+    for given, value in settings.arguments.items():
+        check_argument(name, accepted[given], value)
 
 
 def image_arguments(pipeline: Any) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,14 @@ from i2am.capture.pipelines.call import (
     generate,
     guidance_scale_of,
     image_arguments,
+    is_unguided,
     is_video,
+    most_steps,
     output_size,
+    steps_of,
     supports_batches,
 )
+from i2am.capture.pipelines.call_argument import check_argument
 from i2am.schemas import CaptureError
 from tests.support.tiny_pipelines import families, models, pipelines
 
@@ -258,8 +263,93 @@ def test_a_prompt_comes_from_the_row_or_else_from_the_arguments(tmp_path: Path) 
         paint(None)
 
 
-def test_a_pipeline_that_returns_too_many_images_is_an_error() -> None:
+def test_a_pipeline_that_returns_too_many_images_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pipeline = models.paint_by_example()
     settings = GenerationSettings(1, None, {"num_images_per_prompt": 2})
-    with pytest.raises(CaptureError, match="one image for each of 1 samples, got 2"):
+    with pytest.raises(CaptureError, match="Expected one image for each row, got num_images_per_p"):
         generate(pipeline, [_sample(0, 16)], settings)
+    decoded = pipeline.image_processor.postprocess
+    monkeypatch.setattr(
+        pipeline.image_processor, "postprocess", lambda *a, **k: decoded(*a, **k) * 2
+    )
+    with pytest.raises(CaptureError, match="one image for each of 1 samples, got 2"):
+        generate(pipeline, [_sample(0, 16)], GenerationSettings(1))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "wanted"),
+    [
+        (float, 1, None),
+        (float, "high", "a number"),
+        (float, True, "a number"),
+        (int | None, 2, None),
+        (int | None, None, None),
+        (int | None, 2.5, "a whole number"),
+        (list[float], [1.0, 0.5], None),
+        (list[float], 3, "neither a number nor a text"),
+        (bool, True, None),
+        (bool, 1, "true or false"),
+        (torch.Tensor | None, "noise.pt", "neither a number nor a text"),
+        (torch.Tensor | None, torch.zeros(1), None),
+        (str | list[str], "a hat", None),
+        (str | list[str], 3, "a text"),
+        (Any, "x", None),
+        (inspect.Parameter.empty, 3, None),
+        ("int | None", "x", "a whole number"),
+        ("Callable[..., Any] | None", "x", None),
+    ],
+)
+def test_an_argument_of_another_type_is_refused(
+    annotation: Any, value: Any, wanted: str | None
+) -> None:
+    parameter = inspect.Parameter("name", inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+    if wanted is None:
+        check_argument("Pipeline", parameter, value)
+        return
+    with pytest.raises(CaptureError, match=f"Expected {wanted} for 'name' of Pipeline's call"):
+        check_argument("Pipeline", parameter, value)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "settings", "is_alone"),
+    [
+        ("StableDiffusionPipeline", GenerationSettings(), False),
+        ("StableDiffusionPipeline", GenerationSettings(guidance_scale=1.0), True),
+        ("StableDiffusionPAGPipeline", GenerationSettings(guidance_scale=1.0), False),
+        ("StableVideoDiffusionPipeline", GenerationSettings(guidance_scale=1.0), True),
+        ("QwenImageEditPipeline", GenerationSettings(), True),
+        (
+            "QwenImageEditPipeline",
+            GenerationSettings(arguments={"negative_prompt": " "}),
+            False,
+        ),
+    ],
+)
+def test_a_call_that_has_one_branch_alone_is_known(
+    pipeline: str, settings: GenerationSettings, is_alone: bool
+) -> None:
+    assert is_unguided(_class(pipeline), settings) == is_alone
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "settings", "steps", "most"),
+    [
+        ("StableDiffusionPipeline", GenerationSettings(), 50, 50),
+        ("StableDiffusionPipeline", GenerationSettings(7), 7, 7),
+        ("StableDiffusionPipeline", GenerationSettings(arguments={"timesteps": [9, 5]}), 2, 2),
+        ("StableDiffusionImg2ImgPipeline", GenerationSettings(10), 10, 8),
+        (
+            "StableDiffusionImg2ImgPipeline",
+            GenerationSettings(arguments={"strength": 0.25, "num_inference_steps": 10}),
+            10,
+            3,
+        ),
+    ],
+)
+def test_the_steps_of_a_call_are_known_before_it(
+    pipeline: str, settings: GenerationSettings, steps: int, most: int
+) -> None:
+    assert steps_of(_class(pipeline), settings) == steps
+    assert most_steps(_class(pipeline), settings) == most
