@@ -195,7 +195,7 @@ class _FirstLatents:
 
     def equal(self, latents: torch.Tensor) -> bool:
         """Return whether a later call has the same latents; another tensor makes the device wait."""
-        if self.version not in (None, self.tensor._version):
+        if self.version is not None and self.version != self.tensor._version:
             return False
         return latents is self.tensor or torch.equal(latents, self.tensor)
 
@@ -320,8 +320,8 @@ class DenoiserHooks:
             return
         latents = _argument(named, _LATENT_ARGUMENTS, "the noisy latents")
         batch = len(latents)
-        branches = self.guidance.kept(batch, position.call)
         self._check_latents(latents, position)
+        branches = self.guidance.kept(batch, position.call)
         if not branches:
             return
         if not self.steps or self.steps[-1] != position.step:
@@ -341,9 +341,9 @@ class DenoiserHooks:
         elif self._latents is not None and not self._latents.equal(latents):
             msg = (
                 f"Expected calls of the denoiser that differ in guidance alone at step {position.step}, "
-                f"got other latents in call {position.call + 1}: parts of the image (tiles, views), a "
-                "repeated timestep or a second sampling. Capture the pipeline, which tells its steps, "
-                "and paint the image whole."
+                f"got other latents in call {position.call + 1}: a part of the image (tile, view), a "
+                "timestep that is sampled again, or a second sampling. Paint the image whole, without "
+                "resampling, and capture the pipeline, if there is one: it tells its steps."
             )
             raise CaptureError(msg)
 
