@@ -66,8 +66,14 @@ def makes_side_calls(pipeline: Any) -> bool:
 
 
 def has_running_call(pipeline: Any) -> bool:
-    """Return whether a call of the pipeline is running in this thread."""
-    return _variables_of_running_call(pipeline) is not None
+    """Return whether a call of the pipeline itself is running in this thread."""
+    codes = _codes_of_call(type(pipeline))
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code in codes and frame.f_locals.get("self") is pipeline:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 def _variables_of_running_call(pipeline: Any) -> Mapping[str, Any] | None:

@@ -309,6 +309,7 @@ def test_the_command_line_says_it_in_one_line(
 def test_an_option_that_would_fail_every_sample_fails_once_and_writes_nothing(
     manifest: Path, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
+    call: dict[str, Any] = {"steps": 3, "out": tmp_path / "new.zarr"}
     with pytest.raises((CaptureError, SchemaError), match=message):
-        run(manifest, **{"steps": 3, "out": tmp_path / "new.zarr"} | options)
+        run(manifest, **call | options)
     assert not (tmp_path / "new.zarr").exists()

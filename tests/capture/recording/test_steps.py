@@ -51,7 +51,7 @@ def noise(seed: int = 0, side: int = 16, batch: int = 1) -> torch.Tensor:
 
 def _tiles() -> Calls:
     for timestep in (900, 500, 100):
-        for part in noise(side=32).split(16, dim=-1):
+        for part in torch.split(noise(side=32), 16, dim=-1):
             yield part[:, :, :16], timestep
 
 
