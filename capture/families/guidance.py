@@ -11,7 +11,7 @@ import inspect
 import sys
 from collections.abc import Mapping
 from functools import cache
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 from i2am.capture.families.profile import class_names
@@ -67,12 +67,13 @@ def makes_side_calls(pipeline: Any) -> bool:
 
 def has_running_call(pipeline: Any) -> bool:
     """Return whether a call of the pipeline itself is running in this thread."""
-    codes = _codes_of_call(type(pipeline))
-    frame = sys._getframe(1)
+    kind: Any = type(pipeline)
+    codes = _codes_of_call(kind)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code in codes and frame.f_locals.get("self") is pipeline:
             return True
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return False
 
 
