@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from i2am.capture.batch.manifest_shard import ManifestShard, find_shard
+from i2am.capture.batch.run_settings import (
+    EarlierSamples,
+    call_settings,
+    settings_before_loading,
+    settings_of_pipeline,
+)
 from i2am.capture.batch.sample_images import SampleImages
 from i2am.capture.families.profile import find_profile, select_layers
 from i2am.capture.pipelines.call import (
@@ -26,21 +32,27 @@ from i2am.capture.pipelines.call import (
     call_arguments,
     check_call,
     generate,
+    guidance_argument,
     guidance_scale_of,
     image_arguments,
+    is_unguided,
     is_video,
+    most_steps,
     output_size,
     supports_batches,
     takes_several_references,
 )
 from i2am.capture.pipelines.load import LoadOptions, load_pipeline
-from i2am.capture.recording.options import CaptureOptions
+from i2am.capture.recording.options import CaptureOptions, check_heads
 from i2am.capture.recording.provenance import describe_inputs, to_json_value
 from i2am.capture.recording.recorder import Recording, open_recording
-from i2am.capture.writer.run_store import finished_samples, open_run_group
-from i2am.schemas import CaptureError, InputWarning, ManifestRow, read_manifest
+from i2am.capture.writer.run_store import iter_finished_samples, open_run_group
+from i2am.schemas import CaptureError, InputWarning, ManifestRow, SchemaError, read_manifest
 
 __all__ = ["CaptureSummary", "ManifestCapture", "capture_manifest"]
+
+# What PyTorch's generators take.
+_LEAST_SEED, _LARGEST_SEED = -(2**63), 2**64 - 1
 
 
 @dataclass
@@ -107,7 +119,8 @@ def capture_manifest(
     """Generate and capture each row of a manifest.
 
     Complete samples are skipped, unfinished ones captured again. A sample that fails is marked as
-    failed in the store, and the next one follows.
+    failed in the store, and the next one follows. One run has one setting: with other settings than
+    its samples have, the run is not continued.
 
     Parameters
     ----------
@@ -145,9 +158,9 @@ def capture_manifest(
     Raises
     ------
     SchemaError
-        If the manifest or the shard is not valid.
+        If the manifest or the shard is not valid, or the call has not what shall be kept.
     StoreError
-        If `out` is not a run or cannot be reached.
+        If `out` is not a run, cannot be reached, or holds samples of other settings.
     CaptureError
         If the model cannot be loaded, called with the manifest's columns, or captured.
 
@@ -166,9 +179,13 @@ def capture_manifest(
         print(summary)
     """
     options, loading = options or CaptureOptions(), loading or LoadOptions()
+    settings = GenerationSettings(steps, guidance_scale, arguments or {})
+    _check_numbers(steps, batch_size)
     summary = CaptureSummary(shard=find_shard(os.environ, shard))
-    rows = summary.shard.select(list(enumerate(read_manifest(manifest))))
-    known = set() if options.overwrite else finished_samples(out)
+    manifest_rows = read_manifest(manifest)
+    rows = summary.shard.select(list(enumerate(manifest_rows)))
+    known, earlier = _earlier_samples(out, {row.sample for row in manifest_rows}, options)
+    earlier.check(settings_before_loading(model, settings, loading, options))
     summary.skipped = [row.sample for _, row in rows if row.sample in known]
     waiting = [
         row if row.seed is not None else row.model_copy(update={"seed": seed + position})
@@ -177,12 +194,13 @@ def capture_manifest(
     ]
     if not waiting:
         return summary
+    _check_seeds(waiting)
     if loading.device is None and torch.cuda.is_available():
         number = summary.shard.local_rank % torch.cuda.device_count()
         loading = replace(loading, device=f"cuda:{number}")
     pipeline = load_pipeline(model, **vars(loading))
-    settings = GenerationSettings(steps, guidance_scale, arguments or {})
     runner = _make_runner(pipeline, settings, waiting, options)
+    _check_continues(earlier, pipeline, settings, loading, options)
     open_run_group(out)
     manifest_capture = ManifestCapture(
         pipeline, runner, settings, Path(manifest), str(out), options, loading, progress
@@ -197,6 +215,52 @@ def capture_manifest(
     return summary
 
 
+def _check_numbers(steps: int | None, batch_size: int) -> None:
+    for name, number in (("steps", steps), ("batch_size", batch_size)):
+        if number is not None and number < 1:
+            msg = f"Expected {name} from 1 on, got {number}. Give another number."
+            raise SchemaError(msg)
+
+
+def _check_seeds(rows: Sequence[ManifestRow]) -> None:
+    for row in rows:
+        if not _LEAST_SEED <= (row.seed or 0) <= _LARGEST_SEED:
+            msg = (
+                f"Expected a seed of 64 bits, got {row.seed}, at sample {row.sample!r}. "
+                "Give a smaller one."
+            )
+            raise SchemaError(msg)
+
+
+def _earlier_samples(
+    out: str | Path, named: Set[str], options: CaptureOptions
+) -> tuple[set[str], EarlierSamples]:
+    """Return the complete samples that stay, and the settings that they were made with."""
+    complete = dict(iter_finished_samples(out))
+    if options.overwrite:  # The manifest's are replaced, if not by this shard then by another.
+        complete = {name: own for name, own in complete.items() if name not in named}
+    can_overwrite = not options.overwrite and complete.keys() <= named
+    earlier = EarlierSamples(str(out), can_overwrite)
+    for name, provenance in complete.items():
+        earlier.add(name, provenance)
+    return set(complete), earlier
+
+
+def _check_continues(
+    earlier: EarlierSamples,
+    pipeline: Any,
+    settings: GenerationSettings,
+    loading: LoadOptions,
+    options: CaptureOptions,
+) -> None:
+    """Check that the run may be continued, now that the pipeline says what it is."""
+    profile = find_profile(pipeline, options.profile)
+    found = settings_of_pipeline(pipeline, profile.name, settings, loading)
+    before = settings_before_loading(str(found["model"]), settings, loading, options)
+    earlier.check(before | found)
+    earlier.warn_of_versions(found["versions"], found["device"])
+
+
 def _make_runner(
     pipeline: Any,
     settings: GenerationSettings,
@@ -205,10 +269,11 @@ def _make_runner(
 ) -> Generate:
     """Return the function that runs the pipeline, after checks of what would fail every sample."""
     profile = find_profile(pipeline, options.profile)
+    check_heads(select_layers(pipeline, profile, options.layers), options.heads)
     if profile.generate is None:
         _check_columns(pipeline, rows)
-        check_call(pipeline, settings, has_prompt=any(row.prompt is not None for row in rows))
-    select_layers(pipeline, profile, options.layers)
+        check_call(pipeline, settings, has_prompt=all(row.prompt is not None for row in rows))
+        _check_kept(pipeline, settings, options)
     return profile.generate or generate
 
 
@@ -243,6 +308,29 @@ def _check_columns(pipeline: Any, rows: Sequence[ManifestRow]) -> None:
             f"Give it to all samples with --argument {label}=VALUE."
         )
         warnings.warn(msg, InputWarning, stacklevel=4)
+
+
+def _check_kept(pipeline: Any, settings: GenerationSettings, options: CaptureOptions) -> None:
+    """Check that the call has the steps and the guidance branches that shall be kept."""
+    count = most_steps(pipeline, settings)
+    if count is not None:
+        listed = options.steps if isinstance(options.steps, list | tuple) else ()
+        beyond = [step for step in listed if step >= count]
+        if beyond or not any(options.keeps_step(step) for step in range(count)):
+            what = f"got {beyond}" if beyond else "got none of them"
+            msg = (
+                f"Expected steps to keep from 0 to {count - 1}, which the call runs, {what}. Give other "
+                "--keep-steps, or more --steps."
+            )
+            raise SchemaError(msg)
+    if options.guidance == "both" and is_unguided(pipeline, settings):
+        name, scale = guidance_argument(pipeline), guidance_scale_of(pipeline, settings)
+        wanted = "a scale above 1" + (" and a negative_prompt" if name == "true_cfg_scale" else "")
+        msg = (
+            f"Expected a guided call to keep both guidance branches, got {name} {scale:g}, which has one "
+            f"branch. Give {wanted}, or leave out --guidance both."
+        )
+        raise SchemaError(msg)
 
 
 def _batch_size(pipeline: Any, runner: Generate, wanted: int) -> int:
@@ -328,6 +416,7 @@ class ManifestCapture:
             ip_adapter=self.loading.ip_adapter,
             ip_adapter_scale=self.loading.ip_adapter_scale,
             batch=names,
+            **call_settings(self.pipeline, self.settings),
         )
         with recording:  # Entered before anything can fail, so that the reason is stored.
             for row in rows:

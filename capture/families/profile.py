@@ -62,7 +62,8 @@ class Profile:
     guidance : tuple of str
         Labels of the branches of a guided batch, in the batch's order.
     calls : tuple of str
-        Labels of the calls of one step, in their order, of a model that is called once per branch.
+        Labels of the calls of one step, in their order, of a model that is called once per branch:
+        each looks at the same latents. Where all are conditional, the calls may serve something else.
     is_batched : bool
         Whether the branches lie in one batch. False of a family whose pipelines call the denoiser
         once per branch: then every row of a batch is an image.

@@ -66,9 +66,12 @@ def call_in_progress(target: Any, denoiser: nn.Module) -> CallInProgress | None:
     if not isinstance(target, nn.Module):
         kind: Any = type(target)
         codes = _codes_of_call(kind)
-        while frame is not None and frame.f_code not in codes:
+        while frame is not None:
+            # Another pipeline of the same class may be running, too.
+            if frame.f_code in codes and frame.f_locals.get("self", target) is target:
+                return CallInProgress(target, frame.f_locals)
             frame = frame.f_back
-        return None if frame is None else CallInProgress(target, frame.f_locals)
+        return None
     while frame is not None:
         if frame.f_code.co_name == "__call__":
             variables = frame.f_locals

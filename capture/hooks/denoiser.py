@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from i2am.capture.hooks.attention import AttentionInputs
-from i2am.capture.hooks.step_clock import StepClock
+from i2am.capture.hooks.step_clock import CallPosition, StepClock
 from i2am.capture.hooks.taps import DenoiserCall, LayerTap
 from i2am.schemas import CaptureError
 from i2am.schemas.choices import GuidanceOption
@@ -125,7 +125,7 @@ class GuidanceBranches:
             branches = told
         else:
             raise CaptureError(_unequal_rows(batch, self.samples, told, self.is_batched))
-        if told is not None and self.is_batched:
+        if (told is not None and self.is_batched) or len(branches) > 1:
             self._check_is_only_call(call)
         elif len(branches) == 1:
             branches = (self._label(call),)
@@ -135,10 +135,18 @@ class GuidanceBranches:
             if self.option == "both" or branch == CONDITIONAL
         )
 
+    def has_equal_latents(self) -> bool:
+        """Return whether all calls of a step look at the same latents: they differ in guidance alone."""
+        return not self._has_other_purposes and not self.has_side_calls()
+
+    @property
+    def _has_other_purposes(self) -> bool:
+        """Whether calls serve something else: the family says so by calling all conditional."""
+        return set(self.call_labels) == {CONDITIONAL}
+
     def _check_is_only_call(self, call: int) -> None:
         """Refuse another call at a step whose first one held all branches."""
-        # A family whose calls are all conditional says that it needs them.
-        if call < (len(self.call_labels) if set(self.call_labels) == {CONDITIONAL} else 1):
+        if call < (len(self.call_labels) if self._has_other_purposes else 1):
             return
         msg = (
             "Expected one call of the denoiser in a step, with all guidance branches, got another one: "
@@ -165,6 +173,24 @@ class _KeptCall:
     step_index: int
     branches: tuple[tuple[str, int], ...]
     run_branches: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class _FirstLatents:
+    """The latents of the first call of a step."""
+
+    tensor: torch.Tensor
+    version: int | None  # PyTorch counts the changes in place, but not of inference tensors.
+
+    @classmethod
+    def of(cls, latents: torch.Tensor) -> _FirstLatents:
+        return cls(latents, None if latents.is_inference() else latents._version)
+
+    def equal(self, latents: torch.Tensor) -> bool:
+        """Return whether a later call has the same latents; another tensor makes the device wait."""
+        if self.version is not None and self.version != self.tensor._version:
+            return False
+        return latents is self.tensor or torch.equal(latents, self.tensor)
 
 
 @dataclass
@@ -201,6 +227,7 @@ class DenoiserHooks:
     _running: _KeptCall | None = field(default=None, init=False)
     _layers_read: set[tuple[str, str]] = field(default_factory=set, init=False)  # layer, branch
     _branches: dict[str, None] = field(default_factory=dict, init=False)  # an ordered set
+    _latents: _FirstLatents | None = field(default=None, init=False)  # of the latest kept step
     _clock: StepClock = field(init=False)
 
     def __post_init__(self) -> None:
@@ -303,7 +330,9 @@ class DenoiserHooks:
         position = self._clock.tick(_argument(named, _TIMESTEP_ARGUMENTS, "a timestep"))
         if position.step is None or not self.keeps_step(position.step):
             return
-        batch = len(_argument(named, _LATENT_ARGUMENTS, "the noisy latents"))
+        latents = _argument(named, _LATENT_ARGUMENTS, "the noisy latents")
+        batch = len(latents)
+        self._check_latents(latents, position)
         branches = self.guidance.kept(batch, position.call)
         if not branches:
             return
@@ -314,6 +343,25 @@ class DenoiserHooks:
         self._branches |= dict.fromkeys(branch for branch, _ in branches)
         call, index = DenoiserCall(named, batch), len(self.steps) - 1
         self._running = _KeptCall(call, index, branches, self.expected_branches())
+
+    def _check_latents(self, latents: Any, position: CallPosition) -> None:
+        """Refuse a further call in a step that is not the same step's with other guidance."""
+        if not isinstance(latents, torch.Tensor):
+            return
+        if position.call == 0:
+            self._latents = _FirstLatents.of(latents)
+        elif (
+            self._latents is not None
+            and self.guidance.has_equal_latents()
+            and not self._latents.equal(latents)
+        ):
+            msg = (
+                f"Expected calls of the denoiser that differ in guidance alone at step {position.step}, "
+                f"got other latents in call {position.call + 1}: a part of the image (tile, view), a "
+                "timestep that is sampled again, or a second sampling. Paint the image whole, without "
+                "resampling, and capture the pipeline, if there is one: it tells its steps."
+            )
+            raise CaptureError(msg)
 
     def _on_return(
         self, sink: LayerSink, _module: nn.Module, _arguments: Any, _output: Any
@@ -366,7 +414,8 @@ def _unequal_rows(batch: int, samples: int, branches: tuple[str, ...], is_batche
     way_out = (
         f"name all {images} images: sample=[…]"
         if images > samples
-        else "generate the named images in one call, or capture each call in a block of its own"
+        else "generate the named images in one call, or give one name a call: sample='a' and, before "
+        "the next call, recording.next_sample('b')"
     )
     return f"{wanted}, got {batch} = {_count(images, 'image')}{several}. Please {way_out}."
 
@@ -434,6 +483,7 @@ def guidance_branches(batch: int, samples: int, labels: tuple[str, ...]) -> tupl
         return labels
     msg = (
         f"Expected a batch of {samples} or of {samples} × {len(labels)} (guidance branches), "
-        f"got {batch}, for {samples} sample names. Name every image that the call generates."
+        f"got {batch}, for {samples} sample names. Name every image that the call generates, and call "
+        "recording.next_sample(…) before a further call."
     )
     raise CaptureError(msg)

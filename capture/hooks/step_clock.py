@@ -5,16 +5,17 @@ order evaluate the denoiser several times a step, to correct the previous step o
 middle of the next. With a scheduler the clock counts the scheduler's own steps. Without one it
 counts distinct timesteps; of several calls at one timestep the last is kept (the ones before it
 correct the previous step). What neither rule can count is refused: a second sampling, timesteps that
-turn round, timesteps that repeat without a rule.
+turn round, timesteps that repeat without a rule, steps that the scheduler's own schedule has not.
 """
 
 from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ class StepClock:
         self._evaluation = self._call = 0
         self._calls_per_timestep: int | None = None
         self._timesteps: dict[int, Any] = {}
+        self._given: list[Any] = []  # the timestep of each of the scheduler's own steps
         self._latest: float | None = None
         self._is_restarted = False
         self._descends: bool | None = None
@@ -64,7 +66,7 @@ class StepClock:
     @property
     def timesteps(self) -> dict[int, float]:
         """The timestep of each step so far."""
-        return {step: float(torch.as_tensor(t).flatten()[0]) for step, t in self._timesteps.items()}
+        return {step: _to_float(timestep) for step, timestep in self._timesteps.items()}
 
     def watch(self, stack: ExitStack, after_last: Callable[[], None] | None = None) -> None:
         """Wrap the scheduler's ``step`` on this one instance, until `stack` closes.
@@ -108,8 +110,9 @@ class StepClock:
         """
         if self._is_restarted:
             msg = (
-                f"Expected one sampling in the with block, got a second one after {self.step_count} "
-                "steps. Call capture() again, with another sample name, for each call of the pipeline."
+                f"Expected one sampling under a sample's name, got a second one after "
+                f"{self.step_count} steps. Call recording.next_sample('NAME') before each further "
+                "call of the pipeline."
             )
             raise CaptureError(msg)
         if self._scheduler is not None and not self._has_stepped and self._call:
@@ -120,6 +123,8 @@ class StepClock:
         if self._scheduler is None:
             return self._tick_by_timestep(read_timestep(timestep))
         if not self._has_stepped:
+            if self._latest is None:
+                self._check_schedule_goes_one_way()
             self._latest = read_timestep(timestep)
         step = _step_of(self._scheduler, self._evaluation)
         if step is not None:  # Replaced by the scheduler's value at its own step.
@@ -138,32 +143,73 @@ class StepClock:
         Raises
         ------
         CaptureError
-            If the scheduler stepped more often from a timestep than its schedule does; without a
-            scheduler, if the calls at the last timestep are more or fewer than those before.
+            If the scheduler's steps were not those of its schedule, in their order; without a
+            scheduler, if the calls at the last timestep are more or fewer than those before, or
+            several at the only one.
         """
+        if not self._has_stepped and self._call > 1 and self.step_count == 1:
+            msg = (
+                f"Expected one call of the denoiser, or more than one timestep, got {self._call} calls "
+                f"at {self._latest:g} alone: guidance, a correction or a second sampling. Sample in two "
+                "steps or more, or capture the pipeline, which tells."
+            )
+            raise CaptureError(msg)
         if self._scheduler is not None:
             self._check_schedule()
         elif self._calls_per_timestep is not None:
             self._end_timestep(is_last=True)
 
+    def _schedule(self) -> list[float]:
+        """Return the timesteps of the scheduler's evaluations, which waits for the device."""
+        schedule = getattr(self._scheduler, "timesteps", None)
+        found: list[float] = (
+            [] if schedule is None else torch.as_tensor(schedule).flatten().tolist()
+        )
+        return found
+
+    def _check_schedule_goes_one_way(self) -> None:
+        """Refuse a schedule with resampling: its steps are not in the order of the noise."""
+        starts = [
+            timestep
+            for evaluation, timestep in enumerate(self._schedule())
+            if _step_of(self._scheduler, evaluation) is not None  # The others may lie anywhere.
+        ]
+        if (turn := _first_turn(starts)) is not None:
+            raise CaptureError(_goes_back(*turn))
+
     def _check_schedule(self) -> None:
-        """Refuse steps that are one step of the schedule, taken for several parts of the image."""
-        schedule = torch.as_tensor(getattr(self._scheduler, "timesteps", ()))
-        planned = Counter(schedule.flatten().tolist())
-        for timestep, count in Counter(self.timesteps.values()).items():
-            if 0 < planned[timestep] < count:
+        """Refuse steps that are not the schedule's: taken again, or for several parts of the image.
+
+        Some may be left out: a strength below 1 does so.
+        """
+        schedule, given = self._schedule(), [_to_float(timestep) for timestep in self._given]
+        if not set(given) <= set(schedule):  # Rounded on the way, or not the schedule's at all.
+            if (turn := _first_turn(list(self.timesteps.values()))) is not None:
+                raise CaptureError(_goes_back(*turn))
+            return
+        planned, counts = Counter(schedule), Counter(given)
+        position = -1
+        for timestep in given:
+            if counts[timestep] > planned[timestep]:
+                steps = "one step" if planned[timestep] == 1 else f"{planned[timestep]} steps"
                 msg = (
-                    f"Expected one step at timestep {timestep:g}, as the scheduler has, got {count}: "
-                    "the image may be painted in parts (tiles, views). Paint it whole."
+                    f"Expected {steps} at timestep {timestep:g}, as the scheduler has, got "
+                    f"{counts[timestep]}: the image may be painted in parts (tiles, views), or steps be "
+                    "sampled again. Paint it whole, without resampling."
                 )
                 raise CaptureError(msg)
+            try:
+                position = schedule.index(timestep, position + 1)
+            except ValueError as e:
+                raise CaptureError(_goes_back(timestep, schedule[position])) from e
 
     def _end_evaluation(self, timestep: Any) -> bool:
         """Count one evaluation, and return whether it was the scheduler's last."""
         if self._scheduler is None or not self._call:
             return False  # A step that belongs to no call of this denoiser.
+        self._given.append(_snapshot(timestep))
         if (step := _step_of(self._scheduler, self._evaluation)) is not None:
-            self._timesteps[step] = _snapshot(timestep)
+            self._timesteps[step] = self._given[-1]
         self._has_stepped = True
         self._evaluation += 1
         self._call = 0
@@ -187,12 +233,7 @@ class StepClock:
         assert self._latest is not None
         descends = timestep < self._latest
         if self._descends not in (None, descends):
-            msg = (
-                f"Expected timesteps that go one way, got {timestep:g} after {self._latest:g}: a second "
-                "sampling, or steps that are sampled again. Capture one sampling a block, without "
-                "resampling."
-            )
-            raise CaptureError(msg)
+            raise CaptureError(_goes_back(timestep, self._latest))
         self._descends = descends
 
     def _end_timestep(self, *, is_last: bool = False) -> None:
@@ -220,6 +261,29 @@ class StepClock:
             )
             raise CaptureError(msg)
         seen.append(repeats)
+
+
+def _goes_back(timestep: float, latest: float) -> str:
+    """Return what to say of timesteps that turn round."""
+    return (
+        f"Expected timesteps that go one way, got {timestep:g} after {latest:g}: a second sampling, or "
+        "steps that are sampled again. Call recording.next_sample('NAME') before a second sampling, "
+        "and sample without resampling."
+    )
+
+
+def _first_turn(timesteps: Sequence[float]) -> tuple[float, float] | None:
+    """Return the first timestep that goes another way than those before it, and the one before."""
+    way = 0.0
+    for before, timestep in pairwise(timesteps):
+        if (timestep - before) * way < 0:
+            return timestep, before
+        way = way or timestep - before
+    return None
+
+
+def _to_float(timestep: Any) -> float:
+    return float(torch.as_tensor(timestep).flatten()[0])
 
 
 def _call_before(scheduler: Any, name: str, before: Callable[..., None], stack: ExitStack) -> None:

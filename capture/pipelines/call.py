@@ -6,6 +6,7 @@ A profile may bring its own function instead, of the type `Generate`.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,11 +24,15 @@ __all__ = [
     "call_arguments",
     "check_call",
     "generate",
+    "guidance_argument",
     "guidance_scale_of",
     "image_arguments",
+    "is_unguided",
     "is_video",
+    "most_steps",
     "output_size",
     "shared_arguments",
+    "steps_of",
     "supports_batches",
     "takes_several_references",
 ]
@@ -93,8 +98,8 @@ def check_call(pipeline: Any, settings: GenerationSettings, *, has_prompt: bool)
         has_prompt or {"prompt", "prompt_embeds"} & settings.arguments.keys()
     ):
         msg = (
-            f"Expected a prompt for {name}, got none. Add a column 'prompt' to the manifest, or "
-            "give one for all samples with --argument prompt=TEXT."
+            f"Expected a prompt for {name}, got none. Add a column 'prompt' to the manifest, with a text "
+            "in each row, or give one for all samples with --argument prompt=TEXT."
         )
         raise CaptureError(msg)
     _check_required(accepted, name, settings)
@@ -102,6 +107,8 @@ def check_call(pipeline: Any, settings: GenerationSettings, *, has_prompt: bool)
         if given in settings.arguments:
             msg = f"Expected other arguments for {name}, got {given!r}, which is filled. Omit it."
             raise CaptureError(msg)
+    for given, value in settings.arguments.items():
+        check_argument(name, accepted[given], value)
 
 
 def image_arguments(pipeline: Any) -> dict[str, str]:
@@ -124,13 +131,19 @@ def shared_arguments(pipeline: Any, settings: GenerationSettings) -> dict[str, A
     Raises
     ------
     CaptureError
-        If a guidance scale is set and the pipeline takes none.
+        If a guidance scale or a number of steps is set and the pipeline takes none.
     """
     found: dict[str, Any] = {}
     if settings.steps is not None:
+        if "num_inference_steps" not in call_arguments(pipeline):
+            msg = (
+                f"Expected no number of steps for {type(pipeline).__name__}, got {settings.steps}. "
+                "Omit it."
+            )
+            raise CaptureError(msg)
         found["num_inference_steps"] = settings.steps
     if settings.guidance_scale is not None:
-        name = _guidance_argument(pipeline)
+        name = guidance_argument(pipeline)
         if name is None:
             msg = (
                 f"Expected no guidance scale for {type(pipeline).__name__}, got "
@@ -178,11 +191,61 @@ def output_size(pipeline: Any, settings: GenerationSettings) -> tuple[int, int] 
 
 def guidance_scale_of(pipeline: Any, settings: GenerationSettings) -> float | None:
     """Return the guidance scale that a call runs with."""
-    name = _guidance_argument(pipeline)
+    name = guidance_argument(pipeline)
     if settings.guidance_scale is not None or name is None:
         return settings.guidance_scale
     default = settings.arguments.get(name, call_arguments(pipeline)[name].default)
     return default if isinstance(default, int | float) else None
+
+
+def guidance_argument(pipeline: Any) -> str | None:
+    """Return what the pipeline calls the scale of classifier-free guidance."""
+    accepted = call_arguments(pipeline)
+    scale = accepted.get("guidance_scale")
+    if "true_cfg_scale" in accepted and (scale is None or scale.default is None):
+        return "true_cfg_scale"  # There guidance_scale is an input of distilled models.
+    return next((n for n in ("guidance_scale", "max_guidance_scale") if n in accepted), None)
+
+
+def is_unguided(pipeline: Any, settings: GenerationSettings) -> bool:
+    """Return whether a call certainly runs without guidance, so that it has one branch alone."""
+    name, scale = guidance_argument(pipeline), guidance_scale_of(pipeline, settings)
+    if name is None or scale is None or _value_of(pipeline, settings, "pag_scale"):
+        return False
+    if name == "true_cfg_scale" and not any(
+        _value_of(pipeline, settings, text) is not None
+        for text in ("negative_prompt", "negative_prompt_embeds")
+    ):
+        return True
+    return scale <= 1
+
+
+def steps_of(pipeline: Any, settings: GenerationSettings) -> int | None:
+    """Return the number of denoising steps that a call is asked for; None if it does not say."""
+    if settings.steps is not None:
+        return settings.steps
+    for name in ("timesteps", "sigmas"):
+        if isinstance(given := settings.arguments.get(name), list | tuple):
+            return len(given)
+    steps = _value_of(pipeline, settings, "num_inference_steps")
+    return steps if isinstance(steps, int) else None
+
+
+def most_steps(pipeline: Any, settings: GenerationSettings) -> int | None:
+    """Return how many denoising steps a call runs at most: a strength below 1 leaves some out."""
+    steps, strength = steps_of(pipeline, settings), _value_of(pipeline, settings, "strength")
+    if steps is None or not isinstance(strength, int | float):
+        return steps
+    return min(steps, math.ceil(steps * strength))
+
+
+def _value_of(pipeline: Any, settings: GenerationSettings, name: str) -> Any:
+    """Return the value with which a call gets an argument; None where it takes none."""
+    parameter = call_arguments(pipeline).get(name)
+    if parameter is None:
+        return None
+    default = None if parameter.default is parameter.empty else parameter.default
+    return settings.arguments.get(name, default)
 
 
 def _reference_argument(pipeline: Any) -> str:
@@ -225,15 +288,6 @@ def _check_required(
             "inside i2am.capture.capture()."
         )
         raise CaptureError(msg)
-
-
-def _guidance_argument(pipeline: Any) -> str | None:
-    """Return what the pipeline calls the scale of classifier-free guidance."""
-    accepted = call_arguments(pipeline)
-    scale = accepted.get("guidance_scale")
-    if "true_cfg_scale" in accepted and (scale is None or scale.default is None):
-        return "true_cfg_scale"  # There guidance_scale is an input of distilled models.
-    return next((n for n in ("guidance_scale", "max_guidance_scale") if n in accepted), None)
 
 
 def _model_size(pipeline: Any) -> tuple[int | None, int | None]:

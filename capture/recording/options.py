@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from i2am.capture.families.profile import Profile
-from i2am.schemas import SchemaError
+from i2am.capture.hooks.taps import LayerTap
+from i2am.schemas import CaptureError, SchemaError
 from i2am.schemas.choices import (
     GUIDANCE_OPTIONS,
     REPRESENTATION_OPTIONS,
@@ -17,7 +19,7 @@ from i2am.schemas.choices import (
     check_choice,
 )
 
-__all__ = ["DEFAULT_MEMORY_BYTES", "CaptureOptions", "StepsOption"]
+__all__ = ["DEFAULT_MEMORY_BYTES", "CaptureOptions", "StepsOption", "check_heads"]
 
 DEFAULT_MEMORY_BYTES = 2 * 2**30
 
@@ -138,6 +140,58 @@ class CaptureOptions:
             return None
         heads = [head for head in range(count) if head in self.heads]
         return heads if len(heads) < count else None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what is stored of the options with each sample: what is kept, as JSON can hold it.
+
+        Examples
+        --------
+        >>> options = CaptureOptions(layers="up*", steps=slice(2, None)).describe()
+        >>> options["layers"], options["steps"], options["dtype"]
+        (['up*'], '2:', 'float16')
+        """
+        return {
+            "layers": [self.layers] if isinstance(self.layers, str) else _as_list(self.layers),
+            "steps": _describe_steps(self.steps),
+            "heads": None if self.heads is None else sorted(set(self.heads)),
+            "guidance": self.guidance,
+            "representation": self.representation,
+            "dtype": self.dtype,
+        }
+
+
+def check_heads(taps: Iterable[LayerTap], heads: Collection[int] | None) -> None:
+    """Check that each head that shall be kept is one of some layer.
+
+    Raises
+    ------
+    CaptureError
+        If none has so many. Layers that do not say how many they have may have any.
+    """
+    counts = [getattr(tap.attention, "heads", None) for tap in taps]
+    known = [count for count in counts if isinstance(count, int)]
+    if heads is None or not known or len(known) < len(counts):
+        return
+    if beyond := sorted(head for head in heads if head >= max(known)):
+        msg = (
+            f"Expected heads from 0 to {max(known) - 1}, which the layers have, got {beyond}. "
+            "Give others, or other layers."
+        )
+        raise CaptureError(msg)
+
+
+def _as_list(values: Sequence[str] | None) -> list[str] | None:
+    return None if values is None else list(values)
+
+
+def _describe_steps(option: StepsOption) -> int | str | list[int] | None:
+    """Return the steps as the command line takes them; numbers stay numbers."""
+    if option is None or isinstance(option, int):
+        return option
+    if isinstance(option, slice):
+        parts = [option.start, option.stop] + ([option.step] if option.step else [])
+        return ":".join("" if part is None else str(part) for part in parts)
+    return list(option)
 
 
 def _is_steps_option(option: object) -> bool:

@@ -1,7 +1,7 @@
 """The context manager ``capture``: hooks a model, and streams its attention into a store.
 
 A tensor's way: a tap reads a layer's queries and keys in one call of the denoiser, `DenoiserHooks`
-adds step and guidance branch, `Recording` selects each sample's batch index, and `SampleRecorder`
+adds step and guidance branch, `Sampling` selects each sample's batch index, and `SampleRecorder`
 reduces and stores it. Nothing in the model changes, and no hook stays on it.
 """
 
@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import warnings
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-import torch
+from typing import Any, NamedTuple, Self
 
 from i2am.capture.families.guidance import batch_branches, has_side_calls
 from i2am.capture.families.profile import (
@@ -26,19 +24,18 @@ from i2am.capture.families.profile import (
     is_compiled,
     select_layers,
 )
-from i2am.capture.hooks.denoiser import (
-    DenoiserHooks,
-    GuidanceBranches,
-    LayerCall,
-)
+from i2am.capture.families.running_call import CallInProgress, call_in_progress
+from i2am.capture.hooks.denoiser import DenoiserHooks, GuidanceBranches
 from i2am.capture.recording.options import (
     DEFAULT_MEMORY_BYTES,
     CaptureOptions,
     StepsOption,
+    check_heads,
 )
 from i2am.capture.recording.placement import CallPictures
 from i2am.capture.recording.provenance import describe_target
 from i2am.capture.recording.sample_recorder import SampleRecorder
+from i2am.capture.recording.sampling import Sampling
 from i2am.capture.writer.staging import StagingArea
 from i2am.schemas import CaptureError, SchemaError, check_sample_name, did_you_mean
 from i2am.schemas.choices import GuidanceOption, RepresentationOption, StoredDtype
@@ -115,21 +112,42 @@ def open_recording(
     target: Any, store: str | Path, sample: str | Sequence[str], options: CaptureOptions
 ) -> Recording:
     """Return a `capture` with its options in one object; see there."""
-    samples = (sample,) if isinstance(sample, str) else tuple(sample)
-    for name in samples:
+    names = _checked_names(sample)
+    return Recording(partial(_prepare, target, options), str(store), names, options)
+
+
+def _checked_names(sample: str | Sequence[str]) -> tuple[str, ...]:
+    names = (sample,) if isinstance(sample, str) else tuple(sample)
+    for name in names:
         check_sample_name(name)
-    if not samples or len(set(samples)) < len(samples):
-        msg = f"Expected different sample names, got {list(samples)}. Name each image."
+    if not names or len(set(names)) < len(names):
+        msg = f"Expected different sample names, got {list(names)}. Name each image."
         raise SchemaError(msg)
+    return names
+
+
+class _Prepared(NamedTuple):
+    """A sampling that may begin."""
+
+    hooks: DenoiserHooks  # not attached yet
+    pictures: CallPictures
+    provenance: dict[str, Any]
+    call_in_progress: Callable[[], CallInProgress | None]
+
+
+def _prepare(target: Any, options: CaptureOptions, samples: int) -> _Prepared:
+    """Prepare a sampling of the target as it stands now: its adapters, scheduler, layers."""
     denoiser = find_denoiser(target)
     profile = find_profile(target, options.profile)
+    taps = select_layers(target, profile, options.layers)
+    check_heads(taps, options.heads)
     hooks = DenoiserHooks(
         denoiser,
-        select_layers(target, profile, options.layers),
+        taps,
         GuidanceBranches(
             profile.guidance,
             profile.calls,
-            len(samples),
+            samples,
             options.guidance,
             is_batched=profile.is_batched,
             of_batch=partial(batch_branches, target, denoiser, profile),
@@ -141,9 +159,9 @@ def open_recording(
     )
     if options.keeps_step(0):
         hooks.check_any_awake(0)
-    provenance = describe_target(target, denoiser, profile.name)
     pictures = CallPictures(target, denoiser, profile)
-    return Recording(hooks, str(store), samples, options, provenance, pictures)
+    provenance = describe_target(target, denoiser, profile.name) | {"options": options.describe()}
+    return _Prepared(hooks, pictures, provenance, partial(call_in_progress, target, denoiser))
 
 
 class Recording:
@@ -151,27 +169,26 @@ class Recording:
 
     Parameters
     ----------
-    hooks : DenoiserHooks
+    prepare : callable (number of samples) -> (hooks, pictures, provenance, call_in_progress)
+        Prepares a sampling of the model as it stands then.
     store : str
         The run.
     samples : tuple of str
-        Their names.
+        The names of the images of the first sampling.
     options : CaptureOptions
-    provenance : dict
-        Of all samples.
-    pictures : CallPictures
-        How the model's pictures are prepared.
 
     Raises
     ------
     CaptureError
-        When entered, if it was entered before. When left, if the model did not run, a layer was not
-        read, or anything could not be written.
+        If the model cannot be captured. When entered, if it was entered before. When left, if the
+        model did not run, a layer was not read, or anything could not be written.
     StoreError
         When entered, if the store is something else or a sample is complete there.
 
     Examples
     --------
+    Two images of one call:
+
     ::
 
         with capture(pipe, "run.zarr", sample=["shirt-001", "shirt-002"]) as recording:
@@ -179,41 +196,47 @@ class Recording:
             recording.add_provenance(guidance_scale=7.5)
             recording.add_images(sample="shirt-001", generated=images[0], reference=garments[0])
             recording.add_images(sample="shirt-002", generated=images[1], reference=garments[1])
+
+    One image of each of ten calls:
+
+    ::
+
+        with capture(pipe, "run.zarr", sample="seed-0") as recording:
+            for seed in range(10):
+                if seed:
+                    recording.next_sample(f"seed-{seed}")
+                image = pipe(..., generator=torch.manual_seed(seed)).images[0]
+                recording.add_provenance(seed=seed)
+                recording.add_images(generated=image, reference=garment)
     """
 
     def __init__(
         self,
-        hooks: DenoiserHooks,
+        prepare: Callable[[int], _Prepared],
         store: str,
         samples: tuple[str, ...],
         options: CaptureOptions,
-        provenance: dict[str, Any],
-        pictures: CallPictures,
     ) -> None:
-        branches = 2 if options.guidance == "both" else 1
-        layers = len(hooks.taps) * len(samples) * branches
-        self._staging = StagingArea(options.memory_bytes, layers=layers)
-        self._hooks: DenoiserHooks | None = hooks  # None afterwards: it holds the model.
-        self._store, self._names, self._options = store, samples, options
-        self._provenance, self._pictures = provenance, pictures
+        self._store, self._options = store, options
+        self._first_names = samples
+        # Both hold the model: None afterwards.
+        self._prepare: Callable[[int], _Prepared] | None = prepare
+        self._prepared: _Prepared | None = prepare(len(samples))
+        # Of the running sampling; of the last one afterwards.
+        self._provenance = self._prepared.provenance
         self._sample_provenance: dict[str, dict[str, Any]] = {name: {} for name in samples}
-        self._stack = ExitStack()
-        self._samples: dict[str, SampleRecorder] = {}
+        self._staging: StagingArea | None = None
+        self._staged_layers = 0
+        self._sampling: Sampling | None = None
+        self._samples: dict[str, SampleRecorder] = {}  # of all samplings
+        self._samplings = 0
 
     def __enter__(self) -> Self:
         """Open the samples in the store and hook the model."""
-        if self._hooks is None or self._samples:
+        if self._prepared is None or self._samples:
             msg = "Expected a new capture, got one that was entered before. Call capture() again."
             raise CaptureError(msg)
-        for name in self._names:
-            provenance = ChainMap(self._sample_provenance[name], self._provenance)
-            self._samples[name] = SampleRecorder(
-                self._store, name, self._options, self._staging, provenance
-            )
-        with self._stack:  # Removes the hooks if one of them cannot be attached.
-            self._hooks.attach(self._stack, self)
-            self._pictures.watch(self._stack)
-            self._stack = self._stack.pop_all()
+        self._begin(self._prepared, self._first_names)
         return self
 
     def __exit__(
@@ -223,18 +246,128 @@ class Recording:
         _traceback: TracebackType | None,
     ) -> None:
         """Remove the hooks, write what is left, and mark the samples."""
-        self._stack.close()
-        hooks, self._hooks = self._hooks, None
+        self._prepare = None
+        self._end(error)
+        self._close_staging()
+        if error is None:
+            self._warn_of_missing_images()
+
+    def next_sample(self, sample: str | Sequence[str]) -> None:
+        """End the sampling so far, and begin the next one: what the next call generates.
+
+        Call it between two calls of the pipeline. The sample so far is complete once it has its
+        images, which may also come later, by its name. The model is read as it stands now: its
+        adapters, scheduler and layers may have changed since the last sampling.
+
+        Parameters
+        ----------
+        sample : str or sequence of str
+            One name for each image that the next call generates.
+
+        Raises
+        ------
+        CaptureError
+            If this is not between two calls, if the sampling so far was not whole (its samples are
+            marked as failed), or a name was used before in this capture.
+        StoreError
+            If the store cannot be reached, or the sample is complete there.
+        SchemaError
+            If a name is not valid, or names are not different.
+        """
+        prepare = self._check_is_between_calls()
+        self._end()
+        names = _checked_names(sample)
+        if used := [name for name in names if name in self._samples]:
+            msg = f"Expected a new sample name, got {used[0]!r}, which this capture has already. "
+            raise CaptureError(msg + "Name another one.")
+        self._begin(prepare(len(names)), names)
+
+    def _check_is_between_calls(self) -> Callable[[int], _Prepared]:
+        """Return what prepares a sampling, where one may begin."""
+        if self._prepare is None or not self._samples:
+            when = "after" if self._prepare is None else "before"
+            msg = f"Expected next_sample inside the with block, got it {when} the block. "
+            raise CaptureError(msg + "Call it between two calls of the pipeline.")
+        if self._sampling is None or self._prepared is None:
+            return self._prepare  # The last one has ended, and the next could not begin.
+        names = ", ".join(map(repr, self._sampling.names))
+        if not self._sampling.has_begun:
+            msg = f"Expected the next sample after the pipeline ran for {names}, got it before. "
+            raise CaptureError(msg + "Call the pipeline once for each sample.")
+        if self._prepared.call_in_progress() is not None:
+            msg = (
+                f"Expected the next sample after the pipeline's call for {names}, got it within. "
+                "Call next_sample outside of callbacks, between two calls of the pipeline."
+            )
+            raise CaptureError(msg)
+        return self._prepare
+
+    def _begin(self, prepared: _Prepared, names: tuple[str, ...]) -> None:
+        """Open samples in the store and hook the model."""
+        branches = 2 if self._options.guidance == "both" else 1
+        layers = len(prepared.hooks.taps) * len(names) * branches
+        if self._staging is None or layers != self._staged_layers:
+            self._close_staging()
+            self._staging = StagingArea(self._options.memory_bytes, layers=layers)
+            self._staged_layers = layers
+        opened: dict[str, SampleRecorder] = {}
         try:
-            if error is None and hooks is not None:
-                self._finish(hooks)
+            for name in names:
+                own = self._sample_provenance.setdefault(name, {})
+                opened[name] = SampleRecorder(
+                    self._store,
+                    name,
+                    self._options,
+                    self._staging,
+                    ChainMap(own, prepared.provenance),
+                )
+            sampling = Sampling(
+                prepared.hooks, prepared.pictures, opened, self._staging, prepared.provenance
+            )
+            self._sampling = sampling.attach()
+        except BaseException as error:
+            with suppress(CaptureError):
+                self._close_staging()
+            for recorder in opened.values():
+                recorder.fail(error)
+            raise
+        self._prepared, self._provenance = prepared, prepared.provenance
+        self._samples |= opened
+        self._samplings += 1
+
+    def _end(self, error: BaseException | None = None) -> None:
+        """Remove the hooks, and finish the running sampling, or mark it as failed."""
+        sampling, self._sampling, self._prepared = self._sampling, None, None
+        if sampling is None:
+            return
+        sampling.detach()
+        try:
+            if error is None:
+                sampling.finish()
             else:
-                self._staging.close()
+                self._close_staging()
         except BaseException as failure:
-            self._fail(failure)
+            # Its tensors still lie in memory that was lent: the next sampling gets other memory.
+            with suppress(CaptureError):
+                self._close_staging()
+            sampling.fail(failure)
             raise
         if error is not None:
-            self._fail(error)
+            sampling.fail(error)
+
+    def _close_staging(self) -> None:
+        staging, self._staging = self._staging, None
+        if staging is not None:
+            staging.close()
+
+    def _warn_of_missing_images(self) -> None:
+        waiting = [name for name, sample in self._samples.items() if sample.misses_images]
+        if waiting:
+            msg = (
+                f"Samples {waiting} stay incomplete until recording.add_images(generated=…, "
+                "reference=…) is called."
+            )
+            warnings.warn(msg, stacklevel=3)
 
     def add_images(
         self,
@@ -257,13 +390,7 @@ class Recording:
             generated, reference; optional: source, inpainting_mask (white = painted),
             reference_mask; reference_1, reference_2 … of a model that takes several references.
             Each may be given once; generated and reference complete the sample, also after the
-            ``with`` block. Arrays are uint8 (y, x, 3), uint16, or float from 0 to 1; a source or
-            mask of another size than its image is resized.
-
-        Warns
-        -----
-        InputWarning
-            If something was left out or added: further frames, transparency, a full mask.
+            ``with`` block.
 
         Raises
         ------
@@ -275,13 +402,13 @@ class Recording:
             If an image cannot be read without a guess, a mask marks nothing, a source or mask has
             another shape than its image, or a box is none.
         """
-        if sample is None and len(self._names) > 1:
-            msg = f"Expected sample= one of {list(self._names)}, got none. Say whose images."
+        name = self._sample_of(sample, "images")
+        if sample is None and "generated" in images and self._awaits_later_call():
+            msg = (
+                f"Expected the image that was generated for {name!r}, got one before its pipeline ran. "
+                "Name the sample whose image it is: sample='NAME'."
+            )
             raise CaptureError(msg)
-        name = self._names[0] if sample is None else sample
-        if name not in self._samples:
-            msg = f"Expected a sample of this capture, got {name!r}. "
-            raise CaptureError(msg + did_you_mean(name, self._names))
         self._samples[name].add_images(images, boxes)
 
     def add_provenance(self, *, sample: str | None = None, **facts: Any) -> None:
@@ -290,71 +417,51 @@ class Recording:
         Parameters
         ----------
         sample : str, optional
-            Of which the facts are; None means all samples of the capture.
+            Of which the facts are; None means all samples of the running sampling.
         **facts : object
             As JSON can hold them.
+
+        Raises
+        ------
+        CaptureError
+            If the sample is unknown, or none is given after several samplings.
         """
-        (self._provenance if sample is None else self._sample_provenance[sample]).update(facts)
+        if sample is not None:
+            if sample not in self._sample_provenance:
+                msg = f"Expected a sample of this capture, got {sample!r}. "
+                raise CaptureError(msg + did_you_mean(sample, self._sample_provenance))
+            self._sample_provenance[sample].update(facts)
+            changed = [sample]
+        else:
+            if self._is_between_samplings() or (self._sampling is None and self._samplings > 1):
+                raise CaptureError(_which_sample(self._samples, "facts"))
+            self._provenance.update(facts)
+            changed = [] if self._sampling else list(self._samples)
+        for name in changed:
+            if name in self._samples:
+                self._samples[name].update_provenance()
 
-    def receive(self, call: LayerCall) -> None:
-        """Append to each sample its batch index of a layer's inputs; called by the hooks."""
-        if not all(sample.is_placed for sample in self._samples.values()):
-            self._place_samples()
-        # Pipelines have disabled gradients already; every microsecond counts for a small model.
-        with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
-            for branch, first in call.branches:
-                for batch_index, sample in enumerate(self._samples.values(), first):
-                    for inputs in call.inputs:
-                        sample.append(call, inputs, batch_index, branch)
+    def _awaits_later_call(self) -> bool:
+        """Whether the pipeline has not run yet for a sampling that is not the first."""
+        return self._samplings > 1 and self._sampling is not None and not self._sampling.has_begun
 
-    def call_ended(self) -> None:
-        """Start the copies from the GPU; called by the hooks after each call of the denoiser."""
-        self._staging.flush()
+    def _is_between_samplings(self) -> bool:
+        """Whether, inside the block, the last sampling has ended and no other could begin."""
+        return self._prepare is not None and self._sampling is None and bool(self._samples)
 
-    def last_step(self) -> None:
-        """Let the last steps be written while the pipeline decodes the image."""
-        for sample in self._samples.values():
-            sample.flush()
-
-    def _place_samples(self) -> None:
-        """Ask once, while the pipeline runs, how each sample's pictures were prepared."""
-        placements = self._pictures.read(len(self._samples))
-        for sample, placement in zip(self._samples.values(), placements, strict=True):
-            sample.place(placement)
-
-    def _finish(self, hooks: DenoiserHooks) -> None:
-        branches = hooks.branches
-        try:
-            _check_ran(hooks)
-            for sample in self._samples.values():
-                sample.close(branches)
-            for sample in self._samples.values():
-                sample.finalize()
-        finally:
-            self._staging.close()
-        self._provenance["steps"] = hooks.step_count
-        complete = [
-            sample.finish(hooks.steps, hooks.timesteps, branches)
-            for sample in self._samples.values()
-        ]
-        if not all(complete):
-            waiting = [n for n, done in zip(self._names, complete, strict=True) if not done]
-            msg = (
-                f"Samples {waiting} stay incomplete until recording.add_images(generated=…, "
-                "reference=…) is called."
-            )
-            warnings.warn(msg, stacklevel=3)
-
-    def _fail(self, error: BaseException) -> None:
-        for sample in self._samples.values():
-            sample.fail(error)
+    def _sample_of(self, sample: str | None, what: str) -> str:
+        """Return the name of the sample that is meant; none given means the only one."""
+        if sample is None:
+            names = list(self._sampling.names if self._sampling else self._samples)
+            if len(names) > 1 or self._is_between_samplings():
+                raise CaptureError(_which_sample(names, what))
+            sample = (names or self._first_names)[0]
+        if sample not in self._samples:
+            known = self._samples or self._first_names
+            msg = f"Expected a sample of this capture, got {sample!r}. "
+            raise CaptureError(msg + did_you_mean(sample, known))
+        return sample
 
 
-def _check_ran(hooks: DenoiserHooks) -> None:
-    if not hooks.calls:
-        msg = "Expected the model to run inside the with block, got no call of its denoiser. "
-        raise CaptureError(msg + "Call the pipeline there.")
-    if not hooks.steps:
-        msg = f"Expected steps to keep, got none of the {hooks.step_count} that ran. "
-        raise CaptureError(msg + "Give other steps=.")
-    hooks.check_ended()
+def _which_sample(names: Iterable[str], what: str) -> str:
+    return f"Expected sample= one of {list(names)}, got none. Say whose {what}."

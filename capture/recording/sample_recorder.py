@@ -86,11 +86,6 @@ class SampleRecorder:
         self._unplaced: dict[str, tuple[int, int]] = {}  # images, before their part is known
         self._finished = False
 
-    @property
-    def is_placed(self) -> bool:
-        """Whether it is known how the sample's pictures were prepared."""
-        return self._placement is not None
-
     def place(self, placement: Placement) -> None:
         """Take how the sample's pictures were prepared, once its model runs."""
         self._placement = placement
@@ -186,10 +181,15 @@ class SampleRecorder:
         Raises
         ------
         CaptureError
-            If a layer has other branches, or fewer steps than another one.
+            If a layer has other branches, or fewer steps than another one; if there is none.
         """
-        steps = max((layer.steps for layer in self._layers.values()), default=0)
-        self._check_none_left(steps)
+        if not self._layers:
+            msg = (
+                "Expected at least one layer to keep, got none: the adapter of the chosen layers is off, "
+                "or no layer has the chosen heads. Give other layers= or heads=."
+            )
+            raise CaptureError(msg)
+        self._check_none_left(max(layer.steps for layer in self._layers.values()))
         for name, layer in self._layers.items():
             layer.close(branches)
             layer.conclude(*self._contributions[name].stored(layer.attributes))
@@ -219,7 +219,20 @@ class SampleRecorder:
                 write_box(self._group, name, box)
         write_coordinates(self._group, steps, timesteps, branches)
         self._finished = True
+        # A long recording keeps its samples, for images that come later.
+        self._layers.clear()
+        self._contributions.clear()
         return self._complete()
+
+    @property
+    def misses_images(self) -> bool:
+        """Whether the sample is finished but for its images."""
+        return self._finished and not self._images.keys() >= _REQUIRED_IMAGES
+
+    def update_provenance(self) -> None:
+        """Write what was added to the provenance of a finished sample."""
+        if self._finished:
+            self._complete()
 
     def fail(self, error: BaseException) -> None:
         """Mark the sample as failed, with the reason."""

@@ -7,7 +7,7 @@ one run at once, each its own samples: nothing is locked, because nobody changes
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from i2am.storage import own_attributes, reported_as_store_error, to_store
 
 __all__ = [
     "finished_samples",
+    "iter_finished_samples",
     "open_run_group",
     "open_sample",
     "set_status",
@@ -78,16 +79,30 @@ def finished_samples(store: str | Path) -> set[str]:
     StoreError
         If it is another store, or cannot be reached.
     """
+    return {name for name, _ in iter_finished_samples(store)}
+
+
+def iter_finished_samples(store: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield name and provenance of each complete sample of a run; none if there is no run yet.
+
+    Raises
+    ------
+    StoreError
+        If it is another store, or cannot be reached.
+    """
     with reported_as_store_error(store):
         try:
             root = zarr.open_group(to_store(store), mode="r")
         except FileNotFoundError:
-            return set()
+            return
         _check_is_run(root, store)
         with warnings.catch_warnings():
             # Another process may just have removed a sample, and not created it again yet.
             warnings.filterwarnings("ignore", "Object at .* is not recognized")
-            return {n for n, g in root.groups() if own_attributes(g).get("status") == "complete"}
+            groups = list(root.groups())
+    for name, group in groups:
+        if (own := own_attributes(group)).get("status") == "complete":
+            yield name, own
 
 
 def open_sample(

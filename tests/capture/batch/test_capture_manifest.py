@@ -114,8 +114,8 @@ def test_two_processes_fill_one_run_and_a_third_finds_nothing_to_do(
     assert list(find_faults(describe_store(store))) == []
     assert list(open_run(store)) == ["s0", "s1", "s2", "s3"]
 
-    # A model that does not exist cannot be loaded: so none is.
-    third = _start(manifest, "--model", "no/such-model")
+    # A device that does not exist cannot be used: so no model is loaded.
+    third = _start(manifest, "--device", "nowhere")
     out, err = third.communicate(timeout=300)
     assert (third.returncode, err) == (0, "")
     assert out == f"{store}: 0 captured, 4 were complete, 0 failed\n"

@@ -150,6 +150,7 @@ def test_without_a_scheduler_steps_are_distinct_timesteps(
         pytest.param([9, 9, 6, 6, 3, 2], r"Expected 2 calls .* got 1 at 3", id="guidance cut off"),
         pytest.param([9, 6, 3, 3], r"got 2 at 3", id="the last one repeated"),
         pytest.param([9, 6, 6, 3, 3, 2, 1], r"got 1 at 2", id="no more corrected"),
+        pytest.param([9, 9], r"got 2 calls at 9 alone: guidance, a correction or a", id="one step"),
     ],
 )
 def test_steps_that_timesteps_cannot_tell_are_refused(timesteps: list[int], message: str) -> None:
@@ -171,7 +172,7 @@ def test_steps_that_timesteps_cannot_tell_are_refused(timesteps: list[int], mess
         pytest.param([9, 6, 6, 3, 3, 1], id="Heun"),
         pytest.param([9, 6, 6, 3, 3], id="Heun, corrected to the end"),
         pytest.param([9, 6, 6], id="PLMS in two steps"),
-        pytest.param([9, 9], id="one step"),
+        pytest.param([9], id="one step"),
     ],
 )
 def test_steps_that_timesteps_tell_are_counted(timesteps: list[int]) -> None:
@@ -197,6 +198,68 @@ def test_a_second_sampling_with_the_scheduler_is_refused(name: str) -> None:
         scheduler.set_timesteps(STEPS)
         with pytest.raises(CaptureError, match=r"one sampling .* got a second one after 4 steps"):
             clock.tick(scheduler.timesteps[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "order", "message"),
+    [
+        ("DDIM", [0, 0, 1, 1, 2, 2, 3, 3], r"one step at timestep \d+, .* got 2: .* sampled again"),
+        ("DDIM", [0, 1, 2, 1, 2, 3], r"one step at timestep \d+, .* got 2"),
+        ("DDIM", [0, 1, 3, 2], r"one way, got \d+ after \d+"),
+        ("DDIM", [0, 1, 2, 3, 0, 1, 2, 3], r"one step at timestep \d+, .* got 2"),
+        ("PNDM", [0, 0, 1, 2, 3, 4], r"one step at timestep \d+, .* got 2"),
+        ("PNDM", [0, 1, 2, 1, 2, 3, 4], r"2 steps at timestep \d+, .* got 4"),
+        ("PNDM", [0, 0, 1, 1, 2, 2, 3, 3, 4, 4], r"got 2"),
+        ("Heun", [0, 0, 1, 2, 3, 4, 5, 6], r"got 2"),
+        ("flow Euler", [0, 1, 1, 2, 3], r"got 2"),
+    ],
+)
+def test_steps_that_are_not_the_schedules_are_refused(
+    name: str, order: list[int], message: str
+) -> None:
+    scheduler = scheduler_of(name)
+    clock = StepClock(scheduler)
+    scheduler.set_timesteps(STEPS)
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with ExitStack() as stack:
+        scheduler.step = lambda _prediction, _timestep, sample: sample  # Whatever it makes of it.
+        clock.watch(stack)
+        for evaluation in order:
+            clock.tick(scheduler.timesteps[evaluation])
+            scheduler.step(latents, scheduler.timesteps[evaluation], latents)
+    with pytest.raises(CaptureError, match=message):
+        clock.check_ended()
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("first", [0, 2])
+def test_the_schedules_steps_are_accepted_from_any_on(name: str, first: int) -> None:
+    scheduler = scheduler_of(name)
+    clock = StepClock(scheduler)
+    scheduler.set_timesteps(STEPS)
+    with ExitStack() as stack:
+        scheduler.step = lambda _prediction, _timestep, sample: sample
+        clock.watch(stack)
+        for timestep in scheduler.timesteps[first * getattr(scheduler, "order", 1) :]:
+            clock.tick(timestep)
+            scheduler.step(None, timestep, None)
+    clock.check_ended()
+
+
+def test_a_schedule_with_resampling_is_refused_at_its_first_step() -> None:
+    scheduler = diffusers.RePaintScheduler()
+    scheduler.set_timesteps(8, jump_length=2, jump_n_sample=2)
+    with pytest.raises(CaptureError, match=r"one way, got .* sample without resampling"):
+        StepClock(scheduler).tick(scheduler.timesteps[0])
+    scheduler.set_timesteps(8, jump_length=2, jump_n_sample=1)
+    assert StepClock(scheduler).tick(scheduler.timesteps[0]).step == 0
+
+
+def test_one_step_of_plms_is_one_evaluation() -> None:
+    scheduler = scheduler_of("PNDM")
+    scheduler.set_timesteps(1)
+    assert len(scheduler.timesteps) == 1
+    assert StepClock(scheduler).tick(scheduler.timesteps[0]).step == 0
 
 
 def test_a_scheduler_gets_its_own_step_back() -> None:

@@ -20,8 +20,11 @@ from i2am.capture.pipelines.call import (
     generate,
     guidance_scale_of,
     image_arguments,
+    is_unguided,
     is_video,
+    most_steps,
     output_size,
+    steps_of,
     supports_batches,
 )
 from i2am.capture.pipelines.call_argument import check_argument
@@ -340,3 +343,46 @@ def test_a_value_that_the_signature_takes_or_says_nothing_of_is_passed_on(
 ) -> None:
     for name, value in values.items():
         check_argument(pipeline, call_arguments(_class(pipeline))[name], value)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "settings", "is_alone"),
+    [
+        ("StableDiffusionPipeline", GenerationSettings(), False),
+        ("StableDiffusionPipeline", GenerationSettings(guidance_scale=1.0), True),
+        ("StableDiffusionPAGPipeline", GenerationSettings(guidance_scale=1.0), False),
+        ("StableVideoDiffusionPipeline", GenerationSettings(guidance_scale=1.0), True),
+        ("QwenImageEditPipeline", GenerationSettings(), True),
+        (
+            "QwenImageEditPipeline",
+            GenerationSettings(arguments={"negative_prompt": " "}),
+            False,
+        ),
+    ],
+)
+def test_a_call_that_has_one_branch_alone_is_known(
+    pipeline: str, settings: GenerationSettings, is_alone: bool
+) -> None:
+    assert is_unguided(_class(pipeline), settings) == is_alone
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "settings", "steps", "most"),
+    [
+        ("StableDiffusionPipeline", GenerationSettings(), 50, 50),
+        ("StableDiffusionPipeline", GenerationSettings(7), 7, 7),
+        ("StableDiffusionPipeline", GenerationSettings(arguments={"timesteps": [9, 5]}), 2, 2),
+        ("StableDiffusionImg2ImgPipeline", GenerationSettings(10), 10, 8),
+        (
+            "StableDiffusionImg2ImgPipeline",
+            GenerationSettings(arguments={"strength": 0.25, "num_inference_steps": 10}),
+            10,
+            3,
+        ),
+    ],
+)
+def test_the_steps_of_a_call_are_known_before_it(
+    pipeline: str, settings: GenerationSettings, steps: int, most: int
+) -> None:
+    assert steps_of(_class(pipeline), settings) == steps
+    assert most_steps(_class(pipeline), settings) == most

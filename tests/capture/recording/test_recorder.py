@@ -357,6 +357,7 @@ BAD_CALLS = [
     (models.reference_inpaint, {"steps": 0}, SchemaError, "Expected steps as"),
     (models.reference_inpaint, {"heads": []}, SchemaError, "Expected heads as"),
     (models.reference_inpaint, {"heads": [-1]}, SchemaError, "Expected heads as"),
+    (models.reference_inpaint, {"heads": [0, 64]}, CaptureError, "Expected heads from 0 to"),
     (models.reference_inpaint, {"memory_bytes": 0}, SchemaError, "Expected memory in bytes"),
 ]
 

@@ -197,6 +197,14 @@ def test_an_adapter_that_is_switched_off_in_a_block_is_left_out(store: Path) -> 
     assert [layer.attrs["i2am"]["weight"] for layer in layers.values()] == [0.5]
 
 
+def test_a_sample_without_any_layer_is_never_complete(store: Path) -> None:
+    family = build("ip-adapter-full-face")
+    family.pipeline.set_ip_adapter_scale({"up": {"block_0": [0.0, 0.5]}})
+    with pytest.raises(CaptureError, match="Expected at least one layer to keep, got none"):
+        record(family, store, layers="down*")
+    assert models.opened(store / "one").attrs["i2am"]["status"] == "failed"
+
+
 def test_an_adapter_that_is_switched_off_is_an_error(store: Path) -> None:
     family = build("ip-adapter")
     family.pipeline.set_ip_adapter_scale(0.0)

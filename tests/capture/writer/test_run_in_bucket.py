@@ -16,6 +16,7 @@ from obstore.store import from_url
 from zarr.core.sync import sync
 from zarr.storage import ObjectStore
 
+from i2am.capture import capture
 from i2am.capture.writer.layer_writer import LayerWriter, write_layers
 from i2am.capture.writer.run_store import (
     finished_samples,
@@ -28,6 +29,7 @@ from i2am.capture.writer.run_store import (
 from i2am.capture.writer.staging import StagingArea
 from i2am.schemas import CaptureError, LayerAttributes, StoreError
 from tests.support import s3_bucket as bucket
+from tests.support.tiny_pipelines import models
 
 ROOT = Path(__file__).parents[3]
 FLOAT16 = np.dtype(np.float16)
@@ -105,6 +107,29 @@ def test_a_run_in_an_object_store_is_that_of_a_directory_byte_for_byte(tmp_path:
     assert np.array_equal(layer["query"][...], values["query"].numpy())
     assert np.array_equal(layer["key"][...], values["key"][0].numpy())
     assert finished_samples("s3://bucket/run.zarr") == {"shirt"}
+
+
+@pytest.mark.filterwarnings("ignore:Samples .'a'. stay incomplete")
+def test_several_samplings_of_one_block_lie_in_an_object_store_as_in_a_directory(
+    tmp_path: Path,
+) -> None:
+    pipeline, blank = models.reference_inpaint(), np.zeros((8, 8, 3), np.uint8)
+    places = ["s3://bucket/seeds.zarr", str(tmp_path / "seeds.zarr")]
+    for place in places:
+        with capture(pipeline, place, sample="a") as recording:
+            models.run(pipeline, 1)
+            recording.next_sample("b")
+            models.run(pipeline, 2)
+            recording.add_images(generated=blank, reference=blank)
+        recording.add_images(sample="a", generated=blank, reference=blank)
+        assert finished_samples(place) == {"a", "b"}
+    local = {
+        path.relative_to(places[1]).as_posix(): path.read_bytes()
+        for path in Path(places[1]).rglob("*")
+        if path.is_file() and path.name != "zarr.json"  # It holds the time.
+    }
+    remote = {name: v for name, v in objects(places[0]).items() if not name.endswith("zarr.json")}
+    assert remote == local
 
 
 @pytest.mark.parametrize("is_remote", [False, True], ids=["directory", "object store"])
