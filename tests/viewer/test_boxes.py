@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from napari.utils.notifications import notification_manager
 from qtpy.QtCore import Qt
 
@@ -92,6 +93,7 @@ def test_a_click_at_a_cell_of_the_box_asks_for_that_cell(
     row, column = np.unravel_index(layer.data.argmax(), layer.data.shape)
     top, left = 8 * row - 0.5, REFERENCE_X + 32 + 8 * column - 0.5
     assert outlines(window)[1] == pytest.approx((top, left, top + 8, left + 8), abs=EDGE)
+    np.testing.assert_allclose(layer.data, _sram_of_patch(run, 1 * 4 + 2), rtol=1e-4)
     # And of the reference.
     click(window, 20 - 0.5, REFERENCE_X + 32 + 20 - 0.5)
     wait(lambda: "reference" in asked[-1])
@@ -99,6 +101,14 @@ def test_a_click_at_a_cell_of_the_box_asks_for_that_cell(
     shown_sram(window)
     left = REFERENCE_X + 32 + 16 - 0.5
     assert outlines(window)[0] == pytest.approx((15.5, left, 23.5, left + 8), abs=EDGE)
+
+
+def _sram_of_patch(run: Path, patch: int) -> Any:
+    """Return the softmax of a patch's row over the reference's tokens, from the stored factors."""
+    group: Any = zarr.open_group(run, mode="r")[f"first/layers/{NAMES[1]}"]
+    query, key = (np.asarray(group[name][:], np.float64) for name in ("query", "key"))
+    scores = np.exp(key[0] @ query[1, 0, patch] * group.attrs["i2am"]["scale"])
+    return (scores / scores.sum())[1:].reshape(4, 4)  # the first token is special
 
 
 def test_a_click_outside_says_so_and_asks_nothing(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Collection
 from dataclasses import replace
@@ -211,27 +210,16 @@ def _mask(
 
     None where it is empty or whole there, and says nothing.
     """
+    from i2am.analysis.scores.masks import cut_to_box
+
     mask = images.get(direction.mask)
     if mask is None:
         return None
     shares: NDArray[np.float64] = mask.astype(np.float64) / 255
-    if direction.image in boxes:
-        shares = _within(shares, boxes[direction.image], images[direction.image].shape)
+    box = boxes.get(direction.image)
+    if box is not None and not box.is_whole(*images[direction.image].shape[:2]):
+        shares = cut_to_box(shares, box)
     return shares if 0 < shares.mean() < 1 else None
-
-
-def _within(mask: NDArray[np.float64], box: Box, size: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return the pixels of a mask that lie in a box of its image, 0 where the box is beyond it."""
-    if box.is_whole(size[0], size[1]):
-        return mask
-    for axis, ends in enumerate(((box.y0, box.y1), (box.x0, box.x1))):
-        factor = mask.shape[axis] / size[axis]
-        first, last = math.floor(ends[0] * factor), math.ceil(ends[1] * factor)
-        before, after = max(0, -first), max(0, last - mask.shape[axis])
-        padding = [(0, 0), (0, 0)]
-        padding[axis] = (before, after)
-        mask = np.pad(mask, padding).take(range(first + before, last + before), axis)
-    return mask
 
 
 def _present_in(volume: xr.DataArray, axes: MapAxes) -> NDArray[np.bool_]:
