@@ -84,6 +84,7 @@ class SampleRecorder:
         self._images: dict[str, tuple[int, ...]] = {}  # of each its shape
         self._placement: Placement | None = None
         self._unplaced: dict[str, tuple[int, int]] = {}  # images, before their part is known
+        self._blank: set[str] = set()  # images of one colour
         self._finished = False
 
     def place(self, placement: Placement) -> None:
@@ -152,6 +153,7 @@ class SampleRecorder:
         arrays, notes = read_images(images, self._images, self._name)
         for note in notes:
             warnings.warn(note, InputWarning, stacklevel=3)
+        self._blank |= {name for name, array in arrays.items() if array.min() == array.max()}
         found: dict[str, Box] = {}
         unplaced: dict[str, tuple[int, int]] = {}
         for name, array in arrays.items():
@@ -240,7 +242,12 @@ class SampleRecorder:
 
     def _seen_part(self, name: str, height: int, width: int) -> Box | None:
         placement = self._placement or Placement(None, None)
-        return placement.box(name, height, width, self._grids, self._name)
+        try:
+            return placement.box(name, height, width, self._grids, self._name)
+        except CaptureError:
+            if name in self._blank:  # It stands in for a picture: no map can lie wrong on it.
+                return None
+            raise
 
     def _check_none_left(self, steps: int) -> None:
         """Refuse a layer that was not read at the latest of so many steps."""

@@ -148,14 +148,23 @@ def test_a_picture_of_another_shape_than_the_painted_patches_is_refused(
     family: Family, store: Path
 ) -> None:
     message = r"in the shape of its 4×8 patches, got 16×16 px, at image 'generated' of sample 'a'"
-    refused(family, store, message, generated=BLANK[:, :16])
+    refused(family, store, message, generated=noise_image(16))
+
+
+def test_a_blank_picture_stands_in_for_one_of_any_shape(family: Family, store: Path) -> None:
+    with capture(family.pipeline, store, sample="a") as recording:
+        recording.add_images(reference=np.full((9, 40, 3), 255, np.uint8))
+        family.run(1, ip_adapter_image=WIDE)
+        recording.add_images(generated=BLANK[:, :16])
+    assert box_of(store, "reference") is None
+    assert box_of(store, "generated") is None
 
 
 def test_one_frame_for_all_of_a_video_is_refused(store: Path) -> None:
     family = families.wan()
     family.call.update(height=64, width=64)
     message = r"of its 12×4 patches \(3 frames above one another\), got 64×64 px"
-    refused(family, store, message, generated=np.zeros((64, 64, 3), np.uint8))
+    refused(family, store, message, generated=noise_image(64))
 
 
 def test_another_picture_than_the_models_call_had_is_refused(family: Family, store: Path) -> None:
@@ -239,7 +248,7 @@ def run_layout(store: Path, layout: Any, tokens: int = 144) -> Any:
     profile = Profile("mine", (), find)
     with torch.no_grad(), capture(unet, store, sample="a", profile=profile) as recording:
         unet(torch.zeros(1, 4, 18, 32), 10, encoder_hidden_states=torch.randn(1, tokens, 16))
-        wide = np.zeros((18, 32, 3), np.uint8)
+        wide = noise_image(18, width=32)
         recording.add_images(generated=wide, reference=wide)
     (layer, *_) = (layer for _, layer in models.opened(store / "a/layers").groups())
     return layer.attrs["i2am"]["reference_grid"]
