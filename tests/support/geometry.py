@@ -6,6 +6,7 @@ A `View` is a pipeline that is given one picture. `record` captures it and reads
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,15 +15,19 @@ from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 from PIL import Image
 
+from i2am.analysis import open_run, sram
+from i2am.analysis.stores.boxes import image_box
+from i2am.analysis.stores.layers import layer_attributes
 from i2am.capture import capture
 from i2am.schemas import Box, LayerAttributes
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from tests.support.tiny_pipelines import models
 from tests.support.tiny_pipelines.families import Family
 
-__all__ = ["Captured", "View", "cell", "outside", "record", "strongest", "whitened"]
+__all__ = ["Captured", "View", "cell", "outside", "peak", "record", "strongest", "whitened"]
 
 
 @dataclass(frozen=True)
@@ -64,11 +69,14 @@ class Captured:
         Of the picture, as it is stored.
     tokens : array, dims (y, x, value), float32
         Keys, or queries, of the first layer that has a grid, at its first step.
+    sram : DataArray or None
+        On the picture: of some places of the other one, and of each head. None of a single token.
     """
 
     output: Any
     box: Box
     tokens: np.ndarray[Any, Any]
+    sram: xr.DataArray | None
 
     def is_same_output(self, other: Captured) -> bool:
         return bool(np.array_equal(np.asarray(self.output), np.asarray(other.output)))
@@ -98,7 +106,30 @@ def record(view: View, picture: Image.Image, store: Path, sample: str) -> Captur
     box = Box.whole(*stored.shape[:2]) if own is None else Box(*own["box"])
     if view.output == "pil":
         output = np.stack([np.asarray(image) for image in output])
-    return Captured(output, box, _tokens(group["layers"], view))
+    tokens = _tokens(group["layers"], view)
+    has_places = tokens.shape[:2] != (1, 1)
+    return Captured(
+        output, box, tokens, _sram(open_run(store)[sample], view) if has_places else None
+    )
+
+
+def _sram(sample: xr.DataTree, view: View) -> xr.DataArray:
+    """Return SRAMs of some places of the other image, of each head of the first layer.
+
+    What a patch moves in the first layer spreads over the later ones.
+    """
+    index = int(view.image.partition("_")[2] or 0)
+    own = layer_attributes(sample)
+    layer = next(name for name, each in own.items() if each.reference_index == index)
+    other = "reference" if view.image == "generated" else "generated"
+    box = image_box(sample, other)
+    places = [
+        (box.y0 + y * box.height, box.x0 + x * box.width)
+        for y, x in itertools.product((0.1, 0.4, 0.6, 0.9), repeat=2)
+    ]
+    inside = [place for place in places if min(place) >= 0]
+    asked: dict[str, Any] = {other: inside}
+    return sram(sample, layers=layer, keep=["head"], **asked).compute()
 
 
 def _tokens(layers: Any, view: View) -> np.ndarray[Any, Any]:
@@ -117,6 +148,22 @@ def _tokens(layers: Any, view: View) -> np.ndarray[Any, Any]:
     special = attributes.special_tokens if view.array == "key" else 0
     found: np.ndarray[Any, Any] = values[:, special:].transpose(1, 0, 2).reshape(*grid, -1)
     return found
+
+
+def peak(before: Captured, after: Captured) -> tuple[float, float]:
+    """Return the place (y, x), in pixels of the picture, where the SRAM changed most.
+
+    By its ratio, beside what the sum of 1 changes of all tokens alike; of all places and heads that
+    were asked.
+    """
+    assert before.sram is not None
+    assert after.sram is not None
+    ratio = np.log(after.sram / before.sram)
+    plane = ratio.dims[-2:]
+    change = ((ratio - ratio.median(plane)) ** 2).sum(ratio.dims[:-2])
+    row, column = np.unravel_index(int(np.argmax(change.to_numpy())), change.shape)
+    y, x = (change[dim].to_numpy() for dim in change.dims)
+    return float(y[row]), float(x[column])
 
 
 def cell(box: Box, grid: tuple[int, int], token: tuple[int, int]) -> Box:
