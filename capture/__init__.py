@@ -13,9 +13,6 @@ require("zarr", "to write a capture store", "capture")
 
 from i2am.capture import families  # noqa: F401 - each family's module registers its profiles
 from i2am.capture.batch.capture_manifest import CaptureSummary, capture_manifest
-from i2am.capture.families.preparation import CentreCrop, SeenPart, Stretched
-from i2am.capture.families.profile import Profile, register
-from i2am.capture.families.running_call import RunningCall
 from i2am.capture.families.unet import cross_attention
 from i2am.capture.hooks.attention import (
     AttentionInputs,
@@ -33,6 +30,9 @@ from i2am.capture.pipelines.load import (
     LoadOptions,
     load_pipeline,
 )
+from i2am.capture.profiles.preparation import CentreCrop, SeenPart, Stretched
+from i2am.capture.profiles.profile import Profile, register
+from i2am.capture.profiles.running_call import RunningCall
 from i2am.capture.recording.options import CaptureOptions
 from i2am.capture.recording.recorder import Recording, capture
 

@@ -24,7 +24,6 @@ from i2am.capture.batch.run_settings import (
     settings_of_pipeline,
 )
 from i2am.capture.batch.sample_images import SampleImages
-from i2am.capture.families.profile import find_profile, select_layers
 from i2am.capture.pipelines.call import (
     Generate,
     GenerationSettings,
@@ -43,6 +42,7 @@ from i2am.capture.pipelines.call import (
     takes_several_references,
 )
 from i2am.capture.pipelines.load import LoadOptions, load_pipeline
+from i2am.capture.profiles.profile import find_profile, select_layers
 from i2am.capture.recording.options import CaptureOptions, check_heads
 from i2am.capture.recording.provenance import describe_inputs, to_json_value
 from i2am.capture.recording.recorder import Recording, open_recording

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from i2am.capture.families.profile import find_denoiser
 from i2am.capture.pipelines.call import (
     GenerationSettings,
     guidance_argument,
@@ -28,6 +27,7 @@ from i2am.capture.pipelines.call import (
     steps_of,
 )
 from i2am.capture.pipelines.load import LoadOptions
+from i2am.capture.profiles.profile import find_denoiser
 from i2am.capture.recording.options import CaptureOptions
 from i2am.capture.recording.provenance import describe_target
 from i2am.schemas import StoreError

@@ -8,7 +8,7 @@ from typing import Self
 
 from PIL import Image
 
-from i2am.capture.recording.masks import (
+from i2am.capture.images.masks import (
     Mask,
     check_shape,
     fit_mask,
@@ -16,7 +16,7 @@ from i2am.capture.recording.masks import (
     read_mask,
     resize_mask,
 )
-from i2am.capture.recording.pictures import Picture, read_picture
+from i2am.capture.images.pictures import Picture, read_picture
 from i2am.schemas import ManifestRow
 
 __all__ = ["SampleImages"]

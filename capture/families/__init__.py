@@ -1,6 +1,6 @@
 """One file a model family: which layers attend to the reference, and where its tokens are.
 
-May import `hooks`, and `pipelines` for its types. Importing this folder registers every family.
+May import `profiles` and `hooks`, and `pipelines` for its types. Importing this folder registers every family.
 """
 
 from i2am.capture.families import (

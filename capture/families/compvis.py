@@ -13,11 +13,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from i2am.capture.families.attention_modules import block_of, patch_grid, scale_of, split_heads
-from i2am.capture.families.profile import Profile, class_names, register
-from i2am.capture.families.recognition import is_target_itself
-from i2am.capture.families.text_tokens import without_text
-from i2am.capture.families.unserved import find_unserved
 from i2am.capture.hooks.attention import (
     AttentionInputs,
     ReferenceKeys,
@@ -26,6 +21,11 @@ from i2am.capture.hooks.attention import (
 )
 from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
+from i2am.capture.profiles.attention_modules import block_of, patch_grid, scale_of, split_heads
+from i2am.capture.profiles.profile import Profile, class_names, register
+from i2am.capture.profiles.recognition import is_target_itself
+from i2am.capture.profiles.text_tokens import without_text
+from i2am.capture.profiles.unserved import find_unserved
 from i2am.schemas import CaptureError
 
 if TYPE_CHECKING:

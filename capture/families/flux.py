@@ -13,17 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from i2am.capture.families.attention_modules import block_of
-from i2am.capture.families.preparation import (
-    Preparation,
-    Preparations,
-    SeenPart,
-    Stretched,
-    filled_canvas,
-)
-from i2am.capture.families.profile import Profile, class_names, register
-from i2am.capture.families.recognition import DIFFUSERS
-from i2am.capture.families.running_call import RunningCall
 from i2am.capture.hooks.attention import (
     AttentionInputs,
     ReferenceKeys,
@@ -32,6 +21,17 @@ from i2am.capture.hooks.attention import (
 )
 from i2am.capture.hooks.kernel_tap import KernelCall, KernelTap
 from i2am.capture.hooks.taps import LayerTap
+from i2am.capture.profiles.attention_modules import block_of
+from i2am.capture.profiles.preparation import (
+    Preparation,
+    Preparations,
+    SeenPart,
+    Stretched,
+    filled_canvas,
+)
+from i2am.capture.profiles.profile import Profile, class_names, register
+from i2am.capture.profiles.recognition import DIFFUSERS
+from i2am.capture.profiles.running_call import RunningCall
 from i2am.schemas import Box, CaptureError
 
 if TYPE_CHECKING:

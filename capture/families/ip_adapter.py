@@ -17,20 +17,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from i2am.capture.families.attention_modules import (
-    block_of,
-    grid_source,
-    heads_of,
-    patch_grid,
-    query_projection,
-    scale_of,
-    split_heads,
-)
 from i2am.capture.families.ip_adapter_masks import layer_masks, region_of
-from i2am.capture.families.preparation import Preparations, encoded_pictures
-from i2am.capture.families.profile import Profile, class_names, register
-from i2am.capture.families.running_call import RunningCall
-from i2am.capture.families.unserved import is_known_unet
 from i2am.capture.hooks.attention import (
     AttentionInputs,
     ReferenceKeys,
@@ -39,6 +26,19 @@ from i2am.capture.hooks.attention import (
 )
 from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
+from i2am.capture.profiles.attention_modules import (
+    block_of,
+    grid_source,
+    heads_of,
+    patch_grid,
+    query_projection,
+    scale_of,
+    split_heads,
+)
+from i2am.capture.profiles.preparation import Preparations, encoded_pictures
+from i2am.capture.profiles.profile import Profile, class_names, register
+from i2am.capture.profiles.running_call import RunningCall
+from i2am.capture.profiles.unserved import is_known_unet
 from i2am.schemas import CaptureError
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from i2am.capture.families.attention_modules import block_of, patch_grid, split_heads
-from i2am.capture.families.profile import Profile, register
-from i2am.capture.families.recognition import DIFFUSERS
 from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, ReferenceLayout
 from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
+from i2am.capture.profiles.attention_modules import block_of, patch_grid, split_heads
+from i2am.capture.profiles.profile import Profile, register
+from i2am.capture.profiles.recognition import DIFFUSERS
 
 if TYPE_CHECKING:
     from torch import nn

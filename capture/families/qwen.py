@@ -8,19 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from i2am.capture.families.attention_modules import block_of
-from i2am.capture.families.preparation import (
+from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, ReferenceLayout
+from i2am.capture.hooks.kernel_tap import KernelCall, KernelTap
+from i2am.capture.hooks.taps import LayerTap
+from i2am.capture.profiles.attention_modules import block_of
+from i2am.capture.profiles.preparation import (
     Preparations,
     SeenPart,
     Stretched,
     filled_canvas,
 )
-from i2am.capture.families.profile import Profile, register
-from i2am.capture.families.recognition import DIFFUSERS
-from i2am.capture.families.running_call import RunningCall
-from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, ReferenceLayout
-from i2am.capture.hooks.kernel_tap import KernelCall, KernelTap
-from i2am.capture.hooks.taps import LayerTap
+from i2am.capture.profiles.profile import Profile, register
+from i2am.capture.profiles.recognition import DIFFUSERS
+from i2am.capture.profiles.running_call import RunningCall
 from i2am.schemas import CaptureError
 
 if TYPE_CHECKING:

@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from i2am.capture.families.attention_modules import (
+from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, query_grid_layout
+from i2am.capture.hooks.projection_tap import ProjectionOutputs, ProjectionTap
+from i2am.capture.hooks.taps import LayerTap
+from i2am.capture.profiles.attention_modules import (
     block_of,
     grid_source,
     heads_of,
@@ -21,12 +24,9 @@ from i2am.capture.families.attention_modules import (
     query_projection,
     scale_of,
 )
-from i2am.capture.families.preparation import stretched
-from i2am.capture.families.profile import Profile, class_names, register
-from i2am.capture.families.unserved import is_known_unet
-from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, query_grid_layout
-from i2am.capture.hooks.projection_tap import ProjectionOutputs, ProjectionTap
-from i2am.capture.hooks.taps import LayerTap
+from i2am.capture.profiles.preparation import stretched
+from i2am.capture.profiles.profile import Profile, class_names, register
+from i2am.capture.profiles.unserved import is_known_unet
 from i2am.schemas import CaptureError
 from i2am.schemas.dims import CONDITIONAL
 

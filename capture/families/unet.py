@@ -14,27 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from i2am.capture.families.attention_modules import (
-    block_of,
-    grid_source,
-    heads_of,
-    key_projection,
-    patch_grid,
-    query_projection,
-    scale_of,
-)
 from i2am.capture.families.ip_adapter import has_adapter_layers
-from i2am.capture.families.preparation import Preparations, encoded_pictures, stretched
-from i2am.capture.families.profile import Profile, register
-from i2am.capture.families.recognition import (
-    DIFFUSERS,
-    is_target_itself,
-    keeps_forward,
-    text_setting,
-)
-from i2am.capture.families.running_call import RunningCall
-from i2am.capture.families.text_tokens import without_text
-from i2am.capture.families.unserved import is_known_unet
 from i2am.capture.hooks.attention import (
     AttentionInputs,
     Layout,
@@ -44,6 +24,26 @@ from i2am.capture.hooks.attention import (
 )
 from i2am.capture.hooks.projection_tap import ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
+from i2am.capture.profiles.attention_modules import (
+    block_of,
+    grid_source,
+    heads_of,
+    key_projection,
+    patch_grid,
+    query_projection,
+    scale_of,
+)
+from i2am.capture.profiles.preparation import Preparations, encoded_pictures, stretched
+from i2am.capture.profiles.profile import Profile, register
+from i2am.capture.profiles.recognition import (
+    DIFFUSERS,
+    is_target_itself,
+    keeps_forward,
+    text_setting,
+)
+from i2am.capture.profiles.running_call import RunningCall
+from i2am.capture.profiles.text_tokens import without_text
+from i2am.capture.profiles.unserved import is_known_unet
 from i2am.schemas import CaptureError
 
 if TYPE_CHECKING:

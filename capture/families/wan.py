@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from i2am.capture.families.attention_modules import block_of, split_heads
-from i2am.capture.families.preparation import Preparations, encoded_pictures
-from i2am.capture.families.profile import Profile, register
-from i2am.capture.families.recognition import DIFFUSERS
-from i2am.capture.families.running_call import RunningCall
 from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, square_layout
 from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
+from i2am.capture.profiles.attention_modules import block_of, split_heads
+from i2am.capture.profiles.preparation import Preparations, encoded_pictures
+from i2am.capture.profiles.profile import Profile, register
+from i2am.capture.profiles.recognition import DIFFUSERS
+from i2am.capture.profiles.running_call import RunningCall
 from i2am.schemas import CaptureError
 
 __all__ = ["image_cross_attention"]

@@ -1,4 +1,4 @@
 """The context manager `capture`, and what is kept of each sample, its pictures included.
 
-May import `families`, `hooks` and `writer`.
+May import `families`, `profiles`, `hooks`, `images` and `writer`.
 """

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from i2am.capture.families.profile import Profile
 from i2am.capture.hooks.taps import LayerTap
+from i2am.capture.profiles.profile import Profile
 from i2am.schemas import CaptureError, SchemaError
 from i2am.schemas.choices import (
     GUIDANCE_OPTIONS,

@@ -14,16 +14,16 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 from torch import nn
 
-from i2am.capture.families.preparation import (
+from i2am.capture.hooks.picture_log import PictureLog
+from i2am.capture.profiles.preparation import (
     Preparation,
     Preparations,
     SeenPart,
     is_same_shape,
     painted_part,
 )
-from i2am.capture.families.profile import Profile, class_names
-from i2am.capture.families.running_call import RunningCall, call_in_progress
-from i2am.capture.hooks.picture_log import PictureLog
+from i2am.capture.profiles.profile import Profile, class_names
+from i2am.capture.profiles.running_call import RunningCall, call_in_progress
 from i2am.schemas import Box, CaptureError, ImageAttributes, LayerAttributes, SchemaError
 
 __all__ = ["CallPictures", "Placement", "checked_boxes"]

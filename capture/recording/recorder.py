@@ -16,16 +16,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from i2am.capture.families.guidance import batch_branches, has_side_calls
-from i2am.capture.families.profile import (
+from i2am.capture.hooks.denoiser import DenoiserHooks, GuidanceBranches
+from i2am.capture.profiles.guidance import batch_branches, has_side_calls
+from i2am.capture.profiles.profile import (
     Profile,
     find_denoiser,
     find_profile,
     is_compiled,
     select_layers,
 )
-from i2am.capture.families.running_call import CallInProgress, call_in_progress
-from i2am.capture.hooks.denoiser import DenoiserHooks, GuidanceBranches
+from i2am.capture.profiles.running_call import CallInProgress, call_in_progress
 from i2am.capture.recording.options import (
     DEFAULT_MEMORY_BYTES,
     CaptureOptions,

@@ -11,7 +11,7 @@ import numpy as np
 from i2am.capture.hooks.attention import AttentionInputs, ReferenceLayout
 from i2am.capture.hooks.denoiser import LayerCall
 from i2am.capture.hooks.taps import LayerTap
-from i2am.capture.recording.added_images import read_images
+from i2am.capture.images.added_images import read_images
 from i2am.capture.recording.contribution import Contribution
 from i2am.capture.recording.options import CaptureOptions
 from i2am.capture.recording.placement import Placement, checked_boxes

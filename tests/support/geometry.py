@@ -158,7 +158,8 @@ def peak(before: Captured, after: Captured) -> tuple[float, float]:
     """
     assert before.sram is not None
     assert after.sram is not None
-    ratio = np.log(after.sram / before.sram)
+    quotient = after.sram / before.sram
+    ratio = quotient.copy(data=np.log(quotient.to_numpy()))
     plane = ratio.dims[-2:]
     change = ((ratio - ratio.median(plane)) ** 2).sum(ratio.dims[:-2])
     row, column = np.unravel_index(int(np.argmax(change.to_numpy())), change.shape)

@@ -358,7 +358,7 @@ def _kinds() -> dict[str, Kind]:
         ),
         "StableDiffusionSAG": Kind(
             _adapted("StableDiffusionSAGPipeline"),
-            guidance=("SAG", "off", "on"),
+            guidance=("SAG", "off"),
             adapters=("full", "plus"),
             schedulers=("DDIM",),
             callbacks=("",),
@@ -396,6 +396,7 @@ def _kinds() -> dict[str, Kind]:
         ),
         "kandinsky-2.2": Kind(
             _family("kandinsky-2.2"),
+            images=(1,),
             guidance=("on", "off"),
             callbacks=("",),
             schedulers=("DDIM", "DDPM"),
@@ -412,6 +413,7 @@ def _kinds() -> dict[str, Kind]:
         ),
         "flux-kontext": Kind(
             _family("flux-kontext"),
+            prompts=(1,),
             guidance=("on", "off"),
             in_turn=True,
             scale="true_cfg_scale",

@@ -15,8 +15,8 @@ import zarr
 from torch import nn
 
 from i2am.capture import Profile, capture, cross_attention
-from i2am.capture.families import profile as profiles
-from i2am.capture.families.profile import find_profile, register
+from i2am.capture.profiles import profile as profiles
+from i2am.capture.profiles.profile import find_profile, register
 from i2am.schemas import CaptureError
 from tests.support.compvis.models import (
     DDIMSampler,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from i2am.capture.families import profile as profiles
+from i2am.capture.profiles import profile as profiles
 from tests.support.compvis.models import PLMSSampler, dci_vton
 
 GUIDE = Path(__file__).parents[3] / "docs" / "own-models.md"
@@ -22,7 +22,7 @@ other = "something else"
 """
 ASKED = """
 from torch import nn
-from i2am.capture.families.profile import find_profile
+from i2am.capture.profiles.profile import find_profile
 class MyDenoiser(nn.Module): ...
 print(find_profile(MyDenoiser()).name)
 """

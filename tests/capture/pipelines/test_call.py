@@ -280,13 +280,13 @@ def test_several_images_of_a_row_are_refused_with_the_arithmetic() -> None:
 
 def test_a_pipeline_that_returns_too_many_images_is_an_error() -> None:
     pipeline = models.paint_by_example()
-    sample, settings = _sample(0, 16), GenerationSettings(1)
+    sample = _sample(0, 16)
     generated = pipeline(
         sample.reference, sample.source, sample.mask, num_inference_steps=1, output_type="pil"
     )
     pipeline.__class__ = type("Twice", (type(pipeline),), {"__call__": _twice(generated)})
     with pytest.raises(CaptureError, match="one image for each of 1 samples, got 2"):
-        generate(pipeline, [sample], settings)
+        generate(pipeline, [sample], GenerationSettings())
 
 
 def _twice(generated: Any) -> Any:

@@ -24,9 +24,9 @@ from i2am.capture import (
     cross_attention,
     query_grid_layout,
 )
-from i2am.capture.families.preparation import encoded_pictures, filled_canvas
-from i2am.capture.families.running_call import RunningCall
 from i2am.capture.hooks.picture_log import PictureLog
+from i2am.capture.profiles.preparation import encoded_pictures, filled_canvas
+from i2am.capture.profiles.running_call import RunningCall
 from i2am.schemas import Box, CaptureError, SchemaError, find_faults
 from tests.support.tiny_pipelines import families, models
 from tests.support.tiny_pipelines.families import Family, noise_image

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from i2am.capture.families.recognition import (
+from i2am.capture.profiles.recognition import (
     DIFFUSERS,
     class_names,
     forward_parameters,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 
-from i2am.capture.recording.masks import Mask, fit_mask, read_mask
+from i2am.capture.images.masks import Mask, fit_mask, read_mask
 from i2am.schemas import SchemaError
 
 MARKED = np.zeros((16, 32), np.uint8)

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from i2am.capture.recording.masks import Mask, fit_mask, have_one_shape, read_mask
-from i2am.capture.recording.pictures import Picture, read_picture
+from i2am.capture.images.masks import Mask, fit_mask, have_one_shape, read_mask
+from i2am.capture.images.pictures import Picture, read_picture
 from i2am.schemas import CaptureError, SchemaError, did_you_mean
 from i2am.schemas.dims import IMAGE_ARRAYS, RGB, image_dims
 

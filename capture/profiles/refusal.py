@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from i2am.capture.families.recognition import (
+from i2am.capture.profiles.recognition import (
     DIFFUSERS,
     class_names,
     is_diffusers_unet,
@@ -16,7 +16,7 @@ from i2am.capture.families.recognition import (
     stray_attention,
     text_setting,
 )
-from i2am.capture.families.unserved import find_unserved
+from i2am.capture.profiles.unserved import find_unserved
 
 if TYPE_CHECKING:
     from torch import nn

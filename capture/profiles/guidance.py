@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from i2am.capture.families.profile import Profile, class_names
-from i2am.capture.families.running_call import call_in_progress
+from i2am.capture.profiles.profile import Profile, class_names
+from i2am.capture.profiles.running_call import call_in_progress
 from i2am.schemas.dims import CONDITIONAL, IMAGE, PERTURBED, UNCONDITIONAL
 
 __all__ = ["batch_branches", "has_side_calls"]

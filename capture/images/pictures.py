@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from i2am.capture.recording.image_inputs import (
+from i2am.capture.images.image_inputs import (
     ImageInput,
     as_array,
     describe_place,

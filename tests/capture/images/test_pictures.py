@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from i2am.capture.recording.pictures import Picture, read_picture
+from i2am.capture.images.pictures import Picture, read_picture
 from i2am.schemas import SchemaError
 from tests.support.picture_files import (
     FILES,

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from i2am.capture.families.running_call import RunningCall
 from i2am.capture.hooks.picture_log import ProcessedPicture
+from i2am.capture.profiles.running_call import RunningCall
 from i2am.schemas import Box
 
 __all__ = [

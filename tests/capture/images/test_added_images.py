@@ -13,7 +13,7 @@ from PIL import Image
 
 from i2am.analysis import describe_store
 from i2am.capture import capture
-from i2am.capture.recording.added_images import read_images
+from i2am.capture.images.added_images import read_images
 from i2am.schemas import CaptureError, InputWarning, SchemaError, find_faults
 from tests.support.tiny_pipelines import families, models
 

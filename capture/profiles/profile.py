@@ -14,14 +14,14 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from i2am.capture.families.recognition import class_names
-from i2am.capture.families.refusal import (
+from i2am.capture.hooks.taps import LayerTap
+from i2am.capture.profiles.recognition import class_names
+from i2am.capture.profiles.refusal import (
     OWN_PROFILE,
     no_denoiser,
     no_profile,
     two_denoisers,
 )
-from i2am.capture.hooks.taps import LayerTap
 from i2am.schemas import CaptureError, did_you_mean
 from i2am.schemas.dims import CONDITIONAL, UNCONDITIONAL
 from i2am.schemas.published import iter_published
@@ -29,8 +29,8 @@ from i2am.schemas.published import iter_published
 if TYPE_CHECKING:
     from torch import nn
 
-    from i2am.capture.families.preparation import Prepares
     from i2am.capture.pipelines.call import Generate
+    from i2am.capture.profiles.preparation import Prepares
 
 __all__ = [
     "ENTRY_POINTS",

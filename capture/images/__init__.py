@@ -1,0 +1,4 @@
+"""Pictures and masks, read as people see them.
+
+May import no other folder.
+"""
