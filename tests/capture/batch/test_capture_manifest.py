@@ -8,8 +8,7 @@ import json
 import os
 import pty
 import re
-import subprocess
-import sys
+import select
 import termios
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from i2am.capture import DEMO_MANIFEST, CaptureOptions, Profile, capture_manifes
 from i2am.capture.pipelines.call import GenerationSettings, SampleInputs
 from i2am.capture.pipelines.load import LoadOptions
 from i2am.schemas import CaptureError, SchemaError, StoreError, find_faults, read_manifest
+from tests.support.cli_process import CliProcess, start_cli
 from tests.support.tiny_pipelines import models, pipelines
 
 
@@ -75,16 +75,9 @@ def test_rows_of_a_shard_get_the_seeds_of_the_whole_manifest(manifest: Path) -> 
     assert open_run(manifest.parent / "run.zarr")["s3"].attrs["i2am"]["seed"] == 103
 
 
-def _start(manifest: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
-    call = [sys.executable, "-m", "i2am", "capture", "--model", "i2am-tiny", "--steps", "2"]
-    call += ["--manifest", str(manifest), "--out", str(manifest.parent / "run.zarr"), *options]
-    return subprocess.Popen(
-        call,
-        env={**os.environ, **environment},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+def _start(manifest: Path, *options: str, **environment: str) -> CliProcess:
+    call = ["capture", "--model", "i2am-tiny", "--steps", "2", "--manifest", str(manifest)]
+    return start_cli([*call, "--out", str(manifest.parent / "run.zarr"), *options], **environment)
 
 
 @pytest.mark.parametrize(
@@ -106,19 +99,19 @@ def test_two_processes_fill_one_run_and_a_third_finds_nothing_to_do(
         environment = dict(place)
         shard = environment.pop("shard", None)
         both.append(_start(manifest, *(["--shard", shard] if shard else []), **environment))
-    said = [process.communicate(timeout=300) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+    said = [process.end() for process in both]
+    assert [ended.code for ended in said] == [0, 0], said
     store = manifest.parent / "run.zarr"
-    for number, (out, _) in enumerate(said):
-        assert out.startswith(f"{store}: shard {number}/2: 2 captured, 0 were complete, 0 failed; ")
+    for number, ended in enumerate(said):
+        wanted = f"{store}: shard {number}/2: 2 captured, 0 were complete, 0 failed; "
+        assert ended.out.startswith(wanted)
     assert list(find_faults(describe_store(store))) == []
     assert list(open_run(store)) == ["s0", "s1", "s2", "s3"]
 
     # A device that does not exist cannot be used: so no model is loaded.
-    third = _start(manifest, "--device", "nowhere")
-    out, err = third.communicate(timeout=300)
-    assert (third.returncode, err) == (0, "")
-    assert out == f"{store}: 0 captured, 4 were complete, 0 failed\n"
+    third = _start(manifest, "--device", "nowhere").end()
+    assert (third.code, third.err) == (0, "")
+    assert third.out == f"{store}: 0 captured, 4 were complete, 0 failed\n"
 
 
 # --- Batches.
@@ -280,18 +273,17 @@ def test_the_summary_counts_what_lies_on_disk(manifest: Path) -> None:
 def test_a_terminal_shows_samples_and_steps_with_rate_and_remaining_time(manifest: Path) -> None:
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 120))
-    call = [sys.executable, "-m", "i2am", "capture", "--model", "i2am-tiny", "--steps", "4"]
-    call += ["--manifest", str(manifest), "--out", str(manifest.parent / "run.zarr")]
-    with subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=theirs) as process:
-        os.close(theirs)
-        shown = b""
-        try:
-            while piece := os.read(ours, 65536):
-                shown += piece
-        except OSError:  # Linux says so at the end.
-            pass
+    call = ["capture", "--model", "i2am-tiny", "--steps", "4", "--manifest", str(manifest)]
+    process = CliProcess([*call, "--out", str(manifest.parent / "run.zarr")], {}, theirs)
+    shown = b""
+    while True:
+        if select.select([ours], [], [], 0.1)[0]:
+            shown += os.read(ours, 65536)
+        elif not process.is_running:
+            break
+    os.close(theirs)
     os.close(ours)
-    assert process.returncode == 0
+    assert process.end().code == 0
     text = shown.decode()
     assert re.search(
         r"capture: 100%\|.*\| 4/4 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+(s/sample|sample/s)\]", text

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from i2am.capture import capture_manifest
 from i2am.capture.batch.sample_images import SampleImages
 from i2am.capture.pipelines.load import LoadOptions
 from i2am.schemas import CaptureError, InputWarning, ManifestRow, SchemaError, find_faults
+from tests.support.cli_process import start_cli
 from tests.support.tiny_pipelines import pipelines
 
 Y, X = np.mgrid[:64, :64].astype(np.uint8)
@@ -79,12 +78,10 @@ def test_the_command_stores_what_people_see_and_tells_the_rest_in_plain_lines(
         _row("classes", mask="classes.png"),
         _row("full", mask="full.png"),
     )
-    call = [sys.executable, "-m", "i2am", "capture", "--model", "i2am-tiny", "--steps", "1"]
-    call += ["--manifest", str(manifest), "--out", str(folder / "run.zarr")]
-    call += ["--representation", "maps"]
-    done = subprocess.run(call, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 1
-    said = [line for line in done.stderr.splitlines() if line.startswith("i2am: ")]
+    call = ["capture", "--model", "i2am-tiny", "--steps", "1", "--manifest", str(manifest)]
+    done = start_cli([*call, "--out", str(folder / "run.zarr"), "--representation", "maps"]).end()
+    assert done.code == 1
+    said = [line for line in done.err.splitlines() if line.startswith("i2am: ")]
     assert said == [
         f"i2am: 100.0% of the picture is transparent and shown on white, at {folder}/rgba.png. "
         "If another ground is meant, fill it in the file.",
@@ -93,7 +90,7 @@ def test_the_command_stores_what_people_see_and_tells_the_rest_in_plain_lines(
         f"black to white, got the values 0, 1, 2, 3, 4, 5, 6, 7, at {folder}/classes.png. Save it "
         "with 255 where the mask is, 0 elsewhere.",
     ]
-    assert "Warning" not in done.stderr
+    assert "Warning" not in done.err
     run = open_run(folder / "run.zarr")
     assert len(run) == 9
     for sample in run:
