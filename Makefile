@@ -34,16 +34,16 @@ lock:
 demo: $(SETUP)
 	$(BIN)/i2am demo --out i2am-demo --overwrite
 
-# A file's tests share what takes long to make.
+# A file's tests share what takes long to make. The order of the files is that of tests/conftest.py.
 test: $(SETUP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # The same with the lowest versions that pyproject.toml allows, on the lowest Python. Only torch is
 # the one of `setup`: PyPI's build of its lower bound, 2.6, brings several GB of CUDA. Old packages
 # use what newer ones have deprecated since (matplotlib 3.9 of pyparsing, say): not ours to mend.
 test-lowest: $(LOWEST)/.setup-done
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(JOBS) --dist loadfile \
-		-W ignore::DeprecationWarning
+		--no-loadscope-reorder -W ignore::DeprecationWarning
 
 $(LOWEST)/.setup-done: pyproject.toml requirements-lowest.lock tools/system_packages.sh
 	sh tools/system_packages.sh

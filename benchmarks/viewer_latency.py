@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with tempfile.TemporaryDirectory(dir=options.dir) as folder:
             for name, run in runs(Path(folder), is_quick=options.quick):
                 print(f"\n{name}")
-                measure(run, 1 if options.quick else options.rounds, 1 if options.quick else 5)
+                measure(run, 2 if options.quick else options.rounds, 1 if options.quick else 5)
 
 
 def runs(folder: Path, *, is_quick: bool) -> Iterator[tuple[str, Path]]:

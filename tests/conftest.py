@@ -13,6 +13,13 @@ settings.register_profile("i2am", deadline=None)
 settings.load_profile("i2am")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that hold slow tests, so that none of them is left running alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _keep_the_heap_small() -> Iterator[None]:
     """Exempt what lives on after a file's tests, which is modules, from garbage collection.

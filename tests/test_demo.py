@@ -21,6 +21,9 @@ SAMPLES = {"doughnut", "frog", "truck"}
 Array = np.ndarray[Any, Any]
 
 
+pytestmark = pytest.mark.slow  # what they share is
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "out"

@@ -333,7 +333,14 @@ def _fit(text: str, width: float) -> str:
 
 
 def stored_image(sample: xr.DataTree, name: str) -> Pixels:
-    """Return a stored image, dims (y, x, rgb), or a mask, dims (y, x); uint8, in memory."""
+    """Return a stored image, dims (y, x, rgb), or a mask, dims (y, x); uint8, in memory.
+
+    Raises
+    ------
+    AnalysisError
+        If it is not stored.
+    """
+    image_box(sample, name)  # Raises then: no other picture may take its place.
     return np.asarray(sample.children["images"].dataset[name].values, np.uint8)
 
 

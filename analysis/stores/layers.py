@@ -382,7 +382,7 @@ def sram_layers(sample: xr.DataTree) -> dict[str, LayerAttributes]:
 
 
 def reference_image(sample: xr.DataTree, maps: xr.DataTree) -> str:
-    """Return the name of the stored image that the maps' layers look at.
+    """Return the name of the image that the maps' layers look at, stored or not.
 
     G2R is always of one reference; for R2G of several references it is the first.
     """
@@ -390,8 +390,7 @@ def reference_image(sample: xr.DataTree, maps: xr.DataTree) -> str:
     direction: DirectionName = "g2r" if "g2r" in maps.children else "r2g"
     names = [node.name for node in mapped_layers(sample, maps, direction)]
     indices = [known[str(name)].reference_index for name in names]
-    image = f"reference_{indices[0]}" if indices and min(indices) > 0 else "reference"
-    return image if image in sample.children["images"].dataset else "reference"
+    return f"reference_{indices[0]}" if indices and min(indices) > 0 else "reference"
 
 
 def image_under(sample: xr.DataTree, maps: xr.DataTree, direction: DirectionName) -> str:

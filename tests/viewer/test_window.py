@@ -321,6 +321,7 @@ def test_timesteps_become_the_third_axis_and_a_slider_again(
     np.testing.assert_array_equal(viewer.screenshot(flash=False), before)
 
 
+@pytest.mark.slow
 def test_a_second_sample_is_compared_with_linked_sliders(
     run: Path, tmp_path: Path, open_window: Callable[..., Any]
 ) -> None:
@@ -564,6 +565,7 @@ print("closed")
 """
 
 
+@pytest.mark.slow
 def test_view_shows_a_window_until_it_is_closed(run: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _VIEW, str(run)], capture_output=True, text=True, check=False

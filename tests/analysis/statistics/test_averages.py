@@ -72,6 +72,7 @@ def test_all_samples_have_the_mean_and_the_unbiased_variance(maps_path: Path) ->
         np.testing.assert_array_equal(own[name], first[name])
 
 
+@pytest.mark.slow
 def test_a_volume_is_averaged_in_parts_that_fit(maps_path: Path) -> None:
     first = open_maps(maps_path)["a"]
     directions = {name: node.to_dataset() for name, node in first.children.items()}
@@ -283,6 +284,7 @@ def test_samples_that_differ_are_named_with_what_they_differ_in(
         assert average_maps(maps, levels="ulam")["all/r2g/count"] == 3
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_samples(tmp_path: Path) -> None:
     layer = SyntheticLayer("one", (64, 64), heads=4)
     run = write_run(tmp_path / "run.zarr", ["s0"], [layer], steps=8)

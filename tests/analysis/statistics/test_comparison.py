@@ -241,6 +241,7 @@ def test_nothing_is_overwritten_unasked(runs: tuple[Path, Path], tmp_path: Path)
             write_comparison(pair, out, progress=False, overwrite=True)
 
 
+@pytest.mark.slow
 def test_comparing_many_samples_takes_less_memory_than_one_volume(tmp_path: Path) -> None:
     layer = SyntheticLayer("one", (48, 48), None, tokens=2, heads=4)
     names = [f"s{number}" for number in range(8)]

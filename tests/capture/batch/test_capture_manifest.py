@@ -270,6 +270,7 @@ def test_the_summary_counts_what_lies_on_disk(manifest: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_samples_and_steps_with_rate_and_remaining_time(manifest: Path) -> None:
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 120))

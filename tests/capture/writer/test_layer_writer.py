@@ -411,6 +411,7 @@ for name, memory_bytes in (("bounded", 2**26), ("unbounded", 2**32)):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from Linux' /proc")
+@pytest.mark.slow
 def test_host_memory_is_bounded_when_the_disk_is_slow(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SLOW_DISK, str(tmp_path)],
