@@ -10,7 +10,6 @@ turn round, timesteps that repeat without a rule, steps that the scheduler's own
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ from typing import Any
 
 import torch
 
+from i2am.capture.hooks.instance_method import call_before
 from i2am.schemas import CaptureError
 
 __all__ = ["CallPosition", "StepClock", "read_timestep"]
@@ -90,9 +90,9 @@ class StepClock:
         def before_set_timesteps(*_args: Any, **_kwargs: Any) -> None:
             self._is_restarted = self._is_restarted or self._evaluation > 0
 
-        _call_before(scheduler, "step", before_step, stack)
+        call_before(scheduler, "step", before_step, stack)
         if hasattr(scheduler, "set_timesteps"):
-            _call_before(scheduler, "set_timesteps", before_set_timesteps, stack)
+            call_before(scheduler, "set_timesteps", before_set_timesteps, stack)
 
     def tick(self, timestep: Any) -> CallPosition:
         """Count a call of the denoiser, and return its position.
@@ -286,29 +286,8 @@ def _to_float(timestep: Any) -> float:
     return float(torch.as_tensor(timestep).flatten()[0])
 
 
-def _call_before(scheduler: Any, name: str, before: Callable[..., None], stack: ExitStack) -> None:
-    """Have a scheduler call a function before one of its methods, until `stack` closes."""
-    original = getattr(scheduler, name)
-
-    @functools.wraps(original)
-    def method(*args: Any, **kwargs: Any) -> Any:
-        before(*args, **kwargs)
-        return original(*args, **kwargs)
-
-    is_own = name in vars(scheduler)
-    setattr(scheduler, name, method)
-    stack.callback(_restore, scheduler, name, original if is_own else None)
-
-
 def _snapshot(timestep: Any) -> Any:
     return timestep.detach().clone() if isinstance(timestep, torch.Tensor) else timestep
-
-
-def _restore(scheduler: Any, name: str, own: Any) -> None:
-    if own is None:
-        delattr(scheduler, name)
-    else:
-        setattr(scheduler, name, own)
 
 
 def _step_of(scheduler: Any, evaluation: int) -> int | None:

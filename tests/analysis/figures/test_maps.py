@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import pytest
 import xarray as xr
 from matplotlib.patches import Rectangle
 
-from i2am.analysis import analyze, open_run
 from i2am.analysis.figures.heat import enlarge
 from i2am.analysis.figures.maps import hlam, llam, overview, tlam
 from i2am.analysis.figures.overlay import MapStyle
@@ -20,7 +18,6 @@ from i2am.schemas import AnalysisError
 from i2am.schemas.directions import DIRECTIONS
 from tests.support.figure_reading import brightest, panels_of, texts_of, titles_of, values_of
 from tests.support.pictured import BOX, GRID, HEADS, pictured
-from tests.support.synthetic_run import SyntheticLayer, write_run
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -196,16 +193,3 @@ def test_figures_do_not_load_pyplot() -> None:
         "import i2am.analysis.figures.report, sys; sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
-
-
-def test_maps_of_a_reference_whose_picture_is_not_stored_lie_over_no_other_one(
-    tmp_path: Path,
-) -> None:
-    first = SyntheticLayer("attn", (4, 4), (2, 2))
-    second = SyntheticLayer("attn.reference_1", (4, 4), (2, 2), reference_index=1)
-    sample = open_run(write_run(tmp_path / "run.zarr", ["a"], (first, second)))["a"]
-    alone = sample.assign({})
-    alone["images"] = sample["images"].to_dataset()[["generated", "reference"]]
-    maps = analyze(alone, layers="*.reference_1")
-    with pytest.raises(AnalysisError, match="Expected the stored image 'reference_1', got none"):
-        overview(alone, maps)

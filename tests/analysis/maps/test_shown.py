@@ -17,6 +17,7 @@ from i2am.analysis.figures.maps import hlam, overview, tlam
 from i2am.analysis.figures.overlay import MapStyle
 from i2am.analysis.figures.report import write_report
 from i2am.analysis.figures.sram import sram_grid
+from i2am.schemas import AnalysisError
 from tests.support import reference_maps
 from tests.support.figure_reading import panels_of, texts_of, titles_of
 from tests.support.synthetic_run import SyntheticLayer, write_run
@@ -150,8 +151,9 @@ def test_r2g_of_two_references_is_shown_beside_the_first(tmp_path: Path) -> None
     assert titles_of(overview(sample, analyze(sample, layers="*")))[0] == "reference"
 
 
-def test_a_picture_that_was_not_stored_is_not_missed(tmp_path: Path) -> None:
+def test_maps_of_a_picture_that_was_not_stored_lie_over_no_other_one(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run.zarr", ["a"], [FIRST, SECOND])
     del reference_maps.stored(path / "a")["images/reference_1"]
     sample: Any = open_run(path)["a"]
-    assert titles_of(overview(sample, analyze(sample, layers=SECOND.name)))[0] == "reference"
+    with pytest.raises(AnalysisError, match="Expected the stored image 'reference_1', got none"):
+        overview(sample, analyze(sample, layers=SECOND.name))
