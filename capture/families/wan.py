@@ -47,6 +47,8 @@ def _read(
         return
     query = split_heads(projected.query, attention.heads)
     key = split_heads(projected.keys[0][-1], attention.heads)
+    if len(key) == 1:  # Several videos of one call share the image's.
+        key = key.expand(len(query), -1, -1, -1)
     latents = projected.source.arguments["hidden_states"].shape[-3:]
     frames, height, width = (size // p for size, p in zip(latents, patch, strict=True))
     if frames * height * width != query.shape[2]:

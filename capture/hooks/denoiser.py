@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -381,10 +381,7 @@ class DenoiserHooks:
             return
         self._layers_read.update((tap.name, branch) for branch, _ in kept.branches)
         batch = kept.call.batch
-        for number, inputs in enumerate(layer_inputs):
-            if len(inputs.key) == 1 < batch:  # Attention broadcasts keys that all images share.
-                key = inputs.key.expand(batch, -1, -1, -1)
-                layer_inputs[number] = inputs = replace(inputs, key=key)
+        for inputs in layer_inputs:
             if not len(inputs.query) == len(inputs.key) == batch:
                 msg = (
                     f"Expected a batch of {batch}, got {len(inputs.query)} of queries and "

@@ -293,6 +293,13 @@ def _kinds() -> dict[str, Kind]:
     strengths = (1.0, 0.8, 0.5)
     callbacks = ("", "", "", "interrupt", "fade")
     own: dict[str, Any] = {"sizes": ((16, 32),), "adapters": ("",)}
+    edited: dict[str, Any] = {
+        "guidance": ("on", "off"),
+        "in_turn": True,
+        "scale": "true_cfg_scale",
+        "schedulers": _FLOW,
+        "callbacks": ("",),
+    }
     square: dict[str, Any] = {"sizes": ((64, 64),)}
     return {
         "StableDiffusion": Kind(
@@ -364,6 +371,15 @@ def _kinds() -> dict[str, Kind]:
             callbacks=("",),
             targets=("pipeline",),
         ),
+        # There diffusers folds the adapter's tokens into the batch.
+        "StableDiffusionSAG, guided": Kind(
+            _adapted("StableDiffusionSAGPipeline"),
+            guidance=("on",),
+            adapters=("plus",),
+            schedulers=("DDIM",),
+            callbacks=("",),
+            targets=("pipeline",),
+        ),
         "StableDiffusionInstructPix2Pix": Kind(
             _adapted("StableDiffusionInstructPix2PixPipeline", in_channels=8, takes_image=True),
             guidance=("image and on", "off", "image off"),
@@ -413,34 +429,19 @@ def _kinds() -> dict[str, Kind]:
         ),
         "flux-kontext": Kind(
             _family("flux-kontext"),
-            prompts=(1,),
-            guidance=("on", "off"),
-            in_turn=True,
-            scale="true_cfg_scale",
-            schedulers=_FLOW,
+            **edited,
             sizes=((16, 16), (16, 24), (32, 16)),
-            callbacks=("",),
+            prompts=(1,),
             weight=2,
         ),
         "qwen-image-edit": Kind(
             _family("qwen-image-edit"),
-            guidance=("on", "off"),
-            in_turn=True,
-            scale="true_cfg_scale",
-            schedulers=_FLOW,
+            **edited,
             sizes=((16, 16), (16, 24), (32, 16)),
-            callbacks=("",),
             weight=2,
         ),
         "qwen-image-edit-plus": Kind(
-            _family("qwen-image-edit-plus"),
-            guidance=("on", "off"),
-            in_turn=True,
-            scale="true_cfg_scale",
-            schedulers=_FLOW,
-            sizes=((16, 16), (16, 24)),
-            callbacks=("",),
-            prompts=(1,),
+            _family("qwen-image-edit-plus"), **edited, sizes=((16, 16), (16, 24)), prompts=(1,)
         ),
         "wan-image-to-video": Kind(
             _family("wan-image-to-video"),

@@ -154,6 +154,24 @@ def test_calls_that_serve_self_attention_guidance_are_left_out(store: Path) -> N
     check(store, first, {"a": {C: 0}})
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of a class that goes away
+def test_tokens_that_a_pipeline_folds_into_the_batch_are_refused(store: Path) -> None:
+    """With guidance, this old pipeline gives each branch half of one image's tokens."""
+    torch.manual_seed(0)
+    pipeline, call = adapted("StableDiffusionSAGPipeline")
+    pipeline.unload_ip_adapter()
+    pipeline.image_encoder = parts.clip(CLIPVisionModelWithProjection)
+    pipeline.feature_extractor = parts.clip_processor()
+    plus = checkpoint(pipeline.unet, "plus", 32)
+    pipeline.load_ip_adapter(plus, subfolder="", weight_name="", image_encoder_folder=None)
+    call = call | {"guidance_scale": 3.0, "sag_scale": 0.0, "output_type": "latent"}
+    with (
+        pytest.raises(CaptureError, match="Expected a batch of 2, got 2 of queries and 1 of keys"),
+        capture(pipeline, store, sample="a", guidance="both"),
+    ):
+        pipeline(num_inference_steps=2, **call)
+
+
 def test_guidance_that_is_cut_off_on_the_way(store: Path) -> None:
     pipeline, call = adapted()
     embeddings: list[dict[str, Any]] = []
