@@ -55,6 +55,16 @@ class Box(NamedTuple):
         """Return whether this is all of an image of that size."""
         return self == Box.whole(height, width)
 
+    def within(self, height: float, width: float) -> Box:
+        """Return the part that lies in an image of that size.
+
+        Examples
+        --------
+        >>> Box(-4, 8, 20, 40).within(32, 32)
+        Box(y0=0, x0=8, y1=20, x1=32)
+        """
+        return Box(max(self.y0, 0), max(self.x0, 0), min(self.y1, height), min(self.x1, width))
+
     def cell_centres(self, grid: tuple[int, int]) -> tuple[list[float], list[float]]:
         """Return y of each row and x of each column of a grid (height, width) that fills the box."""
         return (

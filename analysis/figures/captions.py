@@ -19,7 +19,7 @@ from i2am.analysis.stores.layers import (
     layers_with_reference_grid,
     mapped_layers,
 )
-from i2am.schemas import Box, dims
+from i2am.schemas import dims
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.directions import DIRECTIONS, DirectionName
 
@@ -57,7 +57,7 @@ def seen_notes(sample: xr.DataTree, maps: xr.DataTree) -> list[str]:
             continue
         height, width = images[name].shape[:2]
         box = image_box(sample, name)
-        inside = Box(max(box.y0, 0), max(box.x0, 0), min(box.y1, height), min(box.x1, width))
+        inside = box.within(height, width)
         seen = "all" if inside.is_whole(height, width) else describe_box(inside)
         words = f"The model saw {seen} of this {name.replace('_', ' ')} picture ({height} × {width} pixels)"
         words += "" if inside == box else " and padding beyond its edge"

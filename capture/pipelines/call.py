@@ -107,8 +107,6 @@ def check_call(pipeline: Any, settings: GenerationSettings, *, has_prompt: bool)
         if given in settings.arguments:
             msg = f"Expected other arguments for {name}, got {given!r}, which is filled. Omit it."
             raise CaptureError(msg)
-    for given, value in settings.arguments.items():
-        check_argument(name, accepted[given], value)
 
 
 def image_arguments(pipeline: Any) -> dict[str, str]:

@@ -139,7 +139,7 @@ class SampleView:
             size = self.images[name].shape[:2]
             if box.is_whole(*size):
                 continue
-            within = Box(max(box.y0, 0), max(box.x0, 0), min(box.y1, size[0]), min(box.x1, size[1]))
+            within = box.within(*size)
             y0, x0, y1, x1 = (f"{round(end, 1):g}" for end in within)
             part = f"rows {y0} to {y1}, columns {x0} to {x1} of {words[name]}"
             if within.is_whole(*size):
