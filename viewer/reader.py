@@ -41,7 +41,7 @@ def kind_of(path: str) -> str | None:
     try:
         if _BUCKET.match(path):
             from i2am.analysis.stores.reader import open_root
-            from i2am.storage import own_attributes
+            from i2am.storage.addresses import own_attributes
 
             return str(own_attributes(open_root(path))["kind"])
         root = json.loads((Path(path) / "zarr.json").read_bytes())

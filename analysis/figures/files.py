@@ -21,7 +21,7 @@ from i2am.files import check_new_file, written_whole
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import LAYER, STEP
-from i2am.storage import StoreLike, is_url
+from i2am.storage.addresses import StoreLike, is_url
 
 if TYPE_CHECKING:
     from i2am.analysis.figures.overlay import MapStyle

@@ -40,7 +40,7 @@ from i2am.schemas.choices import (
 )
 from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, STEP, TIMESTEP
 from i2am.schemas.directions import G2R, R2G
-from i2am.storage import StoreLike
+from i2am.storage.addresses import StoreLike
 
 __all__ = ["analyze", "check_options", "maps_of"]
 

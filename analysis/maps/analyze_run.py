@@ -32,7 +32,7 @@ from i2am.analysis.stores.reader import Run, open_run
 from i2am.schemas import I2AMError, StoreError
 from i2am.schemas.choices import Convention, Normalisation
 from i2am.schemas.dims import CONDITIONAL
-from i2am.storage import StoreLike, is_url
+from i2am.storage.addresses import StoreLike, is_url
 
 __all__ = ["analyze_run"]
 

@@ -19,7 +19,7 @@ from i2am.analysis.stores.tables import check_table_path, writing_table
 from i2am.schemas import StoreError
 from i2am.schemas.dims import HEAD, LAYER, STEP
 from i2am.schemas.directions import DIRECTIONS
-from i2am.storage import StoreLike
+from i2am.storage.addresses import StoreLike
 
 __all__ = ["head_scores", "iter_head_scores", "write_head_scores"]
 

@@ -27,7 +27,7 @@ from i2am.analysis.stores.tables import check_table_path, write_table
 from i2am.schemas import AnalysisError, SchemaError, StoreError
 from i2am.schemas.choices import POLARITIES, Polarity, check_choice
 from i2am.schemas.directions import DIRECTIONS
-from i2am.storage import StoreLike
+from i2am.storage.addresses import StoreLike
 
 __all__ = ["read_scores", "score_maps", "summarise_scores"]
 

@@ -33,7 +33,7 @@ from i2am.analysis.stores.related import named_path, run_of
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, I2AMError, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.choices import LEVEL_NAMES
-from i2am.storage import StoreLike, is_url, open_group, own_attributes
+from i2am.storage.addresses import StoreLike, is_url, open_group, own_attributes
 
 __all__ = [
     "RunningMoments",

@@ -20,7 +20,7 @@ from i2am.analysis.stores.reader import Maps, Run, open_maps, open_run
 from i2am.analysis.stores.related import find_maps
 from i2am.schemas import AnalysisError, Box, StoreError, did_you_mean
 from i2am.schemas.directions import DIRECTIONS, DirectionName
-from i2am.storage import StoreLike
+from i2am.storage.addresses import StoreLike
 
 __all__ = ["RunPair", "SampleWithMaps", "differences_of", "lie_alike", "pair_runs"]
 

@@ -15,7 +15,7 @@ from i2am.analysis.stores.reader import open_maps, open_root, open_run
 from i2am.schemas import ArrayDescription, GroupDescription, LayerAttributes
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import GUIDANCE, HEAD, REFERENCE, REGION, STEP, WEIGHT
-from i2am.storage import StoreLike, is_url, open_group, own_attributes
+from i2am.storage.addresses import StoreLike, is_url, open_group, own_attributes
 
 __all__ = ["describe_store", "summarise_store"]
 

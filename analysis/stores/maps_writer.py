@@ -23,7 +23,7 @@ from i2am.analysis.stores.reader import open_root
 from i2am.schemas import SCHEMA_VERSION, MapsAttributes, StoreError
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import LAYER, STEP
-from i2am.storage import StoreLike, is_url, own_attributes
+from i2am.storage.addresses import StoreLike, is_url, own_attributes
 
 __all__ = [
     "finish_sample",

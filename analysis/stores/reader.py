@@ -17,7 +17,7 @@ import zarr
 from i2am.analysis.stores.chunks import in_chunks
 from i2am.schemas import SCHEMA_VERSION, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
-from i2am.storage import StoreLike, member_names, open_group, own_attributes
+from i2am.storage.addresses import StoreLike, member_names, open_group, own_attributes
 
 __all__ = [
     "Maps",

@@ -7,7 +7,7 @@ from typing import Final
 
 from i2am.analysis.stores.reader import Maps, Run, open_root, open_run
 from i2am.schemas import I2AMError, StoreError
-from i2am.storage import StoreLike, is_url, own_attributes
+from i2am.storage.addresses import StoreLike, is_url, own_attributes
 
 __all__ = ["default_maps_path", "find_maps", "named_path", "run_of"]
 

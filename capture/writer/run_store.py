@@ -34,7 +34,7 @@ from i2am.schemas import (
 )
 from i2am.schemas.attributes import ATTRIBUTE_KEY, SCHEMA_VERSION
 from i2am.schemas.dims import GUIDANCE, STEP, TIMESTEP, image_dims
-from i2am.storage import own_attributes, reported_as_store_error, to_store
+from i2am.storage.addresses import own_attributes, reported_as_store_error, to_store
 
 __all__ = [
     "finished_samples",
