@@ -26,7 +26,7 @@ from i2am.schemas.errors import (
 )
 from i2am.schemas.manifest import ManifestRow, check_sample_name, read_manifest
 from i2am.schemas.optional import require, require_extras
-from i2am.schemas.validation import find_faults
+from i2am.schemas.validation import find_faults, find_sample_faults
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -50,6 +50,7 @@ __all__ = [
     "check_sample_name",
     "did_you_mean",
     "find_faults",
+    "find_sample_faults",
     "read_manifest",
     "require",
     "require_extras",

@@ -7,9 +7,13 @@ pixel (y, x) covers y to y + 1 and x to x + 1, so a whole image has the box 0, 0
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Self
 
 __all__ = ["Box"]
+
+# No picture is as large; NaN and infinity are not below it.
+_FARTHEST_PX: Final = 10**9
 
 
 class Box(NamedTuple):
@@ -41,6 +45,22 @@ class Box(NamedTuple):
         """Return the box of a whole image."""
         return cls(0, 0, height, width)
 
+    @classmethod
+    def from_corner_and_size(cls, told: object) -> Self | None:
+        """Return the box of (x, y, width, height), as a manifest has it; None where it is none.
+
+        Examples
+        --------
+        >>> Box.from_corner_and_size([8, 4, 16, 20]), Box.from_corner_and_size([8, 4, 16, 0])
+        (Box(y0=4.0, x0=8.0, y1=24.0, x1=24.0), None)
+        """
+        if not isinstance(told, Sequence) or isinstance(told, str) or len(told) != 4:
+            return None
+        if not all(isinstance(part, int | float) and abs(part) < _FARTHEST_PX for part in told):
+            return None
+        x, y, width, height = map(float, told)
+        return cls(y, x, y + height, x + width) if height > 0 and width > 0 else None
+
     @property
     def height(self) -> float:
         """In pixels."""
@@ -54,6 +74,16 @@ class Box(NamedTuple):
     def is_whole(self, height: float, width: float) -> bool:
         """Return whether this is all of an image of that size."""
         return self == Box.whole(height, width)
+
+    def overlaps(self, height: float, width: float) -> bool:
+        """Return whether a part of it lies in an image of that size.
+
+        Examples
+        --------
+        >>> Box(-4, 8, 20, 40).overlaps(32, 32), Box(40, 0, 50, 10).overlaps(32, 32)
+        (True, False)
+        """
+        return self.y0 < height and self.x0 < width and self.y1 > 0 and self.x1 > 0
 
     def within(self, height: float, width: float) -> Box:
         """Return the part that lies in an image of that size.

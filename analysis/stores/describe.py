@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import xarray as xr
 import zarr
 
+from i2am.analysis.stores.checked import describe_array
 from i2am.analysis.stores.layers import format_labels, is_noncausal
 from i2am.analysis.stores.reader import open_maps, open_root, open_run
-from i2am.schemas import ArrayDescription, GroupDescription, LayerAttributes
+from i2am.schemas import GroupDescription, LayerAttributes
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import GUIDANCE, HEAD, REFERENCE, REGION, STEP, WEIGHT
 from i2am.storage.addresses import StoreLike, is_url, open_group, own_attributes
@@ -35,7 +35,7 @@ def describe_store(path: StoreLike) -> GroupDescription:
     -------
     GroupDescription
         A group is described on access, so that a long run does not fill the memory.
-        Groups of incomplete samples are there, too. Of the values only guidance labels are read.
+        Groups of incomplete samples are there, too. Of the values only short coordinates are read.
 
     Raises
     ------
@@ -175,18 +175,8 @@ def _contribution_fact(own: LayerAttributes, layer: xr.DataTree) -> str:
 
 
 def _describe(group: zarr.Group) -> GroupDescription:
-    arrays = {name: _array(name, array) for name, array in sorted(group.arrays())}
+    arrays = {name: describe_array(array) for name, array in sorted(group.arrays())}
     return GroupDescription(dict(group.attrs), arrays, _Groups(group))
-
-
-def _array(name: str, array: zarr.Array[Any]) -> ArrayDescription:
-    dims = getattr(array.metadata, "dimension_names", None)
-    values = None
-    if name == GUIDANCE and array.ndim == 1:
-        values = tuple(np.asarray(array[:]).tolist())
-    return ArrayDescription(
-        dims and tuple(dims), array.shape, str(array.dtype), values, dict(array.attrs)
-    )
 
 
 class _Groups(Mapping[str, GroupDescription]):

@@ -6,16 +6,19 @@ asked for, its arrays when they are computed. Samples that are not complete are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar, Final
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 import zarr
+from numpy.typing import NDArray
 
+from i2am.analysis.stores.checked import check_sample, describe_nodes
 from i2am.analysis.stores.chunks import in_chunks
-from i2am.schemas import SCHEMA_VERSION, StoreError, did_you_mean
+from i2am.schemas import SCHEMA_VERSION, GroupDescription, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.storage.addresses import StoreLike, member_names, open_group, own_attributes
 
@@ -124,6 +127,8 @@ class _Samples(Mapping[str, xr.DataTree]):
         ------
         KeyError
             If there is no complete sample of that name; it is a StoreError, too.
+        StoreError
+            If the sample breaks the contract: `i2am.schemas.find_sample_faults`.
         """
         group = self._group(name)
         if group is None:
@@ -132,7 +137,7 @@ class _Samples(Mapping[str, xr.DataTree]):
                 f"{did_you_mean(name, self)}"
             )
             raise _NoSample(msg)
-        return open_tree(group, name)
+        return open_tree(group, name, partial(check_sample, self.kind, name, at=self.path))
 
     def __repr__(self) -> str:
         return f"<i2am {self.kind} store at {self.path}>"
@@ -218,25 +223,46 @@ def _what(group: zarr.Group) -> str:
     return f"a Zarr group with {'the attributes ' + ', '.join(names) if names else 'no attributes'}"
 
 
-def open_tree(group: zarr.Group, name: str | None = None) -> xr.DataTree:
-    """Return a group and all below it, every array lazy but the coordinates."""
-    groups = {"/": group}
-    arrays: dict[str, dict[str, zarr.Array[Any]]] = {"/": {}}
-    for path, node in group.members(max_depth=None):
-        if isinstance(node, zarr.Group):
-            groups[f"/{path}"] = node
-            arrays.setdefault(f"/{path}", {})
-        else:
-            parent, _, own_name = f"/{path}".rpartition("/")
-            arrays.setdefault(parent or "/", {})[own_name] = node
-    trees = {path: _open_dataset(node, arrays[path]) for path, node in sorted(groups.items())}
+def open_tree(
+    group: zarr.Group,
+    name: str | None = None,
+    check: Callable[[GroupDescription], None] | None = None,
+) -> xr.DataTree:
+    """Return a group and all below it, every array lazy but the coordinates.
+
+    Parameters
+    ----------
+    group : zarr.Group
+    name : str, optional
+        Of the tree.
+    check : callable (GroupDescription), optional
+        Raises what is wrong with the group, before xarray reads it.
+    """
+    nodes = dict(group.members(max_depth=None))
+    # No map and no score has one dimension.
+    values = {
+        path: _plain(np.asarray(node[:]))
+        for path, node in nodes.items()
+        if isinstance(node, zarr.Array) and node.ndim == 1
+    }
+    if check is not None:
+        check(describe_nodes(group, nodes, values))
+    groups = {"": group} | {p: node for p, node in nodes.items() if isinstance(node, zarr.Group)}
+    arrays: dict[str, dict[str, tuple[zarr.Array[Any], Any]]] = {path: {} for path in groups}
+    for path, node in nodes.items():
+        if isinstance(node, zarr.Array):
+            parent, _, own_name = path.rpartition("/")
+            arrays[parent][own_name] = node, values.get(path)
+    trees = {f"/{path}": _open_dataset(node, arrays[path]) for path, node in sorted(groups.items())}
     return xr.DataTree.from_dict(trees, name=name)
 
 
-def _open_dataset(group: zarr.Group, arrays: dict[str, zarr.Array[Any]]) -> xr.Dataset:
+def _open_dataset(
+    group: zarr.Group, arrays: dict[str, tuple[zarr.Array[Any], NDArray[Any] | None]]
+) -> xr.Dataset:
     variables: dict[str, xr.Variable] = {}
     coordinates = set()
-    for name, array in sorted(arrays.items()):
+    for name, (array, values) in sorted(arrays.items()):
         names = getattr(array.metadata, "dimension_names", None) if array.ndim else ()
         if names is None or None in names:
             msg = (
@@ -244,9 +270,9 @@ def _open_dataset(group: zarr.Group, arrays: dict[str, zarr.Array[Any]]) -> xr.D
                 "Run 'i2am validate' on the store."
             )
             raise StoreError(msg)
-        if len(names) == 1:  # No map and no score has one dimension.
+        if values is not None:
             coordinates.add(name)
-            variables[name] = xr.Variable(names, _plain(np.asarray(array[:])))
+            variables[name] = xr.Variable(names, values)
         else:
             variables[name] = in_chunks(array, names)
         variables[name].attrs = {key: array.attrs[key] for key in _KEPT if key in array.attrs}

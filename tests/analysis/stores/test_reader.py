@@ -13,6 +13,7 @@ import zarr
 from zarr.storage import MemoryStore
 
 from i2am.analysis import Run, open_maps, open_run
+from i2am.analysis.stores.reader import open_tree
 from i2am.schemas import StoreError
 from tests.support import reference_maps
 from tests.support.store_reads import watch_reads
@@ -185,9 +186,13 @@ def test_an_unknown_sample_names_the_nearest(run_path: Path) -> None:
 
 def test_an_array_without_named_dimensions_is_refused(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run.zarr")
-    zarr.open_group(path / "first" / "images").create_array("odd", data=np.zeros((2, 2)))
-    with pytest.raises(StoreError, match=r"Expected named dimensions, got None, at .*odd"):
+    images = zarr.open_group(path / "first" / "images")
+    images.create_array("reference_1", data=np.zeros((2, 2, 3), np.uint8))
+    wanted = r"'first/images/reference_1: expected dims \('reference_1_y', .*\), got None', at .*run"
+    with pytest.raises(StoreError, match=wanted):
         open_run(path)["first"]
+    with pytest.raises(StoreError, match=r"named dimensions, got None, at .*reference_1"):
+        open_tree(images)
 
 
 def test_importing_the_stage_loads_neither_figures_nor_clusters() -> None:
