@@ -26,6 +26,7 @@ from i2am.schemas.errors import (
 )
 from i2am.schemas.manifest import ManifestRow, check_sample_name, read_manifest
 from i2am.schemas.optional import require, require_extras
+from i2am.schemas.provenance import check_facts
 from i2am.schemas.validation import find_faults, find_sample_faults
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "RunAttributes",
     "SchemaError",
     "StoreError",
+    "check_facts",
     "check_sample_name",
     "did_you_mean",
     "find_faults",

@@ -188,7 +188,9 @@ def test_an_array_without_named_dimensions_is_refused(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run.zarr")
     images = zarr.open_group(path / "first" / "images")
     images.create_array("reference_1", data=np.zeros((2, 2, 3), np.uint8))
-    wanted = r"'first/images/reference_1: expected dims \('reference_1_y', .*\), got None', at .*run"
+    wanted = (
+        r"'first/images/reference_1: expected dims \('reference_1_y', .*\), got None', at .*run"
+    )
     with pytest.raises(StoreError, match=wanted):
         open_run(path)["first"]
     with pytest.raises(StoreError, match=r"named dimensions, got None, at .*reference_1"):
