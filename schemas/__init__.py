@@ -12,7 +12,7 @@ from i2am.schemas.attributes import (
     MapsAttributes,
     RunAttributes,
 )
-from i2am.schemas.boxes import Box
+from i2am.schemas.boxes import Box, check_painted_box
 from i2am.schemas.description import ArrayDescription, Fault, GroupDescription
 from i2am.schemas.errors import (
     AnalysisError,
@@ -49,6 +49,7 @@ __all__ = [
     "SchemaError",
     "StoreError",
     "check_facts",
+    "check_painted_box",
     "check_sample_name",
     "did_you_mean",
     "find_faults",

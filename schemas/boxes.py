@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Self
 
-__all__ = ["Box"]
+from i2am.schemas.errors import SchemaError
+
+__all__ = ["Box", "check_painted_box"]
 
 # No picture is as large; NaN and infinity are not below it.
 _FARTHEST_PX: Final = 10**9
@@ -101,3 +103,41 @@ class Box(NamedTuple):
             [self.y0 + (row + 0.5) * self.height / grid[0] for row in range(grid[0])],
             [self.x0 + (column + 0.5) * self.width / grid[1] for column in range(grid[1])],
         )
+
+
+def check_painted_box(told: object, height: int, width: int, image: str, sample: str) -> None:
+    """Refuse a box (x, y, width, height) that has no part of the image in which it is painted.
+
+    A map would be held against nothing there: a score of 0, which would enter the mean.
+
+    Parameters
+    ----------
+    told : sequence of four numbers, or None
+        In pixels of the image; None is no box.
+    height, width : int
+        Of the image.
+    image, sample : str
+        What a message calls them.
+
+    Raises
+    ------
+    SchemaError
+        If it is no box, or lies outside the image.
+
+    Examples
+    --------
+    >>> check_painted_box([8, 8, 16, 16], 32, 32, "source.png", "a")
+    >>> check_painted_box([40, 8, 16, 16], 32, 32, "source.png", "a")
+    Traceback (most recent call last):
+    ...
+    i2am.schemas.errors.SchemaError: Expected a box with a part of source.png, which has 32 × 32 px, got [40, 8, 16, 16], at sample 'a'. Give x, y, width and height in its pixels.
+    """
+    if told is None:
+        return
+    box = Box.from_corner_and_size(told)
+    if box is None or not box.overlaps(height, width):
+        msg = (
+            f"Expected a box with a part of {image}, which has {width} × {height} px, got {told}, "
+            f"at sample {sample!r}. Give x, y, width and height in its pixels."
+        )
+        raise SchemaError(msg)

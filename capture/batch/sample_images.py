@@ -17,7 +17,7 @@ from i2am.capture.images.masks import (
     resize_mask,
 )
 from i2am.capture.images.pictures import Picture, read_picture
-from i2am.schemas import Box, ManifestRow, SchemaError
+from i2am.schemas import ManifestRow, check_painted_box
 
 __all__ = ["SampleImages"]
 
@@ -60,7 +60,7 @@ class SampleImages:
         reference = read_picture(row.reference, "reference")
         source = None if row.source is None else read_picture(row.source, "source")
         if source is not None:
-            _check_box(row, _size(source), str(row.source))
+            check_painted_box(row.box, *_size(source), str(row.source), row.sample)
         mask = None if row.mask is None else read_mask(row.mask, "mask")
         if mask is not None and source is not None:
             check_shape(mask, _size(source), str(row.mask), str(row.source))
@@ -124,22 +124,11 @@ class SampleImages:
         if self.row.box is None:
             return None
         if self.source is None:
-            _check_box(self.row, size[::-1], "the generated image")
+            check_painted_box(self.row.box, *size[::-1], "the generated image", self.row.sample)
             return list(self.row.box)
         height, width = _size(self.source)
         factors = [size[0] / width, size[1] / height] * 2
         return [value * factor for value, factor in zip(self.row.box, factors, strict=True)]
-
-
-def _check_box(row: ManifestRow, size: tuple[int, int], image: str) -> None:
-    """Refuse a box that has no part of its image: a score of it would be 0, and mean nothing."""
-    box = Box.from_corner_and_size(row.box)
-    if box is not None and not box.overlaps(*size):
-        msg = (
-            f"Expected a box with a part of {image}, which is {size[1]} × {size[0]} px, got "
-            f"{row.box}, at sample {row.sample!r}. Give x, y, width and height in its pixels."
-        )
-        raise SchemaError(msg)
 
 
 def _size(image: Picture | Mask) -> tuple[int, int]:
