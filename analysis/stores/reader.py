@@ -34,6 +34,8 @@ __all__ = [
 
 # Attributes of arrays: the box of an image, the units of a coordinate.
 _KEPT: Final = (ATTRIBUTE_KEY, "units")
+# Of a whole number that is held as a float.
+_LARGEST_EXACT: Final = 2**53
 
 
 def open_run(path: StoreLike) -> Run:
@@ -171,8 +173,22 @@ class Run(_Samples):
         """
         attributes = self.sample_attributes()
         rows = pd.json_normalize(list(attributes.values()))
+        for column in rows.select_dtypes("float"):
+            # Where one is missing, pandas makes floats of whole numbers, and two seeds become one.
+            values = [dict(_flat(own)).get(column) for own in attributes.values()]
+            if any(isinstance(value, int) and abs(value) > _LARGEST_EXACT for value in values):
+                rows[column] = pd.Series(values, dtype=object)
         rows.insert(0, "sample", list(attributes))
         return rows.drop(columns=["kind", "schema", "status"], errors="ignore")
+
+
+def _flat(own: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield nested attributes with dotted names."""
+    for name, value in own.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 class Maps(_Samples):

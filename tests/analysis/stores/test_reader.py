@@ -13,6 +13,7 @@ import zarr
 from zarr.storage import MemoryStore
 
 from i2am.analysis import Run, open_maps, open_run
+from i2am.analysis.statistics.groups import group_samples
 from i2am.analysis.stores.reader import open_tree
 from i2am.schemas import StoreError
 from tests.support import reference_maps
@@ -90,6 +91,16 @@ def test_the_table_has_a_row_for_each_sample_and_spreads_nested_provenance(run_p
     assert table["guidance_scale"].tolist() == [3.0, 3.0]
     assert table["versions.i2am"].tolist() == ["0", "0"]
     assert "status" not in table
+
+
+def test_seeds_of_64_bits_stay_what_they_are_where_one_is_missing(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run.zarr", ["a", "b", "c"], LAYERS[:1])
+    for name, seed in (("a", 2**60), ("b", 2**60 + 1), ("c", None)):
+        reference_maps.change_attributes(path / name, seed=seed)
+    run = open_run(path)
+    assert run.table()["seed"].tolist() == [2**60, 2**60 + 1, None]
+    groups = group_samples(run, list("abc"), ["seed"])
+    assert [group.samples for group in groups] == [("a",), ("b",), ("c",)]
 
 
 def test_a_run_without_samples_has_an_empty_table() -> None:
