@@ -91,6 +91,9 @@ def find_sample_faults(kind: str, name: str, sample: GroupDescription) -> Iterat
     >>> [str(fault) for fault in find_sample_faults("maps", "a", GroupDescription({}))]
     ["a: expected a group 'r2g' or 'g2r', got none"]
     """
+    if sample.unreadable is not None:
+        yield Fault(name, sample.unreadable)
+        return
     if _is_unfinished(sample):
         return
     try:

@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 
 from i2am.analysis.stores.checked import check_sample, describe_nodes
 from i2am.analysis.stores.chunks import in_chunks
+from i2am.analysis.stores.stored_array import StoredArray
 from i2am.schemas import SCHEMA_VERSION, GroupDescription, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.storage.addresses import StoreLike, member_names, open_group, own_attributes
+from i2am.storage.inventory import facts_of
+from i2am.storage.sample_state import SampleState
 
 __all__ = [
     "Maps",
@@ -105,7 +108,7 @@ class _Samples(Mapping[str, xr.DataTree]):
 
     def sample_attributes(self) -> dict[str, dict[str, Any]]:
         """Return each complete sample's own attributes, by name; no array is touched."""
-        found = ((name, own_attributes(group)) for name, group in self._root.groups())
+        found = ((name, facts_of(own_attributes(group))) for name, group in self._root.groups())
         return {name: own for name, own in sorted(found) if self._is_complete(own)}
 
     def first(self) -> str | None:
@@ -139,7 +142,9 @@ class _Samples(Mapping[str, xr.DataTree]):
                 f"{did_you_mean(name, self)}"
             )
             raise _NoSample(msg)
-        return open_tree(group, name, partial(check_sample, self.kind, name, at=self.path))
+        state = SampleState(group.store_path)
+        state.check_whole(self.path)
+        return open_tree(group, name, state, partial(check_sample, self.kind, name, at=self.path))
 
     def __repr__(self) -> str:
         return f"<i2am {self.kind} store at {self.path}>"
@@ -242,6 +247,7 @@ def _what(group: zarr.Group) -> str:
 def open_tree(
     group: zarr.Group,
     name: str | None = None,
+    state: SampleState | None = None,
     check: Callable[[GroupDescription], None] | None = None,
 ) -> xr.DataTree:
     """Return a group and all below it, every array lazy but the coordinates.
@@ -251,13 +257,15 @@ def open_tree(
     group : zarr.Group
     name : str, optional
         Of the tree.
+    state : SampleState, optional
+        If the group is a sample: what is read later is checked against it.
     check : callable (GroupDescription), optional
         Raises what is wrong with the group, before xarray reads it.
     """
     nodes = dict(group.members(max_depth=None))
     # No map and no score has one dimension.
     values = {
-        path: _plain(np.asarray(node[:]))
+        path: _plain(StoredArray(node, state)[:])
         for path, node in nodes.items()
         if isinstance(node, zarr.Array) and node.ndim == 1
     }
@@ -269,12 +277,17 @@ def open_tree(
         if isinstance(node, zarr.Array):
             parent, _, own_name = path.rpartition("/")
             arrays[parent][own_name] = node, values.get(path)
-    trees = {f"/{path}": _open_dataset(node, arrays[path]) for path, node in sorted(groups.items())}
+    trees = {
+        f"/{path}": _open_dataset(node, arrays[path], state)
+        for path, node in sorted(groups.items())
+    }
     return xr.DataTree.from_dict(trees, name=name)
 
 
 def _open_dataset(
-    group: zarr.Group, arrays: dict[str, tuple[zarr.Array[Any], NDArray[Any] | None]]
+    group: zarr.Group,
+    arrays: dict[str, tuple[zarr.Array[Any], NDArray[Any] | None]],
+    state: SampleState | None,
 ) -> xr.Dataset:
     variables: dict[str, xr.Variable] = {}
     coordinates = set()
@@ -290,9 +303,12 @@ def _open_dataset(
             coordinates.add(name)
             variables[name] = xr.Variable(names, values)
         else:
-            variables[name] = in_chunks(array, names)
+            variables[name] = in_chunks(array, names, state)
         variables[name].attrs = {key: array.attrs[key] for key in _KEPT if key in array.attrs}
-    attributes = {key: group.attrs[key] for key in group.attrs if key == ATTRIBUTE_KEY}
+    attributes = {}
+    if ATTRIBUTE_KEY in group.attrs:
+        own = group.attrs[ATTRIBUTE_KEY]
+        attributes[ATTRIBUTE_KEY] = facts_of(own) if isinstance(own, dict) else own
     return xr.Dataset(variables, attrs=attributes).set_coords(sorted(coordinates))
 
 
