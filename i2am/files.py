@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +30,10 @@ __all__ = [
 _REPLACED: Final = ".replaced"
 # What a disk says that has no room: too full, beyond a quota, a file too large.
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+# How often to look whether a folder stays removed.
+_LOOKS: Final = 100
+_LOOK_S: Final = 0.05
 
 
 def check_new_file(path: str | Path, *, overwrite: bool) -> Path:
@@ -110,8 +115,9 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
             yield unfinished
             _write_out(unfinished)
         _replace(unfinished, path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    except BaseException:
+        _remove_while_written(unfinished)
+        raise
 
 
 @contextmanager
@@ -145,11 +151,13 @@ def outputs_written_whole(folder: Path) -> Iterator[Path]:
         for path in sorted(unfinished.iterdir()):
             restore_replaced(folder / path.name)
             _replace(path, folder / path.name)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.rmdir()
+    except BaseException:
+        _remove_while_written(unfinished)
         if is_new:
             with suppress(OSError):  # It holds something.
                 folder.rmdir()
+        raise
 
 
 def restore_replaced(path: Path) -> None:
@@ -172,6 +180,17 @@ def _replace(unfinished: Path, path: Path) -> None:
         raise
     _sync(path.parent)
     _remove(replaced)
+
+
+def _remove_while_written(folder: Path) -> None:
+    """Remove a folder into which threads may still write, which do not know yet of an error."""
+    absences = 0
+    for _ in range(_LOOKS):
+        shutil.rmtree(folder, ignore_errors=True)
+        absences = 0 if folder.exists() else absences + 1
+        if absences == 2:
+            return
+        time.sleep(_LOOK_S)
 
 
 def _remove(path: Path) -> None:

@@ -373,7 +373,7 @@ BROKEN: list[Any] = [
         id="a group that is no sample",
     ),
     pytest.param(
-        _put("notes", (1,), ("n",)), ["/notes: expected no array here, got one"], id="stray array"
+        _put("notes", (1,), ("n",)), ["notes: expected no array here, got one"], id="stray array"
     ),
     pytest.param(_own("a", schema=...), ["a/attributes: schema: field required"], id="no schema"),
     pytest.param(_own("a", kind=...), ["a/attributes: kind: field required"], id="no kind"),
