@@ -233,3 +233,14 @@ def test_another_error_goes_through_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no number"):
         fail()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_result_has_a_checksum_for_every_chunk(run: Path, tmp_path: Path) -> None:
+    _average(run, tmp_path)
+    _comparison(run, tmp_path)
+    for store in ("average.zarr", "differences.zarr"):
+        members = zarr.open_group(tmp_path / store, mode="r").members(max_depth=None)
+        arrays = [node for _, node in members if isinstance(node, zarr.Array)]
+        assert arrays
+        for array in arrays:
+            assert array.metadata.to_dict()["codecs"][-1]["name"] == "crc32c"

@@ -15,6 +15,7 @@ from i2am.analysis.figures import FIGURES, existing_kinds, load_figure, report_k
 from i2am.analysis.scores.bootstrap import DEFAULT_CONFIDENCE, check_confidence
 from i2am.analysis.statistics.comparison import compare_sample, summarise_comparison
 from i2am.analysis.statistics.run_pair import RunPair, SampleWithMaps, differences_of
+from i2am.analysis.stores.maps_writer import COORDINATE_CODECS, MAP_CODECS
 from i2am.analysis.stores.tables import write_table
 from i2am.files import check_new_file, outputs_written_whole, written_whole
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, StoreError, did_you_mean
@@ -218,7 +219,22 @@ def _write_levels(levels: xr.Dataset, store: Path, group: str) -> None:
     if "volume" in levels:
         volume = levels["volume"]
         levels["volume"] = volume.copy(data=volume.data.rechunk(_chunks(volume)))
-    levels.to_zarr(store, group=group, mode="a", zarr_format=3, consolidated=False)
+    # Each chunk with its checksum, as maps have it.
+    encoding = {
+        name: {"compressors": MAP_CODECS["compressors"]}
+        if name in levels.data_vars
+        else {"compressors": COORDINATE_CODECS["compressors"]}
+        for name in levels.variables
+    }
+    levels.to_zarr(
+        store,
+        group=group,
+        mode="a",
+        zarr_format=3,
+        consolidated=False,
+        encoding=encoding,
+        write_empty_chunks=True,
+    )
 
 
 def _chunks(volume: xr.DataArray) -> tuple[int, ...]:

@@ -26,7 +26,12 @@ from i2am.analysis.statistics.groups import (
     group_samples,
     shared_pixels,
 )
-from i2am.analysis.stores.maps_writer import source_of, write_coordinate, write_coordinates
+from i2am.analysis.stores.maps_writer import (
+    MAP_CODECS,
+    source_of,
+    write_coordinate,
+    write_coordinates,
+)
 from i2am.analysis.stores.reader import Maps, open_maps, open_tree
 from i2am.analysis.stores.related import named_path, run_of
 from i2am.files import folder_written_whole, restore_replaced
@@ -314,8 +319,9 @@ def _create(group: zarr.Group, template: xr.Dataset, count: int) -> None:
                 chunks=values.data.chunksize,
                 fill_value=np.nan,
                 dimension_names=[str(dim) for dim in values.dims],
+                **MAP_CODECS,
             )
-    group.create_array("count", data=np.array(count), dimension_names=[])
+    group.create_array("count", data=np.array(count), dimension_names=[], **MAP_CODECS)
 
 
 class RunningMoments:
