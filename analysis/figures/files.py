@@ -146,11 +146,12 @@ def write_comparison(
         If `confidence` is not between 0 and 1, or a sample's maps share no direction.
     """
     check_confidence(confidence)
+    out = _check_room(pair, out, overwrite=overwrite)
     note = f"A: {_short(pair.run_a.path)}; B: {_short(pair.run_b.path)}"
     opened = tqdm(
         pair.opened(), "compare", total=len(pair.names), unit="sample", disable=not progress
     )
-    with outputs_written_whole(_check_room(pair, out, overwrite=overwrite)) as folder:
+    with outputs_written_whole(out) as folder:
         zarr.create_group(folder / _STORE, attributes={ATTRIBUTE_KEY: _attributes(pair)})
         parts = [_write_sample(*each, folder, note) for each in opened]
         table = pd.concat(parts, ignore_index=True)
