@@ -47,6 +47,8 @@ from i2am.storage.owners import OWNERS, Writer
 from i2am.storage.replacement import delete_sample, write_metadata
 
 __all__ = [
+    "COORDINATE_CODECS",
+    "MAP_CODECS",
     "Source",
     "finish_sample",
     "is_finished",
@@ -65,7 +67,7 @@ MAP_CODECS: Final[dict[str, Any]] = {
     "compressors": (BloscCodec(cname="lz4", shuffle="shuffle"), Crc32cCodec()),
     "config": {"write_empty_chunks": True},
 }
-_COORDINATE_CODECS: Final[dict[str, Any]] = MAP_CODECS | {"compressors": (Crc32cCodec(),)}
+COORDINATE_CODECS: Final[dict[str, Any]] = MAP_CODECS | {"compressors": (Crc32cCodec(),)}
 
 
 def source_of(run: StoreLike, out: Path) -> str:
@@ -267,7 +269,7 @@ def write_coordinate(group: zarr.Group, coordinate: xr.DataArray) -> None:
         data=values,
         dimension_names=names,
         attributes=attributes,
-        **_COORDINATE_CODECS,
+        **COORDINATE_CODECS,
     )
 
 
