@@ -6,6 +6,7 @@ asked for, its arrays when they are computed. Samples that are not complete are 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final
 
@@ -15,9 +16,16 @@ import xarray as xr
 import zarr
 
 from i2am.analysis.stores.chunks import in_chunks
-from i2am.schemas import SCHEMA_VERSION, StoreError, did_you_mean
+from i2am.schemas import SCHEMA_VERSION, StoreError, StoreWarning, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
-from i2am.storage.addresses import StoreLike, member_names, open_group, own_attributes
+from i2am.storage.addresses import StoreLike, open_group, own_attributes
+from i2am.storage.listing import (
+    Unreadable,
+    iter_groups,
+    member_metadata,
+    own_of,
+    sorted_names,
+)
 
 __all__ = [
     "Maps",
@@ -31,6 +39,10 @@ __all__ = [
 
 # Attributes of arrays: the box of an image, the units of a coordinate.
 _KEPT: Final = (ATTRIBUTE_KEY, "units")
+# Of a sample's attributes: a list of its objects, which is no provenance and longer than all of it.
+_NO_PROVENANCE: Final = ("objects", "digest")
+_NO_COLUMNS: Final = ("kind", "schema", "status", *_NO_PROVENANCE)
+_SHOWN: Final = 3
 
 
 def open_run(path: StoreLike) -> Run:
@@ -85,6 +97,7 @@ class _Samples(Mapping[str, xr.DataTree]):
     def __init__(self, path: StoreLike) -> None:
         self.path: Final = path
         self._root: Final = open_root(path)
+        self._left_out: set[str] = set()
         kind = own_attributes(self._root)["kind"]
         if kind != self.kind:
             msg = (
@@ -100,22 +113,24 @@ class _Samples(Mapping[str, xr.DataTree]):
 
     def sample_attributes(self) -> dict[str, dict[str, Any]]:
         """Return each complete sample's own attributes, by name; no array is touched."""
-        found = ((name, own_attributes(group)) for name, group in self._root.groups())
-        return {name: own for name, own in sorted(found) if self._is_complete(own)}
+        found = dict(self._iter_complete())
+        for own in found.values():
+            for key in _NO_PROVENANCE:
+                own.pop(key, None)
+        return found
 
     def first(self) -> str | None:
         """Return the name of the first complete sample, or None; reads no other's metadata."""
-        names = member_names(self._root)
-        return next((name for name in sorted(names) if name in self), None)
+        return next((name for name in sorted_names(self._root) if name in self), None)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.sample_attributes())
+        return iter([name for name, _ in self._iter_complete()])
 
     def __len__(self) -> int:
-        return len(self.sample_attributes())
+        return sum(1 for _ in self._iter_complete())
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._group(name) is not None
+        return isinstance(name, str) and isinstance(self._group(name), zarr.Group)
 
     def __getitem__(self, name: str) -> xr.DataTree:
         """Open one sample.
@@ -126,6 +141,12 @@ class _Samples(Mapping[str, xr.DataTree]):
             If there is no complete sample of that name; it is a StoreError, too.
         """
         group = self._group(name)
+        if isinstance(group, Unreadable):
+            msg = (
+                f"Expected a sample's metadata, got {group}, at {self.path}/{name}/zarr.json. "
+                "Run 'i2am validate' on the store."
+            )
+            raise _NoSample(msg)
         if group is None:
             msg = (
                 f"Expected a complete sample, got none named {name!r}, at {self.path}. "
@@ -137,11 +158,46 @@ class _Samples(Mapping[str, xr.DataTree]):
     def __repr__(self) -> str:
         return f"<i2am {self.kind} store at {self.path}>"
 
-    def _group(self, name: str) -> zarr.Group | None:
-        group = self._root.get(name) if name and "/" not in name else None
-        if not isinstance(group, zarr.Group):
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return one sample, or the default; lists no others, as an error's message would."""
+        return self[name] if name in self else default  # noqa: SIM401 - this is it
+
+    def _group(self, name: str) -> zarr.Group | Unreadable | None:
+        """Return a complete sample's group; None where there is no sample, or an unfinished one."""
+        if not name or "/" in name or name.startswith("."):
             return None
-        return group if self._is_complete(own_attributes(group)) else None
+        metadata = member_metadata(self._root, name)
+        if metadata is None or isinstance(metadata, Unreadable):
+            return metadata
+        own = own_of(metadata)
+        if metadata["node_type"] != "group" or isinstance(own, Unreadable):
+            return own if isinstance(own, Unreadable) else None
+        if not self._is_complete(own):
+            return None
+        group = self._root.get(name)
+        return group if isinstance(group, zarr.Group) else None
+
+    def _iter_complete(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield name and attributes of each complete sample; warn of those that cannot be read."""
+        damaged: dict[str, Unreadable] = {}
+        for name, own in iter_groups(self._root):
+            if isinstance(own, Unreadable):
+                damaged[name] = own
+            elif self._is_complete(own):
+                yield name, own
+        self._warn_of(damaged)
+
+    def _warn_of(self, damaged: Mapping[str, Unreadable]) -> None:
+        """Warn of each damaged sample once."""
+        if new := {name: why for name, why in damaged.items() if name not in self._left_out}:
+            self._left_out |= new.keys()
+            shown = [f"{name!r} ({why})" for name, why in list(new.items())[:_SHOWN]]
+            more = f" and {len(new) - _SHOWN} more" if len(new) > _SHOWN else ""
+            msg = (
+                f"Left out what cannot be read: {', '.join(shown)}{more}, at {self.path}. "
+                "Run 'i2am validate' on the store."
+            )
+            warnings.warn(msg, StoreWarning, stacklevel=2)
 
     def _is_complete(self, own: dict[str, Any]) -> bool:
         # A maps sample that another program wrote need not have a status.
@@ -164,10 +220,27 @@ class Run(_Samples):
         DataFrame
             Column sample, then the provenance.
         """
-        attributes = self.sample_attributes()
-        rows = pd.json_normalize(list(attributes.values()))
-        rows.insert(0, "sample", list(attributes))
-        return rows.drop(columns=["kind", "schema", "status"], errors="ignore")
+        names: list[str] = []
+        columns: dict[str, list[Any]] = {}
+        same: dict[Any, Any] = {}  # Each text once: most are those of all samples.
+        for name, own in self._iter_complete():
+            told = {key: value for key, value in own.items() if key not in _NO_COLUMNS}
+            for column, value in _flat(told):
+                values = columns.setdefault(column, [])
+                values += [np.nan] * (len(names) - len(values))
+                values.append(same.setdefault(value, value) if isinstance(value, str) else value)
+            names.append(name)
+        for values in columns.values():
+            values += [np.nan] * (len(names) - len(values))
+        return pd.DataFrame({"sample": names, **columns})
+
+
+def _flat(own: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield nested attributes with dotted names, after those that are not nested."""
+    nested = {key: value for key, value in own.items() if isinstance(value, dict)}
+    yield from ((prefix + key, value) for key, value in own.items() if key not in nested)
+    for key, value in nested.items():
+        yield from _flat(value, f"{prefix}{key}.")
 
 
 class Maps(_Samples):

@@ -46,8 +46,9 @@ from i2am.capture.profiles.profile import find_profile, select_layers
 from i2am.capture.recording.options import CaptureOptions, check_heads
 from i2am.capture.recording.provenance import describe_inputs, to_json_value
 from i2am.capture.recording.recorder import Recording, open_recording
-from i2am.capture.writer.run_store import iter_finished_samples, open_run_group
+from i2am.capture.writer.run_store import iter_samples, open_run_group
 from i2am.schemas import CaptureError, InputWarning, ManifestRow, SchemaError, read_manifest
+from i2am.storage.listing import Unreadable
 
 __all__ = ["CaptureSummary", "ManifestCapture", "capture_manifest"]
 
@@ -119,7 +120,8 @@ def capture_manifest(
     """Generate and capture each row of a manifest.
 
     Complete samples are skipped, unfinished ones captured again. A sample that fails is marked as
-    failed in the store, and the next one follows. One run has one setting: with other settings than
+    failed in the store, and the next one follows. A sample whose own metadata in the store cannot be
+    read fails, too: whether it was complete cannot be told, so it is left as it is. One run has one setting: with other settings than
     its samples have, the run is not continued.
 
     Parameters
@@ -184,13 +186,14 @@ def capture_manifest(
     summary = CaptureSummary(shard=find_shard(os.environ, shard))
     manifest_rows = read_manifest(manifest)
     rows = summary.shard.select(list(enumerate(manifest_rows)))
-    known, earlier = _earlier_samples(out, {row.sample for row in manifest_rows}, options)
+    earlier, known, damaged = _earlier_samples(out, {row.sample for row in manifest_rows}, options)
     earlier.check(settings_before_loading(model, settings, loading, options))
     summary.skipped = [row.sample for _, row in rows if row.sample in known]
+    summary.failed = {row.sample: damaged[row.sample] for _, row in rows if row.sample in damaged}
     waiting = [
         row if row.seed is not None else row.model_copy(update={"seed": seed + position})
         for position, row in rows
-        if row.sample not in known
+        if row.sample not in known and row.sample not in damaged
     ]
     if not waiting:
         return summary
@@ -234,16 +237,24 @@ def _check_seeds(rows: Sequence[ManifestRow]) -> None:
 
 def _earlier_samples(
     out: str | Path, named: Set[str], options: CaptureOptions
-) -> tuple[set[str], EarlierSamples]:
-    """Return the complete samples that stay, and the settings that they were made with."""
-    complete = dict(iter_finished_samples(out))
-    if options.overwrite:  # The manifest's are replaced, if not by this shard then by another.
-        complete = {name: own for name, own in complete.items() if name not in named}
-    can_overwrite = not options.overwrite and complete.keys() <= named
-    earlier = EarlierSamples(str(out), can_overwrite)
-    for name, provenance in complete.items():
-        earlier.add(name, provenance)
-    return set(complete), earlier
+) -> tuple[EarlierSamples, set[str], dict[str, str]]:
+    """Return the settings of the complete samples that stay, their names, and damaged ones' faults."""
+    earlier = EarlierSamples(str(out))
+    complete: set[str] = set()
+    damaged: dict[str, str] = {}
+    for name, own in iter_samples(out):  # One at a time: a long run's provenance is gigabytes.
+        if isinstance(own, Unreadable):
+            if not own.is_missing:  # Else its capture ended before it was anything.
+                damaged[name] = (
+                    f"Expected a sample's metadata, got {own}, at {out}/{name}/zarr.json. "
+                    "Run 'i2am validate' on the run, and take the sample out of it."
+                )
+        # With overwrite the manifest's are replaced, if not by this shard then by another.
+        elif own.get("status") == "complete" and not (options.overwrite and name in named):
+            complete.add(name)
+            earlier.add(name, own)
+    earlier.can_overwrite = not options.overwrite and complete <= named
+    return earlier, complete, damaged
 
 
 def _check_continues(

@@ -127,12 +127,16 @@ class EarlierSamples:
     out: str
     can_overwrite: bool = True
     _found: dict[str, tuple[str, Settings]] = field(default_factory=dict, init=False)
+    _last: Settings = field(default_factory=dict, init=False)
 
     def add(self, sample: str, provenance: Mapping[str, Any]) -> None:
         """Add a complete sample's provenance."""
         names = {*_SETTINGS, *_MAPPINGS, *_REVISIONS, "versions", "device"}
         settings = {name: provenance[name] for name in names & provenance.keys()}
         settings["device"] = _device_type(settings.get("device"))
+        if settings == self._last:  # As nearly always, and far faster than to write them down.
+            return
+        self._last = settings
         self._found.setdefault(json.dumps(settings, sort_keys=True), (sample, settings))
 
     def check(self, settings: Settings) -> None:

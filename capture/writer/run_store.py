@@ -6,7 +6,6 @@ one run at once, each its own samples: nothing is locked, because nobody changes
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,10 +34,12 @@ from i2am.schemas import (
 from i2am.schemas.attributes import ATTRIBUTE_KEY, SCHEMA_VERSION
 from i2am.schemas.dims import GUIDANCE, STEP, TIMESTEP, image_dims
 from i2am.storage.addresses import own_attributes, reported_as_store_error, to_store
+from i2am.storage.listing import Unreadable, iter_groups
 
 __all__ = [
     "finished_samples",
     "iter_finished_samples",
+    "iter_samples",
     "open_run_group",
     "open_sample",
     "set_status",
@@ -90,19 +91,27 @@ def iter_finished_samples(store: str | Path) -> Iterator[tuple[str, dict[str, An
     StoreError
         If it is another store, or cannot be reached.
     """
+    for name, own in iter_samples(store):
+        if not isinstance(own, Unreadable) and own.get("status") == "complete":
+            yield name, own
+
+
+def iter_samples(store: str | Path) -> Iterator[tuple[str, dict[str, Any] | Unreadable]]:
+    """Yield name and provenance of each sample of a run, whatever its status; none without a run.
+
+    A sample whose own metadata cannot be read comes with the reason.
+
+    Raises
+    ------
+    StoreError
+        If it is another store, or cannot be reached.
+    """
     with reported_as_store_error(store):
         try:
             root = zarr.open_group(to_store(store), mode="r")
         except FileNotFoundError:
             return
-        _check_is_run(root, store)
-        with warnings.catch_warnings():
-            # Another process may just have removed a sample, and not created it again yet.
-            warnings.filterwarnings("ignore", "Object at .* is not recognized")
-            groups = list(root.groups())
-    for name, group in groups:
-        if (own := own_attributes(group)).get("status") == "complete":
-            yield name, own
+        yield from iter_groups(_check_is_run(root, store))
 
 
 def open_sample(
@@ -249,6 +258,8 @@ def _check_is_run(root: zarr.Group, store: str | Path) -> zarr.Group:
 def _is_something_else(path: Path) -> bool:
     if not path.is_dir():
         return path.exists()
+    if (path / "zarr.json").exists():  # A run of many samples is not listed for every one of them.
+        return False
     # zarr writes files under this suffix first; another process may just be creating the run.
     entries = [entry for entry in path.iterdir() if entry.suffix != ".partial"]
     return bool(entries) and not (path / "zarr.json").exists()
