@@ -32,6 +32,8 @@ class GroupDescription:
     attributes: Mapping[str, Any]
     arrays: Mapping[str, ArrayDescription] = field(default_factory=dict)
     groups: Mapping[str, GroupDescription] = field(default_factory=dict)
+    # What came instead of a member's metadata, by name: neither a group nor an array.
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

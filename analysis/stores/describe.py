@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,14 +13,17 @@ import zarr
 
 from i2am.analysis.stores.layers import format_labels, is_noncausal
 from i2am.analysis.stores.reader import open_maps, open_root, open_run
-from i2am.schemas import ArrayDescription, GroupDescription, LayerAttributes
+from i2am.schemas import ArrayDescription, GroupDescription, I2AMError, LayerAttributes
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import GUIDANCE, HEAD, REFERENCE, REGION, STEP, WEIGHT
 from i2am.storage.addresses import StoreLike, is_url, open_group, own_attributes
+from i2am.storage.listing import Unreadable, iter_groups, iter_members, sorted_names
 
 __all__ = ["describe_store", "summarise_store"]
 
 _SHOWN_NAMES: Final = 5
+# What zarr and xarray raise where metadata are not those of what they should be.
+_UNREADABLE: Final = (I2AMError, ValueError, TypeError, KeyError, AttributeError, OSError)
 # Stores that are made of maps: groups of averages, or samples with differences.
 _RESULTS: Final = ("average", "differences")
 
@@ -71,23 +75,42 @@ def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
     is_run = own["kind"] == "run"
     samples = open_run(path) if is_run else open_maps(path)
     names = list(samples)
-    unfinished = sum(1 for _ in root.group_keys()) - len(names)
+    unfinished = len(sorted_names(root)) - len(names)
     facts: dict[str, str | list[str]] = {"kind": own["kind"], "schema": str(own["schema"])}
     facts |= {key: str(own[key]) for key in ("convention", "normalisation", "source") if key in own}
     shown = ", ".join(names[:_SHOWN_NAMES]) + (", …" if names[_SHOWN_NAMES:] else "")
     facts["samples"] = f"{len(names)} complete{f', {unfinished} not' if unfinished else ''}" + (
         f": {shown}" if shown else ""
     )
-    if names:
-        facts |= _run_facts(samples[names[0]]) if is_run else _maps_facts(samples[names[0]])
+    damaged: list[str] = []
+    for name in names:  # The first one, but for damaged ones.
+        try:
+            facts |= _run_facts(samples[name]) if is_run else _maps_facts(samples[name])
+        except _UNREADABLE as e:
+            damaged.append(f"{name}: {_first_line(e)}")
+        else:
+            break
+    if damaged:
+        facts["unreadable"] = damaged[:_SHOWN_NAMES]
     return facts | _stored_fact(path)
 
 
 def _stored_fact(path: StoreLike) -> dict[str, str | list[str]]:
     if not isinstance(path, str | Path) or is_url(path):
         return {}
-    stored = sum(f.stat().st_size for f in Path(path).rglob("*") if f.is_file())
-    return {"stored": f"{stored:,} bytes"}
+    return {"stored": f"{_stored_bytes(Path(path)):,} bytes"}
+
+
+def _stored_bytes(folder: Path | os.DirEntry[str]) -> int:
+    """Return the size of all files below a folder; links are not followed."""
+    stored = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                stored += _stored_bytes(entry)
+            elif entry.is_file(follow_symlinks=False):
+                stored += entry.stat(follow_symlinks=False).st_size
+    return stored
 
 
 def _result_facts(root: zarr.Group) -> dict[str, str | list[str]]:
@@ -97,7 +120,8 @@ def _result_facts(root: zarr.Group) -> dict[str, str | list[str]]:
         key: ", ".join(value) if isinstance(value, list) else str(value)
         for key, value in own.items()
     }
-    counts = {name: own_attributes(group).get("samples") for name, group in sorted(root.groups())}
+    found = {name: own for name, own in iter_groups(root) if not isinstance(own, Unreadable)}
+    counts = {name: own.get("samples") for name, own in found.items()}
     if own["kind"] == "average":
         lines = [f"{name}: {n} sample{'' if n == 1 else 's'}" for name, n in counts.items()]
         return facts | {"groups": lines}
@@ -175,8 +199,20 @@ def _contribution_fact(own: LayerAttributes, layer: xr.DataTree) -> str:
 
 
 def _describe(group: zarr.Group) -> GroupDescription:
-    arrays = {name: _array(name, array) for name, array in sorted(group.arrays())}
-    return GroupDescription(dict(group.attrs), arrays, _Groups(group))
+    arrays: dict[str, ArrayDescription] = {}
+    groups: list[str] = []
+    unreadable: dict[str, str] = {}
+    for name, found in iter_members(group):
+        if isinstance(found, Unreadable):
+            unreadable[name] = str(found)
+        elif found["node_type"] == "group":
+            groups.append(name)
+        else:
+            try:
+                arrays[name] = _array(name, group[name])
+            except _UNREADABLE as e:
+                unreadable[name] = f"'{_first_line(e)}'"
+    return GroupDescription(dict(group.attrs), arrays, _Groups(group, groups), unreadable)
 
 
 def _array(name: str, array: zarr.Array[Any]) -> ArrayDescription:
@@ -189,12 +225,16 @@ def _array(name: str, array: zarr.Array[Any]) -> ArrayDescription:
     )
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class _Groups(Mapping[str, GroupDescription]):
     """The groups below one, each described on access."""
 
-    def __init__(self, parent: zarr.Group) -> None:
+    def __init__(self, parent: zarr.Group, names: Iterable[str]) -> None:
         self._parent = parent
-        self._names = sorted(parent.group_keys())
+        self._names = dict.fromkeys(names)
 
     def __getitem__(self, name: str) -> GroupDescription:
         if name not in self._names:

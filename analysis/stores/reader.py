@@ -41,7 +41,7 @@ __all__ = [
 _KEPT: Final = (ATTRIBUTE_KEY, "units")
 # Of a sample's attributes: a list of its objects, which is no provenance and longer than all of it.
 _NO_PROVENANCE: Final = ("objects", "digest")
-_NO_COLUMNS: Final = ("kind", "schema", "status", *_NO_PROVENANCE)
+_SAID_OF_ALL: Final = ("kind", "schema", "status")
 _SHOWN: Final = 3
 
 
@@ -113,21 +113,40 @@ class _Samples(Mapping[str, xr.DataTree]):
 
     def sample_attributes(self) -> dict[str, dict[str, Any]]:
         """Return each complete sample's own attributes, by name; no array is touched."""
-        found = dict(self._iter_complete())
-        for own in found.values():
-            for key in _NO_PROVENANCE:
-                own.pop(key, None)
-        return found
+        return dict(self.iter_attributes())
+
+    def iter_attributes(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield what `sample_attributes` returns, sample by sample: a long run's is gigabytes.
+
+        Warns once of each sample whose metadata cannot be read, and leaves it out.
+        """
+        damaged: dict[str, Unreadable] = {}
+        for name, own in iter_groups(self._root):
+            if isinstance(own, Unreadable):
+                damaged[name] = own
+            elif self._is_complete(own):
+                yield name, _provenance(own)
+        self._warn_of(damaged)
+
+    def attributes_of(self, name: str) -> dict[str, Any]:
+        """Return one complete sample's own attributes.
+
+        Raises
+        ------
+        KeyError
+            If there is no complete sample of that name; it is a StoreError, too.
+        """
+        return _provenance(own_attributes(self._complete_group(name)))
 
     def first(self) -> str | None:
         """Return the name of the first complete sample, or None; reads no other's metadata."""
         return next((name for name in sorted_names(self._root) if name in self), None)
 
     def __iter__(self) -> Iterator[str]:
-        return iter([name for name, _ in self._iter_complete()])
+        return iter([name for name, _ in self.iter_attributes()])
 
     def __len__(self) -> int:
-        return sum(1 for _ in self._iter_complete())
+        return sum(1 for _ in self.iter_attributes())
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and isinstance(self._group(name), zarr.Group)
@@ -140,6 +159,13 @@ class _Samples(Mapping[str, xr.DataTree]):
         KeyError
             If there is no complete sample of that name; it is a StoreError, too.
         """
+        return open_tree(self._complete_group(name), name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return one sample, or the default; lists no others, as an error's message would."""
+        return self[name] if name in self else default  # noqa: SIM401 - this is it
+
+    def _complete_group(self, name: str) -> zarr.Group:
         group = self._group(name)
         if isinstance(group, Unreadable):
             msg = (
@@ -153,14 +179,7 @@ class _Samples(Mapping[str, xr.DataTree]):
                 f"{did_you_mean(name, self)}"
             )
             raise _NoSample(msg)
-        return open_tree(group, name)
-
-    def __repr__(self) -> str:
-        return f"<i2am {self.kind} store at {self.path}>"
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return one sample, or the default; lists no others, as an error's message would."""
-        return self[name] if name in self else default  # noqa: SIM401 - this is it
+        return group
 
     def _group(self, name: str) -> zarr.Group | Unreadable | None:
         """Return a complete sample's group; None where there is no sample, or an unfinished one."""
@@ -176,16 +195,6 @@ class _Samples(Mapping[str, xr.DataTree]):
             return None
         group = self._root.get(name)
         return group if isinstance(group, zarr.Group) else None
-
-    def _iter_complete(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield name and attributes of each complete sample; warn of those that cannot be read."""
-        damaged: dict[str, Unreadable] = {}
-        for name, own in iter_groups(self._root):
-            if isinstance(own, Unreadable):
-                damaged[name] = own
-            elif self._is_complete(own):
-                yield name, own
-        self._warn_of(damaged)
 
     def _warn_of(self, damaged: Mapping[str, Unreadable]) -> None:
         """Warn of each damaged sample once."""
@@ -223,8 +232,8 @@ class Run(_Samples):
         names: list[str] = []
         columns: dict[str, list[Any]] = {}
         same: dict[Any, Any] = {}  # Each text once: most are those of all samples.
-        for name, own in self._iter_complete():
-            told = {key: value for key, value in own.items() if key not in _NO_COLUMNS}
+        for name, own in self.iter_attributes():
+            told = {key: value for key, value in own.items() if key not in _SAID_OF_ALL}
             for column, value in _flat(told):
                 values = columns.setdefault(column, [])
                 values += [np.nan] * (len(names) - len(values))
@@ -233,6 +242,10 @@ class Run(_Samples):
         for values in columns.values():
             values += [np.nan] * (len(names) - len(values))
         return pd.DataFrame({"sample": names, **columns})
+
+
+def _provenance(own: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in own.items() if key not in _NO_PROVENANCE}
 
 
 def _flat(own: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -226,7 +226,7 @@ def _read_file(root: str, name: str) -> bytes | Unreadable | None:
     """Return a member's metadata as it is on disk; None where there is no member."""
     path = f"{root}/{name}/{_METADATA}"
     try:
-        if os.path.islink(f"{root}/{name}"):
+        if os.path.islink(f"{root}/{name}"):  # noqa: PTH114 - a Path takes as long as all else
             return _read_link(root, path)
         return _read_regular(path)
     except FileNotFoundError:
@@ -262,7 +262,7 @@ def _read_link(root: str, path: str) -> bytes | Unreadable | None:
             return Unreadable("a link that leads out of the store")
         return _read_regular(target)
     except FileNotFoundError:
-        return _missing(os.path.dirname(path))
+        return _missing(path.removesuffix(f"/{_METADATA}"))
     except OSError as e:
         return Unreadable(f"{type(e).__name__}: {e.strerror}")
 
