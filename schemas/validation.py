@@ -52,14 +52,12 @@ def find_faults(root: GroupDescription) -> Iterator[Fault]:
     if kind == "run":
         _, faults = _parse(RunAttributes, root, "")
         yield from faults
-        yield from _unreadable_members(root, "")
         yield from _stray_arrays(root, "")
         for name, sample in root.groups.items():
             yield from _capture_faults(sample, name)
     elif kind == "maps":
         _, faults = _parse(MapsAttributes, root, "")
         yield from faults
-        yield from _unreadable_members(root, "")
         yield from _stray_arrays(root, "")
         for name, sample in root.groups.items():
             yield from _maps_faults(sample, name)
@@ -103,18 +101,14 @@ def _stray_arrays(group: GroupDescription, place: str) -> Iterator[Fault]:
         yield Fault(f"{place}/{name}", "expected no array here, got one")
 
 
-def _unreadable_members(group: GroupDescription, place: str) -> Iterator[Fault]:
-    for name, came in group.unreadable.items():
-        where = f"{place}/{name}" if place else name
-        yield Fault(f"{where}/zarr.json", f"expected metadata of Zarr, got {came}")
-
-
 def _capture_faults(sample: GroupDescription, place: str) -> Iterator[Fault]:
+    if sample.unreadable is not None:
+        yield Fault(place, sample.unreadable)
+        return
     if _is_unfinished(sample):
         return
     _, faults = _parse(CaptureAttributes, sample, place)
     yield from faults
-    yield from _unreadable_members(sample, place)
     for name in ("images", "layers"):
         if name not in sample.groups:
             yield Fault(f"{place}/{name}", "expected a group, got none")
@@ -126,7 +120,6 @@ def _capture_faults(sample: GroupDescription, place: str) -> Iterator[Fault]:
     if "images" in sample.groups:
         yield from _image_faults(sample.groups["images"], f"{place}/images")
     layers = sample.groups.get("layers", GroupDescription({}))
-    yield from _unreadable_members(layers, f"{place}/layers")
     if "layers" in sample.groups and not layers.groups:
         yield Fault(f"{place}/layers", "expected at least one layer, got none")
     orders: dict[tuple[int, int], str] = {}
@@ -134,7 +127,6 @@ def _capture_faults(sample: GroupDescription, place: str) -> Iterator[Fault]:
         where = f"{place}/layers/{name}"
         attributes, layer_faults = _parse(LayerAttributes, layer, where)
         yield from layer_faults
-        yield from _unreadable_members(layer, where)
         if attributes is None:
             continue
         # What one layer read from several references may share its place in the order.
@@ -180,7 +172,6 @@ def _coordinate(
 
 
 def _image_faults(images: GroupDescription, place: str) -> Iterator[Fault]:
-    yield from _unreadable_members(images, place)
     for name in ("generated", "reference"):
         if name not in images.arrays:
             yield Fault(f"{place}/{name}", "expected an image, got none")
@@ -232,9 +223,11 @@ def _layer_faults(
 
 
 def _maps_faults(sample: GroupDescription, place: str) -> Iterator[Fault]:
+    if sample.unreadable is not None:
+        yield Fault(place, sample.unreadable)
+        return
     if _is_unfinished(sample):
         return
-    yield from _unreadable_members(sample, place)
     if not sample.groups:
         yield Fault(place, "expected a group 'r2g' or 'g2r', got none")
     planes: dict[str, tuple[str, str]] = {own.name: own.plane for own in DIRECTIONS.values()}
@@ -249,7 +242,6 @@ def _maps_faults(sample: GroupDescription, place: str) -> Iterator[Fault]:
 def _direction_faults(
     group: GroupDescription, plane: tuple[str, str], place: str
 ) -> Iterator[Fault]:
-    yield from _unreadable_members(group, place)
     for name in dims.LEVELS:
         if name not in group.arrays:
             yield Fault(f"{place}/{name}", "expected a map, got none")

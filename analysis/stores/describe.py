@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.errors import BaseZarrError
+from zarr.storage import StorePath
 
 from i2am.analysis.stores.layers import format_labels, is_noncausal
 from i2am.analysis.stores.reader import open_maps, open_root, open_run
@@ -17,28 +19,32 @@ from i2am.schemas import ArrayDescription, GroupDescription, I2AMError, LayerAtt
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import GUIDANCE, HEAD, REFERENCE, REGION, STEP, WEIGHT
 from i2am.storage.addresses import StoreLike, is_url, open_group, own_attributes
-from i2am.storage.listing import Unreadable, iter_groups, iter_members, sorted_names
+from i2am.storage.inventory import METADATA_KEY
+from i2am.storage.listing import Unreadable, iter_groups
+from i2am.storage.objects import folder_names
 
-__all__ = ["describe_store", "summarise_store"]
+__all__ = ["describe_store", "sample_names", "summarise_store"]
 
 _SHOWN_NAMES: Final = 5
 # What zarr and xarray raise where metadata are not those of what they should be.
-_UNREADABLE: Final = (I2AMError, ValueError, TypeError, KeyError, AttributeError, OSError)
+_UNREADABLE: Final = (BaseZarrError, I2AMError, OSError, ValueError, TypeError, KeyError)
 # Stores that are made of maps: groups of averages, or samples with differences.
 _RESULTS: Final = ("average", "differences")
 
 
-def describe_store(path: StoreLike) -> GroupDescription:
+def describe_store(path: StoreLike, left_out: Container[str] = ()) -> GroupDescription:
     """Describe a run or a maps store for `i2am.schemas.find_faults`.
 
     Parameters
     ----------
     path : str, Path or zarr Store
+    left_out : container of str
+        Samples that are not described.
 
     Returns
     -------
     GroupDescription
-        A group is described on access, so that a long run does not fill the memory.
+        A sample is described on access, so that a long run does not fill the memory.
         Groups of incomplete samples are there, too. Of the values only guidance labels are read.
 
     Raises
@@ -46,7 +52,14 @@ def describe_store(path: StoreLike) -> GroupDescription:
     StoreError
         If it is missing or no store of i2am.
     """
-    return _describe(open_root(path))
+    root = open_root(path)
+    names = [name for name in sample_names(root.store_path) if name not in left_out]
+    return GroupDescription(dict(root.attrs), groups=_Samples(root, names))
+
+
+def sample_names(root: StorePath) -> list[str]:
+    """Return the names of all groups below a root, sorted: of samples in any state, damaged ones, too."""
+    return sorted(name for name in folder_names(root) if name[:1] != "." and name != METADATA_KEY)
 
 
 def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
@@ -75,7 +88,7 @@ def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
     is_run = own["kind"] == "run"
     samples = open_run(path) if is_run else open_maps(path)
     names = list(samples)
-    unfinished = len(sorted_names(root)) - len(names)
+    unfinished = len(sample_names(root.store_path)) - len(names)
     facts: dict[str, str | list[str]] = {"kind": own["kind"], "schema": str(own["schema"])}
     facts |= {key: str(own[key]) for key in ("convention", "normalisation", "source") if key in own}
     shown = ", ".join(names[:_SHOWN_NAMES]) + (", …" if names[_SHOWN_NAMES:] else "")
@@ -83,11 +96,11 @@ def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
         f": {shown}" if shown else ""
     )
     damaged: list[str] = []
-    for name in names:  # The first one, but for damaged ones.
+    for name in names:  # Of the first one, or where that is damaged, of the next.
         try:
             facts |= _run_facts(samples[name]) if is_run else _maps_facts(samples[name])
         except _UNREADABLE as e:
-            damaged.append(f"{name}: {_first_line(e)}")
+            damaged.append(f"{name}: {_reason(e)}")
         else:
             break
     if damaged:
@@ -98,19 +111,18 @@ def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
 def _stored_fact(path: StoreLike) -> dict[str, str | list[str]]:
     if not isinstance(path, str | Path) or is_url(path):
         return {}
-    return {"stored": f"{_stored_bytes(Path(path)):,} bytes"}
+    return {"stored": f"{_stored_bytes(path):,} bytes"}
 
 
-def _stored_bytes(folder: Path | os.DirEntry[str]) -> int:
-    """Return the size of all files below a folder; links are not followed."""
-    stored = 0
+def _stored_bytes(folder: str | Path) -> int:
+    """Return the size of all files below a folder; of a link, its own."""
     with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                stored += _stored_bytes(entry)
-            elif entry.is_file(follow_symlinks=False):
-                stored += entry.stat(follow_symlinks=False).st_size
-    return stored
+        return sum(
+            _stored_bytes(entry.path)
+            if entry.is_dir(follow_symlinks=False)
+            else entry.stat(follow_symlinks=False).st_size
+            for entry in entries
+        )
 
 
 def _result_facts(root: zarr.Group) -> dict[str, str | list[str]]:
@@ -120,8 +132,8 @@ def _result_facts(root: zarr.Group) -> dict[str, str | list[str]]:
         key: ", ".join(value) if isinstance(value, list) else str(value)
         for key, value in own.items()
     }
-    found = {name: own for name, own in iter_groups(root) if not isinstance(own, Unreadable)}
-    counts = {name: own.get("samples") for name, own in found.items()}
+    groups = {name: own for name, own in iter_groups(root) if not isinstance(own, Unreadable)}
+    counts = {name: own.get("samples") for name, own in groups.items()}
     if own["kind"] == "average":
         lines = [f"{name}: {n} sample{'' if n == 1 else 's'}" for name, n in counts.items()]
         return facts | {"groups": lines}
@@ -199,20 +211,9 @@ def _contribution_fact(own: LayerAttributes, layer: xr.DataTree) -> str:
 
 
 def _describe(group: zarr.Group) -> GroupDescription:
-    arrays: dict[str, ArrayDescription] = {}
-    groups: list[str] = []
-    unreadable: dict[str, str] = {}
-    for name, found in iter_members(group):
-        if isinstance(found, Unreadable):
-            unreadable[name] = str(found)
-        elif found["node_type"] == "group":
-            groups.append(name)
-        else:
-            try:
-                arrays[name] = _array(name, group[name])
-            except _UNREADABLE as e:
-                unreadable[name] = f"'{_first_line(e)}'"
-    return GroupDescription(dict(group.attrs), arrays, _Groups(group, groups), unreadable)
+    arrays = {name: _array(name, array) for name, array in sorted(group.arrays())}
+    groups = {name: _describe(inner) for name, inner in sorted(group.groups())}
+    return GroupDescription(dict(group.attrs), arrays, groups)
 
 
 def _array(name: str, array: zarr.Array[Any]) -> ArrayDescription:
@@ -225,27 +226,34 @@ def _array(name: str, array: zarr.Array[Any]) -> ArrayDescription:
     )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+class _Samples(Mapping[str, GroupDescription]):
+    """The groups below a root, each described on access."""
 
-
-class _Groups(Mapping[str, GroupDescription]):
-    """The groups below one, each described on access."""
-
-    def __init__(self, parent: zarr.Group, names: Iterable[str]) -> None:
-        self._parent = parent
-        self._names = dict.fromkeys(names)
+    def __init__(self, root: zarr.Group, names: Sequence[str]) -> None:
+        self._root, self._names = root, dict.fromkeys(names)
 
     def __getitem__(self, name: str) -> GroupDescription:
         if name not in self._names:
             raise KeyError(name)
-        return _describe(zarr.open_group(self._parent.store_path / name, mode="r"))
+        try:
+            node = zarr.open(self._root.store_path / name, mode="r")
+            if isinstance(node, zarr.Group):
+                return _describe(node)
+            return GroupDescription({}, unreadable="expected no array here, got one")
+        except _UNREADABLE as e:
+            return GroupDescription(
+                {}, unreadable=f"expected readable metadata, got this: {_reason(e)}"
+            )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _count_bytes(sample: xr.DataTree) -> int:

@@ -16,9 +16,11 @@ import xarray as xr
 import zarr
 
 from i2am.analysis.stores.chunks import in_chunks
+from i2am.analysis.stores.stored_array import StoredArray
 from i2am.schemas import SCHEMA_VERSION, StoreError, StoreWarning, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.storage.addresses import StoreLike, open_group, own_attributes
+from i2am.storage.inventory import facts_of
 from i2am.storage.listing import (
     Unreadable,
     iter_groups,
@@ -26,6 +28,7 @@ from i2am.storage.listing import (
     own_of,
     sorted_names,
 )
+from i2am.storage.sample_state import SampleState
 
 __all__ = [
     "Maps",
@@ -39,8 +42,6 @@ __all__ = [
 
 # Attributes of arrays: the box of an image, the units of a coordinate.
 _KEPT: Final = (ATTRIBUTE_KEY, "units")
-# Of a sample's attributes: a list of its objects, which is no provenance and longer than all of it.
-_NO_PROVENANCE: Final = ("objects", "digest")
 _SAID_OF_ALL: Final = ("kind", "schema", "status")
 _SHOWN: Final = 3
 
@@ -125,7 +126,7 @@ class _Samples(Mapping[str, xr.DataTree]):
             if isinstance(own, Unreadable):
                 damaged[name] = own
             elif self._is_complete(own):
-                yield name, _provenance(own)
+                yield name, facts_of(own)
         self._warn_of(damaged)
 
     def attributes_of(self, name: str) -> dict[str, Any]:
@@ -136,7 +137,7 @@ class _Samples(Mapping[str, xr.DataTree]):
         KeyError
             If there is no complete sample of that name; it is a StoreError, too.
         """
-        return _provenance(own_attributes(self._complete_group(name)))
+        return facts_of(own_attributes(self._complete_group(name)))
 
     def first(self) -> str | None:
         """Return the name of the first complete sample, or None; reads no other's metadata."""
@@ -159,7 +160,10 @@ class _Samples(Mapping[str, xr.DataTree]):
         KeyError
             If there is no complete sample of that name; it is a StoreError, too.
         """
-        return open_tree(self._complete_group(name), name)
+        group = self._complete_group(name)
+        state = SampleState(group.store_path)
+        state.check_whole(self.path)
+        return open_tree(group, name, state)
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return one sample, or the default; lists no others, as an error's message would."""
@@ -244,10 +248,6 @@ class Run(_Samples):
         return pd.DataFrame({"sample": names, **columns})
 
 
-def _provenance(own: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in own.items() if key not in _NO_PROVENANCE}
-
-
 def _flat(own: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield nested attributes with dotted names, after those that are not nested."""
     nested = {key: value for key, value in own.items() if isinstance(value, dict)}
@@ -304,8 +304,19 @@ def _what(group: zarr.Group) -> str:
     return f"a Zarr group with {'the attributes ' + ', '.join(names) if names else 'no attributes'}"
 
 
-def open_tree(group: zarr.Group, name: str | None = None) -> xr.DataTree:
-    """Return a group and all below it, every array lazy but the coordinates."""
+def open_tree(
+    group: zarr.Group, name: str | None = None, state: SampleState | None = None
+) -> xr.DataTree:
+    """Return a group and all below it, every array lazy but the coordinates.
+
+    Parameters
+    ----------
+    group : zarr.Group
+    name : str, optional
+        Of the tree.
+    state : SampleState, optional
+        If the group is a sample: what is read later is checked against it.
+    """
     groups = {"/": group}
     arrays: dict[str, dict[str, zarr.Array[Any]]] = {"/": {}}
     for path, node in group.members(max_depth=None):
@@ -315,11 +326,15 @@ def open_tree(group: zarr.Group, name: str | None = None) -> xr.DataTree:
         else:
             parent, _, own_name = f"/{path}".rpartition("/")
             arrays.setdefault(parent or "/", {})[own_name] = node
-    trees = {path: _open_dataset(node, arrays[path]) for path, node in sorted(groups.items())}
+    trees = {
+        path: _open_dataset(node, arrays[path], state) for path, node in sorted(groups.items())
+    }
     return xr.DataTree.from_dict(trees, name=name)
 
 
-def _open_dataset(group: zarr.Group, arrays: dict[str, zarr.Array[Any]]) -> xr.Dataset:
+def _open_dataset(
+    group: zarr.Group, arrays: dict[str, zarr.Array[Any]], state: SampleState | None
+) -> xr.Dataset:
     variables: dict[str, xr.Variable] = {}
     coordinates = set()
     for name, array in sorted(arrays.items()):
@@ -332,11 +347,15 @@ def _open_dataset(group: zarr.Group, arrays: dict[str, zarr.Array[Any]]) -> xr.D
             raise StoreError(msg)
         if len(names) == 1:  # No map and no score has one dimension.
             coordinates.add(name)
-            variables[name] = xr.Variable(names, _plain(np.asarray(array[:])))
+            values = StoredArray(array, state)[:]
+            variables[name] = xr.Variable(names, _plain(values))
         else:
-            variables[name] = in_chunks(array, names)
+            variables[name] = in_chunks(array, names, state)
         variables[name].attrs = {key: array.attrs[key] for key in _KEPT if key in array.attrs}
-    attributes = {key: group.attrs[key] for key in group.attrs if key == ATTRIBUTE_KEY}
+    attributes = {}
+    if ATTRIBUTE_KEY in group.attrs:
+        own = group.attrs[ATTRIBUTE_KEY]
+        attributes[ATTRIBUTE_KEY] = facts_of(own) if isinstance(own, dict) else own
     return xr.Dataset(variables, attrs=attributes).set_coords(sorted(coordinates))
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import zarr
 from PIL import Image
 from tqdm import tqdm
 
@@ -20,6 +19,8 @@ from i2am.capture.batch.manifest_shard import ManifestShard, find_shard
 from i2am.capture.batch.run_settings import (
     EarlierSamples,
     call_settings,
+    check_others,
+    comparable_settings,
     settings_before_loading,
     settings_of_pipeline,
 )
@@ -46,9 +47,14 @@ from i2am.capture.profiles.profile import find_profile, select_layers
 from i2am.capture.recording.options import CaptureOptions, check_heads
 from i2am.capture.recording.provenance import describe_inputs, to_json_value
 from i2am.capture.recording.recorder import Recording, open_recording
-from i2am.capture.writer.run_store import iter_samples, open_run_group
+from i2am.capture.writer.run_store import (
+    SampleComplete,
+    enter_run,
+    iter_finished_samples,
+    stored_bytes,
+)
 from i2am.schemas import CaptureError, InputWarning, ManifestRow, SchemaError, read_manifest
-from i2am.storage.listing import Unreadable
+from i2am.storage.owners import SampleTaken, Writer
 
 __all__ = ["CaptureSummary", "ManifestCapture", "capture_manifest"]
 
@@ -68,6 +74,8 @@ class CaptureSummary:
         Samples that were captured now, and those that were complete before.
     failed : dict of str to str
         The reason, by sample.
+    taken : dict of str to str
+        Which process captures them at this time, by sample.
     elapsed_s : float
         Seconds of generation and capture together, without loading the model.
     bytes_written : int
@@ -84,6 +92,7 @@ class CaptureSummary:
     finished: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    taken: dict[str, str] = field(default_factory=dict)
     elapsed_s: float = 0
     bytes_written: int = 0
 
@@ -93,6 +102,8 @@ class CaptureSummary:
             f"{len(self.finished)} captured, {len(self.skipped)} were complete, "
             f"{len(self.failed)} failed"
         )
+        if self.taken:
+            counts = f"{counts}, {len(self.taken)} left to other processes"
         if self.shard.count > 1:
             counts = f"shard {self.shard}: {counts}"
         if not self.finished or not self.elapsed_s:
@@ -120,9 +131,9 @@ def capture_manifest(
     """Generate and capture each row of a manifest.
 
     Complete samples are skipped, unfinished ones captured again. A sample that fails is marked as
-    failed in the store, and the next one follows. A sample whose own metadata in the store cannot be
-    read fails, too: whether it was complete cannot be told, so it is left as it is. One run has one setting: with other settings than
-    its samples have, the run is not continued.
+    failed in the store, and the next one follows. One whose own metadata in the store cannot be read
+    fails, too, and is left as it is: whether it was complete cannot be told. One run has one
+    setting: with other settings than its samples have, the run is not continued.
 
     Parameters
     ----------
@@ -186,14 +197,13 @@ def capture_manifest(
     summary = CaptureSummary(shard=find_shard(os.environ, shard))
     manifest_rows = read_manifest(manifest)
     rows = summary.shard.select(list(enumerate(manifest_rows)))
-    earlier, known, damaged = _earlier_samples(out, {row.sample for row in manifest_rows}, options)
+    known, earlier = _earlier_samples(out, {row.sample for row in manifest_rows}, options)
     earlier.check(settings_before_loading(model, settings, loading, options))
     summary.skipped = [row.sample for _, row in rows if row.sample in known]
-    summary.failed = {row.sample: damaged[row.sample] for _, row in rows if row.sample in damaged}
     waiting = [
         row if row.seed is not None else row.model_copy(update={"seed": seed + position})
         for position, row in rows
-        if row.sample not in known and row.sample not in damaged
+        if row.sample not in known
     ]
     if not waiting:
         return summary
@@ -203,17 +213,26 @@ def capture_manifest(
         loading = replace(loading, device=f"cuda:{number}")
     pipeline = load_pipeline(model, **vars(loading))
     runner = _make_runner(pipeline, settings, waiting, options)
-    _check_continues(earlier, pipeline, settings, loading, options)
-    open_run_group(out)
-    manifest_capture = ManifestCapture(
-        pipeline, runner, settings, Path(manifest), str(out), options, loading, progress
-    )
+    found = _check_continues(earlier, pipeline, settings, loading, options)
     size = _batch_size(pipeline, runner, batch_size)
+    shared = comparable_settings(found)
     start_s = time.monotonic()
-    with tqdm(total=len(waiting), desc="capture", unit="sample", disable=not progress) as bar:
+    with (
+        enter_run(out, shared) as writer,
+        tqdm(total=len(waiting), desc="capture", unit="sample", disable=not progress) as bar,
+    ):
+        manifest_capture = ManifestCapture(
+            pipeline, runner, settings, Path(manifest), str(out), options, loading, progress, writer
+        )
         for first in range(0, len(waiting), size):
+            check_others(writer, found, str(out))
             for done in _capture_rows(manifest_capture, waiting[first : first + size], summary):
                 bar.update(done)
+        left = [row for row in waiting if row.sample in summary.taken]
+        for row in left:  # Its owner may have ended, complete or not.
+            if writer.wait_for(row.sample):
+                del summary.taken[row.sample]
+                list(_capture_rows(manifest_capture, [row], summary))
     summary.elapsed_s = time.monotonic() - start_s
     return summary
 
@@ -237,24 +256,17 @@ def _check_seeds(rows: Sequence[ManifestRow]) -> None:
 
 def _earlier_samples(
     out: str | Path, named: Set[str], options: CaptureOptions
-) -> tuple[EarlierSamples, set[str], dict[str, str]]:
-    """Return the settings of the complete samples that stay, their names, and damaged ones' faults."""
+) -> tuple[set[str], EarlierSamples]:
+    """Return the complete samples that stay, and the settings that they were made with."""
     earlier = EarlierSamples(str(out))
     complete: set[str] = set()
-    damaged: dict[str, str] = {}
-    for name, own in iter_samples(out):  # One at a time: a long run's provenance is gigabytes.
-        if isinstance(own, Unreadable):
-            if not own.is_missing:  # Else its capture ended before it was anything.
-                damaged[name] = (
-                    f"Expected a sample's metadata, got {own}, at {out}/{name}/zarr.json. "
-                    "Run 'i2am validate' on the run, and take the sample out of it."
-                )
+    for name, own in iter_finished_samples(out):  # One at a time: together they are gigabytes.
         # With overwrite the manifest's are replaced, if not by this shard then by another.
-        elif own.get("status") == "complete" and not (options.overwrite and name in named):
+        if not (options.overwrite and name in named):
             complete.add(name)
             earlier.add(name, own)
     earlier.can_overwrite = not options.overwrite and complete <= named
-    return earlier, complete, damaged
+    return complete, earlier
 
 
 def _check_continues(
@@ -263,13 +275,20 @@ def _check_continues(
     settings: GenerationSettings,
     loading: LoadOptions,
     options: CaptureOptions,
-) -> None:
-    """Check that the run may be continued, now that the pipeline says what it is."""
+) -> dict[str, Any]:
+    """Check that the run may be continued, now that the pipeline says what it is.
+
+    Returns
+    -------
+    dict
+        The settings.
+    """
     profile = find_profile(pipeline, options.profile)
     found = settings_of_pipeline(pipeline, profile.name, settings, loading)
     before = settings_before_loading(str(found["model"]), settings, loading, options)
     earlier.check(before | found)
     earlier.warn_of_versions(found["versions"], found["device"])
+    return before | found
 
 
 def _make_runner(
@@ -365,16 +384,16 @@ def _capture_rows(
             for row in rows:
                 yield from _capture_rows(manifest_capture, [row], summary)
             return
-        summary.failed[names[0]] = f"{type(e).__name__}: {e}"
+        if isinstance(e, SampleTaken):
+            summary.taken[names[0]] = str(e)
+        elif isinstance(e, SampleComplete):  # Another process was faster.
+            summary.skipped += names
+        else:
+            summary.failed[names[0]] = f"{type(e).__name__}: {e}"
     else:
         summary.finished += names
-        summary.bytes_written += sum(_stored_bytes(manifest_capture.out, name) for name in names)
+        summary.bytes_written += sum(stored_bytes(manifest_capture.out, name) for name in names)
     yield len(rows)
-
-
-def _stored_bytes(out: str, sample: str) -> int:
-    members = open_run_group(out).require_group(sample).members(max_depth=None)
-    return sum(member.nbytes_stored() for _, member in members if isinstance(member, zarr.Array))
 
 
 @dataclass(frozen=True)
@@ -395,6 +414,8 @@ class ManifestCapture:
         How the pipeline was loaded.
     progress : bool
         Whether a terminal shows the denoising steps.
+    writer : Writer
+        This process in the run.
     said : set of str
         The warnings that were given.
     """
@@ -407,6 +428,7 @@ class ManifestCapture:
     options: CaptureOptions
     loading: LoadOptions
     progress: bool
+    writer: Writer
     said: set[str] = field(default_factory=set)
 
     def capture(self, rows: Sequence[ManifestRow]) -> None:
@@ -419,7 +441,7 @@ class ManifestCapture:
             self.pipeline.set_progress_bar_config(
                 desc=", ".join(names), unit="step", position=1, leave=False, disable=None
             )
-        recording = open_recording(self.pipeline, self.out, names, self.options)
+        recording = open_recording(self.pipeline, self.out, names, self.options, self.writer)
         recording.add_provenance(
             guidance_scale=guidance_scale_of(self.pipeline, self.settings),
             arguments=to_json_value(dict(self.settings.arguments)),
