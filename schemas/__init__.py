@@ -22,6 +22,7 @@ from i2am.schemas.errors import (
     MissingExtra,
     SchemaError,
     StoreError,
+    StoreWarning,
     did_you_mean,
 )
 from i2am.schemas.manifest import ManifestRow, check_sample_name, read_manifest
@@ -48,6 +49,7 @@ __all__ = [
     "RunAttributes",
     "SchemaError",
     "StoreError",
+    "StoreWarning",
     "check_facts",
     "check_painted_box",
     "check_sample_name",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import xarray as xr
 import zarr
@@ -39,6 +39,8 @@ from i2am.storage.owners import SampleTaken, Writer
 
 __all__ = ["analyze_run"]
 
+# What a single sample can raise, and the others need not.
+_OF_ONE_SAMPLE: Final = (I2AMError, RuntimeError, OSError, ValueError)
 # The bar counts parts of a sample, too: a whole one may take minutes.
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
@@ -106,8 +108,7 @@ def analyze_run(
     # Workers elsewhere may have another working folder.
     opened = open_run(run if scheduler is None else _absolute(run))
     chosen = _chosen(opened, samples)
-    first = next(iter(chosen))
-    sample = opened[first]
+    first, sample = _first_that_opens(opened, chosen)
     options: dict[str, Any] = {
         "convention": convention,
         "normalisation": normalisation,
@@ -165,7 +166,9 @@ class _Analysis:
     writer: Writer
     durable: bool
     _started: deque[tuple[str, Source, Callable[[], None]]] = field(default_factory=deque)
-    _failed: dict[str, Exception] = field(default_factory=dict)
+    # The first alone: an error holds on to all that was in memory where it arose.
+    _error: tuple[str, Exception] | None = None
+    _failed: int = 0
 
     def run(self, samples: Mapping[str, Source]) -> None:
         """Analyze the unfinished samples; raise the first error at the end, when all others are done."""
@@ -178,9 +181,9 @@ class _Analysis:
                 self._finish_first()
         while self._started:
             self._finish_first()
-        if self._failed:
-            name, error = next(iter(self._failed.items()))
-            others = f" So do {len(self._failed) - 1} more." if len(self._failed) > 1 else ""
+        if self._error is not None:
+            name, error = self._error
+            others = f" So do {self._failed - 1} more." if self._failed > 1 else ""
             raise _explained(error, name, self.opened, others) from error
 
     def _start(self, name: str, source: Source) -> None:
@@ -205,8 +208,9 @@ class _Analysis:
         except SampleTaken as e:  # Then it is analyzed all the same.
             with tqdm.external_write_mode(file=sys.stderr):
                 warnings.warn(str(e), stacklevel=2)
-        except (I2AMError, RuntimeError, OSError, ValueError) as e:
-            self._failed[name] = e
+        except _OF_ONE_SAMPLE as e:
+            self._error = self._error or (name, e)
+            self._failed += 1
 
 
 def _explained(error: Exception, name: str, run: Run, others: str) -> Exception:
@@ -224,16 +228,29 @@ def _absolute(run: StoreLike) -> StoreLike:
     return Path(run).resolve() if isinstance(run, str | Path) and not is_url(run) else run
 
 
+def _first_that_opens(run: Run, names: Iterable[str]) -> tuple[str, xr.DataTree]:
+    """Return the first sample that can be opened; raise the first one's error if none can."""
+    error: Exception | None = None
+    for name in names:
+        try:
+            return name, run[name]
+        except _OF_ONE_SAMPLE as e:
+            error = error or e
+    raise error or StoreError  # There are names.
+
+
 def _chosen(run: Run, samples: Iterable[str] | None) -> dict[str, Source]:
     """Return what the maps of each chosen sample are made from, by its name."""
-    known = run.sample_attributes()
-    names = list(known) if samples is None else list(dict.fromkeys(samples))
-    for name in names:
-        if name not in known:
-            run[name]  # Raises, and names the samples that exist.
-    if not names:
+    if samples is not None:  # A long run is not listed for a few of its samples.
+        names = list(dict.fromkeys(samples))
+        chosen = {name: _source(run.attributes_of(name)) for name in names}
+    else:
+        chosen = {name: _source(own) for name, own in run.iter_attributes()}
+    if not chosen:
         msg = f"Expected complete samples, got none, at {run.path}. Capture some first."
         raise StoreError(msg)
-    return {
-        name: Source(str(known[name].get("created")), known[name].get("contents")) for name in names
-    }
+    return chosen
+
+
+def _source(own: Mapping[str, Any]) -> Source:
+    return Source(str(own.get("created")), own.get("contents"))
