@@ -21,6 +21,7 @@ from i2am.schemas.errors import (
     InputWarning,
     MissingExtra,
     SchemaError,
+    StorageError,
     StoreError,
     did_you_mean,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "MissingExtra",
     "RunAttributes",
     "SchemaError",
+    "StorageError",
     "StoreError",
     "check_sample_name",
     "did_you_mean",

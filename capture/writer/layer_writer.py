@@ -25,6 +25,7 @@ from i2am.capture.writer.zarr_objects import (
 )
 from i2am.schemas import CaptureError, LayerAttributes
 from i2am.schemas.dims import GUIDANCE_LABELS, LAYER_ARRAYS, STEP
+from i2am.storage.failures import reported_as_store_error
 
 __all__ = ["LayerWriter", "write_layers"]
 
@@ -287,7 +288,12 @@ def write_layers(parent: StorePath, layers: Iterable[LayerWriter], staging: Stag
     values: dict[str, Array] = {}
     for layer in layers:
         layer.metadata(nodes, values)
-    staging.submit(lambda _scratch: write_nodes(parent, nodes, values))
+
+    def write(_scratch: Array) -> None:
+        with reported_as_store_error(parent):
+            write_nodes(parent, nodes, values)
+
+    staging.submit(write)
     staging.drain()
 
 

@@ -42,6 +42,7 @@ from i2am.capture.writer.zarr_objects import (
 )
 from i2am.schemas import CaptureError
 from i2am.schemas.dims import GUIDANCE, STEP
+from i2am.storage.failures import reported_as_store_error
 
 __all__ = ["ShardLayout", "ShardedArray", "decode_shard", "encode_shard", "plan_shards"]
 
@@ -201,7 +202,9 @@ class ShardedArray:
         path = self._shard_path(branch, shard)
         if not isinstance(path.store, LocalStore | ObjectStore):
             scratch = None  # A store in memory keeps the buffer itself.
-        put_object(path, cpu.Buffer(encode_shard(values, dtype, self.layout, scratch)))
+        encoded = cpu.Buffer(encode_shard(values, dtype, self.layout, scratch))
+        with reported_as_store_error(path):
+            put_object(path, encoded)
 
     def _convert(
         self,
