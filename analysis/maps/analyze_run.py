@@ -29,15 +29,19 @@ from i2am.analysis.stores.maps_writer import (
     start_sample,
 )
 from i2am.analysis.stores.reader import Run, open_run
-from i2am.schemas import I2AMError, StoreError
+from i2am.schemas import I2AMError, StorageError, StoreError
 from i2am.schemas.choices import Convention, Normalisation
 from i2am.schemas.dims import CONDITIONAL
 from i2am.storage.addresses import StoreLike, is_url
+from i2am.storage.failures import reported_as_store_error, storage_error
+from i2am.storage.strikes import StoreStrikes
 
 __all__ = ["analyze_run"]
 
 # The bar counts parts of a sample, too: a whole one may take minutes.
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
+# What damage to one sample's files causes; any other error of the system says that storage fails.
+_OF_ONE_SAMPLE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 def analyze_run(
@@ -90,7 +94,8 @@ def analyze_run(
     ------
     StoreError
         If the run is missing or has no such sample, or `out` is a URL or something else than such
-        a maps store; at the end, when all others are done, if a sample cannot be read.
+        a maps store; at the end, when all others are done, if a sample cannot be read. After two
+        samples in a row whose maps could not be read or written no further one is tried.
     AnalysisError
         If an option is unknown, a label was not captured, or the cluster does not answer.
     """
@@ -118,12 +123,13 @@ def analyze_run(
     # An error comes before anything is written.
     prepared = {first: analyze(sample, **options)}
     with open_executor(scheduler, workers) as executor:
-        root = open_output(
-            out if scheduler is None else out.resolve(),
-            source_of(run, out),
-            options,
-            overwrite=overwrite,
-        )
+        with reported_as_store_error(out):
+            root = open_output(
+                out if scheduler is None else out.resolve(),
+                source_of(run, out),
+                options,
+                overwrite=overwrite,
+            )
         if progress and executor.dashboard:
             print(f"Dashboard: {executor.dashboard}", file=sys.stderr)  # noqa: T201
         with tqdm(
@@ -153,10 +159,15 @@ class _Analysis:
     prepared: dict[str, xr.DataTree]
     _started: deque[tuple[str, str, Callable[[], None]]] = field(default_factory=deque)
     _failed: dict[str, Exception] = field(default_factory=dict)
+    _strikes: StoreStrikes = field(default_factory=StoreStrikes)
 
     def run(self, samples: Mapping[str, str]) -> None:
         """Analyze the unfinished samples; raise the first error at the end, when all others are done."""
+        untried = set(samples)
         for name, created in samples.items():
+            if self._strikes.is_out:
+                break
+            untried.remove(name)
             if is_finished(self.root, name, created):
                 self.advance(1.0)
                 continue
@@ -168,6 +179,8 @@ class _Analysis:
         if self._failed:
             name, error = next(iter(self._failed.items()))
             others = f" So do {len(self._failed) - 1} more." if len(self._failed) > 1 else ""
+            if untried:
+                others += f" {len(untried)} more were not tried; a re-run goes on from here."
             raise _explained(error, name, self.opened, others) from error
 
     def _start(self, name: str, created: str) -> None:
@@ -183,19 +196,26 @@ class _Analysis:
         def finish() -> None:
             wait()
             finish_sample(self.root, name, created)
+            self._strikes.done()
 
         self._try(name, finish)
 
     def _try(self, name: str, action: Callable[[], None]) -> None:
         try:
             action()
-        except (I2AMError, RuntimeError, OSError, ValueError) as e:
+        except (I2AMError, RuntimeError, ValueError, *_OF_ONE_SAMPLE) as e:
             self._failed[name] = e
+        except OSError as e:
+            self._failed[name] = storage_error(e, e.filename or self.root.store_path / name)
+        else:
+            return
+        self._strikes.failed(self._failed[name])
 
 
 def _explained(error: Exception, name: str, run: Run, others: str) -> Exception:
     if isinstance(error, I2AMError):
-        return StoreError(f"{error}{others}") if others else error
+        kind = StorageError if isinstance(error, StorageError) else StoreError
+        return kind(f"{error}{others}") if others else error
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     msg = (
         f"Expected to read the sample and write its maps, got '{reason}', "

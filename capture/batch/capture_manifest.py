@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,15 @@ from i2am.capture.recording.options import CaptureOptions, check_heads
 from i2am.capture.recording.provenance import describe_inputs, to_json_value
 from i2am.capture.recording.recorder import Recording, open_recording
 from i2am.capture.writer.run_store import iter_finished_samples, open_run_group
-from i2am.schemas import CaptureError, InputWarning, ManifestRow, SchemaError, read_manifest
+from i2am.schemas import (
+    CaptureError,
+    InputWarning,
+    ManifestRow,
+    SchemaError,
+    StorageError,
+    read_manifest,
+)
+from i2am.storage.strikes import StoreStrikes
 
 __all__ = ["CaptureSummary", "ManifestCapture", "capture_manifest"]
 
@@ -67,6 +76,9 @@ class CaptureSummary:
         Samples that were captured now, and those that were complete before.
     failed : dict of str to str
         The reason, by sample.
+    untried : list of str
+        Samples that were not tried any more: the store had failed two in a row, or did not even take
+        a sample's status.
     elapsed_s : float
         Seconds of generation and capture together, without loading the model.
     bytes_written : int
@@ -83,6 +95,7 @@ class CaptureSummary:
     finished: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    untried: list[str] = field(default_factory=list)
     elapsed_s: float = 0
     bytes_written: int = 0
 
@@ -92,6 +105,8 @@ class CaptureSummary:
             f"{len(self.finished)} captured, {len(self.skipped)} were complete, "
             f"{len(self.failed)} failed"
         )
+        if self.untried:
+            counts += f", {len(self.untried)} not tried"
         if self.shard.count > 1:
             counts = f"shard {self.shard}: {counts}"
         if not self.finished or not self.elapsed_s:
@@ -119,7 +134,8 @@ def capture_manifest(
     """Generate and capture each row of a manifest.
 
     Complete samples are skipped, unfinished ones captured again. A sample that fails is marked as
-    failed in the store, and the next one follows. One run has one setting: with other settings than
+    failed in the store, and the next one follows; but after two in a row that the store did not take,
+    no further one is tried. One run has one setting: with other settings than
     its samples have, the run is not continued.
 
     Parameters
@@ -206,11 +222,15 @@ def capture_manifest(
         pipeline, runner, settings, Path(manifest), str(out), options, loading, progress
     )
     size = _batch_size(pipeline, runner, batch_size)
-    start_s = time.monotonic()
+    start_s, strikes = time.monotonic(), StoreStrikes()
     with tqdm(total=len(waiting), desc="capture", unit="sample", disable=not progress) as bar:
         for first in range(0, len(waiting), size):
-            for done in _capture_rows(manifest_capture, waiting[first : first + size], summary):
+            rows_now = waiting[first : first + size]
+            for done in _capture_rows(manifest_capture, rows_now, summary, strikes):
                 bar.update(done)
+            if strikes.is_out:
+                summary.untried = [row.sample for row in waiting[first + size :]]
+                break
     summary.elapsed_s = time.monotonic() - start_s
     return summary
 
@@ -343,22 +363,34 @@ def _batch_size(pipeline: Any, runner: Generate, wanted: int) -> int:
 
 
 def _capture_rows(
-    manifest_capture: ManifestCapture, rows: Sequence[ManifestRow], summary: CaptureSummary
+    manifest_capture: ManifestCapture,
+    rows: Sequence[ManifestRow],
+    summary: CaptureSummary,
+    strikes: StoreStrikes,
 ) -> Iterator[int]:
     """Capture some rows in one call, or one by one if that fails; yield the number of rows done."""
     names = [row.sample for row in rows]
     try:
         manifest_capture.capture(rows)
     except Exception as e:  # noqa: BLE001 - one sample must not end a night's batch
-        if len(rows) > 1:
+        if len(rows) > 1 and not isinstance(e, StorageError):  # It would take none of them alone.
             for row in rows:
-                yield from _capture_rows(manifest_capture, [row], summary)
+                yield from _capture_rows(manifest_capture, [row], summary, strikes)
             return
-        summary.failed[names[0]] = f"{type(e).__name__}: {e}"
+        strikes.failed(e)
+        summary.failed |= dict.fromkeys(names, _reason(e))
     else:
+        strikes.done()
         summary.finished += names
-        summary.bytes_written += sum(_stored_bytes(manifest_capture.out, name) for name in names)
+        with suppress(StorageError):  # They are complete; only their size is not known.
+            summary.bytes_written += sum(
+                _stored_bytes(manifest_capture.out, name) for name in names
+            )
     yield len(rows)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
 
 
 def _stored_bytes(out: str, sample: str) -> int:

@@ -22,7 +22,7 @@ from i2am.capture.writer.zarr_objects import Array
 from i2am.schemas import CaptureError, I2AMError, SchemaError, StorageError
 from i2am.storage.failures import storage_error
 
-__all__ = ["MAX_SHARD_BYTES", "StagingArea"]
+__all__ = ["MAX_SHARD_BYTES", "NotStoredError", "StagingArea"]
 
 MAX_SHARD_BYTES = 32 * 2**20
 _Kind = tuple[tuple[int, ...], torch.dtype, bool]
@@ -252,7 +252,7 @@ class StagingArea:
         if error is None:
             return
         if isinstance(error, StorageError | OSError):
-            raise _not_written(error) from error
+            raise _not_stored(error) from error
         if isinstance(error, I2AMError):
             raise error
         reason = str(error).partition("\n")[0]
@@ -263,13 +263,13 @@ class StagingArea:
         raise CaptureError(msg) from error
 
 
-class _NotWritten(CaptureError, StorageError):
+class NotStoredError(CaptureError, StorageError):
     """What was captured could not be stored: the store fails, not the model."""
 
 
-def _not_written(error: StorageError | OSError) -> _NotWritten:
+def _not_stored(error: StorageError | OSError) -> NotStoredError:
     found = error if isinstance(error, StorageError) else storage_error(error, "the run")
-    return _NotWritten(str(found))
+    return NotStoredError(str(found))
 
 
 def _limit_threads() -> None:

@@ -67,8 +67,11 @@ def retry_s() -> float:
     except ValueError:
         found = math.nan
     if not 0 <= found < 86_400:
-        msg = f"Expected seconds from 0 on, got {text!r}, at {RETRY_VARIABLE}. Leave it out for "
-        raise SchemaError(f"{msg}{_RETRY_S:g}.")
+        msg = (
+            f"Expected seconds from 0 on, got {text!r}, at {RETRY_VARIABLE}. Leave it out for "
+            f"{_RETRY_S:g}."
+        )
+        raise SchemaError(msg)
     return found
 
 

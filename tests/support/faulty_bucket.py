@@ -217,7 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._forward(operation, key, body, kind)
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve  # noqa: N815 - the base class's names
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve
 
     def _forward(self, operation: Operation, key: str, body: bytes, kind: FaultKind | None) -> None:
         if kind == "torn":

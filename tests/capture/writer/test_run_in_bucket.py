@@ -204,7 +204,9 @@ def test_a_server_that_goes_away_ends_the_capture(monkeypatch: pytest.MonkeyPatc
         layer.append(0, "conditional", {"query": torch.zeros(2, 64, 8)})
         server.terminate()
         server.wait()
-        with pytest.raises(CaptureError, match="got no connection, at s3://bucket/gone.zarr/shirt"):
+        with pytest.raises(
+            CaptureError, match=r"got no connection, at s3://bucket/gone\.zarr/shirt"
+        ):
             for step in range(1, 10_000):
                 layer.append(step, "conditional", {"query": torch.zeros(2, 64, 8)})
         with pytest.raises(CaptureError, match=r"got no connection, .*Check the endpoint"):
