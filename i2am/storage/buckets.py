@@ -162,8 +162,9 @@ class BucketStore(ObjectStore[Any]):
 
     async def _check_absent(self, key: str) -> None:
         """Raise unless the bucket itself says that it has no such object."""
-        async for name in super().list_prefix(key):
-            if name == key:
+        folder, _, own_name = key.rpartition("/")
+        async for name in super().list_dir(folder):
+            if name == own_name:
                 msg = (
                     f"Expected the object that the bucket lists, got 'not found', at {self.url}/{key}. "
                     "Try again later."

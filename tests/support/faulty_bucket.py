@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from tests.support.s3_bucket import serve_bucket
 
@@ -192,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
         key = url.path.removeprefix("/").partition("/")[2]
         operation: Operation
         if self.command == "GET" and "list-type" in url.query:
-            operation = "list"
+            operation, key = "list", parse_qs(url.query).get("prefix", [""])[0]
         else:
             operation = self.command.lower()  # type: ignore[assignment]
         fault = self.bucket.choose(operation, key)
