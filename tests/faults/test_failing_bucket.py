@@ -7,7 +7,6 @@ complete that is not whole, no map is computed from what did not come, and a re-
 from __future__ import annotations
 
 import contextlib
-import io
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,10 +20,10 @@ from zarr.storage import ObjectStore
 
 from i2am.analysis import analyze_run, open_run, sram
 from i2am.capture import capture, capture_manifest
-from i2am.cli import main
 from i2am.schemas import I2AMError, StorageError, StoreError
 from i2am.storage.buckets import RETRY_VARIABLE
 from i2am.viewer.data.open_sample import open_view
+from tests.support.cli_process import start_cli
 from tests.support.faulty_bucket import Fault, FaultKind, FaultyBucket, serve_faulty_bucket
 from tests.support.s3_bucket import credentials
 from tests.support.stored_values import Values, complete_samples
@@ -258,7 +257,12 @@ def test_whoever_reads_from_a_failing_bucket_says_what_failed_and_where(
 
 
 @pytest.mark.parametrize("kind", ["busy", "closed", "short answer", "slow", "short upload"])
-def test_what_passes_by_itself_is_tried_again(trials: _Trials, kind: FaultKind) -> None:
+def test_what_passes_by_itself_is_tried_again(
+    trials: _Trials, kind: FaultKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(RETRY_VARIABLE, "60")
+    monkeypatch.setenv("AWS_TIMEOUT", "60s")
+
     def fault() -> Fault:
         return Fault(kind, count=2, seconds=0.2, after=2)
 
@@ -280,11 +284,9 @@ def test_an_upload_that_was_acknowledged_and_not_kept_is_found_before_the_sample
 
 def _command(*arguments: str) -> tuple[int, str, list[str]]:
     """Run a command; return its exit code, its output, and our lines on standard error."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(arguments)
-    lines = [line for line in err.getvalue().splitlines() if line.startswith("i2am: ")]
-    return code, out.getvalue(), lines
+    ended = start_cli(arguments).end()
+    lines = [line for line in ended.err.splitlines() if line.strip() and "%|" not in line]
+    return ended.code, ended.out, lines
 
 
 def test_a_batch_stops_when_the_bucket_takes_not_even_a_status_and_goes_on_later(
@@ -299,7 +301,8 @@ def test_a_batch_stops_when_the_bucket_takes_not_even_a_status_and_goes_on_later
     call = ["capture", "--model", "i2am-tiny", "--manifest", str(tmp_path / "rows.csv")]
     call += ["--steps", "1", "--out", "s3://bucket/batch.zarr", "--layers", "mid_block.*"]
     with trials.bucket.failing(
-        Fault("busy", ("put",), key="s1/layers"), Fault("busy", ("put",), key="s1/zarr", after=1)
+        Fault("busy", ("put",), key="s1/layers", after=1),
+        Fault("busy", ("put",), key="s1/zarr", after=1),
     ):
         code, out, lines = _command(*call)
     assert code == 1
