@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import zarr
 from PIL import Image
 from tqdm import tqdm
 
@@ -21,6 +20,8 @@ from i2am.capture.batch.manifest_shard import ManifestShard, find_shard
 from i2am.capture.batch.run_settings import (
     EarlierSamples,
     call_settings,
+    check_others,
+    comparable_settings,
     settings_before_loading,
     settings_of_pipeline,
 )
@@ -47,7 +48,12 @@ from i2am.capture.profiles.profile import find_profile, select_layers
 from i2am.capture.recording.options import CaptureOptions, check_heads
 from i2am.capture.recording.provenance import describe_inputs, to_json_value
 from i2am.capture.recording.recorder import Recording, open_recording
-from i2am.capture.writer.run_store import iter_finished_samples, open_run_group
+from i2am.capture.writer.run_store import (
+    SampleComplete,
+    enter_run,
+    iter_finished_samples,
+    stored_bytes,
+)
 from i2am.schemas import (
     CaptureError,
     InputWarning,
@@ -56,6 +62,7 @@ from i2am.schemas import (
     StorageError,
     read_manifest,
 )
+from i2am.storage.owners import SampleTaken, Writer
 from i2am.storage.strikes import StoreStrikes
 
 __all__ = ["CaptureSummary", "ManifestCapture", "capture_manifest"]
@@ -79,6 +86,8 @@ class CaptureSummary:
     untried : list of str
         Samples that were not tried any more: the store had failed two in a row, or did not even take
         a sample's status.
+    taken : dict of str to str
+        Which process captures them at this time, by sample.
     elapsed_s : float
         Seconds of generation and capture together, without loading the model.
     bytes_written : int
@@ -96,6 +105,7 @@ class CaptureSummary:
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     untried: list[str] = field(default_factory=list)
+    taken: dict[str, str] = field(default_factory=dict)
     elapsed_s: float = 0
     bytes_written: int = 0
 
@@ -107,6 +117,8 @@ class CaptureSummary:
         )
         if self.untried:
             counts += f", {len(self.untried)} not tried"
+        if self.taken:
+            counts = f"{counts}, {len(self.taken)} left to other processes"
         if self.shard.count > 1:
             counts = f"shard {self.shard}: {counts}"
         if not self.finished or not self.elapsed_s:
@@ -216,21 +228,30 @@ def capture_manifest(
         loading = replace(loading, device=f"cuda:{number}")
     pipeline = load_pipeline(model, **vars(loading))
     runner = _make_runner(pipeline, settings, waiting, options)
-    _check_continues(earlier, pipeline, settings, loading, options)
-    open_run_group(out)
-    manifest_capture = ManifestCapture(
-        pipeline, runner, settings, Path(manifest), str(out), options, loading, progress
-    )
+    found = _check_continues(earlier, pipeline, settings, loading, options)
     size = _batch_size(pipeline, runner, batch_size)
+    shared = comparable_settings(found)
     start_s, strikes = time.monotonic(), StoreStrikes()
-    with tqdm(total=len(waiting), desc="capture", unit="sample", disable=not progress) as bar:
+    with (
+        enter_run(out, shared) as writer,
+        tqdm(total=len(waiting), desc="capture", unit="sample", disable=not progress) as bar,
+    ):
+        manifest_capture = ManifestCapture(
+            pipeline, runner, settings, Path(manifest), str(out), options, loading, progress, writer
+        )
         for first in range(0, len(waiting), size):
+            check_others(writer, found, str(out))
             rows_now = waiting[first : first + size]
             for done in _capture_rows(manifest_capture, rows_now, summary, strikes):
                 bar.update(done)
             if strikes.is_out:
                 summary.untried = [row.sample for row in waiting[first + size :]]
                 break
+        left = [row for row in waiting if row.sample in summary.taken and not strikes.is_out]
+        for row in left:  # Its owner may have ended, complete or not.
+            if writer.wait_for(row.sample):
+                del summary.taken[row.sample]
+                list(_capture_rows(manifest_capture, [row], summary, strikes))
     summary.elapsed_s = time.monotonic() - start_s
     return summary
 
@@ -272,13 +293,20 @@ def _check_continues(
     settings: GenerationSettings,
     loading: LoadOptions,
     options: CaptureOptions,
-) -> None:
-    """Check that the run may be continued, now that the pipeline says what it is."""
+) -> dict[str, Any]:
+    """Check that the run may be continued, now that the pipeline says what it is.
+
+    Returns
+    -------
+    dict
+        The settings.
+    """
     profile = find_profile(pipeline, options.profile)
     found = settings_of_pipeline(pipeline, profile.name, settings, loading)
     before = settings_before_loading(str(found["model"]), settings, loading, options)
     earlier.check(before | found)
     earlier.warn_of_versions(found["versions"], found["device"])
+    return before | found
 
 
 def _make_runner(
@@ -377,25 +405,23 @@ def _capture_rows(
             for row in rows:
                 yield from _capture_rows(manifest_capture, [row], summary, strikes)
             return
-        strikes.failed(e)
-        summary.failed |= dict.fromkeys(names, _reason(e))
+        if isinstance(e, SampleTaken):
+            summary.taken[names[0]] = str(e)
+        elif isinstance(e, SampleComplete):  # Another process was faster.
+            summary.skipped += names
+        else:
+            strikes.failed(e)
+            summary.failed |= dict.fromkeys(names, _reason(e))
     else:
         strikes.done()
         summary.finished += names
         with suppress(StorageError):  # They are complete; only their size is not known.
-            summary.bytes_written += sum(
-                _stored_bytes(manifest_capture.out, name) for name in names
-            )
+            summary.bytes_written += sum(stored_bytes(manifest_capture.out, name) for name in names)
     yield len(rows)
 
 
 def _reason(error: Exception) -> str:
     return " ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
-
-
-def _stored_bytes(out: str, sample: str) -> int:
-    members = open_run_group(out).require_group(sample).members(max_depth=None)
-    return sum(member.nbytes_stored() for _, member in members if isinstance(member, zarr.Array))
 
 
 @dataclass(frozen=True)
@@ -416,6 +442,8 @@ class ManifestCapture:
         How the pipeline was loaded.
     progress : bool
         Whether a terminal shows the denoising steps.
+    writer : Writer
+        This process in the run.
     said : set of str
         The warnings that were given.
     """
@@ -428,6 +456,7 @@ class ManifestCapture:
     options: CaptureOptions
     loading: LoadOptions
     progress: bool
+    writer: Writer
     said: set[str] = field(default_factory=set)
 
     def capture(self, rows: Sequence[ManifestRow]) -> None:
@@ -440,7 +469,7 @@ class ManifestCapture:
             self.pipeline.set_progress_bar_config(
                 desc=", ".join(names), unit="step", position=1, leave=False, disable=None
             )
-        recording = open_recording(self.pipeline, self.out, names, self.options)
+        recording = open_recording(self.pipeline, self.out, names, self.options, self.writer)
         recording.add_provenance(
             guidance_scale=guidance_scale_of(self.pipeline, self.settings),
             arguments=to_json_value(dict(self.settings.arguments)),

@@ -16,6 +16,7 @@ import zarr
 from zarr.abc.store import Store
 from zarr.core.sync import sync
 from zarr.errors import BaseZarrError
+from zarr.storage import LocalStore, StorePath
 
 from i2am.schemas import StoreError
 from i2am.schemas.attributes import ATTRIBUTE_KEY
@@ -32,6 +33,7 @@ __all__ = [
     "member_names",
     "open_group",
     "own_attributes",
+    "path_to_write",
     "reported_as_store_error",
     "to_store",
 ]
@@ -79,6 +81,25 @@ def to_store(address: str | Path) -> Store | Path:
     if not is_url(url):
         return Path(address)
     return open_bucket(url)
+
+
+def path_to_write(address: StoreLike) -> StorePath:
+    """Return the root of a store that can be written.
+
+    Parameters
+    ----------
+    address : str, Path or zarr Store
+        As `to_store` takes it.
+
+    Raises
+    ------
+    StoreError
+        If nobody knows such a URL.
+    """
+    if isinstance(address, Store):
+        return StorePath(address)
+    place = to_store(address)
+    return StorePath(LocalStore(place) if isinstance(place, Path) else place)
 
 
 def open_group(address: StoreLike) -> zarr.Group:

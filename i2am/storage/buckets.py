@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from datetime import timedelta
-from typing import Any, Final, Self
+from functools import partial
+from typing import Any, Final, Self, TypeVar
 
 from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest
 from zarr.storage import ObjectStore
 
 from i2am.schemas import SchemaError, StorageError, require
-from i2am.storage.failures import reported_as_store_error
+from i2am.storage.failures import reported_as_store_error, storage_errors, was_cut_short
 
 __all__ = ["RETRY_VARIABLE", "BucketStore", "open_bucket", "retry_s"]
 
@@ -26,6 +27,8 @@ RETRY_VARIABLE: Final = "I2AM_RETRY_S"
 # One request may take 30 s unless the cloud's own variable says otherwise (AWS_TIMEOUT, …): so one
 # that gets no answer is tried twice, and a bucket that is gone is known within two minutes.
 _RETRY_S: Final = 45.0
+_MOST_ATTEMPTS: Final = 4
+_Answer = TypeVar("_Answer")
 _MOST_RETRIES: Final = 1000  # The time is what bounds them: waits between them are random.
 
 
@@ -107,8 +110,9 @@ class BucketStore(ObjectStore[Any]):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Return an object's bytes, or a part of them; None where there is none."""
+        parent = super()
         with self._reported(key):
-            found = await super().get(key, prototype, byte_range)
+            found = await _whole(lambda: parent.get(key, prototype, byte_range))
             if found is None and not key.rpartition("/")[2].startswith("."):  # of older formats
                 await self._check_absent(key)
             return found
@@ -130,8 +134,9 @@ class BucketStore(ObjectStore[Any]):
 
     async def delete(self, key: str) -> None:
         """Delete an object."""
+        parent = super()
         with self._reported(key):
-            await super().delete(key)
+            await _whole(lambda: parent.delete(key))
 
     async def delete_dir(self, prefix: str) -> None:
         """Delete every object below a prefix."""
@@ -140,15 +145,15 @@ class BucketStore(ObjectStore[Any]):
 
     def list(self) -> AsyncGenerator[str, None]:
         """List all keys."""
-        return self._each(super().list(), "")
+        return self._each(super().list, "")
 
     def list_prefix(self, prefix: str) -> AsyncGenerator[str, None]:
         """List the keys below a prefix."""
-        return self._each(super().list_prefix(prefix), prefix)
+        return self._each(partial(super().list_prefix, prefix), prefix)
 
     def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
         """List what lies directly below a prefix."""
-        return self._each(super().list_dir(prefix), prefix)
+        return self._each(partial(super().list_dir, prefix), prefix)
 
     async def getsize(self, key: str) -> int:
         """Return an object's size in bytes."""
@@ -163,18 +168,34 @@ class BucketStore(ObjectStore[Any]):
     async def _check_absent(self, key: str) -> None:
         """Raise unless the bucket itself says that it has no such object."""
         folder, _, own_name = key.rpartition("/")
-        async for name in super().list_dir(folder):
-            if name == own_name:
-                msg = (
-                    f"Expected the object that the bucket lists, got 'not found', at {self.url}/{key}. "
-                    "Try again later."
-                )
-                raise StorageError(msg)
+        if own_name in await _whole(lambda: _all(ObjectStore.list_dir(self, folder))):
+            msg = (
+                f"Expected the object that the bucket lists, got 'not found', at {self.url}/{key}. "
+                "Try again later."
+            )
+            raise StorageError(msg)
 
-    async def _each(self, names: AsyncIterator[str], prefix: str) -> AsyncGenerator[str, None]:
+    async def _each(
+        self, names: Callable[[], AsyncIterator[str]], prefix: str
+    ) -> AsyncGenerator[str, None]:
         with self._reported(prefix):
-            async for name in names:
+            for name in await _whole(lambda: _all(names())):
                 yield name
 
     def _reported(self, key: str) -> Any:
         return reported_as_store_error(f"{self.url}/{key}" if key else self.url)
+
+
+async def _whole(ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    """Return an answer; ask again for one that was cut short, which obstore does of values alone."""
+    for _ in range(_MOST_ATTEMPTS - 1):
+        try:
+            return await ask()
+        except storage_errors() as error:
+            if not was_cut_short(error):
+                raise
+    return await ask()
+
+
+async def _all(names: AsyncIterator[str]) -> list[str]:
+    return [name async for name in names]

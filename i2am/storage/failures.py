@@ -21,19 +21,20 @@ from zarr.storage import LocalStore, StorePath
 
 from i2am.schemas import StorageError
 
-__all__ = ["Place", "reported_as_store_error", "storage_error", "storage_errors"]
+__all__ = ["Place", "reported_as_store_error", "storage_error", "storage_errors", "was_cut_short"]
 
 Place = str | Path | Store | StorePath | zarr.Group
 
 _NO_ROOM: Final = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _NO_RIGHT: Final = {errno.EROFS, errno.EACCES, errno.EPERM}
 _STATUS: Final = re.compile(r"status code: (\d{3}[^:\n]*)")
+_CUT_SHORT: Final = "kind: Interrupted"
 _CODE: Final = re.compile(r"<Code>(\w+)</Code>")
 # What object_store's errors hold, what it means, and what helps.
 _ANSWERS: Final = (
     ("kind: Timeout", "no answer in time", "For a slow line set {cloud}_TIMEOUT=120s."),
     ("kind: Connect", "no connection", "Check the endpoint."),
-    ("kind: Interrupted", "an answer that was cut short", "Try again later."),
+    (_CUT_SHORT, "an answer that was cut short", "Try again later."),
     ("error sending request", "no answer", "Check the endpoint, or try again later."),
 )
 _CLOUDS: Final = {"gs": "GOOGLE", "az": "AZURE"}
@@ -90,6 +91,11 @@ or name another place, then run it again."
         reason, help_ = _answer(error, where)
         msg = f"Expected a store that can be reached, got {reason}, at {where}. {help_}"
     return StorageError(msg)
+
+
+def was_cut_short(error: Exception) -> bool:
+    """Whether an answer began and did not end, of an error that obstore has raised."""
+    return _CUT_SHORT in str(error)
 
 
 def _answer(error: Exception, where: str) -> tuple[str, str]:

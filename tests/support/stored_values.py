@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 
-from i2am.storage.addresses import own_attributes
+from i2am.storage.addresses import member_names, own_attributes
 
 __all__ = ["complete_samples", "sample_values"]
 
@@ -27,11 +26,12 @@ def complete_samples(store: Any) -> dict[str, Values]:
     if isinstance(store, Path) and not (store / "zarr.json").exists():
         return {}
     found: dict[str, Values] = {}
-    with warnings.catch_warnings():
-        # A sample whose own metadata did not come.
-        warnings.filterwarnings("ignore", "Object at .* is not recognized")
-        groups = list(zarr.open_group(store, mode="r").groups())
-    for name, group in groups:
+    root = zarr.open_group(store, mode="r")
+    for name in sorted(member_names(root)):
+        try:
+            group = root[name]
+        except (KeyError, ValueError):  # Its own metadata did not come, or a half of them.
+            continue
         if own_attributes(group).get("status") == "complete":
             found[name] = sample_values(group)
     return found
