@@ -46,6 +46,9 @@ LEASE_S: Final = 45.0
 _BEAT_S: Final = 10.0
 _ENTRY: Final = "~"  # No sample's name has it.
 
+# Writers of this process that have left their store, which perhaps did not take even that.
+_left: set[str] = set()
+
 
 class SampleTaken(StoreError):
     """Another process writes this sample now."""
@@ -194,7 +197,7 @@ class Writer:
 
     def is_lost(self, owner: Owner) -> bool:
         """Whether a process is gone, or its beat has stood still for as long as it may."""
-        if owner.is_gone:
+        if owner.is_gone or owner.id in _left:
             return True
         if owner.is_here and os.name != "nt":
             return False
@@ -224,6 +227,7 @@ class Writer:
             return
         self._ended.set()
         self._thread.join()
+        _left.add(self.id)
         with suppress(OSError, StorageError):
             for sample in list(self._claims):
                 self.release(sample)
