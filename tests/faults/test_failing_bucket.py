@@ -163,7 +163,8 @@ class _Trials:
         try:
             _capture(self.pipeline, run)
         except StoreError as e:  # Half a sample's metadata may be those of one that was complete.
-            assert "'i2am repair RUN --apply' takes the sample out" in str(e), e
+            if "'i2am repair RUN --apply' takes the sample out" not in str(e):
+                raise
             take_out(run, ["a"], "half of its metadata are missing")
             _capture(self.pipeline, run)
         return "mended" if _stored(run) == self.wanted else "LOST"
