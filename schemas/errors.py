@@ -20,6 +20,7 @@ __all__ = [
     "InputWarning",
     "MissingExtra",
     "SchemaError",
+    "StorageError",
     "StoreError",
     "StoreWarning",
     "describe_validation_error",
@@ -37,6 +38,10 @@ class SchemaError(I2AMError, ValueError):
 
 class StoreError(I2AMError):
     """A store is missing, unreadable, or must not be written."""
+
+
+class StorageError(StoreError):
+    """Storage fails: a full disk, a missing right, a bucket that does not answer."""
 
 
 class CaptureError(I2AMError):

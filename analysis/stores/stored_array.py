@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 from collections.abc import Callable
 from typing import Any, Final
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
 from i2am.schemas import I2AMError, StoreError
+from i2am.storage.failures import storage_error
 from i2am.storage.integrity import damaged_values
 from i2am.storage.inventory import ObjectFacts
 from i2am.storage.sample_state import SampleState
@@ -71,6 +73,8 @@ class StoredArray:
                 self._state.check_same()  # Of a sample that was replaced files may be missing.
             if isinstance(e, I2AMError):
                 raise
+            if isinstance(e, OSError) and e.errno not in {None, errno.ENOENT}:
+                raise storage_error(e, self.array.store_path) from e
             raise self._explained(e) from e
         if self._state is not None:
             self._state.check_same()

@@ -35,7 +35,7 @@ from i2am.capture.recording.options import (
 from i2am.capture.recording.placement import CallPictures
 from i2am.capture.recording.provenance import describe_target
 from i2am.capture.recording.sample_recorder import SampleRecorder
-from i2am.capture.recording.sampling import Sampling
+from i2am.capture.recording.sampling import Sampling, mark_failed
 from i2am.capture.writer.run_store import enter_run
 from i2am.capture.writer.staging import StagingArea
 from i2am.schemas import (
@@ -359,8 +359,7 @@ class Recording:
         except BaseException as error:
             with suppress(CaptureError):
                 self._close_staging()
-            for recorder in opened.values():
-                recorder.fail(error)
+            mark_failed(opened.values(), error)
             raise
         self._prepared, self._provenance = prepared, prepared.provenance
         self._samples |= opened

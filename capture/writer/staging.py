@@ -19,9 +19,10 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from i2am.capture.writer.zarr_objects import Array
-from i2am.schemas import CaptureError, I2AMError, SchemaError
+from i2am.schemas import CaptureError, I2AMError, SchemaError, StorageError
+from i2am.storage.failures import storage_error
 
-__all__ = ["MAX_SHARD_BYTES", "StagingArea"]
+__all__ = ["MAX_SHARD_BYTES", "NotStoredError", "StagingArea"]
 
 MAX_SHARD_BYTES = 32 * 2**20
 _Kind = tuple[tuple[int, ...], torch.dtype, bool]
@@ -248,15 +249,27 @@ class StagingArea:
 
     def _check(self) -> None:
         error = self._error
+        if error is None:
+            return
+        if isinstance(error, StorageError | OSError):
+            raise _not_stored(error) from error
         if isinstance(error, I2AMError):
             raise error
-        if error is not None:
-            reason = str(error).partition("\n")[0]  # An object store's errors go on for pages.
-            msg = (
-                f"Expected to write the capture, got {type(error).__name__}: {reason}. "
-                "Check the store's place and free space, then run the sample again."
-            )
-            raise CaptureError(msg) from error
+        reason = str(error).partition("\n")[0]
+        msg = (
+            f"Expected to write the capture, got {type(error).__name__}: {reason}, on a writer's "
+            "thread. Run the sample again."
+        )
+        raise CaptureError(msg) from error
+
+
+class NotStoredError(CaptureError, StorageError):
+    """What was captured could not be stored: the store fails, not the model."""
+
+
+def _not_stored(error: StorageError | OSError) -> NotStoredError:
+    found = error if isinstance(error, StorageError) else storage_error(error, "the run")
+    return NotStoredError(str(found))
 
 
 def _limit_threads() -> None:

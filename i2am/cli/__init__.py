@@ -58,6 +58,8 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger().setLevel(logging.ERROR)
+    # Of several requests that fail together one is told; asyncio would print the others' tracebacks.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"(?!i2am)")
     warnings.formatwarning = _format_warning
 
