@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from i2am.schemas import StoreError
 
-__all__ = ["check_new_file", "written_whole"]
+__all__ = ["check_new_file", "folder_written_whole", "written_whole"]
 
 
 def check_new_file(path: str | Path, *, overwrite: bool) -> Path:
@@ -54,3 +56,47 @@ def written_whole(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Give a folder beside `path` to make; it takes the place of `path` when the block ends.
+
+    Whenever the process or the power ends, at `path` lies what was there before, or nothing, or the
+    whole new folder. After an error nothing is left of the new one.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as parent:
+    ...     with folder_written_whole(Path(parent) / "store.zarr") as unfinished:
+    ...         unfinished.mkdir()
+    ...     [path.name for path in Path(parent).iterdir()]
+    ['store.zarr']
+    """
+    unfinished, replaced = (path.with_name(f"{path.name}.{end}") for end in ("partial", "replaced"))
+    for left in (unfinished, replaced):  # By a process that was killed.
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        yield unfinished
+        for inner in (*unfinished.rglob("*"), unfinished):
+            _write_out(inner)
+        if path.exists():
+            path.rename(replaced)
+        unfinished.rename(path)
+        _write_out(path.parent)
+    finally:
+        for left in (unfinished, replaced):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _write_out(path: Path) -> None:
+    """Return when a file's content, or a folder's names, would outlive a power cut."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows has no such thing for folders.
+    number = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -6,7 +6,6 @@ The result has one node per group of samples, in memory or in a store of its own
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -30,6 +29,7 @@ from i2am.analysis.statistics.groups import (
 from i2am.analysis.stores.maps_writer import source_of, write_coordinate, write_coordinates
 from i2am.analysis.stores.reader import Maps, open_maps, open_tree
 from i2am.analysis.stores.related import named_path, run_of
+from i2am.files import folder_written_whole
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, I2AMError, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.choices import LEVEL_NAMES
@@ -126,15 +126,9 @@ def average_maps(
         memory = MemoryStore()
         write_averages(memory, attributes, opened, groups, wanted, **options)
         return open_tree(zarr.open_group(memory, mode="r")).load()
-    # Written beside `path` and renamed when complete, so that an error leaves an earlier result alone.
-    partial = path.with_name(f"{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        write_averages(partial, attributes, opened, groups, wanted, **options)
-        shutil.rmtree(path, ignore_errors=True)
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    # An error leaves an earlier result alone.
+    with folder_written_whole(path) as unfinished:
+        write_averages(unfinished, attributes, opened, groups, wanted, **options)
     return open_tree(zarr.open_group(path, mode="r"))
 
 

@@ -327,7 +327,7 @@ class Recording:
             self._sampling = sampling.attach()
         except BaseException as error:
             with suppress(CaptureError):
-                self._close_staging()
+                self._close_staging(abandoned=True)
             for recorder in opened.values():
                 recorder.fail(error)
             raise
@@ -345,19 +345,21 @@ class Recording:
             if error is None:
                 sampling.finish()
             else:
-                self._close_staging()
+                self._close_staging(abandoned=True)
         except BaseException as failure:
             # Its tensors still lie in memory that was lent: the next sampling gets other memory.
             with suppress(CaptureError):
-                self._close_staging()
+                self._close_staging(abandoned=True)
             sampling.fail(failure)
             raise
         if error is not None:
             sampling.fail(error)
 
-    def _close_staging(self) -> None:
+    def _close_staging(self, *, abandoned: bool = False) -> None:
         staging, self._staging = self._staging, None
         if staging is not None:
+            if abandoned:
+                staging.abandon()
             staging.close()
 
     def _warn_of_missing_images(self) -> None:
