@@ -12,13 +12,14 @@ import atexit
 import os
 import select
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 __all__ = ["Stopped", "stopped_by_signals"]
 
@@ -71,22 +72,18 @@ def stopped_by_signals(
         yield
         return
     limit = _Limit(chosen, say)
-    handlers = {number: signal.signal(number, limit.handle) for number in chosen}
-    # Python tells its own handlers between two operations only; this is told at once.
-    wakeup = signal.set_wakeup_fd(limit.told, warn_on_full_buffer=False)
     limit.start()
-    atexit.register(
-        limit.leave
-    )  # Before what the block registers, so that it is called after that.
+    atexit.register(limit.leave)  # Called after all that is registered later.
     try:
         yield
     finally:
+        limit.is_left = True
         if not (is_program and limit.exit_code):
             atexit.unregister(limit.leave)
-            signal.set_wakeup_fd(wakeup)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
             limit.cancel()
+
+
+_listening: list[_Limit] = []
 
 
 class _Limit(threading.Thread):
@@ -95,19 +92,38 @@ class _Limit(threading.Thread):
     def __init__(self, numbers: list[signal.Signals], say: Callable[[Stopped], object]) -> None:
         super().__init__(name="i2am-stop", daemon=True)
         self.exit_code = 0  # of a process that was told to stop
+        self.is_left = False  # the block
         self._numbers, self._say = numbers, say
-        self._listen, self.told = os.pipe()
-        os.set_blocking(self.told, False)
-        self._process = os.getpid()
+        self._listen, self._told = socket.socketpair()
+        self._told.setblocking(False)
 
-    def handle(self, number: int, _frame: FrameType | None) -> None:
-        """Raise `Stopped`, once; called by Python in the main thread."""
-        if os.getpid() != self._process:  # Forked from this one, and told to end.
-            os._exit(128 + number)
-        if not self.exit_code:
-            stopped = Stopped(number)
-            self.exit_code = stopped.exit_code
-            raise stopped
+    def start(self) -> None:
+        """Begin to listen."""
+        self._handlers = {number: signal.signal(number, self._handle) for number in self._numbers}
+        # Python calls handlers between two operations only; this is told at once.
+        self._wakeup = signal.set_wakeup_fd(self._told.fileno(), warn_on_full_buffer=False)
+        _listening.append(self)
+        super().start()
+
+    def cancel(self) -> None:
+        """Let the process live, and its signals be as before."""
+        self.forget()
+        self._told.close()
+        self.join()
+        self._listen.close()
+
+    def forget(self) -> None:
+        """Let signals be as before."""
+        _listening.remove(self)
+        signal.set_wakeup_fd(self._wakeup)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def leave(self) -> None:
+        """End the process: to take apart what torch and others hold may take seconds."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(self.exit_code)
 
     def run(self) -> None:
         """Wait for a signal, then for the end of the time."""
@@ -121,28 +137,24 @@ class _Limit(threading.Thread):
             if again == signal.SIGINT:
                 os._exit(128 + again)
         try:
-            self._say(Stopped(first))
+            if not self.is_left:
+                self._say(Stopped(first))
         finally:
             os._exit(128 + first)
 
-    def leave(self) -> None:
-        """End the process: to take apart what torch and others hold may take seconds."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(self.exit_code)
-
-    def cancel(self) -> None:
-        """Let the process live."""
-        os.close(self.told)
-        self.join()
-        os.close(self._listen)
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        """Raise `Stopped`, once; called by Python in the main thread."""
+        if not self.exit_code:
+            stopped = Stopped(number)
+            self.exit_code = stopped.exit_code
+            raise stopped
 
     def _next(self, timeout_s: float | None) -> int | None:
         """Return the next of the signals; 0 when the time is over, None when it was cancelled."""
         while True:
             if not select.select([self._listen], [], [], timeout_s)[0]:
                 return 0
-            found = os.read(self._listen, 1)
+            found = self._listen.recv(1)
             if not found:
                 return None
             if found[0] in self._numbers:
@@ -151,3 +163,28 @@ class _Limit(threading.Thread):
 
 def _name(number: int) -> str:
     return signal.Signals(number).name
+
+
+def _before_fork() -> None:
+    """Hold signals back until a forked process has forgotten this one."""
+    if _listening:
+        _held.append(signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS))
+
+
+def _after_fork() -> None:
+    if _held:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _held.pop())
+
+
+def _after_fork_in_child() -> None:
+    """Keep what is sent to a forked process from stopping the one that it came from."""
+    while _listening:
+        _listening[-1].forget()
+    _after_fork()
+
+
+_held: list[Any] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child
+    )

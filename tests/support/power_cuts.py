@@ -21,7 +21,7 @@ from tests.support.power_cut import disk_states, replay
 from tests.support.store_contents import contents_of, differences
 from tests.support.write_log import Tree, recorded_writes, tree_of
 
-__all__ = ["PowerCuts", "Tried", "sweep"]
+__all__ = ["PowerCuts", "Tried", "fast_folder", "sweep"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Tried:
 def sweep(seed: int, rounds: int) -> Iterator[tuple[str, str]]:
     """Yield each case's name and the outcome of each state, with `rounds` random ones an event."""
     for case in CASES:
-        with tempfile.TemporaryDirectory(dir=_fast_folder()) as folder:
+        with tempfile.TemporaryDirectory(dir=fast_folder()) as folder:
             cuts = PowerCuts(case, Path(folder))
             for tried in cuts.run(randoms=rounds, reruns=4 * rounds, seed=seed):
                 where = f", {tried.state} after event {tried.event}: {tried.detail}"
@@ -252,6 +252,7 @@ def _write_tree(folder: Path, tree: Tree) -> None:
             (folder / path).write_bytes(content)
 
 
-def _fast_folder() -> str | None:
+def fast_folder() -> str | None:
+    """Return a folder in memory, for temporary ones; None where there is none."""
     memory = Path("/dev/shm")
     return str(memory) if memory.is_dir() else None
