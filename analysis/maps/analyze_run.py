@@ -6,6 +6,7 @@ Complete samples are skipped, so a run that was stopped continues where it was.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from i2am.analysis.maps.analyze import analyze, check_options
 from i2am.analysis.maps.dask_cluster import Executor, ProgressCallback, open_executor
 from i2am.analysis.stores.layers import Labels, head_labels, step_labels
 from i2am.analysis.stores.maps_writer import (
+    Source,
     finish_sample,
     is_finished,
     open_output,
@@ -33,6 +35,7 @@ from i2am.schemas import I2AMError, StoreError
 from i2am.schemas.choices import Convention, Normalisation
 from i2am.schemas.dims import CONDITIONAL
 from i2am.storage.addresses import StoreLike, is_url
+from i2am.storage.owners import SampleTaken, Writer
 
 __all__ = ["analyze_run"]
 
@@ -57,6 +60,7 @@ def analyze_run(
     grid: Grid | None = None,
     progress: bool = True,
     overwrite: bool = False,
+    durable: bool = True,
 ) -> Path:
     """Write every map of a run's samples to a maps store; finished samples are skipped.
 
@@ -80,6 +84,9 @@ def analyze_run(
         Show a bar with rate and remaining time, and where a cluster's dashboard is.
     overwrite : bool
         Replace a maps store that was written with other options.
+    durable : bool
+        Whether a sample is complete only when it would outlive a power cut: its files are written
+        out (fsync) before.
 
     Returns
     -------
@@ -117,13 +124,15 @@ def analyze_run(
     out = Path(out)
     # An error comes before anything is written.
     prepared = {first: analyze(sample, **options)}
-    with open_executor(scheduler, workers) as executor:
-        root = open_output(
+    with (
+        open_executor(scheduler, workers) as executor,
+        open_output(
             out if scheduler is None else out.resolve(),
             source_of(run, out),
             options,
             overwrite=overwrite,
-        )
+        ) as writer,
+    ):
         if progress and executor.dashboard:
             print(f"Dashboard: {executor.dashboard}", file=sys.stderr)  # noqa: T201
         with tqdm(
@@ -132,11 +141,13 @@ def analyze_run(
             # Parts of samples do not add up to whole ones to the last digit.
             _Analysis(
                 opened,
-                root,
+                zarr.open_group(writer.root, mode="r+"),
                 options,
                 executor,
                 advance=lambda share: bar.update(min(share, len(chosen) - bar.n)),
                 prepared=prepared,
+                writer=writer,
+                durable=durable,
             ).run(chosen)
     return out
 
@@ -151,16 +162,18 @@ class _Analysis:
     executor: Executor
     advance: ProgressCallback
     prepared: dict[str, xr.DataTree]
-    _started: deque[tuple[str, str, Callable[[], None]]] = field(default_factory=deque)
+    writer: Writer
+    durable: bool
+    _started: deque[tuple[str, Source, Callable[[], None]]] = field(default_factory=deque)
     _failed: dict[str, Exception] = field(default_factory=dict)
 
-    def run(self, samples: Mapping[str, str]) -> None:
+    def run(self, samples: Mapping[str, Source]) -> None:
         """Analyze the unfinished samples; raise the first error at the end, when all others are done."""
-        for name, created in samples.items():
-            if is_finished(self.root, name, created):
+        for name, source in samples.items():
+            if is_finished(self.root, name, source):
                 self.advance(1.0)
                 continue
-            self._try(name, partial(self._start, name, created))
+            self._try(name, partial(self._start, name, source))
             while len(self._started) >= self.executor.max_started:
                 self._finish_first()
         while self._started:
@@ -170,25 +183,28 @@ class _Analysis:
             others = f" So do {len(self._failed) - 1} more." if len(self._failed) > 1 else ""
             raise _explained(error, name, self.opened, others) from error
 
-    def _start(self, name: str, created: str) -> None:
+    def _start(self, name: str, source: Source) -> None:
         maps = self.prepared.pop(name, None)
         if maps is None:
             maps = analyze(self.opened[name], **self.options)
-        writes = start_sample(self.root, name, maps, created)
-        self._started.append((name, created, self.executor.start(writes, self.advance)))
+        writes = start_sample(self.root, name, maps, source, self.writer, durable=self.durable)
+        self._started.append((name, source, self.executor.start(writes, self.advance)))
 
     def _finish_first(self) -> None:
-        name, created, wait = self._started.popleft()
+        name, source, wait = self._started.popleft()
 
         def finish() -> None:
             wait()
-            finish_sample(self.root, name, created)
+            finish_sample(self.root, name, source, self.writer, durable=self.durable)
 
         self._try(name, finish)
 
     def _try(self, name: str, action: Callable[[], None]) -> None:
         try:
             action()
+        except SampleTaken as e:  # Then it is analyzed all the same.
+            with tqdm.external_write_mode(file=sys.stderr):
+                warnings.warn(str(e), stacklevel=2)
         except (I2AMError, RuntimeError, OSError, ValueError) as e:
             self._failed[name] = e
 
@@ -208,8 +224,8 @@ def _absolute(run: StoreLike) -> StoreLike:
     return Path(run).resolve() if isinstance(run, str | Path) and not is_url(run) else run
 
 
-def _chosen(run: Run, samples: Iterable[str] | None) -> dict[str, str]:
-    """Return the time of capture of each chosen sample, by name."""
+def _chosen(run: Run, samples: Iterable[str] | None) -> dict[str, Source]:
+    """Return what the maps of each chosen sample are made from, by its name."""
     known = run.sample_attributes()
     names = list(known) if samples is None else list(dict.fromkeys(samples))
     for name in names:
@@ -218,4 +234,6 @@ def _chosen(run: Run, samples: Iterable[str] | None) -> dict[str, str]:
     if not names:
         msg = f"Expected complete samples, got none, at {run.path}. Capture some first."
         raise StoreError(msg)
-    return {name: str(known[name].get("created")) for name in names}
+    return {
+        name: Source(str(known[name].get("created")), known[name].get("contents")) for name in names
+    }

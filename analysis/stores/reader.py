@@ -6,6 +6,7 @@ asked for, its arrays when they are computed. Samples that are not complete are 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final
 
@@ -15,9 +16,14 @@ import xarray as xr
 import zarr
 
 from i2am.analysis.stores.chunks import in_chunks
+from i2am.analysis.stores.stored_array import StoredArray
 from i2am.schemas import SCHEMA_VERSION, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.storage.addresses import StoreLike, member_names, open_group, own_attributes
+from i2am.storage.integrity import metadata_fault
+from i2am.storage.inventory import METADATA_KEY, contents_of, without_inventory
+from i2am.storage.objects import read_object
+from i2am.storage.sample_state import SampleState
 
 __all__ = [
     "Maps",
@@ -99,9 +105,12 @@ class _Samples(Mapping[str, xr.DataTree]):
         return own_attributes(self._root)
 
     def sample_attributes(self) -> dict[str, dict[str, Any]]:
-        """Return each complete sample's own attributes, by name; no array is touched."""
+        """Return each complete sample's own attributes, by name; no array is touched.
+
+        In place of its inventory stands ``contents``, a checksum of it.
+        """
         found = ((name, own_attributes(group)) for name, group in self._root.groups())
-        return {name: own for name, own in sorted(found) if self._is_complete(own)}
+        return {name: _facts_of(own) for name, own in sorted(found) if self._is_complete(own)}
 
     def first(self) -> str | None:
         """Return the name of the first complete sample, or None; reads no other's metadata."""
@@ -132,7 +141,9 @@ class _Samples(Mapping[str, xr.DataTree]):
                 f"{did_you_mean(name, self)}"
             )
             raise _NoSample(msg)
-        return open_tree(group, name)
+        state = SampleState(group.store_path)
+        state.check_whole(self.path)
+        return open_tree(group, name, state)
 
     def __repr__(self) -> str:
         return f"<i2am {self.kind} store at {self.path}>"
@@ -167,7 +178,7 @@ class Run(_Samples):
         attributes = self.sample_attributes()
         rows = pd.json_normalize(list(attributes.values()))
         rows.insert(0, "sample", list(attributes))
-        return rows.drop(columns=["kind", "schema", "status"], errors="ignore")
+        return rows.drop(columns=["kind", "schema", "status", "contents"], errors="ignore")
 
 
 class Maps(_Samples):
@@ -208,7 +219,18 @@ def open_root(path: StoreLike) -> zarr.Group:
             "Upgrade i2am: a newer version wrote this store."
         )
         raise StoreError(msg)
+    content = read_object(root.store_path / METADATA_KEY)
+    if content is not None and (fault := metadata_fault(json.loads(content.to_bytes()), "")):
+        msg = (
+            f"Expected the store as it was written, got its zarr.json altered: {fault}, at {path}. "
+        )
+        raise StoreError(msg + "Make it anew.")
     return root
+
+
+def _facts_of(own: dict[str, Any]) -> dict[str, Any]:
+    contents = contents_of(own)
+    return without_inventory(own) | ({} if contents is None else {"contents": contents})
 
 
 def _what(group: zarr.Group) -> str:
@@ -218,8 +240,19 @@ def _what(group: zarr.Group) -> str:
     return f"a Zarr group with {'the attributes ' + ', '.join(names) if names else 'no attributes'}"
 
 
-def open_tree(group: zarr.Group, name: str | None = None) -> xr.DataTree:
-    """Return a group and all below it, every array lazy but the coordinates."""
+def open_tree(
+    group: zarr.Group, name: str | None = None, state: SampleState | None = None
+) -> xr.DataTree:
+    """Return a group and all below it, every array lazy but the coordinates.
+
+    Parameters
+    ----------
+    group : zarr.Group
+    name : str, optional
+        Of the tree.
+    state : SampleState, optional
+        If the group is a sample: what is read later is checked against it.
+    """
     groups = {"/": group}
     arrays: dict[str, dict[str, zarr.Array[Any]]] = {"/": {}}
     for path, node in group.members(max_depth=None):
@@ -229,11 +262,15 @@ def open_tree(group: zarr.Group, name: str | None = None) -> xr.DataTree:
         else:
             parent, _, own_name = f"/{path}".rpartition("/")
             arrays.setdefault(parent or "/", {})[own_name] = node
-    trees = {path: _open_dataset(node, arrays[path]) for path, node in sorted(groups.items())}
+    trees = {
+        path: _open_dataset(node, arrays[path], state) for path, node in sorted(groups.items())
+    }
     return xr.DataTree.from_dict(trees, name=name)
 
 
-def _open_dataset(group: zarr.Group, arrays: dict[str, zarr.Array[Any]]) -> xr.Dataset:
+def _open_dataset(
+    group: zarr.Group, arrays: dict[str, zarr.Array[Any]], state: SampleState | None
+) -> xr.Dataset:
     variables: dict[str, xr.Variable] = {}
     coordinates = set()
     for name, array in sorted(arrays.items()):
@@ -246,11 +283,15 @@ def _open_dataset(group: zarr.Group, arrays: dict[str, zarr.Array[Any]]) -> xr.D
             raise StoreError(msg)
         if len(names) == 1:  # No map and no score has one dimension.
             coordinates.add(name)
-            variables[name] = xr.Variable(names, _plain(np.asarray(array[:])))
+            values = StoredArray(array, state)[:]
+            variables[name] = xr.Variable(names, _plain(values))
         else:
-            variables[name] = in_chunks(array, names)
+            variables[name] = in_chunks(array, names, state)
         variables[name].attrs = {key: array.attrs[key] for key in _KEPT if key in array.attrs}
-    attributes = {key: group.attrs[key] for key in group.attrs if key == ATTRIBUTE_KEY}
+    attributes = {}
+    if ATTRIBUTE_KEY in group.attrs:
+        own = group.attrs[ATTRIBUTE_KEY]
+        attributes[ATTRIBUTE_KEY] = without_inventory(own) if isinstance(own, dict) else own
     return xr.Dataset(variables, attrs=attributes).set_coords(sorted(coordinates))
 
 
