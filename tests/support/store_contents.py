@@ -16,11 +16,12 @@ IGNORED = {"created", "source_created", "versions", "objects", "digest", "owner"
 
 def contents_of(path: Path) -> dict[str, Any]:
     """Return the attributes and values of every group and array below a group, as one mapping."""
-    root = zarr.open_group(path, mode="r", zarr_format=3)
     found: dict[str, Any] = {}
-    for name, node in [("", root), *root.members(max_depth=None)]:
-        if any(part.startswith(".") for part in name.split("/")):
+    for metadata in path.rglob("zarr.json"):
+        name = str(metadata.parent.relative_to(path)).removeprefix(".")
+        if any(part.startswith(".") for part in metadata.relative_to(path).parts):
             continue  # No samples: who writes, and what is not finished.
+        node: Any = zarr.open(metadata.parent, mode="r", zarr_format=3)
         found[f"{name} attributes"] = _without_ignored(dict(node.attrs))
         if isinstance(node, zarr.Array):
             values = np.asarray(node[...])
