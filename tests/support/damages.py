@@ -32,7 +32,7 @@ _LEVELS = ("ulam", "tlam", "hlam", "llam")
 _PIXELS = ("x", "y", "reference_x", "reference_y")
 
 
-class Unfit(Exception):  # noqa: N818 - no error: the draw goes on to another file.
+class _Unfit(Exception):
     """This file cannot be damaged so, or would be as it was."""
 
 
@@ -147,7 +147,7 @@ def damages(specimens: Specimens, seed: int) -> Iterator[Damage]:
             draw = random.Random(f"{seed} {action} {file.store}/{file.path}")
             try:
                 where, do = hit(file, files, draw)
-            except Unfit:
+            except _Unfit:
                 continue
             yield Damage(
                 action, kind[1], file.store, file.sample, str(where), is_quick, _in(file.store, do)
@@ -185,7 +185,7 @@ def _bytes(change: Callable[[bytes, random.Random], bytes]) -> Any:
         before = (file.stores.new / file.store / file.path).read_bytes()
         after = change(before, rng)
         if after == before:
-            raise Unfit
+            raise _Unfit
 
         def do(store: Path) -> None:
             (store / file.path).write_bytes(after)
@@ -198,7 +198,7 @@ def _bytes(change: Callable[[bytes, random.Random], bytes]) -> Any:
 def _flipped(content: bytes, at: int, rng: random.Random) -> bytes:
     """Return the content with some bits of one byte flipped."""
     if not -len(content) <= at < len(content):
-        raise Unfit
+        raise _Unfit
     changed = bytearray(content)
     changed[at] ^= rng.randrange(1, 256)
     return bytes(changed)
@@ -256,7 +256,7 @@ _TEXTS: list[_Row] = [
 ]
 
 
-# --- Shards: their chunks, the index behind them, and checksums.
+# --- Shards: their chunks, the index, and checksums.
 
 
 def _in_shard(place: Callable[[bytes, Any, random.Random], int]) -> Any:
@@ -272,30 +272,35 @@ def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def _index(content: bytes, metadata: Any) -> list[tuple[int, int]]:
-    """Return offset and length of each chunk of a shard."""
+def _index_span(content: bytes, metadata: Any) -> tuple[int, int]:
+    """Return where the index begins, and where it ends: its checksum follows."""
     shard = metadata["chunk_grid"]["configuration"]["chunk_shape"]
-    chunk = metadata["codecs"][0]["configuration"]["chunk_shape"]
-    count = math.prod(outer // inner for outer, inner in zip(shard, chunk, strict=True))
-    begin = len(content) - _CHECKSUM_BYTES - count * _INDEX_ENTRY.size
-    return list(_INDEX_ENTRY.iter_unpack(content[begin:-_CHECKSUM_BYTES]))
+    inner = metadata["codecs"][0]["configuration"]
+    counts = (a // b for a, b in zip(shard, inner["chunk_shape"], strict=True))
+    length = math.prod(counts) * _INDEX_ENTRY.size
+    if inner.get("index_location") == "start":
+        return 0, length
+    end = len(content) - _CHECKSUM_BYTES
+    return end - length, end
+
+
+def _index(content: bytes, metadata: Any) -> list[tuple[int, int]]:
+    """Return offset and length of each chunk that a shard holds."""
+    begin, end = _index_span(content, metadata)
+    return [e for e in _INDEX_ENTRY.iter_unpack(content[begin:end]) if e[0] != _ABSENT]
 
 
 def _in_index(content: bytes, metadata: Any, rng: random.Random) -> int:
-    length = len(_index(content, metadata)) * _INDEX_ENTRY.size
-    return len(content) - _CHECKSUM_BYTES - 1 - rng.randrange(length)
+    return rng.randrange(*_index_span(content, metadata))
 
 
-def _before_index(content: bytes, metadata: Any, rng: random.Random) -> int:
-    """Return a place in the last bytes before the index."""
-    length = len(_index(content, metadata)) * _INDEX_ENTRY.size + _CHECKSUM_BYTES
-    return len(content) - length - 1 - rng.randrange(_CHECKSUM_BYTES)
+def _in_checksum_of_index(content: bytes, metadata: Any, rng: random.Random) -> int:
+    return _index_span(content, metadata)[1] + rng.randrange(_CHECKSUM_BYTES)
 
 
 def _at_end_of_chunk(content: bytes, metadata: Any, rng: random.Random) -> int:
     """Return a place in the last bytes of a chunk, which are its checksum where it has one."""
-    held = [entry for entry in _index(content, metadata) if entry[0] != _ABSENT]
-    offset, length = rng.choice(held)
+    offset, length = rng.choice(_index(content, metadata))
     return offset + length - 1 - rng.randrange(_CHECKSUM_BYTES)
 
 
@@ -303,16 +308,15 @@ def _in_padding(content: bytes, metadata: Any, _rng: random.Random) -> int:
     """Return a place in what the last chunk has beyond the array's end."""
     chunk = metadata["codecs"][0]["configuration"]["chunk_shape"]
     axis = metadata["dimension_names"].index("step")
-    held = [entry for entry in _index(content, metadata) if entry[0] != _ABSENT]
     if metadata["shape"][axis] % chunk[axis] == 0:
-        raise Unfit
-    offset, length = held[-1]
+        raise _Unfit
+    offset, length = _index(content, metadata)[-1]
     return offset + length - 2 * _CHECKSUM_BYTES
 
 
 _SHARDS: list[_Row] = [
     ("a byte flipped in the index", False, _in_shard(_in_index)),
-    ("a byte flipped before the index", False, _in_shard(_before_index)),
+    ("a byte flipped in the index's checksum", False, _in_shard(_in_checksum_of_index)),
     ("a byte flipped at the end of a chunk", False, _in_shard(_at_end_of_chunk)),
     ("a byte flipped in the padding", False, _in_shard(_in_padding)),
 ]
@@ -338,7 +342,7 @@ def _exchanged(is_other: Callable[[_File, _File], bool]) -> Any:
         ]
         others = [other for other in others if other.size() == len(mine)] or others
         if not others:
-            raise Unfit
+            raise _Unfit
         other = rng.choice(others)
         theirs = (root / other.path).read_bytes()
 
@@ -354,7 +358,7 @@ def _exchanged(is_other: Callable[[_File, _File], bool]) -> Any:
 def _older(file: _File, _files: list[_File], _rng: random.Random) -> _Hit:
     new, old = (root / file.store / file.path for root in (file.stores.new, file.stores.old))
     if not old.is_file() or new.read_bytes() == (content := old.read_bytes()):
-        raise Unfit
+        raise _Unfit
     return file.path, lambda store: _write(store / file.path, content)
 
 
@@ -389,9 +393,9 @@ def _edited(change: Callable[[Any, random.Random], object]) -> Any:
         try:
             change(content, rng)
         except (KeyError, IndexError, TypeError) as e:
-            raise Unfit from e
+            raise _Unfit from e
         if content == file.metadata:
-            raise Unfit
+            raise _Unfit
         text = json.dumps(content, indent=2).encode()
         return file.path, lambda store: _write(store / file.path, text)
 
@@ -498,7 +502,7 @@ def _other(value: Any) -> Any:
             return [*value, value[0]] if value else [1]
         case dict():
             return {**value, "zzz": 1}
-    raise Unfit
+    raise _Unfit
 
 
 # What is a wrong label though its value is a known one.
@@ -559,7 +563,7 @@ def _folder(do: Callable[[Path, Path], None], *, partner: str | None = None) -> 
             )
         ]
         if partner is not None and not others:
-            raise Unfit
+            raise _Unfit
         other = rng.choice(others) if partner is not None else file.node
 
         def act(store: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,15 @@ from i2am.capture import capture
 from tests.support.tiny_pipelines import families
 from tests.support.tiny_pipelines.families import Family
 
-__all__ = ["MAPS", "RUN", "SAMPLES", "Specimens", "write_specimens"]
+__all__ = [
+    "MAPS",
+    "RUN",
+    "SAMPLES",
+    "Specimens",
+    "analyze_samples",
+    "capture_sample",
+    "write_specimens",
+]
 
 RUN = "run.zarr"
 SAMPLES = ("factors", "logits", "maps", "twin")
@@ -38,6 +47,7 @@ MAPS: Mapping[str, Mapping[str, Any]] = {
 
 _SCALES = (0.7, 0.4, 0.9, 0.2, 0.5, 0.6)  # of the adapter, by step
 _ADAPTED_LAYERS = ["mid_block*", "up_blocks.0.attentions.0*"]
+_JOINT_LAYERS = ["transformer_blocks.0.*", "single_transformer_blocks.0.*"]
 _SIZE_PX = (16, 32)
 
 
@@ -58,17 +68,37 @@ class Specimens:
 def write_specimens(folder: Path) -> Specimens:
     """Write all stores below a folder, which takes some seconds."""
     found = Specimens(folder / "new", folder / "old")
-    adapted, joint = families.ip_adapter("full", images=2), families.flux_kontext()
-    joint.call.pop("true_cfg_scale")  # One branch is enough here.
     for seed, root in enumerate((found.new, found.old)):
-        run = root / RUN
-        _capture_adapted(adapted, run, "factors", seed)
-        _capture_adapted(adapted, run, "twin", seed + 2)
-        _capture_joint(joint, run, "logits", seed)
-        _capture_joint(joint, run, "maps", seed)
-        for name, options in MAPS.items():
-            analyze_run(run, root / name, progress=False, **options)
+        for sample in SAMPLES:
+            capture_sample(root / RUN, sample, seed)
+        for maps in MAPS:
+            analyze_samples(root / RUN, root / maps)
     return found
+
+
+def capture_sample(run: Path, sample: str, seed: int = 0) -> None:
+    """Capture one of `SAMPLES` into a run; seed 0 is that of the new stores."""
+    if sample in {"logits", "maps"}:
+        _capture_joint(_joint(), run, sample, seed)
+    else:
+        _capture_adapted(_adapted(), run, sample, seed + 2 * (sample == "twin"))
+
+
+def analyze_samples(run: Path, maps: Path) -> None:
+    """Analyze a run into one of `MAPS`, by its name; what is complete there is skipped."""
+    analyze_run(run, maps, progress=False, **MAPS[maps.name])
+
+
+@cache
+def _adapted() -> Family:
+    return families.ip_adapter("full", images=2)
+
+
+@cache
+def _joint() -> Family:
+    family = families.flux_kontext()
+    family.call.pop("true_cfg_scale")  # One branch is enough here.
+    return family
 
 
 def _capture_adapted(family: Family, run: Path, sample: str, seed: int) -> None:
@@ -104,7 +134,8 @@ def _change_scale(pipeline: Any, step: int, _timestep: Any, kept: dict[str, Any]
 
 def _capture_joint(family: Family, run: Path, kind: Any, seed: int) -> None:
     """Logits or maps in float32, with what the softmax covers beside the reference."""
-    with capture(family.pipeline, run, sample=kind, representation=kind, dtype="float32") as made:
+    options: Any = {"representation": kind, "dtype": "float32", "layers": _JOINT_LAYERS}
+    with capture(family.pipeline, run, sample=kind, **options) as made:
         family.run(6, generator=torch.Generator().manual_seed(seed))
         made.add_provenance(seed=seed)
         made.add_images(

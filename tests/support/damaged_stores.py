@@ -418,9 +418,7 @@ def _files(folder: Path) -> Facts:
         inner = path.relative_to(folder)
         stores = [part for part in inner.parts if part.endswith(".zarr")]
         if path.is_file() and not stores:
-            facts[str(inner)] = hashlib.sha1(
-                path.read_bytes(), usedforsecurity=False
-            ).hexdigest()
+            facts[str(inner)] = hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
         elif path.suffix == ".zarr":
             members: Any = zarr.open_group(path, mode="r").members(max_depth=None)
             for name, node in members:
