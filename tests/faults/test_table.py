@@ -48,7 +48,15 @@ def test_outcomes_are_counted_and_nothing_lost_is_a_success(
 ) -> None:
     assert faults.try_sweeps({"good": good}, 7, 3) == 0
     head, row = capsys.readouterr().out.strip().splitlines()
-    assert head.split()[-7:] == "times refused survived mended LOST UNDETECTED seconds".split()
+    assert head.split()[-7:] == [
+        "times",
+        "refused",
+        "survived",
+        "mended",
+        "LOST",
+        "UNDETECTED",
+        "seconds",
+    ]
     assert row.split()[:7] == ["good", "4", "3", "0", "1", "0", "0"]
 
 
