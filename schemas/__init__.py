@@ -11,6 +11,7 @@ from i2am.schemas.attributes import (
     LayerAttributes,
     MapsAttributes,
     RunAttributes,
+    check_schema,
 )
 from i2am.schemas.boxes import Box
 from i2am.schemas.description import ArrayDescription, Fault, GroupDescription
@@ -48,6 +49,7 @@ __all__ = [
     "SchemaError",
     "StoreError",
     "check_sample_name",
+    "check_schema",
     "did_you_mean",
     "find_faults",
     "read_manifest",

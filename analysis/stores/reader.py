@@ -16,7 +16,7 @@ import zarr
 
 from i2am.analysis.stores.chunks import in_chunks
 from i2am.analysis.stores.stored_array import StoredArray
-from i2am.schemas import SCHEMA_VERSION, StoreError, did_you_mean
+from i2am.schemas import StoreError, check_schema, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.storage.addresses import StoreLike, member_names, open_group, own_attributes
 from i2am.storage.inventory import facts_of
@@ -206,13 +206,7 @@ def open_root(path: StoreLike) -> zarr.Group:
         hint = "Give one of these." if is_other_kind else "Give its root."
         msg = f"Expected a run or a maps store of i2am, got {what}, at {path}. {hint}"
         raise StoreError(msg)
-    version = own.get("schema")
-    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
-        msg = (
-            f"Expected schema 1 to {SCHEMA_VERSION}, got {version!r}, at {path}. "
-            "Upgrade i2am: a newer version wrote this store."
-        )
-        raise StoreError(msg)
+    check_schema(own, path)
     return root
 
 
