@@ -23,6 +23,7 @@ from i2am.analysis.maps.analyze import analyze, check_options
 from i2am.analysis.maps.dask_cluster import Executor, ProgressCallback, open_executor
 from i2am.analysis.stores.layers import Labels, head_labels, step_labels
 from i2am.analysis.stores.maps_writer import (
+    Source,
     finish_sample,
     is_finished,
     open_output,
@@ -163,16 +164,16 @@ class _Analysis:
     prepared: dict[str, xr.DataTree]
     writer: Writer
     durable: bool
-    _started: deque[tuple[str, str, Callable[[], None]]] = field(default_factory=deque)
+    _started: deque[tuple[str, Source, Callable[[], None]]] = field(default_factory=deque)
     _failed: dict[str, Exception] = field(default_factory=dict)
 
-    def run(self, samples: Mapping[str, str]) -> None:
+    def run(self, samples: Mapping[str, Source]) -> None:
         """Analyze the unfinished samples; raise the first error at the end, when all others are done."""
-        for name, created in samples.items():
-            if is_finished(self.root, name, created):
+        for name, source in samples.items():
+            if is_finished(self.root, name, source):
                 self.advance(1.0)
                 continue
-            self._try(name, partial(self._start, name, created))
+            self._try(name, partial(self._start, name, source))
             while len(self._started) >= self.executor.max_started:
                 self._finish_first()
         while self._started:
@@ -182,19 +183,19 @@ class _Analysis:
             others = f" So do {len(self._failed) - 1} more." if len(self._failed) > 1 else ""
             raise _explained(error, name, self.opened, others) from error
 
-    def _start(self, name: str, created: str) -> None:
+    def _start(self, name: str, source: Source) -> None:
         maps = self.prepared.pop(name, None)
         if maps is None:
             maps = analyze(self.opened[name], **self.options)
-        writes = start_sample(self.root, name, maps, created, self.writer, durable=self.durable)
-        self._started.append((name, created, self.executor.start(writes, self.advance)))
+        writes = start_sample(self.root, name, maps, source, self.writer, durable=self.durable)
+        self._started.append((name, source, self.executor.start(writes, self.advance)))
 
     def _finish_first(self) -> None:
-        name, created, wait = self._started.popleft()
+        name, source, wait = self._started.popleft()
 
         def finish() -> None:
             wait()
-            finish_sample(self.root, name, created, self.writer, durable=self.durable)
+            finish_sample(self.root, name, source, self.writer, durable=self.durable)
 
         self._try(name, finish)
 
@@ -223,8 +224,8 @@ def _absolute(run: StoreLike) -> StoreLike:
     return Path(run).resolve() if isinstance(run, str | Path) and not is_url(run) else run
 
 
-def _chosen(run: Run, samples: Iterable[str] | None) -> dict[str, str]:
-    """Return the time of capture of each chosen sample, by name."""
+def _chosen(run: Run, samples: Iterable[str] | None) -> dict[str, Source]:
+    """Return what the maps of each chosen sample are made from, by its name."""
     known = run.sample_attributes()
     names = list(known) if samples is None else list(dict.fromkeys(samples))
     for name in names:
@@ -233,4 +234,6 @@ def _chosen(run: Run, samples: Iterable[str] | None) -> dict[str, str]:
     if not names:
         msg = f"Expected complete samples, got none, at {run.path}. Capture some first."
         raise StoreError(msg)
-    return {name: str(known[name].get("created")) for name in names}
+    return {
+        name: Source(str(known[name].get("created")), known[name].get("contents")) for name in names
+    }

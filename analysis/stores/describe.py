@@ -91,7 +91,7 @@ def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
     is_run = own["kind"] == "run"
     samples = open_run(path) if is_run else open_maps(path)
     names = list(samples)
-    unfinished = sum(1 for _ in root.group_keys()) - len(names)
+    unfinished = len(sample_names(root.store_path)) - len(names)
     facts: dict[str, str | list[str]] = {"kind": own["kind"], "schema": str(own["schema"])}
     facts |= {key: str(own[key]) for key in ("convention", "normalisation", "source") if key in own}
     shown = ", ".join(names[:_SHOWN_NAMES]) + (", …" if names[_SHOWN_NAMES:] else "")

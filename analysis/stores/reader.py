@@ -6,6 +6,7 @@ asked for, its arrays when they are computed. Samples that are not complete are 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final
 
@@ -19,7 +20,9 @@ from i2am.analysis.stores.stored_array import StoredArray
 from i2am.schemas import StoreError, check_schema, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.storage.addresses import StoreLike, member_names, open_group, own_attributes
-from i2am.storage.inventory import facts_of
+from i2am.storage.integrity import metadata_fault
+from i2am.storage.inventory import METADATA_KEY, contents_of, without_inventory
+from i2am.storage.objects import read_object
 from i2am.storage.sample_state import SampleState
 
 __all__ = [
@@ -102,9 +105,12 @@ class _Samples(Mapping[str, xr.DataTree]):
         return own_attributes(self._root)
 
     def sample_attributes(self) -> dict[str, dict[str, Any]]:
-        """Return each complete sample's own attributes, by name; no array is touched."""
-        found = ((name, facts_of(own_attributes(group))) for name, group in self._root.groups())
-        return {name: own for name, own in sorted(found) if self._is_complete(own)}
+        """Return each complete sample's own attributes, by name; no array is touched.
+
+        In place of its inventory stands ``contents``, a checksum of it.
+        """
+        found = ((name, own_attributes(group)) for name, group in self._root.groups())
+        return {name: _facts_of(own) for name, own in sorted(found) if self._is_complete(own)}
 
     def first(self) -> str | None:
         """Return the name of the first complete sample, or None; reads no other's metadata."""
@@ -172,7 +178,7 @@ class Run(_Samples):
         attributes = self.sample_attributes()
         rows = pd.json_normalize(list(attributes.values()))
         rows.insert(0, "sample", list(attributes))
-        return rows.drop(columns=["kind", "schema", "status"], errors="ignore")
+        return rows.drop(columns=["kind", "schema", "status", "contents"], errors="ignore")
 
 
 class Maps(_Samples):
@@ -207,7 +213,18 @@ def open_root(path: StoreLike) -> zarr.Group:
         msg = f"Expected a run or a maps store of i2am, got {what}, at {path}. {hint}"
         raise StoreError(msg)
     check_schema(own, path)
+    content = read_object(root.store_path / METADATA_KEY)
+    if content is not None and (fault := metadata_fault(json.loads(content.to_bytes()), "")):
+        msg = (
+            f"Expected the store as it was written, got its zarr.json altered: {fault}, at {path}. "
+        )
+        raise StoreError(msg + "Make it anew.")
     return root
+
+
+def _facts_of(own: dict[str, Any]) -> dict[str, Any]:
+    contents = contents_of(own)
+    return without_inventory(own) | ({} if contents is None else {"contents": contents})
 
 
 def _what(group: zarr.Group) -> str:
@@ -268,7 +285,7 @@ def _open_dataset(
     attributes = {}
     if ATTRIBUTE_KEY in group.attrs:
         own = group.attrs[ATTRIBUTE_KEY]
-        attributes[ATTRIBUTE_KEY] = facts_of(own) if isinstance(own, dict) else own
+        attributes[ATTRIBUTE_KEY] = without_inventory(own) if isinstance(own, dict) else own
     return xr.Dataset(variables, attrs=attributes).set_coords(sorted(coordinates))
 
 
