@@ -11,6 +11,7 @@ from i2am.schemas.attributes import (
     LayerAttributes,
     MapsAttributes,
     RunAttributes,
+    check_schema,
 )
 from i2am.schemas.boxes import Box, check_painted_box
 from i2am.schemas.description import ArrayDescription, Fault, GroupDescription
@@ -55,6 +56,7 @@ __all__ = [
     "check_facts",
     "check_painted_box",
     "check_sample_name",
+    "check_schema",
     "did_you_mean",
     "find_faults",
     "find_sample_faults",

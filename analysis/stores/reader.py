@@ -22,10 +22,10 @@ from i2am.analysis.stores.checked import check_sample, describe_nodes
 from i2am.analysis.stores.chunks import in_chunks
 from i2am.analysis.stores.stored_array import StoredArray
 from i2am.schemas import (
-    SCHEMA_VERSION,
     GroupDescription,
     StoreError,
     StoreWarning,
+    check_schema,
     did_you_mean,
 )
 from i2am.schemas.attributes import ATTRIBUTE_KEY
@@ -315,13 +315,7 @@ def open_root(path: StoreLike) -> zarr.Group:
         hint = "Give one of these." if is_other_kind else "Give its root."
         msg = f"Expected a run or a maps store of i2am, got {what}, at {path}. {hint}"
         raise StoreError(msg)
-    version = own.get("schema")
-    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
-        msg = (
-            f"Expected schema 1 to {SCHEMA_VERSION}, got {version!r}, at {path}. "
-            "Upgrade i2am: a newer version wrote this store."
-        )
-        raise StoreError(msg)
+    check_schema(own, path)
     content = read_object(root.store_path / METADATA_KEY)
     if content is not None and (fault := metadata_fault(json.loads(content.to_bytes()), "")):
         msg = (
