@@ -20,7 +20,9 @@ __all__ = [
     "InputWarning",
     "MissingExtra",
     "SchemaError",
+    "StorageError",
     "StoreError",
+    "StoreWarning",
     "describe_validation_error",
     "did_you_mean",
 ]
@@ -38,6 +40,10 @@ class StoreError(I2AMError):
     """A store is missing, unreadable, or must not be written."""
 
 
+class StorageError(StoreError):
+    """Storage fails: a full disk, a missing right, a bucket that does not answer."""
+
+
 class CaptureError(I2AMError):
     """A model cannot be captured, or captured something else than was expected."""
 
@@ -48,6 +54,10 @@ class AnalysisError(I2AMError, ValueError):
 
 class InputWarning(UserWarning):
     """Something in a picture, mask or manifest was read in a way that its giver should know."""
+
+
+class StoreWarning(UserWarning):
+    """Something in a store cannot be read, and was left out."""
 
 
 class MissingExtra(I2AMError, ImportError):

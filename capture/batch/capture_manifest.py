@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,16 @@ from i2am.capture.writer.run_store import (
     iter_finished_samples,
     stored_bytes,
 )
-from i2am.schemas import CaptureError, InputWarning, ManifestRow, SchemaError, read_manifest
+from i2am.schemas import (
+    CaptureError,
+    InputWarning,
+    ManifestRow,
+    SchemaError,
+    StorageError,
+    read_manifest,
+)
 from i2am.storage.owners import SampleTaken, Writer
+from i2am.storage.strikes import StoreStrikes
 
 __all__ = ["CaptureSummary", "ManifestCapture", "capture_manifest"]
 
@@ -74,6 +83,9 @@ class CaptureSummary:
         Samples that were captured now, and those that were complete before.
     failed : dict of str to str
         The reason, by sample.
+    untried : list of str
+        Samples that were not tried any more: the store had failed two in a row, or did not even take
+        a sample's status.
     taken : dict of str to str
         Which process captures them at this time, by sample.
     elapsed_s : float
@@ -92,6 +104,7 @@ class CaptureSummary:
     finished: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    untried: list[str] = field(default_factory=list)
     taken: dict[str, str] = field(default_factory=dict)
     elapsed_s: float = 0
     bytes_written: int = 0
@@ -102,6 +115,8 @@ class CaptureSummary:
             f"{len(self.finished)} captured, {len(self.skipped)} were complete, "
             f"{len(self.failed)} failed"
         )
+        if self.untried:
+            counts += f", {len(self.untried)} not tried"
         if self.taken:
             counts = f"{counts}, {len(self.taken)} left to other processes"
         if self.shard.count > 1:
@@ -131,8 +146,10 @@ def capture_manifest(
     """Generate and capture each row of a manifest.
 
     Complete samples are skipped, unfinished ones captured again. A sample that fails is marked as
-    failed in the store, and the next one follows. One run has one setting: with other settings than
-    its samples have, the run is not continued.
+    failed in the store, and the next one follows; but after two in a row that the store did not take,
+    no further one is tried. A sample whose own metadata in the store cannot be read fails, too, and is
+    left as it is: whether it was complete cannot be told. One run has one setting: with other settings
+    than its samples have, the run is not continued.
 
     Parameters
     ----------
@@ -215,7 +232,7 @@ def capture_manifest(
     found = _check_continues(earlier, pipeline, settings, loading, options)
     size = _batch_size(pipeline, runner, batch_size)
     shared = comparable_settings(found)
-    start_s = time.monotonic()
+    start_s, strikes = time.monotonic(), StoreStrikes()
     with (
         enter_run(out, shared) as writer,
         tqdm(total=len(waiting), desc="capture", unit="sample", disable=not progress) as bar,
@@ -225,13 +242,17 @@ def capture_manifest(
         )
         for first in range(0, len(waiting), size):
             check_others(writer, found, str(out))
-            for done in _capture_rows(manifest_capture, waiting[first : first + size], summary):
+            rows_now = waiting[first : first + size]
+            for done in _capture_rows(manifest_capture, rows_now, summary, strikes):
                 bar.update(done)
-        left = [row for row in waiting if row.sample in summary.taken]
+            if strikes.is_out:
+                summary.untried = [row.sample for row in waiting[first + size :]]
+                break
+        left = [row for row in waiting if row.sample in summary.taken and not strikes.is_out]
         for row in left:  # Its owner may have ended, complete or not.
             if writer.wait_for(row.sample):
                 del summary.taken[row.sample]
-                list(_capture_rows(manifest_capture, [row], summary))
+                list(_capture_rows(manifest_capture, [row], summary, strikes))
     summary.elapsed_s = time.monotonic() - start_s
     return summary
 
@@ -257,14 +278,15 @@ def _earlier_samples(
     out: str | Path, named: Set[str], options: CaptureOptions
 ) -> tuple[set[str], EarlierSamples]:
     """Return the complete samples that stay, and the settings that they were made with."""
-    complete = dict(iter_finished_samples(out))
-    if options.overwrite:  # The manifest's are replaced, if not by this shard then by another.
-        complete = {name: own for name, own in complete.items() if name not in named}
-    can_overwrite = not options.overwrite and complete.keys() <= named
-    earlier = EarlierSamples(str(out), can_overwrite)
-    for name, provenance in complete.items():
-        earlier.add(name, provenance)
-    return set(complete), earlier
+    earlier = EarlierSamples(str(out))
+    complete: set[str] = set()
+    for name, own in iter_finished_samples(out):  # One at a time: together they are gigabytes.
+        # With overwrite the manifest's are replaced, if not by this shard then by another.
+        if not (options.overwrite and name in named):
+            complete.add(name)
+            earlier.add(name, own)
+    earlier.can_overwrite = not options.overwrite and complete <= named
+    return complete, earlier
 
 
 def _check_continues(
@@ -371,27 +393,37 @@ def _batch_size(pipeline: Any, runner: Generate, wanted: int) -> int:
 
 
 def _capture_rows(
-    manifest_capture: ManifestCapture, rows: Sequence[ManifestRow], summary: CaptureSummary
+    manifest_capture: ManifestCapture,
+    rows: Sequence[ManifestRow],
+    summary: CaptureSummary,
+    strikes: StoreStrikes,
 ) -> Iterator[int]:
     """Capture some rows in one call, or one by one if that fails; yield the number of rows done."""
     names = [row.sample for row in rows]
     try:
         manifest_capture.capture(rows)
     except Exception as e:  # noqa: BLE001 - one sample must not end a night's batch
-        if len(rows) > 1:
+        if len(rows) > 1 and not isinstance(e, StorageError):  # It would take none of them alone.
             for row in rows:
-                yield from _capture_rows(manifest_capture, [row], summary)
+                yield from _capture_rows(manifest_capture, [row], summary, strikes)
             return
         if isinstance(e, SampleTaken):
             summary.taken[names[0]] = str(e)
         elif isinstance(e, SampleComplete):  # Another process was faster.
             summary.skipped += names
         else:
-            summary.failed[names[0]] = f"{type(e).__name__}: {e}"
+            strikes.failed(e)
+            summary.failed |= dict.fromkeys(names, _reason(e))
     else:
+        strikes.done()
         summary.finished += names
-        summary.bytes_written += sum(stored_bytes(manifest_capture.out, name) for name in names)
+        with suppress(StorageError):  # They are complete; only their size is not known.
+            summary.bytes_written += sum(stored_bytes(manifest_capture.out, name) for name in names)
     yield len(rows)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
 
 
 @dataclass(frozen=True)

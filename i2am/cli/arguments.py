@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import errno
 import json
 import math
 import re
@@ -39,6 +40,7 @@ __all__ = [
 _PROMPTS = re.compile(r"(negative_)?prompt(_\d+)?")
 # Where commands take a store.
 _STORE_OPTIONS = ("store", "maps", "source", "other")
+_NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _BYTE_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     f"{prefix}iB": 2**power for prefix, power in (("K", 10), ("M", 20), ("G", 30), ("T", 40))
 }
@@ -83,6 +85,11 @@ def explain(error: Exception, options: argparse.Namespace) -> str:
     """
     if isinstance(error, I2AMError) and str(error):
         return str(error)
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        from i2am.storage.failures import storage_error
+
+        place = error.filename or getattr(options, "out", None) or "what is written"
+        return str(storage_error(error, place))
     if isinstance(error, OSError) and error.filename is not None:
         return (
             f"Expected files that can be read and written, got {type(error).__name__}: "

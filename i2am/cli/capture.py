@@ -135,6 +135,11 @@ def _capture(options: argparse.Namespace) -> int:
         print_error(reason)
     for sample, reason in summary.failed.items():
         print_error(f"sample {sample!r} failed: {reason}")
+    if summary.untried:
+        print_error(
+            f"stopped, as the store failed: {len(summary.untried)} samples were not tried. The same "
+            "command goes on from here"
+        )
     sys.stdout.write(f"{options.out}: {summary}\n")
     return 1 if summary.failed else 0
 
