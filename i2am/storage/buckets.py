@@ -110,9 +110,9 @@ class BucketStore(ObjectStore[Any]):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Return an object's bytes, or a part of them; None where there is none."""
-        parent = super()
+        ask = partial(super().get, key, prototype, byte_range)
         with self._reported(key):
-            found = await _whole(lambda: parent.get(key, prototype, byte_range))
+            found = await _whole(ask)
             if found is None and not key.rpartition("/")[2].startswith("."):  # of older formats
                 await self._check_absent(key)
             return found
@@ -134,9 +134,9 @@ class BucketStore(ObjectStore[Any]):
 
     async def delete(self, key: str) -> None:
         """Delete an object."""
-        parent = super()
+        ask = partial(super().delete, key)
         with self._reported(key):
-            await _whole(lambda: parent.delete(key))
+            await _whole(ask)
 
     async def delete_dir(self, prefix: str) -> None:
         """Delete every object below a prefix."""
