@@ -11,6 +11,7 @@ from i2am.schemas.attributes import (
     LayerAttributes,
     MapsAttributes,
     RunAttributes,
+    check_schema,
 )
 from i2am.schemas.boxes import Box, check_painted_box
 from i2am.schemas.description import ArrayDescription, Fault, GroupDescription
@@ -23,6 +24,7 @@ from i2am.schemas.errors import (
     SchemaError,
     StorageError,
     StoreError,
+    StoreWarning,
     did_you_mean,
 )
 from i2am.schemas.manifest import ManifestRow, check_sample_name, read_manifest
@@ -50,9 +52,11 @@ __all__ = [
     "SchemaError",
     "StorageError",
     "StoreError",
+    "StoreWarning",
     "check_facts",
     "check_painted_box",
     "check_sample_name",
+    "check_schema",
     "did_you_mean",
     "find_faults",
     "find_sample_faults",

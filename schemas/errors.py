@@ -22,6 +22,7 @@ __all__ = [
     "SchemaError",
     "StorageError",
     "StoreError",
+    "StoreWarning",
     "describe_validation_error",
     "did_you_mean",
 ]
@@ -53,6 +54,10 @@ class AnalysisError(I2AMError, ValueError):
 
 class InputWarning(UserWarning):
     """Something in a picture, mask or manifest was read in a way that its giver should know."""
+
+
+class StoreWarning(UserWarning):
+    """Something in a store cannot be read, and was left out."""
 
 
 class MissingExtra(I2AMError, ImportError):

@@ -80,9 +80,10 @@ def write_report(
     names = _shared_names(run, maps)
     if scores is not None:
         scores = _scores_of(scores, names)
-    sections = [
-        _section(n, run[n], maps[n], scores, style, figures_dir) for n in names[:max_samples]
-    ]
+    shown = names[:max_samples]
+    # Not searched anew for each sample: a long run's table has millions of rows.
+    own = None if scores is None else scores[scores["sample"].astype(str).isin(shown)]
+    sections = [_section(n, run[n], maps[n], own, style, figures_dir) for n in shown]
     page = _template().render(
         title=_name(run),
         head=dict(_head(sections)),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import xarray as xr
 import zarr
@@ -41,10 +41,12 @@ from i2am.storage.strikes import StoreStrikes
 
 __all__ = ["analyze_run"]
 
+# What a single sample can raise, and the others need not.
+_OF_ONE_SAMPLE: Final = (I2AMError, RuntimeError, OSError, ValueError)
 # The bar counts parts of a sample, too: a whole one may take minutes.
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 # What damage to one sample's files causes; any other error of the system says that storage fails.
-_OF_ONE_SAMPLE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_LOST_FILES: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 def analyze_run(
@@ -111,8 +113,7 @@ def analyze_run(
     # Workers elsewhere may have another working folder.
     opened = open_run(run if scheduler is None else _absolute(run))
     chosen = _chosen(opened, samples)
-    first = next(iter(chosen))
-    sample = opened[first]
+    first, sample = _first_that_opens(opened, chosen)
     options: dict[str, Any] = {
         "convention": convention,
         "normalisation": normalisation,
@@ -170,7 +171,9 @@ class _Analysis:
     writer: Writer
     durable: bool
     _started: deque[tuple[str, Source, Callable[[], None]]] = field(default_factory=deque)
-    _failed: dict[str, Exception] = field(default_factory=dict)
+    # The first alone: an error holds on to all that was in memory where it arose.
+    _error: tuple[str, Exception] | None = None
+    _failed: int = 0
     _strikes: StoreStrikes = field(default_factory=StoreStrikes)
 
     def run(self, samples: Mapping[str, Source]) -> None:
@@ -188,9 +191,9 @@ class _Analysis:
                 self._finish_first()
         while self._started:
             self._finish_first()
-        if self._failed:
-            name, error = next(iter(self._failed.items()))
-            others = f" So do {len(self._failed) - 1} more." if len(self._failed) > 1 else ""
+        if self._error is not None:
+            name, error = self._error
+            others = f" So do {self._failed - 1} more." if self._failed > 1 else ""
             if untried:
                 others += f" {len(untried)} more were not tried; a re-run goes on from here."
             raise _explained(error, name, self.opened, others) from error
@@ -219,13 +222,15 @@ class _Analysis:
             with tqdm.external_write_mode(file=sys.stderr):
                 warnings.warn(str(e), stacklevel=2)
             return
-        except (I2AMError, RuntimeError, ValueError, *_OF_ONE_SAMPLE) as e:
-            self._failed[name] = e
+        except (I2AMError, RuntimeError, ValueError, *_LOST_FILES) as e:
+            error: Exception = e
         except OSError as e:
-            self._failed[name] = storage_error(e, e.filename or self.root.store_path / name)
+            error = storage_error(e, e.filename or self.root.store_path / name)
         else:
             return
-        self._strikes.failed(self._failed[name])
+        self._error = self._error or (name, error)
+        self._failed += 1
+        self._strikes.failed(error)
 
 
 def _explained(error: Exception, name: str, run: Run, others: str) -> Exception:
@@ -249,16 +254,29 @@ def _absolute(run: StoreLike) -> StoreLike:
     return Path(run).resolve() if isinstance(run, str | Path) and not is_url(run) else run
 
 
+def _first_that_opens(run: Run, names: Iterable[str]) -> tuple[str, xr.DataTree]:
+    """Return the first sample that can be opened; raise the first one's error if none can."""
+    error: Exception | None = None
+    for name in names:
+        try:
+            return name, run[name]
+        except _OF_ONE_SAMPLE as e:
+            error = error or e
+    raise error or StoreError  # There are names.
+
+
 def _chosen(run: Run, samples: Iterable[str] | None) -> dict[str, Source]:
     """Return what the maps of each chosen sample are made from, by its name."""
-    known = run.sample_attributes()
-    names = list(known) if samples is None else list(dict.fromkeys(samples))
-    for name in names:
-        if name not in known:
-            run[name]  # Raises, and names the samples that exist.
-    if not names:
+    if samples is not None:  # A long run is not listed for a few of its samples.
+        names = list(dict.fromkeys(samples))
+        chosen = {name: _source(run.attributes_of(name)) for name in names}
+    else:
+        chosen = {name: _source(own) for name, own in run.iter_attributes()}
+    if not chosen:
         msg = f"Expected complete samples, got none, at {run.path}. Capture some first."
         raise StoreError(msg)
-    return {
-        name: Source(str(known[name].get("created")), known[name].get("contents")) for name in names
-    }
+    return chosen
+
+
+def _source(own: Mapping[str, Any]) -> Source:
+    return Source(str(own.get("created")), own.get("contents"))

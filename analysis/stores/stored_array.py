@@ -12,6 +12,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
+from i2am.analysis.stores.sealed_chunks import SealedArray, is_sealed
 from i2am.schemas import I2AMError, StoreError
 from i2am.storage.failures import storage_error
 from i2am.storage.integrity import damaged_values
@@ -55,7 +56,7 @@ class StoredArray:
         ----------
         read : callable (zarr.Array) -> array
         natively : bool
-            Read by zarrs if the store lies on a disk.
+            Read without zarr if the store lies on a disk; `read` may use ``oindex`` alone.
 
         Raises
         ------
@@ -81,7 +82,12 @@ class StoredArray:
         return values
 
     @functools.cached_property
-    def _native(self) -> zarr.Array[Any]:
+    def _native(self) -> Any:
+        """What reads parts of the array fast: not zarrs where it would pass over checksums."""
+        if is_sealed(self.array):
+            return SealedArray(self.array)
+        if _has_checksums(self.array):
+            return self.array
         with zarr.config.set(_ZARRS_PIPELINE):
             return self.array.with_config(self.array.config)
 
@@ -119,3 +125,7 @@ class StoredArray:
             "'i2am repair' lists the samples that must be made again."
         )
         return StoreError(msg)
+
+
+def _has_checksums(array: zarr.Array[Any]) -> bool:
+    return "crc32c" in str(array.metadata.to_dict().get("codecs"))

@@ -147,8 +147,9 @@ def capture_manifest(
 
     Complete samples are skipped, unfinished ones captured again. A sample that fails is marked as
     failed in the store, and the next one follows; but after two in a row that the store did not take,
-    no further one is tried. One run has one setting: with other settings than
-    its samples have, the run is not continued.
+    no further one is tried. A sample whose own metadata in the store cannot be read fails, too, and is
+    left as it is: whether it was complete cannot be told. One run has one setting: with other settings
+    than its samples have, the run is not continued.
 
     Parameters
     ----------
@@ -277,14 +278,15 @@ def _earlier_samples(
     out: str | Path, named: Set[str], options: CaptureOptions
 ) -> tuple[set[str], EarlierSamples]:
     """Return the complete samples that stay, and the settings that they were made with."""
-    complete = dict(iter_finished_samples(out))
-    if options.overwrite:  # The manifest's are replaced, if not by this shard then by another.
-        complete = {name: own for name, own in complete.items() if name not in named}
-    can_overwrite = not options.overwrite and complete.keys() <= named
-    earlier = EarlierSamples(str(out), can_overwrite)
-    for name, provenance in complete.items():
-        earlier.add(name, provenance)
-    return set(complete), earlier
+    earlier = EarlierSamples(str(out))
+    complete: set[str] = set()
+    for name, own in iter_finished_samples(out):  # One at a time: together they are gigabytes.
+        # With overwrite the manifest's are replaced, if not by this shard then by another.
+        if not (options.overwrite and name in named):
+            complete.add(name)
+            earlier.add(name, own)
+    earlier.can_overwrite = not options.overwrite and complete <= named
+    return complete, earlier
 
 
 def _check_continues(

@@ -358,7 +358,7 @@ class Recording:
             self._sampling = sampling.attach()
         except BaseException as error:
             with suppress(CaptureError):
-                self._close_staging()
+                self._close_staging(abandoned=True)
             mark_failed(opened.values(), error)
             raise
         self._prepared, self._provenance = prepared, prepared.provenance
@@ -375,11 +375,11 @@ class Recording:
             if error is None:
                 sampling.finish()
             else:
-                self._close_staging()
+                self._close_staging(abandoned=True)
         except BaseException as failure:
             # Its tensors still lie in memory that was lent: the next sampling gets other memory.
             with suppress(CaptureError):
-                self._close_staging()
+                self._close_staging(abandoned=True)
             sampling.fail(failure)
             raise
         if error is not None:
@@ -390,9 +390,11 @@ class Recording:
         if self._owns_writer and self._writer is not None:
             self._writer.close()
 
-    def _close_staging(self) -> None:
+    def _close_staging(self, *, abandoned: bool = False) -> None:
         staging, self._staging = self._staging, None
         if staging is not None:
+            if abandoned:
+                staging.abandon()
             staging.close()
 
     def _warn_of_missing_images(self) -> None:

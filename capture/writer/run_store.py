@@ -11,7 +11,6 @@ A complete sample that shall be replaced stays what it is until the new one, whi
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -47,7 +46,8 @@ from i2am.storage.addresses import (
     reported_as_store_error,
     to_store,
 )
-from i2am.storage.inventory import METADATA_KEY, OBJECTS, own_facts
+from i2am.storage.inventory import METADATA_KEY, OBJECTS, own_facts, without_inventory
+from i2am.storage.listing import Unreadable, iter_groups
 from i2am.storage.objects import (
     create_object,
     list_sizes,
@@ -143,13 +143,9 @@ def iter_finished_samples(store: str | Path) -> Iterator[tuple[str, dict[str, An
         except FileNotFoundError:
             return
         _check_is_run(own_attributes(root), store)
-        with warnings.catch_warnings():
-            # Another process may just have removed a sample, and not created it again yet.
-            warnings.filterwarnings("ignore", "Object at .* is not recognized")
-            groups = list(root.groups())
-    for name, group in groups:
-        if (own := own_attributes(group)).get("status") == "complete":
-            yield name, own
+        for name, own in iter_groups(root):  # Damaged ones are told by whoever wants to write them.
+            if not isinstance(own, Unreadable) and own.get("status") == "complete":
+                yield name, without_inventory(own)
 
 
 def stored_bytes(store: str | Path, sample: str) -> int:
@@ -459,6 +455,8 @@ def _is_something_else(path: Path) -> bool:
         return False
     if not path.is_dir():
         return True
+    if (path / METADATA_KEY).exists():  # A run of many samples is not listed for every one of them.
+        return False
     # zarr writes files under this suffix first.
     entries = [entry for entry in path.iterdir() if entry.suffix != ".partial"]
     return bool(entries) and not (path / METADATA_KEY).exists()

@@ -100,6 +100,7 @@ class StagingArea:
         self._free: dict[_Kind, list[torch.Tensor]] = {}
         self._changed = threading.Condition()
         self._error: BaseException | None = None
+        self._is_abandoned = False
         self._writers = ThreadPoolExecutor(
             threads, thread_name_prefix="i2am-writer", initializer=_limit_threads
         )
@@ -184,7 +185,7 @@ class StagingArea:
         def run() -> None:
             for event in arrived:
                 event.synchronize()
-            if self._error is None:
+            if self._error is None and not self._is_abandoned:
                 work(self._scratch_memory())
 
         with self._changed:
@@ -202,6 +203,10 @@ class StagingArea:
         with self._changed:
             self._changed.wait_for(lambda: not self._writing)
         self._check()
+
+    def abandon(self) -> None:
+        """Drop the work that waits for a writer: gigabytes that belong to a sample that failed."""
+        self._is_abandoned = True
 
     def close(self) -> None:
         """Wait until all work that was submitted is done, and free the memory.

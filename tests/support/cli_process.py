@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,6 +55,17 @@ class CliProcess:
     def is_running(self) -> bool:
         return self._process.is_alive()
 
+    @property
+    def pid(self) -> int:
+        found = self._process.pid
+        assert found is not None
+        return found
+
+    def send(self, number: int) -> None:
+        """Send a signal; one that comes after the end is lost."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
     def end(self, timeout_s: float = 300) -> Ended:
         """Wait for its end, and return what it left."""
         self._process.join(timeout_s)
@@ -86,4 +98,5 @@ def _run(arguments: list[str], environment: dict[str, str], out: str, err: str) 
         os.close(file)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    sys.exit(main(arguments))
+    sys.argv = ["i2am", *arguments]
+    sys.exit(main())
