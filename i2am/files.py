@@ -1,14 +1,39 @@
-"""Files that are written: never over what is there unasked, and whole or not at all."""
+"""Files that are written: never over what is there unasked, and whole or not at all.
+
+What was there before stays until what replaces it is complete and on the disk: a full disk, an error or
+a power cut leaves the one or the other.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
+from uuid import uuid4
 
 from i2am.schemas import StoreError
 
-__all__ = ["check_new_file", "written_whole"]
+__all__ = [
+    "check_new_file",
+    "folder_written_whole",
+    "outputs_written_whole",
+    "restore_replaced",
+    "written_whole",
+]
+
+# Of a folder that is about to be replaced; it has its name again if the work is stopped then.
+_REPLACED: Final = ".replaced"
+# What a disk says that has no room: too full, beyond a quota, a file too large.
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+# How often to look whether a folder stays removed.
+_LOOKS: Final = 100
+_LOOK_S: Final = 0.05
 
 
 def check_new_file(path: str | Path, *, overwrite: bool) -> Path:
@@ -38,6 +63,11 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     Nothing is left of it after an error. The suffix is that of `path`, since libraries go by it.
 
+    Raises
+    ------
+    StoreError
+        If the disk has no room for it.
+
     Examples
     --------
     >>> from pathlib import Path
@@ -48,9 +78,157 @@ def written_whole(path: Path) -> Iterator[Path]:
     ...     [path.name for path in Path(folder).iterdir()]
     ['table.csv']
     """
-    unfinished = path.with_name(f"{path.stem}.unfinished{path.suffix}")
+    # Of its own name: another process may be writing the same file.
+    unfinished = path.with_name(f"{path.stem}.{uuid4().hex[:8]}.unfinished{path.suffix}")
     try:
-        yield unfinished
-        unfinished.replace(path)
+        with _told_of_room(path):
+            yield unfinished
+            _write_out(unfinished)
+        _replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` for a folder; it gets its name when the block ends without error.
+
+    An earlier folder of that name stays until then; `restore_replaced` goes before.
+
+    Raises
+    ------
+    StoreError
+        If the disk has no room for it.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     with folder_written_whole(Path(folder) / "average.zarr") as unfinished:
+    ...         unfinished.mkdir()
+    ...     [path.name for path in Path(folder).iterdir()]
+    ['average.zarr']
+    """
+    unfinished = path.with_name(f"{path.name}.{uuid4().hex[:8]}.unfinished")
+    try:
+        with _told_of_room(path):
+            yield unfinished
+            _write_out(unfinished)
+        _replace(unfinished, path)
+    except BaseException:
+        _remove_while_written(unfinished)
+        raise
+
+
+@contextmanager
+def outputs_written_whole(folder: Path) -> Iterator[Path]:
+    """Give a folder for several outputs, which all move to `folder` when the block ends without error.
+
+    Those of the same names are replaced then, and what else is in `folder` stays.
+
+    Raises
+    ------
+    StoreError
+        If the disk has no room for them.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     with outputs_written_whole(Path(folder) / "new") as unfinished:
+    ...         _ = (unfinished / "table.csv").write_text("a,b")
+    ...     [path.name for path in Path(folder, "new").iterdir()]
+    ['table.csv']
+    """
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f".{uuid4().hex[:8]}.unfinished"
+    try:
+        with _told_of_room(folder):
+            unfinished.mkdir()
+            yield unfinished
+            _write_out(unfinished)
+        for path in sorted(unfinished.iterdir()):
+            restore_replaced(folder / path.name)
+            _replace(path, folder / path.name)
+        unfinished.rmdir()
+    except BaseException:
+        _remove_while_written(unfinished)
+        if is_new:
+            with suppress(OSError):  # It holds something.
+                folder.rmdir()
+        raise
+
+
+def restore_replaced(path: Path) -> None:
+    """Give an earlier folder its name back, if the work that replaced it was stopped in between."""
+    replaced = path.with_name(path.name + _REPLACED)
+    if replaced.exists() and not path.exists():
+        replaced.rename(path)
+
+
+def _replace(unfinished: Path, path: Path) -> None:
+    """Give something complete its name. For a folder, what has that name moves aside first."""
+    replaced = path.with_name(path.name + _REPLACED)
+    try:
+        if unfinished.is_dir() and path.exists():
+            _remove(replaced)
+            path.rename(replaced)
+        unfinished.replace(path)
+    except BaseException:
+        restore_replaced(path)
+        raise
+    _sync(path.parent)
+    _remove(replaced)
+
+
+def _remove_while_written(folder: Path) -> None:
+    """Remove a folder into which threads may still write, which do not know yet of an error."""
+    absences = 0
+    for _ in range(_LOOKS):
+        shutil.rmtree(folder, ignore_errors=True)
+        absences = 0 if folder.exists() else absences + 1
+        if absences == 2:
+            return
+        time.sleep(_LOOK_S)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write_out(path: Path) -> None:
+    """Wait until a file, or a folder with all below it, is on the disk."""
+    if not path.is_dir():
+        _sync(path)
+    for folder, _, names in os.walk(path):
+        for own in (*names, "."):
+            _sync(Path(folder) / own)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # Some file systems do not know it, of folders above all.
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _told_of_room(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        msg = (
+            f"Expected room on the disk, got '{error.strerror}', at {path}. Free some, or name another "
+            "place; what was there before is as it was."
+        )
+        raise StoreError(msg) from error

@@ -12,7 +12,7 @@ from i2am.schemas.attributes import (
     MapsAttributes,
     RunAttributes,
 )
-from i2am.schemas.boxes import Box
+from i2am.schemas.boxes import Box, check_painted_box
 from i2am.schemas.description import ArrayDescription, Fault, GroupDescription
 from i2am.schemas.errors import (
     AnalysisError,
@@ -27,7 +27,8 @@ from i2am.schemas.errors import (
 )
 from i2am.schemas.manifest import ManifestRow, check_sample_name, read_manifest
 from i2am.schemas.optional import require, require_extras
-from i2am.schemas.validation import find_faults
+from i2am.schemas.provenance import check_facts
+from i2am.schemas.validation import find_faults, find_sample_faults
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -49,9 +50,12 @@ __all__ = [
     "SchemaError",
     "StoreError",
     "StoreWarning",
+    "check_facts",
+    "check_painted_box",
     "check_sample_name",
     "did_you_mean",
     "find_faults",
+    "find_sample_faults",
     "read_manifest",
     "require",
     "require_extras",

@@ -37,7 +37,12 @@ __all__ = [
 ATTRIBUTE_KEY: Final = "i2am"
 SCHEMA_VERSION: Final = 1
 
+# As many as an index of 32 bits counts: far more than any layer has.
+_MOST_TOKENS: Final = 2**31 - 1
+_MOST_HEADS: Final = 4096
+
 Grid = tuple[PositiveInt, PositiveInt]
+FiniteNumber = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Attributes(BaseModel):
@@ -68,8 +73,8 @@ class CaptureAttributes(_Versioned):
     revision: str | None
     profile: str
     scheduler: str | None
-    steps: int | None
-    guidance_scale: float | None
+    steps: PositiveInt | None
+    guidance_scale: FiniteNumber | None
     seed: int | None
     dtype: str
     device: str
@@ -94,7 +99,7 @@ class ImageAttributes(_Attributes):
 class LayerAttributes(_Attributes):
     """One captured attention layer, or its share for one of several reference images."""
 
-    scale: float
+    scale: Annotated[FiniteNumber, Field(gt=0)]
     generated_grid: Grid
     reference_grid: Grid | None
     special_tokens: NonNegativeInt
@@ -111,11 +116,22 @@ class LayerAttributes(_Attributes):
     causal: bool = True
     # By what the layer multiplies the reference's contribution (an IP-Adapter's scale), where that is
     # the same at all steps; where it is not, the layer holds an array of this name, and no attribute.
-    weight: float = 1.0
+    weight: FiniteNumber = 1.0
+
+    @field_validator("generated_grid", "reference_grid")
+    @classmethod
+    def _is_a_layers_grid(cls, grid: tuple[int, int] | None) -> tuple[int, int] | None:
+        if grid is not None and math.prod(grid) > _MOST_TOKENS:
+            msg = f"expected a grid of at most {_MOST_TOKENS} tokens, got {list(grid)}"
+            raise ValueError(msg)
+        return grid
 
     @field_validator("heads")
     @classmethod
-    def _labels_differ(cls, heads: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    def _are_labels(cls, heads: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if heads is not None and max(heads) >= _MOST_HEADS:
+            msg = f"expected labels below {_MOST_HEADS}, got {max(heads)}"
+            raise ValueError(msg)
         if heads is not None and len(set(heads)) < len(heads):
             msg = f"expected labels that differ, got {heads}"
             raise ValueError(msg)

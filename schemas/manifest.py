@@ -15,15 +15,18 @@ import math
 import re
 import warnings
 from contextlib import contextmanager
+from datetime import date, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from i2am.schemas.coordinates import is_printable
 from i2am.schemas.dims import IMAGE_ARRAYS, image_dims
 from i2am.schemas.errors import InputWarning, SchemaError, describe_validation_error
 from i2am.schemas.manifest_files import ManifestFiles
 from i2am.schemas.optional import require
+from i2am.schemas.provenance import find_json_fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -170,6 +173,11 @@ def _read_rows(path: Path) -> list[ManifestRow]:
     columns = list(dict.fromkeys(k for _, record in records for k in record if k is not None))
     absent = _missing_columns(columns) if records and not _has_own_columns(path) else []
     faults.extend(_describe_missing(column, columns) for column in absent)
+    faults.extend(
+        f"column {column!r}: expected a name without control characters"
+        for column in columns
+        if not is_printable(column)
+    )
     for number, record in records:
         row = _parse(record, files, number, faults, absent)
         if row is None:
@@ -215,6 +223,9 @@ def _parse(
             reason = describe_validation_error(error)
             faults.append(f"row {number}, column {column!r}: {reason}{hint}")
         return None
+    for column, value in {"prompt": row.prompt, **row.labels()}.items():
+        if (fault := find_json_fault(value)) is not None:
+            faults.append(f"row {number}, column {column!r}: got {fault}, which JSON has not")
     others = list(row.other_references())
     if others != [f"reference_{index}" for index in range(1, len(others) + 1)]:
         faults.append(f"row {number}: expected reference_1, reference_2 … without a gap")
@@ -325,12 +336,16 @@ def _iter_json_objects(
             faults.append(f"row {number}: expected a JSON object, got {text[:40]!r}")
 
 
+def _with_dates_as_text(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.isoformat() if isinstance(v, date | time) else v for k, v in row.items()}
+
+
 def _read_parquet(path: Path) -> list[dict[str, Any]]:
     parquet = require("pyarrow.parquet", "to read a Parquet manifest", "capture")
     try:
         # Not read_table: it would take a folder named "a=b" on the way here for a column.
         with parquet.ParquetFile(path) as file:
-            rows: list[dict[str, Any]] = file.read().to_pylist()
+            rows = [_with_dates_as_text(row) for row in file.read().to_pylist()]
     except ValueError as e:  # What pyarrow raises on other bytes is one.
         msg = f"Expected a Parquet file, got something else at {path} ({e}). Write it anew."
         raise SchemaError(msg) from e

@@ -23,6 +23,7 @@ from i2am.analysis.maps.analyze import analyze, check_options
 from i2am.analysis.maps.dask_cluster import Executor, ProgressCallback, open_executor
 from i2am.analysis.stores.layers import Labels, head_labels, step_labels
 from i2am.analysis.stores.maps_writer import (
+    Source,
     finish_sample,
     is_finished,
     open_output,
@@ -164,18 +165,18 @@ class _Analysis:
     prepared: dict[str, xr.DataTree]
     writer: Writer
     durable: bool
-    _started: deque[tuple[str, str, Callable[[], None]]] = field(default_factory=deque)
+    _started: deque[tuple[str, Source, Callable[[], None]]] = field(default_factory=deque)
     # The first alone: an error holds on to all that was in memory where it arose.
     _error: tuple[str, Exception] | None = None
     _failed: int = 0
 
-    def run(self, samples: Mapping[str, str]) -> None:
+    def run(self, samples: Mapping[str, Source]) -> None:
         """Analyze the unfinished samples; raise the first error at the end, when all others are done."""
-        for name, created in samples.items():
-            if is_finished(self.root, name, created):
+        for name, source in samples.items():
+            if is_finished(self.root, name, source):
                 self.advance(1.0)
                 continue
-            self._try(name, partial(self._start, name, created))
+            self._try(name, partial(self._start, name, source))
             while len(self._started) >= self.executor.max_started:
                 self._finish_first()
         while self._started:
@@ -185,19 +186,19 @@ class _Analysis:
             others = f" So do {self._failed - 1} more." if self._failed > 1 else ""
             raise _explained(error, name, self.opened, others) from error
 
-    def _start(self, name: str, created: str) -> None:
+    def _start(self, name: str, source: Source) -> None:
         maps = self.prepared.pop(name, None)
         if maps is None:
             maps = analyze(self.opened[name], **self.options)
-        writes = start_sample(self.root, name, maps, created, self.writer, durable=self.durable)
-        self._started.append((name, created, self.executor.start(writes, self.advance)))
+        writes = start_sample(self.root, name, maps, source, self.writer, durable=self.durable)
+        self._started.append((name, source, self.executor.start(writes, self.advance)))
 
     def _finish_first(self) -> None:
-        name, created, wait = self._started.popleft()
+        name, source, wait = self._started.popleft()
 
         def finish() -> None:
             wait()
-            finish_sample(self.root, name, created, self.writer, durable=self.durable)
+            finish_sample(self.root, name, source, self.writer, durable=self.durable)
 
         self._try(name, finish)
 
@@ -238,14 +239,18 @@ def _first_that_opens(run: Run, names: Iterable[str]) -> tuple[str, xr.DataTree]
     raise error or StoreError  # There are names.
 
 
-def _chosen(run: Run, samples: Iterable[str] | None) -> dict[str, str]:
-    """Return the time of capture of each chosen sample, by name."""
+def _chosen(run: Run, samples: Iterable[str] | None) -> dict[str, Source]:
+    """Return what the maps of each chosen sample are made from, by its name."""
     if samples is not None:  # A long run is not listed for a few of its samples.
         names = list(dict.fromkeys(samples))
-        chosen = {name: str(run.attributes_of(name).get("created")) for name in names}
+        chosen = {name: _source(run.attributes_of(name)) for name in names}
     else:
-        chosen = {name: str(own.get("created")) for name, own in run.iter_attributes()}
+        chosen = {name: _source(own) for name, own in run.iter_attributes()}
     if not chosen:
         msg = f"Expected complete samples, got none, at {run.path}. Capture some first."
         raise StoreError(msg)
     return chosen
+
+
+def _source(own: Mapping[str, Any]) -> Source:
+    return Source(str(own.get("created")), own.get("contents"))

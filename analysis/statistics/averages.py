@@ -6,7 +6,6 @@ The result has one node per group of samples, in memory or in a store of its own
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -27,9 +26,15 @@ from i2am.analysis.statistics.groups import (
     group_samples,
     shared_pixels,
 )
-from i2am.analysis.stores.maps_writer import source_of, write_coordinate, write_coordinates
+from i2am.analysis.stores.maps_writer import (
+    MAP_CODECS,
+    source_of,
+    write_coordinate,
+    write_coordinates,
+)
 from i2am.analysis.stores.reader import Maps, open_maps, open_tree
 from i2am.analysis.stores.related import named_path, run_of
+from i2am.files import folder_written_whole, restore_replaced
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, I2AMError, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.choices import LEVEL_NAMES
@@ -126,15 +131,8 @@ def average_maps(
         memory = MemoryStore()
         write_averages(memory, attributes, opened, groups, wanted, **options)
         return open_tree(zarr.open_group(memory, mode="r")).load()
-    # Written beside `path` and renamed when complete, so that an error leaves an earlier result alone.
-    partial = path.with_name(f"{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        write_averages(partial, attributes, opened, groups, wanted, **options)
-        shutil.rmtree(path, ignore_errors=True)
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with folder_written_whole(path) as unfinished:
+        write_averages(unfinished, attributes, opened, groups, wanted, **options)
     return open_tree(zarr.open_group(path, mode="r"))
 
 
@@ -187,6 +185,7 @@ def _check_output(out: str | Path, *, overwrite: bool) -> Path:
         msg = f"Expected a local folder for the averages, got a URL, at {out}. Write them locally."
         raise StoreError(msg)
     path = Path(out)
+    restore_replaced(path)
     if path.exists():
         try:
             kind = own_attributes(open_group(path)).get("kind")
@@ -320,8 +319,9 @@ def _create(group: zarr.Group, template: xr.Dataset, count: int) -> None:
                 chunks=values.data.chunksize,
                 fill_value=np.nan,
                 dimension_names=[str(dim) for dim in values.dims],
+                **MAP_CODECS,
             )
-    group.create_array("count", data=np.array(count), dimension_names=[])
+    group.create_array("count", data=np.array(count), dimension_names=[], **MAP_CODECS)
 
 
 class RunningMoments:

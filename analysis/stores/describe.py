@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import xarray as xr
 import zarr
 from zarr.errors import BaseZarrError
 from zarr.storage import StorePath
 
+from i2am.analysis.stores.checked import describe_array
 from i2am.analysis.stores.layers import format_labels, is_noncausal
 from i2am.analysis.stores.reader import open_maps, open_root, open_run
-from i2am.schemas import ArrayDescription, GroupDescription, I2AMError, LayerAttributes
+from i2am.schemas import GroupDescription, I2AMError, LayerAttributes
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import GUIDANCE, HEAD, REFERENCE, REGION, STEP, WEIGHT
 from i2am.storage.addresses import StoreLike, is_url, open_group, own_attributes
@@ -45,7 +45,7 @@ def describe_store(path: StoreLike, left_out: Container[str] = ()) -> GroupDescr
     -------
     GroupDescription
         A sample is described on access, so that a long run does not fill the memory.
-        Groups of incomplete samples are there, too. Of the values only guidance labels are read.
+        Groups of incomplete samples are there, too. Of the values only short coordinates are read.
 
     Raises
     ------
@@ -211,19 +211,9 @@ def _contribution_fact(own: LayerAttributes, layer: xr.DataTree) -> str:
 
 
 def _describe(group: zarr.Group) -> GroupDescription:
-    arrays = {name: _array(name, array) for name, array in sorted(group.arrays())}
+    arrays = {name: describe_array(array) for name, array in sorted(group.arrays())}
     groups = {name: _describe(inner) for name, inner in sorted(group.groups())}
     return GroupDescription(dict(group.attrs), arrays, groups)
-
-
-def _array(name: str, array: zarr.Array[Any]) -> ArrayDescription:
-    dims = getattr(array.metadata, "dimension_names", None)
-    values = None
-    if name == GUIDANCE and array.ndim == 1:
-        values = tuple(np.asarray(array[:]).tolist())
-    return ArrayDescription(
-        dims and tuple(dims), array.shape, str(array.dtype), values, dict(array.attrs)
-    )
 
 
 class _Samples(Mapping[str, GroupDescription]):

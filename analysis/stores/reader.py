@@ -6,21 +6,32 @@ asked for, its arrays when they are computed. Samples that are not complete are 
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar, Final
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 import zarr
+from numpy.typing import NDArray
 
+from i2am.analysis.stores.checked import check_sample, describe_nodes
 from i2am.analysis.stores.chunks import in_chunks
 from i2am.analysis.stores.stored_array import StoredArray
-from i2am.schemas import SCHEMA_VERSION, StoreError, StoreWarning, did_you_mean
+from i2am.schemas import (
+    SCHEMA_VERSION,
+    GroupDescription,
+    StoreError,
+    StoreWarning,
+    did_you_mean,
+)
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.storage.addresses import StoreLike, open_group, own_attributes
-from i2am.storage.inventory import facts_of
+from i2am.storage.integrity import metadata_fault
+from i2am.storage.inventory import METADATA_KEY, OBJECTS, contents_of, without_inventory
 from i2am.storage.listing import (
     Unreadable,
     iter_groups,
@@ -28,6 +39,7 @@ from i2am.storage.listing import (
     own_of,
     sorted_names,
 )
+from i2am.storage.objects import read_object
 from i2am.storage.sample_state import SampleState
 
 __all__ = [
@@ -42,7 +54,9 @@ __all__ = [
 
 # Attributes of arrays: the box of an image, the units of a coordinate.
 _KEPT: Final = (ATTRIBUTE_KEY, "units")
-_SAID_OF_ALL: Final = ("kind", "schema", "status")
+# Of a whole number that is held as a float.
+_LARGEST_EXACT: Final = 2**53
+_SAID_OF_ALL: Final = ("kind", "schema", "status", "contents")
 _SHOWN: Final = 3
 
 
@@ -113,7 +127,10 @@ class _Samples(Mapping[str, xr.DataTree]):
         return own_attributes(self._root)
 
     def sample_attributes(self) -> dict[str, dict[str, Any]]:
-        """Return each complete sample's own attributes, by name; no array is touched."""
+        """Return each complete sample's own attributes, by name; no array is touched.
+
+        In place of its inventory stands ``contents``, a checksum of it.
+        """
         return dict(self.iter_attributes())
 
     def iter_attributes(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -126,7 +143,7 @@ class _Samples(Mapping[str, xr.DataTree]):
             if isinstance(own, Unreadable):
                 damaged[name] = own
             elif self._is_complete(own):
-                yield name, facts_of(own)
+                yield name, _facts_of(own)
         self._warn_of(damaged)
 
     def attributes_of(self, name: str) -> dict[str, Any]:
@@ -137,7 +154,7 @@ class _Samples(Mapping[str, xr.DataTree]):
         KeyError
             If there is no complete sample of that name; it is a StoreError, too.
         """
-        return facts_of(own_attributes(self._complete_group(name)))
+        return _facts_of(own_attributes(self._complete_group(name)))
 
     def first(self) -> str | None:
         """Return the name of the first complete sample, or None; reads no other's metadata."""
@@ -159,11 +176,13 @@ class _Samples(Mapping[str, xr.DataTree]):
         ------
         KeyError
             If there is no complete sample of that name; it is a StoreError, too.
+        StoreError
+            If the sample breaks the contract: `i2am.schemas.find_sample_faults`.
         """
         group = self._complete_group(name)
         state = SampleState(group.store_path)
         state.check_whole(self.path)
-        return open_tree(group, name, state)
+        return open_tree(group, name, state, partial(check_sample, self.kind, name, at=self.path))
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return one sample, or the default; lists no others, as an error's message would."""
@@ -214,7 +233,8 @@ class _Samples(Mapping[str, xr.DataTree]):
 
     def _is_complete(self, own: dict[str, Any]) -> bool:
         # A maps sample that another program wrote need not have a status.
-        return bool(own.get("status", self.unstated_status) == "complete")
+        # One that lists its objects is complete, whatever was made of its status: opening it says what.
+        return OBJECTS in own or bool(own.get("status", self.unstated_status) == "complete")
 
 
 class Run(_Samples):
@@ -245,7 +265,15 @@ class Run(_Samples):
             names.append(name)
         for values in columns.values():
             values += [np.nan] * (len(names) - len(values))
-        return pd.DataFrame({"sample": names, **columns})
+        exact = {column: _exact(values) for column, values in columns.items()}
+        return pd.DataFrame({"sample": names, **exact})
+
+
+def _exact(values: list[Any]) -> list[Any] | pd.Series[Any]:
+    """Return a column; where one is missing, pandas makes floats of whole numbers, and two seeds one."""
+    if any(isinstance(value, int) and abs(value) > _LARGEST_EXACT for value in values):
+        return pd.Series(values, dtype=object)
+    return values
 
 
 def _flat(own: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -294,7 +322,18 @@ def open_root(path: StoreLike) -> zarr.Group:
             "Upgrade i2am: a newer version wrote this store."
         )
         raise StoreError(msg)
+    content = read_object(root.store_path / METADATA_KEY)
+    if content is not None and (fault := metadata_fault(json.loads(content.to_bytes()), "")):
+        msg = (
+            f"Expected the store as it was written, got its zarr.json altered: {fault}, at {path}. "
+        )
+        raise StoreError(msg + "Make it anew.")
     return root
+
+
+def _facts_of(own: dict[str, Any]) -> dict[str, Any]:
+    contents = contents_of(own)
+    return without_inventory(own) | ({} if contents is None else {"contents": contents})
 
 
 def _what(group: zarr.Group) -> str:
@@ -305,7 +344,10 @@ def _what(group: zarr.Group) -> str:
 
 
 def open_tree(
-    group: zarr.Group, name: str | None = None, state: SampleState | None = None
+    group: zarr.Group,
+    name: str | None = None,
+    state: SampleState | None = None,
+    check: Callable[[GroupDescription], None] | None = None,
 ) -> xr.DataTree:
     """Return a group and all below it, every array lazy but the coordinates.
 
@@ -316,28 +358,39 @@ def open_tree(
         Of the tree.
     state : SampleState, optional
         If the group is a sample: what is read later is checked against it.
+    check : callable (GroupDescription), optional
+        Raises what is wrong with the group, before xarray reads it.
     """
-    groups = {"/": group}
-    arrays: dict[str, dict[str, zarr.Array[Any]]] = {"/": {}}
-    for path, node in group.members(max_depth=None):
-        if isinstance(node, zarr.Group):
-            groups[f"/{path}"] = node
-            arrays.setdefault(f"/{path}", {})
-        else:
-            parent, _, own_name = f"/{path}".rpartition("/")
-            arrays.setdefault(parent or "/", {})[own_name] = node
+    nodes = dict(group.members(max_depth=None))
+    # No map and no score has one dimension.
+    values = {
+        path: _plain(StoredArray(node, state)[:])
+        for path, node in nodes.items()
+        if isinstance(node, zarr.Array) and node.ndim == 1
+    }
+    if check is not None:
+        check(describe_nodes(group, nodes, values))
+    groups = {"": group} | {p: node for p, node in nodes.items() if isinstance(node, zarr.Group)}
+    arrays: dict[str, dict[str, tuple[zarr.Array[Any], Any]]] = {path: {} for path in groups}
+    for path, node in nodes.items():
+        if isinstance(node, zarr.Array):
+            parent, _, own_name = path.rpartition("/")
+            arrays[parent][own_name] = node, values.get(path)
     trees = {
-        path: _open_dataset(node, arrays[path], state) for path, node in sorted(groups.items())
+        f"/{path}": _open_dataset(node, arrays[path], state)
+        for path, node in sorted(groups.items())
     }
     return xr.DataTree.from_dict(trees, name=name)
 
 
 def _open_dataset(
-    group: zarr.Group, arrays: dict[str, zarr.Array[Any]], state: SampleState | None
+    group: zarr.Group,
+    arrays: dict[str, tuple[zarr.Array[Any], NDArray[Any] | None]],
+    state: SampleState | None,
 ) -> xr.Dataset:
     variables: dict[str, xr.Variable] = {}
     coordinates = set()
-    for name, array in sorted(arrays.items()):
+    for name, (array, values) in sorted(arrays.items()):
         names = getattr(array.metadata, "dimension_names", None) if array.ndim else ()
         if names is None or None in names:
             msg = (
@@ -345,17 +398,16 @@ def _open_dataset(
                 "Run 'i2am validate' on the store."
             )
             raise StoreError(msg)
-        if len(names) == 1:  # No map and no score has one dimension.
+        if values is not None:
             coordinates.add(name)
-            values = StoredArray(array, state)[:]
-            variables[name] = xr.Variable(names, _plain(values))
+            variables[name] = xr.Variable(names, values)
         else:
             variables[name] = in_chunks(array, names, state)
         variables[name].attrs = {key: array.attrs[key] for key in _KEPT if key in array.attrs}
     attributes = {}
     if ATTRIBUTE_KEY in group.attrs:
         own = group.attrs[ATTRIBUTE_KEY]
-        attributes[ATTRIBUTE_KEY] = facts_of(own) if isinstance(own, dict) else own
+        attributes[ATTRIBUTE_KEY] = without_inventory(own) if isinstance(own, dict) else own
     return xr.Dataset(variables, attrs=attributes).set_coords(sorted(coordinates))
 
 

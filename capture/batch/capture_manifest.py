@@ -478,6 +478,7 @@ class ManifestCapture:
             size = images.source.to_pil().size
         if size is not None:
             self._warn(images.iter_stretch_notes(size))
+            images.box_at(size)  # One outside the image is refused before anything is generated.
             source, marked = images.source_at(size), images.mask_at(size)
             mask = None if marked is None else marked.to_pil()
         others = tuple(other.to_pil() for other in images.other_references.values())

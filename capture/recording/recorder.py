@@ -38,7 +38,13 @@ from i2am.capture.recording.sample_recorder import SampleRecorder
 from i2am.capture.recording.sampling import Sampling
 from i2am.capture.writer.run_store import enter_run
 from i2am.capture.writer.staging import StagingArea
-from i2am.schemas import CaptureError, SchemaError, check_sample_name, did_you_mean
+from i2am.schemas import (
+    CaptureError,
+    SchemaError,
+    check_facts,
+    check_sample_name,
+    did_you_mean,
+)
 from i2am.schemas.choices import GuidanceOption, RepresentationOption, StoredDtype
 from i2am.storage.owners import Writer
 
@@ -449,13 +455,16 @@ class Recording:
         sample : str, optional
             Of which the facts are; None means all samples of the running sampling.
         **facts : object
-            As JSON can hold them.
+            Texts, finite numbers, true, false, None, and lists and mappings of these.
 
         Raises
         ------
         CaptureError
             If the sample is unknown, or none is given after several samplings.
+        SchemaError
+            If a fact cannot be stored: see `i2am.schemas.check_facts`. None is stored then.
         """
+        check_facts(facts)
         if sample is not None:
             if sample not in self._sample_provenance:
                 msg = f"Expected a sample of this capture, got {sample!r}. "

@@ -28,6 +28,7 @@ from i2am.schemas import (
     LayerAttributes,
     SchemaError,
     StoreError,
+    check_painted_box,
 )
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.storage.owners import Writer
@@ -292,6 +293,10 @@ class SampleRecorder:
     def _complete(self) -> bool:
         """Mark the sample as complete if it has its images, and return whether it has."""
         is_complete = self._images.keys() >= _REQUIRED_IMAGES
+        if is_complete:
+            height, width = self._images["generated"][:2]
+            told = self._provenance.get("box")
+            check_painted_box(told, height, width, "the generated image", self._name)
         self._set_status("complete" if is_complete else "running")
         return is_complete
 

@@ -139,7 +139,7 @@ def iter_finished_samples(store: str | Path) -> Iterator[tuple[str, dict[str, An
         _check_is_run(own_attributes(root), store)
         for name, own in iter_groups(root):  # Damaged ones are told by whoever wants to write them.
             if not isinstance(own, Unreadable) and own.get("status") == "complete":
-                yield name, own
+                yield name, without_inventory(own)
 
 
 def stored_bytes(store: str | Path, sample: str) -> int:

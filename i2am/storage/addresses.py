@@ -143,10 +143,14 @@ def own_attributes(node: zarr.Group | zarr.Array[Any]) -> dict[str, Any]:
 
 
 def member_names(group: zarr.Group) -> list[str]:
-    """Return the names below a group, without opening any; ``zarr.json`` is left out."""
+    """Return the names below a group, without opening any.
+
+    ``zarr.json`` is left out, and so is what begins with a dot: no group of ours does.
+    """
 
     async def names() -> list[str]:
-        return [name async for name in group.store.list_dir(group.path) if "." not in name]
+        found = [name async for name in group.store.list_dir(group.path)]
+        return [name for name in found if name != "zarr.json" and not name.startswith(".")]
 
     return sync(names())
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Sequence
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -351,6 +352,41 @@ def test_a_number_is_no_sample_name(folder: Path, name: str, write: Write) -> No
 def test_digits_in_a_csv_are_a_name_as_they_stand(folder: Path) -> None:
     _write_csv(folder / "a.csv", [{"sample": "001", **PLAIN}])
     assert [row.sample for row in read_manifest(folder / "a.csv")] == ["001"]
+
+
+def test_dates_of_a_parquet_file_are_texts(folder: Path) -> None:
+    day, moment = date(2026, 1, 2), datetime(2026, 1, 2, 3, 4)
+    _write_parquet(folder / "rows.parquet", [{**ROWS[0], "day": day, "moment": moment}])
+    (row,) = read_manifest(folder / "rows.parquet")
+    assert row.labels() == {
+        "garment": "shirt",
+        "day": "2026-01-02",
+        "moment": "2026-01-02T03:04:00",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "label", "told"),
+    [
+        ("a.parquet", _write_parquet, b"M", "got bytes b'M', which JSON has not"),
+        ("a.jsonl", _write_json, float("nan"), "got nan, which JSON has not"),
+        ("a.jsonl", _write_json, {"of": {"it": float("inf")}}, r"got inf, at of\.it, which JSON"),
+        ("a.jsonl", _write_json, "\ud800", "got a text that is not Unicode"),
+        ("a.jsonl", _write_json, 2**70, "got a whole number of 71 bits"),
+    ],
+)
+def test_a_label_that_cannot_be_stored_is_a_fault(
+    name: str, write: Write, label: Any, told: str, folder: Path
+) -> None:
+    write(folder / name, [{**ROWS[0], "size": label}])
+    with pytest.raises(SchemaError, match=f"row 1, column 'size': {told}"):
+        read_manifest(folder / name)
+
+
+def test_a_prompt_and_a_columns_name_can_be_shown(folder: Path) -> None:
+    _write_json(folder / "a.jsonl", [{**ROWS[0], "prompt": "\ud800", "si\x1bze": "M"}])
+    with pytest.raises(SchemaError, match=r"column 'si\\x1bze': .*row 1, column 'prompt': got a"):
+        read_manifest(folder / "a.jsonl")
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
