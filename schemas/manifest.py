@@ -233,7 +233,8 @@ def _parse(
         value = known[column]
         if not isinstance(value, str):
             faults.append(f"row {number}, column {column!r}: expected a path, got {value!r}")
-        elif not files.has(value):
+            return None
+        if not files.has(value):
             faults.append(f"row {number}, column {column!r}: no file at {Path(value)}")
     if not others:
         return row
