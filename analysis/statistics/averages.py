@@ -125,7 +125,7 @@ def average_maps(
     if path is None:
         memory = MemoryStore()
         write_averages(memory, attributes, opened, groups, wanted, **options)
-        return open_tree(zarr.open_group(memory, mode="r")).load()
+        return open_tree(open_group(memory)).load()
     # Written beside `path` and renamed when complete, so that an error leaves an earlier result alone.
     partial = path.with_name(f"{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -135,7 +135,7 @@ def average_maps(
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return open_tree(zarr.open_group(path, mode="r"))
+    return open_tree(open_group(path))
 
 
 def default_average_path(maps_path: str | Path) -> Path:

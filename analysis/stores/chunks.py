@@ -14,9 +14,9 @@ import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
-from zarr.storage import LocalStore
 
 from i2am.schemas.dims import CHANNEL, GENERATED, GUIDANCE, HEAD, REFERENCE, STEP
+from i2am.storage.guarded_store import native_array
 
 __all__ = [
     "StoreReads",
@@ -220,13 +220,16 @@ class StoreReads:
 
     def _open(self, array: xr.DataArray) -> zarr.Array[Any] | None:
         stored = _stored_array(array)
-        if stored is None or not (self._use_zarrs and isinstance(stored.store, LocalStore)):
+        if stored is None or not self._use_zarrs:
             return stored
         name = array.variable.data.name
         with self._lock:
             if name not in self._opened:
-                with zarr.config.set(_ZARRS_PIPELINE):
-                    self._opened[name] = stored.with_config(stored.config)
+                native = native_array(stored)
+                if native is not None:
+                    with zarr.config.set(_ZARRS_PIPELINE):
+                        native = native.with_config(native.config)
+                self._opened[name] = stored if native is None else native
             return self._opened[name]
 
 

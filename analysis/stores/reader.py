@@ -18,6 +18,7 @@ from i2am.analysis.stores.chunks import in_chunks
 from i2am.schemas import SCHEMA_VERSION, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.storage.addresses import StoreLike, member_names, open_group, own_attributes
+from i2am.storage.guarded_store import check_read_whole
 
 __all__ = [
     "Maps",
@@ -229,6 +230,10 @@ def open_tree(group: zarr.Group, name: str | None = None) -> xr.DataTree:
         else:
             parent, _, own_name = f"/{path}".rpartition("/")
             arrays.setdefault(parent or "/", {})[own_name] = node
+    check_read_whole(
+        (array for own in arrays.values() for array in own.values() if array.ndim == 1),
+        str(group.store_path),
+    )
     trees = {path: _open_dataset(node, arrays[path]) for path, node in sorted(groups.items())}
     return xr.DataTree.from_dict(trees, name=name)
 
