@@ -180,9 +180,7 @@ class Maps(_Samples):
 
 
 class _NoSample(StoreError, KeyError):
-    """So that ``Mapping.get`` works and the message stays one line."""
-
-    __str__ = Exception.__str__
+    """So that ``Mapping.get`` works."""
 
 
 def open_root(path: StoreLike) -> zarr.Group:

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from i2am.cli.arguments import add_command, existing_store
+from i2am.schemas.text import safe_text
 
 __all__ = ["add"]
 
@@ -30,14 +31,14 @@ def _info(options: argparse.Namespace) -> None:
     from i2am.analysis import summarise_store
 
     for name, fact in summarise_store(options.store).items():
-        lines = [fact] if isinstance(fact, str) else fact
-        print(f"{name + ':':14} " + f"\n{'':15}".join(lines))
+        lines = [safe_text(line) for line in ([fact] if isinstance(fact, str) else fact)]
+        print(f"{safe_text(name) + ':':14} " + f"\n{'':15}".join(lines))
 
 
 def _validate(options: argparse.Namespace) -> int:
     from i2am.analysis import describe_store
     from i2am.schemas import find_faults
 
-    faults = [str(fault) for fault in find_faults(describe_store(options.store))]
+    faults = [safe_text(fault) for fault in find_faults(describe_store(options.store))]
     print(*(faults or [f"{options.store} keeps the contract"]), sep="\n")
     return 1 if faults else 0
