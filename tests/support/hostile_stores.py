@@ -39,7 +39,7 @@ class Hostile(NamedTuple):
     """One change of a sound run, and what the refusal tells."""
 
     name: str
-    change: Callable[[Path], None]
+    change: Callable[[Path], object]
     told: str
 
 
