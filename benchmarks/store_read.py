@@ -22,6 +22,7 @@ from support.synthetic_run import STEPS, write_layers_of_sample
 from zarr.storage import LocalStore, WrapperStore
 
 from i2am.capture.writer import sharded_array as codec
+from i2am.capture.writer.object_folder import ObjectFolder
 
 SHAPES = {
     "320 KiB, 5 steps (chosen)": (320 * 2**10, 5),
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         codec.CHUNK_BYTES, codec.MAX_CHUNK_STEPS = chunk_bytes, chunk_steps
         with tempfile.TemporaryDirectory(dir=options.dir) as folder:
             place = Path(folder) / "layers.zarr"
-            parent = zarr.create_group(place).store_path
+            parent = ObjectFolder(zarr.create_group(place).store_path)
             write_layers_of_sample(parent, 9 if options.quick else STEPS)
             sizes = [path.stat().st_size for path in place.rglob("*") if path.is_file()]
             cells = [f"{len(sizes)}, {sum(sizes) / 1e6:.0f}"]

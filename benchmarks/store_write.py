@@ -38,6 +38,7 @@ from support.ratios import ratios_of
 from support.synthetic_run import open_layer
 
 from i2am.capture.writer.layer_writer import write_layers
+from i2am.capture.writer.object_folder import ObjectFolder
 from i2am.capture.writer.sharded_array import MAX_CHUNK_STEPS, plan_shards
 from i2am.capture.writer.staging import MAX_SHARD_BYTES, StagingArea
 from i2am.capture.writer.zarr_objects import Array
@@ -227,7 +228,7 @@ def write_raw(slabs: list[torch.Tensor], place: Path) -> None:
 
 def write_ours(steps: list[Step], threads: int, place: Path) -> None:
     """Write through the capture's writer."""
-    parent = zarr.create_group(place / "layers.zarr").store_path
+    parent = ObjectFolder(zarr.create_group(place / "layers.zarr").store_path)
     staging = StagingArea(layers=len(steps[0]), threads=threads)
     layers = {name: open_layer(parent, name, arrays, staging) for name, arrays in steps[0].items()}
     for position, step in enumerate(steps):

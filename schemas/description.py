@@ -27,11 +27,15 @@ class ArrayDescription:
 
 @dataclass(frozen=True)
 class GroupDescription:
-    """What a group's metadata tells, and its members. `groups` may load each one when asked."""
+    """What a group's metadata tells, and its members. `groups` may load each one when asked.
+
+    Of one that cannot be read `unreadable` says why, and nothing else is known.
+    """
 
     attributes: Mapping[str, Any]
     arrays: Mapping[str, ArrayDescription] = field(default_factory=dict)
     groups: Mapping[str, GroupDescription] = field(default_factory=dict)
+    unreadable: str | None = None
 
 
 @dataclass(frozen=True)

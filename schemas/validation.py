@@ -102,6 +102,9 @@ def _stray_arrays(group: GroupDescription, place: str) -> Iterator[Fault]:
 
 
 def _capture_faults(sample: GroupDescription, place: str) -> Iterator[Fault]:
+    if sample.unreadable is not None:
+        yield Fault(place, sample.unreadable)
+        return
     if _is_unfinished(sample):
         return
     _, faults = _parse(CaptureAttributes, sample, place)
@@ -220,6 +223,9 @@ def _layer_faults(
 
 
 def _maps_faults(sample: GroupDescription, place: str) -> Iterator[Fault]:
+    if sample.unreadable is not None:
+        yield Fault(place, sample.unreadable)
+        return
     if _is_unfinished(sample):
         return
     if not sample.groups:

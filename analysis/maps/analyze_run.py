@@ -6,6 +6,7 @@ Complete samples are skipped, so a run that was stopped continues where it was.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from i2am.schemas import I2AMError, StoreError
 from i2am.schemas.choices import Convention, Normalisation
 from i2am.schemas.dims import CONDITIONAL
 from i2am.storage.addresses import StoreLike, is_url
+from i2am.storage.owners import SampleTaken, Writer
 
 __all__ = ["analyze_run"]
 
@@ -57,6 +59,7 @@ def analyze_run(
     grid: Grid | None = None,
     progress: bool = True,
     overwrite: bool = False,
+    durable: bool = True,
 ) -> Path:
     """Write every map of a run's samples to a maps store; finished samples are skipped.
 
@@ -80,6 +83,9 @@ def analyze_run(
         Show a bar with rate and remaining time, and where a cluster's dashboard is.
     overwrite : bool
         Replace a maps store that was written with other options.
+    durable : bool
+        Whether a sample is complete only when it would outlive a power cut: its files are written
+        out (fsync) before.
 
     Returns
     -------
@@ -117,13 +123,15 @@ def analyze_run(
     out = Path(out)
     # An error comes before anything is written.
     prepared = {first: analyze(sample, **options)}
-    with open_executor(scheduler, workers) as executor:
-        root = open_output(
+    with (
+        open_executor(scheduler, workers) as executor,
+        open_output(
             out if scheduler is None else out.resolve(),
             source_of(run, out),
             options,
             overwrite=overwrite,
-        )
+        ) as writer,
+    ):
         if progress and executor.dashboard:
             print(f"Dashboard: {executor.dashboard}", file=sys.stderr)  # noqa: T201
         with tqdm(
@@ -132,11 +140,13 @@ def analyze_run(
             # Parts of samples do not add up to whole ones to the last digit.
             _Analysis(
                 opened,
-                root,
+                zarr.open_group(writer.root, mode="r+"),
                 options,
                 executor,
                 advance=lambda share: bar.update(min(share, len(chosen) - bar.n)),
                 prepared=prepared,
+                writer=writer,
+                durable=durable,
             ).run(chosen)
     return out
 
@@ -151,6 +161,8 @@ class _Analysis:
     executor: Executor
     advance: ProgressCallback
     prepared: dict[str, xr.DataTree]
+    writer: Writer
+    durable: bool
     _started: deque[tuple[str, str, Callable[[], None]]] = field(default_factory=deque)
     _failed: dict[str, Exception] = field(default_factory=dict)
 
@@ -174,7 +186,7 @@ class _Analysis:
         maps = self.prepared.pop(name, None)
         if maps is None:
             maps = analyze(self.opened[name], **self.options)
-        writes = start_sample(self.root, name, maps, created)
+        writes = start_sample(self.root, name, maps, created, self.writer, durable=self.durable)
         self._started.append((name, created, self.executor.start(writes, self.advance)))
 
     def _finish_first(self) -> None:
@@ -182,13 +194,16 @@ class _Analysis:
 
         def finish() -> None:
             wait()
-            finish_sample(self.root, name, created)
+            finish_sample(self.root, name, created, self.writer, durable=self.durable)
 
         self._try(name, finish)
 
     def _try(self, name: str, action: Callable[[], None]) -> None:
         try:
             action()
+        except SampleTaken as e:  # Then it is analyzed all the same.
+            with tqdm.external_write_mode(file=sys.stderr):
+                warnings.warn(str(e), stacklevel=2)
         except (I2AMError, RuntimeError, OSError, ValueError) as e:
             self._failed[name] = e
 

@@ -15,8 +15,9 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
+from i2am.analysis.stores.stored_array import StoredArray
 from i2am.schemas.dims import CHANNEL, GENERATED, GUIDANCE, HEAD, REFERENCE, STEP
-from i2am.storage.guarded_store import native_array
+from i2am.storage.sample_state import SampleState
 
 __all__ = [
     "StoreReads",
@@ -34,7 +35,6 @@ _WHOLE_DIMS: Final = (HEAD, GENERATED, REFERENCE, CHANNEL)
 _SOURCE: Final = "i2am_source"
 CACHED_KEY_BYTES: Final = 64 * 2**20
 HAS_ZARRS: Final = importlib.util.find_spec("zarrs") is not None
-_ZARRS_PIPELINE: Final = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,15 @@ class _Source:
     """
 
     name: str
-    array: zarr.Array[Any]
+    array: StoredArray
 
     def __deepcopy__(self, memo: object) -> _Source:
-        return self  # A deep copy of a store in memory would copy all that it holds.
+        return self
 
 
-def in_chunks(array: zarr.Array[Any], dims: tuple[str, ...]) -> xr.Variable:
+def in_chunks(
+    array: zarr.Array[Any], dims: tuple[str, ...], state: SampleState | None = None
+) -> xr.Variable:
     """Return a stored array lazily, chunk by chunk, several steps together if they are small.
 
     Chunks, not the shards that hold them: a request for one patch has to read that patch's chunks alone.
@@ -61,14 +63,17 @@ def in_chunks(array: zarr.Array[Any], dims: tuple[str, ...]) -> xr.Variable:
     array : zarr.Array
     dims : tuple of str
         Its dimensions.
+    state : SampleState, optional
+        Of the sample that it belongs to.
     """
     chunks = dict(zip(dims, array.chunks, strict=True))
     if STEP in chunks and array.size:
         sizes = dict(zip(dims, array.shape, strict=True))
         max_steps = _MAX_TASK_BYTES // _step_bytes(array, sizes)
         chunks[STEP] = min(max(1, max_steps // chunks[STEP]) * chunks[STEP], sizes[STEP])
-    lazy = _from_array(array, chunks)
-    return xr.Variable(dims, lazy, encoding={_SOURCE: _Source(lazy.name, array)})
+    stored = StoredArray(array, state)
+    lazy = _from_array(stored, chunks)
+    return xr.Variable(dims, lazy, encoding={_SOURCE: _Source(lazy.name, stored)})
 
 
 def in_blocks(lazy: xr.DataArray) -> xr.DataArray:
@@ -83,18 +88,19 @@ def in_blocks(lazy: xr.DataArray) -> xr.DataArray:
     dims = tuple(map(str, lazy.dims))
     sizes = dict(zip(dims, lazy.shape, strict=True))
     whole = {dim: sizes[dim] for dim in _WHOLE_DIMS if dim in sizes}
-    array = _stored_array(lazy)
-    if array is None or not array.size:
+    stored = _stored_array(lazy)
+    if stored is None or not stored.array.size:
         return lazy.copy(data=lazy.data.rechunk({dims.index(dim): -1 for dim in whole}))
+    array = stored.array
     chunks = dict(zip(dims, array.chunks, strict=True)) | whole
     if STEP in chunks:
         shards = dict(zip(dims, array.shards or array.chunks, strict=True))
         max_steps = _MAX_BLOCK_BYTES // _step_bytes(array, chunks)
         chunks[STEP] = min(_block_steps(max_steps, chunks[STEP], shards[STEP]), sizes[STEP])
-    return lazy.copy(data=_from_array(array, chunks))
+    return lazy.copy(data=_from_array(stored, chunks))
 
 
-def _from_array(array: zarr.Array[Any], chunks: Mapping[str, int]) -> da.Array:
+def _from_array(array: StoredArray, chunks: Mapping[str, int]) -> da.Array:
     # The read is part of the task that uses it; names need not be alike between two openings.
     return da.from_array(array, chunks=tuple(chunks.values()), name=False, inline_array=True)
 
@@ -127,7 +133,7 @@ def chunk_lengths(array: xr.DataArray) -> dict[str, int]:
     stored = _stored_array(array)
     lengths: Sequence[int]
     if stored is not None:
-        lengths = stored.chunks
+        lengths = stored.array.chunks
     else:
         lengths = array.shape if array.chunks is None else [max(own) for own in array.chunks]
     return dict(zip(map(str, array.dims), lengths, strict=True))
@@ -168,7 +174,6 @@ class StoreReads:
         self, *, cached_key_bytes: int = CACHED_KEY_BYTES, use_zarrs: bool = HAS_ZARRS
     ) -> None:
         self._cached_key_bytes, self._use_zarrs = cached_key_bytes, use_zarrs
-        self._opened: dict[str, zarr.Array[Any]] = {}
         self._keys: dict[str, NDArray[Any]] = {}
         self._lock = Lock()
 
@@ -187,7 +192,7 @@ class StoreReads:
         array
             The dimensions of `array` without GUIDANCE; the dtype that is stored.
         """
-        stored = self._open(array)
+        stored = _stored_array(array)
         if stored is None:
             here = {dim: at for dim, at in index.items() if dim in array.dims}
             values = array.isel(here).to_numpy()
@@ -196,7 +201,8 @@ class StoreReads:
                 _slice_or_index(index[dim], length) if dim in index else (slice(None), None)
                 for dim, length in chunk_lengths(array).items()
             ]
-            values = np.asarray(stored.oindex[tuple(read for read, _ in indexers)])
+            selection = tuple(read for read, _ in indexers)
+            values = stored.read(lambda own: own.oindex[selection], natively=self._use_zarrs)
             for axis, (_, kept) in enumerate(indexers):
                 if kept is not None:
                     values = values.take(kept, axis=axis)
@@ -218,20 +224,6 @@ class StoreReads:
                 self._keys[layer] = found
         return found
 
-    def _open(self, array: xr.DataArray) -> zarr.Array[Any] | None:
-        stored = _stored_array(array)
-        if stored is None or not self._use_zarrs:
-            return stored
-        name = array.variable.data.name
-        with self._lock:
-            if name not in self._opened:
-                native = native_array(stored)
-                if native is not None:
-                    with zarr.config.set(_ZARRS_PIPELINE):
-                        native = native.with_config(native.config)
-                self._opened[name] = stored if native is None else native
-            return self._opened[name]
-
 
 def _slice_or_index(
     positions: Sequence[int], length: int
@@ -248,7 +240,7 @@ def _slice_or_index(
     return slice(first, last + 1), kept
 
 
-def _stored_array(array: xr.DataArray) -> zarr.Array[Any] | None:
+def _stored_array(array: xr.DataArray) -> StoredArray | None:
     source = array.variable.encoding.get(_SOURCE)
     if not isinstance(source, _Source) or array.chunks is None:
         return None

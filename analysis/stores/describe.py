@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.errors import BaseZarrError
+from zarr.storage import StorePath
 
 from i2am.analysis.stores.layers import format_labels, is_noncausal
 from i2am.analysis.stores.reader import open_maps, open_root, open_run
-from i2am.schemas import ArrayDescription, GroupDescription, LayerAttributes
+from i2am.schemas import ArrayDescription, GroupDescription, I2AMError, LayerAttributes
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import GUIDANCE, HEAD, REFERENCE, REGION, STEP, WEIGHT
 from i2am.storage.addresses import StoreLike, is_url, open_group, own_attributes
+from i2am.storage.inventory import METADATA_KEY
+from i2am.storage.objects import folder_names
 
-__all__ = ["describe_store", "summarise_store"]
+__all__ = ["describe_store", "sample_names", "summarise_store"]
 
 _SHOWN_NAMES: Final = 5
 # Stores that are made of maps: groups of averages, or samples with differences.
 _RESULTS: Final = ("average", "differences")
 
 
-def describe_store(path: StoreLike) -> GroupDescription:
+def describe_store(path: StoreLike, left_out: Container[str] = ()) -> GroupDescription:
     """Describe a run or a maps store for `i2am.schemas.find_faults`.
 
     Parameters
     ----------
     path : str, Path or zarr Store
+    left_out : container of str
+        Samples that are not described.
 
     Returns
     -------
     GroupDescription
-        A group is described on access, so that a long run does not fill the memory.
+        A sample is described on access, so that a long run does not fill the memory.
         Groups of incomplete samples are there, too. Of the values only guidance labels are read.
 
     Raises
@@ -42,7 +48,14 @@ def describe_store(path: StoreLike) -> GroupDescription:
     StoreError
         If it is missing or no store of i2am.
     """
-    return _describe(open_root(path))
+    root = open_root(path)
+    names = [name for name in sample_names(root.store_path) if name not in left_out]
+    return GroupDescription(dict(root.attrs), groups=_Samples(root, names))
+
+
+def sample_names(root: StorePath) -> list[str]:
+    """Return the names of all groups below a root, sorted: of samples in any state, damaged ones, too."""
+    return sorted(name for name in folder_names(root) if name[:1] != "." and name != METADATA_KEY)
 
 
 def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
@@ -176,7 +189,8 @@ def _contribution_fact(own: LayerAttributes, layer: xr.DataTree) -> str:
 
 def _describe(group: zarr.Group) -> GroupDescription:
     arrays = {name: _array(name, array) for name, array in sorted(group.arrays())}
-    return GroupDescription(dict(group.attrs), arrays, _Groups(group))
+    groups = {name: _describe(inner) for name, inner in sorted(group.groups())}
+    return GroupDescription(dict(group.attrs), arrays, groups)
 
 
 def _array(name: str, array: zarr.Array[Any]) -> ArrayDescription:
@@ -189,17 +203,25 @@ def _array(name: str, array: zarr.Array[Any]) -> ArrayDescription:
     )
 
 
-class _Groups(Mapping[str, GroupDescription]):
-    """The groups below one, each described on access."""
+class _Samples(Mapping[str, GroupDescription]):
+    """The groups below a root, each described on access."""
 
-    def __init__(self, parent: zarr.Group) -> None:
-        self._parent = parent
-        self._names = sorted(parent.group_keys())
+    def __init__(self, root: zarr.Group, names: Sequence[str]) -> None:
+        self._root, self._names = root, names
 
     def __getitem__(self, name: str) -> GroupDescription:
         if name not in self._names:
             raise KeyError(name)
-        return _describe(zarr.open_group(self._parent.store_path / name, mode="r"))
+        try:
+            node = zarr.open(self._root.store_path / name, mode="r")
+            if isinstance(node, zarr.Group):
+                return _describe(node)
+            return GroupDescription({}, unreadable="expected no array here, got one")
+        except (BaseZarrError, I2AMError, OSError, ValueError, TypeError, KeyError) as e:
+            reason = str(e).partition("\n")[0] or type(e).__name__
+            return GroupDescription(
+                {}, unreadable=f"expected readable metadata, got this: {reason}"
+            )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

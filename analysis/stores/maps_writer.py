@@ -1,15 +1,16 @@
 """The maps store as it is written: opened with its options, then sample by sample.
 
-A sample's metadata is written first, its chunks in any order, its status last: a sample that is marked
-complete is complete, whatever stops the work.
+A sample's metadata is written first, its chunks in any order, its status last, when all of it is on the
+disk: a sample that is marked complete is complete, whatever stops the work. Several analyses may fill
+one store, with the same options: each claims a sample before it writes it.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import math
 import os
-import shutil
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,13 +18,30 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.storage import StorePath
 
 from i2am.analysis.stores.reader import open_root
 from i2am.schemas import SCHEMA_VERSION, MapsAttributes, StoreError
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import LAYER, STEP
-from i2am.storage.addresses import StoreLike, is_url, own_attributes
+from i2am.storage.addresses import StoreLike, is_url, own_attributes, path_to_write
+from i2am.storage.inventory import (
+    DIGEST,
+    METADATA_KEY,
+    OBJECTS,
+    inventory_below,
+    with_digest,
+)
+from i2am.storage.objects import (
+    create_object,
+    folder_names,
+    make_durable,
+    put_objects,
+    to_buffer,
+)
+from i2am.storage.owners import OWNERS, Writer
+from i2am.storage.replacement import delete_sample, write_metadata
 
 __all__ = [
     "finish_sample",
@@ -37,8 +55,13 @@ __all__ = [
 
 # A chunk of a volume: one layer's heads and whole maps of a few steps, quick to fetch and show.
 _CHUNK_BYTES: Final = 4 * 2**20
-# As fast as no compression, a quarter smaller, and read in half the time of zstd.
-_COMPRESSOR: Final = BloscCodec(cname="lz4", shuffle="shuffle")
+# As fast as no compression, a quarter smaller, and read in half the time of zstd. The checksum is what
+# the inventory lists; a chunk of zeros is written, too, so that a file that is missing is seen.
+MAP_CODECS: Final[dict[str, Any]] = {
+    "compressors": (BloscCodec(cname="lz4", shuffle="shuffle"), Crc32cCodec()),
+    "config": {"write_empty_chunks": True},
+}
+_COORDINATE_CODECS: Final[dict[str, Any]] = MAP_CODECS | {"compressors": (Crc32cCodec(),)}
 
 
 def source_of(run: StoreLike, out: Path) -> str:
@@ -51,8 +74,8 @@ def source_of(run: StoreLike, out: Path) -> str:
     )
 
 
-def open_output(out: Path, source: str, options: dict[str, Any], *, overwrite: bool) -> zarr.Group:
-    """Return the root of the maps store: a new one, or one that was written with the same options.
+def open_output(out: Path, source: str, options: dict[str, Any], *, overwrite: bool) -> Writer:
+    """Enter this process into the maps store: a new one, or one that was written with the same options.
 
     Parameters
     ----------
@@ -64,10 +87,16 @@ def open_output(out: Path, source: str, options: dict[str, Any], *, overwrite: b
     overwrite : bool
         Replace a maps store that was written with other options.
 
+    Returns
+    -------
+    Writer
+        To be closed at the end.
+
     Raises
     ------
     StoreError
-        If `out` is something else, or was written with other options.
+        If `out` is something else, was written with other options, or is being written and shall
+        be replaced.
     """
     attributes = MapsAttributes(
         convention=options["convention"],
@@ -75,25 +104,56 @@ def open_output(out: Path, source: str, options: dict[str, Any], *, overwrite: b
         source=source,
         options={k: v for k, v in options.items() if k not in {"convention", "normalisation"}},
     ).to_store()
-    if out.exists() and (out.is_file() or any(out.iterdir())):
-        own = own_attributes(open_root(out))
-        if own["kind"] != "maps":
-            msg = f"Expected a maps store to write to, got a {own['kind']} store, at {out}. "
-            msg += "Give another output."
-            raise StoreError(msg)
-        changed = sorted(_flat(own).items() ^ _flat(attributes[ATTRIBUTE_KEY]).items())
-        if not changed:
-            return zarr.open_group(out, mode="r+")
-        if not overwrite:
-            names = ", ".join(dict.fromkeys(name for name, _ in changed))
+    node = {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
+    root = path_to_write(out)
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        changed = _changed_options(out, attributes[ATTRIBUTE_KEY])
+        if changed and not overwrite:
             msg = (
-                f"Expected the options that this store was written with, got other {names}, "
+                f"Expected the options that this store was written with, got other {', '.join(changed)}, "
                 f"at {out}. Give another output, or overwrite."
             )
             raise StoreError(msg)
-        shutil.rmtree(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return zarr.create_group(out, attributes=attributes)
+        writer = Writer(root)
+        if changed:
+            try:
+                _empty(root, writer)
+                put_objects([(root / METADATA_KEY, to_buffer(with_digest(node)))], durable=True)
+            except BaseException:
+                writer.close()
+                raise
+        return writer
+    out.mkdir(parents=True, exist_ok=True)
+    create_object(root / METADATA_KEY, with_digest(node))
+    make_durable(root, [METADATA_KEY])
+    if changed := _changed_options(out, attributes[ATTRIBUTE_KEY]):  # Another process was faster.
+        msg = (
+            f"Expected a new store, got one that another analysis began with other "
+            f"{', '.join(changed)}, at {out}. Give another output."
+        )
+        raise StoreError(msg)
+    return Writer(root)
+
+
+def _changed_options(out: Path, wanted: dict[str, Any]) -> list[str]:
+    """Return the names of the options that a maps store was written with and that differ."""
+    own = own_attributes(open_root(out))
+    if own["kind"] != "maps":
+        msg = f"Expected a maps store to write to, got a {own['kind']} store, at {out}. "
+        raise StoreError(msg + "Give another output.")
+    own.pop(DIGEST, None)
+    changed = sorted(_flat(own).items() ^ _flat(json.loads(json.dumps(wanted))).items())
+    return list(dict.fromkeys(name for name, _ in changed))
+
+
+def _empty(root: StorePath, writer: Writer) -> None:
+    """Remove all samples; until the last one is gone the root says what they are."""
+    if others := writer.others():
+        msg = f"Expected a store that nobody writes, got one that {others[0]} writes, at {root}. "
+        raise StoreError(msg + "Wait for it, or give another output.")
+    for name in folder_names(root):
+        if name not in (METADATA_KEY, OWNERS):
+            delete_sample(root / name)
 
 
 def is_finished(root: zarr.Group, name: str, created: str) -> bool:
@@ -103,7 +163,15 @@ def is_finished(root: zarr.Group, name: str, created: str) -> bool:
     return own.get("status") == "complete" and own.get("source_created") == created
 
 
-def start_sample(root: zarr.Group, name: str, maps: xr.DataTree, created: str) -> list[da.Array]:
+def start_sample(
+    root: zarr.Group,
+    name: str,
+    maps: xr.DataTree,
+    created: str,
+    writer: Writer,
+    *,
+    durable: bool = True,
+) -> list[da.Array]:
     """Write a sample's metadata, and return lazy arrays that write its maps when computed.
 
     Parameters
@@ -115,9 +183,21 @@ def start_sample(root: zarr.Group, name: str, maps: xr.DataTree, created: str) -
         As `analyze` gives it.
     created : str
         When the sample was captured.
+    writer : Writer
+        This process in the store.
+    durable : bool
+        See `finish_sample`.
+
+    Raises
+    ------
+    SampleTaken
+        If another process writes the sample.
     """
-    attributes = {ATTRIBUTE_KEY: {**_own(created), "status": "running"}}
-    sample = root.create_group(name, overwrite=True, attributes=attributes)
+    writer.claim(name)
+    path = root.store_path / name
+    delete_sample(path)
+    write_metadata(path, _own(created, "running"), durable=durable)
+    sample = zarr.open_group(path, mode="r+")
     sources: list[da.Array] = []
     targets: list[zarr.Array[Any]] = []
     for direction, node in maps.children.items():
@@ -132,8 +212,8 @@ def start_sample(root: zarr.Group, name: str, maps: xr.DataTree, created: str) -
                     shape=values.shape,
                     dtype=values.dtype,
                     chunks=chunks,
-                    compressors=_COMPRESSOR,
                     dimension_names=[str(dim) for dim in values.dims],
+                    **MAP_CODECS,
                 )
             )
             sources.append(source)
@@ -158,18 +238,51 @@ def write_coordinate(group: zarr.Group, coordinate: xr.DataArray) -> None:
     names = [str(dim) for dim in coordinate.dims]
     attributes = {str(key): value for key, value in coordinate.attrs.items()}
     group.create_array(
-        str(coordinate.name), data=values, dimension_names=names, attributes=attributes
+        str(coordinate.name),
+        data=values,
+        dimension_names=names,
+        attributes=attributes,
+        **_COORDINATE_CODECS,
     )
 
 
-def finish_sample(root: zarr.Group, name: str, created: str) -> None:
-    """Mark a sample as complete."""
-    sample = root[name]
-    sample.update_attributes({ATTRIBUTE_KEY: {**_own(created), "status": "complete"}})
+def finish_sample(
+    root: zarr.Group, name: str, created: str, writer: Writer, *, durable: bool = True
+) -> None:
+    """Mark a sample as complete, once all of it is there.
+
+    Parameters
+    ----------
+    root, name, created, writer
+        As for `start_sample`.
+    durable : bool
+        Whether it has to be on the disk before, so that it would outlive a power cut.
+
+    Raises
+    ------
+    StoreError
+        If a chunk is missing.
+    """
+    path = root.store_path / name
+    inventory = inventory_below(path)
+    for array_path, node in zarr.open_group(path, mode="r").members(max_depth=None):
+        if isinstance(node, zarr.Array):
+            written = sum(one.startswith(f"{array_path}/c") for one in inventory.objects)
+            if written != node.nchunks:
+                msg = (
+                    f"Expected {node.nchunks} chunks that were just written, got {written}, at "
+                    f"{path}/{array_path}. Check the storage, then analyze the sample again."
+                )
+                raise StoreError(msg)
+    if durable:
+        make_durable(path, inventory.objects)
+    own = _own(created, "complete") | {OBJECTS: inventory.to_text()}
+    write_metadata(path, own, durable=durable)
+    writer.release(name)
 
 
-def _own(created: str) -> dict[str, Any]:
-    return {"kind": "maps", "schema": SCHEMA_VERSION, "source_created": created}
+def _own(created: str, status: str) -> dict[str, Any]:
+    return {"kind": "maps", "schema": SCHEMA_VERSION, "source_created": created, "status": status}
 
 
 def _flat(attributes: dict[str, Any]) -> dict[str, str]:

@@ -15,10 +15,13 @@ import xarray as xr
 import zarr
 
 from i2am.analysis.stores.chunks import in_chunks
+from i2am.analysis.stores.stored_array import StoredArray
 from i2am.schemas import SCHEMA_VERSION, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.storage.addresses import StoreLike, member_names, open_group, own_attributes
 from i2am.storage.guarded_store import check_read_whole
+from i2am.storage.inventory import facts_of
+from i2am.storage.sample_state import SampleState
 
 __all__ = [
     "Maps",
@@ -101,7 +104,7 @@ class _Samples(Mapping[str, xr.DataTree]):
 
     def sample_attributes(self) -> dict[str, dict[str, Any]]:
         """Return each complete sample's own attributes, by name; no array is touched."""
-        found = ((name, own_attributes(group)) for name, group in self._root.groups())
+        found = ((name, facts_of(own_attributes(group))) for name, group in self._root.groups())
         return {name: own for name, own in sorted(found) if self._is_complete(own)}
 
     def first(self) -> str | None:
@@ -133,7 +136,9 @@ class _Samples(Mapping[str, xr.DataTree]):
                 f"{did_you_mean(name, self)}"
             )
             raise _NoSample(msg)
-        return open_tree(group, name)
+        state = SampleState(group.store_path)
+        state.check_whole(self.path)
+        return open_tree(group, name, state)
 
     def __repr__(self) -> str:
         return f"<i2am {self.kind} store at {self.path}>"
@@ -217,8 +222,19 @@ def _what(group: zarr.Group) -> str:
     return f"a Zarr group with {'the attributes ' + ', '.join(names) if names else 'no attributes'}"
 
 
-def open_tree(group: zarr.Group, name: str | None = None) -> xr.DataTree:
-    """Return a group and all below it, every array lazy but the coordinates."""
+def open_tree(
+    group: zarr.Group, name: str | None = None, state: SampleState | None = None
+) -> xr.DataTree:
+    """Return a group and all below it, every array lazy but the coordinates.
+
+    Parameters
+    ----------
+    group : zarr.Group
+    name : str, optional
+        Of the tree.
+    state : SampleState, optional
+        If the group is a sample: what is read later is checked against it.
+    """
     groups = {"/": group}
     arrays: dict[str, dict[str, zarr.Array[Any]]] = {"/": {}}
     for path, node in group.members(max_depth=None):
@@ -232,11 +248,15 @@ def open_tree(group: zarr.Group, name: str | None = None) -> xr.DataTree:
         (array for own in arrays.values() for array in own.values() if array.ndim == 1),
         str(group.store_path),
     )
-    trees = {path: _open_dataset(node, arrays[path]) for path, node in sorted(groups.items())}
+    trees = {
+        path: _open_dataset(node, arrays[path], state) for path, node in sorted(groups.items())
+    }
     return xr.DataTree.from_dict(trees, name=name)
 
 
-def _open_dataset(group: zarr.Group, arrays: dict[str, zarr.Array[Any]]) -> xr.Dataset:
+def _open_dataset(
+    group: zarr.Group, arrays: dict[str, zarr.Array[Any]], state: SampleState | None
+) -> xr.Dataset:
     variables: dict[str, xr.Variable] = {}
     coordinates = set()
     for name, array in sorted(arrays.items()):
@@ -249,11 +269,15 @@ def _open_dataset(group: zarr.Group, arrays: dict[str, zarr.Array[Any]]) -> xr.D
             raise StoreError(msg)
         if len(names) == 1:  # No map and no score has one dimension.
             coordinates.add(name)
-            variables[name] = xr.Variable(names, _plain(np.asarray(array[:])))
+            values = StoredArray(array, state)[:]
+            variables[name] = xr.Variable(names, _plain(values))
         else:
-            variables[name] = in_chunks(array, names)
+            variables[name] = in_chunks(array, names, state)
         variables[name].attrs = {key: array.attrs[key] for key in _KEPT if key in array.attrs}
-    attributes = {key: group.attrs[key] for key in group.attrs if key == ATTRIBUTE_KEY}
+    attributes = {}
+    if ATTRIBUTE_KEY in group.attrs:
+        own = group.attrs[ATTRIBUTE_KEY]
+        attributes[ATTRIBUTE_KEY] = facts_of(own) if isinstance(own, dict) else own
     return xr.Dataset(variables, attrs=attributes).set_coords(sorted(coordinates))
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import zarr
-from zarr.storage import StorePath
 
 from i2am.capture.writer.layer_writer import LayerWriter, write_layers
+from i2am.capture.writer.object_folder import ObjectFolder
+from i2am.capture.writer.run_store import open_sample
 from i2am.capture.writer.staging import StagingArea
 from i2am.schemas import LayerAttributes
 
@@ -95,28 +95,25 @@ def layers() -> Iterator[Layer]:
 
 def write_run(path: Path, samples: Sequence[str] = ("0",), *, steps: int = STEPS) -> Path:
     """Write a run of complete samples, and return its path."""
-    root = zarr.create_group(path, attributes={"i2am": {"kind": "run", "schema": 1}})
     first, *others = samples
     own = {**PROVENANCE, "created": "2026-01-01T00:00:00Z", "steps": steps}
-    group = root.create_group(first, attributes={"i2am": own, "coordinates": "timestep"})
-    _put(group, "step", np.arange(steps), ("step",))
-    _put(group, "timestep", np.linspace(981, 1, steps), ("step",))
+    sample = open_sample(path, first, overwrite=False, attributes=own | {"status": "running"})
+    sample.write_coordinates(range(steps), np.linspace(981, 1, steps).tolist(), ("conditional",))
     rng = np.random.default_rng(0)
-    images = group.create_group("images")
-    for name, (y, x) in {
-        "generated": ("y", "x"),
-        "reference": ("reference_y", "reference_x"),
-    }.items():
-        picture = rng.integers(0, 256, (IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8)
-        _put(images, name, picture, (y, x, "rgb"))
-    write_layers_of_sample(group.create_group("layers").store_path, steps)
-    group.update_attributes({"i2am": own | {"status": "complete"}})
+    sample.write_images(
+        {
+            name: rng.integers(0, 256, (IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8)
+            for name in ("generated", "reference")
+        }
+    )
+    write_layers_of_sample(sample.folder / "layers", steps)
+    sample.set_status(own | {"status": "complete"})
     for name in others:
         shutil.copytree(path / first, path / name)
     return path
 
 
-def write_layers_of_sample(parent: StorePath, steps: int) -> None:
+def write_layers_of_sample(parent: ObjectFolder, steps: int) -> None:
     """Write a sample's layers through the capture's writer."""
     every_layer = list(layers())
     staging = StagingArea(layers=len(every_layer))
@@ -134,7 +131,7 @@ def write_layers_of_sample(parent: StorePath, steps: int) -> None:
 
 
 def open_layer(
-    parent: StorePath,
+    parent: ObjectFolder,
     name: str,
     arrays: Mapping[str, torch.Tensor],
     staging: StagingArea,
@@ -153,7 +150,3 @@ def open_layer(
     }
     own = LayerAttributes(**(described | attributes))
     return LayerWriter(parent, name, own, np.dtype("f2"), staging, ("conditional",))
-
-
-def _put(group: zarr.Group, name: str, values: np.ndarray[Any, Any], dims: Sequence[str]) -> None:
-    group.create_array(name, data=values, dimension_names=dims)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import zarr
 from PIL import Image
 from tqdm import tqdm
 
@@ -20,6 +19,8 @@ from i2am.capture.batch.manifest_shard import ManifestShard, find_shard
 from i2am.capture.batch.run_settings import (
     EarlierSamples,
     call_settings,
+    check_others,
+    comparable_settings,
     settings_before_loading,
     settings_of_pipeline,
 )
@@ -46,8 +47,14 @@ from i2am.capture.profiles.profile import find_profile, select_layers
 from i2am.capture.recording.options import CaptureOptions, check_heads
 from i2am.capture.recording.provenance import describe_inputs, to_json_value
 from i2am.capture.recording.recorder import Recording, open_recording
-from i2am.capture.writer.run_store import iter_finished_samples, open_run_group
+from i2am.capture.writer.run_store import (
+    SampleComplete,
+    enter_run,
+    iter_finished_samples,
+    stored_bytes,
+)
 from i2am.schemas import CaptureError, InputWarning, ManifestRow, SchemaError, read_manifest
+from i2am.storage.owners import SampleTaken, Writer
 
 __all__ = ["CaptureSummary", "ManifestCapture", "capture_manifest"]
 
@@ -67,6 +74,8 @@ class CaptureSummary:
         Samples that were captured now, and those that were complete before.
     failed : dict of str to str
         The reason, by sample.
+    taken : dict of str to str
+        Which process captures them at this time, by sample.
     elapsed_s : float
         Seconds of generation and capture together, without loading the model.
     bytes_written : int
@@ -83,6 +92,7 @@ class CaptureSummary:
     finished: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    taken: dict[str, str] = field(default_factory=dict)
     elapsed_s: float = 0
     bytes_written: int = 0
 
@@ -92,6 +102,8 @@ class CaptureSummary:
             f"{len(self.finished)} captured, {len(self.skipped)} were complete, "
             f"{len(self.failed)} failed"
         )
+        if self.taken:
+            counts = f"{counts}, {len(self.taken)} left to other processes"
         if self.shard.count > 1:
             counts = f"shard {self.shard}: {counts}"
         if not self.finished or not self.elapsed_s:
@@ -200,17 +212,26 @@ def capture_manifest(
         loading = replace(loading, device=f"cuda:{number}")
     pipeline = load_pipeline(model, **vars(loading))
     runner = _make_runner(pipeline, settings, waiting, options)
-    _check_continues(earlier, pipeline, settings, loading, options)
-    open_run_group(out)
-    manifest_capture = ManifestCapture(
-        pipeline, runner, settings, Path(manifest), str(out), options, loading, progress
-    )
+    found = _check_continues(earlier, pipeline, settings, loading, options)
     size = _batch_size(pipeline, runner, batch_size)
+    shared = comparable_settings(found)
     start_s = time.monotonic()
-    with tqdm(total=len(waiting), desc="capture", unit="sample", disable=not progress) as bar:
+    with (
+        enter_run(out, shared) as writer,
+        tqdm(total=len(waiting), desc="capture", unit="sample", disable=not progress) as bar,
+    ):
+        manifest_capture = ManifestCapture(
+            pipeline, runner, settings, Path(manifest), str(out), options, loading, progress, writer
+        )
         for first in range(0, len(waiting), size):
+            check_others(writer, found, str(out))
             for done in _capture_rows(manifest_capture, waiting[first : first + size], summary):
                 bar.update(done)
+        left = [row for row in waiting if row.sample in summary.taken]
+        for row in left:  # Its owner may have ended, complete or not.
+            if writer.wait_for(row.sample):
+                del summary.taken[row.sample]
+                list(_capture_rows(manifest_capture, [row], summary))
     summary.elapsed_s = time.monotonic() - start_s
     return summary
 
@@ -252,13 +273,20 @@ def _check_continues(
     settings: GenerationSettings,
     loading: LoadOptions,
     options: CaptureOptions,
-) -> None:
-    """Check that the run may be continued, now that the pipeline says what it is."""
+) -> dict[str, Any]:
+    """Check that the run may be continued, now that the pipeline says what it is.
+
+    Returns
+    -------
+    dict
+        The settings.
+    """
     profile = find_profile(pipeline, options.profile)
     found = settings_of_pipeline(pipeline, profile.name, settings, loading)
     before = settings_before_loading(str(found["model"]), settings, loading, options)
     earlier.check(before | found)
     earlier.warn_of_versions(found["versions"], found["device"])
+    return before | found
 
 
 def _make_runner(
@@ -354,16 +382,16 @@ def _capture_rows(
             for row in rows:
                 yield from _capture_rows(manifest_capture, [row], summary)
             return
-        summary.failed[names[0]] = f"{type(e).__name__}: {e}"
+        if isinstance(e, SampleTaken):
+            summary.taken[names[0]] = str(e)
+        elif isinstance(e, SampleComplete):  # Another process was faster.
+            summary.skipped += names
+        else:
+            summary.failed[names[0]] = f"{type(e).__name__}: {e}"
     else:
         summary.finished += names
-        summary.bytes_written += sum(_stored_bytes(manifest_capture.out, name) for name in names)
+        summary.bytes_written += sum(stored_bytes(manifest_capture.out, name) for name in names)
     yield len(rows)
-
-
-def _stored_bytes(out: str, sample: str) -> int:
-    members = open_run_group(out).require_group(sample).members(max_depth=None)
-    return sum(member.nbytes_stored() for _, member in members if isinstance(member, zarr.Array))
 
 
 @dataclass(frozen=True)
@@ -384,6 +412,8 @@ class ManifestCapture:
         How the pipeline was loaded.
     progress : bool
         Whether a terminal shows the denoising steps.
+    writer : Writer
+        This process in the run.
     said : set of str
         The warnings that were given.
     """
@@ -396,6 +426,7 @@ class ManifestCapture:
     options: CaptureOptions
     loading: LoadOptions
     progress: bool
+    writer: Writer
     said: set[str] = field(default_factory=set)
 
     def capture(self, rows: Sequence[ManifestRow]) -> None:
@@ -408,7 +439,7 @@ class ManifestCapture:
             self.pipeline.set_progress_bar_config(
                 desc=", ".join(names), unit="step", position=1, leave=False, disable=None
             )
-        recording = open_recording(self.pipeline, self.out, names, self.options)
+        recording = open_recording(self.pipeline, self.out, names, self.options, self.writer)
         recording.add_provenance(
             guidance_scale=guidance_scale_of(self.pipeline, self.settings),
             arguments=to_json_value(dict(self.settings.arguments)),

@@ -31,10 +31,13 @@ from i2am.capture.profiles.profile import find_denoiser
 from i2am.capture.recording.options import CaptureOptions
 from i2am.capture.recording.provenance import describe_target
 from i2am.schemas import StoreError
+from i2am.storage.owners import Writer
 
 __all__ = [
     "EarlierSamples",
     "call_settings",
+    "check_others",
+    "comparable_settings",
     "settings_before_loading",
     "settings_of_pipeline",
 ]
@@ -105,6 +108,33 @@ def call_settings(pipeline: Any, settings: GenerationSettings) -> dict[str, Any]
     }
 
 
+def comparable_settings(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a sample's facts, or of a capture's, that a run has in common; JSON types."""
+    names = {*_SETTINGS, *_MAPPINGS, *_REVISIONS, "versions", "device"}
+    settings = {name: provenance[name] for name in names & provenance.keys()}
+    settings["device"] = _device_type(settings.get("device"))
+    plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    return plain
+
+
+def check_others(writer: Writer, settings: Settings, out: str) -> None:
+    """Check that no process that was here first fills the run with other settings.
+
+    The later one of two gives way. So the earlier one need not look, but for a process whose clock
+    says that it came earlier: both look before each sample.
+
+    Raises
+    ------
+    StoreError
+        If one does; the differences are told.
+    """
+    for other in writer.others():
+        if other.settings and (other.entered_s, other.id) < (writer.entered_s, writer.id):
+            earlier = EarlierSamples(out, can_overwrite=False)
+            earlier.add(str(other), other.settings)
+            earlier.check(settings)
+
+
 @dataclass
 class EarlierSamples:
     """The different settings of a run's complete samples, each with the first sample that has it.
@@ -130,9 +160,7 @@ class EarlierSamples:
 
     def add(self, sample: str, provenance: Mapping[str, Any]) -> None:
         """Add a complete sample's provenance."""
-        names = {*_SETTINGS, *_MAPPINGS, *_REVISIONS, "versions", "device"}
-        settings = {name: provenance[name] for name in names & provenance.keys()}
-        settings["device"] = _device_type(settings.get("device"))
+        settings = comparable_settings(provenance)
         self._found.setdefault(json.dumps(settings, sort_keys=True), (sample, settings))
 
     def check(self, settings: Settings) -> None:

@@ -54,7 +54,10 @@ class CaptureOptions:
         Host memory that tensors may hold on their way to the store. When the store is slower than
         the model, the model waits.
     overwrite : bool
-        Whether a complete sample of the same name may be replaced.
+        Whether a complete sample of the same name may be replaced, once the new one is complete.
+    durable : bool
+        Whether a sample is complete only when it would outlive a power cut: its files are written
+        out (fsync) before. On a file system that does this itself it can be left out.
 
     Raises
     ------
@@ -80,6 +83,7 @@ class CaptureOptions:
     profile: str | Profile | None = None
     memory_bytes: int = DEFAULT_MEMORY_BYTES
     overwrite: bool = False
+    durable: bool = True
 
     def __post_init__(self) -> None:
         """Check every option that needs no model."""

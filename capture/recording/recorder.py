@@ -36,9 +36,11 @@ from i2am.capture.recording.placement import CallPictures
 from i2am.capture.recording.provenance import describe_target
 from i2am.capture.recording.sample_recorder import SampleRecorder
 from i2am.capture.recording.sampling import Sampling
+from i2am.capture.writer.run_store import enter_run
 from i2am.capture.writer.staging import StagingArea
 from i2am.schemas import CaptureError, SchemaError, check_sample_name, did_you_mean
 from i2am.schemas.choices import GuidanceOption, RepresentationOption, StoredDtype
+from i2am.storage.owners import Writer
 
 __all__ = ["Recording", "capture", "open_recording"]
 
@@ -57,6 +59,7 @@ def capture(
     profile: str | Profile | None = None,
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
     overwrite: bool = False,
+    durable: bool = True,
 ) -> Recording:
     """Return a context manager that captures what `target` computes inside it.
 
@@ -68,7 +71,7 @@ def capture(
         none.
     sample : str or sequence of str
         One name for each image that the call generates.
-    layers, steps, heads, guidance, representation, dtype, profile, memory_bytes, overwrite
+    layers, steps, heads, guidance, representation, dtype, profile, memory_bytes, overwrite, durable
         What is kept, and how it is stored; see `CaptureOptions`.
 
     Returns
@@ -104,16 +107,24 @@ def capture(
         profile=profile,
         memory_bytes=memory_bytes,
         overwrite=overwrite,
+        durable=durable,
     )
     return open_recording(target, store, sample, options)
 
 
 def open_recording(
-    target: Any, store: str | Path, sample: str | Sequence[str], options: CaptureOptions
+    target: Any,
+    store: str | Path,
+    sample: str | Sequence[str],
+    options: CaptureOptions,
+    writer: Writer | None = None,
 ) -> Recording:
-    """Return a `capture` with its options in one object; see there."""
+    """Return a `capture` with its options in one object; see there.
+
+    A process that makes many recordings may give itself as the `writer` of all of them.
+    """
     names = _checked_names(sample)
-    return Recording(partial(_prepare, target, options), str(store), names, options)
+    return Recording(partial(_prepare, target, options), str(store), names, options, writer)
 
 
 def _checked_names(sample: str | Sequence[str]) -> tuple[str, ...]:
@@ -176,6 +187,8 @@ class Recording:
     samples : tuple of str
         The names of the images of the first sampling.
     options : CaptureOptions
+    writer : Writer, optional
+        This process in the run; by default it enters the run for as long as the recording is entered.
 
     Raises
     ------
@@ -216,8 +229,10 @@ class Recording:
         store: str,
         samples: tuple[str, ...],
         options: CaptureOptions,
+        writer: Writer | None = None,
     ) -> None:
         self._store, self._options = store, options
+        self._writer, self._owns_writer = writer, writer is None
         self._first_names = samples
         # Both hold the model: None afterwards.
         self._prepare: Callable[[int], _Prepared] | None = prepare
@@ -236,7 +251,11 @@ class Recording:
         if self._prepared is None or self._samples:
             msg = "Expected a new capture, got one that was entered before. Call capture() again."
             raise CaptureError(msg)
-        self._begin(self._prepared, self._first_names)
+        try:
+            self._begin(self._prepared, self._first_names)
+        except BaseException:
+            self._leave()
+            raise
         return self
 
     def __exit__(
@@ -247,8 +266,11 @@ class Recording:
     ) -> None:
         """Remove the hooks, write what is left, and mark the samples."""
         self._prepare = None
-        self._end(error)
-        self._close_staging()
+        try:
+            self._end(error)
+            self._close_staging()
+        finally:
+            self._leave()
         if error is None:
             self._warn_of_missing_images()
 
@@ -306,6 +328,8 @@ class Recording:
         """Open samples in the store and hook the model."""
         branches = 2 if self._options.guidance == "both" else 1
         layers = len(prepared.hooks.taps) * len(names) * branches
+        if self._writer is None:
+            self._writer = enter_run(self._store)
         if self._staging is None or layers != self._staged_layers:
             self._close_staging()
             self._staging = StagingArea(self._options.memory_bytes, layers=layers)
@@ -320,6 +344,7 @@ class Recording:
                     self._options,
                     self._staging,
                     ChainMap(own, prepared.provenance),
+                    self._writer,
                 )
             sampling = Sampling(
                 prepared.hooks, prepared.pictures, opened, self._staging, prepared.provenance
@@ -354,6 +379,11 @@ class Recording:
             raise
         if error is not None:
             sampling.fail(error)
+
+    def _leave(self) -> None:
+        """Leave the run, if it was entered for this recording."""
+        if self._owns_writer and self._writer is not None:
+            self._writer.close()
 
     def _close_staging(self) -> None:
         staging, self._staging = self._staging, None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
@@ -17,13 +18,7 @@ from i2am.capture.recording.options import CaptureOptions
 from i2am.capture.recording.placement import Placement, checked_boxes
 from i2am.capture.recording.representation import Kept, hides_any, keep
 from i2am.capture.writer.layer_writer import LayerWriter, write_layers
-from i2am.capture.writer.run_store import (
-    open_sample,
-    set_status,
-    write_box,
-    write_coordinates,
-    write_images,
-)
+from i2am.capture.writer.run_store import open_sample
 from i2am.capture.writer.staging import StagingArea
 from i2am.schemas import (
     Box,
@@ -32,8 +27,10 @@ from i2am.schemas import (
     InputWarning,
     LayerAttributes,
     SchemaError,
+    StoreError,
 )
 from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.storage.owners import Writer
 
 __all__ = ["SampleRecorder"]
 
@@ -56,9 +53,13 @@ class SampleRecorder:
         Shared by the samples of a capture; closed by the recording.
     provenance : mapping
         Read again each time the status is written.
+    writer : Writer
+        This process in the run.
 
     Raises
     ------
+    SampleTaken
+        If another process writes the sample.
     StoreError
         If the store is not a run, or holds a complete sample of this name.
     """
@@ -70,13 +71,18 @@ class SampleRecorder:
         options: CaptureOptions,
         staging: StagingArea,
         provenance: Mapping[str, Any],
+        writer: Writer,
     ) -> None:
         self._name, self._options, self._staging = name, options, staging
         self._provenance = provenance
-        self._group = open_sample(
-            store, name, overwrite=options.overwrite, attributes=self._attributes("running")
+        self._stored = open_sample(
+            store,
+            name,
+            overwrite=options.overwrite,
+            attributes=self._attributes("running"),
+            writer=writer,
+            durable=options.durable,
         )
-        self._layers_path = self._group.store_path / "layers"
         self._layers: dict[str, LayerWriter] = {}
         self._contributions: dict[str, Contribution] = {}  # of the same layers
         self._step_index = 0
@@ -130,7 +136,7 @@ class SampleRecorder:
                 attributes = self._layer_attributes(call.tap, own, kept, heads)
                 self._grids.append(attributes)
                 layer = self._layers[name] = LayerWriter(
-                    self._layers_path,
+                    self._stored.folder / "layers",
                     name,
                     attributes,
                     np.dtype(self._options.dtype),
@@ -166,7 +172,7 @@ class SampleRecorder:
                 box, unplaced[name] = None, (height, width)
             if box is not None:
                 found[name] = box
-        write_images(self._group, arrays, found)
+        self._stored.write_images(arrays, found)
         self._images |= {name: array.shape for name, array in arrays.items()}
         self._unplaced |= unplaced
         if self._finished:
@@ -204,7 +210,7 @@ class SampleRecorder:
         CaptureError
             If anything could not be written.
         """
-        write_layers(self._layers_path, self._layers.values(), self._staging)
+        write_layers(self._stored.folder / "layers", self._layers.values(), self._staging)
 
     def finish(
         self, steps: Sequence[int], timesteps: Sequence[float], branches: Sequence[str]
@@ -218,8 +224,8 @@ class SampleRecorder:
         """
         for name, size in self._unplaced.items():
             if (box := self._seen_part(name, *size)) is not None:
-                write_box(self._group, name, box)
-        write_coordinates(self._group, steps, timesteps, branches)
+                self._stored.write_box(name, self._images[name], box)
+        self._stored.write_coordinates(steps, timesteps, branches)
         self._finished = True
         # A long recording keeps its samples, for images that come later.
         self._layers.clear()
@@ -237,8 +243,9 @@ class SampleRecorder:
             self._complete()
 
     def fail(self, error: BaseException) -> None:
-        """Mark the sample as failed, with the reason."""
-        self._set_status("failed", error=f"{type(error).__name__}: {error}")
+        """Mark the sample as failed, with the reason; one that it cannot be written to stays unfinished."""
+        with suppress(StoreError):  # The error itself is what is to be told.
+            self._set_status("failed", error=f"{type(error).__name__}: {error}")
 
     def _seen_part(self, name: str, height: int, width: int) -> Box | None:
         placement = self._placement or Placement(None, None)
@@ -289,7 +296,7 @@ class SampleRecorder:
         return is_complete
 
     def _set_status(self, status: Status, **facts: str) -> None:
-        set_status(self._group, self._attributes(status, **facts))
+        self._stored.set_status(self._attributes(status, **facts))
 
     def _attributes(self, status: Status, **facts: str) -> dict[str, Any]:
         attributes = CaptureAttributes(status=status, **self._provenance, **facts)

@@ -12,8 +12,8 @@ from functools import partial
 
 import numpy as np
 import torch
-from zarr.storage import StorePath
 
+from i2am.capture.writer.object_folder import ObjectFolder
 from i2am.capture.writer.sharded_array import MAX_CHUNK_STEPS, ShardedArray, plan_shards
 from i2am.capture.writer.staging import MAX_SHARD_BYTES, StagingArea
 from i2am.capture.writer.zarr_objects import (
@@ -50,7 +50,7 @@ class LayerWriter:
 
     Parameters
     ----------
-    parent : zarr.StorePath
+    parent : ObjectFolder
         The sample's group ``layers``.
     name : str
         The layer's group.
@@ -68,7 +68,7 @@ class LayerWriter:
 
     def __init__(
         self,
-        parent: StorePath,
+        parent: ObjectFolder,
         name: str,
         attributes: LayerAttributes,
         dtype: np.dtype[np.floating],
@@ -78,7 +78,7 @@ class LayerWriter:
     ) -> None:
         self.name = name
         self._max_bytes = staging.block_bytes // sharers
-        self._path, self._attributes = parent / name, attributes
+        self._folder, self._attributes = parent / name, attributes
         self._narrow, self._staging, self._order = dtype == np.float16, staging, branches
         self._kinds: dict[str, _Kind] = {}  # of one step
         self._shard_steps = 0
@@ -148,7 +148,7 @@ class LayerWriter:
         if set(self._ends) != set(branches) or len(set(self._ends.values())) > 1 or is_reordered:
             msg = (
                 f"Expected equally many steps of the branches {list(branches)}, got {self._ends} in "
-                f"the order {self._order}, at {self._path}. Capture with guidance='conditional'."
+                f"the order {self._order}, at {self._folder.path}. Capture with guidance='conditional'."
             )
             raise CaptureError(msg)
         self._order = branches
@@ -212,7 +212,7 @@ class LayerWriter:
         if not end - 1 <= step_index <= end or kinds != self._kinds:
             msg = (
                 f"Expected step {end} of {_format(self._kinds)}, got step {step_index} of "
-                f"{_format(kinds)}, at {self._path} ({branch}). Capture a model whose layers all "
+                f"{_format(kinds)}, at {self._folder.path} ({branch}). Capture a model whose layers all "
                 "run at every step, on images of one size."
             )
             raise CaptureError(msg)
@@ -253,7 +253,7 @@ class LayerWriter:
         for name, (shape, _) in self._kinds.items():
             left_out, required = LAYER_ARRAYS[name]
             self._arrays[name] = ShardedArray(
-                self._path / name,
+                self._folder / name,
                 [dim for dim in required if dim != STEP],
                 plan_shards(steps, shape, self._dtype(name).itemsize),
                 self._order,
@@ -270,7 +270,7 @@ class LayerWriter:
             self._arrays[name].store(branch, shard, values, self._dtype(name), scratch)
 
 
-def write_layers(parent: StorePath, layers: Iterable[LayerWriter], staging: StagingArea) -> None:
+def write_layers(parent: ObjectFolder, layers: Iterable[LayerWriter], staging: StagingArea) -> None:
     """Finalize closed layers; their metadata are written after all values.
 
     Raises

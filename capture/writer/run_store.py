@@ -1,28 +1,34 @@
 """The capture store as it is written: run, sample groups, images, coordinates, status.
 
 A run lies in a local directory or in an object store, named by a URL. Several processes may fill
-one run at once, each its own samples: nothing is locked, because nobody changes the same object.
+one run at once, each its own samples: a process claims a sample before it writes it.
+
+A sample's values come first, then their metadata, its status last, when all of that is on the disk.
+A complete sample that shall be replaced stays what it is until the new one, which lies below
+``.replacing`` so long, is whole.
 """
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
-from zarr.errors import ContainsGroupError
+from zarr.storage import LocalStore, StorePath
 
+from i2am.capture.writer.object_folder import ObjectFolder
 from i2am.capture.writer.zarr_objects import (
     Array,
     NodeMetadata,
-    delete_tree,
-    group_at,
     group_metadata,
     single_chunk_metadata,
     write_nodes,
+    write_text_array,
 )
 from i2am.schemas import (
     Box,
@@ -32,20 +38,45 @@ from i2am.schemas import (
     StoreError,
     check_sample_name,
 )
-from i2am.schemas.attributes import ATTRIBUTE_KEY, SCHEMA_VERSION
+from i2am.schemas.attributes import SCHEMA_VERSION
 from i2am.schemas.dims import GUIDANCE, STEP, TIMESTEP, image_dims
-from i2am.storage.addresses import own_attributes, reported_as_store_error, to_store
+from i2am.storage.addresses import (
+    own_attributes,
+    path_to_write,
+    reported_as_store_error,
+    to_store,
+)
+from i2am.storage.guarded_store import guarded
+from i2am.storage.inventory import METADATA_KEY, OBJECTS, own_facts
+from i2am.storage.objects import (
+    create_object,
+    list_sizes,
+    make_durable,
+    read_object,
+)
+from i2am.storage.owners import Writer
+from i2am.storage.replacement import (
+    delete_sample,
+    finish_replacements,
+    move_over,
+    place_for_replacement,
+    write_metadata,
+)
 
 __all__ = [
+    "SampleComplete",
+    "SampleStore",
+    "enter_run",
     "finished_samples",
     "iter_finished_samples",
     "open_run_group",
     "open_sample",
-    "set_status",
-    "write_box",
-    "write_coordinates",
-    "write_images",
+    "stored_bytes",
 ]
+
+
+class SampleComplete(StoreError):
+    """A sample is complete already, and must not be replaced."""
 
 
 def open_run_group(store: str | Path) -> zarr.Group:
@@ -56,19 +87,30 @@ def open_run_group(store: str | Path) -> zarr.Group:
     StoreError
         If something else is there, or the store cannot be reached.
     """
-    root_path = to_store(store)
+    root = _open_root(store)
     with reported_as_store_error(store):
-        if isinstance(root_path, Path) and _is_something_else(root_path):
-            msg = f"Expected a run or nothing, got another file or folder at {store}. "
-            raise StoreError(msg + "Name a new one.")
+        return zarr.open_group(root, mode="r+")
+
+
+def enter_run(store: str | Path, settings: Mapping[str, Any] | None = None) -> Writer:
+    """Enter this process into a run, which is created if there is none; see `Writer`.
+
+    What an earlier process was replacing when it ended is brought to its end.
+
+    Raises
+    ------
+    StoreError
+        If something else is there, or the store cannot be reached.
+    """
+    root = _open_root(store)
+    with reported_as_store_error(store):
+        writer = Writer(root, settings)
         try:
-            root = zarr.open_group(root_path, mode="r+")
-        except FileNotFoundError:
-            try:
-                return zarr.create_group(root_path, attributes=RunAttributes().to_store())
-            except ContainsGroupError:  # Another process was faster.
-                root = zarr.open_group(root_path, mode="r+")
-    return _check_is_run(root, store)
+            finish_replacements(root, writer)
+        except BaseException:
+            writer.close()
+            raise
+        return writer
 
 
 def finished_samples(store: str | Path) -> set[str]:
@@ -92,10 +134,12 @@ def iter_finished_samples(store: str | Path) -> Iterator[tuple[str, dict[str, An
     """
     with reported_as_store_error(store):
         try:
-            root = zarr.open_group(to_store(store), mode="r")
+            place = to_store(store)
+            kept = LocalStore(place, read_only=True) if isinstance(place, Path) else place
+            root = zarr.open_group(guarded(kept), mode="r")
         except FileNotFoundError:
             return
-        _check_is_run(root, store)
+        _check_is_run(own_attributes(root), store)
         with warnings.catch_warnings():
             # Another process may just have removed a sample, and not created it again yet.
             warnings.filterwarnings("ignore", "Object at .* is not recognized")
@@ -105,150 +149,296 @@ def iter_finished_samples(store: str | Path) -> Iterator[tuple[str, dict[str, An
             yield name, own
 
 
+def stored_bytes(store: str | Path, sample: str) -> int:
+    """Return how much a sample takes in the store."""
+    return sum(list_sizes(_open_root(store) / sample).values())
+
+
 def open_sample(
-    store: str | Path, sample: str, *, overwrite: bool, attributes: Mapping[str, Any]
-) -> zarr.Group:
-    """Return a new group for a sample; what an unfinished capture left is removed.
+    store: str | Path,
+    sample: str,
+    *,
+    overwrite: bool,
+    attributes: Mapping[str, Any],
+    writer: Writer | None = None,
+    durable: bool = True,
+) -> SampleStore:
+    """Return a new sample, whose status is that of `attributes`; what an unfinished one left is removed.
 
     Parameters
     ----------
     store : str or Path
     sample : str
     overwrite : bool
-        Whether a complete sample of this name may be replaced.
+        Whether a complete sample of this name may be replaced, once the new one is complete.
     attributes : mapping
-        See `set_status`.
+        See `SampleStore.set_status`.
+    writer : Writer, optional
+        This process in the run; without it nothing is claimed.
+    durable : bool
+        See `SampleStore`.
 
     Raises
     ------
+    SampleTaken
+        If another process writes the sample.
+    SampleComplete
+        If the sample is complete and `overwrite` is false.
     StoreError
-        If the sample is complete and `overwrite` is false, or `store` is not a run or cannot be
-        reached.
+        If the sample is damaged, or `store` is not a run or cannot be reached.
     SchemaError
         If `sample` cannot name a group.
     """
     check_sample_name(sample)
-    root = open_run_group(store)
+    root = _open_root(store)
     with reported_as_store_error(store):
-        found = root.get(sample)
-        is_complete = found is not None and own_attributes(found).get("status") == "complete"
-        if is_complete and not overwrite:
+        if writer is not None:
+            writer.claim(sample)
+        try:
+            path = _free_place(root, sample, store, overwrite=overwrite)
+            opened = SampleStore(path, root / sample, writer, durable)
+            opened.set_status(attributes)
+            write_nodes(opened.folder, {"images": group_metadata(), "layers": group_metadata()})
+        except BaseException:
+            if writer is not None:
+                with suppress(OSError):
+                    writer.release(sample)
+            raise
+        return opened
+
+
+def _free_place(root: StorePath, sample: str, store: str | Path, *, overwrite: bool) -> StorePath:
+    """Return where a sample can be written, after what an unfinished one left there was removed."""
+    path = root / sample
+    if _status(path, sample) == "complete":
+        if not overwrite:
             msg = (
                 f"Expected a new sample, got {sample!r}, which is complete in {store}. "
                 "Name another one, or pass overwrite=True."
             )
-            raise StoreError(msg)
-        # Also where a capture ended before it had written the group's metadata.
-        path = root.store_path / sample
-        delete_tree(path)
-        running = group_metadata(_sample_attributes(attributes))
-        write_nodes(path, {"": running, "images": group_metadata(), "layers": group_metadata()})
-        return group_at(path, running)
+            raise SampleComplete(msg)
+        path = place_for_replacement(root, sample)
+    delete_sample(path)
+    return path
 
 
-def set_status(sample: zarr.Group, attributes: Mapping[str, Any]) -> None:
-    """Replace a sample's attributes; ``coordinates`` makes the timesteps a coordinate for xarray.
-
-    Raises
-    ------
-    StoreError
-        If the store cannot be reached.
-    """
-    with reported_as_store_error(sample):
-        sample.update_attributes(_sample_attributes(attributes))
-
-
-def _sample_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {ATTRIBUTE_KEY: dict(attributes), "coordinates": TIMESTEP}
-
-
-def write_coordinates(
-    sample: zarr.Group, steps: Sequence[int], timesteps: Sequence[float], branches: Sequence[str]
-) -> None:
-    """Write step, timestep and, for more than one branch, guidance.
-
-    Raises
-    ------
-    StoreError
-        If the store cannot be reached.
-    """
-    with reported_as_store_error(sample):
-        values = {
-            STEP: np.asarray(steps, np.int64),
-            TIMESTEP: np.asarray(timesteps, np.float64),
-        }
-        nodes = {name: single_chunk_metadata(array, (STEP,)) for name, array in values.items()}
-        write_nodes(sample.store_path, nodes, values)
-        if len(branches) > 1:
-            labels = np.array(list(branches), dtype=np.dtypes.StringDType())
-            sample.create_array(GUIDANCE, data=labels, dimension_names=[GUIDANCE])
-
-
-def write_images(
-    sample: zarr.Group, images: Mapping[str, Array], boxes: Mapping[str, Box] | None = None
-) -> None:
-    """Write images and masks; all are checked before the first one is written.
+class SampleStore:
+    """One sample of a run as it is written.
 
     Parameters
     ----------
-    sample : zarr.Group
-    images : mapping of str to array, uint8 (y, x, 3), or for a mask (y, x) of 0 and 255
-        By their names in the contract.
-    boxes : mapping of str to Box, optional
-        By the names of some of the images: the part that the model saw, where that is not all.
-
-    Raises
-    ------
-    SchemaError
-        If an image has another name, shape or dtype.
-    StoreError
-        If the store cannot be reached.
+    path : StorePath
+        Where it is written.
+    final_path : StorePath
+        Where it belongs; another place than `path` if it replaces a complete sample.
+    writer : Writer, optional
+        The process that has claimed it.
+    durable : bool
+        Whether it is complete only once it would outlive a power cut.
     """
-    nodes: dict[str, NodeMetadata] = {}
-    for name, array in images.items():
-        names = image_dims(name)
-        if names is None or array.ndim != len(names) or array.dtype != np.uint8:
+
+    def __init__(
+        self, path: StorePath, final_path: StorePath, writer: Writer | None, durable: bool
+    ) -> None:
+        self.folder = ObjectFolder(path)
+        self._final_path, self._writer, self._durable = final_path, writer, durable
+        self._written: bytes | None = None  # our latest metadata
+
+    @property
+    def name(self) -> str:
+        """The sample's name."""
+        return self._final_path.path.rpartition("/")[2]
+
+    def set_status(self, attributes: Mapping[str, Any]) -> None:
+        """Replace the sample's attributes; with the status "complete" it is one for readers.
+
+        Parameters
+        ----------
+        attributes : mapping
+            Status and provenance, as `CaptureAttributes` has them.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be reached, an object is not there that was written, or another
+            process has written the sample since.
+        """
+        own = dict(attributes)
+        with reported_as_store_error(self.folder.path):
+            self._check_is_ours()
+            if own["status"] == "complete":
+                own[OBJECTS] = self._finish_objects()
+                if self.folder.path != self._final_path:
+                    self._replace(own)
+            elif self._writer is not None:
+                own["owner"] = self._writer.id
+            self._write(self.folder.path, own)
+            if own["status"] != "running" and self._writer is not None:
+                self._writer.release(self.name)
+
+    def write_coordinates(
+        self, steps: Sequence[int], timesteps: Sequence[float], branches: Sequence[str]
+    ) -> None:
+        """Write step, timestep and, for more than one branch, guidance.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be reached.
+        """
+        with reported_as_store_error(self.folder.path):
+            values = {
+                STEP: np.asarray(steps, np.int64),
+                TIMESTEP: np.asarray(timesteps, np.float64),
+            }
+            nodes = {name: single_chunk_metadata(array, (STEP,)) for name, array in values.items()}
+            write_nodes(self.folder, nodes, values)
+            if len(branches) > 1:
+                write_text_array(self.folder, GUIDANCE, branches, GUIDANCE)
+
+    def write_images(
+        self, images: Mapping[str, Array], boxes: Mapping[str, Box] | None = None
+    ) -> None:
+        """Write images and masks; all are checked before the first one is written.
+
+        Parameters
+        ----------
+        images : mapping of str to array, uint8 (y, x, 3), or for a mask (y, x) of 0 and 255
+            By their names in the contract.
+        boxes : mapping of str to Box, optional
+            By the names of some of the images: the part that the model saw, where that is not all.
+
+        Raises
+        ------
+        SchemaError
+            If an image has another name, shape or dtype.
+        StoreError
+            If the store cannot be reached.
+        """
+        nodes: dict[str, NodeMetadata] = {}
+        for name, array in images.items():
+            names = image_dims(name)
+            if names is None or array.ndim != len(names) or array.dtype != np.uint8:
+                msg = (
+                    f"Expected uint8 (y, x, 3), or a mask (y, x), under an image's name, got "
+                    f"{array.dtype} {array.shape}, at {name!r}. Read it with add_images."
+                )
+                raise SchemaError(msg)
+            nodes[name] = _image_metadata(array, (boxes or {}).get(name), names)
+        with reported_as_store_error(self.folder.path):
+            write_nodes(self.folder / "images", nodes, images)
+
+    def write_box(self, name: str, shape: Sequence[int], box: Box) -> None:
+        """Write which part of an image that is stored already the model saw.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be reached.
+        """
+        array = np.broadcast_to(np.uint8(0), shape)  # Of its values nothing is written.
+        with reported_as_store_error(self.folder.path):
+            node = _image_metadata(array, box, image_dims(name) or ())
+            write_nodes(self.folder / "images", {name: node})
+
+    def _finish_objects(self) -> str:
+        """Return the inventory, once all that it lists is there, and on the disk."""
+        path, inventory = self.folder.path, self.folder.inventory
+        found = list_sizes(path)
+        for name, (size, _) in inventory.objects.items():
+            if (got := found.get(name)) != size:
+                what = "none" if got is None else f"one of {got:,}"
+                msg = (
+                    f"Expected an object of {size:,} bytes that was just written, got {what}, at "
+                    f"{path}/{name}. Check the storage, then run the sample again."
+                )
+                raise StoreError(msg)
+        if self._durable:
+            make_durable(path, inventory.objects)
+        return inventory.to_text()
+
+    def _replace(self, own: Mapping[str, Any]) -> None:
+        """Move the sample to where it belongs, over the one that was complete there."""
+        # From here on the new one can be completed by any process, so the old one may go.
+        self._write(self.folder.path, {**own, "status": "running"})
+        move_over(self.folder.path, self._final_path, own, self.folder.inventory, self._durable)
+        self.folder = ObjectFolder(self._final_path, self.folder.inventory)
+
+    def _write(self, path: StorePath, own: Mapping[str, Any]) -> None:
+        self._written = write_metadata(path, own, durable=self._durable)
+
+    def _check_is_ours(self) -> None:
+        if self._written is None:
+            return
+        found = read_object(self.folder.path / METADATA_KEY)
+        if found is None or found.to_bytes() != self._written:
             msg = (
-                f"Expected uint8 (y, x, 3), or a mask (y, x), under an image's name, got "
-                f"{array.dtype} {array.shape}, at {name!r}. Read it with add_images."
+                f"Expected the sample as this capture left it, got one that another process has "
+                f"written since, at {self.folder.path}. Capture it again under another name."
             )
-            raise SchemaError(msg)
-        box = (boxes or {}).get(name)
-        attributes = None if box is None else ImageAttributes(box=box).to_store()
-        nodes[name] = single_chunk_metadata(array, names, attributes)
-    with reported_as_store_error(sample):
-        write_nodes(sample.store_path / "images", nodes, images)
+            raise StoreError(msg)
 
 
-def write_box(sample: zarr.Group, name: str, box: Box) -> None:
-    """Write which part of an image that is stored already the model saw.
+def _status(path: StorePath, sample: str) -> str | None:
+    """Return a sample's status; None where there is none, or nothing but what was left of one."""
+    content = read_object(path / METADATA_KEY)
+    if content is None:
+        return None
+    own = own_facts(content)
+    if "status" not in own:
+        msg = (
+            f"Expected a sample's metadata or none, got others, at {sample}/{METADATA_KEY}. "
+            "'i2am repair RUN --apply' takes the sample out, so that it can be captured again."
+        )
+        raise StoreError(msg)
+    return str(own["status"])
 
-    Raises
-    ------
-    StoreError
-        If the store cannot be reached.
-    """
-    with reported_as_store_error(sample):
-        image = sample[f"images/{name}"]
-        image.update_attributes(ImageAttributes(box=box).to_store())
+
+def _image_metadata(array: Array, box: Box | None, names: Sequence[str]) -> NodeMetadata:
+    attributes = None if box is None else ImageAttributes(box=box).to_store()
+    return single_chunk_metadata(array, names, attributes)
 
 
-def _check_is_run(root: zarr.Group, store: str | Path) -> zarr.Group:
-    if (kind := own_attributes(root).get("kind")) != "run":
+def _open_root(store: str | Path) -> StorePath:
+    """Return where a run lies, after it was created if it was not there."""
+    place = to_store(store)
+    with reported_as_store_error(store):
+        if isinstance(place, Path) and _is_something_else(place):
+            msg = f"Expected a run or nothing, got another file or folder at {store}. "
+            raise StoreError(msg + "Name a new one.")
+        root = path_to_write(store)
+        content = read_object(root / METADATA_KEY)
+        if content is None:
+            node = {
+                "attributes": RunAttributes().to_store(),
+                "zarr_format": 3,
+                "node_type": "group",
+            }
+            create_object(root / METADATA_KEY, json.dumps(node, indent=2).encode())
+            make_durable(root, [METADATA_KEY])
+            return root
+    _check_is_run(own_facts(content), store)
+    return root
+
+
+def _check_is_run(own: Mapping[str, Any], store: str | Path) -> None:
+    if (kind := own.get("kind")) != "run":
         msg = f"Expected a run, got {kind or 'another Zarr group'} at {store}. Name a new store."
         raise StoreError(msg)
-    if (schema := own_attributes(root).get("schema")) != SCHEMA_VERSION:
+    if (schema := own.get("schema")) != SCHEMA_VERSION:
         msg = (
             f"Expected a run of schema {SCHEMA_VERSION}, got {schema!r}, at {store}. Name a new store, "
             "or upgrade i2am if a newer version wrote this one."
         )
         raise StoreError(msg)
-    return root
 
 
 def _is_something_else(path: Path) -> bool:
+    # In this order: another process may just be creating the run.
+    if not path.exists():
+        return False
     if not path.is_dir():
-        return path.exists()
-    # zarr writes files under this suffix first; another process may just be creating the run.
+        return True
+    # zarr writes files under this suffix first.
     entries = [entry for entry in path.iterdir() if entry.suffix != ".partial"]
-    return bool(entries) and not (path / "zarr.json").exists()
+    return bool(entries) and not (path / METADATA_KEY).exists()

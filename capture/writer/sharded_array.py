@@ -2,8 +2,10 @@
 
 A shard is one object in the store and holds all tokens of many steps; the chunks inside are tiles
 of patches over several steps, so that to read one patch at every step takes few bytes.
-Shards are encoded here rather than by zarr, in the standard layout (Zarr's ``sharding_indexed``):
-several times as fast, and any Zarr reader opens them. They are not compressed: the last bits of
+Shards are encoded here rather than by zarr, in the standard layout (Zarr's ``sharding_indexed``, with
+the index first): several times as fast, and any Zarr reader opens them. Each chunk ends in its
+checksum (Zarr's ``crc32c``), and the shard in one over its index and these, as every object of a sample
+ends in its own (see `i2am.storage.inventory`). They are not compressed: the last bits of
 attention's floats are noise, and the tenth that bit-shuffling and lz4 take off costs more time than
 writing it (``benchmarks/results/store.md``).
 
@@ -27,21 +29,22 @@ import torch
 import zarr
 from zarr.abc.buffer import Buffer
 from zarr.buffer import cpu
-from zarr.storage import LocalStore, ObjectStore, StorePath
+from zarr.codecs import Crc32cCodec, ShardingCodecIndexLocation
 
+from i2am.capture.writer.object_folder import ObjectFolder
 from i2am.capture.writer.zarr_objects import (
+    CHECKSUM,
     Array,
     NodeMetadata,
     array_metadata,
     bytes_codec,
-    delete_object,
-    put_object,
-    put_objects,
-    read_object,
     single_chunk_metadata,
 )
 from i2am.schemas import CaptureError
 from i2am.schemas.dims import GUIDANCE, STEP
+from i2am.storage.integrity import shard_checksum
+from i2am.storage.inventory import CHECKSUM_BYTES
+from i2am.storage.objects import put_objects
 
 __all__ = ["ShardLayout", "ShardedArray", "decode_shard", "encode_shard", "plan_shards"]
 
@@ -59,7 +62,7 @@ class ShardedArray:
 
     Parameters
     ----------
-    path : zarr.StorePath
+    folder : ObjectFolder
         Of the array.
     dims : sequence of str
         Dimensions of one step: head, token[, channel].
@@ -70,7 +73,7 @@ class ShardedArray:
         Whether steps that are all the same are stored once, without a step dimension.
     """
 
-    path: StorePath
+    folder: ObjectFolder
     dims: Sequence[str]
     layout: ShardLayout
     order: tuple[str, ...]
@@ -109,7 +112,7 @@ class ShardedArray:
         if self.may_be_constant and self._is_constant(branch, values):
             self._shards[branch, shard] = None
             if replaced is not None:
-                delete_object(self._shard_path(branch, shard))
+                self.folder.delete(self._shard_name(branch, shard))
             return
         self._store(branch, shard, values, dtype, scratch)
         self._shards[branch, shard] = dtype
@@ -160,9 +163,9 @@ class ShardedArray:
             return single_chunk_metadata(whole, dims), whole
         sharding = {
             "chunk_shape": [*one, *self.layout.chunk],
-            "codecs": [codec],
-            "index_codecs": [bytes_codec(np.dtype(np.uint64)), {"name": "crc32c"}],
-            "index_location": "end",
+            "codecs": [codec, CHECKSUM],
+            "index_codecs": [bytes_codec(np.dtype(np.uint64)), CHECKSUM],
+            "index_location": "start",
         }
         node = array_metadata(
             (*lead, steps, *slab_shape),
@@ -198,10 +201,10 @@ class ShardedArray:
         dtype: np.dtype[Any],
         scratch: Array | None,
     ) -> None:
-        path = self._shard_path(branch, shard)
-        if not isinstance(path.store, LocalStore | ObjectStore):
-            scratch = None  # A store in memory keeps the buffer itself.
-        put_object(path, cpu.Buffer(encode_shard(values, dtype, self.layout, scratch)))
+        if self.folder.keeps_buffers:
+            scratch = None
+        encoded = encode_shard(values, dtype, self.layout, scratch)
+        self.folder.put(self._shard_name(branch, shard), cpu.Buffer(encoded))
 
     def _convert(
         self,
@@ -212,16 +215,16 @@ class ShardedArray:
         dtype: np.dtype[Any],
         scratch: Array,
     ) -> None:
-        path = self._shard_path(branch, shard)
-        if (encoded := read_object(path)) is None:
-            msg = f"Expected a shard that was just stored, got none, at {path}. "
+        name = self._shard_name(branch, shard)
+        if (encoded := self.folder.read(name)) is None:
+            msg = f"Expected a shard that was just stored, got none, at {self.folder.path}/{name}. "
             raise CaptureError(msg + "Run the sample again.")
         values = decode_shard(encoded, stored, self.layout)
         self._store(branch, shard, torch.from_numpy(values)[:count], dtype, scratch)
 
-    def _shard_path(self, branch: str, shard: int) -> StorePath:
+    def _shard_name(self, branch: str, shard: int) -> str:
         lead = [self.order.index(branch)] if self._guidance_dims() else []
-        return self.path / "/".join(map(str, ["c", *lead, shard, *(0 for _ in self.dims)]))
+        return "/".join(map(str, ["c", *lead, shard, *(0 for _ in self.dims)]))
 
 
 def _bits(values: torch.Tensor) -> Array:
@@ -288,7 +291,7 @@ def plan_shards(steps: int, slab_shape: Sequence[int], item_bytes: int) -> Shard
 def encode_shard(
     values: torch.Tensor, dtype: np.dtype[Any], layout: ShardLayout, scratch: Array | None = None
 ) -> Array:
-    """Return a shard as Zarr stores it: chunk after chunk, then the index and its checksum.
+    """Return a shard as Zarr stores it: the index, then chunk after chunk, all with checksums.
 
     Parameters
     ----------
@@ -304,31 +307,36 @@ def encode_shard(
     Returns
     -------
     Array, dims (byte,), uint8
-        Chunks and index are little-endian; chunks that hold no step at all are absent.
+        Chunks and index are little-endian; chunks that hold no step at all are absent. The last four
+        bytes are the shard's own checksum, which no Zarr reader looks at.
     """
     chunk_steps = layout.chunk[0]
     step_batches = math.ceil(len(values) / chunk_steps)
-    chunk_bytes = math.prod(layout.chunk) * dtype.itemsize
     filled = step_batches * layout.tiles
+    chunk_bytes = math.prod(layout.chunk) * dtype.itemsize
+    stored_bytes = chunk_bytes + CHECKSUM_BYTES
     index = np.full((layout.steps // chunk_steps * layout.tiles, 2), _ABSENT, "<u8")
-    index[:filled, 0] = np.arange(filled) * chunk_bytes
-    index[:filled, 1] = chunk_bytes
-    tail = index.tobytes()
-    tail += google_crc32c.value(tail).to_bytes(4, "little")
-    size_bytes = filled * chunk_bytes + len(tail)
+    start = index.nbytes + CHECKSUM_BYTES
+    index[:filled, 0] = start + np.arange(filled) * stored_bytes
+    index[:filled, 1] = stored_bytes
+    size_bytes = start + filled * stored_bytes + CHECKSUM_BYTES
     if scratch is None or len(scratch) < size_bytes:
         scratch = np.empty(size_bytes, np.uint8)
     shard = scratch[:size_bytes]
-    shard[filled * chunk_bytes :] = np.frombuffer(tail, np.uint8)
-    chunks = (
-        shard[: filled * chunk_bytes].view(dtype).reshape(step_batches, layout.tiles, *layout.chunk)
-    )
+    shard[: index.nbytes] = index.reshape(-1).view(np.uint8)
+    _seal(shard[:start])
+    rows = shard[start : size_bytes - CHECKSUM_BYTES].reshape(filled, stored_bytes)
+    chunks = rows[:, :chunk_bytes].view(dtype).reshape(step_batches, layout.tiles, *layout.chunk)
     converted = torch.empty((chunk_steps, *values.shape[1:]), dtype=_TORCH_DTYPES[dtype.name])
     for batch, tiles in enumerate(chunks):
         steps = values[batch * chunk_steps : (batch + 1) * chunk_steps]
         _fill(tiles, _convert(steps, converted[: len(steps)]).numpy())
     if sys.byteorder == "big":
         chunks.byteswap(inplace=True)
+    for row in rows:
+        _seal(row)
+    own = shard_checksum([shard[:start], rows[:, chunk_bytes:].reshape(-1)])
+    shard[-CHECKSUM_BYTES:] = _as_bytes(own)
     return shard
 
 
@@ -342,9 +350,9 @@ def decode_shard(shard: Buffer, dtype: np.dtype[Any], layout: ShardLayout) -> Ar
         {},
         shape=(layout.steps, heads, layout.tokens, *channels),
         chunks=layout.chunk,
-        shards=layout.shape,
+        shards={"shape": layout.shape, "index_location": ShardingCodecIndexLocation.start},
         dtype=dtype,
-        compressors=None,
+        compressors=[Crc32cCodec()],
     )
     origin = "/".join(["c", *("0" for _ in layout.chunk)])
     put_objects([(array.store_path / origin, shard)])
@@ -368,3 +376,12 @@ def _fill(tiles: Array, values: Array) -> None:
         tiles[-1, :steps, :, :rest] = values[:, :, whole * width :]
         tiles[-1, :steps, :, rest:] = 0
     tiles[:, steps:] = 0
+
+
+def _seal(content: Array) -> None:
+    """Write the CRC-32C of all but the last four bytes into these."""
+    content[-CHECKSUM_BYTES:] = _as_bytes(google_crc32c.value(content[:-CHECKSUM_BYTES]))
+
+
+def _as_bytes(checksum: int) -> Array:
+    return np.array([checksum], "<u4").view(np.uint8)

@@ -37,6 +37,9 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--grid", type=grid, metavar="HxW", help="the maps' common grid")
     command.add_argument("--overwrite", action="store_true", help="replace an existing store")
+    command.add_argument(
+        "--no-fsync", action="store_true", help="do not wait until a sample is on the disk"
+    )
 
 
 def _analyze(options: argparse.Namespace) -> None:
@@ -58,5 +61,6 @@ def _analyze(options: argparse.Namespace) -> None:
         time_groups=options.time_groups,
         grid=options.grid,
         overwrite=options.overwrite,
+        durable=not options.no_fsync,
     )
     sys.stdout.write(f"Maps: {out}\n")

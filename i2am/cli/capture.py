@@ -107,6 +107,11 @@ def _add_keeping(group: Any) -> None:
         metavar="SIZE",
         help="what may wait to be written, as 2GiB (default)",
     )
+    group.add_argument(
+        "--no-fsync",
+        action="store_true",
+        help="do not wait until a sample is on the disk; for file systems that a power cut cannot hurt",
+    )
 
 
 def _capture(options: argparse.Namespace) -> int:
@@ -126,6 +131,8 @@ def _capture(options: argparse.Namespace) -> int:
         loading=_loading(options),
         options=_keeping(options),
     )
+    for reason in summary.taken.values():
+        print_error(reason)
     for sample, reason in summary.failed.items():
         print_error(f"sample {sample!r} failed: {reason}")
     sys.stdout.write(f"{options.out}: {summary}\n")
@@ -169,5 +176,6 @@ def _keeping(options: argparse.Namespace) -> CaptureOptions:
         dtype=options.dtype,
         profile=options.profile,
         memory_bytes=options.memory,
+        durable=not options.no_fsync,
         overwrite=options.overwrite,
     )

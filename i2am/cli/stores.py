@@ -1,12 +1,15 @@
-"""The commands ``i2am info`` and ``i2am validate``: what is in a store, and whether it is right."""
+"""The commands ``info``, ``validate`` and ``repair``: what is in a store, and whether it is right."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from i2am.cli.arguments import add_command, existing_store
 from i2am.schemas.text import safe_text
+
+if TYPE_CHECKING:
+    from i2am.analysis.stores.condition import Condition
 
 __all__ = ["add"]
 
@@ -15,6 +18,7 @@ def add(commands: Any) -> None:
     """Add the commands to a parser's commands."""
     _add_info(commands)
     _add_validate(commands)
+    _add_repair(commands)
 
 
 def _add_info(commands: Any) -> None:
@@ -25,6 +29,20 @@ def _add_info(commands: Any) -> None:
 def _add_validate(commands: Any) -> None:
     command = add_command(commands, "validate", _validate, "check that a store keeps the contract")
     command.add_argument("store", type=existing_store, metavar="STORE")
+    command.add_argument("--deep", action="store_true", help="read every value, too")
+
+
+def _add_repair(commands: Any) -> None:
+    command = add_command(
+        commands, "repair", _repair, "list the samples that must be captured or analyzed again"
+    )
+    command.add_argument("store", type=existing_store, metavar="STORE")
+    command.add_argument("--quick", action="store_true", help="do not read every value")
+    command.add_argument(
+        "--apply",
+        action="store_true",
+        help="mark them as failed, so that the next capture or analyze makes them again",
+    )
 
 
 def _info(options: argparse.Namespace) -> None:
@@ -36,9 +54,51 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _validate(options: argparse.Namespace) -> int:
-    from i2am.analysis import describe_store
-    from i2am.schemas import find_faults
-
-    faults = [safe_text(fault) for fault in find_faults(describe_store(options.store))]
+    condition = _examine(options.store, deep=options.deep)
+    for name in condition.without_checksums:
+        print(f"{safe_text(name)}: without checksums, as older versions wrote it")
+    faults = [safe_text(fault) for fault in condition.iter_faults()]
     print(*(faults or [f"{options.store} keeps the contract"]), sep="\n")
     return 1 if faults else 0
+
+
+def _repair(options: argparse.Namespace) -> int:
+    from i2am.analysis.stores.condition import take_out
+
+    condition = _examine(options.store, deep=not options.quick)
+    of_store = [safe_text(fault) for fault in condition.faults.pop("", [])]
+    for name, faults in condition.faults.items():
+        more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
+        print(safe_text(f"{name}: damaged, as {faults[0]}{more}"))
+    print(*of_store, sep="\n", end="\n" if of_store else "")
+    if options.apply:
+        take_out(options.store, condition.faults, "damaged")
+        print(
+            f"{len(condition.faults)} taken out; the next 'i2am capture' or 'i2am analyze' makes them again"
+        )
+        return 1 if of_store else 0
+    if condition.faults:
+        print(
+            f"'i2am repair {options.store} --apply' takes them out, so that they can be made again"
+        )
+    elif not of_store:
+        print(f"{options.store} has no damaged sample")
+    return 1 if condition.faults or of_store else 0
+
+
+def _examine(store: str, *, deep: bool) -> Condition:
+    """Return a store's condition; a bar shows how much of it was read."""
+    from tqdm.auto import tqdm
+
+    from i2am.analysis.stores.condition import examine_store, stored_bytes
+
+    if not deep:
+        return examine_store(store)
+
+    def progress(count: int) -> None:
+        bar.update(count)
+
+    with tqdm(
+        total=stored_bytes(store), desc="read", unit="B", unit_scale=True, disable=None
+    ) as bar:
+        return examine_store(store, deep=True, progress=progress)

@@ -20,7 +20,7 @@ import zarr
 from zarr.abc.store import Store
 from zarr.core.sync import sync
 from zarr.errors import BaseZarrError
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, StorePath
 from zarr.storage._common import make_store
 
 from i2am.schemas import StoreError, require
@@ -33,6 +33,7 @@ __all__ = [
     "member_names",
     "open_group",
     "own_attributes",
+    "path_to_write",
     "reported_as_store_error",
     "to_store",
 ]
@@ -86,6 +87,25 @@ def to_store(address: str | Path) -> Store | Path:
         return _bucket(url)
 
 
+def path_to_write(address: StoreLike) -> StorePath:
+    """Return the root of a store that can be written.
+
+    Parameters
+    ----------
+    address : str, Path or zarr Store
+        As `to_store` takes it.
+
+    Raises
+    ------
+    StoreError
+        If nobody knows such a URL.
+    """
+    if isinstance(address, Store):
+        return StorePath(address)
+    place = to_store(address)
+    return StorePath(LocalStore(place) if isinstance(place, Path) else place)
+
+
 def open_group(address: StoreLike) -> zarr.Group:
     """Return the group at an address, to read: through a store that checks everything.
 
@@ -136,7 +156,7 @@ def member_names(group: zarr.Group) -> list[str]:
 
 
 @contextmanager
-def reported_as_store_error(address: str | Path | zarr.Group) -> Iterator[None]:
+def reported_as_store_error(address: object) -> Iterator[None]:
     """Raise what says that an address cannot be reached as a StoreError of one line."""
     try:
         yield

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from typing import Any, Final, NoReturn
 
 import zarr
@@ -19,6 +20,7 @@ from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store
 from zarr.buffer import default_buffer_prototype
 from zarr.core.array import AsyncArray
+from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, ObjectStore, StorePath, WrapperStore
 
 from i2am.schemas import StoreError
@@ -54,7 +56,10 @@ def guarded(store: Store) -> GuardedStore:
     >>> store.read_only, guarded(store) is store
     (True, True)
     """
-    return store if isinstance(store, GuardedStore) else GuardedStore(store)
+    if isinstance(store, GuardedStore):
+        return store
+    # One that may be written makes its folder when it is opened.
+    return GuardedStore(store.with_read_only(True) if isinstance(store, LocalStore) else store)
 
 
 def native_array(array: zarr.Array[Any]) -> zarr.Array[Any] | None:
@@ -117,6 +122,41 @@ class GuardedStore(WrapperStore[Store]):
         super().__init__(store)
         self._local = LocalObjects(store.root) if isinstance(store, LocalStore) else None
         self._layouts: dict[str, ArrayLayout | None] = {}
+
+    @property
+    def files(self) -> LocalObjects | None:
+        """The files of a store in a folder; None of another."""
+        return self._local
+
+    async def get_as_stored(self, key: str, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Return an object's bytes as they are, for those who compare them: nothing interprets them.
+
+        Raises
+        ------
+        StoreError
+            If it lies outside the store, is no file, or is metadata beyond all bounds.
+        """
+        self._check_key(key)
+        return await self._read(key, default_buffer_prototype(), byte_range, _most_bytes(key))
+
+    def read_as_stored(
+        self, keys: Sequence[str], byte_range: ByteRequest | None = None
+    ) -> list[bytes | None]:
+        """Return what `get_as_stored` does of several objects; files are read by this thread."""
+        if self._local is not None:
+            for key in keys:
+                self._check_key(key)
+            return [self._local.read(key, byte_range, _most_bytes(key)) for key in keys]
+
+        async def read() -> list[Buffer | None]:
+            return await asyncio.gather(*(self.get_as_stored(key, byte_range) for key in keys))
+
+        return [None if found is None else found.to_bytes() for found in sync(read())]
+
+    @property
+    def unguarded(self) -> Store:
+        """The store that this one reads."""
+        return self._store
 
     @property
     def local(self) -> LocalStore | None:
@@ -406,6 +446,10 @@ class GuardedStore(WrapperStore[Store]):
 def _object_key(array: str, index: Iterable[int], separator: str) -> str:
     name = separator.join(["c", *map(str, index)])
     return f"{array}/{name}" if array else name
+
+
+def _most_bytes(key: str) -> int:
+    return MAX_METADATA_BYTES if key.rpartition("/")[2] == _METADATA else sys.maxsize - 1
 
 
 def _may_be_left_out(array: str, layout: ArrayLayout) -> bool:

@@ -124,6 +124,8 @@ class LocalObjects:
 
     def _find(self, key: str) -> tuple[str, os.stat_result] | None:
         """Return a file's path, which lies in the store, and what it is."""
+        if ".." in key.split("/"):
+            self._refuse("names inside the store", "one that leads out", key)
         self.check_folder(key.rpartition("/")[0])
         path = os.path.join(self._root, key)  # noqa: PTH118
         try:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from i2am.capture.recording.options import DEFAULT_MEMORY_BYTES
 from i2am.capture.writer.layer_writer import LayerWriter, write_layers
+from i2am.capture.writer.object_folder import ObjectFolder
 from i2am.capture.writer.sharded_array import encode_shard, plan_shards
 from i2am.capture.writer.staging import StagingArea
 from i2am.schemas import CaptureError, LayerAttributes
@@ -53,7 +54,7 @@ def write(
 ) -> zarr.Group:
     """Write arrays (guidance, step, …) through a layer, one branch and step at a time."""
     sample = zarr.create_group({})
-    layers = sample.create_group("layers").store_path
+    layers = ObjectFolder(sample.create_group("layers").store_path)
     staging = StagingArea(memory_bytes)
     layer = LayerWriter(layers, "a", attributes(), dtype, staging, branches if is_known else None)
     for step in range(len(next(iter(arrays.values()))[0])):
@@ -73,7 +74,7 @@ def write(
 
 
 def new_layer(staging: StagingArea, branches: tuple[str, ...] | None) -> LayerWriter:
-    path = zarr.create_group({}).store_path
+    path = ObjectFolder(zarr.create_group({}).store_path)
     return LayerWriter(path, "a", attributes(), FLOAT16, staging, branches)
 
 
@@ -153,13 +154,15 @@ def test_every_native_dtype_is_stored_rounded_once(kind: torch.dtype, dtype: Any
     values = torch.randn((1, 3, 2, 5, 4), generator=torch.Generator().manual_seed(0)).to(kind)
     layers: Any = zarr.create_group({})
     staging = StagingArea()
-    layer = LayerWriter(layers.store_path, "a", attributes(), np.dtype(dtype), staging, ONE)
+    layer = LayerWriter(
+        ObjectFolder(layers.store_path), "a", attributes(), np.dtype(dtype), staging, ONE
+    )
     for step in range(3):
         # A view whose channels come before its tokens.
         query = values[0, step].transpose(1, 2).contiguous().mT
         layer.append(step, "conditional", {"query": query, "key": values[0, 0]})
     layer.close(ONE)
-    write_layers(layers.store_path, [layer], staging)
+    write_layers(ObjectFolder(layers.store_path), [layer], staging)
     staging.close()
     wanted = values[0].double().numpy().astype(dtype)
     for name, expected in (("query", wanted), ("key", wanted[0])):
@@ -219,10 +222,10 @@ def test_only_chunks_that_hold_a_step_take_room_in_a_shard() -> None:
     layout = plan_shards(15, (8, 257, 40), 2)
     values = torch.randn((15, 8, 257, 40))
     index_bytes = 3 * layout.tiles * 16 + 4
-    row_bytes = layout.tiles * int(np.prod(layout.chunk)) * 2
+    row_bytes = layout.tiles * (int(np.prod(layout.chunk)) * 2 + 4)
     for steps, rows in ((1, 1), (5, 1), (6, 2), (15, 3)):
         encoded = encode_shard(values[:steps], FLOAT16, layout)
-        assert len(encoded) == rows * row_bytes + index_bytes
+        assert len(encoded) == index_bytes + rows * row_bytes + 4
     assert row_bytes < 5 * values[0].numel() * 2 * 1.02
 
 
@@ -237,7 +240,9 @@ def test_a_sample_is_tens_of_files(tmp_path: Path) -> None:
     arrays += [{"logits": values} for values, count in logits for _ in range(count)]
     staging = StagingArea(DEFAULT_MEMORY_BYTES // 8, layers=len(arrays))
     opened = [
-        LayerWriter(layers.store_path, str(number), attributes(), FLOAT16, staging, ONE)
+        LayerWriter(
+            ObjectFolder(layers.store_path), str(number), attributes(), FLOAT16, staging, ONE
+        )
         for number in range(len(arrays))
     ]
     for step in range(50):
@@ -247,7 +252,7 @@ def test_a_sample_is_tens_of_files(tmp_path: Path) -> None:
             layer.append(step, "conditional", values | changed)
     for layer in opened:
         layer.close(ONE)
-    write_layers(layers.store_path, opened, staging)
+    write_layers(ObjectFolder(layers.store_path), opened, staging)
     staging.close()
     files = [path for path in (tmp_path / "run.zarr").rglob("*") if path.is_file()]
     assert len(files) < 120
@@ -257,11 +262,13 @@ def test_a_sample_is_tens_of_files(tmp_path: Path) -> None:
 def test_writers_of_a_layers_references_share_its_memory(sharers: int, steps: int) -> None:
     sample, slab = zarr.create_group({}), torch.zeros(1, 256, 32)  # 32 KiB
     staging = StagingArea(22 * 2**20, threads=2)  # 704 KiB for one of a layer
-    layer = LayerWriter(sample.store_path, "a", attributes(), FLOAT16, staging, ONE, sharers)
+    layer = LayerWriter(
+        ObjectFolder(sample.store_path), "a", attributes(), FLOAT16, staging, ONE, sharers
+    )
     for step in range(20):
         layer.append(step, "conditional", {"query": slab + step})
     layer.close(ONE)
-    write_layers(sample.store_path, [layer], staging)
+    write_layers(ObjectFolder(sample.store_path), [layer], staging)
     staging.close()
     array: Any = sample["a/query"]
     assert array.shards[0] == steps
@@ -319,7 +326,7 @@ class FullDisk(zarr.storage.MemoryStore):
 @pytest.mark.parametrize("memory_bytes", [2**30, 1000], ids=["at the end", "on the way"])
 def test_a_full_disk_ends_the_capture_with_an_error(memory_bytes: int) -> None:
     staging = StagingArea(memory_bytes)
-    path = zarr.create_group(FullDisk()).store_path
+    path = ObjectFolder(zarr.create_group(FullDisk()).store_path)
     layer = LayerWriter(path, "a", attributes(), FLOAT16, staging, ONE)
     with pytest.raises(CaptureError, match=r"OSError: .*No space left on device.* free space"):
         for step in range(5000):
@@ -335,6 +342,7 @@ THREADS = """
 import os, threading
 import torch, zarr
 from i2am.capture.writer.layer_writer import LayerWriter, write_layers
+from i2am.capture.writer.object_folder import ObjectFolder
 from i2am.capture.writer.staging import StagingArea
 from tests.capture.writer.test_layer_writer import FLOAT16, ONE, attributes
 
@@ -342,7 +350,7 @@ def torch_threads():
     return len(os.listdir("/proc/self/task")) - len(threading.enumerate())
 
 torch.set_num_threads(4)
-layers = zarr.create_group({}).store_path
+layers = ObjectFolder(zarr.create_group({}).store_path)
 staging = StagingArea(2**26)
 layer = LayerWriter(layers, "a", attributes(), FLOAT16, staging, ONE)
 query, key = torch.randn(8, 4096, 40), torch.randn(8, 257, 40)
@@ -375,6 +383,7 @@ SLOW_DISK = """
 import asyncio, sys
 import numpy as np, torch, zarr
 from i2am.capture.writer.layer_writer import LayerWriter, write_layers
+from i2am.capture.writer.object_folder import ObjectFolder
 from i2am.capture.writer.staging import StagingArea
 from tests.capture.writer.test_layer_writer import FLOAT16, ONE, attributes
 
@@ -384,7 +393,7 @@ class SlowDisk(zarr.storage.LocalStore):
         await super().set(key, value)
 
 def run(place, memory_bytes, steps):
-    layers = zarr.create_group(SlowDisk(place)).store_path
+    layers = ObjectFolder(zarr.create_group(SlowDisk(place)).store_path)
     staging = StagingArea(memory_bytes, layers=8)
     opened = [LayerWriter(layers, str(n), attributes(), FLOAT16, staging, ONE) for n in range(8)]
     noise = torch.randn(8, 1024, 64)

@@ -22,9 +22,6 @@ from i2am.capture.writer.run_store import (
     finished_samples,
     open_run_group,
     open_sample,
-    set_status,
-    write_coordinates,
-    write_images,
 )
 from i2am.capture.writer.staging import StagingArea
 from i2am.schemas import CaptureError, LayerAttributes, StoreError
@@ -67,7 +64,7 @@ def record(location: str, values: dict[str, torch.Tensor], sample: str = "shirt"
     group = open_sample(location, sample, overwrite=True, attributes=RUNNING)
     # So little memory that shards leave on the way.
     staging = StagingArea(100_000)
-    layers = group.store_path / "layers"
+    layers = group.folder / "layers"
     layer = LayerWriter(layers, "down.0.attn2", described(), FLOAT16, staging, ("conditional",))
     steps = len(next(iter(values.values())))
     for step in range(steps):
@@ -75,9 +72,9 @@ def record(location: str, values: dict[str, torch.Tensor], sample: str = "shirt"
     layer.close(("conditional",))
     write_layers(layers, [layer], staging)
     staging.close()
-    write_images(group, {"generated": np.full((4, 4, 3), 7, np.uint8)})
-    write_coordinates(group, range(steps), np.linspace(900, 0, steps).tolist(), ("conditional",))
-    set_status(group, {"status": "complete"})
+    group.write_images({"generated": np.full((4, 4, 3), 7, np.uint8)})
+    group.write_coordinates(range(steps), np.linspace(900, 0, steps).tolist(), ("conditional",))
+    group.set_status({"status": "complete"})
 
 
 def objects(url: str) -> dict[str, bytes]:
@@ -144,11 +141,8 @@ def test_what_an_unfinished_capture_left_is_removed(tmp_path: Path, is_remote: b
     sync((orphan / "zarr.json").delete())
     assert finished_samples(location) == set()
     for sample in ("shirt", "hat"):
-        fresh = dict(
-            open_sample(location, sample, overwrite=False, attributes=RUNNING).members(
-                max_depth=None
-            )
-        )
+        open_sample(location, sample, overwrite=False, attributes=RUNNING)
+        fresh: Any = dict(open_run_group(location)[sample].members(max_depth=None))
         assert fresh.keys() == {"images", "layers"}
     if is_remote:
         names = set(objects(location))
@@ -195,7 +189,7 @@ def test_a_server_that_goes_away_ends_the_capture(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         group = open_sample("s3://bucket/gone.zarr", "shirt", overwrite=False, attributes=RUNNING)
         staging = StagingArea(100_000)
-        layer = LayerWriter(group.store_path, "a", described(), FLOAT16, staging, ("conditional",))
+        layer = LayerWriter(group.folder, "a", described(), FLOAT16, staging, ("conditional",))
         layer.append(0, "conditional", {"query": torch.zeros(2, 64, 8)})
         server.terminate()
         server.wait()
@@ -205,7 +199,7 @@ def test_a_server_that_goes_away_ends_the_capture(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(CaptureError, match="Check the store's place and free space"):
             staging.close()
         with pytest.raises(StoreError, match="Check the address and the rights to it"):
-            set_status(group, {"status": "failed"})
+            group.set_status({"status": "failed"})
 
 
 MAKE_ROOT = """

@@ -13,7 +13,7 @@ from zarr.buffer.cpu import Buffer
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore, StorePath
 
-from i2am.capture.writer.zarr_objects import put_object, put_objects
+from i2am.storage.objects import put_object, put_objects
 
 
 def put_one(path: StorePath, buffer: Buffer) -> None:

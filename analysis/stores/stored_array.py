@@ -1,0 +1,120 @@
+"""A stored array of which every read is what was written, or an error."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from i2am.schemas import I2AMError, StoreError
+from i2am.storage.guarded_store import native_array
+from i2am.storage.integrity import damaged_values
+from i2am.storage.inventory import ObjectFacts
+from i2am.storage.sample_state import SampleState
+
+__all__ = ["StoredArray"]
+
+_ZARRS_PIPELINE: Final = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}
+
+
+class StoredArray:
+    """An array of a sample as Dask reads it; can be pickled.
+
+    Parameters
+    ----------
+    array : zarr.Array
+    state : SampleState, optional
+        Of its sample; without it nothing is known of one that was replaced.
+    """
+
+    def __init__(self, array: zarr.Array[Any], state: SampleState | None = None) -> None:
+        self.array, self._state = array, state
+        self.shape, self.ndim, self.dtype = array.shape, array.ndim, array.dtype
+
+    def __getitem__(self, selection: Any) -> NDArray[Any]:
+        return self.read(lambda array: array[selection])
+
+    def __deepcopy__(self, memo: object) -> StoredArray:
+        return self  # A deep copy of a store in memory would copy all that it holds.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_native"}
+
+    def read(
+        self, read: Callable[[zarr.Array[Any]], Any], *, natively: bool = False
+    ) -> NDArray[Any]:
+        """Return what `read` takes from the array.
+
+        Parameters
+        ----------
+        read : callable (zarr.Array) -> array
+        natively : bool
+            Read by zarrs if the store lies on a disk.
+
+        Raises
+        ------
+        StoreError
+            If a value is not the one that was written, or the sample was replaced since it was
+            opened.
+        """
+        try:
+            native = self._native if natively else None
+            values = np.asarray(read(self.array if native is None else native))
+            if native is not None:
+                self._check_files(native)
+        except (ValueError, RuntimeError, OSError, I2AMError) as e:
+            if self._state is not None:
+                self._state.check_same()  # Of a sample that was replaced files may be missing.
+            if isinstance(e, I2AMError):
+                raise
+            raise self._explained(e) from e
+        if self._state is not None:
+            self._state.check_same()
+        return values
+
+    @functools.cached_property
+    def _native(self) -> zarr.Array[Any] | None:
+        native = native_array(self.array)
+        if native is None:
+            return None
+        with zarr.config.set(_ZARRS_PIPELINE):
+            return native.with_config(native.config)
+
+    def _check_files(self, native: zarr.Array[Any]) -> None:
+        """Raise if a file of the array is not there: zarrs would have read zeros."""
+        root = native.store.root  # type: ignore[attr-defined]
+        for name in self._objects():
+            if not (root / self._sample_path / name).is_file():
+                raise FileNotFoundError(name)
+
+    def _objects(self) -> dict[str, ObjectFacts]:
+        """Return the array's objects by their path below the sample; none if they are not listed."""
+        inventory = None if self._state is None else self._state.inventory
+        start = f"{self._inner_path}/c"
+        objects = {} if inventory is None else inventory.objects
+        return {name: facts for name, facts in objects.items() if name.startswith(start)}
+
+    @property
+    def _sample_path(self) -> str:
+        return "" if self._state is None else self._state.path.path
+
+    @property
+    def _inner_path(self) -> str:
+        return self.array.path.removeprefix(f"{self._sample_path}/")
+
+    def _explained(self, error: Exception) -> StoreError:
+        """Return what to tell of a read that failed: which object is damaged, if that can be known."""
+        place, reason = self.array.store_path, str(error).partition("\n")[0] or type(error).__name__
+        if self._state is not None and (objects := self._objects()):
+            damaged = damaged_values(self._state.path, objects, self._inner_path)
+            if (found := next(damaged, None)) is not None:
+                place, reason = self._state.path / found[0], found[1]
+        msg = (
+            f"Expected values as they were written, got this: {reason}, at {place}. "
+            "'i2am repair' lists the samples that must be made again."
+        )
+        return StoreError(msg)
