@@ -371,7 +371,7 @@ class GuardedStore(WrapperStore[Store]):
     def _check_announced(
         self, found: Buffer, layout: ArrayLayout, key: str, byte_range: ByteRequest | None
     ) -> None:
-        content = memoryview(found.to_bytes())
+        content = memoryview(found.as_buffer_like())
         if not layout.is_sharded:
             if byte_range is None:
                 check_chunk(content, layout, self._place(key))
