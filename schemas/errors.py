@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
+from i2am.schemas.text import safe_text
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -29,7 +31,20 @@ __all__ = [
 
 
 class I2AMError(Exception):
-    """Base of every error that i2am raises on purpose."""
+    r"""Base of every error that i2am raises on purpose.
+
+    Its text may name what a store or a manifest holds, and is shown as text whatever that is.
+
+    Examples
+    --------
+    >>> print(I2AMError("got 'shirt\x1b[2J'"))
+    got 'shirt\x1b[2J'
+    """
+
+    def __str__(self) -> str:
+        """Return the message, without what would control a terminal."""
+        # As Exception has it: an error that is a KeyError, too, would be shown in quotes.
+        return safe_text(Exception.__str__(self), keep="\n")
 
 
 class SchemaError(I2AMError, ValueError):

@@ -130,10 +130,10 @@ def average_maps(
     if path is None:
         memory = MemoryStore()
         write_averages(memory, attributes, opened, groups, wanted, **options)
-        return open_tree(zarr.open_group(memory, mode="r")).load()
+        return open_tree(open_group(memory)).load()
     with folder_written_whole(path) as unfinished:
         write_averages(unfinished, attributes, opened, groups, wanted, **options)
-    return open_tree(zarr.open_group(path, mode="r"))
+    return open_tree(open_group(path))
 
 
 def default_average_path(maps_path: str | Path) -> Path:

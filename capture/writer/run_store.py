@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 import zarr
-from zarr.storage import StorePath
+from zarr.storage import LocalStore, StorePath
 
 from i2am.capture.writer.object_folder import ObjectFolder
 from i2am.capture.writer.zarr_objects import (
@@ -46,6 +46,7 @@ from i2am.storage.addresses import (
     reported_as_store_error,
     to_store,
 )
+from i2am.storage.guarded_store import guarded
 from i2am.storage.inventory import METADATA_KEY, OBJECTS, own_facts, without_inventory
 from i2am.storage.listing import Unreadable, iter_groups
 from i2am.storage.objects import (
@@ -139,7 +140,9 @@ def iter_finished_samples(store: str | Path) -> Iterator[tuple[str, dict[str, An
     """
     with reported_as_store_error(store):
         try:
-            root = zarr.open_group(to_store(store), mode="r")
+            place = to_store(store)
+            kept = LocalStore(place, read_only=True) if isinstance(place, Path) else place
+            root = zarr.open_group(guarded(kept), mode="r")
         except FileNotFoundError:
             return
         _check_is_run(own_attributes(root), store)

@@ -30,6 +30,7 @@ from i2am.cli import (
 from i2am.cli.arguments import Parser, explain, print_error
 from i2am.cli.stopping import Stopped, stopped_by_signals
 from i2am.schemas import require_extras
+from i2am.schemas.text import safe_text
 
 __all__ = ["build_parser", "main"]
 
@@ -88,7 +89,7 @@ def _format_warning(
     line: str | None = None,
 ) -> str:
     """Return a warning in one line, without the place in our code that gave it."""
-    return f"i2am: {' '.join(str(message).split())}\n"
+    return f"i2am: {safe_text(' '.join(str(message).split()))}\n"
 
 
 def build_parser() -> argparse.ArgumentParser:

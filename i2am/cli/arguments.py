@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from i2am.schemas import Fault, I2AMError, find_faults
+from i2am.schemas.text import safe_text
 
 __all__ = [
     "Parser",
@@ -72,8 +73,8 @@ def add_command(
 
 
 def print_error(message: str) -> None:
-    """Write one line to standard error, whatever line breaks `message` holds."""
-    sys.stderr.write(f"i2am: {' '.join(message.split())}\n")
+    """Write one line to standard error, whatever line breaks and the like `message` holds."""
+    sys.stderr.write(f"i2am: {safe_text(' '.join(message.split()))}\n")
 
 
 def explain(error: Exception, options: argparse.Namespace) -> str:

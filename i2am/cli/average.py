@@ -8,6 +8,7 @@ from typing import Any
 
 from i2am.cli.arguments import add_command, existing_store
 from i2am.schemas.choices import LEVEL_NAMES
+from i2am.schemas.text import safe_text
 
 __all__ = ["add"]
 
@@ -56,6 +57,7 @@ def _average(options: argparse.Namespace) -> None:
         progress=True,
     )
     counts = {name: node.attrs[ATTRIBUTE_KEY]["samples"] for name, node in averages.items()}
+    counts = {safe_text(name): count for name, count in counts.items()}
     width = max(map(len, counts))
     for name, count in counts.items():
         sys.stdout.write(f"{name:{width}}  {count} sample{'' if count == 1 else 's'}\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from i2am.cli.arguments import add_command, existing_store, share
+from i2am.schemas.text import safe_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +60,8 @@ def _compare(options: argparse.Namespace) -> None:
             pair, options.out, confidence=options.confidence, overwrite=options.overwrite
         )
     summary = summarise_comparison(table, options.confidence)
-    sys.stdout.write("\n".join(_lines(pair, summary)) + "\n")
+    # Layers have the names that the stores give them.
+    sys.stdout.write(safe_text("\n".join(_lines(pair, summary)), keep="\n") + "\n")
     if options.out:
         sys.stdout.write(f"Comparison: {options.out}\n")
 

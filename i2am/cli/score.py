@@ -8,6 +8,7 @@ from typing import Any
 
 from i2am.cli.arguments import add_command, existing_store, number, share
 from i2am.schemas.choices import POLARITIES
+from i2am.schemas.text import safe_text
 
 __all__ = ["add"]
 
@@ -67,4 +68,5 @@ def _print_heads(ranking: Any, shown: int = 3) -> None:
         for which, some in (("most", heads.head(shown)), ("least", heads.tail(shown)[::-1])):
             print(f"\n{direction}: the {which} concentrated heads, over samples and steps")
             columns = some.drop(columns="direction")
-            print(columns.to_string(index=False, float_format="{:.4f}".format, na_rep=""))
+            text = columns.to_string(index=False, float_format="{:.4f}".format, na_rep="")
+            print(safe_text(text, keep="\n"))  # Layers have the names that the store gives them.
