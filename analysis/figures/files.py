@@ -17,7 +17,7 @@ from i2am.analysis.scores.bootstrap import DEFAULT_CONFIDENCE, check_confidence
 from i2am.analysis.statistics.comparison import compare_sample, summarise_comparison
 from i2am.analysis.statistics.run_pair import RunPair, SampleWithMaps, differences_of
 from i2am.analysis.stores.tables import write_table
-from i2am.files import check_new_file, written_whole
+from i2am.files import check_new_file, check_not_in_store, written_whole
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import LAYER, STEP
@@ -69,7 +69,7 @@ def write_figures(
     AnalysisError
         If a kind is not in `FIGURES`, or a sample is in the run or the maps alone.
     StoreError
-        If a file exists and `overwrite` is false.
+        If a file exists and `overwrite` is false, or `out_dir` is a store or inside one.
     """
     from i2am.analysis.figures.overlay import DEFAULT_STYLE  # Bring Matplotlib.
     from i2am.analysis.figures.panels import render
@@ -80,6 +80,7 @@ def write_figures(
     _check_known(kinds, FIGURES, "figure")
     _check_known(names, run, "sample of the run")
     _check_known(names, maps, "sample of the maps")
+    check_not_in_store(out_dir, is_folder=True)
     wanted = {name: existing_kinds(run[name], kinds) for name in names}
     paths = [figure_path(out_dir, name, kind) for name in names for kind in wanted[name]]
     for path in paths:
@@ -140,7 +141,7 @@ def write_comparison(
     Raises
     ------
     StoreError
-        If `out` is a file or a URL, or one of the outputs is there and `overwrite` is false.
+        If `out` is a file, a URL, a store or inside one, or one of the outputs is there and `overwrite` is false.
     AnalysisError
         If `confidence` is not between 0 and 1, or a sample's maps share no direction.
     """
@@ -163,6 +164,7 @@ def _make_room(pair: RunPair, out: str | Path, *, overwrite: bool) -> Path:
     if is_url(out) or folder.is_file():
         msg = f"Expected a local folder, got {'a URL' if is_url(out) else 'a file'}, at {out}. "
         raise StoreError(msg + "Name another folder.")
+    check_not_in_store(folder, is_folder=True)
     names = [_TABLE, _SUMMARY, _STORE, *(f"{name}.png" for name in pair.names)]
     found = [name for name in names if (folder / name).exists()]
     if found and not overwrite:

@@ -30,6 +30,7 @@ from i2am.analysis.statistics.groups import (
 from i2am.analysis.stores.maps_writer import source_of, write_coordinate, write_coordinates
 from i2am.analysis.stores.reader import Maps, open_maps, open_tree
 from i2am.analysis.stores.related import named_path, run_of
+from i2am.files import check_not_in_store
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, I2AMError, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.choices import LEVEL_NAMES
@@ -186,6 +187,7 @@ def _check_output(out: str | Path, *, overwrite: bool) -> Path:
     if is_url(out):
         msg = f"Expected a local folder for the averages, got a URL, at {out}. Write them locally."
         raise StoreError(msg)
+    check_not_in_store(out)
     path = Path(out)
     if path.exists():
         try:

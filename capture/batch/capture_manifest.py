@@ -16,6 +16,7 @@ import zarr
 from PIL import Image
 from tqdm import tqdm
 
+from i2am.capture.batch.input_files import find_unreadable
 from i2am.capture.batch.manifest_shard import ManifestShard, find_shard
 from i2am.capture.batch.run_settings import (
     EarlierSamples,
@@ -47,6 +48,7 @@ from i2am.capture.recording.options import CaptureOptions, check_heads
 from i2am.capture.recording.provenance import describe_inputs, to_json_value
 from i2am.capture.recording.recorder import Recording, open_recording
 from i2am.capture.writer.run_store import iter_finished_samples, open_run_group
+from i2am.files import check_not_in_store
 from i2am.schemas import CaptureError, InputWarning, ManifestRow, SchemaError, read_manifest
 
 __all__ = ["CaptureSummary", "ManifestCapture", "capture_manifest"]
@@ -181,6 +183,7 @@ def capture_manifest(
     options, loading = options or CaptureOptions(), loading or LoadOptions()
     settings = GenerationSettings(steps, guidance_scale, arguments or {})
     _check_numbers(steps, batch_size)
+    check_not_in_store(out)
     summary = CaptureSummary(shard=find_shard(os.environ, shard))
     manifest_rows = read_manifest(manifest)
     rows = summary.shard.select(list(enumerate(manifest_rows)))
@@ -195,6 +198,10 @@ def capture_manifest(
     if not waiting:
         return summary
     _check_seeds(waiting)
+    summary.failed |= find_unreadable(waiting)
+    waiting = [row for row in waiting if row.sample not in summary.failed]
+    if not waiting:
+        return summary
     if loading.device is None and torch.cuda.is_available():
         number = summary.shard.local_rank % torch.cuda.device_count()
         loading = replace(loading, device=f"cuda:{number}")

@@ -24,6 +24,7 @@ from i2am.capture.writer.zarr_objects import (
     single_chunk_metadata,
     write_nodes,
 )
+from i2am.files import check_not_in_store
 from i2am.schemas import (
     Box,
     ImageAttributes,
@@ -54,7 +55,7 @@ def open_run_group(store: str | Path) -> zarr.Group:
     Raises
     ------
     StoreError
-        If something else is there, or the store cannot be reached.
+        If something else is there, the store cannot be reached, or it would lie inside another.
     """
     root_path = to_store(store)
     with reported_as_store_error(store):
@@ -64,6 +65,7 @@ def open_run_group(store: str | Path) -> zarr.Group:
         try:
             root = zarr.open_group(root_path, mode="r+")
         except FileNotFoundError:
+            check_not_in_store(store)
             try:
                 return zarr.create_group(root_path, attributes=RunAttributes().to_store())
             except ContainsGroupError:  # Another process was faster.

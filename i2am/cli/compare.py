@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from i2am.cli.arguments import add_command, existing_store, share
+from i2am.cli.arguments import add_command, existing_store, new_path, share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +33,7 @@ def add(commands: Any) -> None:
         "--samples", nargs="+", metavar="SAMPLE", help="default: all that both runs hold"
     )
     command.add_argument(
-        "--out", type=Path, metavar="DIR", help="for tables, difference maps and figures"
+        "--out", type=new_path, metavar="DIR", help="for tables, difference maps and figures"
     )
     command.add_argument(
         "--confidence", type=share, default=0.95, help="of the intervals; default 0.95"
