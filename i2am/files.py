@@ -89,9 +89,12 @@ def check_new_file(path: str | Path, *, overwrite: bool) -> Path:
     Raises
     ------
     StoreError
-        If something is there and `overwrite` is false, a folder is there, no folder can hold it, or
-        it would lie inside a store.
+        If something is there and `overwrite` is false, a folder is there, no folder can hold it, it
+        would lie inside a store, or it is a URL.
     """
+    if "://" in str(path):
+        msg = f"Expected a local file, got a URL, at {path}. Write it locally."
+        raise StoreError(msg)
     path = Path(path)
     check_not_in_store(path)
     if path.is_dir():

@@ -75,7 +75,7 @@ def write_figures(
     from i2am.analysis.figures.panels import render
 
     style = style or DEFAULT_STYLE
-    names = list(sample_names)
+    names = list(dict.fromkeys(sample_names))
     kinds = report_kinds() if kinds is None else kinds
     _check_known(kinds, FIGURES, "figure")
     _check_known(names, run, "sample of the run")
@@ -160,11 +160,11 @@ def write_comparison(
 
 def _make_room(pair: RunPair, out: str | Path, *, overwrite: bool) -> Path:
     """Return the folder, without earlier outputs of these names."""
+    check_not_in_store(out, is_folder=True)
     folder = Path(out)
     if is_url(out) or folder.is_file():
         msg = f"Expected a local folder, got {'a URL' if is_url(out) else 'a file'}, at {out}. "
         raise StoreError(msg + "Name another folder.")
-    check_not_in_store(folder, is_folder=True)
     names = [_TABLE, _SUMMARY, _STORE, *(f"{name}.png" for name in pair.names)]
     found = [name for name in names if (folder / name).exists()]
     if found and not overwrite:

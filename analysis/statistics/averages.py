@@ -99,7 +99,7 @@ def average_maps(
         time.
     StoreError
         If a store is missing or of the wrong kind, a sample does not exist, or `out` is something
-        else than an average that may be replaced.
+        else than an average that may be replaced, or inside a store.
 
     Notes
     -----
@@ -110,6 +110,8 @@ def average_maps(
     columns = [by] if isinstance(by, str) else list(by)
     path = None if out is None else _check_output(out, overwrite=overwrite)
     opened = open_maps(maps)
+    if path is not None:
+        check_not_in_store(path)
     names = _names(opened, samples)
     if columns:
         groups = group_samples(run_of(opened, run), names, columns)
@@ -187,7 +189,6 @@ def _check_output(out: str | Path, *, overwrite: bool) -> Path:
     if is_url(out):
         msg = f"Expected a local folder for the averages, got a URL, at {out}. Write them locally."
         raise StoreError(msg)
-    check_not_in_store(out)
     path = Path(out)
     if path.exists():
         try:

@@ -39,6 +39,7 @@ from i2am.capture.pipelines.call import (
     is_video,
     most_steps,
     output_size,
+    steps_of,
     supports_batches,
     takes_several_references,
 )
@@ -320,6 +321,7 @@ def _check_columns(pipeline: Any, rows: Sequence[ManifestRow]) -> None:
 def _check_kept(pipeline: Any, settings: GenerationSettings, options: CaptureOptions) -> None:
     """Check that the call has the steps and the guidance branches that shall be kept."""
     count = most_steps(pipeline, settings)
+    _check_step_count(pipeline, steps_of(pipeline, settings))
     if count is not None:
         listed = options.steps if isinstance(options.steps, list | tuple) else ()
         beyond = [step for step in listed if step >= count]
@@ -336,6 +338,18 @@ def _check_kept(pipeline: Any, settings: GenerationSettings, options: CaptureOpt
         msg = (
             f"Expected a guided call to keep both guidance branches, got {name} {scale:g}, which has one "
             f"branch. Give {wanted}, or leave out --guidance both."
+        )
+        raise SchemaError(msg)
+
+
+def _check_step_count(pipeline: Any, count: int | None) -> None:
+    """Check that a scheduler has as many timesteps as a call asks for; most fail with more."""
+    scheduler = getattr(pipeline, "scheduler", None)
+    most = getattr(getattr(scheduler, "config", None), "num_train_timesteps", None)
+    if isinstance(count, int) and isinstance(most, int) and count > most:
+        msg = (
+            f"Expected at most {most} steps, with which {type(scheduler).__name__} was trained, got "
+            f"{count}. Give fewer."
         )
         raise SchemaError(msg)
 

@@ -9,6 +9,7 @@ the same on every machine.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +39,7 @@ def find_unreadable(rows: Iterable[ManifestRow]) -> dict[str, str]:
     found: dict[str, str] = {}
     pixels: dict[Path, int] = {}
     left = _MOST_PIXELS
-    for _, row in zip(range(_MOST_ROWS), rows, strict=False):
+    for row in islice(rows, _MOST_ROWS):
         try:
             files = [path for path in _image_files(row) if path not in pixels]
             pixels |= {path: check_image_file(path) for path in files}

@@ -120,14 +120,22 @@ def _reported(place: str) -> Iterator[None]:
         raise
     except Image.DecompressionBombError as e:
         raise SchemaError(_too_large(str(e), place)) from e
+    except OSError as e:
+        if e.filename is not None:  # Rights, a broken disk: the file may well be an image.
+            msg = f"Expected an image that can be read, got '{e.strerror}', at {place}. Check it."
+            raise SchemaError(msg) from e
+        raise SchemaError(_no_image(e, place)) from e
     except MemoryError as e:
         raise SchemaError(_too_large("more than memory holds", place)) from e
     except (
         Exception
     ) as e:  # PIL's readers of some forty formats raise whatever other bytes lead to.
-        reason = str(e) or type(e).__name__
-        msg = f"Expected an image, got something else at {place} ({reason}). Convert it to PNG."
-        raise SchemaError(msg) from e
+        raise SchemaError(_no_image(e, place)) from e
+
+
+def _no_image(error: Exception, place: str) -> str:
+    reason = str(error) or type(error).__name__
+    return f"Expected an image, got something else at {place} ({reason}). Convert it to PNG."
 
 
 def _open_file(path: str | Path, place: str) -> Image.Image:

@@ -8,8 +8,10 @@ so that ``i2am --help`` answers at once and a capture node needs no napari.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 
@@ -36,6 +38,10 @@ _COMMANDS = (demo, capture, analyze, score, average, compare, figures, view, sto
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = argparse.Namespace(debug=False)
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # A terminal that lacks a character shows its code.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         build_parser().parse_args(arguments, options)
         if not options.debug:
@@ -53,9 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _quiet_libraries() -> None:
-    """Keep third parties' notices out of the way of progress bars and errors."""
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    """Keep third parties' notices out of the way of progress bars and errors, which tell the same."""
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "critical")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger().setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(?!i2am)")

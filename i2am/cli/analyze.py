@@ -13,6 +13,7 @@ from i2am.cli.arguments import (
     labels,
     new_address,
     positive,
+    sample_name,
     worker_count,
 )
 from i2am.schemas.choices import CONVENTIONS, NORMALISATIONS
@@ -27,7 +28,9 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--out", type=new_address, metavar="MAPS.zarr", help="default: beside the run"
     )
-    command.add_argument("--samples", nargs="+", metavar="SAMPLE", help="default: all")
+    command.add_argument(
+        "--samples", nargs="+", type=sample_name, metavar="SAMPLE", help="default: all"
+    )
     command.add_argument("--scheduler", metavar="ADDRESS", help="of a running Dask cluster")
     command.add_argument("--workers", type=worker_count, help="processes of a local cluster")
     command.add_argument("--convention", choices=CONVENTIONS, default="i2am")

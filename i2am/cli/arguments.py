@@ -35,6 +35,7 @@ __all__ = [
     "number",
     "positive",
     "print_error",
+    "sample_name",
     "seed",
     "shard",
     "share",
@@ -159,6 +160,14 @@ def existing_store(text: str) -> str:
     return text
 
 
+def sample_name(text: str) -> str:
+    """Return what can be the name of a sample; whether there is such a one is told by its store."""
+    if text in {"", ".", ".."} or "/" in text or _CONTROL_CHARACTERS.search(text):
+        msg = f"expected a sample's name, got {shorten(repr(text))}"
+        raise argparse.ArgumentTypeError(msg)
+    return text
+
+
 def new_address(text: str) -> str:
     """Return a URL, or a path that can be written as text in one line."""
     if (
@@ -172,7 +181,10 @@ def new_address(text: str) -> str:
 
 
 def new_path(text: str) -> Path:
-    """Return a path that can be written as text in one line."""
+    """Return a local path that can be written as text in one line."""
+    if "://" in text:
+        msg = f"expected a local path, got the URL {shorten(repr(text))}"
+        raise argparse.ArgumentTypeError(msg)
     return Path(new_address(text))
 
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from i2am.cli.arguments import add_command, existing_store, new_path, share
+from i2am.cli.arguments import add_command, existing_store, new_path, sample_name, share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,11 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--maps-b", type=existing_store, metavar="MAPS.zarr")
     command.add_argument(
-        "--samples", nargs="+", metavar="SAMPLE", help="default: all that both runs hold"
+        "--samples",
+        nargs="+",
+        type=sample_name,
+        metavar="SAMPLE",
+        help="default: all that both runs hold",
     )
     command.add_argument(
         "--out", type=new_path, metavar="DIR", help="for tables, difference maps and figures"

@@ -85,10 +85,10 @@ def run_demo(out: Path, *, overwrite: bool = False) -> int:
 
 
 def _check_room(out: Path, *, overwrite: bool) -> None:
+    check_not_in_store(out, is_folder=True)
     if out.exists() and not out.is_dir():
         msg = f"Expected a folder, got a file, at {out}. Name another folder with --out."
         raise StoreError(msg)
-    check_not_in_store(out, is_folder=True)
     found = [name for name in _OUTPUTS if (out / name).exists()]
     if found and not overwrite:
         msg = (

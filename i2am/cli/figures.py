@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from i2am.cli.arguments import add_command, existing_file, existing_store, new_path
+from i2am.cli.arguments import add_command, existing_file, existing_store, new_path, sample_name
 from i2am.schemas import StoreError
 
 __all__ = ["add"]
@@ -37,7 +37,9 @@ def add(commands: Any) -> None:
 def _add_figure(commands: Any) -> None:
     command = add_command(commands, "figure", _figure, "draw the paper's panels as PNG files")
     _add_pictures(command)
-    command.add_argument("--samples", nargs="+", metavar="SAMPLE", help="default: all")
+    command.add_argument(
+        "--samples", nargs="+", type=sample_name, metavar="SAMPLE", help="default: all"
+    )
     command.add_argument(
         "--kinds", nargs="+", choices=_Kinds(), metavar="KIND", help="such as tlam; default: all"
     )

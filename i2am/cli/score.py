@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from i2am.cli.arguments import add_command, existing_store, new_path, number, share
+from i2am.cli.arguments import add_command, existing_store, new_path, number, sample_name, share
 from i2am.schemas.choices import POLARITIES
 
 __all__ = ["add"]
@@ -18,7 +18,9 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--run", dest="source", type=existing_store, metavar="RUN.zarr", help="where the masks are"
     )
-    command.add_argument("--samples", nargs="+", metavar="SAMPLE", help="default: all")
+    command.add_argument(
+        "--samples", nargs="+", type=sample_name, metavar="SAMPLE", help="default: all"
+    )
     command.add_argument("--out", type=new_path, metavar="FILE.csv", help="or .parquet")
     command.add_argument(
         "--heads",
