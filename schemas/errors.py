@@ -27,6 +27,7 @@ __all__ = [
     "StoreWarning",
     "describe_validation_error",
     "did_you_mean",
+    "shorten",
 ]
 
 
@@ -82,6 +83,20 @@ class MissingExtra(I2AMError, ImportError):
 _LISTED_CHARACTERS = 160  # about two lines
 
 
+def shorten(text: str, most: int = 200) -> str:
+    """Return a text of at most `most` characters, with its beginning and its end.
+
+    Examples
+    --------
+    >>> shorten("abcdefghijkl", 7)
+    'abc…jkl'
+    """
+    if len(text) <= most:
+        return text
+    kept = (most - 1) // 2
+    return f"{text[: most - 1 - kept]}…{text[-kept:]}"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a closing sentence that names the nearest known name, or as many as two lines hold.
 
@@ -117,5 +132,9 @@ def describe_validation_error(error: ErrorDetails) -> str:
     """
     reason = error["msg"].removeprefix("Value error, ").rstrip(".")
     # Our own messages tell what came; a missing field's input is the whole mapping.
-    came = "" if error["type"] in {"missing", "value_error"} else f", got {error['input']!r}"
+    came = (
+        ""
+        if error["type"] in {"missing", "value_error"}
+        else f", got {shorten(repr(error['input']))}"
+    )
     return f"{reason[0].lower()}{reason[1:]}{came}"

@@ -29,6 +29,7 @@ from i2am.capture.writer.zarr_objects import (
     write_nodes,
     write_text_array,
 )
+from i2am.files import check_not_in_store
 from i2am.schemas import (
     Box,
     ImageAttributes,
@@ -91,7 +92,7 @@ def open_run_group(store: str | Path) -> zarr.Group:
     Raises
     ------
     StoreError
-        If something else is there, or the store cannot be reached.
+        If something else is there, the store cannot be reached, or it would lie inside another.
     """
     root = _open_root(store)
     with reported_as_store_error(store):
@@ -429,6 +430,7 @@ def _open_root(store: str | Path) -> StorePath:
         }
         wanted = json.dumps(node, indent=2).encode()
         if content is None:
+            check_not_in_store(store)
             create_object(root / METADATA_KEY, wanted)
             make_durable(root, [METADATA_KEY])
             return root

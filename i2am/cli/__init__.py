@@ -9,9 +9,11 @@ capture node needs no napari.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -43,6 +45,10 @@ _CONTINUED = frozenset({"capture", "analyze"})
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = argparse.Namespace(debug=False)
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # A terminal that lacks a character shows its code.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         build_parser().parse_args(arguments, options)
         if not options.debug:
@@ -70,9 +76,9 @@ def _say_stopped(options: argparse.Namespace, stopped: KeyboardInterrupt) -> Non
 
 
 def _quiet_libraries() -> None:
-    """Keep third parties' notices out of the way of progress bars and errors."""
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    """Keep third parties' notices out of the way of progress bars and errors, which tell the same."""
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "critical")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger().setLevel(logging.ERROR)
     # Of several requests that fail together one is told; asyncio would print the others' tracebacks.
