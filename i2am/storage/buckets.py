@@ -110,12 +110,17 @@ class BucketStore(ObjectStore[Any]):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Return an object's bytes, or a part of them; None where there is none."""
-        parent = super()
+        ask = partial(super().get, key, prototype, byte_range)
         with self._reported(key):
-            found = await _whole(lambda: parent.get(key, prototype, byte_range))
-            if found is None and not key.rpartition("/")[2].startswith("."):  # of older formats
-                await self._check_absent(key)
-            return found
+            for _ in range(_MOST_ATTEMPTS):  # Another process may write or remove it just now.
+                found = await _whole(ask)
+                if found is not None or await self._is_absent(key):
+                    return found
+        msg = (
+            f"Expected the object that the bucket lists, got 'not found', at {self.url}/{key}. "
+            "Try again later."
+        )
+        raise StorageError(msg)
 
     async def exists(self, key: str) -> bool:
         """Return whether there is an object."""
@@ -134,9 +139,9 @@ class BucketStore(ObjectStore[Any]):
 
     async def delete(self, key: str) -> None:
         """Delete an object."""
-        parent = super()
+        ask = partial(super().delete, key)
         with self._reported(key):
-            await _whole(lambda: parent.delete(key))
+            await _whole(ask)
 
     async def delete_dir(self, prefix: str) -> None:
         """Delete every object below a prefix."""
@@ -165,15 +170,12 @@ class BucketStore(ObjectStore[Any]):
         with self._reported(prefix):
             return await super().getsize_prefix(prefix)
 
-    async def _check_absent(self, key: str) -> None:
-        """Raise unless the bucket itself says that it has no such object."""
+    async def _is_absent(self, key: str) -> bool:
+        """Return whether the bucket's list, which a bucket that is gone has not, lacks an object."""
         folder, _, own_name = key.rpartition("/")
-        if own_name in await _whole(lambda: _all(ObjectStore.list_dir(self, folder))):
-            msg = (
-                f"Expected the object that the bucket lists, got 'not found', at {self.url}/{key}. "
-                "Try again later."
-            )
-            raise StorageError(msg)
+        if own_name.startswith("."):  # zarr asks for metadata of older formats, too.
+            return True
+        return own_name not in await _whole(lambda: _all(ObjectStore.list_dir(self, folder)))
 
     async def _each(
         self, names: Callable[[], AsyncIterator[str]], prefix: str

@@ -7,6 +7,7 @@ complete that is not whole, no map is computed from what did not come, and a re-
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,10 +23,10 @@ from zarr.storage import ObjectStore
 from i2am.analysis import analyze_run, open_run, sram
 from i2am.analysis.stores.condition import take_out
 from i2am.capture import capture, capture_manifest
+from i2am.cli import main
 from i2am.schemas import I2AMError, StorageError, StoreError
 from i2am.storage.buckets import RETRY_VARIABLE
 from i2am.viewer.data.open_sample import open_view
-from tests.support.cli_process import start_cli
 from tests.support.faulty_bucket import Fault, FaultKind, FaultyBucket, serve_faulty_bucket
 from tests.support.s3_bucket import credentials
 from tests.support.stored_values import Values, complete_samples
@@ -296,10 +297,12 @@ def test_an_upload_that_was_acknowledged_and_not_kept_is_found_before_the_sample
 
 
 def _command(*arguments: str) -> tuple[int, str, list[str]]:
-    """Run a command; return its exit code, its output, and our lines on standard error."""
-    ended = start_cli(arguments).end()
-    lines = [line for line in ended.err.splitlines() if line.strip() and "%|" not in line]
-    return ended.code, ended.out, lines
+    """Run a command; return its exit code, its output, and what it says on standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(arguments)
+    lines = re.split(r"[\n\r]", err.getvalue())
+    return code, out.getvalue(), [line for line in lines if line.strip() and "%|" not in line]
 
 
 def test_a_batch_stops_when_the_bucket_takes_not_even_a_status_and_goes_on_later(
