@@ -274,11 +274,16 @@ def _write_group(
                 moment.add(values)
             bar.update()
         for part, moment in zip(parts, moments, strict=True):
-            arrays: Any = node[part.direction]
-            arrays[part.level][part.slices] = moment.mean.astype(np.float32)
-            arrays[f"{part.level}_variance"][part.slices] = moment.variance().astype(np.float32)
+            own: Any = node[part.direction]
+            for name, values in (
+                (part.level, moment.mean),
+                (f"{part.level}_variance", moment.variance()),
+            ):
+                # Chunks of NaN, too, so that one that is missing is seen.
+                array = own[name].with_config(MAP_CODECS["config"])
+                array[part.slices] = values.astype(np.float32)
     for direction, dims in shared.items():
-        own: Any = node[direction]
+        own = node[direction]
         for dim in dims:
             write_coordinate(own, template[direction].coords[dim])
 
