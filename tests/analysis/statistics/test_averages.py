@@ -320,9 +320,11 @@ def test_memory_does_not_grow_with_the_samples(tmp_path: Path) -> None:
 def test_each_small_sample_is_read_once(maps_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = watch_reads(monkeypatch)
     average_maps(maps_path)
-    chunks = [key for key, _ in reads if "/ulam/c/" in key or "/tlam/c/" in key]
+    # A look at a sample's objects reads the four bytes of their checksums.
+    whole = [key for key, size in reads if size > 4]
+    chunks = [key for key in whole if "/ulam/c/" in key or "/tlam/c/" in key]
     assert len(chunks) == len(set(chunks)) == 2 * 2 * len(SAMPLES)
-    assert not [key for key, _ in reads if "/volume/c/" in key]
+    assert not [key for key in whole if "/volume/c/" in key]
 
 
 def test_the_default_output_lies_beside_the_maps() -> None:
