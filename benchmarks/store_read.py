@@ -3,7 +3,7 @@
 The readers: a full pass over all layers; one layer at one step (a map on the screen); one patch at
 every layer, step and head (a click on the generated image). The sample has the layers of Stable
 Diffusion 1.5, see `support/synthetic_run.py`. Bytes are what the store was asked for; times are those of
-plain zarr with the files in the page cache.
+plain zarr with the files in the page cache. Then what it costs that every chunk's checksum is looked at.
 
     python benchmarks/store_read.py [--dir DIR] [--quick]
 """
@@ -11,14 +11,19 @@ plain zarr with the files in the page cache.
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import zarr
+from support.ratios import format_ratio, ratios_of
 from support.synthetic_run import STEPS, write_layers_of_sample
+from zarr.codecs import Crc32cCodec
 from zarr.storage import LocalStore, WrapperStore
 
 from i2am.capture.writer import sharded_array as codec
@@ -30,6 +35,12 @@ SHAPES = {
     "2 MiB, 5 steps": (2**21, 5),
     "320 KiB, 10 steps": (320 * 2**10, 10),
     "a whole step": (2**30, 1),
+}
+
+
+PIPELINES: dict[str, dict[str, Any]] = {
+    "zarr": {"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"},
+    "zarrs": {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"},
 }
 
 
@@ -116,6 +127,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 read_mb, requests, seconds = measure(place, reader, 1 if options.quick else 3)
                 cells.append(f"{read_mb:.1f} MB in {requests} reads, {seconds:.2f} s")
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
+            if name == next(iter(SHAPES)):
+                checked = compare_checksums(place, 1 if options.quick else 7)
+    print(f"\n{checked}")
+
+
+def compare_checksums(place: Path, rounds: int) -> str:
+    """Return the ratio of a full pass with checksums to one without, by zarr and by zarrs."""
+    lines = []
+    for reader, settings in PIPELINES.items():
+        seconds: dict[bool, list[float]] = {True: [], False: []}
+        for _, is_checked in itertools.product(range(rounds), (True, False)):
+            with ExitStack() as stack:
+                stack.enter_context(
+                    zarr.config.set(settings | {"codec_pipeline.validate_checksums": is_checked})
+                )
+                if not is_checked:
+                    stack.enter_context(patch.object(Crc32cCodec, "_decode_sync", _cut_off))
+                sample = zarr.open_group(place, mode="r")
+                start = time.perf_counter()
+                read_all(sample)
+                seconds[is_checked].append(time.perf_counter() - start)
+        ratios = ratios_of(seconds[False], seconds[True])
+        lines.append(f"{reader}: rate with checksums over that without {format_ratio(ratios)}.")
+    return "\n".join(lines)
+
+
+def _cut_off(_codec: Crc32cCodec, found: Any, _spec: Any) -> Any:
+    """Leave out a chunk's checksum without a look at it."""
+    return found[:-4]
 
 
 if __name__ == "__main__":

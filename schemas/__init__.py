@@ -11,8 +11,9 @@ from i2am.schemas.attributes import (
     LayerAttributes,
     MapsAttributes,
     RunAttributes,
+    check_schema,
 )
-from i2am.schemas.boxes import Box
+from i2am.schemas.boxes import Box, check_painted_box
 from i2am.schemas.description import ArrayDescription, Fault, GroupDescription
 from i2am.schemas.errors import (
     AnalysisError,
@@ -21,12 +22,15 @@ from i2am.schemas.errors import (
     InputWarning,
     MissingExtra,
     SchemaError,
+    StorageError,
     StoreError,
+    StoreWarning,
     did_you_mean,
 )
 from i2am.schemas.manifest import ManifestRow, check_sample_name, read_manifest
 from i2am.schemas.optional import require, require_extras
-from i2am.schemas.validation import find_faults
+from i2am.schemas.provenance import check_facts
+from i2am.schemas.validation import find_faults, find_sample_faults
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -46,10 +50,16 @@ __all__ = [
     "MissingExtra",
     "RunAttributes",
     "SchemaError",
+    "StorageError",
     "StoreError",
+    "StoreWarning",
+    "check_facts",
+    "check_painted_box",
     "check_sample_name",
+    "check_schema",
     "did_you_mean",
     "find_faults",
+    "find_sample_faults",
     "read_manifest",
     "require",
     "require_extras",

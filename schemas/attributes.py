@@ -7,6 +7,7 @@ the way. Models are frozen; unknown keys are kept, because provenance grows.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
@@ -23,6 +24,7 @@ from pydantic import (
 
 from i2am.schemas.boxes import Box
 from i2am.schemas.choices import Convention, Normalisation, Representation
+from i2am.schemas.errors import StoreError
 
 __all__ = [
     "ATTRIBUTE_KEY",
@@ -32,12 +34,40 @@ __all__ = [
     "LayerAttributes",
     "MapsAttributes",
     "RunAttributes",
+    "check_schema",
 ]
 
 ATTRIBUTE_KEY: Final = "i2am"
 SCHEMA_VERSION: Final = 1
 
+# As many as an index of 32 bits counts: far more than any layer has.
+_MOST_TOKENS: Final = 2**31 - 1
+_MOST_HEADS: Final = 4096
+
 Grid = tuple[PositiveInt, PositiveInt]
+FiniteNumber = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def check_schema(own: Mapping[str, Any], place: object) -> None:
+    """Check that this version reads a store or a sample, by its own attributes.
+
+    Raises
+    ------
+    StoreError
+        If it is of a newer schema, or says none.
+
+    Examples
+    --------
+    >>> check_schema({"kind": "run", "schema": 1}, "run.zarr")
+    """
+    version = own.get("schema")
+    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
+        known = "1" if SCHEMA_VERSION == 1 else f"1 to {SCHEMA_VERSION}"
+        msg = (
+            f"Expected schema {known}, got {version!r}, at {place}. "
+            "Upgrade i2am: a newer version wrote this store."
+        )
+        raise StoreError(msg)
 
 
 class _Attributes(BaseModel):
@@ -68,8 +98,8 @@ class CaptureAttributes(_Versioned):
     revision: str | None
     profile: str
     scheduler: str | None
-    steps: int | None
-    guidance_scale: float | None
+    steps: PositiveInt | None
+    guidance_scale: FiniteNumber | None
     seed: int | None
     dtype: str
     device: str
@@ -94,7 +124,7 @@ class ImageAttributes(_Attributes):
 class LayerAttributes(_Attributes):
     """One captured attention layer, or its share for one of several reference images."""
 
-    scale: float
+    scale: Annotated[FiniteNumber, Field(gt=0)]
     generated_grid: Grid
     reference_grid: Grid | None
     special_tokens: NonNegativeInt
@@ -111,11 +141,22 @@ class LayerAttributes(_Attributes):
     causal: bool = True
     # By what the layer multiplies the reference's contribution (an IP-Adapter's scale), where that is
     # the same at all steps; where it is not, the layer holds an array of this name, and no attribute.
-    weight: float = 1.0
+    weight: FiniteNumber = 1.0
+
+    @field_validator("generated_grid", "reference_grid")
+    @classmethod
+    def _is_a_layers_grid(cls, grid: tuple[int, int] | None) -> tuple[int, int] | None:
+        if grid is not None and math.prod(grid) > _MOST_TOKENS:
+            msg = f"expected a grid of at most {_MOST_TOKENS} tokens, got {list(grid)}"
+            raise ValueError(msg)
+        return grid
 
     @field_validator("heads")
     @classmethod
-    def _labels_differ(cls, heads: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    def _are_labels(cls, heads: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if heads is not None and max(heads) >= _MOST_HEADS:
+            msg = f"expected labels below {_MOST_HEADS}, got {max(heads)}"
+            raise ValueError(msg)
         if heads is not None and len(set(heads)) < len(heads):
             msg = f"expected labels that differ, got {heads}"
             raise ValueError(msg)

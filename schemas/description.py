@@ -46,4 +46,9 @@ class Fault:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.place or '/'}: {self.message}"
+        # A name in a stranger's store may hold what moves a terminal's cursor.
+        return "".join(map(_shown, f"{self.place or '/'}: {self.message}"))
+
+
+def _shown(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()

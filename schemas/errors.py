@@ -22,9 +22,12 @@ __all__ = [
     "InputWarning",
     "MissingExtra",
     "SchemaError",
+    "StorageError",
     "StoreError",
+    "StoreWarning",
     "describe_validation_error",
     "did_you_mean",
+    "shorten",
 ]
 
 
@@ -53,6 +56,10 @@ class StoreError(I2AMError):
     """A store is missing, unreadable, or must not be written."""
 
 
+class StorageError(StoreError):
+    """Storage fails: a full disk, a missing right, a bucket that does not answer."""
+
+
 class CaptureError(I2AMError):
     """A model cannot be captured, or captured something else than was expected."""
 
@@ -65,11 +72,29 @@ class InputWarning(UserWarning):
     """Something in a picture, mask or manifest was read in a way that its giver should know."""
 
 
+class StoreWarning(UserWarning):
+    """Something in a store cannot be read, and was left out."""
+
+
 class MissingExtra(I2AMError, ImportError):
     """An optional package is not installed."""
 
 
 _LISTED_CHARACTERS = 160  # about two lines
+
+
+def shorten(text: str, most: int = 200) -> str:
+    """Return a text of at most `most` characters, with its beginning and its end.
+
+    Examples
+    --------
+    >>> shorten("abcdefghijkl", 7)
+    'abc…jkl'
+    """
+    if len(text) <= most:
+        return text
+    kept = (most - 1) // 2
+    return f"{text[: most - 1 - kept]}…{text[-kept:]}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -107,5 +132,9 @@ def describe_validation_error(error: ErrorDetails) -> str:
     """
     reason = error["msg"].removeprefix("Value error, ").rstrip(".")
     # Our own messages tell what came; a missing field's input is the whole mapping.
-    came = "" if error["type"] in {"missing", "value_error"} else f", got {error['input']!r}"
+    came = (
+        ""
+        if error["type"] in {"missing", "value_error"}
+        else f", got {shorten(repr(error['input']))}"
+    )
     return f"{reason[0].lower()}{reason[1:]}{came}"

@@ -2,17 +2,19 @@
 
 The check runs on a description of the store (names, attributes, dimensions, shapes, dtypes), which
 whoever can read a store makes; so this module needs no storage library, and one check serves them
-all. What only the values can tell (NaN, order of timesteps) is not its business.
+all: `find_faults` whoever asks what is wrong with a store, `find_sample_faults` whoever opens a sample.
+Of the values, those of coordinates are its business: `ArrayDescription.values`.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from i2am.schemas import dims
+from i2am.schemas import coordinates, dims
 from i2am.schemas.attributes import (
     ATTRIBUTE_KEY,
     CaptureAttributes,
@@ -21,22 +23,34 @@ from i2am.schemas.attributes import (
     MapsAttributes,
     RunAttributes,
 )
+from i2am.schemas.boxes import Box
 from i2am.schemas.description import ArrayDescription, Fault, GroupDescription
 from i2am.schemas.directions import DIRECTIONS
-from i2am.schemas.errors import describe_validation_error, did_you_mean
+from i2am.schemas.errors import SchemaError, describe_validation_error, did_you_mean
+from i2am.schemas.manifest import check_sample_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pydantic_core import ErrorDetails
 
-__all__ = ["find_faults"]
+__all__ = ["find_faults", "find_sample_faults"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
+_ROOTS: Final[Mapping[str, type[BaseModel]]] = {"run": RunAttributes, "maps": MapsAttributes}
 _ALWAYS_SAID: Final = {"kind", "version"}
 _FACTORS_AND_LOGITS: Final = {"query", "key", "logits"}
 _REFERENCE_SUFFIX: Final = re.compile(r"\.reference_([1-9]\d*)$")
+# What the coordinates of a maps group hold, where it has them.
+_MAP_VALUES: Final[Mapping[str, coordinates.ValueCheck]] = {
+    dims.LAYER: coordinates.different_names,
+    dims.HEAD: coordinates.rising_labels,
+    dims.STEP: coordinates.rising_labels,
+    dims.TIMESTEP: coordinates.one_way,
+    dims.FIRST_STEP: coordinates.rising_labels,
+    dims.LAST_STEP: coordinates.rising_labels,
+}
 
 
 def find_faults(root: GroupDescription) -> Iterator[Fault]:
@@ -49,22 +63,45 @@ def find_faults(root: GroupDescription) -> Iterator[Fault]:
     """
     attributes = root.attributes.get(ATTRIBUTE_KEY)
     kind = attributes.get("kind") if isinstance(attributes, dict) else None
-    if kind == "run":
-        _, faults = _parse(RunAttributes, root, "")
-        yield from faults
-        yield from _stray_arrays(root, "")
-        for name, sample in root.groups.items():
-            yield from _capture_faults(sample, name)
-    elif kind == "maps":
-        _, faults = _parse(MapsAttributes, root, "")
-        yield from faults
-        yield from _stray_arrays(root, "")
-        for name, sample in root.groups.items():
-            yield from _maps_faults(sample, name)
-    else:
+    if not isinstance(kind, str) or kind not in _ROOTS:
         got = "none" if attributes is None else repr(kind)
         msg = f"expected attribute 'i2am' with a kind of 'run' or 'maps', got {got}"
         yield Fault("", msg)
+        return
+    _, faults = _parse(_ROOTS[kind], root, "")
+    yield from faults
+    yield from _stray_arrays(root, "")
+    for name, sample in root.groups.items():
+        yield from find_sample_faults(kind, name, sample)
+
+
+def find_sample_faults(kind: str, name: str, sample: GroupDescription) -> Iterator[Fault]:
+    """Yield every fault of one sample; none of one that is not complete, as it does not exist.
+
+    Parameters
+    ----------
+    kind : "run" or "maps"
+        Of its store.
+    name : str
+        Of its group.
+    sample : GroupDescription
+
+    Examples
+    --------
+    >>> [str(fault) for fault in find_sample_faults("maps", "a", GroupDescription({}))]
+    ["a: expected a group 'r2g' or 'g2r', got none"]
+    """
+    if sample.unreadable is not None:
+        yield Fault(name, sample.unreadable)
+        return
+    if _is_unfinished(sample):
+        return
+    try:
+        check_sample_name(name)
+    except SchemaError as e:
+        message = str(e)
+        yield Fault(name, message[0].lower() + message[1:])
+    yield from (_capture_faults if kind == "run" else _maps_faults)(sample, name)
 
 
 def _parse(
@@ -93,7 +130,7 @@ def _reason(error: ErrorDetails) -> str:
 def _is_unfinished(sample: GroupDescription) -> bool:
     """Return whether a sample does not exist for a reader."""
     own = sample.attributes.get(ATTRIBUTE_KEY)
-    return isinstance(own, dict) and own.get("status") in {"running", "failed"}
+    return isinstance(own, dict) and own.get("status") in ("running", "failed")
 
 
 def _stray_arrays(group: GroupDescription, place: str) -> Iterator[Fault]:
@@ -102,13 +139,9 @@ def _stray_arrays(group: GroupDescription, place: str) -> Iterator[Fault]:
 
 
 def _capture_faults(sample: GroupDescription, place: str) -> Iterator[Fault]:
-    if sample.unreadable is not None:
-        yield Fault(place, sample.unreadable)
-        return
-    if _is_unfinished(sample):
-        return
     _, faults = _parse(CaptureAttributes, sample, place)
     yield from faults
+    yield from _provenance_faults(sample, place)
     for name in ("images", "layers"):
         if name not in sample.groups:
             yield Fault(f"{place}/{name}", "expected a group, got none")
@@ -119,12 +152,15 @@ def _capture_faults(sample: GroupDescription, place: str) -> Iterator[Fault]:
     yield from _coordinate_faults(sample, sizes, place)
     if "images" in sample.groups:
         yield from _image_faults(sample.groups["images"], f"{place}/images")
+        yield from _painted_box_faults(sample, place)
     layers = sample.groups.get("layers", GroupDescription({}))
     if "layers" in sample.groups and not layers.groups:
         yield Fault(f"{place}/layers", "expected at least one layer, got none")
     orders: dict[tuple[int, int], str] = {}
     for name, layer in layers.groups.items():
         where = f"{place}/layers/{name}"
+        if not coordinates.is_printable(name):
+            yield Fault(where, "expected a name without control characters")
         attributes, layer_faults = _parse(LayerAttributes, layer, where)
         yield from layer_faults
         if attributes is None:
@@ -142,23 +178,65 @@ def _capture_faults(sample: GroupDescription, place: str) -> Iterator[Fault]:
         yield from _layer_faults(layer, attributes, sizes, where)
 
 
+def _provenance_faults(sample: GroupDescription, place: str) -> Iterator[Fault]:
+    """Yield the names of facts and labels that cannot be shown."""
+    own = sample.attributes.get(ATTRIBUTE_KEY)
+    own = own if isinstance(own, dict) else {}
+    labels = own.get("labels")
+    for name in (*own, *(labels if isinstance(labels, dict) else ())):
+        if not coordinates.is_printable(name):
+            msg = f"expected names without control characters, got {name!r}"
+            yield Fault(f"{place}/attributes", msg)
+
+
+def _painted_box_faults(sample: GroupDescription, place: str) -> Iterator[Fault]:
+    """Yield the faults of the box (x, y, width, height) that was to be painted, where it is told."""
+    own = sample.attributes.get(ATTRIBUTE_KEY)
+    told = own.get("box") if isinstance(own, dict) else None
+    if told is None:
+        return
+    where = f"{place}/attributes"
+    box = Box.from_corner_and_size(told)
+    if box is None:
+        msg = f"box: expected x, y, width and height in pixels, got {told!r}"
+        yield Fault(where, msg)
+        return
+    generated = sample.groups["images"].arrays.get("generated")
+    if generated is not None and not _is_on(box, generated):
+        yield Fault(where, f"box: {_has_no_part(told, generated)}")
+
+
+def _is_on(box: Box, image: ArrayDescription) -> bool:
+    return len(image.shape) < 2 or box.overlaps(*image.shape[:2])
+
+
+def _has_no_part(box: object, image: ArrayDescription) -> str:
+    height, width = image.shape[:2]
+    return f"expected a part of the image, which has {height}×{width} px, got {box}"
+
+
 def _coordinate_faults(
     sample: GroupDescription, sizes: dict[str, int], place: str
 ) -> Iterator[Fault]:
     """Yield the faults of a sample's coordinates, and add their sizes to `sizes`."""
     for name in (dims.STEP, dims.TIMESTEP):
         yield from _coordinate(sample, name, dims.STEP, sizes, place)
-    step = sample.arrays.get(dims.STEP)
+    step, timestep = (sample.arrays.get(name) for name in (dims.STEP, dims.TIMESTEP))
     if step and not step.dtype.startswith(("int", "uint")):
         yield Fault(f"{place}/step", f"expected an integer dtype, got {step.dtype}")
+    else:
+        yield from _value_faults(step, coordinates.rising_labels, f"{place}/step")
+    yield from _value_faults(timestep, coordinates.one_way, f"{place}/timestep")
     guidance = sample.arrays.get(dims.GUIDANCE)
     if guidance is None:
         return
     yield from _coordinate(sample, dims.GUIDANCE, dims.GUIDANCE, sizes, place)
-    for label in guidance.values or ():
-        if label not in dims.GUIDANCE_LABELS:
-            hint = did_you_mean(str(label), dims.GUIDANCE_LABELS)
-            yield Fault(f"{place}/guidance", f"expected a known label, got {label!r}. {hint}")
+    unknown = [label for label in guidance.values or () if label not in dims.GUIDANCE_LABELS]
+    for label in unknown:
+        hint = did_you_mean(str(label), dims.GUIDANCE_LABELS)
+        yield Fault(f"{place}/guidance", f"expected a known label, got {label!r}. {hint}")
+    if not unknown:
+        yield from _value_faults(guidance, coordinates.different_names, f"{place}/guidance")
 
 
 def _coordinate(
@@ -169,6 +247,13 @@ def _coordinate(
         return
     yield from _array_faults(group.arrays[name], (dim,), f"{place}/{name}")
     yield from _size_faults(group.arrays[name], sizes, f"{place}/{name}")
+
+
+def _value_faults(
+    array: ArrayDescription | None, check: coordinates.ValueCheck, place: str
+) -> Iterator[Fault]:
+    if array is not None and array.values is not None:
+        yield from (Fault(place, message) for message in check(array.values))
 
 
 def _image_faults(images: GroupDescription, place: str) -> Iterator[Fault]:
@@ -184,8 +269,11 @@ def _image_faults(images: GroupDescription, place: str) -> Iterator[Fault]:
         yield from _array_faults(array, wanted, where, dtypes=("uint8",))
         yield from _size_faults(array, sizes, where)
         if ATTRIBUTE_KEY in array.attributes:
-            _, faults = _parse(ImageAttributes, array, where)
+            attributes, faults = _parse(ImageAttributes, array, where)
             yield from faults
+            if attributes is not None and not _is_on(attributes.box, array):
+                msg = f"box: {_has_no_part(list(attributes.box), array)}"
+                yield Fault(f"{where}/attributes", msg)
 
 
 def _layer_faults(
@@ -220,14 +308,12 @@ def _layer_faults(
         yield from _size_faults(array, known, where)
         if dims.GUIDANCE in present and dims.GUIDANCE not in sizes:
             yield Fault(where, "expected a coordinate 'guidance' in the sample, got none")
+    weight, region = (layer.arrays.get(name) for name in (dims.WEIGHT, dims.REGION))
+    yield from _value_faults(weight, coordinates.finite, f"{place}/{dims.WEIGHT}")
+    yield from _value_faults(region, coordinates.fractions, f"{place}/{dims.REGION}")
 
 
 def _maps_faults(sample: GroupDescription, place: str) -> Iterator[Fault]:
-    if sample.unreadable is not None:
-        yield Fault(place, sample.unreadable)
-        return
-    if _is_unfinished(sample):
-        return
     if not sample.groups:
         yield Fault(place, "expected a group 'r2g' or 'g2r', got none")
     planes: dict[str, tuple[str, str]] = {own.name: own.plane for own in DIRECTIONS.values()}
@@ -257,8 +343,27 @@ def _direction_faults(
         yield from _size_faults(array, sizes, f"{place}/{name}")
     for name, dim in dims.MAP_COORDINATES.items():
         yield from _coordinate(group, name, dim, sizes, place)
+    for name in (dims.STEP, dims.TIMESTEP):
+        if name in group.arrays:
+            yield from _coordinate(group, name, dims.STEP, sizes, place)
+    for name, check in _MAP_VALUES.items():
+        yield from _value_faults(group.arrays.get(name), check, f"{place}/{name}")
+    yield from _time_group_faults(group, place)
     for name in plane:
         yield from _pixel_faults(group, name, sizes, f"{place}/{name}")
+
+
+def _time_group_faults(group: GroupDescription, place: str) -> Iterator[Fault]:
+    """Yield a fault if a time group ends before it begins, or not before the next one begins."""
+    found = [group.arrays.get(name) for name in (dims.FIRST_STEP, dims.LAST_STEP)]
+    first, last = ((array.values if array else None) or () for array in found)
+    if any(any(coordinates.rising_labels(labels)) for labels in (first, last)):
+        return  # Told already.
+    for begin, end, following in zip(first, last, (*first[1:], math.inf), strict=False):
+        if not begin <= end < following:
+            msg = f"expected time groups one after the other, got {begin} to {end}"
+            yield Fault(f"{place}/{dims.LAST_STEP}", msg)
+            return
 
 
 def _pixel_faults(
@@ -271,6 +376,7 @@ def _pixel_faults(
     yield from _size_faults(array, sizes, place)
     if (units := array.attributes.get("units")) != dims.PIXEL_UNITS:
         yield Fault(place, f"expected the units {dims.PIXEL_UNITS!r}, got {units!r}")
+    yield from _value_faults(array, coordinates.rising, place)
 
 
 def _array_faults(
@@ -290,5 +396,7 @@ def _size_faults(array: ArrayDescription, sizes: dict[str, int], place: str) -> 
     if array.dims is None:
         return
     for name, size in zip(array.dims, array.shape, strict=True):
-        if name is not None and sizes.setdefault(name, size) != size:
+        if not size:
+            yield Fault(place, f"expected at least 1 along '{name}', got 0")
+        elif name is not None and sizes.setdefault(name, size) != size:
             yield Fault(place, f"expected {sizes[name]} along '{name}', got {size}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,8 +15,14 @@ from i2am.analysis.figures import FIGURES, existing_kinds, load_figure, report_k
 from i2am.analysis.scores.bootstrap import DEFAULT_CONFIDENCE, check_confidence
 from i2am.analysis.statistics.comparison import compare_sample, summarise_comparison
 from i2am.analysis.statistics.run_pair import RunPair, SampleWithMaps, differences_of
+from i2am.analysis.stores.maps_writer import COORDINATE_CODECS, MAP_CODECS
 from i2am.analysis.stores.tables import write_table
-from i2am.files import check_new_file, written_whole
+from i2am.files import (
+    check_new_file,
+    check_not_in_store,
+    outputs_written_whole,
+    written_whole,
+)
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import LAYER, STEP
@@ -69,17 +74,18 @@ def write_figures(
     AnalysisError
         If a kind is not in `FIGURES`, or a sample is in the run or the maps alone.
     StoreError
-        If a file exists and `overwrite` is false.
+        If a file exists and `overwrite` is false, or `out_dir` is a store or inside one.
     """
     from i2am.analysis.figures.overlay import DEFAULT_STYLE  # Bring Matplotlib.
     from i2am.analysis.figures.panels import render
 
     style = style or DEFAULT_STYLE
-    names = list(sample_names)
+    names = list(dict.fromkeys(sample_names))
     kinds = report_kinds() if kinds is None else kinds
     _check_known(kinds, FIGURES, "figure")
     _check_known(names, run, "sample of the run")
     _check_known(names, maps, "sample of the maps")
+    check_not_in_store(out_dir, is_folder=True)
     wanted = {name: existing_kinds(run[name], kinds) for name in names}
     paths = [figure_path(out_dir, name, kind) for name in names for kind in wanted[name]]
     for path in paths:
@@ -130,7 +136,8 @@ def write_comparison(
     progress : bool
         Show a bar over the samples.
     overwrite : bool
-        Whether these may be there already; whatever else is there stays.
+        Whether these may be there already; whatever else is there stays. The earlier ones stay, too,
+        until all that replaces them is there.
 
     Returns
     -------
@@ -140,25 +147,28 @@ def write_comparison(
     Raises
     ------
     StoreError
-        If `out` is a file or a URL, or one of the outputs is there and `overwrite` is false.
+        If `out` is a file, a URL, a store or inside one, or one of the outputs is there and `overwrite` is false.
     AnalysisError
         If `confidence` is not between 0 and 1, or a sample's maps share no direction.
     """
     check_confidence(confidence)
-    folder = _make_room(pair, out, overwrite=overwrite)
-    zarr.create_group(folder / _STORE, attributes={ATTRIBUTE_KEY: _attributes(pair)})
+    out = _check_room(pair, out, overwrite=overwrite)
     note = f"A: {_short(pair.run_a.path)}; B: {_short(pair.run_b.path)}"
     opened = tqdm(
         pair.opened(), "compare", total=len(pair.names), unit="sample", disable=not progress
     )
-    table = pd.concat([_write_sample(*each, folder, note) for each in opened], ignore_index=True)
-    write_table(table, folder / _TABLE)
-    write_table(summarise_comparison(table, confidence), folder / _SUMMARY)
+    with outputs_written_whole(out) as folder:
+        zarr.create_group(folder / _STORE, attributes={ATTRIBUTE_KEY: _attributes(pair)})
+        parts = [_write_sample(*each, folder, note) for each in opened]
+        table = pd.concat(parts, ignore_index=True)
+        write_table(table, folder / _TABLE)
+        write_table(summarise_comparison(table, confidence), folder / _SUMMARY)
     return table
 
 
-def _make_room(pair: RunPair, out: str | Path, *, overwrite: bool) -> Path:
-    """Return the folder, without earlier outputs of these names."""
+def _check_room(pair: RunPair, out: str | Path, *, overwrite: bool) -> Path:
+    """Return the folder, in which earlier outputs of these names may be replaced."""
+    check_not_in_store(out, is_folder=True)
     folder = Path(out)
     if is_url(out) or folder.is_file():
         msg = f"Expected a local folder, got {'a URL' if is_url(out) else 'a file'}, at {out}. "
@@ -172,12 +182,6 @@ def _make_room(pair: RunPair, out: str | Path, *, overwrite: bool) -> Path:
             "Allow overwriting or name another folder."
         )
         raise StoreError(msg)
-    for path in (folder / name for name in found):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -223,7 +227,22 @@ def _write_levels(levels: xr.Dataset, store: Path, group: str) -> None:
     if "volume" in levels:
         volume = levels["volume"]
         levels["volume"] = volume.copy(data=volume.data.rechunk(_chunks(volume)))
-    levels.to_zarr(store, group=group, mode="a", zarr_format=3, consolidated=False)
+    # Each chunk with its checksum, as maps have it.
+    encoding = {
+        name: {"compressors": MAP_CODECS["compressors"]}
+        if name in levels.data_vars
+        else {"compressors": COORDINATE_CODECS["compressors"]}
+        for name in levels.variables
+    }
+    levels.to_zarr(
+        store,
+        group=group,
+        mode="a",
+        zarr_format=3,
+        consolidated=False,
+        encoding=encoding,
+        write_empty_chunks=True,
+    )
 
 
 def _chunks(volume: xr.DataArray) -> tuple[int, ...]:

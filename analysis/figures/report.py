@@ -75,15 +75,16 @@ def write_report(
     StoreError
         If `out` exists and `overwrite` is false.
     AnalysisError
-        If run and maps share no sample, or `scores` lacks a column.
+        If run and maps share no sample, or `scores` lacks a column or has names that are not text.
     """
     out = check_new_file(out, overwrite=overwrite)
     names = _shared_names(run, maps)
     if scores is not None:
         scores = _scores_of(scores, names)
-    sections = [
-        _section(n, run[n], maps[n], scores, style, figures_dir) for n in names[:max_samples]
-    ]
+    shown = names[:max_samples]
+    # Not searched anew for each sample: a long run's table has millions of rows.
+    own = None if scores is None else scores[scores["sample"].astype(str).isin(shown)]
+    sections = [_section(n, run[n], maps[n], own, style, figures_dir) for n in shown]
     page = _template().render(
         title=_name(run),
         head=dict(_head(sections)),
@@ -158,7 +159,14 @@ def _scores_of(scores: pd.DataFrame, names: list[str]) -> pd.DataFrame:
             f"{', '.join(sorted(missing))}, at scores. Give the table that 'i2am score' writes."
         )
         raise AnalysisError(msg)
-    return scores[scores["sample"].astype(str).isin(names)]
+    others = [name for name in scores["sample"] if not isinstance(name, str)]
+    if others:  # "NA" and "007", read by pandas' own rules, are no names any more.
+        msg = (
+            f"Expected the samples' names as text, got {others[0]!r}, at scores. Read the table with "
+            "i2am.analysis.read_scores."
+        )
+        raise AnalysisError(msg)
+    return scores[scores["sample"].isin(names)]
 
 
 def _section(
@@ -179,7 +187,7 @@ def _section(
     if "g2r" not in maps.children:
         notes.append(absence(sample, "g2r"))
     meanings = score_meanings()
-    own = [] if scores is None else scores[scores["sample"].astype(str) == name].to_dict("records")
+    own = [] if scores is None else scores[scores["sample"] == name].to_dict("records")
     values = tuple(
         _Score(row["score"], meanings.get(row["score"], ""), _number(row["value"])) for row in own
     )

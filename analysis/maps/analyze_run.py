@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import xarray as xr
 import zarr
@@ -23,6 +23,7 @@ from i2am.analysis.maps.analyze import analyze, check_options
 from i2am.analysis.maps.dask_cluster import Executor, ProgressCallback, open_executor
 from i2am.analysis.stores.layers import Labels, head_labels, step_labels
 from i2am.analysis.stores.maps_writer import (
+    Source,
     finish_sample,
     is_finished,
     open_output,
@@ -30,16 +31,23 @@ from i2am.analysis.stores.maps_writer import (
     start_sample,
 )
 from i2am.analysis.stores.reader import Run, open_run
-from i2am.schemas import I2AMError, StoreError
+from i2am.files import check_not_in_store
+from i2am.schemas import I2AMError, StorageError, StoreError
 from i2am.schemas.choices import Convention, Normalisation
 from i2am.schemas.dims import CONDITIONAL
 from i2am.storage.addresses import StoreLike, is_url
+from i2am.storage.failures import reported_as_store_error, storage_error
 from i2am.storage.owners import SampleTaken, Writer
+from i2am.storage.strikes import StoreStrikes
 
 __all__ = ["analyze_run"]
 
+# What a single sample can raise, and the others need not.
+_OF_ONE_SAMPLE: Final = (I2AMError, RuntimeError, OSError, ValueError)
 # The bar counts parts of a sample, too: a whole one may take minutes.
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
+# What damage to one sample's files causes; any other error of the system says that storage fails.
+_LOST_FILES: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 def analyze_run(
@@ -96,7 +104,8 @@ def analyze_run(
     ------
     StoreError
         If the run is missing or has no such sample, or `out` is a URL or something else than such
-        a maps store; at the end, when all others are done, if a sample cannot be read.
+        a maps store; at the end, when all others are done, if a sample cannot be read. After two
+        samples in a row whose maps could not be read or written no further one is tried.
     AnalysisError
         If an option is unknown, a label was not captured, or the cluster does not answer.
     """
@@ -105,8 +114,7 @@ def analyze_run(
     # Workers elsewhere may have another working folder.
     opened = open_run(run if scheduler is None else _absolute(run))
     chosen = _chosen(opened, samples)
-    first = next(iter(chosen))
-    sample = opened[first]
+    first, sample = _first_that_opens(opened, chosen)
     options: dict[str, Any] = {
         "convention": convention,
         "normalisation": normalisation,
@@ -120,12 +128,13 @@ def analyze_run(
     if is_url(out):
         msg = f"Expected a local folder for the maps, got a URL, at {out}. Write them locally."
         raise StoreError(msg)
+    check_not_in_store(out)
     out = Path(out)
     # An error comes before anything is written.
     prepared = {first: analyze(sample, **options)}
     with (
         open_executor(scheduler, workers) as executor,
-        open_output(
+        _entered(
             out if scheduler is None else out.resolve(),
             source_of(run, out),
             options,
@@ -163,38 +172,48 @@ class _Analysis:
     prepared: dict[str, xr.DataTree]
     writer: Writer
     durable: bool
-    _started: deque[tuple[str, str, Callable[[], None]]] = field(default_factory=deque)
-    _failed: dict[str, Exception] = field(default_factory=dict)
+    _started: deque[tuple[str, Source, Callable[[], None]]] = field(default_factory=deque)
+    # The first alone: an error holds on to all that was in memory where it arose.
+    _error: tuple[str, Exception] | None = None
+    _failed: int = 0
+    _strikes: StoreStrikes = field(default_factory=StoreStrikes)
 
-    def run(self, samples: Mapping[str, str]) -> None:
+    def run(self, samples: Mapping[str, Source]) -> None:
         """Analyze the unfinished samples; raise the first error at the end, when all others are done."""
-        for name, created in samples.items():
-            if is_finished(self.root, name, created):
+        untried = set(samples)
+        for name, source in samples.items():
+            if self._strikes.is_out:
+                break
+            untried.remove(name)
+            if is_finished(self.root, name, source):
                 self.advance(1.0)
                 continue
-            self._try(name, partial(self._start, name, created))
+            self._try(name, partial(self._start, name, source))
             while len(self._started) >= self.executor.max_started:
                 self._finish_first()
         while self._started:
             self._finish_first()
-        if self._failed:
-            name, error = next(iter(self._failed.items()))
-            others = f" So do {len(self._failed) - 1} more." if len(self._failed) > 1 else ""
+        if self._error is not None:
+            name, error = self._error
+            others = f" So do {self._failed - 1} more." if self._failed > 1 else ""
+            if untried:
+                others += f" {len(untried)} more were not tried; a re-run goes on from here."
             raise _explained(error, name, self.opened, others) from error
 
-    def _start(self, name: str, created: str) -> None:
+    def _start(self, name: str, source: Source) -> None:
         maps = self.prepared.pop(name, None)
         if maps is None:
             maps = analyze(self.opened[name], **self.options)
-        writes = start_sample(self.root, name, maps, created, self.writer, durable=self.durable)
-        self._started.append((name, created, self.executor.start(writes, self.advance)))
+        writes = start_sample(self.root, name, maps, source, self.writer, durable=self.durable)
+        self._started.append((name, source, self.executor.start(writes, self.advance)))
 
     def _finish_first(self) -> None:
-        name, created, wait = self._started.popleft()
+        name, source, wait = self._started.popleft()
 
         def finish() -> None:
             wait()
-            finish_sample(self.root, name, created, self.writer, durable=self.durable)
+            finish_sample(self.root, name, source, self.writer, durable=self.durable)
+            self._strikes.done()
 
         self._try(name, finish)
 
@@ -204,13 +223,22 @@ class _Analysis:
         except SampleTaken as e:  # Then it is analyzed all the same.
             with tqdm.external_write_mode(file=sys.stderr):
                 warnings.warn(str(e), stacklevel=2)
-        except (I2AMError, RuntimeError, OSError, ValueError) as e:
-            self._failed[name] = e
+            return
+        except (I2AMError, RuntimeError, ValueError, *_LOST_FILES) as e:
+            error: Exception = e
+        except OSError as e:
+            error = storage_error(e, e.filename or self.root.store_path / name)
+        else:
+            return
+        self._error = self._error or (name, error)
+        self._failed += 1
+        self._strikes.failed(error)
 
 
 def _explained(error: Exception, name: str, run: Run, others: str) -> Exception:
     if isinstance(error, I2AMError):
-        return StoreError(f"{error}{others}") if others else error
+        kind = StorageError if isinstance(error, StorageError) else StoreError
+        return kind(f"{error}{others}") if others else error
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     msg = (
         f"Expected to read the sample and write its maps, got '{reason}', "
@@ -219,18 +247,38 @@ def _explained(error: Exception, name: str, run: Run, others: str) -> Exception:
     return StoreError(msg)
 
 
+def _entered(out: Path, source: str, options: dict[str, Any], *, overwrite: bool) -> Writer:
+    with reported_as_store_error(out):
+        return open_output(out, source, options, overwrite=overwrite)
+
+
 def _absolute(run: StoreLike) -> StoreLike:
     return Path(run).resolve() if isinstance(run, str | Path) and not is_url(run) else run
 
 
-def _chosen(run: Run, samples: Iterable[str] | None) -> dict[str, str]:
-    """Return the time of capture of each chosen sample, by name."""
-    known = run.sample_attributes()
-    names = list(known) if samples is None else list(dict.fromkeys(samples))
+def _first_that_opens(run: Run, names: Iterable[str]) -> tuple[str, xr.DataTree]:
+    """Return the first sample that can be opened; raise the first one's error if none can."""
+    error: Exception | None = None
     for name in names:
-        if name not in known:
-            run[name]  # Raises, and names the samples that exist.
-    if not names:
+        try:
+            return name, run[name]
+        except _OF_ONE_SAMPLE as e:
+            error = error or e
+    raise error or StoreError  # There are names.
+
+
+def _chosen(run: Run, samples: Iterable[str] | None) -> dict[str, Source]:
+    """Return what the maps of each chosen sample are made from, by its name."""
+    if samples is not None:  # A long run is not listed for a few of its samples.
+        names = list(dict.fromkeys(samples))
+        chosen = {name: _source(run.attributes_of(name)) for name in names}
+    else:
+        chosen = {name: _source(own) for name, own in run.iter_attributes()}
+    if not chosen:
         msg = f"Expected complete samples, got none, at {run.path}. Capture some first."
         raise StoreError(msg)
-    return {name: str(known[name].get("created")) for name in names}
+    return chosen
+
+
+def _source(own: Mapping[str, Any]) -> Source:
+    return Source(str(own.get("created")), own.get("contents"))

@@ -165,12 +165,12 @@ def box_within(sample: xr.DataTree, box: Box) -> Box | None:
     Returns
     -------
     (x, y, width, height) or None
-        In the pixels of `box_pixels`; None if the model saw nothing of it.
+        In the pixels of `box_pixels`; None if the model saw nothing of it, or the image has no part.
     """
-    if is_whole_image(sample, R2G.image):
-        return box
     seen = image_box(sample, R2G.image)
     height, width = box_pixels(seen)
+    if is_whole_image(sample, R2G.image) and _is_within(box, height, width):
+        return box
     left, right = (
         float(np.clip((x - seen.x0) / seen.width, 0, 1)) * width for x in (box[0], box[0] + box[2])
     )
@@ -179,6 +179,11 @@ def box_within(sample: xr.DataTree, box: Box) -> Box | None:
         for y in (box[1], box[1] + box[3])
     )
     return (left, top, right - left, bottom - top) if right > left and bottom > top else None
+
+
+def _is_within(box: Box, height: int, width: int) -> bool:
+    x, y, box_width, box_height = box
+    return x >= 0 and y >= 0 and x + box_width <= width and y + box_height <= height
 
 
 def _compute(scored: ScoredMap) -> Iterator[tuple[str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Final
 
 import pandas as pd
 import xarray as xr
@@ -13,6 +14,7 @@ from i2am.analysis.scores.bootstrap import (
     bootstrap_mean_interval,
     check_confidence,
 )
+from i2am.analysis.scores.imacs import check_weights
 from i2am.analysis.scores.masks import masks_of
 from i2am.analysis.scores.registry import compute_score, known_scores
 from i2am.analysis.scores.score import (
@@ -30,6 +32,8 @@ from i2am.schemas.directions import DIRECTIONS
 from i2am.storage.addresses import StoreLike
 
 __all__ = ["read_scores", "score_maps", "summarise_scores"]
+
+_COLUMNS: Final = ("sample", "score", "value")
 
 
 def score_maps(
@@ -81,11 +85,12 @@ def score_maps(
         If an option is unknown, or `out` is neither CSV nor Parquet.
     """
     check_choice("polarity", polarity, POLARITIES, AnalysisError)
+    check_weights(penalty, threshold)
     path = None if out is None else check_table_path(out, overwrite=overwrite)
     opened = open_maps(maps)
     captured = run_of(opened, run)
     rows = []
-    for name in opened if samples is None else samples:
+    for name in opened if samples is None else dict.fromkeys(samples):
         found = _scores(
             opened[name],
             captured[name],
@@ -95,7 +100,7 @@ def score_maps(
     if not rows:
         msg = f"Expected complete samples, got none, at {maps}. Analyze some first."
         raise StoreError(msg)
-    table = pd.DataFrame(rows, columns=["sample", "score", "value"])
+    table = pd.DataFrame(rows, columns=list(_COLUMNS))
     if path is not None:
         write_table(table, path)
     return table
@@ -121,11 +126,22 @@ def read_scores(path: str | Path) -> pd.DataFrame:
     """
     try:
         is_parquet = Path(path).suffix == ".parquet"
-        table = pd.read_parquet(path) if is_parquet else pd.read_csv(path, dtype={"sample": str})
-        return table[["sample", "score", "value"]]
+        table = pd.read_parquet(path) if is_parquet else _read_csv(path)
+        return table[list(_COLUMNS)].astype({"value": float})
     except (ValueError, KeyError) as e:
-        msg = f"Expected columns sample, score and value, got another table, at {path} ({e})."
+        reason = " ".join(str(e).split())
+        msg = (
+            f"Expected columns sample, score and value, got another table, at {path} ({reason}). "
+            "Give one that 'i2am score --out' wrote."
+        )
         raise SchemaError(msg) from e
+
+
+def _read_csv(path: str | Path) -> pd.DataFrame:
+    # A sample may be called "NA" or "007": neither a missing name nor a number.
+    texts = dict.fromkeys(_COLUMNS[:2], str)
+    missing = {_COLUMNS[2]: ["", "NA", "NaN", "nan"]}
+    return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=missing)
 
 
 def summarise_scores(table: pd.DataFrame, confidence: float = DEFAULT_CONFIDENCE) -> pd.DataFrame:

@@ -6,7 +6,6 @@ The result has one node per group of samples, in memory or in a store of its own
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -27,9 +26,15 @@ from i2am.analysis.statistics.groups import (
     group_samples,
     shared_pixels,
 )
-from i2am.analysis.stores.maps_writer import source_of, write_coordinate, write_coordinates
+from i2am.analysis.stores.maps_writer import (
+    MAP_CODECS,
+    source_of,
+    write_coordinate,
+    write_coordinates,
+)
 from i2am.analysis.stores.reader import Maps, open_maps, open_tree
 from i2am.analysis.stores.related import named_path, run_of
+from i2am.files import check_not_in_store, folder_written_whole, restore_replaced
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, I2AMError, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.choices import LEVEL_NAMES
@@ -98,7 +103,7 @@ def average_maps(
         time.
     StoreError
         If a store is missing or of the wrong kind, a sample does not exist, or `out` is something
-        else than an average that may be replaced.
+        else than an average that may be replaced, or inside a store.
 
     Notes
     -----
@@ -109,6 +114,8 @@ def average_maps(
     columns = [by] if isinstance(by, str) else list(by)
     path = None if out is None else _check_output(out, overwrite=overwrite)
     opened = open_maps(maps)
+    if path is not None:
+        check_not_in_store(path)
     names = _names(opened, samples)
     if columns:
         groups = group_samples(run_of(opened, run), names, columns)
@@ -126,15 +133,8 @@ def average_maps(
         memory = MemoryStore()
         write_averages(memory, attributes, opened, groups, wanted, **options)
         return open_tree(open_group(memory)).load()
-    # Written beside `path` and renamed when complete, so that an error leaves an earlier result alone.
-    partial = path.with_name(f"{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        write_averages(partial, attributes, opened, groups, wanted, **options)
-        shutil.rmtree(path, ignore_errors=True)
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with folder_written_whole(path) as unfinished:
+        write_averages(unfinished, attributes, opened, groups, wanted, **options)
     return open_tree(open_group(path))
 
 
@@ -187,6 +187,7 @@ def _check_output(out: str | Path, *, overwrite: bool) -> Path:
         msg = f"Expected a local folder for the averages, got a URL, at {out}. Write them locally."
         raise StoreError(msg)
     path = Path(out)
+    restore_replaced(path)
     if path.exists():
         try:
             kind = own_attributes(open_group(path)).get("kind")
@@ -320,8 +321,9 @@ def _create(group: zarr.Group, template: xr.Dataset, count: int) -> None:
                 chunks=values.data.chunksize,
                 fill_value=np.nan,
                 dimension_names=[str(dim) for dim in values.dims],
+                **MAP_CODECS,
             )
-    group.create_array("count", data=np.array(count), dimension_names=[])
+    group.create_array("count", data=np.array(count), dimension_names=[], **MAP_CODECS)
 
 
 class RunningMoments:

@@ -5,7 +5,6 @@ A sample with damaged objects is not looked at any further: its metadata may say
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -13,9 +12,9 @@ from i2am.analysis.stores.describe import describe_store, sample_names
 from i2am.analysis.stores.reader import open_root
 from i2am.schemas import SCHEMA_VERSION, Fault, find_faults
 from i2am.storage.addresses import StoreLike, own_attributes, path_to_write
-from i2am.storage.integrity import Progress, altered_objects, damaged_objects, root_fault
-from i2am.storage.inventory import METADATA_KEY, OBJECTS, facts_of, own_facts
-from i2am.storage.objects import list_sizes, read_object, read_objects
+from i2am.storage.integrity import Progress, altered_objects, damaged_objects
+from i2am.storage.inventory import DIGEST, METADATA_KEY, OBJECTS, own_facts, without_inventory
+from i2am.storage.objects import list_sizes, read_object
 from i2am.storage.owners import Writer
 from i2am.storage.replacement import finish_replacements, write_metadata
 
@@ -68,9 +67,6 @@ def examine_store(
     root = open_root(store)
     condition = Condition()
     path = root.store_path
-    document = json.loads(read_objects(path, [METADATA_KEY])[0] or b"{}")
-    if (msg := root_fault(document)) is not None:
-        condition.add(Fault("", msg))
     unstated = "running" if own_attributes(root)["kind"] == "run" else "complete"
     for name in sample_names(path):
         content = read_object(path / name / METADATA_KEY)
@@ -80,9 +76,9 @@ def examine_store(
             condition.add(
                 Fault(f"{name}/{METADATA_KEY}", f"expected a sample's metadata, got {what}")
             )
-        elif own.get("status", unstated) != "complete":
+        elif OBJECTS not in own and own.get("status", unstated) != "complete":
             continue
-        elif OBJECTS not in own:
+        elif OBJECTS not in own and DIGEST not in own:
             condition.without_checksums.append(name)
         else:
             look = damaged_objects(path / name, name, progress) if deep else None
@@ -124,7 +120,7 @@ def take_out(store: StoreLike, samples: Iterable[str], reason: str) -> None:
     with Writer(path) as writer:
         for name in samples:
             writer.claim(name)
-            own = facts_of(own_facts(read_object(path / name / METADATA_KEY)))
+            own = without_inventory(own_facts(read_object(path / name / METADATA_KEY)))
             own |= {"kind": kind, "schema": SCHEMA_VERSION, "status": "failed", "error": reason}
             write_metadata(path / name, own, durable=True)
             writer.release(name)

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import xarray as xr
 import zarr
 from zarr.errors import BaseZarrError
 from zarr.storage import StorePath
 
+from i2am.analysis.stores.checked import describe_array
 from i2am.analysis.stores.layers import format_labels, is_noncausal
 from i2am.analysis.stores.reader import open_maps, open_root, open_run
-from i2am.schemas import ArrayDescription, GroupDescription, I2AMError, LayerAttributes
+from i2am.schemas import GroupDescription, I2AMError, LayerAttributes, StorageError, check_schema
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import GUIDANCE, HEAD, REFERENCE, REGION, STEP, WEIGHT
 from i2am.storage.addresses import StoreLike, is_url, open_group, own_attributes
 from i2am.storage.inventory import METADATA_KEY
+from i2am.storage.listing import Unreadable, iter_groups
 from i2am.storage.objects import folder_names
 
 __all__ = ["describe_store", "sample_names", "summarise_store"]
 
 _SHOWN_NAMES: Final = 5
+# What zarr and xarray raise where metadata are not those of what they should be.
+_UNREADABLE: Final = (BaseZarrError, I2AMError, OSError, ValueError, TypeError, KeyError)
 # Stores that are made of maps: groups of averages, or samples with differences.
 _RESULTS: Final = ("average", "differences")
 
@@ -41,7 +45,7 @@ def describe_store(path: StoreLike, left_out: Container[str] = ()) -> GroupDescr
     -------
     GroupDescription
         A sample is described on access, so that a long run does not fill the memory.
-        Groups of incomplete samples are there, too. Of the values only guidance labels are read.
+        Groups of incomplete samples are there, too. Of the values only short coordinates are read.
 
     Raises
     ------
@@ -78,29 +82,48 @@ def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
     """
     result = open_group(path)
     if (own := own_attributes(result)).get("kind") in _RESULTS:
+        check_schema(own, path)
         return _result_facts(result) | _stored_fact(path)
     root = open_root(path)
     own = own_attributes(root)
     is_run = own["kind"] == "run"
     samples = open_run(path) if is_run else open_maps(path)
     names = list(samples)
-    unfinished = sum(1 for _ in root.group_keys()) - len(names)
+    unfinished = len(sample_names(root.store_path)) - len(names)
     facts: dict[str, str | list[str]] = {"kind": own["kind"], "schema": str(own["schema"])}
     facts |= {key: str(own[key]) for key in ("convention", "normalisation", "source") if key in own}
     shown = ", ".join(names[:_SHOWN_NAMES]) + (", …" if names[_SHOWN_NAMES:] else "")
     facts["samples"] = f"{len(names)} complete{f', {unfinished} not' if unfinished else ''}" + (
         f": {shown}" if shown else ""
     )
-    if names:
-        facts |= _run_facts(samples[names[0]]) if is_run else _maps_facts(samples[names[0]])
+    damaged: list[str] = []
+    for name in names:  # Of the first one, or where that is damaged, of the next.
+        try:
+            facts |= _run_facts(samples[name]) if is_run else _maps_facts(samples[name])
+        except _UNREADABLE as e:
+            damaged.append(f"{name}: {_reason(e)}")
+        else:
+            break
+    if damaged:
+        facts["unreadable"] = damaged[:_SHOWN_NAMES]
     return facts | _stored_fact(path)
 
 
 def _stored_fact(path: StoreLike) -> dict[str, str | list[str]]:
     if not isinstance(path, str | Path) or is_url(path):
         return {}
-    stored = sum(f.stat().st_size for f in Path(path).rglob("*") if f.is_file())
-    return {"stored": f"{stored:,} bytes"}
+    return {"stored": f"{_stored_bytes(path):,} bytes"}
+
+
+def _stored_bytes(folder: str | Path) -> int:
+    """Return the size of all files below a folder; of a link, its own."""
+    with os.scandir(folder) as entries:
+        return sum(
+            _stored_bytes(entry.path)
+            if entry.is_dir(follow_symlinks=False)
+            else entry.stat(follow_symlinks=False).st_size
+            for entry in entries
+        )
 
 
 def _result_facts(root: zarr.Group) -> dict[str, str | list[str]]:
@@ -110,7 +133,8 @@ def _result_facts(root: zarr.Group) -> dict[str, str | list[str]]:
         key: ", ".join(value) if isinstance(value, list) else str(value)
         for key, value in own.items()
     }
-    counts = {name: own_attributes(group).get("samples") for name, group in sorted(root.groups())}
+    groups = {name: own for name, own in iter_groups(root) if not isinstance(own, Unreadable)}
+    counts = {name: own.get("samples") for name, own in groups.items()}
     if own["kind"] == "average":
         lines = [f"{name}: {n} sample{'' if n == 1 else 's'}" for name, n in counts.items()]
         return facts | {"groups": lines}
@@ -188,26 +212,16 @@ def _contribution_fact(own: LayerAttributes, layer: xr.DataTree) -> str:
 
 
 def _describe(group: zarr.Group) -> GroupDescription:
-    arrays = {name: _array(name, array) for name, array in sorted(group.arrays())}
+    arrays = {name: describe_array(array) for name, array in sorted(group.arrays())}
     groups = {name: _describe(inner) for name, inner in sorted(group.groups())}
     return GroupDescription(dict(group.attrs), arrays, groups)
-
-
-def _array(name: str, array: zarr.Array[Any]) -> ArrayDescription:
-    dims = getattr(array.metadata, "dimension_names", None)
-    values = None
-    if name == GUIDANCE and array.ndim == 1:
-        values = tuple(np.asarray(array[:]).tolist())
-    return ArrayDescription(
-        dims and tuple(dims), array.shape, str(array.dtype), values, dict(array.attrs)
-    )
 
 
 class _Samples(Mapping[str, GroupDescription]):
     """The groups below a root, each described on access."""
 
     def __init__(self, root: zarr.Group, names: Sequence[str]) -> None:
-        self._root, self._names = root, names
+        self._root, self._names = root, dict.fromkeys(names)
 
     def __getitem__(self, name: str) -> GroupDescription:
         if name not in self._names:
@@ -217,10 +231,11 @@ class _Samples(Mapping[str, GroupDescription]):
             if isinstance(node, zarr.Group):
                 return _describe(node)
             return GroupDescription({}, unreadable="expected no array here, got one")
-        except (BaseZarrError, I2AMError, OSError, ValueError, TypeError, KeyError) as e:
-            reason = str(e).partition("\n")[0] or type(e).__name__
+        except StorageError:  # It says nothing of the sample.
+            raise
+        except _UNREADABLE as e:
             return GroupDescription(
-                {}, unreadable=f"expected readable metadata, got this: {reason}"
+                {}, unreadable=f"expected readable metadata, got this: {_reason(e)}"
             )
 
     def __iter__(self) -> Iterator[str]:
@@ -228,6 +243,10 @@ class _Samples(Mapping[str, GroupDescription]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _count_bytes(sample: xr.DataTree) -> int:

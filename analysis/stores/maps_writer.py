@@ -11,6 +11,7 @@ import functools
 import json
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ from i2am.storage.inventory import (
     METADATA_KEY,
     OBJECTS,
     inventory_below,
+    own_facts,
     with_digest,
 )
 from i2am.storage.objects import (
@@ -38,12 +40,16 @@ from i2am.storage.objects import (
     folder_names,
     make_durable,
     put_objects,
+    read_object,
     to_buffer,
 )
 from i2am.storage.owners import OWNERS, Writer
 from i2am.storage.replacement import delete_sample, write_metadata
 
 __all__ = [
+    "COORDINATE_CODECS",
+    "MAP_CODECS",
+    "Source",
     "finish_sample",
     "is_finished",
     "open_output",
@@ -61,7 +67,7 @@ MAP_CODECS: Final[dict[str, Any]] = {
     "compressors": (BloscCodec(cname="lz4", shuffle="shuffle"), Crc32cCodec()),
     "config": {"write_empty_chunks": True},
 }
-_COORDINATE_CODECS: Final[dict[str, Any]] = MAP_CODECS | {"compressors": (Crc32cCodec(),)}
+COORDINATE_CODECS: Final[dict[str, Any]] = MAP_CODECS | {"compressors": (Crc32cCodec(),)}
 
 
 def source_of(run: StoreLike, out: Path) -> str:
@@ -118,13 +124,13 @@ def open_output(out: Path, source: str, options: dict[str, Any], *, overwrite: b
         if changed:
             try:
                 _empty(root, writer)
-                put_objects([(root / METADATA_KEY, to_buffer(with_digest(node)))], durable=True)
+                put_objects([(root / METADATA_KEY, to_buffer(with_digest(node, "")))], durable=True)
             except BaseException:
                 writer.close()
                 raise
         return writer
     out.mkdir(parents=True, exist_ok=True)
-    create_object(root / METADATA_KEY, with_digest(node))
+    create_object(root / METADATA_KEY, with_digest(node, ""))
     make_durable(root, [METADATA_KEY])
     if changed := _changed_options(out, attributes[ATTRIBUTE_KEY]):  # Another process was faster.
         msg = (
@@ -156,18 +162,39 @@ def _empty(root: StorePath, writer: Writer) -> None:
             delete_sample(root / name)
 
 
-def is_finished(root: zarr.Group, name: str, created: str) -> bool:
-    """Return whether a sample's maps are complete and of the capture made at that time."""
-    group = root.get(name)
-    own = own_attributes(group) if isinstance(group, zarr.Group) else {}
-    return own.get("status") == "complete" and own.get("source_created") == created
+@dataclass(frozen=True)
+class Source:
+    """The captured sample that maps are made from.
+
+    Parameters
+    ----------
+    created : str
+        When it was captured.
+    contents : str, optional
+        A checksum of its inventory, if it has one: tells two apart that were captured in one second.
+    """
+
+    created: str
+    contents: str | None = None
+
+    def attributes(self, status: str) -> dict[str, Any]:
+        """Return what the maps' own attributes hold."""
+        own = {"kind": "maps", "schema": SCHEMA_VERSION, "status": status}
+        contents = {} if self.contents is None else {"source_contents": self.contents}
+        return own | {"source_created": self.created} | contents
+
+
+def is_finished(root: zarr.Group, name: str, source: Source) -> bool:
+    """Return whether a sample's maps are complete and were made from this capture."""
+    own = own_facts(read_object(root.store_path / name / METADATA_KEY))
+    return all(own.get(key) == value for key, value in source.attributes("complete").items())
 
 
 def start_sample(
     root: zarr.Group,
     name: str,
     maps: xr.DataTree,
-    created: str,
+    source: Source,
     writer: Writer,
     *,
     durable: bool = True,
@@ -181,8 +208,8 @@ def start_sample(
     name : str
     maps : DataTree
         As `analyze` gives it.
-    created : str
-        When the sample was captured.
+    source : Source
+        What they are made from.
     writer : Writer
         This process in the store.
     durable : bool
@@ -196,7 +223,7 @@ def start_sample(
     writer.claim(name)
     path = root.store_path / name
     delete_sample(path)
-    write_metadata(path, _own(created, "running"), durable=durable)
+    write_metadata(path, source.attributes("running"), durable=durable)
     sample = zarr.open_group(path, mode="r+")
     sources: list[da.Array] = []
     targets: list[zarr.Array[Any]] = []
@@ -242,18 +269,18 @@ def write_coordinate(group: zarr.Group, coordinate: xr.DataArray) -> None:
         data=values,
         dimension_names=names,
         attributes=attributes,
-        **_COORDINATE_CODECS,
+        **COORDINATE_CODECS,
     )
 
 
 def finish_sample(
-    root: zarr.Group, name: str, created: str, writer: Writer, *, durable: bool = True
+    root: zarr.Group, name: str, source: Source, writer: Writer, *, durable: bool = True
 ) -> None:
     """Mark a sample as complete, once all of it is there.
 
     Parameters
     ----------
-    root, name, created, writer
+    root, name, source, writer
         As for `start_sample`.
     durable : bool
         Whether it has to be on the disk before, so that it would outlive a power cut.
@@ -276,13 +303,9 @@ def finish_sample(
                 raise StoreError(msg)
     if durable:
         make_durable(path, inventory.objects)
-    own = _own(created, "complete") | {OBJECTS: inventory.to_text()}
+    own = source.attributes("complete") | {OBJECTS: inventory.to_text()}
     write_metadata(path, own, durable=durable)
     writer.release(name)
-
-
-def _own(created: str, status: str) -> dict[str, Any]:
-    return {"kind": "maps", "schema": SCHEMA_VERSION, "source_created": created, "status": status}
 
 
 def _flat(attributes: dict[str, Any]) -> dict[str, str]:

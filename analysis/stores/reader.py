@@ -6,21 +6,41 @@ asked for, its arrays when they are computed. Samples that are not complete are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar, Final
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 import zarr
+from numpy.typing import NDArray
 
+from i2am.analysis.stores.checked import check_sample, describe_nodes
 from i2am.analysis.stores.chunks import in_chunks
 from i2am.analysis.stores.stored_array import StoredArray
-from i2am.schemas import SCHEMA_VERSION, StoreError, did_you_mean
+from i2am.schemas import (
+    GroupDescription,
+    StoreError,
+    StoreWarning,
+    check_schema,
+    did_you_mean,
+)
 from i2am.schemas.attributes import ATTRIBUTE_KEY
-from i2am.storage.addresses import StoreLike, member_names, open_group, own_attributes
+from i2am.storage.addresses import StoreLike, open_group, own_attributes
 from i2am.storage.guarded_store import check_read_whole
-from i2am.storage.inventory import facts_of
+from i2am.storage.integrity import metadata_fault
+from i2am.storage.inventory import METADATA_KEY, OBJECTS, contents_of, without_inventory
+from i2am.storage.listing import (
+    Unreadable,
+    iter_groups,
+    member_metadata,
+    own_of,
+    sorted_names,
+)
+from i2am.storage.objects import read_object
 from i2am.storage.sample_state import SampleState
 
 __all__ = [
@@ -35,6 +55,10 @@ __all__ = [
 
 # Attributes of arrays: the box of an image, the units of a coordinate.
 _KEPT: Final = (ATTRIBUTE_KEY, "units")
+# Of a whole number that is held as a float.
+_LARGEST_EXACT: Final = 2**53
+_SAID_OF_ALL: Final = ("kind", "schema", "status", "contents")
+_SHOWN: Final = 3
 
 
 def open_run(path: StoreLike) -> Run:
@@ -89,6 +113,7 @@ class _Samples(Mapping[str, xr.DataTree]):
     def __init__(self, path: StoreLike) -> None:
         self.path: Final = path
         self._root: Final = open_root(path)
+        self._left_out: set[str] = set()
         kind = own_attributes(self._root)["kind"]
         if kind != self.kind:
             msg = (
@@ -103,23 +128,47 @@ class _Samples(Mapping[str, xr.DataTree]):
         return own_attributes(self._root)
 
     def sample_attributes(self) -> dict[str, dict[str, Any]]:
-        """Return each complete sample's own attributes, by name; no array is touched."""
-        found = ((name, facts_of(own_attributes(group))) for name, group in self._root.groups())
-        return {name: own for name, own in sorted(found) if self._is_complete(own)}
+        """Return each complete sample's own attributes, by name; no array is touched.
+
+        In place of its inventory stands ``contents``, a checksum of it.
+        """
+        return dict(self.iter_attributes())
+
+    def iter_attributes(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield what `sample_attributes` returns, sample by sample: a long run's is gigabytes.
+
+        Warns once of each sample whose metadata cannot be read, and leaves it out.
+        """
+        damaged: dict[str, Unreadable] = {}
+        for name, own in iter_groups(self._root):
+            if isinstance(own, Unreadable):
+                damaged[name] = own
+            elif self._is_complete(own):
+                yield name, _facts_of(own)
+        self._warn_of(damaged)
+
+    def attributes_of(self, name: str) -> dict[str, Any]:
+        """Return one complete sample's own attributes.
+
+        Raises
+        ------
+        KeyError
+            If there is no complete sample of that name; it is a StoreError, too.
+        """
+        return _facts_of(own_attributes(self._complete_group(name)))
 
     def first(self) -> str | None:
         """Return the name of the first complete sample, or None; reads no other's metadata."""
-        names = member_names(self._root)
-        return next((name for name in sorted(names) if name in self), None)
+        return next((name for name in sorted_names(self._root) if name in self), None)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.sample_attributes())
+        return iter([name for name, _ in self.iter_attributes()])
 
     def __len__(self) -> int:
-        return len(self.sample_attributes())
+        return sum(1 for _ in self.iter_attributes())
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._group(name) is not None
+        return isinstance(name, str) and isinstance(self._group(name), zarr.Group)
 
     def __getitem__(self, name: str) -> xr.DataTree:
         """Open one sample.
@@ -128,30 +177,65 @@ class _Samples(Mapping[str, xr.DataTree]):
         ------
         KeyError
             If there is no complete sample of that name; it is a StoreError, too.
+        StoreError
+            If the sample breaks the contract: `i2am.schemas.find_sample_faults`.
         """
+        group = self._complete_group(name)
+        state = SampleState(group.store_path)
+        state.check_whole(self.path)
+        return open_tree(group, name, state, partial(check_sample, self.kind, name, at=self.path))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return one sample, or the default; lists no others, as an error's message would."""
+        return self[name] if name in self else default  # noqa: SIM401 - this is it
+
+    def _complete_group(self, name: str) -> zarr.Group:
         group = self._group(name)
+        if isinstance(group, Unreadable):
+            msg = (
+                f"Expected a sample's metadata, got {group}, at {self.path}/{name}/zarr.json. "
+                "Run 'i2am validate' on the store."
+            )
+            raise _NoSample(msg)
         if group is None:
             msg = (
                 f"Expected a complete sample, got none named {name!r}, at {self.path}. "
                 f"{did_you_mean(name, self)}"
             )
             raise _NoSample(msg)
-        state = SampleState(group.store_path)
-        state.check_whole(self.path)
-        return open_tree(group, name, state)
+        return group
 
-    def __repr__(self) -> str:
-        return f"<i2am {self.kind} store at {self.path}>"
-
-    def _group(self, name: str) -> zarr.Group | None:
-        group = self._root.get(name) if name and "/" not in name else None
-        if not isinstance(group, zarr.Group):
+    def _group(self, name: str) -> zarr.Group | Unreadable | None:
+        """Return a complete sample's group; None where there is no sample, or an unfinished one."""
+        if not name or "/" in name or name.startswith("."):
             return None
-        return group if self._is_complete(own_attributes(group)) else None
+        metadata = member_metadata(self._root, name)
+        if metadata is None or isinstance(metadata, Unreadable):
+            return metadata
+        own = own_of(metadata)
+        if metadata["node_type"] != "group" or isinstance(own, Unreadable):
+            return own if isinstance(own, Unreadable) else None
+        if not self._is_complete(own):
+            return None
+        group = self._root.get(name)
+        return group if isinstance(group, zarr.Group) else None
+
+    def _warn_of(self, damaged: Mapping[str, Unreadable]) -> None:
+        """Warn of each damaged sample once."""
+        if new := {name: why for name, why in damaged.items() if name not in self._left_out}:
+            self._left_out |= new.keys()
+            shown = [f"{name!r} ({why})" for name, why in list(new.items())[:_SHOWN]]
+            more = f" and {len(new) - _SHOWN} more" if len(new) > _SHOWN else ""
+            msg = (
+                f"Left out what cannot be read: {', '.join(shown)}{more}, at {self.path}. "
+                "Run 'i2am validate' on the store."
+            )
+            warnings.warn(msg, StoreWarning, stacklevel=2)
 
     def _is_complete(self, own: dict[str, Any]) -> bool:
         # A maps sample that another program wrote need not have a status.
-        return bool(own.get("status", self.unstated_status) == "complete")
+        # One that lists its objects is complete, whatever was made of its status: opening it says what.
+        return OBJECTS in own or bool(own.get("status", self.unstated_status) == "complete")
 
 
 class Run(_Samples):
@@ -170,10 +254,35 @@ class Run(_Samples):
         DataFrame
             Column sample, then the provenance.
         """
-        attributes = self.sample_attributes()
-        rows = pd.json_normalize(list(attributes.values()))
-        rows.insert(0, "sample", list(attributes))
-        return rows.drop(columns=["kind", "schema", "status"], errors="ignore")
+        names: list[str] = []
+        columns: dict[str, list[Any]] = {}
+        same: dict[Any, Any] = {}  # Each text once: most are those of all samples.
+        for name, own in self.iter_attributes():
+            told = {key: value for key, value in own.items() if key not in _SAID_OF_ALL}
+            for column, value in _flat(told):
+                values = columns.setdefault(column, [])
+                values += [np.nan] * (len(names) - len(values))
+                values.append(same.setdefault(value, value) if isinstance(value, str) else value)
+            names.append(name)
+        for values in columns.values():
+            values += [np.nan] * (len(names) - len(values))
+        exact = {column: _exact(values) for column, values in columns.items()}
+        return pd.DataFrame({"sample": names, **exact})
+
+
+def _exact(values: list[Any]) -> list[Any] | pd.Series[Any]:
+    """Return a column; where one is missing, pandas makes floats of whole numbers, and two seeds one."""
+    if any(isinstance(value, int) and abs(value) > _LARGEST_EXACT for value in values):
+        return pd.Series(values, dtype=object)
+    return values
+
+
+def _flat(own: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield nested attributes with dotted names, after those that are not nested."""
+    nested = {key: value for key, value in own.items() if isinstance(value, dict)}
+    yield from ((prefix + key, value) for key, value in own.items() if key not in nested)
+    for key, value in nested.items():
+        yield from _flat(value, f"{prefix}{key}.")
 
 
 class Maps(_Samples):
@@ -205,14 +314,19 @@ def open_root(path: StoreLike) -> zarr.Group:
         hint = "Give one of these." if is_other_kind else "Give its root."
         msg = f"Expected a run or a maps store of i2am, got {what}, at {path}. {hint}"
         raise StoreError(msg)
-    version = own.get("schema")
-    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+    check_schema(own, path)
+    content = read_object(root.store_path / METADATA_KEY)
+    if content is not None and (fault := metadata_fault(json.loads(content.to_bytes()), "")):
         msg = (
-            f"Expected schema 1 to {SCHEMA_VERSION}, got {version!r}, at {path}. "
-            "Upgrade i2am: a newer version wrote this store."
+            f"Expected the store as it was written, got its zarr.json altered: {fault}, at {path}. "
         )
-        raise StoreError(msg)
+        raise StoreError(msg + "Make it anew.")
     return root
+
+
+def _facts_of(own: dict[str, Any]) -> dict[str, Any]:
+    contents = contents_of(own)
+    return without_inventory(own) | ({} if contents is None else {"contents": contents})
 
 
 def _what(group: zarr.Group) -> str:
@@ -223,7 +337,10 @@ def _what(group: zarr.Group) -> str:
 
 
 def open_tree(
-    group: zarr.Group, name: str | None = None, state: SampleState | None = None
+    group: zarr.Group,
+    name: str | None = None,
+    state: SampleState | None = None,
+    check: Callable[[GroupDescription], None] | None = None,
 ) -> xr.DataTree:
     """Return a group and all below it, every array lazy but the coordinates.
 
@@ -234,32 +351,39 @@ def open_tree(
         Of the tree.
     state : SampleState, optional
         If the group is a sample: what is read later is checked against it.
+    check : callable (GroupDescription), optional
+        Raises what is wrong with the group, before xarray reads it.
     """
-    groups = {"/": group}
-    arrays: dict[str, dict[str, zarr.Array[Any]]] = {"/": {}}
-    for path, node in group.members(max_depth=None):
-        if isinstance(node, zarr.Group):
-            groups[f"/{path}"] = node
-            arrays.setdefault(f"/{path}", {})
-        else:
-            parent, _, own_name = f"/{path}".rpartition("/")
-            arrays.setdefault(parent or "/", {})[own_name] = node
-    check_read_whole(
-        (array for own in arrays.values() for array in own.values() if array.ndim == 1),
-        str(group.store_path),
-    )
+    nodes = dict(group.members(max_depth=None))
+    # No map and no score has one dimension.
+    lines = {
+        p: node for p, node in nodes.items() if isinstance(node, zarr.Array) and node.ndim == 1
+    }
+    check_read_whole(lines.values(), str(group.store_path))
+    values = {path: _plain(StoredArray(array, state)[:]) for path, array in lines.items()}
+    if check is not None:
+        check(describe_nodes(group, nodes, values))
+    groups = {"": group} | {p: node for p, node in nodes.items() if isinstance(node, zarr.Group)}
+    arrays: dict[str, dict[str, tuple[zarr.Array[Any], Any]]] = {path: {} for path in groups}
+    for path, node in nodes.items():
+        if isinstance(node, zarr.Array):
+            parent, _, own_name = path.rpartition("/")
+            arrays[parent][own_name] = node, values.get(path)
     trees = {
-        path: _open_dataset(node, arrays[path], state) for path, node in sorted(groups.items())
+        f"/{path}": _open_dataset(node, arrays[path], state)
+        for path, node in sorted(groups.items())
     }
     return xr.DataTree.from_dict(trees, name=name)
 
 
 def _open_dataset(
-    group: zarr.Group, arrays: dict[str, zarr.Array[Any]], state: SampleState | None
+    group: zarr.Group,
+    arrays: dict[str, tuple[zarr.Array[Any], NDArray[Any] | None]],
+    state: SampleState | None,
 ) -> xr.Dataset:
     variables: dict[str, xr.Variable] = {}
     coordinates = set()
-    for name, array in sorted(arrays.items()):
+    for name, (array, values) in sorted(arrays.items()):
         names = getattr(array.metadata, "dimension_names", None) if array.ndim else ()
         if names is None or None in names:
             msg = (
@@ -267,17 +391,16 @@ def _open_dataset(
                 "Run 'i2am validate' on the store."
             )
             raise StoreError(msg)
-        if len(names) == 1:  # No map and no score has one dimension.
+        if values is not None:
             coordinates.add(name)
-            values = StoredArray(array, state)[:]
-            variables[name] = xr.Variable(names, _plain(values))
+            variables[name] = xr.Variable(names, values)
         else:
             variables[name] = in_chunks(array, names, state)
         variables[name].attrs = {key: array.attrs[key] for key in _KEPT if key in array.attrs}
     attributes = {}
     if ATTRIBUTE_KEY in group.attrs:
         own = group.attrs[ATTRIBUTE_KEY]
-        attributes[ATTRIBUTE_KEY] = facts_of(own) if isinstance(own, dict) else own
+        attributes[ATTRIBUTE_KEY] = without_inventory(own) if isinstance(own, dict) else own
     return xr.Dataset(variables, attrs=attributes).set_coords(sorted(coordinates))
 
 

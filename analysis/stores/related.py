@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from i2am.analysis.stores.reader import Maps, Run, open_root, open_run
-from i2am.schemas import I2AMError, StoreError
+from i2am.schemas import StoreError
 from i2am.storage.addresses import StoreLike, is_url, own_attributes
 
 __all__ = ["default_maps_path", "find_maps", "named_path", "run_of"]
@@ -60,18 +60,24 @@ def find_maps(run_path: str | Path) -> Path | None:
     -------
     Path or None
 
+    Raises
+    ------
+    StoreError
+        If what lies there cannot be read: other maps, computed anew, would take its place unnoticed.
+
     Examples
     --------
     >>> find_maps("no-such-run.zarr") is None
     True
     """
     path = default_maps_path(run_path)
-    if not path.is_dir():
+    if not path.is_dir() or not any(path.iterdir()):
         return None
     try:
         own = own_attributes(open_root(path))
-    except I2AMError:
-        return None
+    except StoreError as e:
+        msg = f"{e} It lies where the maps of {run_path} belong: name other maps, or move it away."
+        raise StoreError(msg) from e
     # By name alone: the two are often moved together.
     is_ours = (
         own.get("kind") == "maps" and Path(str(own.get("source", ""))).name == Path(run_path).name

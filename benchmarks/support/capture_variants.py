@@ -1,4 +1,4 @@
-"""What `capture_overhead.py` compares: two models to generate with, and five ways to do so.
+"""What `capture_overhead.py` compares: two models to generate with, and six ways to do so.
 
 Every variant runs the same generation on the same pipeline; they differ in what is kept of its
 cross-attention and where. Each leaves the pipeline as it found it.
@@ -155,7 +155,13 @@ def _generate_alone(model: Model, steps: int, _run: Path, _memory_bytes: int) ->
 
 
 def _capture_to_disk(
-    model: Model, steps: int, run: Path, memory_bytes: int, *, representation: Any
+    model: Model,
+    steps: int,
+    run: Path,
+    memory_bytes: int,
+    *,
+    representation: Any,
+    durable: bool = True,
 ) -> None:
     with capture(
         model.pipeline,
@@ -164,6 +170,7 @@ def _capture_to_disk(
         representation=representation,
         profile=model.profile,
         memory_bytes=memory_bytes,
+        durable=durable,
     ) as recording:
         generated = model.generate(steps)
         recording.add_images(generated=generated, reference=model.reference)
@@ -197,6 +204,7 @@ def _recompute_in_hooks(model: Model, steps: int, _run: Path, _memory_bytes: int
 VARIANTS: dict[str, Variant] = {
     "generation alone": _generate_alone,
     "capture(), auto": partial(_capture_to_disk, representation="auto"),
+    "capture(), auto, no fsync": partial(_capture_to_disk, representation="auto", durable=False),
     "capture(), maps": partial(_capture_to_disk, representation="maps"),
     "attention-map-diffusers": _keep_with_peer,
     "block hook": _recompute_in_hooks,

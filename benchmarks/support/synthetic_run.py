@@ -15,12 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from zarr.storage import StorePath
 
 from i2am.capture.writer.layer_writer import LayerWriter, write_layers
 from i2am.capture.writer.object_folder import ObjectFolder
 from i2am.capture.writer.run_store import open_sample
 from i2am.capture.writer.staging import StagingArea
 from i2am.schemas import LayerAttributes
+from i2am.storage.addresses import path_to_write
+from i2am.storage.inventory import DIGEST, METADATA_KEY, own_facts
+from i2am.storage.objects import read_object
+from i2am.storage.replacement import write_metadata
 
 __all__ = [
     "STEPS",
@@ -110,7 +115,14 @@ def write_run(path: Path, samples: Sequence[str] = ("0",), *, steps: int = STEPS
     sample.set_status(own | {"status": "complete"})
     for name in others:
         shutil.copytree(path / first, path / name)
+        _rename(path_to_write(path) / name)
     return path
+
+
+def _rename(copy: StorePath) -> None:
+    """Write a copied sample's metadata for its new name, which its digest covers."""
+    own = own_facts(read_object(copy / METADATA_KEY))
+    write_metadata(copy, {key: value for key, value in own.items() if key != DIGEST}, durable=False)
 
 
 def write_layers_of_sample(parent: ObjectFolder, steps: int) -> None:

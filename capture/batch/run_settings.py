@@ -61,6 +61,7 @@ _MAPPINGS = {"arguments": "argument", "scheduler_config": "scheduler", "options"
 _KNOWN_ARGUMENTS = {"width", "height", "num_inference_steps"}
 _GUIDANCE_ARGUMENTS = {"guidance_scale", "true_cfg_scale", "max_guidance_scale"}
 _SAMPLE_ARGUMENTS = {"prompt"}
+_COMPARED = {*_SETTINGS, *_MAPPINGS, *_REVISIONS, "versions", "device"}
 _PACKAGES = ("i2am", "torch", "diffusers")
 _SHOWN = 5
 
@@ -110,8 +111,7 @@ def call_settings(pipeline: Any, settings: GenerationSettings) -> dict[str, Any]
 
 def comparable_settings(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of a sample's facts, or of a capture's, that a run has in common; JSON types."""
-    names = {*_SETTINGS, *_MAPPINGS, *_REVISIONS, "versions", "device"}
-    settings = {name: provenance[name] for name in names & provenance.keys()}
+    settings = {name: provenance[name] for name in _COMPARED & provenance.keys()}
     settings["device"] = _device_type(settings.get("device"))
     plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
     return plain
@@ -157,9 +157,14 @@ class EarlierSamples:
     out: str
     can_overwrite: bool = True
     _found: dict[str, tuple[str, Settings]] = field(default_factory=dict, init=False)
+    _last: Settings = field(default_factory=dict, init=False)
 
     def add(self, sample: str, provenance: Mapping[str, Any]) -> None:
         """Add a complete sample's provenance."""
+        chosen = {name: provenance[name] for name in _COMPARED & provenance.keys()}
+        if chosen == self._last:  # As nearly always, and far faster than to write it down.
+            return
+        self._last = chosen
         settings = comparable_settings(provenance)
         self._found.setdefault(json.dumps(settings, sort_keys=True), (sample, settings))
 

@@ -17,7 +17,7 @@ from i2am.capture.images.masks import (
     resize_mask,
 )
 from i2am.capture.images.pictures import Picture, read_picture
-from i2am.schemas import ManifestRow
+from i2am.schemas import ManifestRow, check_painted_box
 
 __all__ = ["SampleImages"]
 
@@ -55,10 +55,12 @@ class SampleImages:
         ------
         SchemaError
             If one of the files is no image, or a mask cannot be read without a guess, marks
-            nothing, or has another shape than its image.
+            nothing, or has another shape than its image; if the box lies outside the source.
         """
         reference = read_picture(row.reference, "reference")
         source = None if row.source is None else read_picture(row.source, "source")
+        if source is not None:
+            check_painted_box(row.box, *_size(source), str(row.source), row.sample)
         mask = None if row.mask is None else read_mask(row.mask, "mask")
         if mask is not None and source is not None:
             check_shape(mask, _size(source), str(row.mask), str(row.source))
@@ -112,9 +114,18 @@ class SampleImages:
         return resize_mask(self.mask, size[::-1], str(self.row.mask))
 
     def box_at(self, size: tuple[int, int]) -> list[float] | None:
-        """Return the box in pixels of a source of (width, height); as it is without a source."""
-        if self.row.box is None or self.source is None:
-            return None if self.row.box is None else list(self.row.box)
+        """Return the box in pixels of a source of (width, height); as it is without a source.
+
+        Raises
+        ------
+        SchemaError
+            If there is no source, and the box lies outside such an image.
+        """
+        if self.row.box is None:
+            return None
+        if self.source is None:
+            check_painted_box(self.row.box, *size[::-1], "the generated image", self.row.sample)
+            return list(self.row.box)
         height, width = _size(self.source)
         factors = [size[0] / width, size[1] / height] * 2
         return [value * factor for value, factor in zip(self.row.box, factors, strict=True)]

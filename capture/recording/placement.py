@@ -214,7 +214,7 @@ def _check_shape(name: str, size: tuple[int, int], layer: LayerAttributes, place
 
 def _check_overlap(name: str, box: Box, size: tuple[int, int], place: str) -> None:
     height, width = size
-    if box.y0 < height and box.x0 < width and box.y1 > 0 and box.x1 > 0:
+    if box.overlaps(height, width):
         return
     msg = (
         f"Expected a model that sees the picture, got one that sees {tuple(box)} of its "

@@ -11,11 +11,10 @@ A complete sample that shall be replaced stays what it is until the new one, whi
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import zarr
@@ -30,11 +29,13 @@ from i2am.capture.writer.zarr_objects import (
     write_nodes,
     write_text_array,
 )
+from i2am.files import check_not_in_store
 from i2am.schemas import (
     Box,
     ImageAttributes,
     RunAttributes,
     SchemaError,
+    StorageError,
     StoreError,
     check_sample_name,
 )
@@ -47,12 +48,16 @@ from i2am.storage.addresses import (
     to_store,
 )
 from i2am.storage.guarded_store import guarded
-from i2am.storage.inventory import METADATA_KEY, OBJECTS, own_facts
+from i2am.storage.inventory import METADATA_KEY, OBJECTS, own_facts, without_inventory
+from i2am.storage.listing import Unreadable, iter_groups
 from i2am.storage.objects import (
     create_object,
     list_sizes,
+    local_path,
     make_durable,
+    put_objects,
     read_object,
+    to_buffer,
 )
 from i2am.storage.owners import Writer
 from i2am.storage.replacement import (
@@ -74,6 +79,8 @@ __all__ = [
     "stored_bytes",
 ]
 
+_WRITE_ATTEMPTS: Final = 3
+
 
 class SampleComplete(StoreError):
     """A sample is complete already, and must not be replaced."""
@@ -85,7 +92,7 @@ def open_run_group(store: str | Path) -> zarr.Group:
     Raises
     ------
     StoreError
-        If something else is there, or the store cannot be reached.
+        If something else is there, the store cannot be reached, or it would lie inside another.
     """
     root = _open_root(store)
     with reported_as_store_error(store):
@@ -140,13 +147,9 @@ def iter_finished_samples(store: str | Path) -> Iterator[tuple[str, dict[str, An
         except FileNotFoundError:
             return
         _check_is_run(own_attributes(root), store)
-        with warnings.catch_warnings():
-            # Another process may just have removed a sample, and not created it again yet.
-            warnings.filterwarnings("ignore", "Object at .* is not recognized")
-            groups = list(root.groups())
-    for name, group in groups:
-        if (own := own_attributes(group)).get("status") == "complete":
-            yield name, own
+        for name, own in iter_groups(root):  # Damaged ones are told by whoever wants to write them.
+            if not isinstance(own, Unreadable) and own.get("status") == "complete":
+                yield name, without_inventory(own)
 
 
 def stored_bytes(store: str | Path, sample: str) -> int:
@@ -201,7 +204,7 @@ def open_sample(
             write_nodes(opened.folder, {"images": group_metadata(), "layers": group_metadata()})
         except BaseException:
             if writer is not None:
-                with suppress(OSError):
+                with suppress(OSError, StorageError):
                     writer.release(sample)
             raise
         return opened
@@ -352,7 +355,7 @@ class SampleStore:
                     f"Expected an object of {size:,} bytes that was just written, got {what}, at "
                     f"{path}/{name}. Check the storage, then run the sample again."
                 )
-                raise StoreError(msg)
+                raise StorageError(msg)
         if self._durable:
             make_durable(path, inventory.objects)
         return inventory.to_text()
@@ -365,7 +368,19 @@ class SampleStore:
         self.folder = ObjectFolder(self._final_path, self.folder.inventory)
 
     def _write(self, path: StorePath, own: Mapping[str, Any]) -> None:
-        self._written = write_metadata(path, own, durable=self._durable)
+        for _ in range(_WRITE_ATTEMPTS):
+            self._written = write_metadata(path, own, durable=self._durable)
+            if local_path(path) is not None:
+                return
+            # A bucket may acknowledge what it does not keep.
+            found = read_object(path / METADATA_KEY)
+            if found is not None and found.to_bytes() == self._written:
+                return
+        msg = (
+            f"Expected the status that was just written, got {'none' if found is None else 'another'}, "
+            f"at {path}/{METADATA_KEY}. Check the storage, then run the sample again."
+        )
+        raise StorageError(msg)
 
     def _check_is_ours(self) -> None:
         if self._written is None:
@@ -408,14 +423,20 @@ def _open_root(store: str | Path) -> StorePath:
             raise StoreError(msg + "Name a new one.")
         root = path_to_write(store)
         content = read_object(root / METADATA_KEY)
+        node = {
+            "attributes": RunAttributes().to_store(),
+            "zarr_format": 3,
+            "node_type": "group",
+        }
+        wanted = json.dumps(node, indent=2).encode()
         if content is None:
-            node = {
-                "attributes": RunAttributes().to_store(),
-                "zarr_format": 3,
-                "node_type": "group",
-            }
-            create_object(root / METADATA_KEY, json.dumps(node, indent=2).encode())
+            check_not_in_store(store)
+            create_object(root / METADATA_KEY, wanted)
             make_durable(root, [METADATA_KEY])
+            return root
+        if len(content) < len(wanted) and wanted.startswith(content.to_bytes()):
+            # Its creation was cut short. Whoever writes it writes the same.
+            put_objects([(root / METADATA_KEY, to_buffer(wanted))], durable=True)
             return root
     _check_is_run(own_facts(content), store)
     return root
@@ -439,6 +460,8 @@ def _is_something_else(path: Path) -> bool:
         return False
     if not path.is_dir():
         return True
+    if (path / METADATA_KEY).exists():  # A run of many samples is not listed for every one of them.
+        return False
     # zarr writes files under this suffix first.
     entries = [entry for entry in path.iterdir() if entry.suffix != ".partial"]
     return bool(entries) and not (path / METADATA_KEY).exists()

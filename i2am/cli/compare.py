@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from i2am.cli.arguments import add_command, existing_store, share
+from i2am.cli.arguments import add_command, existing_store, new_path, sample_name, share
 from i2am.schemas.text import safe_text
 
 if TYPE_CHECKING:
@@ -32,10 +31,14 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--maps-b", type=existing_store, metavar="MAPS.zarr")
     command.add_argument(
-        "--samples", nargs="+", metavar="SAMPLE", help="default: all that both runs hold"
+        "--samples",
+        nargs="+",
+        type=sample_name,
+        metavar="SAMPLE",
+        help="default: all that both runs hold",
     )
     command.add_argument(
-        "--out", type=Path, metavar="DIR", help="for tables, difference maps and figures"
+        "--out", type=new_path, metavar="DIR", help="for tables, difference maps and figures"
     )
     command.add_argument(
         "--confidence", type=share, default=0.95, help="of the intervals; default 0.95"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-from i2am.cli.arguments import add_command
+from i2am.cli.arguments import add_command, new_path
+from i2am.files import check_not_in_store, outputs_written_whole
 from i2am.schemas import StoreError
 
 __all__ = ["add", "run_demo"]
@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
         "run the whole road on shipped model and pictures",
         ["capture", "analysis"],
     )
-    command.add_argument("--out", type=Path, default=Path("i2am-demo"), metavar="DIR")
+    command.add_argument("--out", type=new_path, default=Path("i2am-demo"), metavar="DIR")
     command.add_argument("--overwrite", action="store_true", help="replace an earlier demo")
 
 
@@ -57,20 +57,21 @@ def run_demo(out: Path, *, overwrite: bool = False) -> int:
     from i2am.capture import DEMO_MANIFEST, SHIPPED_MODEL, capture_manifest
 
     start_s = time.monotonic()
-    _make_room(out)
-    run, maps, scores, figures, report = (out / name for name in _OUTPUTS)
-    # The whole demo, also inside a job of many processes.
-    summary = capture_manifest(SHIPPED_MODEL, DEMO_MANIFEST, run, steps=_STEPS, shard=(0, 1))
-    if summary.failed:
-        sample, reason = next(iter(summary.failed.items()))
-        msg = f"Expected the demo's samples to be captured, got {reason}, at {sample!r}."
-        raise StoreError(msg + " Run again with --overwrite.")
-    analyze_run(run, maps)
-    table = score_maps(maps, out=scores)
-    samples, sample_maps = open_run(run), open_maps(maps)
-    write_figures(samples, sample_maps, list(samples), figures, progress=True)
-    write_report(samples, sample_maps, table, report, figures_dir=figures)
+    with outputs_written_whole(out) as folder:
+        run, maps, scores, figures, report = (folder / name for name in _OUTPUTS)
+        # The whole demo, also inside a job of many processes.
+        summary = capture_manifest(SHIPPED_MODEL, DEMO_MANIFEST, run, steps=_STEPS, shard=(0, 1))
+        if summary.failed:
+            sample, reason = next(iter(summary.failed.items()))
+            msg = f"Expected the demo's samples to be captured, got {reason}, at {sample!r}."
+            raise StoreError(msg + " Mend that, and run it again.")
+        analyze_run(run, maps)
+        table = score_maps(maps, out=scores)
+        samples, sample_maps = open_run(run), open_maps(maps)
+        write_figures(samples, sample_maps, list(samples), figures, progress=True)
+        write_report(samples, sample_maps, table, report, figures_dir=figures)
     print(f"\n{summarise_scores(table).to_string(float_format='{:.3f}'.format)}\n")
+    run, maps, scores, figures, report = (out / name for name in _OUTPUTS)
     for path, what in (
         (run, "the captured attention, with images and provenance"),
         (maps, "R2G and G2R maps at every level"),
@@ -84,6 +85,7 @@ def run_demo(out: Path, *, overwrite: bool = False) -> int:
 
 
 def _check_room(out: Path, *, overwrite: bool) -> None:
+    check_not_in_store(out, is_folder=True)
     if out.exists() and not out.is_dir():
         msg = f"Expected a folder, got a file, at {out}. Name another folder with --out."
         raise StoreError(msg)
@@ -94,13 +96,3 @@ def _check_room(out: Path, *, overwrite: bool) -> None:
             "Name another folder with --out, or replace it with --overwrite."
         )
         raise StoreError(msg)
-
-
-def _make_room(out: Path) -> None:
-    """Remove an earlier demo's outputs, and nothing else."""
-    for path in (out / name for name in _OUTPUTS):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)

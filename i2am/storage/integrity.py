@@ -37,7 +37,7 @@ __all__ = [
     "damaged_objects",
     "damaged_values",
     "inventory_of",
-    "root_fault",
+    "metadata_fault",
     "shard_checksum",
 ]
 
@@ -59,12 +59,22 @@ def inventory_of(attributes: Mapping[str, Any]) -> Inventory | None:
     return None if text is None else Inventory.from_text(str(text))
 
 
-def root_fault(document: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a group's ``zarr.json`` that has a digest; None if nothing is."""
+def metadata_fault(document: Mapping[str, Any], name: str) -> str | None:
+    """Return what is wrong with the ``zarr.json`` of a sample or a root; None if nothing can be told.
+
+    Parameters
+    ----------
+    document : mapping
+        The parsed file.
+    name : str
+        Of the sample; "" for a store's root.
+    """
     own = _own(document)
-    if DIGEST not in own or own[DIGEST] == digest_of(document):
-        return None
-    return f"expected metadata with the digest {own[DIGEST]!r}, got others: they were altered"
+    if DIGEST not in own:
+        return "expected a digest beside the inventory, got none" if OBJECTS in own else None
+    if own[DIGEST] != digest_of(document, name):
+        return f"expected metadata with the digest {own[DIGEST]!r}, got others: they were altered"
+    return None
 
 
 def altered_objects(sample: StorePath, name: str) -> Iterator[Fault]:
@@ -84,7 +94,7 @@ def altered_objects(sample: StorePath, name: str) -> Iterator[Fault]:
     except (ValueError, RecursionError):
         yield Fault(f"{name}/{METADATA_KEY}", "expected JSON, got something else")
         return
-    if (fault := root_fault(document)) is not None:
+    if (fault := metadata_fault(document, name)) is not None:
         yield Fault(f"{name}/{METADATA_KEY}", fault)
         return
     try:
@@ -142,9 +152,8 @@ def damaged_objects(
     content = read_objects(sample, [METADATA_KEY])[0]
     inventory = inventory_of(_own(json.loads(content or b"")))
     objects = {} if inventory is None else inventory.objects
-    for array in sorted(
-        one.removesuffix(f"/{METADATA_KEY}") for one in objects if is_metadata(one)
-    ):
+    sound = [one for one in objects if is_metadata(one) and f"{name}/{one}" not in known]
+    for array in sorted(one.removesuffix(f"/{METADATA_KEY}") for one in sound):
         for one, msg in damaged_values(sample, objects, array, progress):
             if f"{name}/{one}" not in known:
                 yield Fault(f"{name}/{one}", msg)
@@ -168,7 +177,11 @@ def damaged_values(
     progress
         As for `damaged_objects`.
     """
-    document = json.loads(read_objects(sample, [f"{array}/{METADATA_KEY}"])[0] or b"{}")
+    try:
+        document = json.loads(read_objects(sample, [f"{array}/{METADATA_KEY}"])[0] or b"")
+    except (ValueError, RecursionError):
+        yield f"{array}/{METADATA_KEY}", "expected JSON, got something else"
+        return
     if document.get("node_type") != "array":
         return
     for one, (size, checksum) in objects.items():

@@ -10,7 +10,7 @@ no metadata that were altered. So a sample lists its objects beside its status, 
 
 So a look at the last four bytes tells whether an object is the one that was written, whatever its
 size; `i2am.storage.integrity` also reads the rest. The sample's own ``zarr.json`` cannot list
-itself: its attribute ``digest`` is the CRC-32C of the document without it.
+itself: its attribute ``digest`` is the CRC-32C of the sample's name and the document without it.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ __all__ = [
     "Inventory",
     "ObjectFacts",
     "checksum_of",
+    "contents_of",
     "digest_of",
-    "facts_of",
     "inventory_below",
     "is_metadata",
     "own_facts",
     "with_digest",
+    "without_inventory",
 ]
 
 METADATA_KEY: Final = "zarr.json"
@@ -144,13 +145,15 @@ class Inventory:
         return cls(objects)
 
 
-def digest_of(document: Mapping[str, Any]) -> str:
+def digest_of(document: Mapping[str, Any], name: str) -> str:
     """Return the digest of a group's ``zarr.json``, whose own digest is left out, in hex.
 
     Parameters
     ----------
     document : mapping
         The parsed file. Consolidated metadata, which others may add later, do not count.
+    name : str
+        Of the sample, so that two that were swapped are seen; "" for a store's root.
     """
     plain = {key: value for key, value in document.items() if key != "consolidated_metadata"}
     attributes = dict(plain.get("attributes") or {})
@@ -159,13 +162,14 @@ def digest_of(document: Mapping[str, Any]) -> str:
         attributes[ATTRIBUTE_KEY] = {key: value for key, value in own.items() if key != DIGEST}
     plain["attributes"] = attributes
     canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return f"{google_crc32c.value(canonical.encode()):08x}"
+    checksum = google_crc32c.value("\n".join([name, canonical]).encode())
+    return f"{checksum:08x}"
 
 
-def with_digest(document: Mapping[str, Any]) -> bytes:
-    """Return a group's ``zarr.json`` with its digest."""
+def with_digest(document: Mapping[str, Any], name: str) -> bytes:
+    """Return a group's ``zarr.json`` with its digest; see `digest_of`."""
     found: dict[str, Any] = json.loads(json.dumps(document))  # as it will be read
-    found["attributes"][ATTRIBUTE_KEY][DIGEST] = digest_of(found)
+    found["attributes"][ATTRIBUTE_KEY][DIGEST] = digest_of(found, name)
     return json.dumps(found, indent=2).encode()
 
 
@@ -179,9 +183,15 @@ def own_facts(content: Buffer | bytes | None) -> dict[str, Any]:
     return own if isinstance(own, dict) else {}
 
 
-def facts_of(own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a sample's own attributes without the inventory: what there is to know of it."""
+def without_inventory(own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a sample's own attributes without the inventory and the digest."""
     return {key: value for key, value in own.items() if key not in (OBJECTS, DIGEST)}
+
+
+def contents_of(own: Mapping[str, Any]) -> str | None:
+    """Return a checksum of all that a sample consists of, in hex; None of one that does not say."""
+    text = own.get(OBJECTS)
+    return None if text is None else f"{google_crc32c.value(str(text).encode()):08x}"
 
 
 def inventory_below(sample: StorePath) -> Inventory:

@@ -27,6 +27,7 @@ from zarr.buffer import cpu, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, ObjectStore, StorePath
 
+from i2am.storage.failures import reported_as_store_error, storage_error
 from i2am.storage.guarded_store import GuardedStore
 
 __all__ = [
@@ -127,7 +128,10 @@ def create_object(path: StorePath, content: bytes) -> bool:
                 raise
             continue  # Another process has just removed the empty folder.
         if found is not None:
-            return found.to_bytes() == content
+            stored = found.to_bytes()
+            if len(stored) == len(content) or not content.startswith(stored):
+                return stored == content
+            sync(path.set(to_buffer(content)))  # A bucket took half of ours for all of it.
     msg = f"cannot create {path}"
     raise FileNotFoundError(msg)
 
@@ -196,11 +200,12 @@ def _above(folder: Path, root: Path) -> Iterable[Path]:
 def _sync(path: Path) -> None:
     if os.name == "nt" and path.is_dir():
         return  # Windows has no such thing for folders.
-    number = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+    with reported_as_store_error(path):
+        number = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def move_objects(source: StorePath, target: StorePath, names: Iterable[str]) -> None:
@@ -289,8 +294,9 @@ def list_sizes(path: StorePath) -> dict[str, int]:
     prefix = f"{path.path}/" if path.path else ""
     inner = path.store.unguarded if isinstance(path.store, GuardedStore) else path.store
     if isinstance(inner, ObjectStore):
-        listed: Any = inner.store.list(prefix)
-        return {one["path"].removeprefix(prefix): one["size"] for batch in listed for one in batch}
+        with reported_as_store_error(path):
+            listed: Any = inner.store.list(prefix).collect()
+        return {one["path"].removeprefix(prefix): one["size"] for one in listed}
     return sync(_sizes(path.store, prefix))
 
 
@@ -332,8 +338,11 @@ def _write_file(path: StorePath, buffer: Buffer, *, durable: bool = False) -> Pa
                 file.flush()
                 os.fsync(file.fileno())
         partial.replace(file_path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise storage_error(error, file_path) from error
         raise
     return file_path
 

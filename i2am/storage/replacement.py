@@ -17,9 +17,9 @@ from i2am.storage.inventory import (
     METADATA_KEY,
     OBJECTS,
     Inventory,
-    facts_of,
     own_facts,
     with_digest,
+    without_inventory,
 )
 from i2am.storage.objects import (
     create_object,
@@ -97,7 +97,9 @@ def move_over(
     """
     earlier = own_facts(read_object(final_path / METADATA_KEY))
     if earlier.get("status") == "complete" and earlier.get(OBJECTS) != own[OBJECTS]:
-        write_metadata(final_path, {**facts_of(earlier), "status": "running"}, durable=durable)
+        write_metadata(
+            final_path, {**without_inventory(earlier), "status": "running"}, durable=durable
+        )
     move_objects(path, final_path, inventory.objects)
     delete_others(final_path, {*inventory.objects, METADATA_KEY})
     if durable:
@@ -122,7 +124,7 @@ def write_metadata(path: StorePath, own: Mapping[str, Any], *, durable: bool) ->
     if own.get("kind") == "capture":
         attributes["coordinates"] = TIMESTEP  # xarray's own mark
     node = {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
-    content = with_digest(node)
+    content = with_digest(node, path.path.rpartition("/")[2])
     put_objects([(path / METADATA_KEY, to_buffer(content))], durable=durable)
     return content
 
@@ -130,14 +132,15 @@ def write_metadata(path: StorePath, own: Mapping[str, Any], *, durable: bool) ->
 def _unfinished_group() -> bytes:
     """Return the metadata of a group that no reader takes for a sample of its own."""
     own = {"kind": "capture", "schema": SCHEMA_VERSION, "status": "running"}
-    return with_digest({"attributes": {ATTRIBUTE_KEY: own}, "zarr_format": 3, "node_type": "group"})
+    node = {"attributes": {ATTRIBUTE_KEY: own}, "zarr_format": 3, "node_type": "group"}
+    return with_digest(node, _REPLACING)
 
 
 def delete_sample(path: StorePath) -> None:
     """Delete a sample, its metadata last: until then it is one that is not complete."""
     own = own_facts(read_object(path / METADATA_KEY))
     if own and own.get("status", "complete") == "complete":
-        write_metadata(path, {**facts_of(own), "status": "running"}, durable=True)
+        write_metadata(path, {**without_inventory(own), "status": "running"}, durable=True)
     for name in folder_names(path):
         if name != METADATA_KEY:
             delete_tree(path / name)

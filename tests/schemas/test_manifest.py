@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import csv
+import decimal
 import json
 from collections.abc import Callable, Sequence
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +355,41 @@ def test_digits_in_a_csv_are_a_name_as_they_stand(folder: Path) -> None:
     assert [row.sample for row in read_manifest(folder / "a.csv")] == ["001"]
 
 
+def test_dates_of_a_parquet_file_are_texts(folder: Path) -> None:
+    day, moment = date(2026, 1, 2), datetime(2026, 1, 2, 3, 4)
+    _write_parquet(folder / "rows.parquet", [{**ROWS[0], "day": day, "moment": moment}])
+    (row,) = read_manifest(folder / "rows.parquet")
+    assert row.labels() == {
+        "garment": "shirt",
+        "day": "2026-01-02",
+        "moment": "2026-01-02T03:04:00",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "label", "told"),
+    [
+        ("a.parquet", _write_parquet, b"M", "got bytes b'M', which JSON has not"),
+        ("a.jsonl", _write_json, float("nan"), "got nan, which JSON has not"),
+        ("a.jsonl", _write_json, {"of": {"it": float("inf")}}, r"got inf, at of\.it, which JSON"),
+        ("a.jsonl", _write_json, "\ud800", "got a text that is not Unicode"),
+        ("a.jsonl", _write_json, 2**70, "got a whole number of 71 bits"),
+    ],
+)
+def test_a_label_that_cannot_be_stored_is_a_fault(
+    name: str, write: Write, label: Any, told: str, folder: Path
+) -> None:
+    write(folder / name, [{**ROWS[0], "size": label}])
+    with pytest.raises(SchemaError, match=f"row 1, column 'size': {told}"):
+        read_manifest(folder / name)
+
+
+def test_a_prompt_and_a_columns_name_can_be_shown(folder: Path) -> None:
+    _write_json(folder / "a.jsonl", [{**ROWS[0], "prompt": "\ud800", "si\x1bze": "M"}])
+    with pytest.raises(SchemaError, match=r"column 'si\\x1bze': .*row 1, column 'prompt': got a"):
+        read_manifest(folder / "a.jsonl")
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
 def test_an_empty_file_has_no_rows(folder: Path, name: str) -> None:
     (folder / name).touch()
@@ -391,3 +428,36 @@ def test_a_sample_name_can_be(name: str) -> None:
 def test_a_sample_name_cannot_be(name: str) -> None:
     with pytest.raises(SchemaError, match="Expected a sample name"):
         check_sample_name(name)
+
+
+@pytest.mark.parametrize("sample", ["NA", "nan", "None", "null", "1e5", "007", "true", "1.0"])
+@pytest.mark.parametrize(("name", "write"), FORMATS)
+def test_a_name_that_reads_as_something_else_stays_a_name(
+    folder: Path, name: str, write: Write, sample: str
+) -> None:
+    write(folder / name, [{"sample": sample, **PLAIN, "kind": sample}])
+    (row,) = read_manifest(folder / name)
+    assert (row.sample, row.labels()) == (sample, {"kind": sample})
+
+
+@pytest.mark.parametrize("seed", [0, 7, -(2**63), 2**64 - 1, "7", "-1", "007", 3.0])
+def test_a_seed_of_64_bits_is_a_whole_number(folder: Path, seed: Any) -> None:
+    _write_json(folder / "a.jsonl", [{"sample": "a", **PLAIN, "seed": seed}])
+    assert [row.seed for row in read_manifest(folder / "a.jsonl")] == [int(seed)]
+
+
+def test_dates_and_decimal_numbers_of_a_parquet_file_are_labels(folder: Path) -> None:
+    labels = {
+        "day": date(2026, 11, 28),
+        "at": datetime(2026, 11, 28, 18, 5),
+        "price": decimal.Decimal("1.50"),
+        "sizes": [1, None, 2],
+    }
+    _write_parquet(folder / "a.parquet", [{"sample": "a", **PLAIN, **labels}])
+    (row,) = read_manifest(folder / "a.parquet")
+    assert row.labels() == {
+        "day": "2026-11-28",
+        "at": "2026-11-28T18:05:00",
+        "price": "1.50",
+        "sizes": [1, None, 2],
+    }

@@ -373,7 +373,7 @@ BROKEN: list[Any] = [
         id="a group that is no sample",
     ),
     pytest.param(
-        _put("notes", (1,), ("n",)), ["/notes: expected no array here, got one"], id="stray array"
+        _put("notes", (1,), ("n",)), ["notes: expected no array here, got one"], id="stray array"
     ),
     pytest.param(_own("a", schema=...), ["a/attributes: schema: field required"], id="no schema"),
     pytest.param(_own("a", kind=...), ["a/attributes: kind: field required"], id="no kind"),
@@ -386,6 +386,178 @@ BROKEN: list[Any] = [
         id="status",
     ),
 ]
+
+
+def _values(path: str, values: Any, dim: str) -> Callable[[zarr.Group], None]:
+    """Put other values into a coordinate of the same dtype."""
+
+    def change(root: zarr.Group) -> None:
+        data = np.asarray(values, root[path].dtype) if path in root else np.asarray(values)
+        root.create_array(path, data=data, dimension_names=[dim], overwrite=True)
+
+    return change
+
+
+LABEL = "expected labels from 0"
+FINITE = "expected finite numbers, got"
+WRONG_VALUES: list[Any] = [
+    *(
+        pytest.param(
+            _own("a/layers/one", scale=scale),
+            [f"a/layers/one/attributes: scale: input should be {reason}"],
+            id=f"scale {scale}",
+        )
+        for scale, reason in (
+            (0, "greater than 0, got 0"),
+            (-0.5, "greater than 0, got -0.5"),
+            (float("nan"), "a finite number, got nan"),
+            (float("inf"), "a finite number, got inf"),
+        )
+    ),
+    pytest.param(
+        _own("a/layers/one", weight=float("nan")),
+        ["a/layers/one/attributes: weight: input should be a finite number, got nan"],
+        id="weight",
+    ),
+    pytest.param(
+        _own("a/layers/one", heads=[0, 10**9]),
+        ["a/layers/one/attributes: heads: expected labels below 4096, got 1000000000"],
+        id="heads beyond what exists",
+    ),
+    pytest.param(
+        _own("a/layers/one", generated_grid=[2**40, 2**40]),
+        [
+            "a/layers/one/attributes: generated_grid: expected a grid of at most 2147483647 tokens, "
+            "got [1099511627776, 1099511627776]"
+        ],
+        id="a grid that no layer has",
+    ),
+    pytest.param(
+        _own("a", guidance_scale=float("inf")),
+        ["a/attributes: guidance_scale: input should be a finite number, got inf"],
+        id="guidance scale",
+    ),
+    *(
+        pytest.param(_values("a/step", steps, "step"), [f"a/step: {fault}"], id=f"steps {steps}")
+        for steps, fault in (
+            ([3, 3], f"{LABEL} on that rise, got 3 after 3"),
+            ([5, 2], f"{LABEL} on that rise, got 2 after 5"),
+            ([-1, 0], f"{LABEL} to 1000000, got -1"),
+            ([0, 10**15], f"{LABEL} to 1000000, got 1000000000000000"),
+        )
+    ),
+    *(
+        pytest.param(
+            _values("a/timestep", times, "step"), [f"a/timestep: {fault}"], id=f"timesteps {times}"
+        )
+        for times, fault in (
+            ([np.nan, 1.0], f"{FINITE} nan"),
+            ([np.inf, 1.0], f"{FINITE} inf"),
+        )
+    ),
+    pytest.param(
+        _values("a/layers/one/weight", np.array([1, np.nan], np.float32), "step"),
+        [f"a/layers/one/weight: {FINITE} nan"],
+        id="weights",
+    ),
+    *(
+        pytest.param(
+            _values("a/layers/one/region", np.array([0, 1, wrong, 0], np.float32), "generated"),
+            [f"a/layers/one/region: expected numbers from 0 to 1, got {wrong}"],
+            id=f"region {wrong}",
+        )
+        for wrong in (np.nan, np.inf, -0.5, 1.5)
+    ),
+    pytest.param(
+        _box("a/images/reference", 40, 40, 50, 50),
+        [
+            "a/images/reference/attributes: box: expected a part of the image, which has 32×32 px, "
+            "got [40.0, 40.0, 50.0, 50.0]"
+        ],
+        id="a box outside its image",
+    ),
+    pytest.param(
+        _own("a", box=[40, 0, 8, 8]),
+        ["a/attributes: box: expected a part of the image, which has 32×32 px, got [40, 0, 8, 8]"],
+        id="a painted box outside the image",
+    ),
+    *(
+        pytest.param(
+            _own("a", box=box),
+            [f"a/attributes: box: expected x, y, width and height in pixels, got {box!r}"],
+            id=f"painted box {box}",
+        )
+        for box in ([0, 0, 8], [0, 0, 0, 8], ["0", "0", "8", "8"], [0, 0, 8, float("nan")], "0088")
+    ),
+    pytest.param(
+        _own("a", labels={"co\x1blour": "red"}, **{"fa\nct": 1}),
+        [
+            "a/attributes: expected names without control characters, got 'fa\\nct'",
+            "a/attributes: expected names without control characters, got 'co\\x1blour'",
+        ],
+        id="names of facts and labels",
+    ),
+    pytest.param(
+        _put("a/layers/two/logits", (2, 0, 4, 1), LOGIT_DIMS),
+        ["a/layers/two/logits: expected at least 1 along 'head', got 0"],
+        id="no heads",
+    ),
+    pytest.param(
+        _rename("a", "a b"),
+        [
+            "a b: expected a sample name of letters, digits and . _ + @ = - that starts with a "
+            "letter or digit, got 'a b'. Rename the sample."
+        ],
+        id="a sample's name",
+    ),
+    pytest.param(
+        _rename("a", "a\x1b[2J"),
+        [
+            "a\\x1b[2J: expected a sample name of letters, digits and . _ + @ = - that starts with a "
+            "letter or digit, got 'a\\x1b[2J'. Rename the sample."
+        ],
+        id="a sample's name that moves the cursor",
+    ),
+    pytest.param(
+        _rename("a/layers/two", "a/layers/two\r"),
+        ["a/layers/two\\r: expected a name without control characters"],
+        id="a layer's name",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "faults"), WRONG_VALUES)
+def test_a_value_that_cannot_be_is_told_and_no_other_fault(
+    run: Path, change: Callable[[zarr.Group], None], faults: list[str]
+) -> None:
+    change(zarr.open_group(run, mode="r+"))
+    assert _faults(run) == faults
+
+
+def test_guidance_labels_differ(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run.zarr", ["a"], SMALL, steps=2, guidance=True)
+    labels = np.array(["conditional", "conditional"], np.dtypes.StringDType())
+    _values("a/guidance", labels, "guidance")(zarr.open_group(run, mode="r+"))
+    assert _faults(run) == ["a/guidance: expected names that differ, got 'conditional' twice"]
+
+
+@pytest.mark.parametrize(
+    ("times", "faults"),
+    [
+        ([981, 981, 501, 501], []),  # As solvers that evaluate twice have them.
+        ([1, 1, 501, 981], []),  # As those of an inversion.
+        (
+            [981, 501, 981, 501],
+            ["a/timestep: expected timesteps that go one way, got 981.0 after 501.0"],
+        ),
+    ],
+)
+def test_timesteps_go_one_way_and_may_repeat(
+    times: list[int], faults: list[str], tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run.zarr", ["a"], SMALL, steps=4)
+    _values("a/timestep", times, "step")(zarr.open_group(run, mode="r+"))
+    assert _faults(run) == faults
 
 
 @pytest.fixture
@@ -561,6 +733,75 @@ MAPS: list[Any] = [
 ]
 
 
+def _with_values(array: ArrayDescription, *values: Any) -> ArrayDescription:
+    return replace(array, values=values)
+
+
+MAPS += [
+    pytest.param(
+        _maps(
+            {
+                "layer": _with_values(_array("layer", dtype="StringDType()"), "one", "one"),
+                "head": _with_values(_array("head", dtype="int64"), 0, 2, 1),
+                "step": _with_values(_array("step", dtype="int64"), 0, 1, 1, 2),
+                "timestep": _with_values(_array("step", dtype="float64"), 9.0, 5.0, 7.0, 1.0),
+            }
+        ),
+        [
+            "a/r2g/layer: expected names that differ, got 'one' twice",
+            "a/r2g/head: expected labels from 0 on that rise, got 1 after 2",
+            "a/r2g/step: expected labels from 0 on that rise, got 1 after 1",
+            "a/r2g/timestep: expected timesteps that go one way, got 7.0 after 5.0",
+        ],
+        id="labels",
+    ),
+    *(
+        pytest.param(
+            _maps(
+                {
+                    "first_step": _with_values(_array("time", dtype="int64"), *first),
+                    "last_step": _with_values(_array("time", dtype="int64"), *last),
+                }
+            ),
+            [fault],
+            id=f"time groups {first} {last}",
+        )
+        for first, last, fault in (
+            (
+                (2, 0),
+                (3, 4),
+                "a/r2g/first_step: expected labels from 0 on that rise, got 0 after 2",
+            ),
+            (
+                (0, 2),
+                (2, 3),
+                "a/r2g/last_step: expected time groups one after the other, got 0 to 2",
+            ),
+            (
+                (0, 3),
+                (1, 2),
+                "a/r2g/last_step: expected time groups one after the other, got 3 to 2",
+            ),
+        )
+    ),
+    pytest.param(
+        _maps({"y": _with_values(_pixels("y"), *range(7), float("nan"))}),
+        ["a/r2g/y: expected finite numbers, got nan"],
+        id="pixels that are no numbers",
+    ),
+    pytest.param(
+        _maps({"y": _with_values(_pixels("y"), *range(8, 0, -1))}),
+        ["a/r2g/y: expected numbers that rise, got 7 after 8"],
+        id="pixels upside down",
+    ),
+    pytest.param(
+        _maps({"step": replace(_array("step", dtype="int64"), shape=(3,))}),
+        ["a/r2g/step: expected 4 along 'step', got 3"],
+        id="steps of another number",
+    ),
+]
+
+
 @pytest.mark.parametrize(("store", "faults"), MAPS)
 def test_maps_have_exactly_their_faults(store: GroupDescription, faults: list[str]) -> None:
     assert _faults(store) == faults
@@ -595,6 +836,7 @@ NO_KIND = "/: expected attribute 'i2am' with a kind of 'run' or 'maps', got "
         ({"i2am": PROVENANCE}, [NO_KIND + "'capture'"]),
         ({"i2am": {"kind": "run"}}, ["/attributes: schema: field required"]),
         ({"i2am": {"kind": "run", "schema": 3}}, ["/attributes: schema: input should be 1, got 3"]),
+        ({"i2am": {"kind": ["run"]}}, [NO_KIND + "['run']"]),
     ],
 )
 def test_a_root_says_what_it_is(attributes: dict[str, Any], faults: list[str]) -> None:

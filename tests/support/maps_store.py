@@ -41,9 +41,17 @@ def write_maps(
             own = group.create_group(direction)
             _put(own, "volume", volume, ("layer", "step", "head", *plane))
             _put(own, "ulam", np.nanmean(volume, axis=(0, 1, 2)), plane)
+            # Each step is a time group of its own.
+            steps = np.arange(volume.shape[1])
+            for level, left_out in (("tlam", (0, 2)), ("hlam", (0, 1)), ("llam", (1, 2))):
+                dim = {"tlam": "time", "hlam": "head", "llam": "layer"}[level]
+                mean = np.nanmean(volume, axis=left_out, dtype=np.float32)
+                _put(own, level, mean, (dim, *plane))
+            for name in ("first_step", "last_step"):
+                _put(own, name, steps, ("time",))
             names = np.array(layers[: len(volume)], dtype=np.dtypes.StringDType())
             _put(own, "layer", names, ("layer",))
-            _put(own, "step", np.arange(volume.shape[1]), ("step",))
+            _put(own, "step", steps, ("step",))
             _put(own, "head", np.arange(volume.shape[2]), ("head",))
     return path
 

@@ -111,10 +111,26 @@ def _write_mp4(first: Pixels, rest: Iterator[Pixels], path: Path, frames_per_sec
         quality=_QUALITY,
         macro_block_size=2,
     )
+    count = 0
     with contextlib.closing(writer):
         writer.send(None)
         for frame in chain([first], rest):
             writer.send(_even(frame))
+            count += 1
+    _check_has_frames(path, count)
+
+
+def _check_has_frames(path: Path, count: int) -> None:
+    """Check that an MP4 is whole: what writes it ends without a word on a full disk."""
+    import imageio_ffmpeg
+
+    try:
+        found, _ = imageio_ffmpeg.count_frames_and_secs(path)
+    except RuntimeError:
+        found = 0
+    if found != count:
+        msg = f"{found} of {count} frames; the disk may be full"
+        raise OSError(msg)
 
 
 def _even(frame: Pixels) -> Pixels:

@@ -304,7 +304,7 @@ def test_tokens_without_a_layout_have_no_sram(tmp_path: Path) -> None:
 
 
 def test_a_sample_without_images_says_so(tmp_path: Path) -> None:
-    path = write_run(tmp_path / "run.zarr", ["a"], [FACTORS])
-    del reference_maps.stored(path / "a")["images/reference"]
+    sample: Any = open_run(write_run(tmp_path / "run.zarr", ["a"], [FACTORS]))["a"].copy()
+    sample["images"] = xr.DataTree(sample["images"].to_dataset().drop_vars("reference"))
     with pytest.raises(AnalysisError, match=r"Expected the reference image .*add_images"):
-        sram(open_run(path)["a"], reference=(0, 0))
+        sram(sample, reference=(0, 0))

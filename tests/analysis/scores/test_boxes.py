@@ -100,10 +100,26 @@ def test_iou_is_of_boxes_in_what_the_model_saw(box: Any, wanted: float, whole: f
     assert found["whole_image_iou"] == pytest.approx(whole)
 
 
-def test_a_box_that_the_model_never_saw_has_no_score() -> None:
-    sample = sample_of((40, 80), [0, 20, 40, 60], box=[0, 0, 20, 40])
+@pytest.mark.parametrize(
+    ("seen", "box"),
+    [([0, 20, 40, 60], [0, 0, 20, 40]), ([0, 0, 40, 80], [80, 0, 20, 40])],
+    ids=["seen by nobody", "outside the image"],
+)
+def test_a_box_that_the_model_never_saw_has_no_score(seen: Any, box: Any) -> None:
+    sample = sample_of((40, 80), seen, box=box)
     heat = np.eye(40, dtype=np.float32)
     assert compute_score(DETECTION, ScoredMap("r2g", heat, None, sample)) == {}
+
+
+def test_of_a_box_that_reaches_beyond_the_image_its_part_is_counted() -> None:
+    heat = np.eye(40, 80, dtype=np.float32)
+    found = [
+        compute_score(
+            DETECTION, ScoredMap("r2g", heat, None, sample_of((40, 80), [0, 0, 40, 80], box=box))
+        )
+        for box in ([-10, 10, 30, 50], [0, 10, 20, 30])
+    ]
+    assert found[0] == found[1] != {}
 
 
 @pytest.fixture(scope="module")

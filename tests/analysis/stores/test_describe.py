@@ -20,10 +20,10 @@ def run_path(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_description_holds_dims_shapes_dtypes_and_guidance_labels(run_path: Path) -> None:
+def test_a_description_holds_dims_shapes_dtypes_and_coordinates(run_path: Path) -> None:
     sample = describe_store(run_path).groups["a"]
     assert sample.arrays["guidance"].values == ("unconditional", "conditional")
-    assert sample.arrays["step"].values is None
+    assert sample.arrays["step"].values == (0, 1, 2, 3)
     query = sample.groups["layers"].groups[LAYERS[0].name].arrays["query"]
     assert query.dims == ("guidance", "step", "head", "generated", "channel")
     assert (query.shape, query.dtype) == ((2, 4, 2, 64, 8), "float16")

@@ -13,6 +13,8 @@ import zarr
 from zarr.storage import MemoryStore
 
 from i2am.analysis import Run, open_maps, open_run
+from i2am.analysis.statistics.groups import group_samples
+from i2am.analysis.stores.reader import open_tree
 from i2am.schemas import StoreError
 from tests.support import reference_maps
 from tests.support.store_reads import watch_reads
@@ -91,6 +93,16 @@ def test_the_table_has_a_row_for_each_sample_and_spreads_nested_provenance(run_p
     assert "status" not in table
 
 
+def test_seeds_of_64_bits_stay_what_they_are_where_one_is_missing(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run.zarr", ["a", "b", "c"], LAYERS[:1])
+    for name, seed in (("a", 2**60), ("b", 2**60 + 1), ("c", None)):
+        reference_maps.change_attributes(path / name, seed=seed)
+    run = open_run(path)
+    assert run.table()["seed"].tolist() == [2**60, 2**60 + 1, None]
+    groups = group_samples(run, list("abc"), ["seed"])
+    assert [group.samples for group in groups] == [("a",), ("b",), ("c",)]
+
+
 def test_a_run_without_samples_has_an_empty_table() -> None:
     store = MemoryStore()
     zarr.create_group(store, attributes={"i2am": {"kind": "run", "schema": 1}})
@@ -153,7 +165,7 @@ def _sample(path: Path) -> Path:
         (_array, "got a Zarr array"),
         (_foreign, "got a Zarr group with the attributes ome"),
         (_maps, r"Expected a run store, got a maps store at .* Give the run"),
-        (_newer, r"Expected schema 1 to 1, got 2, at .*Upgrade i2am"),
+        (_newer, r"Expected schema 1, got 2, at .*Upgrade i2am"),
         (_sample, "got a sample's group"),
     ],
 )
@@ -185,9 +197,15 @@ def test_an_unknown_sample_names_the_nearest(run_path: Path) -> None:
 
 def test_an_array_without_named_dimensions_is_refused(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run.zarr")
-    zarr.open_group(path / "first" / "images").create_array("odd", data=np.zeros((2, 2)))
-    with pytest.raises(StoreError, match=r"Expected named dimensions, got None, at .*odd"):
+    images = zarr.open_group(path / "first" / "images")
+    images.create_array("reference_1", data=np.zeros((2, 2, 3), np.uint8))
+    wanted = (
+        r"'first/images/reference_1: expected dims \('reference_1_y', .*\), got None', at .*run"
+    )
+    with pytest.raises(StoreError, match=wanted):
         open_run(path)["first"]
+    with pytest.raises(StoreError, match=r"named dimensions, got None, at .*reference_1"):
+        open_tree(images)
 
 
 def test_importing_the_stage_loads_neither_figures_nor_clusters() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,10 @@ def test_the_command_stores_what_people_see_and_tells_the_rest_in_plain_lines(
     assert list(find_faults(describe_store(folder / "run.zarr"))) == []
 
 
-def _open(folder: Path, **files: str) -> SampleImages:
-    paths: Any = {column: folder / name for column, name in files.items()}
+def _open(folder: Path, **files: Any) -> SampleImages:
+    paths: Any = {
+        column: folder / name if column != "box" else name for column, name in files.items()
+    }
     return SampleImages.open(ManifestRow(sample="a", **{"reference": folder / "s.png"} | paths))
 
 
@@ -147,6 +150,24 @@ def test_a_source_is_stretched_with_a_word_and_its_mask_and_box_as_it_is(folder:
     # The upper 32 of 48 rows become 43 of 64.
     assert np.array_equal(mask.values[:, 0] > 0, np.arange(64) < 43)
     assert images.box_at((64, 64)) == [16, 16, 32, 32]
+
+
+def test_a_box_outside_its_image_is_refused_before_anything_is_generated(folder: Path) -> None:
+    boxes = {"beside": "64 0 8 8", "above": "0 -9 8 8", "around": "-8 -8 99 99"}
+    manifest = _manifest(folder, *(_row(name, box=box) for name, box in boxes.items()))
+    summary = capture_manifest("i2am-tiny", manifest, folder / "run.zarr", steps=1, progress=False)
+    assert summary.finished == ["around"]
+    told = (
+        r"SchemaError: Expected a box with a part of .*s\.png, which has 64 × 64 px, got \(.*8\.0\)"
+    )
+    for name in ("beside", "above"):
+        assert re.match(told, summary.failed[name])
+    assert list(find_faults(describe_store(folder / "run.zarr"))) == []
+    # Without a source, the box is one of the generated image.
+    images = _open(folder, box=(1, 2, 3, 4))
+    assert images.box_at((32, 32)) == [1, 2, 3, 4]
+    with pytest.raises(SchemaError, match="part of the generated image, which has 2 × 2 px, got"):
+        images.box_at((2, 2))
 
 
 def test_a_source_that_is_stretched_is_told_once_a_run(folder: Path) -> None:

@@ -438,6 +438,47 @@ def test_images_are_checked(store: Path) -> None:
             recording.add_images(generated=image)
 
 
+def test_facts_that_cannot_be_stored_are_refused_when_they_are_given(store: Path) -> None:
+    pipeline = models.reference_inpaint()
+    image = np.zeros((8, 8, 3), np.uint8)
+    with capture(pipeline, store, sample="one") as recording:
+        models.run(pipeline, 1)
+        for wrong, told in (
+            ({"labels": {"size": b"M"}}, r"got bytes b'M', at labels\.size\. Give texts"),
+            ({"guidance_scale": float("nan")}, r"got nan, at guidance_scale"),
+            ({"seed": np.int64(3)}, r"got int64 np\.int64\(3\), at seed"),
+            ({"seed": "seven"}, r"at seed: input should be a valid integer.*, got 'seven'"),
+            ({"status": "complete"}, r"got 'status', which the capture itself writes"),
+        ):
+            with pytest.raises(SchemaError, match=told):
+                recording.add_provenance(note="never stored", **wrong)
+        recording.add_provenance(seed=7, labels={"size": "M"})
+        recording.add_images(generated=image, reference=image)
+    own = models.opened(store / "one").attrs["i2am"]
+    assert (own["status"], own["seed"], own["labels"]) == ("complete", 7, {"size": "M"})
+    assert "note" not in own
+
+
+def test_a_painted_box_outside_the_image_is_refused_until_it_is_mended(store: Path) -> None:
+    pipeline = models.reference_inpaint()
+    image = np.zeros((8, 8, 3), np.uint8)
+    recording = capture(pipeline, store, sample="one")
+
+    def sampling() -> None:
+        with recording:
+            recording.add_provenance(box=[8, 0, 4, 4])
+            models.run(pipeline, 1)
+
+    with pytest.warns(UserWarning, match="stay incomplete"):
+        sampling()
+    with pytest.raises(SchemaError, match=r"part of the generated image, which has 8 × 8 px, got"):
+        recording.add_images(generated=image, reference=image)
+    assert models.opened(store / "one").attrs["i2am"]["status"] == "running"
+    recording.add_provenance(box=[4, 0, 4, 4])
+    assert models.opened(store / "one").attrs["i2am"]["status"] == "complete"
+    assert list(find_faults(describe_store(store))) == []
+
+
 def test_a_users_own_profile_serves_a_model_that_none_knows(store: Path) -> None:
     class Mine(nn.Module):
         def __init__(self) -> None:
