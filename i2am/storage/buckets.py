@@ -18,10 +18,11 @@ from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest
 from zarr.storage import ObjectStore
 
-from i2am.schemas import SchemaError, StorageError, require
+from i2am.schemas import SchemaError, StorageError, StoreError, require
+from i2am.schemas.text import safe_text
 from i2am.storage.failures import reported_as_store_error, storage_errors, was_cut_short
 
-__all__ = ["RETRY_VARIABLE", "BucketStore", "open_bucket", "retry_s"]
+__all__ = ["RETRY_VARIABLE", "BucketStore", "open_bucket", "read_at_most", "retry_s"]
 
 RETRY_VARIABLE: Final = "I2AM_RETRY_S"
 # One request may take 30 s unless the cloud's own variable says otherwise (AWS_TIMEOUT, …): so one
@@ -110,7 +111,16 @@ class BucketStore(ObjectStore[Any]):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Return an object's bytes, or a part of them; None where there is none."""
-        ask = partial(super().get, key, prototype, byte_range)
+        return await self._answer(key, partial(super().get, key, prototype, byte_range))
+
+    async def get_at_most(
+        self, key: str, prototype: BufferPrototype, max_bytes: int
+    ) -> Buffer | None:
+        """Return an object's bytes, as `get`, if they are no more than they can be."""
+        ask = partial(read_at_most, self.store, key, prototype, max_bytes, self.url)
+        return await self._answer(key, ask)
+
+    async def _answer(self, key: str, ask: Callable[[], Awaitable[Buffer | None]]) -> Buffer | None:
         with self._reported(key):
             for _ in range(_MOST_ATTEMPTS):  # Another process may write or remove it just now.
                 found = await _whole(ask)
@@ -186,6 +196,42 @@ class BucketStore(ObjectStore[Any]):
 
     def _reported(self, key: str) -> Any:
         return reported_as_store_error(f"{self.url}/{key}" if key else self.url)
+
+
+async def read_at_most(
+    store: Any, key: str, prototype: BufferPrototype, max_bytes: int, place: object
+) -> Buffer | None:
+    """Return an object of obstore's; None where there is none.
+
+    Parameters
+    ----------
+    store : obstore.store.ObjectStore
+    key : str
+    prototype : BufferPrototype
+    max_bytes : int
+        The answer's head tells the size, and the body is taken only if it is no larger.
+    place : object
+        Of the store, for messages.
+
+    Raises
+    ------
+    StoreError
+        If it is larger.
+    """
+    import obstore
+
+    try:
+        answer = await obstore.get_async(store, key)
+        if (size := answer.meta["size"]) <= max_bytes:
+            content: Any = await answer.bytes_async()
+            return prototype.buffer.from_bytes(content)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
+    msg = (
+        f"Expected an object of at most {max_bytes:,} bytes, got {size:,}, "
+        f"at {safe_text(f'{place}/{key}')}. The store is damaged; get it again, or do without the sample."
+    )
+    raise StoreError(msg)
 
 
 async def _whole(ask: Callable[[], Awaitable[_Answer]]) -> _Answer:

@@ -25,6 +25,7 @@ from zarr.storage import FsspecStore, LocalStore, ObjectStore, StorePath, Wrappe
 
 from i2am.schemas import StoreError
 from i2am.schemas.text import safe_text
+from i2am.storage.buckets import BucketStore, read_at_most
 from i2am.storage.encoded_chunks import check_chunk, check_shard, needs_look
 from i2am.storage.local_objects import LocalObjects
 from i2am.storage.node_metadata import MAX_METADATA_BYTES, ArrayLayout, checked_node
@@ -412,18 +413,10 @@ class GuardedStore(WrapperStore[Store]):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None, max_bytes: int
     ) -> Buffer | None:
         """Return what another store gives, without more of it in memory than there can be."""
+        if byte_range is None and isinstance(self._store, BucketStore):
+            return await self._store.get_at_most(key, prototype, max_bytes)
         if byte_range is None and isinstance(self._store, ObjectStore):
-            import obstore
-
-            try:
-                # The answer's head tells the size before its body is taken.
-                answer = await obstore.get_async(self._store.store, key)
-                if (size := answer.meta["size"]) > max_bytes:
-                    self._refuse(f"an object of at most {max_bytes:,} bytes", f"{size:,}", key)
-                content: Any = await answer.bytes_async()
-                return prototype.buffer.from_bytes(content)
-            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-                return None
+            return await read_at_most(self._store.store, key, prototype, max_bytes, self._store)
         if byte_range is None and isinstance(self._store, FsspecStore):
             byte_range = RangeByteRequest(0, max_bytes + 1)
         return await self._store.get(key, prototype, byte_range)

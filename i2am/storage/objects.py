@@ -50,6 +50,8 @@ __all__ = [
 
 PARTIAL: Final = ".partial"  # zarr's own suffix of files that are not whole yet
 _SYNC_THREADS: Final = 8
+# Something else lies there than an object: the store is wrong, its disk is not.
+_WRONG_KIND: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _CREATE_ATTEMPTS: Final = 20
 
 
@@ -341,7 +343,7 @@ def _write_file(path: StorePath, buffer: Buffer, *, durable: bool = False) -> Pa
     except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not isinstance(error, _WRONG_KIND):
             raise storage_error(error, file_path) from error
         raise
     return file_path

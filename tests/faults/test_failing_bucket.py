@@ -214,7 +214,7 @@ def trials(bucket: FaultyBucket) -> _Trials:
 
 
 def test_faults_at_random_lose_nothing_and_none_goes_unseen(trials: _Trials) -> None:
-    results = list(trials.draw(0, 16))
+    results = list(trials.draw(0, 10))
     assert not [one for one in results if one[1] in {"LOST", "UNDETECTED"}], results
 
 
@@ -250,10 +250,15 @@ def test_a_capture_into_a_failing_bucket_says_what_failed_and_where(
     assert _stored(run) == {}
 
 
-@pytest.mark.parametrize("kind", [kind for kind in _READ_KINDS if kind in _SAID])
-@pytest.mark.parametrize("use", ["analyze", "sram", "view"])
+@pytest.mark.parametrize(
+    ("use", "kind"),
+    [
+        *(("analyze", kind) for kind in _READ_KINDS if kind in _SAID),
+        *((use, kind) for use in ("sram", "view") for kind in ("busy", "no bucket", "no key")),
+    ],
+)
 def test_whoever_reads_from_a_failing_bucket_says_what_failed_and_where(
-    trials: _Trials, kind: FaultKind, use: str, tmp_path: Path
+    trials: _Trials, use: str, kind: FaultKind, tmp_path: Path
 ) -> None:
     sample, view = open_run(_RUN)["a"], open_view(_RUN)
     uses: dict[str, Callable[[], object]] = {
@@ -350,7 +355,7 @@ def test_a_command_that_reads_a_failing_bucket_ends_in_one_line(
         out = {"analyze": "out.zarr", "score": "out.csv", "report": "out.html"}[command]
         call += ["--out", str(tmp_path / out)]
     refused = 0
-    for kind, after in (("busy", 0), ("forbidden", 2), ("closed", 6), ("no bucket", 9)):
+    for kind, after in (("busy", 0), ("forbidden", 4), ("no bucket", 9)):
         operations = () if kind == "no bucket" else ("get",)
         fault = Fault(kind, operations, after=after)  # type: ignore[arg-type]
         with trials.bucket.failing(fault):
@@ -360,7 +365,7 @@ def test_a_command_that_reads_a_failing_bucket_ends_in_one_line(
             assert code == 1
             (line,) = lines
             assert re.search(_SAID[kind], line), line
-    assert refused >= 3
+    assert refused == 3
 
 
 def _upload(folder: Path, url: str) -> None:

@@ -12,6 +12,7 @@ import zarr
 from i2am.analysis import analyze, open_run, sram
 from i2am.analysis.maps.finite import iter_not_finite
 from i2am.analysis.maps.live_sram import LiveSram
+from i2am.cli import main
 from i2am.schemas import AnalysisError
 from tests.support.synthetic_run import SyntheticLayer, write_run
 
@@ -56,6 +57,19 @@ def test_a_value_that_is_not_finite_is_told_with_its_place(
     (fault,) = iter_not_finite(sample)
     assert fault.place == f"shirt/layers/{array}"
     assert fault.message.startswith(f"expected finite numbers, got {value} at step {index[0]}")
+
+
+def test_deep_validation_tells_them_with_their_places(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", str(run), "--deep"]) == 0
+    _put(run, "factors.attn2/query", (2, 1, 5, 3), np.nan)
+    _put(run, "maps.attn2/g2r", (1, 1, 2), np.inf)
+    capsys.readouterr()
+    assert main(["validate", str(run), "--deep"]) == 1
+    told = capsys.readouterr().out
+    assert "factors.attn2/query: expected finite numbers, got nan at step 2, head 1" in told
+    assert "maps.attn2/g2r: expected finite numbers, got inf at step 1, head 1" in told
 
 
 def test_all_factors_of_a_patch_that_are_minus_infinity_are_no_mask(run: Path) -> None:
