@@ -347,13 +347,15 @@ def test_a_command_that_reads_a_failing_bucket_ends_in_one_line(
     trials: _Trials, command: str, tmp_path: Path
 ) -> None:
     store = _RUN
-    if command in {"score", "report"}:
+    if command == "score":
         store = "s3://bucket/maps.zarr"
         _upload(analyze_run(_RUN, tmp_path / "maps.zarr", progress=False), store)
     call = [command, store]
     if command in {"analyze", "score", "report"}:
         out = {"analyze": "out.zarr", "score": "out.csv", "report": "out.html"}[command]
         call += ["--out", str(tmp_path / out)]
+    if command == "score":  # A URL that maps name is not followed without being asked.
+        call += ["--run", _RUN]
     refused = 0
     for kind, after in (("busy", 0), ("forbidden", 4), ("no bucket", 9)):
         operations = () if kind == "no bucket" else ("get",)
