@@ -354,6 +354,10 @@ def test_a_command_that_reads_a_failing_bucket_ends_in_one_line(
     if command in {"analyze", "score", "report"}:
         out = {"analyze": "out.zarr", "score": "out.csv", "report": "out.html"}[command]
         call += ["--out", str(tmp_path / out)]
+    if command == "score":
+        call += ["--run", _RUN]
+    if command == "report":
+        call[1:2] = [_RUN, "--maps", store]
     refused = 0
     for kind, after in (("busy", 0), ("forbidden", 4), ("no bucket", 9)):
         operations = () if kind == "no bucket" else ("get",)
