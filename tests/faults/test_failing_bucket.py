@@ -356,6 +356,8 @@ def test_a_command_that_reads_a_failing_bucket_ends_in_one_line(
         call += ["--out", str(tmp_path / out)]
     if command == "score":  # A URL that maps name is not followed without being asked.
         call += ["--run", _RUN]
+    if command == "report":
+        call[1:2] = [_RUN, "--maps", store]
     refused = 0
     for kind, after in (("busy", 0), ("forbidden", 4), ("no bucket", 9)):
         operations = () if kind == "no bucket" else ("get",)
