@@ -203,3 +203,21 @@ def _nothing(_scratch: Any) -> None:
 
 def _wait(event: threading.Event) -> None:
     assert event.wait(10)
+
+
+def test_work_that_waits_is_dropped_when_its_sample_has_failed() -> None:
+    staging, gate, begun = StagingArea(threads=1), threading.Event(), threading.Event()
+    done: list[int] = []
+
+    def work(number: int, _scratch: Any) -> None:
+        begun.set()
+        _wait(gate)
+        done.append(number)
+
+    for number in range(5):
+        staging.submit(partial(work, number))
+    begun.wait(10)
+    staging.abandon()
+    gate.set()
+    staging.close()
+    assert done == [0]
