@@ -28,7 +28,7 @@ import zarr
 
 from i2am.analysis import LiveSram, analyze, open_maps, open_run, score_maps, sram
 from i2am.cli import main
-from i2am.schemas import I2AMError
+from i2am.schemas import I2AMError, StoreWarning
 from i2am.viewer.data.open_sample import open_view
 from tests.support.damages import Damage, damages
 from tests.support.specimens import MAPS, RUN, SAMPLES, Specimens
@@ -134,7 +134,7 @@ class Trials:
         if right is None:  # This reader does not serve this sample.
             return
         try:
-            found = _quietly(reader, self._stores, sample)
+            found, warned = _quietly(reader, self._stores, sample)
         except I2AMError as error:
             trial.refused[name] = str(error)
             if not str(error) or len(str(error).splitlines()) > _MAX_LINES:
@@ -142,7 +142,9 @@ class Trials:
         except Exception as error:  # noqa: BLE001 - that it is none of ours is what is found
             trial.faults.append(f"{name}: {type(error).__name__}: {str(error)[:200]}")
         else:
-            if found != right:
+            if found != right and warned:  # It said that something was left out, and what.
+                trial.refused[name] = warned
+            elif found != right:
                 trial.faults.append(f"{name}: another value without a word: {_odd(right, found)}")
 
     def _ask_for_another(self, trial: Trial) -> None:
@@ -181,7 +183,7 @@ class Trials:
         """Ask for the undamaged facts, once; a reader that refuses them does not serve the sample."""
         if (name, sample) not in self._right:
             with contextlib.suppress(I2AMError):
-                self._right[name, sample] = _quietly(reader, self._stores, sample)
+                self._right[name, sample], _ = _quietly(reader, self._stores, sample)
 
     def _validate(self, store: str, *options: str) -> str:
         """Return what ``i2am validate`` prints of a store; empty where it finds nothing."""
@@ -205,6 +207,8 @@ class Trials:
                 raise RuntimeError(err[-300:])
             if code:
                 raise I2AMError(_last_error(err))
+            if "Left out what cannot be read" in err:
+                warnings.warn(_last_error(err), StoreWarning, stacklevel=1)
             # How many bytes are stored is right whatever they are.
             lines = [line for line in out.splitlines() if not line.startswith("stored:")]
             printed = "\n".join(lines).replace(str(self._folder), "")
@@ -386,10 +390,16 @@ def _last_error(err: str) -> str:
 # --- Facts.
 
 
-def _quietly(reader: Reader, folder: Path, sample: str) -> Facts:
-    with warnings.catch_warnings(), dask.config.set(scheduler="synchronous"):
-        warnings.simplefilter("ignore")
-        return reader(folder, sample)
+def _quietly(reader: Reader, folder: Path, sample: str) -> tuple[Facts, str]:
+    """Return the facts, and what was warned of: that samples were left out."""
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        dask.config.set(scheduler="synchronous"),
+    ):
+        warnings.simplefilter("always")
+        facts = reader(folder, sample)
+    told = [str(one.message) for one in caught if issubclass(one.category, StoreWarning)]
+    return facts, "\n".join(told)
 
 
 def _tree_facts(tree: xr.DataTree) -> Facts:
