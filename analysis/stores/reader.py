@@ -220,7 +220,17 @@ class _Samples(Mapping[str, xr.DataTree]):
         """Return one sample, or the default; lists no others, as an error's message would."""
         return self[name] if name in self else default  # noqa: SIM401 - this is it
 
-    def _complete_group(self, name: str) -> zarr.Group:
+    def holds(self, name: str) -> bool:
+        """Whether there is a complete sample of that name.
+
+        Raises
+        ------
+        StoreError
+            If there is one whose metadata cannot be read: nothing else may take its place.
+        """
+        return self._checked_group(name) is not None
+
+    def _checked_group(self, name: str) -> zarr.Group | None:
         group = self._group(name)
         if isinstance(group, Unreadable):
             msg = (
@@ -228,6 +238,10 @@ class _Samples(Mapping[str, xr.DataTree]):
                 "Run 'i2am validate' on the store."
             )
             raise _NoSample(msg)
+        return group
+
+    def _complete_group(self, name: str) -> zarr.Group:
+        group = self._checked_group(name)
         if group is None:
             msg = (
                 f"Expected a complete sample, got none named {name!r}, at {self.path}. "
