@@ -29,7 +29,7 @@ from i2am.analysis.stores.layers import (
     select_layers,
     step_labels,
 )
-from i2am.analysis.stores.reader import open_maps
+from i2am.analysis.stores.reader import Maps, open_maps
 from i2am.schemas import SCHEMA_VERSION, AnalysisError
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.choices import (
@@ -274,15 +274,17 @@ def maps_of(
     StoreError
         If the maps store is missing or of the wrong kind.
     """
-    return _MapsOnDemand(run, {} if maps is None else open_maps(maps))
+    return _MapsOnDemand(run, None if maps is None else open_maps(maps))
 
 
 class _MapsOnDemand(Mapping[str, xr.DataTree]):
-    def __init__(self, run: Mapping[str, xr.DataTree], stored: Mapping[str, xr.DataTree]) -> None:
+    def __init__(self, run: Mapping[str, xr.DataTree], stored: Maps | None) -> None:
         self._run, self._stored = run, stored
 
     def __getitem__(self, name: str) -> xr.DataTree:
-        return self._stored[name] if name in self._stored else analyze(self._run[name])
+        if self._stored is not None and self._stored.holds(name):
+            return self._stored[name]
+        return analyze(self._run[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._run)

@@ -68,6 +68,7 @@ def examine_store(
     condition = Condition()
     path = root.store_path
     unstated = "running" if own_attributes(root)["kind"] == "run" else "complete"
+    has_digest = DIGEST in own_attributes(root)
     for name in sample_names(path):
         content = read_object(path / name / METADATA_KEY)
         own = own_facts(content)
@@ -79,7 +80,11 @@ def examine_store(
         elif OBJECTS not in own and own.get("status", unstated) != "complete":
             continue
         elif OBJECTS not in own and DIGEST not in own:
-            condition.without_checksums.append(name)
+            if has_digest:
+                msg = "expected an inventory, as the store's metadata have a digest, got none"
+                condition.add(Fault(f"{name}/{METADATA_KEY}", msg))
+            else:
+                condition.without_checksums.append(name)
         else:
             look = damaged_objects(path / name, name, progress) if deep else None
             for fault in look or altered_objects(path / name, name):

@@ -32,10 +32,16 @@ from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.storage.addresses import StoreLike, open_group, own_attributes
 from i2am.storage.guarded_store import check_read_whole
 from i2am.storage.integrity import metadata_fault
-from i2am.storage.inventory import METADATA_KEY, OBJECTS, contents_of, without_inventory
+from i2am.storage.inventory import (
+    DIGEST,
+    METADATA_KEY,
+    OBJECTS,
+    contents_of,
+    without_inventory,
+)
 from i2am.storage.listing import (
     Unreadable,
-    iter_groups,
+    iter_members,
     member_metadata,
     own_of,
     sorted_names,
@@ -134,18 +140,38 @@ class _Samples(Mapping[str, xr.DataTree]):
         """
         return dict(self.iter_attributes())
 
-    def iter_attributes(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def iter_attributes(self, *, checked: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield what `sample_attributes` returns, sample by sample: a long run's is gigabytes.
 
         Warns once of each sample whose metadata cannot be read, and leaves it out.
+
+        Parameters
+        ----------
+        checked : bool
+            Leave out metadata that are not as they were written, too: for whoever tells what stands
+            in them and does not open the samples.
         """
         damaged: dict[str, Unreadable] = {}
-        for name, own in iter_groups(self._root):
+        for name, found in iter_members(self._root):
+            own = self._own_of(found, name, checked=checked)
             if isinstance(own, Unreadable):
                 damaged[name] = own
-            elif self._is_complete(own):
+            elif own is not None and self._is_complete(own):
                 yield name, _facts_of(own)
         self._warn_of(damaged)
+
+    def _own_of(
+        self, found: dict[str, Any] | Unreadable, name: str, *, checked: bool
+    ) -> dict[str, Any] | Unreadable | None:
+        """Return the attributes in a member's metadata; None of an array."""
+        if isinstance(found, Unreadable) or found["node_type"] != "group":
+            return found if isinstance(found, Unreadable) else None
+        own = own_of(found)
+        if not own and self.unstated_status != "complete":
+            return Unreadable(f"no attribute {ATTRIBUTE_KEY!r}")
+        if checked and (fault := metadata_fault(found, name)):
+            return Unreadable(fault)
+        return own
 
     def attributes_of(self, name: str) -> dict[str, Any]:
         """Return one complete sample's own attributes.
@@ -183,13 +209,29 @@ class _Samples(Mapping[str, xr.DataTree]):
         group = self._complete_group(name)
         state = SampleState(group.store_path)
         state.check_whole(self.path)
+        if state.inventory is None and DIGEST in own_attributes(self._root):
+            msg = (
+                f"Expected an inventory of sample {name!r}, as the store's metadata have a digest, got "
+                f"none, at {self.path}. 'i2am repair' lists the samples that must be made again."
+            )
+            raise StoreError(msg)
         return open_tree(group, name, state, partial(check_sample, self.kind, name, at=self.path))
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return one sample, or the default; lists no others, as an error's message would."""
         return self[name] if name in self else default  # noqa: SIM401 - this is it
 
-    def _complete_group(self, name: str) -> zarr.Group:
+    def holds(self, name: str) -> bool:
+        """Whether there is a complete sample of that name.
+
+        Raises
+        ------
+        StoreError
+            If there is one whose metadata cannot be read: nothing else may take its place.
+        """
+        return self._checked_group(name) is not None
+
+    def _checked_group(self, name: str) -> zarr.Group | None:
         group = self._group(name)
         if isinstance(group, Unreadable):
             msg = (
@@ -197,6 +239,10 @@ class _Samples(Mapping[str, xr.DataTree]):
                 "Run 'i2am validate' on the store."
             )
             raise _NoSample(msg)
+        return group
+
+    def _complete_group(self, name: str) -> zarr.Group:
+        group = self._checked_group(name)
         if group is None:
             msg = (
                 f"Expected a complete sample, got none named {name!r}, at {self.path}. "
@@ -212,9 +258,9 @@ class _Samples(Mapping[str, xr.DataTree]):
         metadata = member_metadata(self._root, name)
         if metadata is None or isinstance(metadata, Unreadable):
             return metadata
-        own = own_of(metadata)
-        if metadata["node_type"] != "group" or isinstance(own, Unreadable):
-            return own if isinstance(own, Unreadable) else None
+        own = self._own_of(metadata, name, checked=False)
+        if own is None or isinstance(own, Unreadable):
+            return own
         if not self._is_complete(own):
             return None
         group = self._root.get(name)
@@ -247,7 +293,8 @@ class Run(_Samples):
     def table(self) -> pd.DataFrame:
         """Return one row for each sample, by name, and one column for each field of its provenance.
 
-        Nested fields have dotted names: ``versions.torch``.
+        Nested fields have dotted names: ``versions.torch``. Samples whose metadata are not as they
+        were written are left out, with a warning.
 
         Returns
         -------
@@ -257,7 +304,7 @@ class Run(_Samples):
         names: list[str] = []
         columns: dict[str, list[Any]] = {}
         same: dict[Any, Any] = {}  # Each text once: most are those of all samples.
-        for name, own in self.iter_attributes():
+        for name, own in self.iter_attributes(checked=True):
             told = {key: value for key, value in own.items() if key not in _SAID_OF_ALL}
             for column, value in _flat(told):
                 values = columns.setdefault(column, [])

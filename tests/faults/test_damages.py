@@ -36,7 +36,7 @@ def specimens(tmp_path_factory: pytest.TempPathFactory) -> Specimens:
 
 @pytest.fixture(scope="module")
 def trials(specimens: Specimens, tmp_path_factory: pytest.TempPathFactory) -> Trials:
-    return Trials(specimens, tmp_path_factory.mktemp("trials"))
+    return Trials(specimens, tmp_path_factory.mktemp("trials"), is_thorough=False)
 
 
 def test_damages_are_of_every_kind_of_file_and_a_seed_always_draws_the_same(
@@ -60,24 +60,46 @@ def test_damages_are_of_every_kind_of_file_and_a_seed_always_draws_the_same(
 def test_no_damage_gives_another_number_or_goes_unnoticed(
     specimens: Specimens, trials: Trials
 ) -> None:
-    tried = list(run_trials(trials, specimens, seed=0, rounds=1))
+    tried = list(run_trials(trials, specimens, seed=2, count=12, commands=False))
     assert not [f"{one.damage}: {fault}" for one in tried for fault in one.faults]
     assert sum(one.outcome == "refused" for one in tried) > len(tried) / 2
 
 
-def first(found: Any, kind: str, action: str) -> Damage:
-    one: Damage = next(d for d in found if (d.kind, d.action) == (kind, action))
+def first(found: Any, kind: str, action: str, store: str = "") -> Damage:
+    one: Damage = next(
+        d for d in found if (d.kind, d.action) == (kind, action) and store in d.store
+    )
     return one
+
+
+@pytest.mark.parametrize(
+    ("store", "kind", "action"),
+    [
+        (RUN, "logits", "a block of zeros"),  # zarrs looks at no checksum within a shard
+        (RUN, "zarr.json of layer", "its folder swapped with its neighbour's"),
+        (RUN, "zarr.json of sample", "its folder swapped with another's"),
+        (RUN, "zarr.json of sample", "no attributes"),
+        (RUN, "zarr.json of sample", "seed changed"),
+        (RUN, "zarr.json of sample", "status changed"),
+        ("maps.zarr", "zarr.json of root", "convention changed"),
+        ("maps.zarr", "zarr.json of root", "cut to half"),
+        ("maps.zarr", "zarr.json of sample", "no attributes"),
+        ("maps.zarr", "pixels", "swapped with that of another sample"),
+    ],
+)
+def test_what_was_once_unnoticed_is_told(
+    store: str, kind: str, action: str, specimens: Specimens, trials: Trials
+) -> None:
+    trial = trials.attempt(first(damages(specimens, 0), kind, action, store))
+    assert not trial.faults
+    assert trial.outcome == "refused"
 
 
 @pytest.mark.parametrize(
     ("kind", "action"),
     [
-        ("query", "a byte flipped"),
         ("zarr.json of sample", "cut to half"),
-        ("zarr.json of layer", "its folder deleted"),
         ("volume", "a block of zeros"),
-        ("level", "deleted"),
     ],
 )
 def test_what_repair_takes_out_is_made_again_as_it_was(

@@ -77,7 +77,7 @@ def open_view(
     if found is not None:
         store = open_maps(found)
         options = store.attributes.get("options") or {}
-        if (options.get("guidance") or CONDITIONAL) == guidance and name in store:
+        if (options.get("guidance") or CONDITIONAL) == guidance and store.holds(name):
             return _stored_view(capture, store[name], source, store.attributes["normalisation"])
     return _computed_view(capture, replace(source, computed=True))
 
