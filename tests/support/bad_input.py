@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -332,15 +333,13 @@ def _pictures() -> Iterator[BadInput]:
         ("a table", b"sample,reference\na,a.png\n", no_image),
     ]
     for what, data, message in files:
-        yield _with_picture(
-            what, "reference", lambda path, data=data: path.write_bytes(data), message
-        )
+        yield _with_picture(what, "reference", partial(Path.write_bytes, data=data), message)
     for field in ("source", "mask", "reference_mask"):
         yield _with_picture("a text", field, lambda path: path.write_bytes(b"hello"), no_image)
         message = too_large + "30000 × 30000 px|" + too_large
         data = _png(30_000, 30_000, bits=1)
         yield _with_picture(
-            "30,000 px a side", field, lambda path, data=data: path.write_bytes(data), message
+            "30,000 px a side", field, partial(Path.write_bytes, data=data), message
         )
     values = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64) % 7
     for what, array, message in (
@@ -351,7 +350,7 @@ def _pictures() -> Iterator[BadInput]:
         yield _with_picture(
             f"a mask of {what}",
             "mask",
-            lambda path, array=array: Image.fromarray(array).save(path),
+            Image.fromarray(array).save,
             failed + message,
         )
     nothing = "got faults in x.csv: row 2, column 'reference': no file at"
@@ -714,7 +713,7 @@ def _outputs() -> Iterator[BadInput]:
             f"{command} --out a link to itself",
             f"loop{suffix}",
             "got 'Too many levels of symbolic links', at loop",
-            make=lambda folder, name=f"loop{suffix}": (folder / name).symlink_to(name),
+            make=partial(_link_to_itself, name=f"loop{suffix}"),
         )
     for command, out, message in (
         ("analyze", "run.zarr", "Expected a maps store to write to, got a run store, at run.zarr"),
@@ -737,6 +736,10 @@ def _outputs() -> Iterator[BadInput]:
     ):
         call = (command, *_WRITERS[command], out)
         yield BadInput(f"{command} --out {out}", call, message)
+
+
+def _link_to_itself(folder: Path, name: str) -> None:
+    (folder / name).symlink_to(name)
 
 
 def _old_store(folder: Path) -> None:
