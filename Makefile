@@ -6,7 +6,7 @@ BIN := .venv/bin
 SETUP := .venv/.setup-done
 LOWEST := .venv-lowest
 
-.PHONY: setup lock demo test test-lowest lint build bench clean
+.PHONY: setup lock demo test test-lowest faults lint build bench clean
 
 setup: $(SETUP)
 
@@ -52,6 +52,14 @@ $(LOWEST)/.setup-done: pyproject.toml requirements-lowest.lock tools/system_pack
 	$(LOWEST)/bin/python -m pip install --quiet --constraint requirements-lowest.lock \
 		--editable '.[all]' --group dev
 	touch $@
+
+# Everything that may happen to a store: what was tried, how often, and what became of it. One round is
+# what CI tries, in about two minutes; the default takes an hour.
+ROUNDS ?= 25
+SEED ?= 0
+
+faults: $(SETUP)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/faults.py --rounds $(ROUNDS) --seed $(SEED)
 
 # The list of checks is in .pre-commit-config.yaml. Files that git does not know are not looked at.
 lint: $(SETUP)

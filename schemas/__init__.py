@@ -11,6 +11,7 @@ from i2am.schemas.attributes import (
     LayerAttributes,
     MapsAttributes,
     RunAttributes,
+    check_schema,
 )
 from i2am.schemas.boxes import Box, check_painted_box
 from i2am.schemas.description import ArrayDescription, Fault, GroupDescription
@@ -21,6 +22,7 @@ from i2am.schemas.errors import (
     InputWarning,
     MissingExtra,
     SchemaError,
+    StorageError,
     StoreError,
     StoreWarning,
     did_you_mean,
@@ -48,11 +50,13 @@ __all__ = [
     "MissingExtra",
     "RunAttributes",
     "SchemaError",
+    "StorageError",
     "StoreError",
     "StoreWarning",
     "check_facts",
     "check_painted_box",
     "check_sample_name",
+    "check_schema",
     "did_you_mean",
     "find_faults",
     "find_sample_faults",

@@ -7,6 +7,7 @@ the way. Models are frozen; unknown keys are kept, because provenance grows.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
@@ -23,6 +24,7 @@ from pydantic import (
 
 from i2am.schemas.boxes import Box
 from i2am.schemas.choices import Convention, Normalisation, Representation
+from i2am.schemas.errors import StoreError
 
 __all__ = [
     "ATTRIBUTE_KEY",
@@ -32,6 +34,7 @@ __all__ = [
     "LayerAttributes",
     "MapsAttributes",
     "RunAttributes",
+    "check_schema",
 ]
 
 ATTRIBUTE_KEY: Final = "i2am"
@@ -43,6 +46,28 @@ _MOST_HEADS: Final = 4096
 
 Grid = tuple[PositiveInt, PositiveInt]
 FiniteNumber = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def check_schema(own: Mapping[str, Any], place: object) -> None:
+    """Check that this version reads a store or a sample, by its own attributes.
+
+    Raises
+    ------
+    StoreError
+        If it is of a newer schema, or says none.
+
+    Examples
+    --------
+    >>> check_schema({"kind": "run", "schema": 1}, "run.zarr")
+    """
+    version = own.get("schema")
+    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
+        known = "1" if SCHEMA_VERSION == 1 else f"1 to {SCHEMA_VERSION}"
+        msg = (
+            f"Expected schema {known}, got {version!r}, at {place}. "
+            "Upgrade i2am: a newer version wrote this store."
+        )
+        raise StoreError(msg)
 
 
 class _Attributes(BaseModel):

@@ -31,11 +31,14 @@ from i2am.analysis.stores.maps_writer import (
     start_sample,
 )
 from i2am.analysis.stores.reader import Run, open_run
-from i2am.schemas import I2AMError, StoreError
+from i2am.files import check_not_in_store
+from i2am.schemas import I2AMError, StorageError, StoreError
 from i2am.schemas.choices import Convention, Normalisation
 from i2am.schemas.dims import CONDITIONAL
 from i2am.storage.addresses import StoreLike, is_url
+from i2am.storage.failures import reported_as_store_error, storage_error
 from i2am.storage.owners import SampleTaken, Writer
+from i2am.storage.strikes import StoreStrikes
 
 __all__ = ["analyze_run"]
 
@@ -43,6 +46,8 @@ __all__ = ["analyze_run"]
 _OF_ONE_SAMPLE: Final = (I2AMError, RuntimeError, OSError, ValueError)
 # The bar counts parts of a sample, too: a whole one may take minutes.
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
+# What damage to one sample's files causes; any other error of the system says that storage fails.
+_LOST_FILES: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 def analyze_run(
@@ -99,7 +104,8 @@ def analyze_run(
     ------
     StoreError
         If the run is missing or has no such sample, or `out` is a URL or something else than such
-        a maps store; at the end, when all others are done, if a sample cannot be read.
+        a maps store; at the end, when all others are done, if a sample cannot be read. After two
+        samples in a row whose maps could not be read or written no further one is tried.
     AnalysisError
         If an option is unknown, a label was not captured, or the cluster does not answer.
     """
@@ -122,12 +128,13 @@ def analyze_run(
     if is_url(out):
         msg = f"Expected a local folder for the maps, got a URL, at {out}. Write them locally."
         raise StoreError(msg)
+    check_not_in_store(out)
     out = Path(out)
     # An error comes before anything is written.
     prepared = {first: analyze(sample, **options)}
     with (
         open_executor(scheduler, workers) as executor,
-        open_output(
+        _entered(
             out if scheduler is None else out.resolve(),
             source_of(run, out),
             options,
@@ -169,10 +176,15 @@ class _Analysis:
     # The first alone: an error holds on to all that was in memory where it arose.
     _error: tuple[str, Exception] | None = None
     _failed: int = 0
+    _strikes: StoreStrikes = field(default_factory=StoreStrikes)
 
     def run(self, samples: Mapping[str, Source]) -> None:
         """Analyze the unfinished samples; raise the first error at the end, when all others are done."""
+        untried = set(samples)
         for name, source in samples.items():
+            if self._strikes.is_out:
+                break
+            untried.remove(name)
             if is_finished(self.root, name, source):
                 self.advance(1.0)
                 continue
@@ -184,6 +196,8 @@ class _Analysis:
         if self._error is not None:
             name, error = self._error
             others = f" So do {self._failed - 1} more." if self._failed > 1 else ""
+            if untried:
+                others += f" {len(untried)} more were not tried; a re-run goes on from here."
             raise _explained(error, name, self.opened, others) from error
 
     def _start(self, name: str, source: Source) -> None:
@@ -199,6 +213,7 @@ class _Analysis:
         def finish() -> None:
             wait()
             finish_sample(self.root, name, source, self.writer, durable=self.durable)
+            self._strikes.done()
 
         self._try(name, finish)
 
@@ -208,20 +223,33 @@ class _Analysis:
         except SampleTaken as e:  # Then it is analyzed all the same.
             with tqdm.external_write_mode(file=sys.stderr):
                 warnings.warn(str(e), stacklevel=2)
-        except _OF_ONE_SAMPLE as e:
-            self._error = self._error or (name, e)
-            self._failed += 1
+            return
+        except (I2AMError, RuntimeError, ValueError, *_LOST_FILES) as e:
+            error: Exception = e
+        except OSError as e:
+            error = storage_error(e, e.filename or self.root.store_path / name)
+        else:
+            return
+        self._error = self._error or (name, error)
+        self._failed += 1
+        self._strikes.failed(error)
 
 
 def _explained(error: Exception, name: str, run: Run, others: str) -> Exception:
     if isinstance(error, I2AMError):
-        return StoreError(f"{error}{others}") if others else error
+        kind = StorageError if isinstance(error, StorageError) else StoreError
+        return kind(f"{error}{others}") if others else error
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     msg = (
         f"Expected to read the sample and write its maps, got '{reason}', "
         f"at {name} of {run.path}.{others} Check both stores; a re-run goes on from here."
     )
     return StoreError(msg)
+
+
+def _entered(out: Path, source: str, options: dict[str, Any], *, overwrite: bool) -> Writer:
+    with reported_as_store_error(out):
+        return open_output(out, source, options, overwrite=overwrite)
 
 
 def _absolute(run: StoreLike) -> StoreLike:

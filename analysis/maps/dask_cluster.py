@@ -5,10 +5,14 @@ If a worker is lost, its unfinished blocks are computed again elsewhere.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, Final
 
 import dask
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Executor", "open_executor"]
 
 _TIMEOUT: Final = "20s"
+_STOP_S: Final = 0.5
 _THREADS_PER_SAMPLE: Final = 8
 # Dask makes the C library return all memory at once. Blocks of one size come again and again, and
 # pages that are touched anew for each cost a worker a quarter of its time; its statistical profile
@@ -92,15 +97,17 @@ def open_executor(scheduler: str | None = None, workers: int | None = None) -> I
     with contextlib.ExitStack() as stack:
         if scheduler is None:
             # Its processes use one thread each for matrix products, too.
-            with dask.config.set(_WORKER_SETTINGS):
+            with dask.config.set(_WORKER_SETTINGS), _without_ctrl_c():
                 cluster = LocalCluster(
                     n_workers=workers,
                     threads_per_worker=1,
                     processes=True,
-                    dashboard_address=":0",
+                    host="127.0.0.1",  # Whoever reaches a scheduler can run code on its workers.
+                    dashboard_address="127.0.0.1:0",
                     silence_logs=logging.CRITICAL,  # A failure is raised as an error.
                 )
             scheduler = stack.enter_context(cluster).scheduler_address
+            stack.push(partial(_end_workers, cluster))
         try:
             client = Client(scheduler, timeout=_TIMEOUT)
         except (OSError, TimeoutError, ValueError) as e:
@@ -118,6 +125,39 @@ def open_executor(scheduler: str | None = None, workers: int | None = None) -> I
             max_started=2 + threads // _THREADS_PER_SAMPLE,
             dashboard=client.dashboard_link,
         )
+
+
+@contextlib.contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach: the one that started them ends them.
+
+    A terminal sends it to all of them at once, and each would show where it was.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # It is started with the first process, and unblocks signals.
+    # Processes have the mask of the thread that starts them, and that of the one that started it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_workers(cluster: Any, kind: type[BaseException] | None, *_: object) -> None:
+    """End the workers in the middle of their work when this process was told to stop.
+
+    Dask would wait some seconds for them, of the few that there are.
+    """
+    if kind is None or issubclass(kind, Exception):
+        return
+
+    async def end() -> None:
+        closing = (worker.close(timeout=_STOP_S) for worker in cluster.workers.values())
+        await asyncio.gather(*closing, return_exceptions=True)
+
+    cluster.sync(end)
 
 
 def _start_here(writes: LazyWrites, advance: ProgressCallback) -> Callable[[], None]:

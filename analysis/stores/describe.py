@@ -15,7 +15,7 @@ from zarr.storage import StorePath
 from i2am.analysis.stores.checked import describe_array
 from i2am.analysis.stores.layers import format_labels, is_noncausal
 from i2am.analysis.stores.reader import open_maps, open_root, open_run
-from i2am.schemas import GroupDescription, I2AMError, LayerAttributes
+from i2am.schemas import GroupDescription, I2AMError, LayerAttributes, StorageError, check_schema
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import GUIDANCE, HEAD, REFERENCE, REGION, STEP, WEIGHT
 from i2am.storage.addresses import StoreLike, is_url, open_group, own_attributes
@@ -82,6 +82,7 @@ def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
     """
     result = open_group(path)
     if (own := own_attributes(result)).get("kind") in _RESULTS:
+        check_schema(own, path)
         return _result_facts(result) | _stored_fact(path)
     root = open_root(path)
     own = own_attributes(root)
@@ -230,6 +231,8 @@ class _Samples(Mapping[str, GroupDescription]):
             if isinstance(node, zarr.Group):
                 return _describe(node)
             return GroupDescription({}, unreadable="expected no array here, got one")
+        except StorageError:  # It says nothing of the sample.
+            raise
         except _UNREADABLE as e:
             return GroupDescription(
                 {}, unreadable=f"expected readable metadata, got this: {_reason(e)}"

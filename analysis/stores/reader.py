@@ -22,14 +22,15 @@ from i2am.analysis.stores.checked import check_sample, describe_nodes
 from i2am.analysis.stores.chunks import in_chunks
 from i2am.analysis.stores.stored_array import StoredArray
 from i2am.schemas import (
-    SCHEMA_VERSION,
     GroupDescription,
     StoreError,
     StoreWarning,
+    check_schema,
     did_you_mean,
 )
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.storage.addresses import StoreLike, open_group, own_attributes
+from i2am.storage.guarded_store import check_read_whole
 from i2am.storage.integrity import metadata_fault
 from i2am.storage.inventory import METADATA_KEY, OBJECTS, contents_of, without_inventory
 from i2am.storage.listing import (
@@ -293,9 +294,7 @@ class Maps(_Samples):
 
 
 class _NoSample(StoreError, KeyError):
-    """So that ``Mapping.get`` works and the message stays one line."""
-
-    __str__ = Exception.__str__
+    """So that ``Mapping.get`` works."""
 
 
 def open_root(path: StoreLike) -> zarr.Group:
@@ -315,13 +314,7 @@ def open_root(path: StoreLike) -> zarr.Group:
         hint = "Give one of these." if is_other_kind else "Give its root."
         msg = f"Expected a run or a maps store of i2am, got {what}, at {path}. {hint}"
         raise StoreError(msg)
-    version = own.get("schema")
-    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
-        msg = (
-            f"Expected schema 1 to {SCHEMA_VERSION}, got {version!r}, at {path}. "
-            "Upgrade i2am: a newer version wrote this store."
-        )
-        raise StoreError(msg)
+    check_schema(own, path)
     content = read_object(root.store_path / METADATA_KEY)
     if content is not None and (fault := metadata_fault(json.loads(content.to_bytes()), "")):
         msg = (
@@ -363,11 +356,11 @@ def open_tree(
     """
     nodes = dict(group.members(max_depth=None))
     # No map and no score has one dimension.
-    values = {
-        path: _plain(StoredArray(node, state)[:])
-        for path, node in nodes.items()
-        if isinstance(node, zarr.Array) and node.ndim == 1
+    lines = {
+        p: node for p, node in nodes.items() if isinstance(node, zarr.Array) and node.ndim == 1
     }
+    check_read_whole(lines.values(), str(group.store_path))
+    values = {path: _plain(StoredArray(array, state)[:]) for path, array in lines.items()}
     if check is not None:
         check(describe_nodes(group, nodes, values))
     groups = {"": group} | {p: node for p, node in nodes.items() if isinstance(node, zarr.Group)}

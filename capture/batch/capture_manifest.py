@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from i2am.capture.batch.input_files import find_unreadable
 from i2am.capture.batch.manifest_shard import ManifestShard, find_shard
 from i2am.capture.batch.run_settings import (
     EarlierSamples,
@@ -39,6 +41,7 @@ from i2am.capture.pipelines.call import (
     is_video,
     most_steps,
     output_size,
+    steps_of,
     supports_batches,
     takes_several_references,
 )
@@ -53,8 +56,17 @@ from i2am.capture.writer.run_store import (
     iter_finished_samples,
     stored_bytes,
 )
-from i2am.schemas import CaptureError, InputWarning, ManifestRow, SchemaError, read_manifest
+from i2am.files import check_not_in_store
+from i2am.schemas import (
+    CaptureError,
+    InputWarning,
+    ManifestRow,
+    SchemaError,
+    StorageError,
+    read_manifest,
+)
 from i2am.storage.owners import SampleTaken, Writer
+from i2am.storage.strikes import StoreStrikes
 
 __all__ = ["CaptureSummary", "ManifestCapture", "capture_manifest"]
 
@@ -74,6 +86,9 @@ class CaptureSummary:
         Samples that were captured now, and those that were complete before.
     failed : dict of str to str
         The reason, by sample.
+    untried : list of str
+        Samples that were not tried any more: the store had failed two in a row, or did not even take
+        a sample's status.
     taken : dict of str to str
         Which process captures them at this time, by sample.
     elapsed_s : float
@@ -92,6 +107,7 @@ class CaptureSummary:
     finished: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    untried: list[str] = field(default_factory=list)
     taken: dict[str, str] = field(default_factory=dict)
     elapsed_s: float = 0
     bytes_written: int = 0
@@ -102,6 +118,8 @@ class CaptureSummary:
             f"{len(self.finished)} captured, {len(self.skipped)} were complete, "
             f"{len(self.failed)} failed"
         )
+        if self.untried:
+            counts += f", {len(self.untried)} not tried"
         if self.taken:
             counts = f"{counts}, {len(self.taken)} left to other processes"
         if self.shard.count > 1:
@@ -131,9 +149,10 @@ def capture_manifest(
     """Generate and capture each row of a manifest.
 
     Complete samples are skipped, unfinished ones captured again. A sample that fails is marked as
-    failed in the store, and the next one follows. One whose own metadata in the store cannot be read
-    fails, too, and is left as it is: whether it was complete cannot be told. One run has one
-    setting: with other settings than its samples have, the run is not continued.
+    failed in the store, and the next one follows; but after two in a row that the store did not take,
+    no further one is tried. A sample whose own metadata in the store cannot be read fails, too, and is
+    left as it is: whether it was complete cannot be told. One run has one setting: with other settings
+    than its samples have, the run is not continued.
 
     Parameters
     ----------
@@ -194,6 +213,7 @@ def capture_manifest(
     options, loading = options or CaptureOptions(), loading or LoadOptions()
     settings = GenerationSettings(steps, guidance_scale, arguments or {})
     _check_numbers(steps, batch_size)
+    check_not_in_store(out)
     summary = CaptureSummary(shard=find_shard(os.environ, shard))
     manifest_rows = read_manifest(manifest)
     rows = summary.shard.select(list(enumerate(manifest_rows)))
@@ -208,6 +228,10 @@ def capture_manifest(
     if not waiting:
         return summary
     _check_seeds(waiting)
+    summary.failed |= find_unreadable(waiting)
+    waiting = [row for row in waiting if row.sample not in summary.failed]
+    if not waiting:
+        return summary
     if loading.device is None and torch.cuda.is_available():
         number = summary.shard.local_rank % torch.cuda.device_count()
         loading = replace(loading, device=f"cuda:{number}")
@@ -216,7 +240,7 @@ def capture_manifest(
     found = _check_continues(earlier, pipeline, settings, loading, options)
     size = _batch_size(pipeline, runner, batch_size)
     shared = comparable_settings(found)
-    start_s = time.monotonic()
+    start_s, strikes = time.monotonic(), StoreStrikes()
     with (
         enter_run(out, shared) as writer,
         tqdm(total=len(waiting), desc="capture", unit="sample", disable=not progress) as bar,
@@ -226,13 +250,17 @@ def capture_manifest(
         )
         for first in range(0, len(waiting), size):
             check_others(writer, found, str(out))
-            for done in _capture_rows(manifest_capture, waiting[first : first + size], summary):
+            rows_now = waiting[first : first + size]
+            for done in _capture_rows(manifest_capture, rows_now, summary, strikes):
                 bar.update(done)
-        left = [row for row in waiting if row.sample in summary.taken]
+            if strikes.is_out:
+                summary.untried = [row.sample for row in waiting[first + size :]]
+                break
+        left = [row for row in waiting if row.sample in summary.taken and not strikes.is_out]
         for row in left:  # Its owner may have ended, complete or not.
             if writer.wait_for(row.sample):
                 del summary.taken[row.sample]
-                list(_capture_rows(manifest_capture, [row], summary))
+                list(_capture_rows(manifest_capture, [row], summary, strikes))
     summary.elapsed_s = time.monotonic() - start_s
     return summary
 
@@ -343,6 +371,7 @@ def _check_columns(pipeline: Any, rows: Sequence[ManifestRow]) -> None:
 def _check_kept(pipeline: Any, settings: GenerationSettings, options: CaptureOptions) -> None:
     """Check that the call has the steps and the guidance branches that shall be kept."""
     count = most_steps(pipeline, settings)
+    _check_step_count(pipeline, steps_of(pipeline, settings))
     if count is not None:
         listed = options.steps if isinstance(options.steps, list | tuple) else ()
         beyond = [step for step in listed if step >= count]
@@ -363,6 +392,18 @@ def _check_kept(pipeline: Any, settings: GenerationSettings, options: CaptureOpt
         raise SchemaError(msg)
 
 
+def _check_step_count(pipeline: Any, count: int | None) -> None:
+    """Check that a scheduler has as many timesteps as a call asks for; most fail with more."""
+    scheduler = getattr(pipeline, "scheduler", None)
+    most = getattr(getattr(scheduler, "config", None), "num_train_timesteps", None)
+    if isinstance(count, int) and isinstance(most, int) and count > most:
+        msg = (
+            f"Expected at most {most} steps, with which {type(scheduler).__name__} was trained, got "
+            f"{count}. Give fewer."
+        )
+        raise SchemaError(msg)
+
+
 def _batch_size(pipeline: Any, runner: Generate, wanted: int) -> int:
     if wanted == 1 or runner is not generate or supports_batches(pipeline):
         return wanted
@@ -373,27 +414,37 @@ def _batch_size(pipeline: Any, runner: Generate, wanted: int) -> int:
 
 
 def _capture_rows(
-    manifest_capture: ManifestCapture, rows: Sequence[ManifestRow], summary: CaptureSummary
+    manifest_capture: ManifestCapture,
+    rows: Sequence[ManifestRow],
+    summary: CaptureSummary,
+    strikes: StoreStrikes,
 ) -> Iterator[int]:
     """Capture some rows in one call, or one by one if that fails; yield the number of rows done."""
     names = [row.sample for row in rows]
     try:
         manifest_capture.capture(rows)
     except Exception as e:  # noqa: BLE001 - one sample must not end a night's batch
-        if len(rows) > 1:
+        if len(rows) > 1 and not isinstance(e, StorageError):  # It would take none of them alone.
             for row in rows:
-                yield from _capture_rows(manifest_capture, [row], summary)
+                yield from _capture_rows(manifest_capture, [row], summary, strikes)
             return
         if isinstance(e, SampleTaken):
             summary.taken[names[0]] = str(e)
         elif isinstance(e, SampleComplete):  # Another process was faster.
             summary.skipped += names
         else:
-            summary.failed[names[0]] = f"{type(e).__name__}: {e}"
+            strikes.failed(e)
+            summary.failed |= dict.fromkeys(names, _reason(e))
     else:
+        strikes.done()
         summary.finished += names
-        summary.bytes_written += sum(stored_bytes(manifest_capture.out, name) for name in names)
+        with suppress(StorageError):  # They are complete; only their size is not known.
+            summary.bytes_written += sum(stored_bytes(manifest_capture.out, name) for name in names)
     yield len(rows)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
 
 
 @dataclass(frozen=True)

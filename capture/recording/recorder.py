@@ -35,7 +35,7 @@ from i2am.capture.recording.options import (
 from i2am.capture.recording.placement import CallPictures
 from i2am.capture.recording.provenance import describe_target
 from i2am.capture.recording.sample_recorder import SampleRecorder
-from i2am.capture.recording.sampling import Sampling
+from i2am.capture.recording.sampling import Sampling, mark_failed
 from i2am.capture.writer.run_store import enter_run
 from i2am.capture.writer.staging import StagingArea
 from i2am.schemas import (
@@ -358,9 +358,8 @@ class Recording:
             self._sampling = sampling.attach()
         except BaseException as error:
             with suppress(CaptureError):
-                self._close_staging()
-            for recorder in opened.values():
-                recorder.fail(error)
+                self._close_staging(abandoned=True)
+            mark_failed(opened.values(), error)
             raise
         self._prepared, self._provenance = prepared, prepared.provenance
         self._samples |= opened
@@ -376,11 +375,11 @@ class Recording:
             if error is None:
                 sampling.finish()
             else:
-                self._close_staging()
+                self._close_staging(abandoned=True)
         except BaseException as failure:
             # Its tensors still lie in memory that was lent: the next sampling gets other memory.
             with suppress(CaptureError):
-                self._close_staging()
+                self._close_staging(abandoned=True)
             sampling.fail(failure)
             raise
         if error is not None:
@@ -391,9 +390,11 @@ class Recording:
         if self._owns_writer and self._writer is not None:
             self._writer.close()
 
-    def _close_staging(self) -> None:
+    def _close_staging(self, *, abandoned: bool = False) -> None:
         staging, self._staging = self._staging, None
         if staging is not None:
+            if abandoned:
+                staging.abandon()
             staging.close()
 
     def _warn_of_missing_images(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +26,7 @@ from i2am.schemas import (
     InputWarning,
     LayerAttributes,
     SchemaError,
+    StorageError,
     StoreError,
     check_painted_box,
 )
@@ -244,9 +244,19 @@ class SampleRecorder:
             self._complete()
 
     def fail(self, error: BaseException) -> None:
-        """Mark the sample as failed, with the reason; one that it cannot be written to stays unfinished."""
-        with suppress(StoreError):  # The error itself is what is to be told.
+        """Mark the sample as failed, with the reason; one that another process has taken is left.
+
+        Raises
+        ------
+        StorageError
+            If the store does not take it.
+        """
+        try:
             self._set_status("failed", error=f"{type(error).__name__}: {error}")
+        except StorageError:
+            raise
+        except StoreError:  # The error itself is what is to be told.
+            return
 
     def _seen_part(self, name: str, height: int, width: int) -> Box | None:
         placement = self._placement or Placement(None, None)

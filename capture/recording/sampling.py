@@ -6,7 +6,7 @@ that nothing of the last is left.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, nullcontext
 from typing import Any, Self
 
@@ -16,9 +16,9 @@ from i2am.capture.hooks.denoiser import DenoiserHooks, LayerCall
 from i2am.capture.recording.placement import CallPictures
 from i2am.capture.recording.sample_recorder import SampleRecorder
 from i2am.capture.writer.staging import StagingArea
-from i2am.schemas import CaptureError
+from i2am.schemas import CaptureError, StorageError
 
-__all__ = ["Sampling"]
+__all__ = ["Sampling", "mark_failed"]
 
 
 class Sampling:
@@ -121,8 +121,7 @@ class Sampling:
 
     def fail(self, error: BaseException) -> None:
         """Mark the samples as failed, with the reason."""
-        for sample in self._samples.values():
-            sample.fail(error)
+        mark_failed(self._samples.values(), error)
 
     def _check_ran(self) -> None:
         hooks = self._hooks
@@ -133,3 +132,16 @@ class Sampling:
             msg = f"Expected steps to keep, got none of the {hooks.step_count} that ran. "
             raise CaptureError(msg + "Give other steps=.")
         hooks.check_ended()
+
+
+def mark_failed(samples: Iterable[SampleRecorder], error: BaseException) -> None:
+    """Mark samples as failed; where the store does not even take that, `error` gets a note of it.
+
+    What is raised in the end is the reason why they failed.
+    """
+    for sample in samples:
+        try:
+            sample.fail(error)
+        except StorageError:
+            error.add_note("Its status stays 'running': the store does not take that either.")
+            return

@@ -14,11 +14,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import zarr
-from zarr.storage import StorePath
+from zarr.storage import LocalStore, StorePath
 
 from i2am.capture.writer.object_folder import ObjectFolder
 from i2am.capture.writer.zarr_objects import (
@@ -29,11 +29,13 @@ from i2am.capture.writer.zarr_objects import (
     write_nodes,
     write_text_array,
 )
+from i2am.files import check_not_in_store
 from i2am.schemas import (
     Box,
     ImageAttributes,
     RunAttributes,
     SchemaError,
+    StorageError,
     StoreError,
     check_sample_name,
 )
@@ -45,13 +47,17 @@ from i2am.storage.addresses import (
     reported_as_store_error,
     to_store,
 )
-from i2am.storage.inventory import METADATA_KEY, OBJECTS, own_facts
+from i2am.storage.guarded_store import guarded
+from i2am.storage.inventory import METADATA_KEY, OBJECTS, own_facts, without_inventory
 from i2am.storage.listing import Unreadable, iter_groups
 from i2am.storage.objects import (
     create_object,
     list_sizes,
+    local_path,
     make_durable,
+    put_objects,
     read_object,
+    to_buffer,
 )
 from i2am.storage.owners import Writer
 from i2am.storage.replacement import (
@@ -73,6 +79,8 @@ __all__ = [
     "stored_bytes",
 ]
 
+_WRITE_ATTEMPTS: Final = 3
+
 
 class SampleComplete(StoreError):
     """A sample is complete already, and must not be replaced."""
@@ -84,7 +92,7 @@ def open_run_group(store: str | Path) -> zarr.Group:
     Raises
     ------
     StoreError
-        If something else is there, or the store cannot be reached.
+        If something else is there, the store cannot be reached, or it would lie inside another.
     """
     root = _open_root(store)
     with reported_as_store_error(store):
@@ -133,7 +141,9 @@ def iter_finished_samples(store: str | Path) -> Iterator[tuple[str, dict[str, An
     """
     with reported_as_store_error(store):
         try:
-            root = zarr.open_group(to_store(store), mode="r")
+            place = to_store(store)
+            kept = LocalStore(place, read_only=True) if isinstance(place, Path) else place
+            root = zarr.open_group(guarded(kept), mode="r")
         except FileNotFoundError:
             return
         _check_is_run(own_attributes(root), store)
@@ -194,7 +204,7 @@ def open_sample(
             write_nodes(opened.folder, {"images": group_metadata(), "layers": group_metadata()})
         except BaseException:
             if writer is not None:
-                with suppress(OSError):
+                with suppress(OSError, StorageError):
                     writer.release(sample)
             raise
         return opened
@@ -345,7 +355,7 @@ class SampleStore:
                     f"Expected an object of {size:,} bytes that was just written, got {what}, at "
                     f"{path}/{name}. Check the storage, then run the sample again."
                 )
-                raise StoreError(msg)
+                raise StorageError(msg)
         if self._durable:
             make_durable(path, inventory.objects)
         return inventory.to_text()
@@ -358,7 +368,19 @@ class SampleStore:
         self.folder = ObjectFolder(self._final_path, self.folder.inventory)
 
     def _write(self, path: StorePath, own: Mapping[str, Any]) -> None:
-        self._written = write_metadata(path, own, durable=self._durable)
+        for _ in range(_WRITE_ATTEMPTS):
+            self._written = write_metadata(path, own, durable=self._durable)
+            if local_path(path) is not None:
+                return
+            # A bucket may acknowledge what it does not keep.
+            found = read_object(path / METADATA_KEY)
+            if found is not None and found.to_bytes() == self._written:
+                return
+        msg = (
+            f"Expected the status that was just written, got {'none' if found is None else 'another'}, "
+            f"at {path}/{METADATA_KEY}. Check the storage, then run the sample again."
+        )
+        raise StorageError(msg)
 
     def _check_is_ours(self) -> None:
         if self._written is None:
@@ -401,14 +423,20 @@ def _open_root(store: str | Path) -> StorePath:
             raise StoreError(msg + "Name a new one.")
         root = path_to_write(store)
         content = read_object(root / METADATA_KEY)
+        node = {
+            "attributes": RunAttributes().to_store(),
+            "zarr_format": 3,
+            "node_type": "group",
+        }
+        wanted = json.dumps(node, indent=2).encode()
         if content is None:
-            node = {
-                "attributes": RunAttributes().to_store(),
-                "zarr_format": 3,
-                "node_type": "group",
-            }
-            create_object(root / METADATA_KEY, json.dumps(node, indent=2).encode())
+            check_not_in_store(store)
+            create_object(root / METADATA_KEY, wanted)
             make_durable(root, [METADATA_KEY])
+            return root
+        if len(content) < len(wanted) and wanted.startswith(content.to_bytes()):
+            # Its creation was cut short. Whoever writes it writes the same.
+            put_objects([(root / METADATA_KEY, to_buffer(wanted))], durable=True)
             return root
     _check_is_run(own_facts(content), store)
     return root

@@ -19,9 +19,10 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from i2am.capture.writer.zarr_objects import Array
-from i2am.schemas import CaptureError, I2AMError, SchemaError
+from i2am.schemas import CaptureError, I2AMError, SchemaError, StorageError
+from i2am.storage.failures import storage_error
 
-__all__ = ["MAX_SHARD_BYTES", "StagingArea"]
+__all__ = ["MAX_SHARD_BYTES", "NotStoredError", "StagingArea"]
 
 MAX_SHARD_BYTES = 32 * 2**20
 _Kind = tuple[tuple[int, ...], torch.dtype, bool]
@@ -99,6 +100,7 @@ class StagingArea:
         self._free: dict[_Kind, list[torch.Tensor]] = {}
         self._changed = threading.Condition()
         self._error: BaseException | None = None
+        self._is_abandoned = False
         self._writers = ThreadPoolExecutor(
             threads, thread_name_prefix="i2am-writer", initializer=_limit_threads
         )
@@ -183,7 +185,7 @@ class StagingArea:
         def run() -> None:
             for event in arrived:
                 event.synchronize()
-            if self._error is None:
+            if self._error is None and not self._is_abandoned:
                 work(self._scratch_memory())
 
         with self._changed:
@@ -201,6 +203,10 @@ class StagingArea:
         with self._changed:
             self._changed.wait_for(lambda: not self._writing)
         self._check()
+
+    def abandon(self) -> None:
+        """Drop the work that waits for a writer: gigabytes that belong to a sample that failed."""
+        self._is_abandoned = True
 
     def close(self) -> None:
         """Wait until all work that was submitted is done, and free the memory.
@@ -248,15 +254,27 @@ class StagingArea:
 
     def _check(self) -> None:
         error = self._error
+        if error is None:
+            return
+        if isinstance(error, StorageError | OSError):
+            raise _not_stored(error) from error
         if isinstance(error, I2AMError):
             raise error
-        if error is not None:
-            reason = str(error).partition("\n")[0]  # An object store's errors go on for pages.
-            msg = (
-                f"Expected to write the capture, got {type(error).__name__}: {reason}. "
-                "Check the store's place and free space, then run the sample again."
-            )
-            raise CaptureError(msg) from error
+        reason = str(error).partition("\n")[0]
+        msg = (
+            f"Expected to write the capture, got {type(error).__name__}: {reason}, on a writer's "
+            "thread. Run the sample again."
+        )
+        raise CaptureError(msg) from error
+
+
+class NotStoredError(CaptureError, StorageError):
+    """What was captured could not be stored: the store fails, not the model."""
+
+
+def _not_stored(error: StorageError | OSError) -> NotStoredError:
+    found = error if isinstance(error, StorageError) else storage_error(error, "the run")
+    return NotStoredError(str(found))
 
 
 def _limit_threads() -> None:

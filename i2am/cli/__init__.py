@@ -1,17 +1,22 @@
 """The command line: parse, call one function of a stage, print.
 
-Exit codes: 0 done, 1 the work failed or something is invalid, 2 the call is wrong. Errors are one
-line on standard error; ``--debug`` shows the traceback. Stages are imported inside the commands,
-so that ``i2am --help`` answers at once and a capture node needs no napari.
+Exit codes: 0 done, 1 the work failed or something is invalid, 2 the call is wrong, 128 and the
+signal's number when it was told to stop. Errors are one line on standard error; ``--debug`` shows the
+traceback. Stages are imported inside the commands, so that ``i2am --help`` answers at once and a
+capture node needs no napari.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
+import signal
+import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
 from i2am.cli import (
     analyze,
@@ -25,26 +30,36 @@ from i2am.cli import (
     view,
 )
 from i2am.cli.arguments import Parser, explain, print_error
+from i2am.cli.stopping import Stopped, stopped_by_signals
 from i2am.schemas import require_extras
+from i2am.schemas.text import safe_text
 
 __all__ = ["build_parser", "main"]
 
 # A command is a file with `add(commands)`, and a line here; help lists them in this order.
 _COMMANDS = (demo, capture, analyze, score, average, compare, figures, view, stores)
+# Commands that skip what an earlier call has finished.
+_CONTINUED = frozenset({"capture", "analyze"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = argparse.Namespace(debug=False)
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # A terminal that lacks a character shows its code.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         build_parser().parse_args(arguments, options)
         if not options.debug:
             _quiet_libraries()
-        require_extras(f"to run 'i2am {options.command}'", *options.extras)
-        return int(options.run(options) or 0)
-    except KeyboardInterrupt:
-        print_error("stopped; capture and analyze go on from here when they are called again")
-        return 130
+        # Without arguments this is the program itself.
+        with stopped_by_signals(partial(_say_stopped, options), is_program=arguments is None):
+            require_extras(f"to run 'i2am {options.command}'", *options.extras)
+            return int(options.run(options) or 0)
+    except KeyboardInterrupt as e:
+        _say_stopped(options, e)
+        return e.exit_code if isinstance(e, Stopped) else 128 + signal.SIGINT
     except Exception as e:  # A traceback is for those who ask for it.
         if options.debug:
             raise
@@ -52,12 +67,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _say_stopped(options: argparse.Namespace, stopped: KeyboardInterrupt) -> None:
+    """Say in one line that a command was stopped, and how to go on."""
+    how = "call it again to do it anew"
+    if getattr(options, "command", None) in _CONTINUED:
+        how = "what is finished is kept, and the same command goes on from here"
+    print_error(f"stopped {stopped or 'by Ctrl-C'}; {how}")
+
+
 def _quiet_libraries() -> None:
-    """Keep third parties' notices out of the way of progress bars and errors."""
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    """Keep third parties' notices out of the way of progress bars and errors, which tell the same."""
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "critical")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger().setLevel(logging.ERROR)
+    # Of several requests that fail together one is told; asyncio would print the others' tracebacks.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"(?!i2am)")
     warnings.formatwarning = _format_warning
 
@@ -70,7 +95,7 @@ def _format_warning(
     line: str | None = None,
 ) -> str:
     """Return a warning in one line, without the place in our code that gave it."""
-    return f"i2am: {' '.join(str(message).split())}\n"
+    return f"i2am: {safe_text(' '.join(str(message).split()))}\n"
 
 
 def build_parser() -> argparse.ArgumentParser:

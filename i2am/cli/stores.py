@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from i2am.cli.arguments import add_command, existing_store
+from i2am.schemas.text import safe_text
 
 if TYPE_CHECKING:
     from i2am.analysis.stores.condition import Condition
@@ -48,15 +49,15 @@ def _info(options: argparse.Namespace) -> None:
     from i2am.analysis import summarise_store
 
     for name, fact in summarise_store(options.store).items():
-        lines = [fact] if isinstance(fact, str) else fact
-        print(f"{name + ':':14} " + f"\n{'':15}".join(lines))
+        lines = [safe_text(line) for line in ([fact] if isinstance(fact, str) else fact)]
+        print(f"{safe_text(name) + ':':14} " + f"\n{'':15}".join(lines))
 
 
 def _validate(options: argparse.Namespace) -> int:
     condition = _examine(options.store, deep=options.deep)
     for name in condition.without_checksums:
-        print(f"{name}: without checksums, as older versions wrote it")
-    faults = [str(fault) for fault in condition.iter_faults()]
+        print(f"{safe_text(name)}: without checksums, as older versions wrote it")
+    faults = [safe_text(fault) for fault in condition.iter_faults()]
     print(*(faults or [f"{options.store} keeps the contract"]), sep="\n")
     return 1 if faults else 0
 
@@ -65,10 +66,10 @@ def _repair(options: argparse.Namespace) -> int:
     from i2am.analysis.stores.condition import take_out
 
     condition = _examine(options.store, deep=not options.quick)
-    of_store = [str(fault) for fault in condition.faults.pop("", [])]
+    of_store = [safe_text(fault) for fault in condition.faults.pop("", [])]
     for name, faults in condition.faults.items():
         more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
-        print(f"{name}: damaged, as {faults[0]}{more}")
+        print(safe_text(f"{name}: damaged, as {faults[0]}{more}"))
     print(*of_store, sep="\n", end="\n" if of_store else "")
     if options.apply:
         take_out(options.store, condition.faults, "damaged")

@@ -7,10 +7,6 @@ own tools do (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ``AWS_ALLOW_HTTP``, â
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -21,9 +17,17 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 from zarr.errors import BaseZarrError
 from zarr.storage import LocalStore, StorePath
+from zarr.storage._common import make_store
 
-from i2am.schemas import StoreError, require
+from i2am.schemas import StoreError
 from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.storage.buckets import open_bucket
+from i2am.storage.failures import (
+    reported_as_store_error,
+    storage_error,
+    storage_errors,
+)
+from i2am.storage.guarded_store import guarded
 
 __all__ = [
     "StoreLike",
@@ -38,10 +42,9 @@ __all__ = [
 
 StoreLike = str | Path | Store
 
-_FILE: Final = "file://"
+# "local" is what fsspec calls a folder, too.
+_FILES: Final = ("file://", "local://")
 _BUCKETS: Final = ("s3://", "gs://", "az://")
-# Long enough for a busy service, short enough for an address that nothing answers at.
-_RETRIES: Final[dict[str, Any]] = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
 
 
 def is_url(address: StoreLike) -> bool:
@@ -76,12 +79,11 @@ def to_store(address: str | Path) -> Store | Path:
     (PosixPath('run.zarr'), PosixPath('/tmp/a run.zarr'))
     """
     url = str(address)
-    if url.startswith(_FILE):
+    if url.startswith(_FILES):
         return Path(url2pathname(urlsplit(url).path))
     if not is_url(url):
         return Path(address)
-    with reported_as_store_error(url):
-        return _bucket(url)
+    return open_bucket(url)
 
 
 def path_to_write(address: StoreLike) -> StorePath:
@@ -104,7 +106,7 @@ def path_to_write(address: StoreLike) -> StorePath:
 
 
 def open_group(address: StoreLike) -> zarr.Group:
-    """Return the group at an address, to read.
+    """Return the group at an address, to read: through a store that checks everything.
 
     Parameters
     ----------
@@ -114,17 +116,14 @@ def open_group(address: StoreLike) -> zarr.Group:
     Raises
     ------
     StoreError
-        If nothing is there, it is no Zarr group, or it cannot be read.
+        If nothing is there, it is no Zarr group, it cannot be read, or it must not be, as
+        `GuardedStore` says.
     MissingExtra
         If obstore is needed and not installed.
     """
     if isinstance(address, str) and address.startswith(_BUCKETS):
-        errors = require("obstore.exceptions", "to open a store by URL", "analysis")
-        try:
-            return _open(_bucket(address, read_only=True), address)
-        except (errors.BaseError, ValueError) as e:
-            raise _unreadable(e, address) from e
-    if not isinstance(address, Store) and (not is_url(address) or str(address).startswith(_FILE)):
+        return _open(open_bucket(address, read_only=True), address)
+    if not isinstance(address, Store) and (not is_url(address) or str(address).startswith(_FILES)):
         path = Path(str(to_store(address)))
         if not path.exists():
             msg = f"Expected a store, got nothing, at {path}. Check the path."
@@ -155,47 +154,30 @@ def member_names(group: zarr.Group) -> list[str]:
     return sync(names())
 
 
-@contextmanager
-def reported_as_store_error(address: object) -> Iterator[None]:
-    """Raise what says that an address cannot be reached as a StoreError of one line."""
-    try:
-        yield
-    except _unreachable() as error:
-        reason = str(error).partition("\n")[0]  # An object store's errors go on for pages.
-        msg = (
-            f"Expected a store that can be reached, got {type(error).__name__}: {reason}, "
-            f"at {address}. Check the address and the rights to it; with a URL also endpoint and "
-            "credentials."
-        )
-        raise StoreError(msg) from error
-
-
-def _bucket(url: str, *, read_only: bool = False) -> Store:
-    stores = require("obstore.store", "to open a store by URL", "analysis")
-    from zarr.storage import ObjectStore
-
-    return ObjectStore(stores.from_url(url, retry_config=_RETRIES), read_only=read_only)
-
-
-def _unreachable() -> tuple[type[Exception], ...]:
-    obstore = sys.modules.get("obstore.exceptions")
-    return (OSError, obstore.BaseError) if obstore else (OSError,)
-
-
 def _open(store: StoreLike, address: StoreLike) -> zarr.Group:
     try:
-        node = zarr.open(store, mode="r")
+        node = zarr.open(guarded(_store_at(store)), mode="r")
     except (BaseZarrError, FileNotFoundError) as e:
         msg = (
             f"Expected a Zarr store, got {_contents(address)}, at {address}. Give the store's root."
         )
         raise StoreError(msg) from e
-    except (OSError, ImportError, ValueError) as e:
+    except storage_errors() as e:
+        raise storage_error(e, address) from e
+    except (ImportError, ValueError) as e:
         raise _unreadable(e, address) from e
     if not isinstance(node, zarr.Group):
         msg = f"Expected a store of i2am, got a Zarr array, at {address}. Give the store's root."
         raise StoreError(msg)
     return node
+
+
+def _store_at(store: StoreLike) -> Store:
+    if isinstance(store, Store):
+        return store
+    if isinstance(store, Path):
+        return LocalStore(store, read_only=True)
+    return sync(make_store(store, mode="r"))
 
 
 def _unreadable(error: Exception, address: StoreLike) -> StoreError:
@@ -206,5 +188,7 @@ def _unreadable(error: Exception, address: StoreLike) -> StoreError:
 
 def _contents(address: StoreLike) -> str:
     if isinstance(address, Path):
+        if any((address / name).exists() for name in (".zgroup", ".zarray")):
+            return "one of Zarr format 2"
         return "a folder without Zarr metadata" if any(address.iterdir()) else "an empty folder"
     return "nothing of the kind"

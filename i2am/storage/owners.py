@@ -26,7 +26,7 @@ from uuid import uuid4
 
 from zarr.storage import StorePath
 
-from i2am.schemas import StoreError
+from i2am.schemas import StorageError, StoreError
 from i2am.schemas.attributes import ATTRIBUTE_KEY, SCHEMA_VERSION
 from i2am.storage.inventory import METADATA_KEY, own_facts
 from i2am.storage.objects import (
@@ -45,6 +45,9 @@ OWNERS: Final = ".captures"
 LEASE_S: Final = 45.0
 _BEAT_S: Final = 10.0
 _ENTRY: Final = "~"  # No sample's name has it.
+
+# Writers of this process that have left their store, which perhaps did not take even that.
+_left: set[str] = set()
 
 
 class SampleTaken(StoreError):
@@ -194,7 +197,7 @@ class Writer:
 
     def is_lost(self, owner: Owner) -> bool:
         """Whether a process is gone, or its beat has stood still for as long as it may."""
-        if owner.is_gone:
+        if owner.is_gone or owner.id in _left:
             return True
         if owner.is_here and os.name != "nt":
             return False
@@ -224,7 +227,8 @@ class Writer:
             return
         self._ended.set()
         self._thread.join()
-        with suppress(OSError):
+        _left.add(self.id)
+        with suppress(OSError, StorageError):
             for sample in list(self._claims):
                 self.release(sample)
             self._remove(f"{_ENTRY}{self.id}")

@@ -6,11 +6,13 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-__all__ = ["CliProcess", "Ended", "start_cli"]
+__all__ = ["CliProcess", "Ended", "start_cli", "start_process"]
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _PRELOADED = ["i2am.cli", "i2am.capture", "diffusers.models.unets.unet_2d_condition"]
@@ -43,17 +45,26 @@ class CliProcess:
         environment: Mapping[str, str],
         terminal: int | None = None,
     ) -> None:
-        _CONTEXT.set_forkserver_preload(_PRELOADED)
         self._folder = Path(tempfile.mkdtemp())
         # A forked process has the files of the one that it came from, so it opens its own by path.
         err = str(self._folder / "err") if terminal is None else os.ttyname(terminal)
         given = list(arguments), dict(environment), str(self._folder / "out"), err
-        self._process = _CONTEXT.Process(target=_run, args=given)
-        self._process.start()
+        self._process = start_process(_run, *given)
 
     @property
     def is_running(self) -> bool:
         return self._process.is_alive()
+
+    @property
+    def pid(self) -> int:
+        found = self._process.pid
+        assert found is not None
+        return found
+
+    def send(self, number: int) -> None:
+        """Send a signal; one that comes after the end is lost."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def end(self, timeout_s: float = 300) -> Ended:
         """Wait for its end, and return what it left."""
@@ -62,6 +73,14 @@ class CliProcess:
         assert code is not None, "the command has not ended"
         out, err = (self._folder / name for name in ("out", "err"))
         return Ended(code, out.read_text(), err.read_text() if err.exists() else "")
+
+
+def start_process(work: Callable[..., object], *given: Any) -> ForkServerProcess:
+    """Start a function in a process of its own."""
+    _CONTEXT.set_forkserver_preload(_PRELOADED)
+    process = _CONTEXT.Process(target=work, args=given)
+    process.start()
+    return process
 
 
 def start_cli(arguments: Sequence[str], **environment: str) -> CliProcess:
@@ -79,4 +98,5 @@ def _run(arguments: list[str], environment: dict[str, str], out: str, err: str) 
         os.close(file)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    sys.exit(main(arguments))
+    sys.argv = ["i2am", *arguments]
+    sys.exit(main())

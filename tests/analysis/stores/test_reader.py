@@ -165,7 +165,7 @@ def _sample(path: Path) -> Path:
         (_array, "got a Zarr array"),
         (_foreign, "got a Zarr group with the attributes ome"),
         (_maps, r"Expected a run store, got a maps store at .* Give the run"),
-        (_newer, r"Expected schema 1 to 1, got 2, at .*Upgrade i2am"),
+        (_newer, r"Expected schema 1, got 2, at .*Upgrade i2am"),
         (_sample, "got a sample's group"),
     ],
 )

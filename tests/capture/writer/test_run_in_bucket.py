@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from i2am.capture.writer.run_store import (
 )
 from i2am.capture.writer.staging import StagingArea
 from i2am.schemas import CaptureError, LayerAttributes, StoreError
+from i2am.storage.buckets import RETRY_VARIABLE
 from tests.support import s3_bucket as bucket
 from tests.support.tiny_pipelines import models
 
@@ -42,6 +44,7 @@ def endpoint() -> Iterator[str]:
 def _environment(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in bucket.credentials(endpoint).items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv(RETRY_VARIABLE, "0.2")
 
 
 RUNNING = {"status": "running"}
@@ -165,7 +168,7 @@ def test_a_complete_sample_in_an_object_store_is_not_replaced_unasked() -> None:
 @pytest.mark.parametrize(
     ("location", "reason"),
     [
-        ("s3://nobodys/run.zarr", "FileNotFoundError: .*404"),
+        ("s3://nobodys/run.zarr", r"404 Not Found \(NoSuchBucket\)"),
         ("nonsense://bucket/run.zarr", "GenericError: .*Unable to recognise URL"),
     ],
 )
@@ -173,13 +176,15 @@ def test_a_place_that_is_not_there_is_one_clear_line(location: str, reason: str)
     with pytest.raises(StoreError, match=rf"Expected a store that can be .*{reason}") as caught:
         open_sample(location, "shirt", overwrite=False, attributes=RUNNING)
     assert "\n" not in str(caught.value)
-    assert f"at {location}. Check the address" in str(caught.value)
+    assert re.search(f"at {location}[^ ]*\\. Check the address", str(caught.value))
 
 
 def test_a_server_that_is_not_there_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{bucket.free_port()}")
     for use in (finished_samples, open_run_group):
-        with pytest.raises(StoreError, match=r"GenericError: .*HTTP error") as caught:
+        with pytest.raises(
+            StoreError, match=r"got no connection, at s3://bucket/run\.zarr"
+        ) as caught:
             use("s3://bucket/run.zarr")
         assert "\n" not in str(caught.value)
 
@@ -193,12 +198,14 @@ def test_a_server_that_goes_away_ends_the_capture(monkeypatch: pytest.MonkeyPatc
         layer.append(0, "conditional", {"query": torch.zeros(2, 64, 8)})
         server.terminate()
         server.wait()
-        with pytest.raises(CaptureError, match="Expected to write the capture, got GenericError"):
+        with pytest.raises(
+            CaptureError, match=r"got no connection, at s3://bucket/gone\.zarr/shirt"
+        ):
             for step in range(1, 10_000):
                 layer.append(step, "conditional", {"query": torch.zeros(2, 64, 8)})
-        with pytest.raises(CaptureError, match="Check the store's place and free space"):
+        with pytest.raises(CaptureError, match=r"got no connection, .*Check the endpoint"):
             staging.close()
-        with pytest.raises(StoreError, match="Check the address and the rights to it"):
+        with pytest.raises(StoreError, match="Check the endpoint"):
             group.set_status({"status": "failed"})
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,18 @@ def test_maps_of_another_run_or_kind_are_passed_over(run: Path, tmp_path: Path) 
     assert find_maps(tmp_path / "third.zarr") == named
     write_run(tmp_path / "fourth.maps.zarr")
     assert find_maps(tmp_path / "fourth.zarr") is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"zarr_format": 3, "node_type": "group"}', None])
+def test_maps_that_cannot_be_read_are_not_passed_over(
+    text: str | None, run: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(tmp_path / "maps.zarr", tmp_path / "copy.maps.zarr")) / "zarr.json"
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(StoreError, match=r"It lies where the maps of .*copy\.zarr belong"):
+        find_maps(tmp_path / "copy.zarr")
 
 
 def test_maps_that_are_named_are_read_wherever_they_lie(run: Path, tmp_path: Path) -> None:

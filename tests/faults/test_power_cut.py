@@ -1,0 +1,86 @@
+"""A power cut at any moment leaves complete samples whole."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.crash_cases import CASES, CrashCase
+from tests.support.power_cut import Disk, disk_states, replay
+from tests.support.power_cuts import PowerCuts, fast_folder
+from tests.support.write_log import Event, recorded_writes, tree_of
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder in memory."""
+    with tempfile.TemporaryDirectory(dir=fast_folder()) as path:
+        yield Path(path)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_complete_samples_are_whole_and_the_command_can_be_given_again(
+    case: CrashCase, folder: Path
+) -> None:
+    cuts = PowerCuts(case, folder)
+    assert cuts.is_replayed()
+    tried = list(cuts.run(randoms=1, reruns=2, seed=0))
+    bad = [each for each in tried if each.outcome not in {"survived", "mended"}]
+    assert bad == []
+    assert {each.outcome for each in tried} == {"survived", "mended"}
+
+
+# --- The tools themselves.
+
+
+def test_a_log_replays_to_what_lies_there(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "a").write_text("1")
+    with recorded_writes(tmp_path) as log:
+        (tmp_path / "new").mkdir()
+        with (tmp_path / "new" / "b.partial").open("w") as file:
+            file.write("22")
+            file.flush()
+            os.fsync(file.fileno())
+            file.write("2")
+        (tmp_path / "new" / "b.partial").rename(tmp_path / "new" / "b")
+        os.link(tmp_path / "new" / "b", tmp_path / "new" / "c")
+        (tmp_path / "old" / "a").unlink()
+        (tmp_path / "old").rmdir()
+        (tmp_path / "new").rename(tmp_path / "newer")
+    assert [event.kind for event in log.events] == [
+        *("mkdir", "create", "write", "sync", "write", "rename", "link", "unlink", "rmdir", "rename")
+    ]  # fmt: skip
+    assert replay(log.before, log.events) == tree_of(tmp_path)
+    assert tree_of(tmp_path) == {"newer": None, "newer/b": b"222", "newer/c": b"222"}
+
+
+def test_what_was_not_synced_may_be_lost_and_what_was_may_not() -> None:
+    events = [
+        Event("create", "a.partial"),
+        Event("write", "a.partial", content=b"new"),
+        Event("sync", "a.partial"),
+        Event("rename", "a.partial", "a"),
+        Event("create", "b"),
+        Event("write", "b", content=b"bbb"),
+        Event("sync_folder", ""),
+    ]
+    before = {"a": b"old"}
+    states = [tree for number, _, tree in disk_states(before, events, randoms=40, seed=0)]
+    assert {tree["a"] for tree in states} == {b"old", b"new"}
+    assert {tree.get("b") for tree in states} >= {None, b"", b"bbb", b"\0\0\0"}
+    disk = Disk(before)
+    for event in events:
+        disk.apply(event)
+    assert disk.certain_tree() == {"a": b"new", "b": b""}
+
+
+def test_a_rename_changes_both_of_its_names_or_neither() -> None:
+    events = [Event("mkdir", "to"), Event("sync_folder", ""), Event("rename", "from", "to/it")]
+    before = {"from": b"1"}
+    last = [tree for n, _, tree in disk_states(before, events, randoms=20, seed=0) if n == 3]
+    assert {tuple(tree) for tree in last} <= {("from", "to"), ("to", "to/it")}

@@ -1,0 +1,266 @@
+"""Cut the power at every moment of a command, and look at what is left."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from i2am.analysis import open_maps, open_run
+from i2am.capture.writer.run_store import enter_run
+from i2am.schemas import I2AMError
+from tests.support.crash_cases import CASES, CrashCase
+from tests.support.power_cut import disk_states, replay
+from tests.support.store_contents import contents_of, differences
+from tests.support.write_log import Tree, recorded_writes, tree_of
+
+_OWNERS = "/.captures/"
+_PROCESS = re.compile(rb'("process_started": *)"[^"]*"')
+
+__all__ = ["PowerCuts", "Tried", "fast_folder", "sweep"]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One state of the disk, and what came of it.
+
+    Parameters
+    ----------
+    event : int
+        How many events came before the power was cut.
+    state : str
+        Which of the states that the disk may then be in.
+    outcome : str
+        survived: every complete sample is whole. mended: and the same command gave the whole result.
+        LOST: a complete sample cannot be read, or is gone. UNDETECTED: it reads as something else.
+    detail : str
+    """
+
+    event: int
+    state: str
+    outcome: str
+    detail: str = ""
+
+
+def sweep(seed: int, rounds: int) -> Iterator[tuple[str, str]]:
+    """Yield each case's name and the outcome of each state, with `rounds` random ones an event."""
+    for case in CASES:
+        with tempfile.TemporaryDirectory(dir=fast_folder()) as folder:
+            cuts = PowerCuts(case, Path(folder))
+            for tried in cuts.run(randoms=rounds, reruns=4 * rounds, seed=seed):
+                where = f", {tried.state} after event {tried.event}: {tried.detail}"
+                yield f"power cut in {case.name}{where if tried.detail else ''}", tried.outcome
+
+
+class PowerCuts:
+    """Records a command once, and checks what a power cut may leave of it.
+
+    Parameters
+    ----------
+    case : CrashCase
+    folder : Path
+        An empty one, best in memory.
+    """
+
+    def __init__(self, case: CrashCase, folder: Path) -> None:
+        self.case = case
+        self._inputs, self._out, self._seen = (folder / name for name in ("in", "out", "seen"))
+        for each in (self._inputs, self._out, self._seen):
+            each.mkdir()
+        case.prepare(self._inputs, self._out)
+        with recorded_writes(self._out) as self.log:
+            case.command(self._inputs, self._out)
+        self.after = tree_of(self._out)
+        self._final = {path.name: contents_of(path) for path in _stores(self._out)}
+        # By sample or store: what it may read as.
+        self._wholes: dict[str, list[Any]] = {}
+        for tree in (self.log.before, self.after):
+            for unit in _complete_units(tree):
+                self._wholes.setdefault(unit, []).append(self._read(tree, unit))
+        self._verdicts: dict[int, tuple[str, str]] = {}
+        self._entered: dict[int, bool] = {}
+
+    def is_replayed(self) -> bool:
+        """Return whether the recorded events make what lies there, so that nothing was missed."""
+        return replay(self.log.before, self.log.events) == self.after
+
+    def run(self, *, randoms: int, reruns: int, seed: int) -> Iterator[Tried]:
+        """Yield what came of each state of the disk.
+
+        Parameters
+        ----------
+        randoms : int
+            States by chance after each event.
+        reruns : int
+            On how many of the states to give the command again.
+        seed : int
+        """
+        states = list(disk_states(self.log.before, self.log.events, randoms=randoms, seed=seed))
+        again = set(random.Random(seed).sample(range(len(states)), min(reruns, len(states))))
+        # Complete whatever is lost: from then on it may not go.
+        certain = set(_complete_units(self.log.before)) if self.case.keeps_old else set()
+        for number, (event, state, tree) in enumerate(states):
+            outcome, detail = self._check(tree, certain)
+            if outcome == "survived" and state == "unsynced lost":
+                certain |= set(_complete_units(tree))
+            if outcome == "survived" and number in again:
+                outcome, detail = self._do_again(tree)
+            yield Tried(event, state, outcome, detail)
+
+    def _check(self, tree: Tree, certain: set[str]) -> tuple[str, str]:
+        for unit in _complete_units(tree):
+            outcome, detail = self._verdict(tree, unit)
+            if outcome != "survived":
+                return outcome, f"{unit}: {detail}"
+        complete = set(_complete_units(tree))
+        for unit in certain - complete:
+            if not self._is_whole_after_entering(tree, unit):
+                return "LOST", f"{unit}: it was complete and is gone"
+        return "survived", ""
+
+    def _is_whole_after_entering(self, tree: Tree, unit: str) -> bool:
+        """Return whether a sample is whole once the next capture has begun, and done nothing yet."""
+        root, _, sample = unit.partition("/")
+        own = {
+            p: c for p, c in tree.items() if _is_read_for(p, unit) or f"/.replacing/{sample}" in p
+        }
+        identity = hash(tuple(own.items()))
+        if identity not in self._entered:
+            shutil.rmtree(self._seen)
+            self._seen.mkdir()
+            _write_tree(self._seen, own)
+            enter_run(self._seen / root).close()
+            found = tree_of(self._seen)
+            is_there = unit in _complete_units(found)
+            self._entered[identity] = is_there and self._verdict(found, unit)[0] == "survived"
+        return self._entered[identity]
+
+    def _verdict(self, tree: Tree, unit: str) -> tuple[str, str]:
+        own = tuple((path, content) for path, content in tree.items() if _is_read_for(path, unit))
+        identity = hash(own)
+        if identity not in self._verdicts:
+            self._verdicts[identity] = self._judge(dict(own), unit)
+        return self._verdicts[identity]
+
+    def _judge(self, tree: Tree, unit: str) -> tuple[str, str]:
+        try:
+            found = self._read(tree, unit)
+        except (I2AMError, OSError, ValueError, KeyError, TypeError, RuntimeError) as e:
+            return "LOST", f"is complete and cannot be read: {type(e).__name__}: {str(e)[:200]}"
+        wholes = self._wholes.get(unit, [])
+        if any(_is_same(found, whole) for whole in wholes):
+            return "survived", ""
+        names = [differences(found[0], whole[0])[:3] for whole in wholes]
+        return "UNDETECTED", f"is complete and has other values, at {names}"
+
+    def _read(self, tree: Tree, unit: str) -> Any:
+        """Return a sample as plain zarr reads it, and as ours does."""
+        shutil.rmtree(self._seen)
+        self._seen.mkdir()
+        root, _, sample = unit.partition("/")
+        _write_tree(self._seen, {path: c for path, c in tree.items() if _is_read_for(path, unit)})
+        plain = contents_of(self._seen / unit)
+        if not sample:
+            return plain, None
+        opened = open_run if root.startswith("run") else open_maps
+        with opened(self._seen / root)[sample] as found:
+            return plain, found.load()
+
+    def _do_again(self, tree: Tree) -> tuple[str, str]:
+        shutil.rmtree(self._out)
+        self._out.mkdir()
+        _write_tree(self._out, tree)
+        try:
+            self.case.command(self._inputs, self._out)
+        except (
+            I2AMError,
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            RuntimeError,
+            AssertionError,
+        ) as e:
+            if "DEBUG" in __import__("os").environ:
+                __import__("traceback").print_exc()
+            return "LOST", f"the same command again: {type(e).__name__}: {str(e)[:300]}"
+        found = {path.name: contents_of(path) for path in _stores(self._out)}
+        for name, whole in self._final.items():
+            if (differing := differences(found.get(name, {}), whole)) != []:
+                return "UNDETECTED", f"the same command again gives other {differing[:3]} in {name}"
+        return "mended", ""
+
+
+def _is_same(found: Any, whole: Any) -> bool:
+    if differences(found[0], whole[0]):
+        return False
+    return found[1] is None or _arrays(found[1]) == _arrays(whole[1])
+
+
+def _arrays(tree: xr.DataTree) -> dict[str, Any]:
+    return {
+        f"{node.path}/{name}": (values.dims, values.to_numpy().tobytes())
+        for node in tree.subtree
+        for name, values in node.variables.items()
+        if values.dtype.kind not in "OU"
+    } | {
+        f"{node.path}/{name}": np.asarray(values).tolist()
+        for node in tree.subtree
+        for name, values in node.variables.items()
+        if values.dtype.kind in "OU"
+    }
+
+
+def _complete_units(tree: Tree) -> Iterator[str]:
+    """Yield the path of each complete sample, and of each average that has its name."""
+    for path in tree:
+        parts = path.split("/")
+        if parts[-1] != "zarr.json" or any(part.startswith(".") for part in parts):
+            continue
+        if len(parts) == 3 and _attribute(tree, path, "status") == "complete":
+            yield path.rpartition("/")[0]
+        elif len(parts) == 2 and parts[0].endswith(".average.zarr"):
+            yield parts[0]
+
+
+def _is_read_for(path: str, unit: str) -> bool:
+    root = unit.partition("/")[0]
+    return path.startswith(f"{unit}/") or path in {unit, f"{root}/zarr.json"}
+
+
+def _attribute(tree: Tree, path: str, name: str) -> Any:
+    try:
+        found: Any = json.loads(tree[path] or b"")
+        return found["attributes"]["i2am"].get(name)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _stores(folder: Path) -> Sequence[Path]:
+    return [path for path in sorted(folder.iterdir()) if (path / "zarr.json").exists()]
+
+
+def _write_tree(folder: Path, tree: Tree) -> None:
+    """Write a tree, and let the process that wrote it be gone: it is this one."""
+    for path, content in tree.items():
+        if content is None:
+            (folder / path).mkdir(parents=True, exist_ok=True)
+        else:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            gone = _PROCESS.sub(rb'\1"gone"', content) if _OWNERS in path else content
+            (folder / path).write_bytes(gone)
+
+
+def fast_folder() -> str | None:
+    """Return a folder in memory, for temporary ones; None where there is none."""
+    memory = Path("/dev/shm")
+    return str(memory) if memory.is_dir() else None

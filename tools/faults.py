@@ -1,0 +1,108 @@
+"""Try what may happen to a store, and print what was tried, how often, and what became of it.
+
+Run from the project's root: ``.venv/bin/python tools/faults.py [--rounds 25] [--seed 0] [--only NAME]``.
+Exit code 1 if anything was lost or undetected, or if a sweep broke off.
+
+A sweep is a function ``sweep(seed, rounds)`` in a module of ``tests/support`` or ``tests/faults``: it
+yields (what was tried, outcome). All of them are found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import re
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+
+GOOD = ("refused", "survived", "mended")
+BAD = ("LOST", "UNDETECTED")
+
+Sweep = Callable[[int, int], Iterator[tuple[str, str]]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return 1 if anything was lost or undetected."""
+    modules = find_sweeps()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=modules, metavar="NAME", default=modules)
+    parser.add_argument("--verbose", action="store_true", help="everything, not the faults alone")
+    options = parser.parse_args(arguments)
+    warnings.simplefilter("ignore")
+    sweeps = {name: _imported(modules[name]) for name in options.only}
+    return try_sweeps(sweeps, options.seed, options.rounds, verbose=options.verbose)
+
+
+def find_sweeps() -> dict[str, str]:
+    """Return the modules that have a sweep, by the sweeps' names."""
+    files = [
+        path
+        for folder in ("tests/support", "tests/faults")
+        for path in sorted((ROOT / folder).glob("*.py"))
+        if re.search(r"^def sweep\(", path.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    return {
+        path.stem.removeprefix("test_"): ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in files
+    }
+
+
+def _imported(module: str) -> Sweep:
+    def sweep(seed: int, rounds: int) -> Iterator[tuple[str, str]]:
+        yield from importlib.import_module(module).sweep(seed, rounds)
+
+    return sweep
+
+
+def try_sweeps(
+    sweeps: Mapping[str, Sweep], seed: int, rounds: int, *, verbose: bool = False
+) -> int:
+    """Run sweeps one after the other, print the table, and return the exit code."""
+    table: dict[str, tuple[Counter[str], float]] = {}
+    for name, sweep in sweeps.items():
+        counts: Counter[str] = Counter()
+        start_s = time.monotonic()
+        try:
+            for tried, outcome in sweep(seed, rounds):
+                counts[outcome] += 1
+                if verbose or outcome not in GOOD:
+                    _print(f"{outcome}: {name}: {tried}")
+        except Exception:  # noqa: BLE001 - the other sweeps are tried all the same
+            counts["BROKEN OFF"] += 1
+            _print(f"BROKEN OFF: {name}\n{traceback.format_exc()}")
+        table[name] = counts, time.monotonic() - start_s
+    _print_table(table)
+    is_clean = all(counts and not set(counts).difference(GOOD) for counts, _ in table.values())
+    return 0 if is_clean else 1
+
+
+def _print_table(table: Mapping[str, tuple[Counter[str], float]]) -> None:
+    others = sorted({outcome for counts, _ in table.values() for outcome in counts} - {*GOOD, *BAD})
+    columns = [*GOOD, *BAD, *others]
+    width = max(map(len, (*table, "what was tried")))
+    head = "".join(f"{column:>12}" for column in ("times", *columns, "seconds"))
+    _print(f"\n{'what was tried':{width}}{head}")
+    for name, (counts, seconds) in table.items():
+        cells = "".join(f"{counts[column]:12}" for column in columns)
+        _print(f"{name:{width}}{counts.total():12}{cells}{seconds:12.0f}")
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
