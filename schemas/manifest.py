@@ -37,6 +37,7 @@ _PATH_COLUMNS = ("source", "mask", "reference", "reference_mask")
 _REQUIRED_COLUMNS = ("sample", "reference")
 # "bbox" is near "box"; "task" is not near "mask", nor "source_id" near "source".
 _NEARNESS = 0.82
+_SHORT = 256
 # File systems allow 255 bytes; some files are named by a sample and what they show of it.
 _LONGEST_NAME_BYTES = 200
 _SAMPLE_NAME = re.compile(r"[^\W_][\w.+@=-]*")
@@ -228,15 +229,21 @@ def _parse(
     if None in record:  # Where csv puts fields that have no column.
         faults.append(f"row {number}: more fields than columns")
     known = {k: v for k, v in record.items() if k is not None and v is not None and v != ""}
-    if unfit := [fault for name in known if (fault := _unfit(name, known[name])) is not None]:
+    # Nearly all of a long manifest is short and plain text, which need not be looked at closely.
+    odd = [
+        name
+        for name, value in known.items()
+        if not (isinstance(value, str) and value.isascii() and len(value) < _SHORT)
+        or not (isinstance(name, str) and name.isascii() and len(name) < _SHORT)
+    ]
+    if unfit := [fault for name in odd if (fault := _unfit(name, known[name])) is not None]:
         faults.extend(f"row {number}, {fault}" for fault in unfit)
         return None
     # Dates and decimal numbers of a Parquet file become texts, as JSON holds them.
-    known = {name: to_jsonable_python(value) for name, value in known.items()}
+    known |= {name: to_jsonable_python(known[name]) for name in odd}
     paths = [name for name in known if name in _PATH_COLUMNS or _is_other_reference(name)]
-    for column in paths:
-        if isinstance(known[column], str):
-            known[column] = files.absolute(known[column])
+    found = {name: files.absolute(known[name]) for name in paths if isinstance(known[name], str)}
+    known |= {name: files.as_path(path) for name, path in found.items()}
     try:
         row = ManifestRow.model_validate(known)
     except ValidationError as e:
@@ -256,15 +263,12 @@ def _parse(
     if others != [f"reference_{index}" for index in range(1, len(others) + 1)]:
         faults.append(f"row {number}: expected reference_1, reference_2 … without a gap")
     for column in paths:
-        value = known[column]
-        if not isinstance(value, str):
+        if column not in found:
+            value = known[column]
             faults.append(f"row {number}, column {column!r}: expected a path, got {value!r}")
-            return None
-        if not files.has(value):
-            faults.append(f"row {number}, column {column!r}: no file at {Path(value)}")
-    if not others:
-        return row
-    return row.model_copy(update={column: Path(known[column]) for column in others})
+        elif not files.has(found[column]):
+            faults.append(f"row {number}, column {column!r}: no file at {known[column]}")
+    return row
 
 
 def _unfit(name: str, value: Any) -> str | None:

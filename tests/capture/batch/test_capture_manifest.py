@@ -254,6 +254,19 @@ def test_a_profile_may_run_the_pipeline_in_its_own_way(manifest: Path) -> None:
     assert asked == [(0, 1, 7), (3,)]
 
 
+def test_a_sample_with_damaged_metadata_fails_as_it_is_and_the_others_are_captured(
+    manifest: Path,
+) -> None:
+    run(manifest, shard=(1, 4))
+    path = manifest.parent / "run.zarr" / "s1" / "zarr.json"
+    path.write_bytes(path.read_bytes()[:100])
+    summary = run(manifest)
+    assert summary.finished == ["s0", "s2", "s3"]
+    assert list(summary.failed) == ["s1"]
+    assert "at s1/zarr.json" in summary.failed["s1"]
+    assert path.stat().st_size == 100
+
+
 # --- Provenance, images and the summary.
 
 
