@@ -13,6 +13,7 @@ from i2am.schemas import require_extras
 require_extras("to analyse a run", "analysis")
 
 from i2am.analysis.figures.files import write_comparison
+from i2am.analysis.inspection.describe import describe_store, summarise_store
 from i2am.analysis.maps.analyze import analyze, maps_of
 from i2am.analysis.maps.analyze_run import analyze_run
 from i2am.analysis.maps.live_sram import LiveSram, SramEstimate
@@ -27,7 +28,6 @@ from i2am.analysis.statistics.averages import average_maps, default_average_path
 from i2am.analysis.statistics.comparison import compare_runs, summarise_comparison
 from i2am.analysis.statistics.differences import difference_maps
 from i2am.analysis.statistics.run_pair import RunPair, pair_runs
-from i2am.analysis.stores.describe import describe_store, summarise_store
 from i2am.analysis.stores.reader import Maps, Run, open_maps, open_run
 from i2am.analysis.stores.related import default_maps_path, find_maps
 

@@ -291,7 +291,7 @@ def read_many(run: Path) -> None:
 def examine_many(folder: Path, counts: Sequence[int]) -> None:
     """Print what ``info`` and ``validate`` take for a sample, of few samples and of many."""
     from i2am.analysis import summarise_store
-    from i2am.analysis.stores.condition import examine_store
+    from i2am.analysis.inspection.condition import examine_store
 
     manifest, run = folder / "one.csv", folder / "linked.zarr"
     capture_manifest(SHIPPED_MODEL, manifest, run, steps=STEPS, shard=(0, 1), progress=False)

@@ -41,7 +41,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def test_the_packages_named_are_those_of_the_tree(project: dict[str, Any]) -> None:
-    found = {"i2am", "i2am.cli", "i2am.storage"}
+    found = {"i2am", "i2am.cli", "i2am.storage", "i2am.storage.guard"}
     for stage in STAGES:
         for module in (ROOT / stage).rglob("__init__.py"):
             found.add(".".join(("i2am", *module.parent.relative_to(ROOT).parts)))

@@ -30,7 +30,7 @@ from i2am.schemas import (
 )
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.storage.addresses import StoreLike, open_group, own_attributes
-from i2am.storage.guarded_store import check_read_whole
+from i2am.storage.guard.guarded_store import check_read_whole
 from i2am.storage.integrity import metadata_fault
 from i2am.storage.inventory import (
     DIGEST,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from i2am.analysis.stores.sealed_chunks import SealedArray, is_sealed
 from i2am.schemas import I2AMError, StoreError
 from i2am.storage.failures import storage_error
-from i2am.storage.guarded_store import native_array
+from i2am.storage.guard.guarded_store import native_array
 from i2am.storage.integrity import damaged_values
 from i2am.storage.inventory import ObjectFacts
 from i2am.storage.objects import local_path

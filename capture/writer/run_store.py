@@ -47,7 +47,7 @@ from i2am.storage.addresses import (
     reported_as_store_error,
     to_store,
 )
-from i2am.storage.guarded_store import guarded
+from i2am.storage.guard.guarded_store import guarded
 from i2am.storage.inventory import METADATA_KEY, OBJECTS, own_facts, without_inventory
 from i2am.storage.listing import Unreadable, iter_groups
 from i2am.storage.objects import (

@@ -10,7 +10,7 @@ from i2am.cli.arguments import add_command, existing_store
 from i2am.schemas.text import safe_text
 
 if TYPE_CHECKING:
-    from i2am.analysis.stores.condition import Condition
+    from i2am.analysis.inspection.condition import Condition
     from i2am.schemas import Fault
 
 __all__ = ["add"]
@@ -83,7 +83,7 @@ def _iter_not_finite(store: str, left_out: Set[str]) -> Iterator[Fault]:
 
 
 def _repair(options: argparse.Namespace) -> int:
-    from i2am.analysis.stores.condition import take_out
+    from i2am.analysis.inspection.condition import take_out
 
     condition = _examine(options.store, deep=not options.quick)
     of_store = [safe_text(fault) for fault in condition.faults.pop("", [])]
@@ -110,7 +110,7 @@ def _examine(store: str, *, deep: bool) -> Condition:
     """Return a store's condition; a bar shows how much of it was read."""
     from tqdm.auto import tqdm
 
-    from i2am.analysis.stores.condition import examine_store, stored_bytes
+    from i2am.analysis.inspection.condition import examine_store, stored_bytes
 
     if not deep:
         return examine_store(store)

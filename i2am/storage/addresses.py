@@ -27,7 +27,7 @@ from i2am.storage.failures import (
     storage_error,
     storage_errors,
 )
-from i2am.storage.guarded_store import guarded
+from i2am.storage.guard.guarded_store import guarded
 
 __all__ = [
     "StoreLike",

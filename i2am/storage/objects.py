@@ -28,7 +28,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, ObjectStore, StorePath
 
 from i2am.storage.failures import reported_as_store_error, storage_error
-from i2am.storage.guarded_store import GuardedStore
+from i2am.storage.guard.guarded_store import GuardedStore
 
 __all__ = [
     "PARTIAL",

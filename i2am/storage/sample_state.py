@@ -14,7 +14,7 @@ from typing import Any
 from zarr.storage import ObjectStore, StorePath
 
 from i2am.schemas import StoreError
-from i2am.storage.guarded_store import GuardedStore
+from i2am.storage.guard.guarded_store import GuardedStore
 from i2am.storage.integrity import altered_objects, inventory_of
 from i2am.storage.inventory import METADATA_KEY, Inventory, own_facts
 from i2am.storage.objects import local_path, read_object

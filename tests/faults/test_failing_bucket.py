@@ -21,7 +21,7 @@ from obstore.store import from_url
 from zarr.storage import ObjectStore
 
 from i2am.analysis import analyze_run, open_run, sram
-from i2am.analysis.stores.condition import take_out
+from i2am.analysis.inspection.condition import take_out
 from i2am.capture import capture, capture_manifest
 from i2am.cli import main
 from i2am.schemas import I2AMError, StorageError, StoreError

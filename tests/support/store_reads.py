@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from i2am.cli import main
-from i2am.storage.local_objects import LocalObjects
+from i2am.storage.guard.local_objects import LocalObjects
 
 __all__ = ["run_guide", "watch_reads"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from i2am.analysis import analyze_run, open_maps, open_run, score_maps, summarise_store
-from i2am.analysis.stores.condition import examine_store
+from i2am.analysis.inspection.condition import examine_store
 from i2am.schemas import StoreError, StoreWarning
 from tests.support.synthetic_run import write_run
 

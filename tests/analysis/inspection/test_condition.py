@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from i2am.analysis import analyze_run, open_maps, open_run
-from i2am.analysis.stores.condition import examine_store, take_out
+from i2am.analysis.inspection.condition import examine_store, take_out
 from i2am.capture.writer.run_store import finished_samples
 from i2am.cli import main
 from i2am.schemas import StoreError

@@ -14,7 +14,7 @@ from numcodecs.blosc import Blosc
 from numcodecs.zstd import Zstd
 
 from i2am.schemas import StoreError
-from i2am.storage.node_metadata import ArrayLayout, Encoding
+from i2am.storage.guard.node_metadata import ArrayLayout, Encoding
 
 __all__ = ["check_chunk", "check_shard", "needs_look"]
 

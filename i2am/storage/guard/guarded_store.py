@@ -26,9 +26,9 @@ from zarr.storage import FsspecStore, LocalStore, ObjectStore, StorePath, Wrappe
 from i2am.schemas import StoreError
 from i2am.schemas.text import safe_text
 from i2am.storage.buckets import BucketStore, read_at_most
-from i2am.storage.encoded_chunks import check_chunk, check_shard, needs_look
-from i2am.storage.local_objects import LocalObjects
-from i2am.storage.node_metadata import MAX_METADATA_BYTES, ArrayLayout, checked_node
+from i2am.storage.guard.encoded_chunks import check_chunk, check_shard, needs_look
+from i2am.storage.guard.local_objects import LocalObjects
+from i2am.storage.guard.node_metadata import MAX_METADATA_BYTES, ArrayLayout, checked_node
 
 __all__ = ["GuardedStore", "check_read_whole", "guarded", "native_array"]
 

@@ -22,7 +22,7 @@ from i2am.analysis import open_run
 from i2am.cli import main
 from i2am.schemas import StoreError
 from i2am.storage.addresses import open_group
-from i2am.storage.guarded_store import GuardedStore, guarded, native_array
+from i2am.storage.guard.guarded_store import GuardedStore, guarded, native_array
 from tests.support.hostile_stores import HOSTILE, LAYER, QUERY, Hostile, refusal, write_victim
 
 BY_NAME = {one.name: one for one in HOSTILE}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from i2am.analysis.stores.describe import describe_store, sample_names
+from i2am.analysis.inspection.describe import describe_store, sample_names
 from i2am.analysis.stores.reader import open_root
 from i2am.schemas import SCHEMA_VERSION, Fault, find_faults
 from i2am.storage.addresses import StoreLike, own_attributes, path_to_write

@@ -1,0 +1,4 @@
+"""What is in a store, and what is wrong with it.
+
+Imports stores alone.
+"""
