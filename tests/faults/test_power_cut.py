@@ -12,7 +12,7 @@ import pytest
 from tests.support.crash_cases import CASES, WITHOUT_FSYNC, CrashCase
 from tests.support.power_cut import Disk, disk_states, replay
 from tests.support.power_cuts import PowerCuts, fast_folder
-from tests.support.write_log import Event, recorded_writes, tree_of
+from tests.support.write_log import Event, Tree, recorded_writes, tree_of
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_what_was_not_synced_may_be_lost_and_what_was_may_not() -> None:
         Event("write", "b", content=b"bbb"),
         Event("sync_folder", ""),
     ]
-    before: dict[str, bytes | None] = {"a": b"old"}
+    before: Tree = {"a": b"old"}
     states = [tree for number, _, tree in disk_states(before, events, randoms=40, seed=0)]
     assert {tree["a"] for tree in states} == {b"old", b"new"}
     assert {tree.get("b") for tree in states} >= {None, b"", b"bbb", b"\0\0\0"}
@@ -100,6 +100,6 @@ def test_what_was_not_synced_may_be_lost_and_what_was_may_not() -> None:
 
 def test_a_rename_changes_both_of_its_names_or_neither() -> None:
     events = [Event("mkdir", "to"), Event("sync_folder", ""), Event("rename", "from", "to/it")]
-    before: dict[str, bytes | None] = {"from": b"1"}
+    before: Tree = {"from": b"1"}
     last = [tree for n, _, tree in disk_states(before, events, randoms=20, seed=0) if n == 3]
     assert {tuple(tree) for tree in last} <= {("from", "to"), ("to", "to/it")}

@@ -18,6 +18,7 @@ __all__ = ["ignore_and_end", "raised_here", "wait_for_ever", "wait_in_a_forked_p
 
 def wait_for_ever(begun: str, errors: str) -> None:
     """Wait in the main thread where no Python runs: for a lock of C that is never given back."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ignored in the background.
     library, lock = ctypes.CDLL(None), ctypes.create_string_buffer(256)
     library.pthread_mutex_lock(lock)
     with stopped_by_signals(lambda stopped: Path(errors).write_text(f"stopped {stopped}")):
