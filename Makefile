@@ -69,7 +69,7 @@ lint: $(SETUP)
 build: $(SETUP)
 	$(BIN)/python tools/check_wheel.py
 
-# Three quarters of an hour on a machine that does nothing else; benchmarks/README.md says what each prints.
+# An hour on a machine that does nothing else; benchmarks/README.md says what each prints.
 bench: $(SETUP)
 	$(BIN)/python benchmarks/capture_overhead.py
 	$(BIN)/python benchmarks/store_write.py
@@ -77,6 +77,7 @@ bench: $(SETUP)
 	$(BIN)/python benchmarks/analysis_speed.py
 	$(BIN)/python benchmarks/analysis_speed.py --workers
 	$(BIN)/python benchmarks/analysis_memory.py
+	$(BIN)/python benchmarks/many_samples.py
 	$(BIN)/python benchmarks/viewer_latency.py
 
 clean:

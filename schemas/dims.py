@@ -65,7 +65,7 @@ IMAGE_ARRAYS: Final = {
     "inpainting_mask": (Y, X),
     "reference_mask": (REFERENCE_Y, REFERENCE_X),
 }
-_OTHER_REFERENCE: Final = re.compile(r"reference_[1-9]\d*")
+_OTHER_REFERENCE: Final = re.compile(r"reference_[1-9][0-9]{0,3}")
 
 # Leading dimensions of a maps array; the direction's plane follows.
 LEVELS: Final = {

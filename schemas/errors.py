@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
+from i2am.schemas.text import safe_text
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -25,11 +27,25 @@ __all__ = [
     "StoreWarning",
     "describe_validation_error",
     "did_you_mean",
+    "shorten",
 ]
 
 
 class I2AMError(Exception):
-    """Base of every error that i2am raises on purpose."""
+    r"""Base of every error that i2am raises on purpose.
+
+    Its text may name what a store or a manifest holds, and is shown as text whatever that is.
+
+    Examples
+    --------
+    >>> print(I2AMError("got 'shirt\x1b[2J'"))
+    got 'shirt\x1b[2J'
+    """
+
+    def __str__(self) -> str:
+        """Return the message, without what would control a terminal."""
+        # As Exception has it: an error that is a KeyError, too, would be shown in quotes.
+        return safe_text(Exception.__str__(self), keep="\n")
 
 
 class SchemaError(I2AMError, ValueError):
@@ -67,6 +83,20 @@ class MissingExtra(I2AMError, ImportError):
 _LISTED_CHARACTERS = 160  # about two lines
 
 
+def shorten(text: str, most: int = 200) -> str:
+    """Return a text of at most `most` characters, with its beginning and its end.
+
+    Examples
+    --------
+    >>> shorten("abcdefghijkl", 7)
+    'abc…jkl'
+    """
+    if len(text) <= most:
+        return text
+    kept = (most - 1) // 2
+    return f"{text[: most - 1 - kept]}…{text[-kept:]}"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a closing sentence that names the nearest known name, or as many as two lines hold.
 
@@ -102,5 +132,9 @@ def describe_validation_error(error: ErrorDetails) -> str:
     """
     reason = error["msg"].removeprefix("Value error, ").rstrip(".")
     # Our own messages tell what came; a missing field's input is the whole mapping.
-    came = "" if error["type"] in {"missing", "value_error"} else f", got {error['input']!r}"
+    came = (
+        ""
+        if error["type"] in {"missing", "value_error"}
+        else f", got {shorten(repr(error['input']))}"
+    )
     return f"{reason[0].lower()}{reason[1:]}{came}"

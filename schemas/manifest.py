@@ -6,26 +6,26 @@ nobody would notice: what is nearly a known name is therefore told.
 
 from __future__ import annotations
 
-import csv
 import difflib
 import functools
 import gc
-import json
 import math
+import os
 import re
 import warnings
 from contextlib import contextmanager
-from datetime import date, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic_core import to_jsonable_python
 
 from i2am.schemas.coordinates import is_printable
 from i2am.schemas.dims import IMAGE_ARRAYS, image_dims
-from i2am.schemas.errors import InputWarning, SchemaError, describe_validation_error
+from i2am.schemas.errors import InputWarning, SchemaError, describe_validation_error, shorten
 from i2am.schemas.manifest_files import ManifestFiles
-from i2am.schemas.optional import require
+from i2am.schemas.manifest_records import iter_records
+from i2am.schemas.manifest_values import check_seed, check_value
 from i2am.schemas.provenance import find_json_fault
 
 if TYPE_CHECKING:
@@ -35,9 +35,11 @@ __all__ = ["ManifestRow", "check_sample_name", "read_manifest"]
 
 _PATH_COLUMNS = ("source", "mask", "reference", "reference_mask")
 _REQUIRED_COLUMNS = ("sample", "reference")
-_DELIMITERS = ",;\t"
 # "bbox" is near "box"; "task" is not near "mask", nor "source_id" near "source".
 _NEARNESS = 0.82
+_SHORT = 256
+# File systems allow 255 bytes; some files are named by a sample and what they show of it.
+_LONGEST_NAME_BYTES = 200
 _SAMPLE_NAME = re.compile(r"[^\W_][\w.+@=-]*")
 
 
@@ -70,13 +72,25 @@ class ManifestRow(BaseModel):
         if parts is None:
             return None
         try:
-            x, y, width, height = (float(part) for part in parts)
-        except (TypeError, ValueError):
+            x, y, width, height = (
+                math.nan if isinstance(part, bool) else float(part) for part in parts
+            )
+        except (TypeError, ValueError, OverflowError):
             x, y, width, height = (math.nan,) * 4
         if not (all(map(math.isfinite, (x, y, width, height))) and width > 0 and height > 0):
-            msg = f"Expected x, y, width and height in pixels, got {box!r}"
+            msg = f"Expected x, y, width and height in pixels, got {shorten(repr(box))}"
             raise ValueError(msg)
         return x, y, width, height
+
+    @field_validator("seed", mode="before")
+    @classmethod
+    def _is_a_seed(cls, seed: Any) -> Any:
+        return check_seed(seed)
+
+    @field_validator("seed")
+    @classmethod
+    def _has_64_bits(cls, seed: int | None) -> Any:
+        return check_seed(seed)  # What came as text is a number now.
 
     def labels(self) -> dict[str, Any]:
         """Return the columns that the contract does not name."""
@@ -102,7 +116,7 @@ def check_sample_name(name: str) -> str:
     ------
     SchemaError
         If it is empty, starts with a dot or an underscore, holds more than letters, digits and
-        ``. _ + @ = -``, or is the name of Zarr's own metadata file.
+        ``. _ + @ = -``, is the name of Zarr's own metadata file, or takes more than 200 bytes.
 
     Examples
     --------
@@ -112,7 +126,13 @@ def check_sample_name(name: str) -> str:
     if not _SAMPLE_NAME.fullmatch(name) or name == "zarr.json":
         msg = (
             "Expected a sample name of letters, digits and . _ + @ = - that starts with a letter "
-            f"or digit, got {name!r}. Rename the sample."
+            f"or digit, got {shorten(repr(name))}. Rename the sample."
+        )
+        raise SchemaError(msg)
+    if (size := len(name.encode())) > _LONGEST_NAME_BYTES:
+        msg = (
+            f"Expected a sample name of at most {_LONGEST_NAME_BYTES} bytes, got {size}, at "
+            f"{shorten(repr(name), 60)}. Rename the sample."
         )
         raise SchemaError(msg)
     return name
@@ -145,7 +165,7 @@ def read_manifest(path: Path | str) -> list[ManifestRow]:
         If a column's name is nearly a known one: it is a label then.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - pathlib's raises of a name that is too long
         msg = f"Expected a manifest file, found none at {path}. Give a CSV, JSON Lines or Parquet."
         raise SchemaError(msg)
     with _without_garbage_collection():
@@ -169,7 +189,7 @@ def _read_rows(path: Path) -> list[ManifestRow]:
     rows: list[ManifestRow] = []
     files = ManifestFiles(path.parent)
     places: dict[str, int] = {}
-    records = list(_iter_records(path, faults))
+    records = list(iter_records(path, faults, _count_known))
     columns = list(dict.fromkeys(k for _, record in records for k in record if k is not None))
     absent = _missing_columns(columns) if records and not _has_own_columns(path) else []
     faults.extend(_describe_missing(column, columns) for column in absent)
@@ -191,7 +211,9 @@ def _read_rows(path: Path) -> list[ManifestRow]:
         faults.append("no rows")
     _warn_of_near_names(columns, path)
     if faults:
-        shown = "; ".join(faults[:10]) + (f"; and {len(faults) - 10} more" if faults[10:] else "")
+        shown = "; ".join(shorten(fault, 400) for fault in faults[:10]) + (
+            f"; and {len(faults) - 10} more" if faults[10:] else ""
+        )
         msg = f"Expected a valid manifest, got faults in {path}: {shown}. Mend these rows."
         raise SchemaError(msg)
     return rows
@@ -207,10 +229,21 @@ def _parse(
     if None in record:  # Where csv puts fields that have no column.
         faults.append(f"row {number}: more fields than columns")
     known = {k: v for k, v in record.items() if k is not None and v is not None and v != ""}
+    # Nearly all of a long manifest is short and plain text, which need not be looked at closely.
+    odd = [
+        name
+        for name, value in known.items()
+        if not (isinstance(value, str) and value.isascii() and len(value) < _SHORT)
+        or not (isinstance(name, str) and name.isascii() and len(name) < _SHORT)
+    ]
+    if unfit := [fault for name in odd if (fault := _unfit(name, known[name])) is not None]:
+        faults.extend(f"row {number}, {fault}" for fault in unfit)
+        return None
+    # Dates and decimal numbers of a Parquet file become texts, as JSON holds them.
+    known |= {name: to_jsonable_python(known[name]) for name in odd}
     paths = [name for name in known if name in _PATH_COLUMNS or _is_other_reference(name)]
-    for column in paths:
-        if isinstance(known[column], str):
-            known[column] = files.absolute(known[column])
+    found = {name: files.absolute(known[name]) for name in paths if isinstance(known[name], str)}
+    known |= {name: files.as_path(path) for name, path in found.items()}
     try:
         row = ManifestRow.model_validate(known)
     except ValidationError as e:
@@ -230,14 +263,22 @@ def _parse(
     if others != [f"reference_{index}" for index in range(1, len(others) + 1)]:
         faults.append(f"row {number}: expected reference_1, reference_2 … without a gap")
     for column in paths:
-        value = known[column]
-        if not isinstance(value, str):
+        if column not in found:
+            value = known[column]
             faults.append(f"row {number}, column {column!r}: expected a path, got {value!r}")
-        elif not files.has(value):
-            faults.append(f"row {number}, column {column!r}: no file at {Path(value)}")
-    if not others:
-        return row
-    return row.model_copy(update={column: Path(known[column]) for column in others})
+        elif not files.has(found[column]):
+            faults.append(f"row {number}, column {column!r}: no file at {known[column]}")
+    return row
+
+
+def _unfit(name: str, value: Any) -> str | None:
+    """Return what is wrong with a field whose name or value no store can hold."""
+    try:
+        check_value(name)
+        check_value(value)
+    except ValueError as e:
+        return f"column {shorten(repr(name), 60)}: {e}"
+    return None
 
 
 def _has_own_columns(path: Path) -> bool:
@@ -258,7 +299,9 @@ def _describe_missing(column: str, columns: Sequence[str]) -> str:
 def _warn_of_near_names(columns: Sequence[str], path: Path) -> None:
     """Warn of labels whose names are nearly those of columns that the manifest does not have."""
     # Without the required ones there are faults, which tell the same.
-    free = [name for name in ManifestRow.model_fields if name not in {*columns, *_REQUIRED_COLUMNS}]
+    further = ("reference_1",) if "reference" in columns else ()
+    known = (*ManifestRow.model_fields, *further)
+    free = [name for name in known if name not in {*columns, *_REQUIRED_COLUMNS}]
     for label in columns:
         is_known = label in ManifestRow.model_fields or _is_other_reference(label)
         if not is_known and (near := _near(label, free)) is not None:
@@ -277,75 +320,5 @@ def _near(name: str, names: Iterable[str]) -> str | None:
     return plain[found[0]] if found else None
 
 
-def _find_delimiter(header: str) -> str:
-    """Return what parts a header's names: the delimiter that gives most of the known ones."""
-
-    def count(delimiter: str) -> int:
-        names = next(csv.reader([header], delimiter=delimiter), [])
-        return sum(_near(name, ManifestRow.model_fields) is not None for name in names)
-
-    return max(_DELIMITERS, key=count)  # The first of equals: a comma.
-
-
-def _iter_records(path: Path, faults: list[str]) -> Iterator[tuple[int, dict[Any, Any]]]:
-    """Yield (row number as an editor shows it, record); a Parquet file's rows count from 1."""
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".csv":
-            with path.open(newline="", encoding="utf-8-sig") as lines:
-                delimiter = _find_delimiter(lines.readline())
-                lines.seek(0)
-                reader = csv.DictReader(lines, delimiter=delimiter)
-                names = [name for name in reader.fieldnames or () if name]
-                faults.extend(
-                    f"column {name!r} stands more than once in the header"
-                    for name in dict.fromkeys(names)
-                    if names.count(name) > 1
-                )
-                for record in reader:
-                    yield reader.line_num, record
-        elif suffix in {".jsonl", ".ndjson"}:
-            with path.open(encoding="utf-8-sig") as lines:
-                yield from _iter_json_objects(lines, faults)
-        elif suffix == ".parquet":
-            yield from enumerate(_read_parquet(path), start=1)
-        else:
-            msg = f"Expected a .csv, .jsonl or .parquet manifest, got {path}. Convert it."
-            raise SchemaError(msg)
-    except (UnicodeDecodeError, csv.Error) as e:
-        msg = f"Expected UTF-8 text, got something else at {path} ({e}). Save it as UTF-8."
-        raise SchemaError(msg) from e
-
-
-def _iter_json_objects(
-    lines: Iterable[str], faults: list[str]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(lines, start=1):
-        text = line.strip()
-        if not text:
-            continue
-        try:
-            record = json.loads(text)
-        except json.JSONDecodeError as e:
-            faults.append(f"row {number}: expected a JSON object, got {text[:40]!r} ({e.msg})")
-            continue
-        if isinstance(record, dict):
-            yield number, record
-        else:
-            faults.append(f"row {number}: expected a JSON object, got {text[:40]!r}")
-
-
-def _with_dates_as_text(row: dict[str, Any]) -> dict[str, Any]:
-    return {k: v.isoformat() if isinstance(v, date | time) else v for k, v in row.items()}
-
-
-def _read_parquet(path: Path) -> list[dict[str, Any]]:
-    parquet = require("pyarrow.parquet", "to read a Parquet manifest", "capture")
-    try:
-        # Not read_table: it would take a folder named "a=b" on the way here for a column.
-        with parquet.ParquetFile(path) as file:
-            rows = [_with_dates_as_text(row) for row in file.read().to_pylist()]
-    except ValueError as e:  # What pyarrow raises on other bytes is one.
-        msg = f"Expected a Parquet file, got something else at {path} ({e}). Write it anew."
-        raise SchemaError(msg) from e
-    return rows
+def _count_known(names: Sequence[str]) -> int:
+    return sum(_near(name, ManifestRow.model_fields) is not None for name in names)

@@ -7,10 +7,8 @@ for each of them takes seconds on a disk and minutes over a network; to list a f
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
+from typing import Final
 
 __all__ = ["ManifestFiles"]
 
@@ -28,20 +26,31 @@ class ManifestFiles:
 
     Examples
     --------
-    >>> from pathlib import Path
     >>> files = ManifestFiles(Path("/no/such/folder"))
     >>> files.absolute("shirt.png"), files.has("/no/such/folder/shirt.png")
     ('/no/such/folder/shirt.png', False)
+    >>> files.as_path("/no/such/folder/shirt.png").name
+    'shirt.png'
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = str(folder.absolute())
+        self._folders: dict[str, Path] = {}
         self._asked: dict[str, int] = {}
         self._listed: dict[str, set[str]] = {}
 
     def absolute(self, path: str) -> str:
         """Return where a path leads to, as text: faster than as a Path, of which there are many."""
         return os.path.join(self._folder, path)  # noqa: PTH118 - see above
+
+    def as_path(self, path: str) -> Path:
+        """Return a path as one; its folder, which many share, is taken apart once."""
+        folder, separator, name = path.rpartition(os.sep)
+        if not separator:
+            return Path(path)
+        if (parent := self._folders.get(folder)) is None:
+            parent = self._folders[folder] = Path(folder + separator)
+        return parent / name
 
     def has(self, path: str) -> bool:
         """Return whether there is such a file."""

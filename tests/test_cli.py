@@ -65,7 +65,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("demo/figures", "figures"):
         (folder / name).mkdir(parents=True)
     (folder / "figures" / "first-overview.png").write_bytes(b"mine")
-    Image.new("RGB", (8, 8)).save(folder / "a.png")
+    Image.new("RGB", (8, 8), "white").save(folder / "a.png")  # It is a mask as well.
     (folder / "good.csv").write_text(MANIFEST)
     (folder / "faulty.csv").write_text(MANIFEST + "a,a.png,b.png,a.png\n")
     (folder / "other.json").write_text("[]")
@@ -323,7 +323,7 @@ WRONG = [
     _wrong(2, f"{CAPTURE} good.csv --steps 0", "expected a whole number from 1 on"),
     _wrong(2, f"{CAPTURE} good.csv --dtype int8", "invalid choice: 'int8'"),
     _wrong(2, f"{CAPTURE} good.csv --guidance-scale nan", "expected a number, got 'nan'"),
-    _wrong(2, f"{CAPTURE} good.csv --seed x", "invalid int value: 'x'"),
+    _wrong(2, f"{CAPTURE} good.csv --seed x", "expected a whole number, got 'x'"),
     _wrong(1, f"{CAPTURE} good.csv --out notes.txt", "at notes.txt"),
     *(
         _wrong(1, f"{CAPTURE} good.csv --out {store}", message)
@@ -331,7 +331,7 @@ WRONG = [
             "maps.zarr": "Expected a run, got maps at maps.zarr",
             "averages.zarr": "Expected a run, got average at averages.zarr",
             "foreign.zarr": "Expected a run, got another Zarr group at foreign.zarr",
-            "run.zarr/first": "Expected a run, got capture at run.zarr/first",
+            "run.zarr/first": "got one inside the store {made}/run.zarr, at run.zarr/first",
             "newer.zarr": "Expected a run of schema 1, got 2, at newer.zarr. Name a new store",
             "foo://bar": "at foo://bar",
         }.items()

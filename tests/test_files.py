@@ -243,4 +243,5 @@ def test_a_result_has_a_checksum_for_every_chunk(run: Path, tmp_path: Path) -> N
         arrays = [node for _, node in members if isinstance(node, zarr.Array)]
         assert arrays
         for array in arrays:
-            assert array.metadata.to_dict()["codecs"][-1]["name"] == "crc32c"
+            stored: Any = array.metadata.to_dict()
+            assert stored["codecs"][-1]["name"] == "crc32c"

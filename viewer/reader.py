@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -21,6 +22,7 @@ PathOrPaths = str | PathLike[str] | Sequence[str | PathLike[str]]
 
 
 _BUCKET: Final = re.compile(r"(s3|gs|az)://")
+_MAX_METADATA_BYTES: Final = 2**20  # Of a root, which says little.
 
 
 def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData]] | None:
@@ -44,11 +46,15 @@ def kind_of(path: str) -> str | None:
             from i2am.storage.addresses import own_attributes
 
             return str(own_attributes(open_root(path))["kind"])
-        root = json.loads((Path(path) / "zarr.json").read_bytes())
+        metadata = Path(path) / "zarr.json"
+        own = metadata.stat()
+        if not stat.S_ISREG(own.st_mode) or own.st_size > _MAX_METADATA_BYTES:
+            return None  # A pipe would keep the window waiting.
+        root = json.loads(metadata.read_bytes())
         own = root["attributes"][ATTRIBUTE_KEY]
         is_root = own["kind"] in ("run", "maps") and "status" not in own
         return str(own["kind"]) if is_root else None
-    except (OSError, ValueError, LookupError, TypeError, I2AMError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, I2AMError):
         return None
 
 

@@ -27,6 +27,7 @@ from i2am.analysis.statistics.run_pair import SampleWithMaps, lie_alike
 from i2am.analysis.stores.layers import image_under
 from i2am.schemas import Box
 from i2am.schemas.directions import DIRECTIONS, DirectionName
+from i2am.schemas.text import safe_text
 
 __all__ = ["draw_comparison"]
 
@@ -68,13 +69,19 @@ def draw_comparison(a: SampleWithMaps, b: SampleWithMaps, note: str = "") -> Fig
     parts = figure.subfigures(len(rows), height_ratios=heights, squeeze=False).ravel()
     for part, direction, pair in zip(parts, rows, images, strict=True):
         part.suptitle(
-            _heading(direction, a, b), fontsize=_FONT_PT + 1.5, weight="bold", x=0.01, ha="left"
+            safe_text(_heading(direction, a, b)),
+            fontsize=_FONT_PT + 1.5,
+            weight="bold",
+            x=0.01,
+            ha="left",
+            parse_math=False,
         )
         _draw_row(part, direction, a, b, pair)
     words = _CAPTION
     if any(one.seen is not None for pair in images for one in pair):
         words += f"\n{UNSEEN}"
     words += f"\n{note}" if note else ""
+    words = safe_text(words, keep="\n")
     figure.supxlabel(words, fontsize=_FONT_PT, x=0.01, ha="left", parse_math=False)
     return figure
 
@@ -157,7 +164,7 @@ def _show(
 ) -> None:
     """Show pixels at the image's size, with the outlines of the mask and of what the model saw."""
     frame, box = image.frame, image.box
-    axes.set_title(title, fontsize=_FONT_PT)
+    axes.set_title(safe_text(title, keep="\n"), fontsize=_FONT_PT, parse_math=False)
     axes.set(xticks=[], yticks=[])
     extent = (frame.x0, frame.x1, frame.y1, frame.y0)
     axes.imshow(pixels, extent=extent, interpolation="antialiased")

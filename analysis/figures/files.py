@@ -17,7 +17,12 @@ from i2am.analysis.statistics.comparison import compare_sample, summarise_compar
 from i2am.analysis.statistics.run_pair import RunPair, SampleWithMaps, differences_of
 from i2am.analysis.stores.maps_writer import COORDINATE_CODECS, MAP_CODECS
 from i2am.analysis.stores.tables import write_table
-from i2am.files import check_new_file, outputs_written_whole, written_whole
+from i2am.files import (
+    check_new_file,
+    check_not_in_store,
+    outputs_written_whole,
+    written_whole,
+)
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import LAYER, STEP
@@ -69,17 +74,18 @@ def write_figures(
     AnalysisError
         If a kind is not in `FIGURES`, or a sample is in the run or the maps alone.
     StoreError
-        If a file exists and `overwrite` is false.
+        If a file exists and `overwrite` is false, or `out_dir` is a store or inside one.
     """
     from i2am.analysis.figures.overlay import DEFAULT_STYLE  # Bring Matplotlib.
     from i2am.analysis.figures.panels import render
 
     style = style or DEFAULT_STYLE
-    names = list(sample_names)
+    names = list(dict.fromkeys(sample_names))
     kinds = report_kinds() if kinds is None else kinds
     _check_known(kinds, FIGURES, "figure")
     _check_known(names, run, "sample of the run")
     _check_known(names, maps, "sample of the maps")
+    check_not_in_store(out_dir, is_folder=True)
     wanted = {name: existing_kinds(run[name], kinds) for name in names}
     paths = [figure_path(out_dir, name, kind) for name in names for kind in wanted[name]]
     for path in paths:
@@ -141,16 +147,17 @@ def write_comparison(
     Raises
     ------
     StoreError
-        If `out` is a file or a URL, or one of the outputs is there and `overwrite` is false.
+        If `out` is a file, a URL, a store or inside one, or one of the outputs is there and `overwrite` is false.
     AnalysisError
         If `confidence` is not between 0 and 1, or a sample's maps share no direction.
     """
     check_confidence(confidence)
+    out = _check_room(pair, out, overwrite=overwrite)
     note = f"A: {_short(pair.run_a.path)}; B: {_short(pair.run_b.path)}"
     opened = tqdm(
         pair.opened(), "compare", total=len(pair.names), unit="sample", disable=not progress
     )
-    with outputs_written_whole(_check_room(pair, out, overwrite=overwrite)) as folder:
+    with outputs_written_whole(out) as folder:
         zarr.create_group(folder / _STORE, attributes={ATTRIBUTE_KEY: _attributes(pair)})
         parts = [_write_sample(*each, folder, note) for each in opened]
         table = pd.concat(parts, ignore_index=True)
@@ -161,6 +168,7 @@ def write_comparison(
 
 def _check_room(pair: RunPair, out: str | Path, *, overwrite: bool) -> Path:
     """Return the folder, in which earlier outputs of these names may be replaced."""
+    check_not_in_store(out, is_folder=True)
     folder = Path(out)
     if is_url(out) or folder.is_file():
         msg = f"Expected a local folder, got {'a URL' if is_url(out) else 'a file'}, at {out}. "

@@ -32,6 +32,7 @@ from i2am.analysis.figures.overlay import (
 from i2am.analysis.stores.boxes import image_box, is_whole_image
 from i2am.schemas import Box
 from i2am.schemas.directions import R2G
+from i2am.schemas.text import safe_text
 
 __all__ = [
     "FIGURE_DPI",
@@ -232,7 +233,7 @@ def _draw_panel(figure: Figure, panel: Panel, box: tuple[float, float, float, fl
     if panel.pixels is None:
         axes.text(
             0.5, 0.5, _fit(panel.sentence, width - 0.3), ha="center", va="center",
-            fontsize=_FONT_PT, color="0.25", transform=axes.transAxes,
+            fontsize=_FONT_PT, color="0.25", transform=axes.transAxes, parse_math=False,
         )  # fmt: skip
         axes.set_facecolor("0.95")
         return
@@ -316,6 +317,7 @@ def _axes(figure: Figure, box: tuple[float, float, float, float]) -> Axes:
 
 def _write(figure: Figure, text: str, baseline: float, **font: Any) -> None:
     whole_width, whole_height = figure.get_size_inches()
+    text = safe_text(text, keep="\n")
     figure.text(_MARGIN / whole_width, 1 - baseline / whole_height, text, parse_math=False, **font)
 
 
@@ -323,7 +325,7 @@ def _fit(text: str, width: float) -> str:
     """Break lines at spaces and after dots, so that each fits a width in inches."""
     letters = int(width * _LETTERS_PER_INCH)
     lines: list[str] = []
-    for line in text.split("\n"):
+    for line in safe_text(text, keep="\n").split("\n"):
         lines.append("")
         for piece in re.split(r"(?<=[\s.])", line):
             if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > letters:

@@ -29,6 +29,7 @@ from i2am.analysis.scores.registry import score_meanings
 from i2am.files import check_new_file, written_whole
 from i2am.schemas import AnalysisError
 from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.text import safe_text
 
 __all__ = ["write_report"]
 
@@ -191,7 +192,7 @@ def _section(
         _Score(row["score"], meanings.get(row["score"], ""), _number(row["value"])) for row in own
     )
     provenance = dict(_flat(sample.attrs[ATTRIBUTE_KEY]))
-    return _Section(name, figures, tuple(notes), values, provenance)
+    return _Section(safe_text(name), figures, tuple(notes), values, provenance)
 
 
 def _figure(
@@ -263,6 +264,11 @@ def _name(store: Mapping[str, xr.DataTree]) -> str:
 def _template() -> jinja2.Template:
     text = files("i2am.analysis.figures").joinpath("report.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Escapes keep HTML out; this keeps out what turns the direction of text round, or is unseen.
+        finalize=lambda value: safe_text(value, keep="\n"),
     )
     return environment.from_string(text)

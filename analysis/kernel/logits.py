@@ -34,6 +34,10 @@ class AttentionLogits(Protocol):
     def shape(self) -> tuple[int, int, int]:
         """Matrices n, generated patches P, reference tokens R."""
 
+    @property
+    def may_hide(self) -> bool:
+        """Whether a logit of -inf is a token that a patch may not see, and not the fault of a factor."""
+
     def fill_rows(self, batch: slice) -> FillRows:
         """Return a function that writes rows of a batch of matrices into an array."""
 
@@ -60,6 +64,11 @@ class FactoredLogits:
     def shape(self) -> tuple[int, int, int]:
         """Matrices, patches, tokens."""
         return max(len(self.query), len(self.key)), self.query.shape[1], self.key.shape[1]
+
+    @property
+    def may_hide(self) -> bool:
+        """Never: a product of finite factors is finite."""
+        return False
 
     def fill_rows(self, batch: slice) -> FillRows:
         """Return a function that multiplies rows of the queries with the keys."""
@@ -102,6 +111,11 @@ class StoredLogits:
         """Matrices, patches, tokens."""
         matrices, patches, tokens = self.logits.shape
         return matrices, patches, tokens
+
+    @property
+    def may_hide(self) -> bool:
+        """Always: the layer's mask is in them."""
+        return True
 
     def fill_rows(self, batch: slice) -> FillRows:
         """Return a function that copies rows."""

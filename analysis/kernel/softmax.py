@@ -91,7 +91,7 @@ def directional_means(
     r2g = np.empty((matrices, patches), np.float32)
     g2r = np.empty((matrices, tokens), np.float32)
     mass = None if logsumexp is None else np.empty((matrices, patches), np.float32)
-    exponentials = Exponentials(logits.shape, working_set_bytes)
+    exponentials = Exponentials(logits.shape, working_set_bytes, may_hide=logits.may_hide)
     for batch in slices(matrices, exponentials.batch_size):
         total = None if logsumexp is None else logsumexp[batch].astype(np.float32, copy=False)
         found = _batch_means(exponentials, logits, batch, total, region)
@@ -173,7 +173,8 @@ def _columns_from_own_maximum(
     for part in slices(len(columns), max(1, max_logits // patches)):
         values = logits.columns(matrix, columns[part])
         highest = values.max(axis=0)
-        seen = highest > -np.inf
+        # Where no token may be hidden, infinity becomes NaN, which whoever asked will notice.
+        seen = (highest > -np.inf) | (not logits.may_hide)
         values -= np.where(seen, highest, 0)
         np.exp(values, out=values)
         total += values @ inverse(values.sum(axis=0), seen)
@@ -185,7 +186,7 @@ def softmax_over_patches(logits: AttentionLogits) -> Floats:
     """Return the softmax over the patches of each token, (n, R, P): nothing is averaged."""
     flipped = logits.transposed()
     probability = np.empty(flipped.shape, np.float32)
-    exponentials = Exponentials(flipped.shape, WORKING_SET_BYTES)
+    exponentials = Exponentials(flipped.shape, WORKING_SET_BYTES, may_hide=flipped.may_hide)
     for batch in slices(len(probability), exponentials.batch_size):
         exponentials.start_batch(flipped.fill_rows(batch), batch.stop - batch.start)
         for rows, values in exponentials:
@@ -211,6 +212,8 @@ class Exponentials:
     shape : (n, P, R)
         Of all logits.
     working_set_bytes : int
+    may_hide : bool
+        Whether a row of nothing but -inf is a patch that sees no token; otherwise it becomes NaN.
 
     Attributes
     ----------
@@ -220,7 +223,10 @@ class Exponentials:
         What was subtracted from each row, and the row's sum after that.
     """
 
-    def __init__(self, shape: tuple[int, int, int], working_set_bytes: int) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], working_set_bytes: int, *, may_hide: bool = True
+    ) -> None:
+        self._may_hide = may_hide
         _, self._patches, tokens = shape
         matrix_bytes, row_bytes = 4 * self._patches * tokens, 4 * tokens
         self.batch_size = max(1, min(_TILE_BYTES, working_set_bytes) // matrix_bytes)
@@ -255,7 +261,8 @@ class Exponentials:
             if self._is_shifted:
                 self._fill(rows, values)
                 values.max(axis=2, out=self.peaks[:, rows])
-                self.peaks[:, rows][self.peaks[:, rows] == -np.inf] = 0  # It sees no token.
+                if self._may_hide:
+                    self.peaks[:, rows][self.peaks[:, rows] == -np.inf] = 0  # It sees no token.
                 values -= self.peaks[:, rows, None]
                 np.exp(values, out=values)
                 sums = row_sums(values)
@@ -330,7 +337,7 @@ def region_means(
     matrices, _, columns = logits.shape
     means = np.zeros((matrices, len(shares), columns), np.float32)
     seen = np.zeros((matrices, len(shares), 1), np.float32)
-    exponentials = Exponentials(logits.shape, working_set_bytes)
+    exponentials = Exponentials(logits.shape, working_set_bytes, may_hide=logits.may_hide)
     for batch in slices(matrices, exponentials.batch_size):
         total = None if logsumexp is None else logsumexp[batch].astype(np.float32, copy=False)
         exponentials.start_batch(logits.fill_rows(batch), batch.stop - batch.start, total)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
 import xarray as xr
 
@@ -43,6 +44,9 @@ from i2am.schemas.directions import G2R, R2G
 from i2am.storage.addresses import StoreLike
 
 __all__ = ["analyze", "check_options", "maps_of"]
+
+# A map of so many float32 takes 64 MiB, for each layer, step and head; layers have thousands.
+_MOST_CELLS: Final = 2**24
 
 
 def analyze(
@@ -156,6 +160,13 @@ def check_options(convention: str, normalisation: str, grid: Grid | None = None)
         raise AnalysisError(msg)
     if grid is not None and (len(grid) != 2 or min(grid) < 1):
         msg = f"Expected a grid (height, width) of 1 or more, got {grid}, at grid. Give two sizes."
+        raise AnalysisError(msg)
+    if grid is not None and grid[0] * grid[1] > _MOST_CELLS:
+        msg = (
+            f"Expected a grid of at most {_MOST_CELLS:,} cells, such as 4096x4096, got "
+            f"{grid[0]}x{grid[1]}. Give a smaller one: no map tells more in a grid that is finer "
+            "than its layers'."
+        )
         raise AnalysisError(msg)
 
 

@@ -31,6 +31,7 @@ from i2am.analysis.stores.maps_writer import (
     start_sample,
 )
 from i2am.analysis.stores.reader import Run, open_run
+from i2am.files import check_not_in_store
 from i2am.schemas import I2AMError, StorageError, StoreError
 from i2am.schemas.choices import Convention, Normalisation
 from i2am.schemas.dims import CONDITIONAL
@@ -127,6 +128,7 @@ def analyze_run(
     if is_url(out):
         msg = f"Expected a local folder for the maps, got a URL, at {out}. Write them locally."
         raise StoreError(msg)
+    check_not_in_store(out)
     out = Path(out)
     # An error comes before anything is written.
     prepared = {first: analyze(sample, **options)}

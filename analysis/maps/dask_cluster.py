@@ -102,7 +102,8 @@ def open_executor(scheduler: str | None = None, workers: int | None = None) -> I
                     n_workers=workers,
                     threads_per_worker=1,
                     processes=True,
-                    dashboard_address=":0",
+                    host="127.0.0.1",  # Whoever reaches a scheduler can run code on its workers.
+                    dashboard_address="127.0.0.1:0",
                     silence_logs=logging.CRITICAL,  # A failure is raised as an error.
                 )
             scheduler = stack.enter_context(cluster).scheduler_address

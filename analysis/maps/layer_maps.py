@@ -6,7 +6,8 @@ A block holds whole patches, tokens and channels of a few steps and heads.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -15,9 +16,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from i2am.analysis.kernel.finite import find_not_finite, is_all_finite
 from i2am.analysis.kernel.logits import block_logits
 from i2am.analysis.kernel.resize import Grid, resize_to_grid
 from i2am.analysis.kernel.softmax import DirectionalMeans, directional_means, softmax_over_patches
+from i2am.analysis.maps.finite import describe_place
 from i2am.analysis.stores.layers import SelectedLayer
 from i2am.schemas import AnalysisError
 from i2am.schemas.dims import (
@@ -89,8 +92,8 @@ def layer_maps(
         grids.append(generated)
     maps = map_layer_blocks(
         _block_maps,
+        layer,
         layer.blocks,
-        layer.attributes.scale,
         planes,
         grids,
         own_generated=layer.attributes.generated_grid,
@@ -129,8 +132,8 @@ def layer_probability(layer: SelectedLayer) -> xr.DataArray:
     grid = layer.attributes.generated_grid
     (maps,) = map_layer_blocks(
         _block_probability,
+        layer,
         layer.blocks,
-        layer.attributes.scale,
         [("token", *GENERATED_PLANE)],
         [(layer.tokens, *grid)],
         region=layer.region,
@@ -192,8 +195,8 @@ def _block_probability(
 
 def map_layer_blocks(
     function: Callable[..., Any],
+    layer: SelectedLayer,
     arrays: xr.Dataset,
-    scale: float,
     planes: Sequence[tuple[str, ...]],
     sizes: Sequence[tuple[int, ...]],
     **options: Any,
@@ -206,9 +209,9 @@ def map_layer_blocks(
         Takes a block of each array, and as options their `names`, `scale`, the sizes as `grids`
         and `options`; returns an array (step, head, plane) float32, or a tuple of one for each
         plane.
+    layer : SelectedLayer
     arrays : Dataset
-        Of one layer, by the contract's names.
-    scale : float
+        Of the layer, by the contract's names.
     planes, sizes : sequence
         Dimensions and sizes of each output after step and head.
     **options
@@ -218,7 +221,8 @@ def map_layer_blocks(
     -------
     list of DataArray
         Dims (step, head, plane), float32, lazy. One task reads and computes a block; each output of
-        it is one more task, unless there is one output, of two dimensions.
+        it is one more task, unless there is one output, of two dimensions. A value that is not
+        finite raises an AnalysisError with its place when it is computed.
     """
     names = [name for name in _CORE if name in arrays]
     # Patches, tokens and channels are whole in each block.
@@ -226,7 +230,9 @@ def map_layer_blocks(
     unified = whole.unify_chunks()
     inputs = [_four_dims(unified[name], name) for name in names]
     step_head = max((one.chunks[:-2] for one in inputs), key=len)
-    apply = partial(function, names=names, scale=scale, grids=list(sizes), **options)
+    apply = partial(
+        function, names=names, scale=layer.attributes.scale, grids=list(sizes), **options
+    )
     # Blocks of inputs and output line up by their last dimensions: four on both sides.
     is_alone = len(sizes) == 1 and len(sizes[0]) == 2
     shape = sizes[0] if is_alone else (1, sum(map(math.prod, sizes)))
@@ -234,7 +240,8 @@ def map_layer_blocks(
         _apply if is_alone else _apply_and_join,
         *inputs,
         apply=apply,
-        is_flat=[len(_CORE[name]) == 1 for name in names],
+        names=names,
+        blocks=_Blocks(layer.sample, layer.name, layer.steps, layer.heads, step_head),
         chunks=(*step_head, *((size,) for size in shape)),
         meta=np.empty((0,) * (2 + len(shape)), np.float32),
     )
@@ -265,14 +272,74 @@ def _four_dims(array: xr.DataArray, name: str) -> da.Array:
     return found
 
 
-def _apply(*blocks: NDArray[Any], apply: Callable[..., Any], is_flat: Sequence[bool]) -> Any:
-    flat = zip(blocks, is_flat, strict=True)
-    return apply(*(one[..., 0] if alone else one for one, alone in flat))
+@dataclass(frozen=True)
+class _Blocks:
+    """Of which steps and heads of which layer each block is."""
+
+    sample: str
+    layer: str
+    steps: tuple[int, ...]
+    heads: tuple[int, ...]
+    chunks: tuple[tuple[int, ...], tuple[int, ...]]
+
+    def check_finite(
+        self, outputs: Sequence[NDArray[Any]], inputs: Mapping[str, NDArray[Any]], block: tuple[int]
+    ) -> None:
+        """Raise an AnalysisError with the place of the first input that made an output not finite.
+
+        The outputs are small; the inputs are looked through only where one of them is not finite.
+        """
+        if all(map(is_all_finite, outputs)):
+            return
+        found = find_not_finite(inputs)
+        if found is None:
+            steps = f"the steps from {self._label(STEP, 0, block)} on"
+            where, came = f"layer {self.layer!r} at {steps}", "a product beyond float32"
+        else:
+            name, index = found
+            dims = [STEP, HEAD, *_CORE[name]][-len(index) :]
+            at = dict(zip(dims, index, strict=True))
+            came = str(inputs[name][index])
+            at |= {dim: self._label(dim, at[dim], block) for dim in (STEP, HEAD) if dim in at}
+            where = f"{name} of layer {self.layer!r} at {describe_place(at)}"
+        msg = (
+            f"Expected finite numbers, got {came}, in {where}, in sample {self.sample!r}. "
+            "Capture it again; a model that overflows in float16 needs bfloat16 or float32."
+        )
+        raise AnalysisError(msg)
+
+    def _label(self, dim: str, inside: int, block: tuple[int, ...]) -> int:
+        axis = (STEP, HEAD).index(dim)
+        at = sum(self.chunks[axis][: block[axis]]) + inside
+        labels = (self.steps, self.heads)[axis]
+        return labels[at] if at < len(labels) else at
 
 
-def _apply_and_join(*blocks: NDArray[Any], **options: Any) -> NDArray[np.float32]:
+def _apply(
+    *arrays: NDArray[Any],
+    apply: Callable[..., Any],
+    names: Sequence[str],
+    blocks: _Blocks,
+    block_id: tuple[int] | None = None,
+) -> Any:
+    flat = [
+        one[..., 0] if len(_CORE[name]) == 1 else one
+        for one, name in zip(arrays, names, strict=True)
+    ]
+    # What comes of numbers that are not finite is found below, and told with its place.
+    with np.errstate(invalid="ignore", over="ignore"):
+        found = apply(*flat)
+    outputs = found if isinstance(found, tuple) else (found,)
+    if block_id is not None:
+        blocks.check_finite(outputs, dict(zip(names, flat, strict=True)), block_id)
+    return found
+
+
+def _apply_and_join(
+    *arrays: NDArray[Any], block_id: tuple[int] | None = None, **options: Any
+) -> NDArray[np.float32]:
     """Return all outputs of a block as one array (step, head, 1, all their positions)."""
-    found = _apply(*blocks, **options)
+    found = _apply(*arrays, block_id=block_id, **options)
     outputs = found if isinstance(found, tuple) else (found,)
     flat = [one.reshape(*one.shape[:2], 1, -1) for one in outputs]
     return np.concatenate(flat, axis=-1)

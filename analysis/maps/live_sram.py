@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from i2am.analysis.kernel.finite import is_all_finite
 from i2am.analysis.kernel.logits import AttentionLogits, block_logits
 from i2am.analysis.kernel.resize import resize_to_grid
 from i2am.analysis.kernel.softmax import region_means, row_shares
@@ -32,6 +33,7 @@ from i2am.analysis.stores.chunks import (
     touched_bytes,
 )
 from i2am.analysis.stores.layers import Labels, SelectedLayer, select_layers, step_labels
+from i2am.schemas import AnalysisError
 from i2am.schemas.choices import Normalisation
 from i2am.schemas.dims import (
     CONDITIONAL,
@@ -392,7 +394,15 @@ class LayerSram:
         sums, counts = np.zeros_like(self.sums), np.zeros_like(self.sums)
         for arrays, shares in self._blocks(self._read(steps)):
             logits, total, _ = block_logits(tuple(arrays.values()), list(arrays), own.scale)
-            means = self._means(logits, shares, total)
+            with np.errstate(invalid="ignore", over="ignore"):
+                means = self._means(logits, shares, total)
+            if not is_all_finite(means):
+                msg = (
+                    f"Expected finite numbers, got NaN or infinity, in layer {self._layer.name!r} "
+                    f"at the steps from {steps[0]} on. 'i2am validate --deep' tells the places; "
+                    "capture the sample again."
+                )
+                raise AnalysisError(msg)
             factor = means.shape[2] if self._is_density else 1
             shape = (means.shape[0] * means.shape[1] // len(sums), len(sums))
             flat = means[..., special:]

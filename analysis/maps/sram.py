@@ -191,8 +191,8 @@ def region_maps(
     own = layer.attributes.generated_grid if from_reference else layer.attributes.reference_grid
     (maps,) = map_layer_blocks(
         _block_region_maps,
+        layer,
         picked,
-        layer.attributes.scale,
         [(REGION, *(GENERATED_PLANE if from_reference else REFERENCE_PLANE))],
         [(len(regions), *grid)],
         own=own,

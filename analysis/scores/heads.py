@@ -67,7 +67,7 @@ def iter_head_scores(
     """Yield the rows of `head_scores` sample by sample; each is computed on demand."""
     opened = open_maps(maps)
     captured = run_of(opened, run)
-    names = list(opened if samples is None else samples)
+    names = list(opened if samples is None else dict.fromkeys(samples))
     if not names:
         msg = f"Expected complete samples, got none, at {maps}. Analyze some first."
         raise StoreError(msg)

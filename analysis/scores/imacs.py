@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -23,10 +24,35 @@ from i2am.schemas.directions import DIRECTIONS, G2R, R2G
 
 __all__ = [
     "SCORE",
+    "check_weights",
     "imacs",
     "normalise",
     "with_polarity",
 ]
+
+
+def check_weights(penalty: float, threshold: float) -> None:
+    """Check the numbers of `imacs`.
+
+    Raises
+    ------
+    AnalysisError
+        If `penalty` is negative, which would reward attention outside the mask, or `threshold` is
+        not one of normalised attention, from 0 to below 1.
+
+    Examples
+    --------
+    >>> check_weights(penalty=3.0, threshold=0.4)
+    """
+    if not 0 <= penalty < math.inf:
+        msg = f"Expected a penalty of 0 or more, got {penalty}, at penalty. Give another."
+        raise AnalysisError(msg)
+    if not 0 <= threshold < 1:
+        msg = (
+            f"Expected a threshold of normalised attention, from 0 to below 1, got {threshold}, at "
+            "threshold. Give another."
+        )
+        raise AnalysisError(msg)
 
 
 def imacs(
@@ -65,8 +91,8 @@ def imacs(
     Raises
     ------
     AnalysisError
-        If the mask is empty or whole, not within 0..1, or may lie elsewhere than the map, or the
-        polarity is unknown.
+        If the mask is empty or whole, not within 0..1, or may lie elsewhere than the map, the
+        polarity is unknown, or penalty or threshold mean nothing; see `check_weights`.
 
     Notes
     -----
@@ -82,6 +108,7 @@ def imacs(
     -3.0
     """
     check_choice("polarity", polarity, POLARITIES, AnalysisError)
+    check_weights(penalty, threshold)
     weights = np.asarray(mask_over(attention, mask), np.float64)
     inside, outside = weights.sum(), (1 - weights).sum()
     if weights.min() < 0 or weights.max() > 1 or inside == 0 or outside == 0:

@@ -14,6 +14,7 @@ from i2am.analysis.scores.bootstrap import (
     bootstrap_mean_interval,
     check_confidence,
 )
+from i2am.analysis.scores.imacs import check_weights
 from i2am.analysis.scores.masks import masks_of
 from i2am.analysis.scores.registry import compute_score, known_scores
 from i2am.analysis.scores.score import (
@@ -84,11 +85,12 @@ def score_maps(
         If an option is unknown, or `out` is neither CSV nor Parquet.
     """
     check_choice("polarity", polarity, POLARITIES, AnalysisError)
+    check_weights(penalty, threshold)
     path = None if out is None else check_table_path(out, overwrite=overwrite)
     opened = open_maps(maps)
     captured = run_of(opened, run)
     rows = []
-    for name in opened if samples is None else samples:
+    for name in opened if samples is None else dict.fromkeys(samples):
         found = _scores(
             opened[name],
             captured[name],

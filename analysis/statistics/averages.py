@@ -34,7 +34,7 @@ from i2am.analysis.stores.maps_writer import (
 )
 from i2am.analysis.stores.reader import Maps, open_maps, open_tree
 from i2am.analysis.stores.related import named_path, run_of
-from i2am.files import folder_written_whole, restore_replaced
+from i2am.files import check_not_in_store, folder_written_whole, restore_replaced
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, I2AMError, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.choices import LEVEL_NAMES
@@ -103,7 +103,7 @@ def average_maps(
         time.
     StoreError
         If a store is missing or of the wrong kind, a sample does not exist, or `out` is something
-        else than an average that may be replaced.
+        else than an average that may be replaced, or inside a store.
 
     Notes
     -----
@@ -114,6 +114,8 @@ def average_maps(
     columns = [by] if isinstance(by, str) else list(by)
     path = None if out is None else _check_output(out, overwrite=overwrite)
     opened = open_maps(maps)
+    if path is not None:
+        check_not_in_store(path)
     names = _names(opened, samples)
     if columns:
         groups = group_samples(run_of(opened, run), names, columns)
@@ -130,10 +132,10 @@ def average_maps(
     if path is None:
         memory = MemoryStore()
         write_averages(memory, attributes, opened, groups, wanted, **options)
-        return open_tree(zarr.open_group(memory, mode="r")).load()
+        return open_tree(open_group(memory)).load()
     with folder_written_whole(path) as unfinished:
         write_averages(unfinished, attributes, opened, groups, wanted, **options)
-    return open_tree(zarr.open_group(path, mode="r"))
+    return open_tree(open_group(path))
 
 
 def default_average_path(maps_path: str | Path) -> Path:
@@ -272,11 +274,16 @@ def _write_group(
                 moment.add(values)
             bar.update()
         for part, moment in zip(parts, moments, strict=True):
-            arrays: Any = node[part.direction]
-            arrays[part.level][part.slices] = moment.mean.astype(np.float32)
-            arrays[f"{part.level}_variance"][part.slices] = moment.variance().astype(np.float32)
+            own: Any = node[part.direction]
+            for name, values in (
+                (part.level, moment.mean),
+                (f"{part.level}_variance", moment.variance()),
+            ):
+                # Chunks of NaN, too, so that one that is missing is seen.
+                array = own[name].with_config(MAP_CODECS["config"])
+                array[part.slices] = values.astype(np.float32)
     for direction, dims in shared.items():
-        own: Any = node[direction]
+        own = node[direction]
         for dim in dims:
             write_coordinate(own, template[direction].coords[dim])
 

@@ -69,6 +69,10 @@ class SelectedLayer:
     region : array (generated,), float32, 0..1, or None
         By what the layer multiplies what the reference contributes to each patch, where the model was
         given a mask. None of a layer that was reduced to maps: they have it in them.
+    steps : tuple of int
+        The labels of its steps, for messages.
+    sample : str
+        The sample's name, for messages.
     """
 
     name: str
@@ -77,6 +81,8 @@ class SelectedLayer:
     blocks: xr.Dataset
     heads: tuple[int, ...]
     region: NDArray[np.float32] | None = None
+    steps: tuple[int, ...] = ()
+    sample: str = ""
 
     @property
     def tokens(self) -> int:
@@ -342,7 +348,14 @@ def _select(
         arrays[array]  # A KeyError now, and not in the middle of the computation.
     blocks = arrays.map(in_blocks)
     return SelectedLayer(
-        name, attributes, arrays.isel(picked), blocks.isel(picked), own_heads, region
+        name,
+        attributes,
+        arrays.isel(picked),
+        blocks.isel(picked),
+        own_heads,
+        region,
+        tuple(steps),
+        sample.name or "",
     )
 
 

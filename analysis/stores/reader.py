@@ -30,6 +30,7 @@ from i2am.schemas import (
 )
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.storage.addresses import StoreLike, open_group, own_attributes
+from i2am.storage.guarded_store import check_read_whole
 from i2am.storage.integrity import metadata_fault
 from i2am.storage.inventory import (
     DIGEST,
@@ -340,9 +341,7 @@ class Maps(_Samples):
 
 
 class _NoSample(StoreError, KeyError):
-    """So that ``Mapping.get`` works and the message stays one line."""
-
-    __str__ = Exception.__str__
+    """So that ``Mapping.get`` works."""
 
 
 def open_root(path: StoreLike) -> zarr.Group:
@@ -404,11 +403,11 @@ def open_tree(
     """
     nodes = dict(group.members(max_depth=None))
     # No map and no score has one dimension.
-    values = {
-        path: _plain(StoredArray(node, state)[:])
-        for path, node in nodes.items()
-        if isinstance(node, zarr.Array) and node.ndim == 1
+    lines = {
+        p: node for p, node in nodes.items() if isinstance(node, zarr.Array) and node.ndim == 1
     }
+    check_read_whole(lines.values(), str(group.store_path))
+    values = {path: _plain(StoredArray(array, state)[:]) for path, array in lines.items()}
     if check is not None:
         check(describe_nodes(group, nodes, values))
     groups = {"": group} | {p: node for p, node in nodes.items() if isinstance(node, zarr.Group)}

@@ -12,6 +12,8 @@ from i2am.storage.addresses import StoreLike, is_url, own_attributes
 __all__ = ["default_maps_path", "find_maps", "named_path", "run_of"]
 
 _SUFFIX: Final = ".zarr"
+# Paths that name another machine on many systems, and connect to it when they are touched.
+_AUTOMOUNTED: Final = ("/net/", "/afs/")
 
 
 def default_maps_path(run_path: str | Path) -> Path:
@@ -91,20 +93,45 @@ def run_of(maps: Maps, run: StoreLike | None = None) -> Run:
     maps : Maps
         As `open_maps` gives it.
     run : str, Path or zarr Store, optional
-        Where the run is; by default what the maps' ``source`` says, which is absolute or relative
-        to the maps store.
+        Where the run is; by default what the maps' ``source`` says: a folder beside the maps, or a
+        local path.
 
     Raises
     ------
     StoreError
-        If no run is there, or the maps have no path that their source is relative to.
+        If no run is there; or if the maps name one that is not followed without being asked: a URL,
+        a path on another machine, or a relative one that leads elsewhere than beside the maps.
+
+    Notes
+    -----
+    Maps may come from a stranger. A request to an address that they name would be signed with the
+    user's keys and tell who opened them; a path on another Windows machine would send a password's
+    hash. A local run is read through the same checks as any store, and what is read goes nowhere.
     """
     if run is not None:
         return open_run(run)
-    source = str(maps.attributes["source"])
-    if is_url(source) or Path(source).is_absolute():
-        return open_run(source)
-    if not isinstance(maps.path, str | Path):
-        msg = f"Expected run=, got maps without a path whose source is {source!r}. Give the run."
+    source = str(maps.attributes.get("source"))
+    found = _local_source(source, maps.path)
+    if found is None:
+        msg = (
+            f"Expected to be told where the run is, got only the maps' own word, {source!r}, "
+            f"at {maps.path}. If you trust that, name it: --run RUN, or run= in Python."
+        )
         raise StoreError(msg)
-    return open_run((Path(maps.path) / source).resolve())
+    return open_run(found)
+
+
+def _local_source(source: str, maps_path: StoreLike) -> Path | None:
+    """Return the local folder that maps name as their run; None where it must not be followed."""
+    if is_url(source) or source.startswith(("//", "\\\\", *_AUTOMOUNTED)):
+        return None
+    path = Path(source)
+    if path.is_absolute():
+        return path
+    if not isinstance(maps_path, str | Path) or is_url(maps_path):
+        return None
+    # As `analyze_run` writes it: the two lie in one folder, and may be moved together.
+    parts = path.parts
+    if len(parts) != 2 or parts[0] != ".." or parts[1] == ".." or "\\" in source:
+        return None
+    return Path(maps_path).resolve().parent / parts[1]

@@ -12,8 +12,9 @@ import math
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final
 
 import google_crc32c
 import numpy as np
@@ -48,7 +49,8 @@ def is_sealed(array: zarr.Array[Any]) -> bool:
 
 
 def _codecs(array: zarr.Array[Any]) -> list[Any]:
-    return list(array.metadata.to_dict()["codecs"])  # type: ignore[call-overload]
+    found: Any = array.metadata.to_dict()["codecs"]
+    return list(found)
 
 
 def _are_plain(codecs: Sequence[Mapping[str, Any]]) -> bool:
@@ -113,7 +115,7 @@ class SealedArray:
         self, shard: tuple[int, ...], chunks: list[tuple[_Part, ...]], values: NDArray[Any]
     ) -> None:
         """Read some chunks of a shard; what has no file keeps its fill value."""
-        key = self._array.metadata.encode_chunk_key(shard)  # type: ignore[union-attr]
+        key = self._array.metadata.encode_chunk_key(shard)
         path = self._root / self._array.path / key
         try:
             file = os.fdopen(os.open(path, _FLAGS), "rb", buffering=0)
@@ -160,7 +162,8 @@ class SealedArray:
         return int(np.ravel_multi_index(inside, counts))
 
 
-class _Part(NamedTuple):
+@dataclass(frozen=True)
+class _Part:
     """What is selected of one chunk along one dimension.
 
     Parameters

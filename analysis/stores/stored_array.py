@@ -10,13 +10,14 @@ from typing import Any, Final
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.storage import LocalStore
 
 from i2am.analysis.stores.sealed_chunks import SealedArray, is_sealed
 from i2am.schemas import I2AMError, StoreError
 from i2am.storage.failures import storage_error
+from i2am.storage.guarded_store import native_array
 from i2am.storage.integrity import damaged_values
 from i2am.storage.inventory import ObjectFacts
+from i2am.storage.objects import local_path
 from i2am.storage.sample_state import SampleState
 
 __all__ = ["StoredArray"]
@@ -64,10 +65,10 @@ class StoredArray:
             If a value is not the one that was written, or the sample was replaced since it was
             opened.
         """
-        natively = natively and isinstance(self.array.store, LocalStore)
         try:
-            values = np.asarray(read(self._native if natively else self.array))
-            if natively:
+            native = self._native if natively else None
+            values = np.asarray(read(self.array if native is None else native))
+            if native is not None:
                 self._check_files()
         except (ValueError, RuntimeError, OSError, I2AMError) as e:
             if self._state is not None:
@@ -84,18 +85,23 @@ class StoredArray:
     @functools.cached_property
     def _native(self) -> Any:
         """What reads parts of the array fast: not zarrs where it would pass over checksums."""
-        if is_sealed(self.array):
-            return SealedArray(self.array)
-        if _has_checksums(self.array):
-            return self.array
+        native = native_array(self.array)
+        if native is None:
+            return None
+        if is_sealed(native):
+            return SealedArray(native)
+        if _has_checksums(native):
+            return None
         with zarr.config.set(_ZARRS_PIPELINE):
-            return self.array.with_config(self.array.config)
+            return native.with_config(native.config)
 
     def _check_files(self) -> None:
-        """Raise if a file of the array is not there: zarrs would have read zeros."""
-        root = self.array.store.root  # type: ignore[attr-defined]
+        """Raise if a file of the array is not there: a native reader has taken it for zeros."""
+        folder = None if self._state is None else local_path(self._state.path)
+        if folder is None:
+            return
         for name in self._objects():
-            if not (root / self._sample_path / name).is_file():
+            if not (folder / name).is_file():
                 raise FileNotFoundError(name)
 
     def _objects(self) -> dict[str, ObjectFacts]:

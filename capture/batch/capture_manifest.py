@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from i2am.capture.batch.input_files import find_unreadable
 from i2am.capture.batch.manifest_shard import ManifestShard, find_shard
 from i2am.capture.batch.run_settings import (
     EarlierSamples,
@@ -40,6 +41,7 @@ from i2am.capture.pipelines.call import (
     is_video,
     most_steps,
     output_size,
+    steps_of,
     supports_batches,
     takes_several_references,
 )
@@ -54,6 +56,7 @@ from i2am.capture.writer.run_store import (
     iter_finished_samples,
     stored_bytes,
 )
+from i2am.files import check_not_in_store
 from i2am.schemas import (
     CaptureError,
     InputWarning,
@@ -210,6 +213,7 @@ def capture_manifest(
     options, loading = options or CaptureOptions(), loading or LoadOptions()
     settings = GenerationSettings(steps, guidance_scale, arguments or {})
     _check_numbers(steps, batch_size)
+    check_not_in_store(out)
     summary = CaptureSummary(shard=find_shard(os.environ, shard))
     manifest_rows = read_manifest(manifest)
     rows = summary.shard.select(list(enumerate(manifest_rows)))
@@ -224,6 +228,10 @@ def capture_manifest(
     if not waiting:
         return summary
     _check_seeds(waiting)
+    summary.failed |= find_unreadable(waiting)
+    waiting = [row for row in waiting if row.sample not in summary.failed]
+    if not waiting:
+        return summary
     if loading.device is None and torch.cuda.is_available():
         number = summary.shard.local_rank % torch.cuda.device_count()
         loading = replace(loading, device=f"cuda:{number}")
@@ -363,6 +371,7 @@ def _check_columns(pipeline: Any, rows: Sequence[ManifestRow]) -> None:
 def _check_kept(pipeline: Any, settings: GenerationSettings, options: CaptureOptions) -> None:
     """Check that the call has the steps and the guidance branches that shall be kept."""
     count = most_steps(pipeline, settings)
+    _check_step_count(pipeline, steps_of(pipeline, settings))
     if count is not None:
         listed = options.steps if isinstance(options.steps, list | tuple) else ()
         beyond = [step for step in listed if step >= count]
@@ -379,6 +388,18 @@ def _check_kept(pipeline: Any, settings: GenerationSettings, options: CaptureOpt
         msg = (
             f"Expected a guided call to keep both guidance branches, got {name} {scale:g}, which has one "
             f"branch. Give {wanted}, or leave out --guidance both."
+        )
+        raise SchemaError(msg)
+
+
+def _check_step_count(pipeline: Any, count: int | None) -> None:
+    """Check that a scheduler has as many timesteps as a call asks for; most fail with more."""
+    scheduler = getattr(pipeline, "scheduler", None)
+    most = getattr(getattr(scheduler, "config", None), "num_train_timesteps", None)
+    if isinstance(count, int) and isinstance(most, int) and count > most:
+        msg = (
+            f"Expected at most {most} steps, with which {type(scheduler).__name__} was trained, got "
+            f"{count}. Give fewer."
         )
         raise SchemaError(msg)
 

@@ -6,7 +6,11 @@ right way up, 16 bits as 16 bits, channels last. What could be meant in two ways
 
 from __future__ import annotations
 
+import os
 import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,7 +21,14 @@ from PIL import ExifTags, Image, ImageOps
 
 from i2am.schemas import SchemaError
 
-__all__ = ["ImageInput", "as_array", "describe_place", "open_image", "unwrap"]
+__all__ = [
+    "ImageInput",
+    "as_array",
+    "check_image_file",
+    "describe_place",
+    "open_image",
+    "unwrap",
+]
 
 # A path, a PIL image, an array or a tensor; also a list that holds one of them.
 ImageInput: TypeAlias = Any
@@ -27,8 +38,10 @@ _FORMATS_OF_ONE_PICTURE = frozenset({"MPO"})
 # PIL reads 16-bit greys of these as 32-bit integers, the older the more.
 _FORMATS_OF_16_BITS = frozenset({"PNG", "PPM"})
 _BITS_PER_SAMPLE = 258  # A tag of TIFF.
-# What PIL raises on other bytes, or on too few of them.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError)
+# Models see one or a few megapixels. PIL allows 180, and a few bytes can stand for as many.
+_MOST_PIXELS = 100_000_000
+# What PIL reads by running another program on the file.
+_FORMATS_OF_PROGRAMS = frozenset({"EPS"})
 _COLOURS = (3, 4)
 # Transfer functions by their numbers in H.273.
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
@@ -69,25 +82,83 @@ def open_image(image: str | Path | Image.Image, place: str) -> tuple[Image.Image
     Raises
     ------
     SchemaError
-        If a file is no image or ends too early, or a PIL image still waits to be turned.
+        If a file is no image, ends too early or has more than 100 megapixels, or a PIL image still
+        waits to be turned.
     """
-    try:
+    with _reported(place):
         if isinstance(image, Image.Image):
             notes = _frame_notes(image, place)
             image.load()
             _check_is_upright(image, place)
             return _with_16_bits(image), notes
-        with Image.open(image) as file:
+        with _open_file(image, place) as file:
             if file.format == "PNG":
                 _check_is_not_hdr(Path(image))
             notes = _frame_notes(file, place)
             file.load()
             return ImageOps.exif_transpose(_with_16_bits(file)), notes
+
+
+def check_image_file(path: str | Path) -> int:
+    """Check that a file begins as an image does, without reading its pixels; return their number.
+
+    Raises
+    ------
+    SchemaError
+        As `open_image`, but for what only the pixels tell.
+    """
+    with _reported(str(path)), _open_file(path, str(path)) as file:
+        return file.width * file.height
+
+
+@contextmanager
+def _reported(place: str) -> Iterator[None]:
+    """Raise what PIL raises of a file as a SchemaError."""
+    try:
+        yield
     except SchemaError:
         raise
-    except (*_UNREADABLE, Image.DecompressionBombError) as e:
-        msg = f"Expected an image, got something else at {place} ({e}). Convert it to PNG."
-        raise SchemaError(msg) from e
+    except Image.DecompressionBombError as e:
+        raise SchemaError(_too_large(str(e), place)) from e
+    except OSError as e:
+        if e.filename is not None:  # Rights, a broken disk: the file may well be an image.
+            msg = f"Expected an image that can be read, got '{e.strerror}', at {place}. Check it."
+            raise SchemaError(msg) from e
+        raise SchemaError(_no_image(e, place)) from e
+    except MemoryError as e:
+        raise SchemaError(_too_large("more than memory holds", place)) from e
+    except (
+        Exception
+    ) as e:  # PIL's readers of some forty formats raise whatever other bytes lead to.
+        raise SchemaError(_no_image(e, place)) from e
+
+
+def _no_image(error: Exception, place: str) -> str:
+    reason = str(error) or type(error).__name__
+    return f"Expected an image, got something else at {place} ({reason}). Convert it to PNG."
+
+
+def _open_file(path: str | Path, place: str) -> Image.Image:
+    """Open an image file whose pixels can be read."""
+    if not os.path.isfile(path):  # noqa: PTH113 - pathlib's raises of a name that is too long
+        msg = f"Expected an image file, found none at {place}. Check the path."
+        raise SchemaError(msg)
+    with warnings.catch_warnings():  # What it warns of is refused here.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        file = Image.open(path)
+    if file.format in _FORMATS_OF_PROGRAMS:
+        msg = f"Expected an image of pixels, got {file.format}, at {place}. Convert it to PNG."
+        raise SchemaError(msg)
+    if file.width * file.height > _MOST_PIXELS:
+        raise SchemaError(_too_large(f"{file.width} × {file.height} px", place))
+    return file
+
+
+def _too_large(came: str, place: str) -> str:
+    return (
+        f"Expected an image of at most {_MOST_PIXELS // 10**6} megapixels, got {came}, at {place}. "
+        "Make it smaller."
+    )
 
 
 def as_array(image: ImageInput, place: str) -> NDArray[Any]:

@@ -129,13 +129,24 @@ def load_pipeline(
             pipeline.set_ip_adapter_scale(ip_adapter_scale)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        pipeline = pipeline.to(device)
-    except (RuntimeError, AssertionError) as e:
-        reason = str(e).splitlines()[0]
+        pipeline = pipeline.to(_computing(device))
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as e:
+        reason = str(e).partition("\n")[0]
         msg = f"Expected a device that torch can use, got {device!r} ({reason}). Try 'cpu'."
         raise CaptureError(msg) from e
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _computing(device: str) -> torch.device:
+    """Return a device, but for the one that holds shapes and no values."""
+    import torch
+
+    found = torch.device(device)
+    if found.type == "meta":
+        msg = "it holds no values"
+        raise RuntimeError(msg)
+    return found
 
 
 def _load(model: str, revision: str | None, dtype: torch.dtype, *, allow_pickle: bool) -> Any:
@@ -146,7 +157,10 @@ def _load(model: str, revision: str | None, dtype: torch.dtype, *, allow_pickle:
         try:
             directory = _find_directory(model, revision, allow_pickle=allow_pickle)
             pipeline = _load_directory(directory, dtype, allow_pickle=allow_pickle)
-        except (OSError, ValueError, AttributeError, ImportError) as e:
+        except (CaptureError, MemoryError):
+            raise
+        # What diffusers and transformers raise of a broken folder can be anything.
+        except Exception as e:
             reason = " ".join(str(e).split())[:200]
             msg = (
                 f"Expected a diffusers pipeline in safetensors, got {type(e).__name__} for "
@@ -261,7 +275,20 @@ def _read_index(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         msg = f"Expected a diffusers directory with model_index.json, got none in {directory}. "
         raise CaptureError(msg + "Give the directory that save_pretrained wrote.")
-    index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as e:
+        reason = "too deep a nesting" if isinstance(e, RecursionError) else str(e)
+        msg = (
+            f"Expected a model_index.json, got no JSON ({reason}), at {path}. Save the model anew."
+        )
+        raise CaptureError(msg) from e
+    if not (isinstance(index, dict) and isinstance(index.get("_class_name"), str)):
+        msg = (
+            f"Expected a model_index.json that names its pipeline in '_class_name', got none, at "
+            f"{path}. Give the directory that save_pretrained wrote."
+        )
+        raise CaptureError(msg)
     return index
 
 
@@ -319,8 +346,10 @@ def load_adapter(pipeline: Any, adapter: str, encoder_folder: str, *, allow_pick
         pipeline.load_ip_adapter(
             origin, subfolder=subfolder, weight_name=weights.name, image_encoder_folder=None
         )
-    # Weights for another model raise RuntimeError or KeyError.
-    except (OSError, ValueError, RuntimeError, KeyError) as e:
+    except MemoryError:
+        raise
+    # Weights for another model and broken files raise whatever they lead to.
+    except Exception as e:
         reason = " ".join(str(e).split())[:200]
         msg = (
             f"Expected an IP-Adapter that fits {type(pipeline).__name__}, got "

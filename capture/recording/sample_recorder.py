@@ -92,7 +92,7 @@ class SampleRecorder:
         self._placement: Placement | None = None
         self._unplaced: dict[str, tuple[int, int]] = {}  # images, before their part is known
         self._blank: set[str] = set()  # images of one colour
-        self._finished = False
+        self._finished = self._is_complete = False
 
     def place(self, placement: Placement) -> None:
         """Take how the sample's pictures were prepared, once its model runs."""
@@ -246,11 +246,15 @@ class SampleRecorder:
     def fail(self, error: BaseException) -> None:
         """Mark the sample as failed, with the reason; one that another process has taken is left.
 
+        A complete one stays complete: what failed was another sample of the same call.
+
         Raises
         ------
         StorageError
             If the store does not take it.
         """
+        if self._is_complete:
+            return
         try:
             self._set_status("failed", error=f"{type(error).__name__}: {error}")
         except StorageError:
@@ -308,6 +312,7 @@ class SampleRecorder:
             told = self._provenance.get("box")
             check_painted_box(told, height, width, "the generated image", self._name)
         self._set_status("complete" if is_complete else "running")
+        self._is_complete = is_complete
         return is_complete
 
     def _set_status(self, status: Status, **facts: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 import zarr
-from zarr.storage import StorePath
+from zarr.storage import LocalStore, StorePath
 
 from i2am.capture.writer.object_folder import ObjectFolder
 from i2am.capture.writer.zarr_objects import (
@@ -29,6 +29,7 @@ from i2am.capture.writer.zarr_objects import (
     write_nodes,
     write_text_array,
 )
+from i2am.files import check_not_in_store
 from i2am.schemas import (
     Box,
     ImageAttributes,
@@ -46,6 +47,7 @@ from i2am.storage.addresses import (
     reported_as_store_error,
     to_store,
 )
+from i2am.storage.guarded_store import guarded
 from i2am.storage.inventory import METADATA_KEY, OBJECTS, own_facts, without_inventory
 from i2am.storage.listing import Unreadable, iter_groups
 from i2am.storage.objects import (
@@ -90,7 +92,7 @@ def open_run_group(store: str | Path) -> zarr.Group:
     Raises
     ------
     StoreError
-        If something else is there, or the store cannot be reached.
+        If something else is there, the store cannot be reached, or it would lie inside another.
     """
     root = _open_root(store)
     with reported_as_store_error(store):
@@ -139,7 +141,9 @@ def iter_finished_samples(store: str | Path) -> Iterator[tuple[str, dict[str, An
     """
     with reported_as_store_error(store):
         try:
-            root = zarr.open_group(to_store(store), mode="r")
+            place = to_store(store)
+            kept = LocalStore(place, read_only=True) if isinstance(place, Path) else place
+            root = zarr.open_group(guarded(kept), mode="r")
         except FileNotFoundError:
             return
         _check_is_run(own_attributes(root), store)
@@ -426,6 +430,7 @@ def _open_root(store: str | Path) -> StorePath:
         }
         wanted = json.dumps(node, indent=2).encode()
         if content is None:
+            check_not_in_store(store)
             create_object(root / METADATA_KEY, wanted)
             make_durable(root, [METADATA_KEY])
             return root

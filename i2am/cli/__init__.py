@@ -9,9 +9,11 @@ capture node needs no napari.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -30,6 +32,7 @@ from i2am.cli import (
 from i2am.cli.arguments import Parser, explain, print_error
 from i2am.cli.stopping import Stopped, stopped_by_signals
 from i2am.schemas import require_extras
+from i2am.schemas.text import safe_text
 
 __all__ = ["build_parser", "main"]
 
@@ -42,6 +45,10 @@ _CONTINUED = frozenset({"capture", "analyze"})
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = argparse.Namespace(debug=False)
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # A terminal that lacks a character shows its code.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         build_parser().parse_args(arguments, options)
         if not options.debug:
@@ -69,9 +76,9 @@ def _say_stopped(options: argparse.Namespace, stopped: KeyboardInterrupt) -> Non
 
 
 def _quiet_libraries() -> None:
-    """Keep third parties' notices out of the way of progress bars and errors."""
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    """Keep third parties' notices out of the way of progress bars and errors, which tell the same."""
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "critical")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger().setLevel(logging.ERROR)
     # Of several requests that fail together one is told; asyncio would print the others' tracebacks.
@@ -88,7 +95,7 @@ def _format_warning(
     line: str | None = None,
 ) -> str:
     """Return a warning in one line, without the place in our code that gave it."""
-    return f"i2am: {' '.join(str(message).split())}\n"
+    return f"i2am: {safe_text(' '.join(str(message).split()))}\n"
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -6,7 +6,16 @@ import argparse
 import sys
 from typing import Any
 
-from i2am.cli.arguments import add_command, existing_store, grid, labels, positive
+from i2am.cli.arguments import (
+    add_command,
+    existing_store,
+    grid,
+    labels,
+    new_address,
+    positive,
+    sample_name,
+    worker_count,
+)
 from i2am.schemas.choices import CONVENTIONS, NORMALISATIONS
 
 __all__ = ["add"]
@@ -16,10 +25,14 @@ def add(commands: Any) -> None:
     """Add the command to a parser's commands."""
     command = add_command(commands, "analyze", _analyze, "compute every map of a run, out of core")
     command.add_argument("store", type=existing_store, metavar="RUN.zarr")
-    command.add_argument("--out", metavar="MAPS.zarr", help="default: beside the run")
-    command.add_argument("--samples", nargs="+", metavar="SAMPLE", help="default: all")
+    command.add_argument(
+        "--out", type=new_address, metavar="MAPS.zarr", help="default: beside the run"
+    )
+    command.add_argument(
+        "--samples", nargs="+", type=sample_name, metavar="SAMPLE", help="default: all"
+    )
     command.add_argument("--scheduler", metavar="ADDRESS", help="of a running Dask cluster")
-    command.add_argument("--workers", type=positive, help="processes of a local cluster")
+    command.add_argument("--workers", type=worker_count, help="processes of a local cluster")
     command.add_argument("--convention", choices=CONVENTIONS, default="i2am")
     command.add_argument("--normalisation", choices=NORMALISATIONS, default="mass")
     command.add_argument("--layers", metavar="GLOB", help="default: all")

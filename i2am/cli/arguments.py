@@ -10,13 +10,16 @@ import ast
 import errno
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from i2am.schemas import Fault, I2AMError, find_faults
+from i2am.schemas.errors import shorten
+from i2am.schemas.text import safe_text
 
 __all__ = [
     "Parser",
@@ -29,15 +32,28 @@ __all__ = [
     "grid",
     "kept_steps",
     "labels",
+    "new_address",
+    "new_path",
     "number",
     "positive",
     "print_error",
+    "sample_name",
+    "seed",
     "shard",
     "share",
+    "worker_count",
 ]
 
 # Texts, with the numbers of further text encoders.
 _PROMPTS = re.compile(r"(negative_)?prompt(_\d+)?")
+# Far beyond any count of ours, and far below what Python or an array's index cannot hold.
+_MOST: Final = 10**9
+# More labels than any model has steps or heads; they are listed in memory.
+_MOST_LABELS: Final = 100_000
+_MOST_WORKERS: Final = 1024
+_LONGEST_WORD: Final = 300
+_LONGEST_MESSAGE: Final = 5000
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # Where commands take a store.
 _STORE_OPTIONS = ("store", "maps", "source", "other")
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -72,8 +88,9 @@ def add_command(
 
 
 def print_error(message: str) -> None:
-    """Write one line to standard error, whatever line breaks `message` holds."""
-    sys.stderr.write(f"i2am: {' '.join(message.split())}\n")
+    """Write one line to standard error, whatever line breaks, controls or lengths `message` holds."""
+    words = (shorten(safe_text(word), _LONGEST_WORD) for word in message.split())
+    sys.stderr.write(f"i2am: {shorten(' '.join(words), _LONGEST_MESSAGE)}\n")
 
 
 def explain(error: Exception, options: argparse.Namespace) -> str:
@@ -90,10 +107,11 @@ def explain(error: Exception, options: argparse.Namespace) -> str:
 
         place = error.filename or getattr(options, "out", None) or "what is written"
         return str(storage_error(error, place))
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OSError) and (error.filename is not None or error.errno is not None):
+        where = "" if error.filename is None else f", at {error.filename}"
         return (
             f"Expected files that can be read and written, got {type(error).__name__}: "
-            f"{error.strerror}, at {error.filename}. Check the path and the rights to it."
+            f"{error.strerror}{where}. Check the path and the rights to it."
         )
     given = vars(options)
     if isinstance(error, ImportError) and not str(error.name).startswith("i2am"):
@@ -108,6 +126,12 @@ def explain(error: Exception, options: argparse.Namespace) -> str:
                 f"Expected a store that keeps the contract, got '{fault}', at {store}. "
                 f"Run 'i2am validate {store}' for all that is wrong with it."
             )
+    if isinstance(error, MemoryError):
+        reason = f" ({error})" if str(error) else ""
+        return (
+            f"Expected 'i2am {given.get('command', '')}' to fit this machine's memory, got more"
+            f"{reason}. Ask for less of it, or run it on a larger machine."
+        )
     message = str(error) or "no message"
     hint = "Run it again with --debug and report what it shows."
     return f"Expected no such error, got {type(error).__name__}: {message}. {hint}"
@@ -124,26 +148,74 @@ def _first_fault(store: str | Path) -> Fault | None:
 
 def existing_file(text: str) -> Path:
     """Return the path of a file that exists."""
-    if not Path(text).is_file():
-        msg = f"expected a file, found none at {text!r}"
+    if not os.path.isfile(text):  # noqa: PTH113 - pathlib's raises of a name that is too long
+        msg = f"expected a file, found none at {shorten(repr(text))}"
         raise argparse.ArgumentTypeError(msg)
     return Path(text)
 
 
 def existing_store(text: str) -> str:
     """Return a URL, or the path of a folder that exists."""
-    if "://" not in text and not Path(text).exists():
-        msg = f"expected a store, found none at {text!r}"
+    if "://" not in text and not (text and os.path.exists(text)):  # noqa: PTH110 - as above
+        msg = f"expected a store, found none at {shorten(repr(text))}"
         raise argparse.ArgumentTypeError(msg)
     return text
 
 
+def sample_name(text: str) -> str:
+    """Return what can be the name of a sample; whether there is such a one is told by its store."""
+    if text in {"", ".", ".."} or "/" in text or _CONTROL_CHARACTERS.search(text):
+        msg = f"expected a sample's name, got {shorten(repr(text))}"
+        raise argparse.ArgumentTypeError(msg)
+    return text
+
+
+def new_address(text: str) -> str:
+    """Return a URL, or a path that can be written as text in one line."""
+    if (
+        not text
+        or _CONTROL_CHARACTERS.search(text)
+        or text != text.encode(errors="replace").decode()
+    ):
+        msg = f"expected a path of visible characters, got {shorten(repr(text))}"
+        raise argparse.ArgumentTypeError(msg)
+    return text
+
+
+def new_path(text: str) -> Path:
+    """Return a local path that can be written as text in one line."""
+    if "://" in text:
+        msg = f"expected a local path, got the URL {shorten(repr(text))}"
+        raise argparse.ArgumentTypeError(msg)
+    return Path(new_address(text))
+
+
 def positive(text: str) -> int:
     """Return a whole number from 1 on."""
-    if not text.isdecimal() or int(text) < 1:
-        msg = f"expected a whole number from 1 on, got {text!r}"
+    if not (value := _whole_number(text)):
+        msg = f"expected a whole number from 1 on{_too_large(text)}, got {shorten(repr(text))}"
         raise argparse.ArgumentTypeError(msg)
-    return int(text)
+    return value
+
+
+def worker_count(text: str) -> int:
+    """Return a number of processes that one machine may run."""
+    value = positive(text)
+    if value > _MOST_WORKERS:
+        msg = f"expected at most {_MOST_WORKERS} processes of one machine, got {value}"
+        raise argparse.ArgumentTypeError(msg)
+    return value
+
+
+def _whole_number(text: str) -> int | None:
+    """Return a number of plain digits that is within reason; None for anything else."""
+    found = int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
+    return None if found is None or found > _MOST else found
+
+
+def _too_large(text: str) -> str:
+    """Return the bound, to be told where a number is beyond it."""
+    return f" to {_MOST:,}" if re.fullmatch(r"[0-9]+", text) and text.strip("0") else ""
 
 
 def number(text: str) -> float:
@@ -153,7 +225,7 @@ def number(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        msg = f"expected a number, got {text!r}"
+        msg = f"expected a number, got {shorten(repr(text))}"
         raise argparse.ArgumentTypeError(msg)
     return value
 
@@ -172,20 +244,28 @@ def share(text: str) -> float:
 
 def grid(text: str) -> tuple[int, int]:
     """Return (height, width) of "HxW"."""
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        msg = f"expected a grid HxW such as 64x48, got {text!r}"
+    height, width = map(_whole_number, text.partition("x")[::2])
+    if not (height and width):
+        msg = f"expected a grid HxW such as 64x48, got {shorten(repr(text))}"
         raise argparse.ArgumentTypeError(msg)
-    return int(height), int(width)
+    return height, width
 
 
 def shard(text: str) -> tuple[int, int]:
     """Return (I, N) of "I/N", where shards count from 0."""
-    index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        msg = f"expected I/N with I from 0 to N - 1, got {text!r}"
+    index, count = map(_whole_number, text.partition("/")[::2])
+    if index is None or count is None or index >= count:
+        msg = f"expected I/N with I from 0 to N - 1, got {shorten(repr(text))}"
         raise argparse.ArgumentTypeError(msg)
-    return int(index), int(count)
+    return index, count
+
+
+def seed(text: str) -> int:
+    """Return a whole number, which may be negative; how many bits it may have is told elsewhere."""
+    if not re.fullmatch(r"[+-]?[0-9]{1,40}", text):
+        msg = f"expected a whole number, got {shorten(repr(text))}"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
 
 
 def kept_steps(text: str) -> int | slice | list[int]:
@@ -196,9 +276,10 @@ def kept_steps(text: str) -> int | slice | list[int]:
     >>> kept_steps("5"), kept_steps(":20:4"), kept_steps("0,10,49")
     (5, slice(None, 20, 4), [0, 10, 49])
     """
-    found = int(text) if text.isdecimal() else _slice_or_list(text)
+    found = _whole_number(text) if text.isdecimal() else _slice_or_list(text)
     if not found:
-        msg = f"expected every N-th step as N, a range A:B[:S] or a list A,B,…, got {text!r}"
+        came = shorten(repr(text))
+        msg = f"expected every N-th step as N, a range A:B[:S] or a list A,B,…, got {came}"
         raise argparse.ArgumentTypeError(msg)
     return found
 
@@ -214,20 +295,29 @@ def labels(text: str) -> list[int]:
     found = _slice_or_list(text)
     if isinstance(found, slice):
         stop = found.stop
-        found = None if stop is None else list(range(found.start or 0, stop, found.step or 1))
+        numbers = range(0 if stop is None else stop)[slice(found.start, stop, found.step)]
+        if len(numbers) > _MOST_LABELS:
+            msg = f"expected at most {_MOST_LABELS:,} numbers, got {len(numbers):,} in {text!r}"
+            raise argparse.ArgumentTypeError(msg)
+        found = list(numbers)
     if not found:
-        msg = f"expected numbers as a list A,B,… or a range A:B[:S], got {text!r}"
+        came = shorten(repr(text))
+        msg = f"expected numbers as a list A,B,… or a range A:B[:S], got {came}"
         raise argparse.ArgumentTypeError(msg)
     return found
 
 
 def _slice_or_list(text: str) -> slice | list[int] | None:
     """Return None for what is neither, and for a slice that holds nothing."""
-    if re.fullmatch(r"\d+(,\d+)*,?", text):
-        return [int(part) for part in text.rstrip(",").split(",")]
-    if not re.fullmatch(r"\d*:\d*(:\d*)?", text):
+    if re.fullmatch(r"[0-9]+(,[0-9]+)*,?", text):
+        numbers = [_whole_number(part) for part in text.rstrip(",").split(",")]
+        return None if None in numbers else [n for n in numbers if n is not None]
+    if not re.fullmatch(r"[0-9]*:[0-9]*(:[0-9]*)?", text):
         return None
-    start, stop, step = ([int(p) if p else None for p in text.split(":")] + [None])[:3]
+    parts = text.split(":")
+    if any(part and _whole_number(part) is None for part in parts):
+        return None
+    start, stop, step = ([int(part) if part else None for part in parts] + [None])[:3]
     is_empty = step == 0 or (stop is not None and stop <= (start or 0))
     return None if is_empty else slice(start, stop, step)
 
@@ -240,11 +330,11 @@ def byte_count(text: str) -> int:
     >>> byte_count("1.5GiB")
     1610612736
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Za-z]*)", text)
+    found = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?) *([A-Za-z]*)", text)
     units = {unit.upper(): size for unit, size in _BYTE_UNITS.items()}
     size = units.get(found[2].upper()) if found else None
     if found is None or size is None or float(found[1]) * size < 1:
-        msg = f"expected an amount of memory such as 2GiB or 500MB, got {text!r}"
+        msg = f"expected an amount of memory such as 2GiB or 500MB, got {shorten(repr(text))}"
         raise argparse.ArgumentTypeError(msg)
     return int(float(found[1]) * size)
 
@@ -265,7 +355,7 @@ def call_argument(text: str) -> tuple[str, Any]:
     """
     name, sign, value = text.partition("=")
     if not sign or not name.isidentifier():
-        msg = f"expected NAME=VALUE, got {text!r}"
+        msg = f"expected NAME=VALUE, got {shorten(repr(text))}"
         raise argparse.ArgumentTypeError(msg)
     return name, value if _PROMPTS.fullmatch(name) else _literal(value)
 

@@ -6,8 +6,9 @@ import argparse
 import sys
 from typing import Any
 
-from i2am.cli.arguments import add_command, existing_store
+from i2am.cli.arguments import add_command, existing_store, new_address, sample_name
 from i2am.schemas.choices import LEVEL_NAMES
+from i2am.schemas.text import safe_text
 
 __all__ = ["add"]
 
@@ -35,8 +36,12 @@ def add(commands: Any) -> None:
         default=list(LEVEL_NAMES[:4]),
         help="default: the first four",
     )
-    command.add_argument("--samples", nargs="+", metavar="SAMPLE", help="default: all")
-    command.add_argument("--out", metavar="FILE.zarr", help="default: beside the maps")
+    command.add_argument(
+        "--samples", nargs="+", type=sample_name, metavar="SAMPLE", help="default: all"
+    )
+    command.add_argument(
+        "--out", type=new_address, metavar="FILE.zarr", help="default: beside the maps"
+    )
     command.add_argument("--overwrite", action="store_true", help="replace an earlier average")
 
 
@@ -56,6 +61,7 @@ def _average(options: argparse.Namespace) -> None:
         progress=True,
     )
     counts = {name: node.attrs[ATTRIBUTE_KEY]["samples"] for name, node in averages.items()}
+    counts = {safe_text(name): count for name, count in counts.items()}
     width = max(map(len, counts))
     for name, count in counts.items():
         sys.stdout.write(f"{name:{width}}  {count} sample{'' if count == 1 else 's'}\n")

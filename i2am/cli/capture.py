@@ -14,9 +14,11 @@ from i2am.cli.arguments import (
     existing_file,
     kept_steps,
     labels,
+    new_address,
     number,
     positive,
     print_error,
+    seed,
     shard,
 )
 
@@ -42,7 +44,7 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--model", required=True, metavar="ID_OR_DIR", help="i2am-tiny, or …")
     command.add_argument("--manifest", required=True, type=existing_file, metavar="FILE")
-    command.add_argument("--out", required=True, metavar="RUN.zarr")
+    command.add_argument("--out", required=True, type=new_address, metavar="RUN.zarr")
     command.add_argument("--overwrite", action="store_true", help="replace complete samples")
     _add_loading(command.add_argument_group("loading the model"))
     _add_generation(command.add_argument_group("generating"))
@@ -71,7 +73,7 @@ def _add_loading(group: Any) -> None:
 def _add_generation(group: Any) -> None:
     group.add_argument("--steps", type=positive, help="denoising steps")
     group.add_argument("--guidance-scale", type=number)
-    group.add_argument("--seed", type=int, default=0, help="plus a row's position; default 0")
+    group.add_argument("--seed", type=seed, default=0, help="plus a row's position; default 0")
     group.add_argument(
         "--argument",
         action="append",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from i2am.cli.arguments import add_command, existing_store, share
+from i2am.cli.arguments import add_command, existing_store, new_path, sample_name, share
+from i2am.schemas.text import safe_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,10 +31,14 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--maps-b", type=existing_store, metavar="MAPS.zarr")
     command.add_argument(
-        "--samples", nargs="+", metavar="SAMPLE", help="default: all that both runs hold"
+        "--samples",
+        nargs="+",
+        type=sample_name,
+        metavar="SAMPLE",
+        help="default: all that both runs hold",
     )
     command.add_argument(
-        "--out", type=Path, metavar="DIR", help="for tables, difference maps and figures"
+        "--out", type=new_path, metavar="DIR", help="for tables, difference maps and figures"
     )
     command.add_argument(
         "--confidence", type=share, default=0.95, help="of the intervals; default 0.95"
@@ -59,7 +63,8 @@ def _compare(options: argparse.Namespace) -> None:
             pair, options.out, confidence=options.confidence, overwrite=options.overwrite
         )
     summary = summarise_comparison(table, options.confidence)
-    sys.stdout.write("\n".join(_lines(pair, summary)) + "\n")
+    # Layers have the names that the stores give them.
+    sys.stdout.write(safe_text("\n".join(_lines(pair, summary)), keep="\n") + "\n")
     if options.out:
         sys.stdout.write(f"Comparison: {options.out}\n")
 

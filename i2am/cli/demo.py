@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from i2am.cli.arguments import add_command
-from i2am.files import outputs_written_whole
+from i2am.cli.arguments import add_command, new_path
+from i2am.files import check_not_in_store, outputs_written_whole
 from i2am.schemas import StoreError
 
 __all__ = ["add", "run_demo"]
@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
         "run the whole road on shipped model and pictures",
         ["capture", "analysis"],
     )
-    command.add_argument("--out", type=Path, default=Path("i2am-demo"), metavar="DIR")
+    command.add_argument("--out", type=new_path, default=Path("i2am-demo"), metavar="DIR")
     command.add_argument("--overwrite", action="store_true", help="replace an earlier demo")
 
 
@@ -85,6 +85,7 @@ def run_demo(out: Path, *, overwrite: bool = False) -> int:
 
 
 def _check_room(out: Path, *, overwrite: bool) -> None:
+    check_not_in_store(out, is_folder=True)
     if out.exists() and not out.is_dir():
         msg = f"Expected a folder, got a file, at {out}. Name another folder with --out."
         raise StoreError(msg)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from i2am.cli.arguments import add_command, existing_file, existing_store
+from i2am.cli.arguments import add_command, existing_file, existing_store, new_path, sample_name
 from i2am.schemas import StoreError
 
 __all__ = ["add"]
@@ -37,18 +37,20 @@ def add(commands: Any) -> None:
 def _add_figure(commands: Any) -> None:
     command = add_command(commands, "figure", _figure, "draw the paper's panels as PNG files")
     _add_pictures(command)
-    command.add_argument("--samples", nargs="+", metavar="SAMPLE", help="default: all")
+    command.add_argument(
+        "--samples", nargs="+", type=sample_name, metavar="SAMPLE", help="default: all"
+    )
     command.add_argument(
         "--kinds", nargs="+", choices=_Kinds(), metavar="KIND", help="such as tlam; default: all"
     )
-    command.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR")
+    command.add_argument("--out", type=new_path, default=Path("figures"), metavar="DIR")
 
 
 def _add_report(commands: Any) -> None:
     command = add_command(commands, "report", _report, "write one self-contained page about a run")
     _add_pictures(command)
     command.add_argument("--scores", type=existing_file, metavar="FILE.csv")
-    command.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE.html")
+    command.add_argument("--out", type=new_path, default=Path("report.html"), metavar="FILE.html")
 
 
 def _add_pictures(command: argparse.ArgumentParser) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from i2am.cli.arguments import add_command, existing_store, number, share
+from i2am.cli.arguments import add_command, existing_store, new_path, number, sample_name, share
 from i2am.schemas.choices import POLARITIES
+from i2am.schemas.text import safe_text
 
 __all__ = ["add"]
 
@@ -19,10 +19,15 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--run", dest="source", type=existing_store, metavar="RUN.zarr", help="where the masks are"
     )
-    command.add_argument("--samples", nargs="+", metavar="SAMPLE", help="default: all")
-    command.add_argument("--out", type=Path, metavar="FILE.csv", help="or .parquet")
     command.add_argument(
-        "--heads", type=Path, metavar="FILE.csv", help="or .parquet: of every head at every step"
+        "--samples", nargs="+", type=sample_name, metavar="SAMPLE", help="default: all"
+    )
+    command.add_argument("--out", type=new_path, metavar="FILE.csv", help="or .parquet")
+    command.add_argument(
+        "--heads",
+        type=new_path,
+        metavar="FILE.csv",
+        help="or .parquet: of every head at every step",
     )
     command.add_argument("--penalty", type=number, default=3.0, help="λ of IMACS; default 3")
     command.add_argument("--threshold", type=number, default=0.4, help="of IMACS; default 0.4")
@@ -67,4 +72,5 @@ def _print_heads(ranking: Any, shown: int = 3) -> None:
         for which, some in (("most", heads.head(shown)), ("least", heads.tail(shown)[::-1])):
             print(f"\n{direction}: the {which} concentrated heads, over samples and steps")
             columns = some.drop(columns="direction")
-            print(columns.to_string(index=False, float_format="{:.4f}".format, na_rep=""))
+            text = columns.to_string(index=False, float_format="{:.4f}".format, na_rep="")
+            print(safe_text(text, keep="\n"))  # Layers have the names that the store gives them.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING, Any
 
 from i2am.cli.arguments import add_command, existing_store
+from i2am.schemas.text import safe_text
 
 if TYPE_CHECKING:
     from i2am.analysis.stores.condition import Condition
+    from i2am.schemas import Fault
 
 __all__ = ["add"]
 
@@ -48,27 +51,45 @@ def _info(options: argparse.Namespace) -> None:
     from i2am.analysis import summarise_store
 
     for name, fact in summarise_store(options.store).items():
-        lines = [fact] if isinstance(fact, str) else fact
-        print(f"{name + ':':14} " + f"\n{'':15}".join(lines))
+        lines = [safe_text(line) for line in ([fact] if isinstance(fact, str) else fact)]
+        print(f"{safe_text(name) + ':':14} " + f"\n{'':15}".join(lines))
 
 
 def _validate(options: argparse.Namespace) -> int:
     condition = _examine(options.store, deep=options.deep)
+    if options.deep:
+        for fault in _iter_not_finite(options.store, left_out=set(condition.faults)):
+            condition.add(fault)
     for name in condition.without_checksums:
-        print(f"{name}: without checksums, as older versions wrote it")
-    faults = [str(fault) for fault in condition.iter_faults()]
+        print(f"{safe_text(name)}: without checksums, as older versions wrote it")
+    faults = [safe_text(fault) for fault in condition.iter_faults()]
     print(*(faults or [f"{options.store} keeps the contract"]), sep="\n")
     return 1 if faults else 0
+
+
+def _iter_not_finite(store: str, left_out: Set[str]) -> Iterator[Fault]:
+    """Yield the values of a run's samples that are not finite; some are left out."""
+    from i2am.analysis import open_run
+    from i2am.analysis.maps.finite import iter_not_finite
+    from i2am.analysis.stores.reader import open_root
+    from i2am.storage.addresses import own_attributes
+
+    if own_attributes(open_root(store))["kind"] != "run" or "" in left_out:
+        return
+    run = open_run(store)
+    for name in run:
+        if name not in left_out:
+            yield from iter_not_finite(run[name])
 
 
 def _repair(options: argparse.Namespace) -> int:
     from i2am.analysis.stores.condition import take_out
 
     condition = _examine(options.store, deep=not options.quick)
-    of_store = [str(fault) for fault in condition.faults.pop("", [])]
+    of_store = [safe_text(fault) for fault in condition.faults.pop("", [])]
     for name, faults in condition.faults.items():
         more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
-        print(f"{name}: damaged, as {faults[0]}{more}")
+        print(safe_text(f"{name}: damaged, as {faults[0]}{more}"))
     print(*of_store, sep="\n", end="\n" if of_store else "")
     if options.apply:
         take_out(options.store, condition.faults, "damaged")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from i2am.cli.arguments import add_command, existing_store
+from i2am.cli.arguments import add_command, existing_store, sample_name
 
 __all__ = ["add"]
 
@@ -15,7 +15,7 @@ def add(commands: Any) -> None:
     command = add_command(commands, "view", _view, "open a run in napari", ["viewer"])
     command.add_argument("store", type=existing_store, metavar="RUN.zarr")
     command.add_argument("--maps", type=existing_store, metavar="MAPS.zarr")
-    command.add_argument("--sample", help="default: the first")
+    command.add_argument("--sample", type=sample_name, help="default: the first")
 
 
 def _view(options: argparse.Namespace) -> None:

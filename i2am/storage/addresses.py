@@ -17,6 +17,7 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 from zarr.errors import BaseZarrError
 from zarr.storage import LocalStore, StorePath
+from zarr.storage._common import make_store
 
 from i2am.schemas import StoreError
 from i2am.schemas.attributes import ATTRIBUTE_KEY
@@ -26,6 +27,7 @@ from i2am.storage.failures import (
     storage_error,
     storage_errors,
 )
+from i2am.storage.guarded_store import guarded
 
 __all__ = [
     "StoreLike",
@@ -40,7 +42,8 @@ __all__ = [
 
 StoreLike = str | Path | Store
 
-_FILE: Final = "file://"
+# "local" is what fsspec calls a folder, too.
+_FILES: Final = ("file://", "local://")
 _BUCKETS: Final = ("s3://", "gs://", "az://")
 
 
@@ -76,7 +79,7 @@ def to_store(address: str | Path) -> Store | Path:
     (PosixPath('run.zarr'), PosixPath('/tmp/a run.zarr'))
     """
     url = str(address)
-    if url.startswith(_FILE):
+    if url.startswith(_FILES):
         return Path(url2pathname(urlsplit(url).path))
     if not is_url(url):
         return Path(address)
@@ -103,7 +106,7 @@ def path_to_write(address: StoreLike) -> StorePath:
 
 
 def open_group(address: StoreLike) -> zarr.Group:
-    """Return the group at an address, to read.
+    """Return the group at an address, to read: through a store that checks everything.
 
     Parameters
     ----------
@@ -113,13 +116,14 @@ def open_group(address: StoreLike) -> zarr.Group:
     Raises
     ------
     StoreError
-        If nothing is there, it is no Zarr group, or it cannot be read.
+        If nothing is there, it is no Zarr group, it cannot be read, or it must not be, as
+        `GuardedStore` says.
     MissingExtra
         If obstore is needed and not installed.
     """
     if isinstance(address, str) and address.startswith(_BUCKETS):
         return _open(open_bucket(address, read_only=True), address)
-    if not isinstance(address, Store) and (not is_url(address) or str(address).startswith(_FILE)):
+    if not isinstance(address, Store) and (not is_url(address) or str(address).startswith(_FILES)):
         path = Path(str(to_store(address)))
         if not path.exists():
             msg = f"Expected a store, got nothing, at {path}. Check the path."
@@ -152,7 +156,7 @@ def member_names(group: zarr.Group) -> list[str]:
 
 def _open(store: StoreLike, address: StoreLike) -> zarr.Group:
     try:
-        node = zarr.open(store, mode="r")
+        node = zarr.open(guarded(_store_at(store)), mode="r")
     except (BaseZarrError, FileNotFoundError) as e:
         msg = (
             f"Expected a Zarr store, got {_contents(address)}, at {address}. Give the store's root."
@@ -168,6 +172,14 @@ def _open(store: StoreLike, address: StoreLike) -> zarr.Group:
     return node
 
 
+def _store_at(store: StoreLike) -> Store:
+    if isinstance(store, Store):
+        return store
+    if isinstance(store, Path):
+        return LocalStore(store, read_only=True)
+    return sync(make_store(store, mode="r"))
+
+
 def _unreadable(error: Exception, address: StoreLike) -> StoreError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     msg = f"Expected a readable store, got '{reason}', at {address}. Check the address."
@@ -176,5 +188,7 @@ def _unreadable(error: Exception, address: StoreLike) -> StoreError:
 
 def _contents(address: StoreLike) -> str:
     if isinstance(address, Path):
+        if any((address / name).exists() for name in (".zgroup", ".zarray")):
+            return "one of Zarr format 2"
         return "a folder without Zarr metadata" if any(address.iterdir()) else "an empty folder"
     return "nothing of the kind"

@@ -18,10 +18,11 @@ from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest
 from zarr.storage import ObjectStore
 
-from i2am.schemas import SchemaError, StorageError, require
+from i2am.schemas import SchemaError, StorageError, StoreError, require
+from i2am.schemas.text import safe_text
 from i2am.storage.failures import reported_as_store_error, storage_errors, was_cut_short
 
-__all__ = ["RETRY_VARIABLE", "BucketStore", "open_bucket", "retry_s"]
+__all__ = ["RETRY_VARIABLE", "BucketStore", "open_bucket", "read_at_most", "retry_s"]
 
 RETRY_VARIABLE: Final = "I2AM_RETRY_S"
 # One request may take 30 s unless the cloud's own variable says otherwise (AWS_TIMEOUT, …): so one
@@ -110,12 +111,26 @@ class BucketStore(ObjectStore[Any]):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Return an object's bytes, or a part of them; None where there is none."""
-        parent = super()
+        return await self._answer(key, partial(super().get, key, prototype, byte_range))
+
+    async def get_at_most(
+        self, key: str, prototype: BufferPrototype, max_bytes: int
+    ) -> Buffer | None:
+        """Return an object's bytes, as `get`, if they are no more than they can be."""
+        ask = partial(read_at_most, self.store, key, prototype, max_bytes, self.url)
+        return await self._answer(key, ask)
+
+    async def _answer(self, key: str, ask: Callable[[], Awaitable[Buffer | None]]) -> Buffer | None:
         with self._reported(key):
-            found = await _whole(lambda: parent.get(key, prototype, byte_range))
-            if found is None and not key.rpartition("/")[2].startswith("."):  # of older formats
-                await self._check_absent(key)
-            return found
+            for _ in range(_MOST_ATTEMPTS):  # Another process may write or remove it just now.
+                found = await _whole(ask)
+                if found is not None or await self._is_absent(key):
+                    return found
+        msg = (
+            f"Expected the object that the bucket lists, got 'not found', at {self.url}/{key}. "
+            "Try again later."
+        )
+        raise StorageError(msg)
 
     async def exists(self, key: str) -> bool:
         """Return whether there is an object."""
@@ -134,9 +149,9 @@ class BucketStore(ObjectStore[Any]):
 
     async def delete(self, key: str) -> None:
         """Delete an object."""
-        parent = super()
+        ask = partial(super().delete, key)
         with self._reported(key):
-            await _whole(lambda: parent.delete(key))
+            await _whole(ask)
 
     async def delete_dir(self, prefix: str) -> None:
         """Delete every object below a prefix."""
@@ -165,15 +180,12 @@ class BucketStore(ObjectStore[Any]):
         with self._reported(prefix):
             return await super().getsize_prefix(prefix)
 
-    async def _check_absent(self, key: str) -> None:
-        """Raise unless the bucket itself says that it has no such object."""
+    async def _is_absent(self, key: str) -> bool:
+        """Return whether the bucket's list, which a bucket that is gone has not, lacks an object."""
         folder, _, own_name = key.rpartition("/")
-        if own_name in await _whole(lambda: _all(ObjectStore.list_dir(self, folder))):
-            msg = (
-                f"Expected the object that the bucket lists, got 'not found', at {self.url}/{key}. "
-                "Try again later."
-            )
-            raise StorageError(msg)
+        if own_name.startswith("."):  # zarr asks for metadata of older formats, too.
+            return True
+        return own_name not in await _whole(lambda: _all(ObjectStore.list_dir(self, folder)))
 
     async def _each(
         self, names: Callable[[], AsyncIterator[str]], prefix: str
@@ -184,6 +196,42 @@ class BucketStore(ObjectStore[Any]):
 
     def _reported(self, key: str) -> Any:
         return reported_as_store_error(f"{self.url}/{key}" if key else self.url)
+
+
+async def read_at_most(
+    store: Any, key: str, prototype: BufferPrototype, max_bytes: int, place: object
+) -> Buffer | None:
+    """Return an object of obstore's; None where there is none.
+
+    Parameters
+    ----------
+    store : obstore.store.ObjectStore
+    key : str
+    prototype : BufferPrototype
+    max_bytes : int
+        The answer's head tells the size, and the body is taken only if it is no larger.
+    place : object
+        Of the store, for messages.
+
+    Raises
+    ------
+    StoreError
+        If it is larger.
+    """
+    import obstore
+
+    try:
+        answer = await obstore.get_async(store, key)
+        if (size := answer.meta["size"]) <= max_bytes:
+            content: Any = await answer.bytes_async()
+            return prototype.buffer.from_bytes(content)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
+    msg = (
+        f"Expected an object of at most {max_bytes:,} bytes, got {size:,}, "
+        f"at {safe_text(f'{place}/{key}')}. The store is damaged; get it again, or do without the sample."
+    )
+    raise StoreError(msg)
 
 
 async def _whole(ask: Callable[[], Awaitable[_Answer]]) -> _Answer:

@@ -28,6 +28,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, ObjectStore, StorePath
 
 from i2am.storage.failures import reported_as_store_error, storage_error
+from i2am.storage.guarded_store import GuardedStore
 
 __all__ = [
     "PARTIAL",
@@ -49,6 +50,8 @@ __all__ = [
 
 PARTIAL: Final = ".partial"  # zarr's own suffix of files that are not whole yet
 _SYNC_THREADS: Final = 8
+# Something else lies there than an object: the store is wrong, its disk is not.
+_WRONG_KIND: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _CREATE_ATTEMPTS: Final = 20
 
 
@@ -59,12 +62,14 @@ def to_buffer(content: bytes) -> Buffer:
 
 def local_path(path: StorePath) -> Path | None:
     """Return where an object or a folder lies on a disk; None elsewhere."""
-    store = path.store
+    store = path.store.local if isinstance(path.store, GuardedStore) else path.store
     return Path(store.root) / path.path if isinstance(store, LocalStore) else None
 
 
 def read_object(path: StorePath) -> Buffer | None:
     """Return an object's bytes; None where there is none."""
+    if isinstance(path.store, GuardedStore):
+        return sync(path.store.get_as_stored(path.path))
     return sync(path.get())
 
 
@@ -81,9 +86,12 @@ def read_objects(
     last_bytes : int, optional
         How many of each object's last bytes; all by default.
     """
+    wanted = None if last_bytes is None else SuffixByteRequest(last_bytes)
+    if isinstance(root.store, GuardedStore):
+        keys = [(root / name).path for name in names]
+        return root.store.read_as_stored(keys, wanted)
     if (folder := local_path(root)) is not None:
         return [_read_file(folder / name, last_bytes) for name in names]
-    wanted = None if last_bytes is None else SuffixByteRequest(last_bytes)
 
     async def read() -> list[Buffer | None]:
         prototype = default_buffer_prototype()
@@ -279,14 +287,17 @@ def folder_names(path: StorePath) -> list[str]:
 
 def list_sizes(path: StorePath) -> dict[str, int]:
     """Return the size in bytes of every object below a path, by its name below that path."""
+    if isinstance(path.store, GuardedStore) and path.store.files is not None:
+        path.store.files.check_folder(path.path)
     if (folder := local_path(path)) is not None:
         found: dict[str, int] = {}
         _add_sizes(str(folder), "", found)
         return found
     prefix = f"{path.path}/" if path.path else ""
-    if isinstance(path.store, ObjectStore):
+    inner = path.store.unguarded if isinstance(path.store, GuardedStore) else path.store
+    if isinstance(inner, ObjectStore):
         with reported_as_store_error(path):
-            listed: Any = path.store.store.list(prefix).collect()
+            listed: Any = inner.store.list(prefix).collect()
         return {one["path"].removeprefix(prefix): one["size"] for one in listed}
     return sync(_sizes(path.store, prefix))
 
@@ -332,7 +343,7 @@ def _write_file(path: StorePath, buffer: Buffer, *, durable: bool = False) -> Pa
     except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not isinstance(error, _WRONG_KIND):
             raise storage_error(error, file_path) from error
         raise
     return file_path

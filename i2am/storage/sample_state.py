@@ -14,6 +14,7 @@ from typing import Any
 from zarr.storage import ObjectStore, StorePath
 
 from i2am.schemas import StoreError
+from i2am.storage.guarded_store import GuardedStore
 from i2am.storage.integrity import altered_objects, inventory_of
 from i2am.storage.inventory import METADATA_KEY, Inventory, own_facts
 from i2am.storage.objects import local_path, read_object
@@ -87,9 +88,10 @@ class SampleState:
         path = self.path / METADATA_KEY
         if (file := local_path(path)) is not None:
             return _mark_of_file(file)
-        if isinstance(path.store, ObjectStore):
+        store = path.store.unguarded if isinstance(path.store, GuardedStore) else path.store
+        if isinstance(store, ObjectStore):
             try:
-                found: Any = path.store.store.head(path.path)
+                found: Any = store.store.head(path.path)
             except FileNotFoundError:
                 return None
             return found["e_tag"], found["size"], str(found["last_modified"])

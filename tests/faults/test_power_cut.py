@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.crash_cases import CASES, CrashCase
+from tests.support.crash_cases import CASES, WITHOUT_FSYNC, CrashCase
 from tests.support.power_cut import Disk, disk_states, replay
 from tests.support.power_cuts import PowerCuts, fast_folder
 from tests.support.write_log import Event, recorded_writes, tree_of
@@ -22,19 +22,38 @@ def folder() -> Iterator[Path]:
         yield Path(path)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+# The others are for `make faults`, which cuts the power after every event.
+_SHORT = {
+    "capture --overwrite",
+    "capture in one block, beyond float16",
+    "analyze after a new capture",
+    "average --overwrite",
+}
+
+
+# Zarr's note on what a process that was killed has left of a file; readers pass over it.
+@pytest.mark.filterwarnings("ignore:Object at .*partial is not recognized")
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.name in _SHORT], ids=lambda case: case.name
+)
 def test_complete_samples_are_whole_and_the_command_can_be_given_again(
     case: CrashCase, folder: Path
 ) -> None:
     cuts = PowerCuts(case, folder)
     assert cuts.is_replayed()
-    tried = list(cuts.run(randoms=1, reruns=2, seed=0))
+    tried = list(cuts.run(randoms=1, reruns=1, seed=0, share=0.03))
     bad = [each for each in tried if each.outcome not in {"survived", "mended"}]
     assert bad == []
-    assert {each.outcome for each in tried} == {"survived", "mended"}
+    assert "mended" in {each.outcome for each in tried}
 
 
 # --- The tools themselves.
+
+
+def test_a_sample_that_was_not_written_out_is_found_to_be_damaged(folder: Path) -> None:
+    cuts = PowerCuts(WITHOUT_FSYNC, folder)
+    tried = cuts.run(randoms=3, reruns=0, seed=0, share=0.1)
+    assert {"LOST", "UNDETECTED"} & {each.outcome for each in tried}
 
 
 def test_a_log_replays_to_what_lies_there(tmp_path: Path) -> None:
@@ -69,7 +88,7 @@ def test_what_was_not_synced_may_be_lost_and_what_was_may_not() -> None:
         Event("write", "b", content=b"bbb"),
         Event("sync_folder", ""),
     ]
-    before = {"a": b"old"}
+    before: dict[str, bytes | None] = {"a": b"old"}
     states = [tree for number, _, tree in disk_states(before, events, randoms=40, seed=0)]
     assert {tree["a"] for tree in states} == {b"old", b"new"}
     assert {tree.get("b") for tree in states} >= {None, b"", b"bbb", b"\0\0\0"}
@@ -81,6 +100,6 @@ def test_what_was_not_synced_may_be_lost_and_what_was_may_not() -> None:
 
 def test_a_rename_changes_both_of_its_names_or_neither() -> None:
     events = [Event("mkdir", "to"), Event("sync_folder", ""), Event("rename", "from", "to/it")]
-    before = {"from": b"1"}
+    before: dict[str, bytes | None] = {"from": b"1"}
     last = [tree for n, _, tree in disk_states(before, events, randoms=20, seed=0) if n == 3]
     assert {tuple(tree) for tree in last} <= {("from", "to"), ("to", "to/it")}

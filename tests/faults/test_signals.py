@@ -16,6 +16,7 @@ import psutil
 import pytest
 from distributed import LocalCluster
 
+from i2am.cli.stopping import stopped_by_signals
 from tests.support import stopping
 from tests.support.cli_process import CliProcess, start_cli
 from tests.support.interruptions import capture_call
@@ -83,8 +84,9 @@ def _stop_analysis(folder: Path, arguments: list[str], code: int, number: int) -
     maps = folder / "maps.zarr"
     process = start_cli(arguments)
     wait(process, lambda: status(maps, "s0") == "complete")
-    for each in [*psutil.Process(process.pid).children(recursive=True), process]:
-        os.kill(each.pid, number)
+    children = psutil.Process(process.pid).children(recursive=True)
+    for pid in [*(child.pid for child in children), process.pid]:
+        os.kill(pid, number)
     ended = process.end()
     assert (ended.code, ended.out) == (code, ""), ended
     assert ended.err.count("i2am:") == 1
@@ -179,7 +181,7 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
     found: list[object] = []
 
     def look() -> None:
-        with stopping.stopped_by_signals(lambda _stopped: None):
+        with stopped_by_signals(lambda _stopped: None):
             found.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=look)

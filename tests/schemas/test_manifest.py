@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import decimal
 import json
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
@@ -427,3 +428,36 @@ def test_a_sample_name_can_be(name: str) -> None:
 def test_a_sample_name_cannot_be(name: str) -> None:
     with pytest.raises(SchemaError, match="Expected a sample name"):
         check_sample_name(name)
+
+
+@pytest.mark.parametrize("sample", ["NA", "nan", "None", "null", "1e5", "007", "true", "1.0"])
+@pytest.mark.parametrize(("name", "write"), FORMATS)
+def test_a_name_that_reads_as_something_else_stays_a_name(
+    folder: Path, name: str, write: Write, sample: str
+) -> None:
+    write(folder / name, [{"sample": sample, **PLAIN, "kind": sample}])
+    (row,) = read_manifest(folder / name)
+    assert (row.sample, row.labels()) == (sample, {"kind": sample})
+
+
+@pytest.mark.parametrize("seed", [0, 7, -(2**63), 2**64 - 1, "7", "-1", "007", 3.0])
+def test_a_seed_of_64_bits_is_a_whole_number(folder: Path, seed: Any) -> None:
+    _write_json(folder / "a.jsonl", [{"sample": "a", **PLAIN, "seed": seed}])
+    assert [row.seed for row in read_manifest(folder / "a.jsonl")] == [int(seed)]
+
+
+def test_dates_and_decimal_numbers_of_a_parquet_file_are_labels(folder: Path) -> None:
+    labels = {
+        "day": date(2026, 11, 28),
+        "at": datetime(2026, 11, 28, 18, 5),
+        "price": decimal.Decimal("1.50"),
+        "sizes": [1, None, 2],
+    }
+    _write_parquet(folder / "a.parquet", [{"sample": "a", **PLAIN, **labels}])
+    (row,) = read_manifest(folder / "a.parquet")
+    assert row.labels() == {
+        "day": "2026-11-28",
+        "at": "2026-11-28T18:05:00",
+        "price": "1.50",
+        "sizes": [1, None, 2],
+    }

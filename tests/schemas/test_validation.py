@@ -392,7 +392,8 @@ def _values(path: str, values: Any, dim: str) -> Callable[[zarr.Group], None]:
     """Put other values into a coordinate of the same dtype."""
 
     def change(root: zarr.Group) -> None:
-        data = np.asarray(values, root[path].dtype) if path in root else np.asarray(values)
+        stored: Any = root.get(path)
+        data = np.asarray(values, None if stored is None else stored.dtype)
         root.create_array(path, data=data, dimension_names=[dim], overwrite=True)
 
     return change

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 from zarr.storage import LocalStore, StorePath
@@ -110,7 +111,7 @@ def test_metadata_that_were_only_laid_out_anew_are_no_damage(run: Path) -> None:
 
 def test_values_read_after_the_sample_was_replaced_are_an_error(run: Path) -> None:
     sample = open_run(run)["shirt"]
-    query = sample["layers/down.0.attn2/query"]
+    query: Any = sample["layers/down.0.attn2/query"]
     query[:1].load()
     state = pickle.loads(pickle.dumps(SampleState(StorePath(LocalStore(run), "shirt"))))
     new = begin(run, seed=1, overwrite=True)

@@ -132,7 +132,7 @@ def test_the_beat_goes_on_while_the_process_lives(
     root = local(tmp_path / "run.zarr")
     monkeypatch.setattr(owners, "_BEAT_S", 0.01)
     with Writer(root, {"steps": 3}) as writer:
-        beats = set()
+        beats: set[int] = set()
         while len(beats) < 3:
             found = read_owner(root / OWNERS, writer.id)
             assert found is not None

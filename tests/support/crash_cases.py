@@ -21,7 +21,7 @@ from i2am.capture import CaptureOptions, capture, capture_manifest
 from tests.support.synthetic_run import SyntheticLayer, write_run
 from tests.support.tiny_pipelines import models
 
-__all__ = ["CASES", "CrashCase"]
+__all__ = ["CASES", "WITHOUT_FSYNC", "CrashCase"]
 
 # Two of the shipped model's layers: fewer files, and with one file for each thing all the same.
 _OPTIONS: dict[str, Any] = {"layers": ["down_blocks.1*", "up_blocks.0.attentions.0*"]}
@@ -40,12 +40,15 @@ class CrashCase:
         What is interrupted, and done again.
     keeps_old : bool
         Whether what was complete before must not be lost: maps can be computed again.
+    also : callable (inputs, out) -> None, optional
+        What gives samples that are right, too, after the command was given again.
     """
 
     name: str
     prepare: Callable[[Path, Path], None]
     command: Callable[[Path, Path], None]
     keeps_old: bool = True
+    also: Callable[[Path, Path], None] | None = None
 
 
 # --- Captures.
@@ -90,14 +93,16 @@ class _OutgrowsFloat16:
         return found if self._left else found * 1e8
 
 
-def _capture_in_one_block(_inputs: Path, out: Path) -> None:
+def _capture_in_one_block(_inputs: Path, out: Path, *, durable: bool = True) -> None:
     store, pipeline = out / "run.zarr", _pipeline()
     steps = 7  # more than a shard of five: the first is written as float16
     done = set(open_run(store)) if (store / "zarr.json").exists() else set()
     names = [name for name in ("a", "b") if name not in done]
     if not names:
         return
-    with capture(pipeline, store, sample=names[0], memory_bytes=2**16) as recording:
+    with capture(
+        pipeline, store, sample=names[0], memory_bytes=2**16, durable=durable
+    ) as recording:
         for name in names:
             if name != names[0]:
                 recording.next_sample(name)
@@ -159,9 +164,21 @@ def _averaged(inputs: Path, out: Path) -> None:
     _analyze(inputs, inputs)
 
 
+# What fsync is for: never among the cases.
+WITHOUT_FSYNC = CrashCase(
+    "capture without fsync",
+    lambda _i, _o: None,
+    lambda i, o: _capture_in_one_block(i, o, durable=False),
+)
+
 CASES: Sequence[CrashCase] = (
     CrashCase("capture", _make_manifest, _capture),
-    CrashCase("capture, two in one call", _make_manifest, lambda i, o: _capture(i, o, size=2)),
+    CrashCase(
+        "capture, two in one call",
+        _make_manifest,
+        lambda i, o: _capture(i, o, size=2),
+        also=_capture,  # One that was left alone is captured alone: its last bits are others.
+    ),
     CrashCase("capture --overwrite", _captured, lambda i, o: _capture(i, o, overwrite=True)),
     CrashCase("capture in one block, beyond float16", lambda _i, _o: None, _capture_in_one_block),
     CrashCase("analyze", lambda i, _o: _make_run(i), _analyze, keeps_old=False),

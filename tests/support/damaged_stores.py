@@ -323,7 +323,7 @@ def _stored(store: str) -> Reader:
     def read(folder: Path, sample: str) -> Facts:
         maps = open_maps(folder / store)
         attributes = {name: str(own) for name, own in maps.attributes.items()}
-        return attributes | {"names": repr(sorted(maps))} | _tree_facts(maps[sample])
+        return {**attributes, "names": repr(sorted(maps)), **_tree_facts(maps[sample])}
 
     return read
 

@@ -45,7 +45,7 @@ def write_maps(
             steps = np.arange(volume.shape[1])
             for level, left_out in (("tlam", (0, 2)), ("hlam", (0, 1)), ("llam", (1, 2))):
                 dim = {"tlam": "time", "hlam": "head", "llam": "layer"}[level]
-                mean = np.nanmean(volume, axis=left_out, dtype=np.float32)
+                mean: Any = np.nanmean(volume, axis=left_out, dtype=np.float32)
                 _put(own, level, mean, (dim, *plane))
             for name in ("first_step", "last_step"):
                 _put(own, name, steps, ("time",))

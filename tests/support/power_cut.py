@@ -9,7 +9,7 @@ came after it. A rename is one step: both of its names change, or neither.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tests.support.write_log import Event, Tree
@@ -207,7 +207,12 @@ def replay(before: Tree, events: Sequence[Event]) -> Tree:
 
 
 def disk_states(
-    before: Tree, events: Sequence[Event], *, randoms: int, seed: int
+    before: Tree,
+    events: Sequence[Event],
+    *,
+    randoms: int,
+    seed: int,
+    moments: Container[int] | None = None,
 ) -> Iterator[tuple[int, str, Tree]]:
     """Yield what the disk may hold after each number of events, each state once.
 
@@ -218,6 +223,8 @@ def disk_states(
     randoms : int
         How many states by chance to draw after each event.
     seed : int
+    moments : container of int, optional
+        After how many events to look at the disk; after each of them by default.
 
     Yields
     ------
@@ -229,6 +236,8 @@ def disk_states(
     for number in range(len(events) + 1):
         if number:
             disk.apply(events[number - 1])
+        if moments is not None and number not in moments:
+            continue
         states = {
             "killed": disk.tree(),
             "unsynced lost": disk.certain_tree(),

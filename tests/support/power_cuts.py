@@ -52,11 +52,16 @@ class Tried:
 
 
 def sweep(seed: int, rounds: int) -> Iterator[tuple[str, str]]:
-    """Yield each case's name and the outcome of each state, with `rounds` random ones an event."""
+    """Yield what was tried and its outcome, for each state that a disk may be in.
+
+    From 20 rounds on after every event, with a random state for each five rounds; every case's command
+    is given again on as many states as there are rounds.
+    """
     for case in CASES:
         with tempfile.TemporaryDirectory(dir=fast_folder()) as folder:
             cuts = PowerCuts(case, Path(folder))
-            for tried in cuts.run(randoms=rounds, reruns=4 * rounds, seed=seed):
+            randoms, share = -(-rounds // 5), min(1.0, rounds / 20)
+            for tried in cuts.run(randoms=randoms, reruns=rounds, seed=seed, share=share):
                 where = f", {tried.state} after event {tried.event}: {tried.detail}"
                 yield f"power cut in {case.name}{where if tried.detail else ''}", tried.outcome
 
@@ -80,12 +85,14 @@ class PowerCuts:
         with recorded_writes(self._out) as self.log:
             case.command(self._inputs, self._out)
         self.after = tree_of(self._out)
-        self._final = {path.name: contents_of(path) for path in _stores(self._out)}
-        # By sample or store: what it may read as.
-        self._wholes: dict[str, list[Any]] = {}
-        for tree in (self.log.before, self.after):
-            for unit in _complete_units(tree):
-                self._wholes.setdefault(unit, []).append(self._read(tree, unit))
+        # By sample or store: what it may read as while the command runs, and after it.
+        self._wholes = self._read_all(self.log.before, self.after)
+        self._right = self._read_all(self.after)
+        if case.also is not None:
+            _empty(self._out)
+            case.also(self._inputs, self._out)
+            for unit, others in self._read_all(tree_of(self._out)).items():
+                self._right[unit] += others
         self._verdicts: dict[int, tuple[str, str]] = {}
         self._entered: dict[int, bool] = {}
 
@@ -93,7 +100,7 @@ class PowerCuts:
         """Return whether the recorded events make what lies there, so that nothing was missed."""
         return replay(self.log.before, self.log.events) == self.after
 
-    def run(self, *, randoms: int, reruns: int, seed: int) -> Iterator[Tried]:
+    def run(self, *, randoms: int, reruns: int, seed: int, share: float = 1.0) -> Iterator[Tried]:
         """Yield what came of each state of the disk.
 
         Parameters
@@ -103,15 +110,31 @@ class PowerCuts:
         reruns : int
             On how many of the states to give the command again.
         seed : int
+        share : float, 0..1
+            Of the events after which the power is cut; some near a change of a status always are.
         """
-        states = list(disk_states(self.log.before, self.log.events, randoms=randoms, seed=seed))
+        rng = random.Random(seed)
+        moments = {
+            number
+            for number, event in enumerate(self.log.events, 1)
+            if rng.random() < share or _is_sample(event.target)
+        }
+        states = list(
+            disk_states(
+                self.log.before, self.log.events, randoms=randoms, seed=seed, moments=moments
+            )
+        )
         again = set(random.Random(seed).sample(range(len(states)), min(reruns, len(states))))
         # Complete whatever is lost: from then on it may not go.
         certain = set(_complete_units(self.log.before)) if self.case.keeps_old else set()
         for number, (event, state, tree) in enumerate(states):
             outcome, detail = self._check(tree, certain)
             if outcome == "survived" and state == "unsynced lost":
-                certain |= set(_complete_units(tree))
+                certain |= {
+                    unit
+                    for unit in _complete_units(tree)
+                    if _part(tree, unit) == _part(self.after, unit)
+                }
             if outcome == "survived" and number in again:
                 outcome, detail = self._do_again(tree)
             yield Tried(event, state, outcome, detail)
@@ -135,8 +158,7 @@ class PowerCuts:
         }
         identity = hash(tuple(own.items()))
         if identity not in self._entered:
-            shutil.rmtree(self._seen)
-            self._seen.mkdir()
+            _empty(self._seen)
             _write_tree(self._seen, own)
             enter_run(self._seen / root).close()
             found = tree_of(self._seen)
@@ -148,24 +170,29 @@ class PowerCuts:
         own = tuple((path, content) for path, content in tree.items() if _is_read_for(path, unit))
         identity = hash(own)
         if identity not in self._verdicts:
-            self._verdicts[identity] = self._judge(dict(own), unit)
+            self._verdicts[identity] = self._judge(dict(own), unit, self._wholes.get(unit, []))
         return self._verdicts[identity]
 
-    def _judge(self, tree: Tree, unit: str) -> tuple[str, str]:
+    def _judge(self, tree: Tree, unit: str, wholes: Sequence[Any]) -> tuple[str, str]:
         try:
             found = self._read(tree, unit)
         except (I2AMError, OSError, ValueError, KeyError, TypeError, RuntimeError) as e:
             return "LOST", f"is complete and cannot be read: {type(e).__name__}: {str(e)[:200]}"
-        wholes = self._wholes.get(unit, [])
         if any(_is_same(found, whole) for whole in wholes):
             return "survived", ""
         names = [differences(found[0], whole[0])[:3] for whole in wholes]
         return "UNDETECTED", f"is complete and has other values, at {names}"
 
+    def _read_all(self, *trees: Tree) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {}
+        for tree in trees:
+            for unit in _complete_units(tree):
+                found.setdefault(unit, []).append(self._read(tree, unit))
+        return found
+
     def _read(self, tree: Tree, unit: str) -> Any:
         """Return a sample as plain zarr reads it, and as ours does."""
-        shutil.rmtree(self._seen)
-        self._seen.mkdir()
+        _empty(self._seen)
         root, _, sample = unit.partition("/")
         _write_tree(self._seen, {path: c for path, c in tree.items() if _is_read_for(path, unit)})
         plain = contents_of(self._seen / unit)
@@ -176,8 +203,7 @@ class PowerCuts:
             return plain, found.load()
 
     def _do_again(self, tree: Tree) -> tuple[str, str]:
-        shutil.rmtree(self._out)
-        self._out.mkdir()
+        _empty(self._out)
         _write_tree(self._out, tree)
         try:
             self.case.command(self._inputs, self._out)
@@ -190,13 +216,15 @@ class PowerCuts:
             RuntimeError,
             AssertionError,
         ) as e:
-            if "DEBUG" in __import__("os").environ:
-                __import__("traceback").print_exc()
             return "LOST", f"the same command again: {type(e).__name__}: {str(e)[:300]}"
-        found = {path.name: contents_of(path) for path in _stores(self._out)}
-        for name, whole in self._final.items():
-            if (differing := differences(found.get(name, {}), whole)) != []:
-                return "UNDETECTED", f"the same command again gives other {differing[:3]} in {name}"
+        found = tree_of(self._out)
+        missing = {*_complete_units(self.after)} - {*_complete_units(found)}
+        if missing:
+            return "LOST", f"the same command again does not give {sorted(missing)}"
+        for unit in _complete_units(found):
+            outcome, detail = self._judge(found, unit, self._right[unit])
+            if outcome != "survived":
+                return outcome, f"the same command again, {unit}: {detail}"
         return "mended", ""
 
 
@@ -245,8 +273,18 @@ def _attribute(tree: Tree, path: str, name: str) -> Any:
         return None
 
 
-def _stores(folder: Path) -> Sequence[Path]:
-    return [path for path in sorted(folder.iterdir()) if (path / "zarr.json").exists()]
+def _part(tree: Tree, unit: str) -> Tree:
+    return {path: content for path, content in tree.items() if path.startswith(f"{unit}/")}
+
+
+def _is_sample(path: str) -> bool:
+    """Return whether a path is that of a sample's own metadata, where its status is."""
+    return path.count("/") == 2 and path.endswith("/zarr.json")
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
 
 
 def _write_tree(folder: Path, tree: Tree) -> None:

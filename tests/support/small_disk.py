@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from tests.support.cli_process import start_process
 
@@ -106,16 +106,15 @@ def on_small_disk(work: Callable[..., _Result], *given: Any) -> _Result:
         ours, theirs = Pipe(duplex=False)
         process = start_process(_run, theirs, folder, work, given)
         theirs.close()
-        try:
-            is_done, result = ours.recv() if ours.poll(_PATIENCE_S) else (False, "no answer")
-        except EOFError:
-            is_done, result = False, "the process died"
+        answer: tuple[bool, Any] = (False, "no answer")
+        with contextlib.suppress(EOFError):  # The process died.
+            answer = ours.recv() if ours.poll(_PATIENCE_S) else answer
         process.join(10)
         process.kill()
+    is_done, result = answer
     if not is_done:
         raise AssertionError(result)
-    found: _Result = result
-    return found
+    return cast("_Result", result)
 
 
 def _run(

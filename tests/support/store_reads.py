@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from zarr.storage import LocalStore
 
 from i2am.cli import main
+from i2am.storage.local_objects import LocalObjects
 
 __all__ = ["run_guide", "watch_reads"]
 
@@ -21,14 +21,14 @@ def watch_reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     Of what `LiveSram` reads nothing is seen unless it reads without zarrs.
     """
     reads: list[tuple[str, int]] = []
-    read = LocalStore.get
+    read = LocalObjects.read
 
-    async def watched(self: LocalStore, key: str, *args: Any, **kwargs: Any) -> Any:
-        found = await read(self, key, *args, **kwargs)
+    def watched(self: LocalObjects, key: str, *args: Any, **kwargs: Any) -> bytes | None:
+        found = read(self, key, *args, **kwargs)
         reads.append((key, 0 if found is None else len(found)))
         return found
 
-    monkeypatch.setattr(LocalStore, "get", watched)
+    monkeypatch.setattr(LocalObjects, "read", watched)
     return reads
 
 

@@ -26,7 +26,7 @@ def complete_samples(store: Any) -> dict[str, Values]:
     if isinstance(store, Path) and not (store / "zarr.json").exists():
         return {}
     found: dict[str, Values] = {}
-    root = zarr.open_group(store, mode="r")
+    root: Any = zarr.open_group(store, mode="r")
     for name in sorted(member_names(root)):
         try:
             group = root[name]

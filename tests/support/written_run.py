@@ -38,8 +38,12 @@ def begin(
     **options: Any,
 ) -> SampleStore:
     """Write all of a sample but its status."""
-    options = {"overwrite": False, "attributes": own(seed, "running"), "writer": writer} | options
-    opened = open_sample(run, sample, **options)
+    given: dict[str, Any] = {
+        "overwrite": False,
+        "attributes": own(seed, "running"),
+        "writer": writer,
+    } | options
+    opened = open_sample(run, sample, **given)
     generator = torch.Generator().manual_seed(seed)
     staging = StagingArea(2**22, layers=len(LAYERS))
     layers = []

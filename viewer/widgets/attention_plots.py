@@ -43,7 +43,7 @@ from i2am.viewer.widgets.plots import (
     mean_of_last,
     stack,
 )
-from i2am.viewer.widgets.qt import Background
+from i2am.viewer.widgets.qt import Background, plain_label, plain_tip
 
 __all__ = ["AttentionPlots"]
 
@@ -75,7 +75,7 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
         self._viewer, self._session = napari_viewer, session_of(napari_viewer)
         self._background, self._ticket = Background(self), 0
         self.samples, self.direction, self.outside = QComboBox(), QComboBox(), QCheckBox("outside")
-        self.title, self.message, self.note = QLabel(), QLabel(), QLabel()
+        self.title, self.message, self.note = plain_label(), plain_label(), plain_label()
         self.curves, self.matrix = MaskShareCurvesPlot(), LayerHeadMatrixPlot("concentration")
         self.scores = {d: {v.label: QLabel(_NONE) for v in shown_values(d)} for d in DIRECTIONS}
         self._redraw_soon = qthrottled(self.redraw, timeout=_SOON_MS, leading=False, parent=self)
@@ -227,7 +227,7 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
             inside = mean_of_last(np.moveaxis(spread.inside, 0, -1))
         where = "mean over the layers" if is_mean else short_names(axes.layers)[position.layer]
         self.title.setText(f"inside the {mask_name(direction)} · {where}")
-        self.title.setToolTip("" if is_mean else axes.layers[position.layer])
+        self.title.setToolTip("" if is_mean else plain_tip(axes.layers[position.layer]))
         self.curves.show_curves(
             MaskShareCurves(
                 inside,

@@ -10,13 +10,13 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QFormLayout,
     QHBoxLayout,
-    QLabel,
     QLineEdit,
     QPushButton,
     QWidget,
 )
 
 from i2am.viewer.session.attach import session_of
+from i2am.viewer.widgets.qt import plain_label
 
 __all__ = ["CompareWidget"]
 
@@ -49,7 +49,7 @@ class CompareWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         self.stop = QPushButton("Stop comparing")
         self.stop.setToolTip("Take the second row away")
         self.stop.clicked.connect(self._session.stop_comparing)
-        self.state = QLabel()
+        self.state = plain_label()
         self.state.setWordWrap(True)
         self._lay_out()
         self._session.reopened.connect(self._show)

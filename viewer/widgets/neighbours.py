@@ -17,7 +17,7 @@ from i2am.schemas.errors import I2AMError
 from i2am.viewer.picking.pick import Pick, image_size, patch_of, seen_part, why_unseen
 from i2am.viewer.scene.box_layers import VEIL
 from i2am.viewer.scene.contrast import Limits, contrast_limits, heat_colormap
-from i2am.viewer.widgets.qt import Background
+from i2am.viewer.widgets.qt import Background, plain_label
 
 if TYPE_CHECKING:
     from i2am.viewer.data.sample import SampleView
@@ -81,7 +81,7 @@ class NeighbourGrid(QWidget):  # type: ignore[misc]  # Qt has no types here
         self._ticket = 0
         self._background = Background(self)
         self.maps: list[NDArray[Any] | None] = []
-        self.caption = QLabel("Pick a patch, then press 3×3.")
+        self.caption = plain_label("Pick a patch, then press 3×3.")
         self.caption.setWordWrap(True)
         self.tiles = [_Tile(lambda number=number: self._choose(number)) for number in range(9)]
         grid = QGridLayout()

@@ -23,7 +23,7 @@ from i2am.viewer.picking.pick_table import read_picks, write_picks
 from i2am.viewer.picking.sram_controller import sram_controller_of
 from i2am.viewer.session.attach import session_of
 from i2am.viewer.widgets.neighbours import NeighbourGrid
-from i2am.viewer.widgets.qt import make_button, notify_errors
+from i2am.viewer.widgets.qt import make_button, notify_errors, plain_tip
 
 __all__ = ["PicksWidget"]
 
@@ -89,7 +89,8 @@ class PicksWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
             for pick in picks:
                 item = QListWidgetItem(pick.title())
                 item.setData(_OWN, pick)
-                item.setToolTip(f"{pick.sample}: {replace(pick, note='').title()}\n{pick.run}")
+                tip = f"{pick.sample}: {replace(pick, note='').title()}\n{pick.run}"
+                item.setToolTip(plain_tip(tip))
                 item.setFlags(item.flags() | Qt.ItemFlag.ItemIsEditable)
                 self.list.addItem(item)
             self.list.setCurrentRow(self.list.count() - 1)

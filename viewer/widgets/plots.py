@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+
+from i2am.viewer.widgets.qt import plain_tip
 
 __all__ = [
     "LayerHeadMatrix",
@@ -192,7 +195,7 @@ class LayerHeadMatrixPlot(QWidget):  # type: ignore[misc]
         value = self._matrix.values[cell]
         number = f"{value:.3f}" if math.isfinite(value) else "no map, or not loaded yet"
         layer, head = self._matrix.layers[cell[0]], self._matrix.heads[cell[1]]
-        self.image.setToolTip(f"{layer}\nhead {head}: {number}")
+        self.image.setToolTip(plain_tip(f"{layer}\nhead {head}: {number}"))
 
 
 @dataclass(frozen=True)
@@ -344,7 +347,7 @@ def _legend(curves: MaskShareCurves, colors: Sequence[str], foreground: str) -> 
     """Return one link a head, the one in view underlined; with the mean where that is in view."""
     links = [
         f'<a href="{index}" style="color: {color}; text-decoration: '
-        f'{"underline" if index == curves.head else "none"}">■&nbsp;{head}</a>'
+        f'{"underline" if index == curves.head else "none"}">■&nbsp;{html.escape(str(head))}</a>'
         for index, (head, color) in enumerate(zip(curves.heads, colors, strict=True))
     ]
     mean = [f'<span style="color: {foreground}">■&nbsp;mean</span>'] * (curves.head is None)

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import html
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any
 
-from qtpy.QtCore import QObject, Signal
-from qtpy.QtWidgets import QPushButton
+from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtWidgets import QLabel, QPushButton
 
 from i2am.schemas.errors import I2AMError
+from i2am.schemas.text import safe_text
 
-__all__ = ["Background", "make_button", "notify_error", "notify_errors", "notify_info"]
+__all__ = [
+    "Background",
+    "make_button",
+    "notify_error",
+    "notify_errors",
+    "notify_info",
+    "plain_label",
+    "plain_tip",
+]
 
 
 class Background(QObject):  # type: ignore[misc]  # Qt has no types here
@@ -93,6 +103,28 @@ def make_button(
     return button
 
 
+def plain_label(text: str = "") -> QLabel:
+    """Return a label that shows text as it is: Qt takes what looks like HTML for HTML.
+
+    A name in a store would otherwise have the window open pictures and links that a stranger chose.
+    """
+    label = QLabel(text)
+    label.setTextFormat(Qt.TextFormat.PlainText)
+    return label
+
+
+def plain_tip(text: str) -> str:
+    """Return a tool tip that shows text as it is; tool tips have no such switch as labels do.
+
+    Examples
+    --------
+    >>> plain_tip("down.0, head 3"), plain_tip("<img src=x>")
+    ('down.0, head 3', '<p style="white-space: pre">&lt;img src=x&gt;</p>')
+    """
+    shown = safe_text(text, keep="\n")
+    return f'<p style="white-space: pre">{html.escape(shown)}</p>' if "<" in shown else shown
+
+
 def notify_errors(work: Callable[[], object]) -> None:
     """Do something; an error of ours becomes a notification."""
     try:
@@ -105,14 +137,14 @@ def notify_error(message: str) -> None:
     """Show what is wrong in a corner of the window."""
     from napari.utils.notifications import show_error
 
-    show_error(message)
+    show_error(safe_text(message, keep="\n"))
 
 
 def notify_info(message: str) -> None:
     """Show what was done in a corner of the window."""
     from napari.utils.notifications import show_info
 
-    show_info(message)
+    show_info(safe_text(message, keep="\n"))
 
 
 def _notify_any(error: Exception) -> None:

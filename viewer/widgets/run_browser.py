@@ -25,6 +25,7 @@ from i2am.viewer.data.sample import SampleView
 from i2am.viewer.scene.contrast import COLORMAPS
 from i2am.viewer.session.attach import session_of
 from i2am.viewer.session.shortcuts import SHORTCUTS, show_shortcuts
+from i2am.viewer.widgets.qt import plain_label
 
 __all__ = ["RunBrowser"]
 
@@ -237,7 +238,7 @@ def _key(action: str) -> str:
 
 
 def _text(tool_tip: str) -> QLabel:
-    label = QLabel()
+    label = plain_label()
     label.setWordWrap(True)
     label.setToolTip(tool_tip)
     return label

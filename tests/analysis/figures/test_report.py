@@ -197,6 +197,27 @@ def test_text_from_stores_and_tables_is_escaped(tmp_path: Path) -> None:
     assert page.attributes("script") == []
 
 
+def test_nothing_of_a_name_acts_on_the_page(tmp_path: Path) -> None:
+    name = '" onload="alert(1)" x="$\\frac{$'
+    link = "javascript:alert(1)"
+    case = pictured(tokens="one")
+    case.sample.attrs["i2am"] |= {link: link, "model": "shirt\u202egnp.exe\x1b[2J"}
+    out = report_on(stores_of({name: case}), block_logits((name, link, 0.5)), tmp_path / "r.html")
+    page = Page(out)
+    assert name in page.text_in("h2")
+    text = out.read_text(encoding="utf-8")
+    assert "\u202e" not in text
+    assert "\x1b" not in text
+    assert r"shirt\u202egnp.exe\x1b[2J" in page.text_in("header")
+    hrefs = [own["href"] for own in page.attributes("a")]
+    assert hrefs
+    assert all(href.startswith("#") for href in hrefs)
+    tags = {
+        key for tag in ("section", "a", "img", "h2") for own in page.attributes(tag) for key in own
+    }
+    assert not [key for key in tags if key.startswith("on") or key == "x"]
+
+
 def test_differing_values_are_listed_and_dates_are_a_range(tmp_path: Path) -> None:
     cases = {name: pictured(tokens="one") for name in "abc"}
     for day, case in enumerate(cases.values(), start=1):

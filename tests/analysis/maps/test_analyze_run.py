@@ -88,8 +88,7 @@ def test_a_failure_leaves_the_sample_unfinished(run_path: Path, tmp_path: Path) 
             chunk.write_bytes(b"broken")
     maps = tmp_path / "maps.zarr"
     with pytest.raises(
-        StoreError,
-        match=r"values as they were written, got this: Zstd.*run\.zarr/b/layers/up/logits",
+        StoreError, match=r"Expected a chunk that zstd compressed.*, at .*run\.zarr/b/layers"
     ):
         analyze_run(run_path, maps, progress=False)
     assert list(open_maps(maps)) == ["a"]
@@ -103,7 +102,7 @@ def test_the_other_samples_are_done_when_one_fails(options: dict[str, Any], tmp_
             if chunk.is_file():
                 chunk.write_bytes(b"broken")
     maps = tmp_path / "maps.zarr"
-    with pytest.raises(StoreError, match=r"run\.zarr/a/layers/up/logits.* So do 1 more\."):
+    with pytest.raises(StoreError, match=r"at .*run\.zarr/a/layers/up.* So do 1 more"):
         analyze_run(run, maps, progress=False, **options)
     assert list(open_maps(maps)) == ["b", "d"]
 

@@ -289,6 +289,10 @@ def test_memory_does_not_grow_with_the_samples(tmp_path: Path) -> None:
     layer = SyntheticLayer("one", (64, 64), heads=4)
     run = write_run(tmp_path / "run.zarr", ["s0"], [layer], steps=8)
     maps = analyze_run(run, tmp_path / "maps.zarr", progress=False)
+    # Under another name its inventory would not be its own.
+    sample = zarr.open_group(maps / "s0", mode="r+")
+    own: Any = sample.attrs["i2am"]
+    sample.attrs["i2am"] = {k: v for k, v in own.items() if k not in ("objects", "digest")}
     size = open_maps(maps)["s0"]["r2g/volume"].nbytes
     for number in range(1, 40):
         (maps / f"s{number}").symlink_to(maps / "s0")
@@ -316,9 +320,11 @@ def test_memory_does_not_grow_with_the_samples(tmp_path: Path) -> None:
 def test_each_small_sample_is_read_once(maps_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = watch_reads(monkeypatch)
     average_maps(maps_path)
-    chunks = [key for key, _ in reads if "/ulam/c/" in key or "/tlam/c/" in key]
+    # A look at a sample's objects reads the four bytes of their checksums.
+    whole = [key for key, size in reads if size > 4]
+    chunks = [key for key in whole if "/ulam/c/" in key or "/tlam/c/" in key]
     assert len(chunks) == len(set(chunks)) == 2 * 2 * len(SAMPLES)
-    assert not [key for key, _ in reads if "/volume/c/" in key]
+    assert not [key for key in whole if "/volume/c/" in key]
 
 
 def test_the_default_output_lies_beside_the_maps() -> None:

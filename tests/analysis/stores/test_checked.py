@@ -47,6 +47,13 @@ def _delete(path: str) -> Change:
     return change
 
 
+def _group(path: str) -> Change:
+    def change(root: zarr.Group) -> None:
+        root.create_group(path)
+
+    return change
+
+
 QUERY = ("step", "head", "generated", "channel")
 OF_A_RUN: dict[str, Change] = {
     "schema 99": _own("a", schema=99),
@@ -79,7 +86,7 @@ OF_MAPS: dict[str, Change] = {
     "steps that fall": _put("a/r2g/step", [1, 0], "step"),
     "heads unlike the volume": _put("a/g2r/head", [0, 1, 2], "head"),
     "pixels that fall": _put("a/r2g/y", [24.0, 8.0], "y"),
-    "unknown direction": lambda root: root["a"].create_group("r2r"),
+    "unknown direction": _group("a/r2r"),
 }
 
 

@@ -14,13 +14,13 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from i2am.analysis.stores.sealed_chunks import SealedArray, is_sealed
 
 SHAPE, CHUNK, SHARD = (7, 4, 11), (2, 4, 3), (4, 4, 12)
-CHECKED = [BytesCodec(), Crc32cCodec()]
+CHECKED: list[Any] = [BytesCodec(), Crc32cCodec()]
 
 
 def write(path: Path, kind: str, dtype: str = "float32") -> Any:
     location: Any = kind.partition(" ")[2] or "start"
     shards = ShardingCodec(chunk_shape=CHUNK, codecs=CHECKED, index_location=location)
-    codecs = {"plain": CHECKED, "unchecked": [BytesCodec()]}.get(kind, [shards])
+    codecs: Any = {"plain": CHECKED, "unchecked": [BytesCodec()]}.get(kind, [shards])
     array = zarr.create_array(
         path,
         shape=SHAPE,

@@ -20,9 +20,17 @@ from PIL import Image
 
 from i2am.analysis import describe_store, open_run
 from i2am.capture import DEMO_MANIFEST, CaptureOptions, Profile, capture_manifest, cross_attention
+from i2am.capture.batch.input_files import find_unreadable
 from i2am.capture.pipelines.call import GenerationSettings, SampleInputs
 from i2am.capture.pipelines.load import LoadOptions
-from i2am.schemas import CaptureError, SchemaError, StoreError, find_faults, read_manifest
+from i2am.schemas import (
+    CaptureError,
+    ManifestRow,
+    SchemaError,
+    StoreError,
+    find_faults,
+    read_manifest,
+)
 from tests.support.cli_process import CliProcess, start_cli
 from tests.support.tiny_pipelines import models, pipelines
 
@@ -149,14 +157,58 @@ def test_one_bad_image_fails_its_sample_and_not_the_others_of_its_batch(manifest
     assert summary.finished == ["s0", "s2", "s3"]
     assert list(summary.failed) == ["s1"]
     assert "Expected an image" in summary.failed["s1"]
-    found = _status(manifest, "s1")
-    assert found["status"] == "failed"
-    assert found["error"] == summary.failed["s1"]
+    # Told before anything was written for it.
+    assert not (manifest.parent / "run.zarr" / "s1").exists()
     assert _status(manifest, "s0")["status"] == "complete"
     Image.new("RGB", (8, 8)).save(manifest.parent / "broken.png")
     summary = run(manifest)
     assert (summary.finished, summary.skipped) == (["s1"], ["s0", "s2", "s3"])
     assert "error" not in _status(manifest, "s1")
+
+
+def test_images_that_cannot_be_read_are_told_before_the_model_is_loaded(manifest: Path) -> None:
+    for name in ("source.png", "mask.png"):
+        (manifest.parent / name).write_text("no image")
+    # A model that does not exist cannot be loaded.
+    out = manifest.parent / "run.zarr"
+    summary = capture_manifest("no-such-model", manifest, out, progress=False)
+    assert list(summary.failed) == ["s0", "s1", "s2", "s3"]
+    assert not out.exists()
+
+
+def test_an_image_beyond_the_first_is_opened_and_not_read_where_that_would_take_long(
+    tmp_path: Path,
+) -> None:
+    large = Image.new("1", (9000, 8000), 1)  # 72 megapixels
+    large.save(tmp_path / "large.png")
+    data = (tmp_path / "large.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
+    (tmp_path / "text.png").write_text("no image")
+    rows = [
+        ManifestRow(sample=name, reference=tmp_path / f"{name}.png") for name in ("cut", "text")
+    ]
+    assert list(find_unreadable(rows)) == ["text"]
+
+
+def test_a_call_that_fails_is_done_again_for_each_of_its_samples(manifest: Path) -> None:
+    def own(pipeline: Any, samples: Any, settings: GenerationSettings) -> list[Image.Image]:
+        if any(sample.seed == 1 for sample in samples):
+            msg = "no such image"
+            raise ValueError(msg)
+        images: list[Image.Image] = pipeline(
+            [s.reference for s in samples],
+            [s.source for s in samples],
+            [s.mask for s in samples],
+            num_inference_steps=settings.steps,
+        ).images
+        return images
+
+    profile = Profile("own", ("ReferenceInpaintPipeline",), cross_attention, generate=own)
+    summary = run(manifest, batch_size=4, options=CaptureOptions(profile=profile))
+    assert summary.finished == ["s0", "s2", "s3"]
+    assert summary.failed == {"s1": "ValueError: no such image"}
+    found = _status(manifest, "s1")
+    assert (found["status"], found["error"]) == ("failed", summary.failed["s1"])
 
 
 def test_a_pipeline_that_takes_one_sample_a_call_gets_one_and_says_so_once(
@@ -200,6 +252,19 @@ def test_a_profile_may_run_the_pipeline_in_its_own_way(manifest: Path) -> None:
     summary = run(manifest, batch_size=3, options=CaptureOptions(profile=profile))
     assert summary.finished == ["s0", "s1", "s2", "s3"]
     assert asked == [(0, 1, 7), (3,)]
+
+
+def test_a_sample_with_damaged_metadata_fails_as_it_is_and_the_others_are_captured(
+    manifest: Path,
+) -> None:
+    run(manifest, shard=(1, 4))
+    path = manifest.parent / "run.zarr" / "s1" / "zarr.json"
+    path.write_bytes(path.read_bytes()[:100])
+    summary = run(manifest)
+    assert summary.finished == ["s0", "s2", "s3"]
+    assert list(summary.failed) == ["s1"]
+    assert "at s1/zarr.json" in summary.failed["s1"]
+    assert path.stat().st_size == 100
 
 
 # --- Provenance, images and the summary.

@@ -494,3 +494,13 @@ def test_a_users_own_profile_serves_a_model_that_none_knows(store: Path) -> None
         model(torch.zeros(1, 9, 16, 16), 10, torch.zeros(1, 257, 128))
         recording.add_images(generated=image, reference=image)
     assert models.opened(store / "one").attrs["i2am"]["profile"] == "mine"
+
+
+def test_a_complete_sample_stays_complete_when_another_of_its_call_fails(store: Path) -> None:
+    pipeline = models.reference_inpaint()
+    with capture(pipeline, store, sample="a") as recording:
+        image = models.run(pipeline, 1)[0]
+        reference = models.noise_images(models.size_of(pipeline))["example_image"]
+        recording.add_images(generated=image, reference=reference)
+    recording._samples["a"].fail(KeyboardInterrupt())
+    assert models.opened(store / "a").attrs["i2am"]["status"] == "complete"

@@ -145,7 +145,8 @@ def test_what_an_unfinished_capture_left_is_removed(tmp_path: Path, is_remote: b
     assert finished_samples(location) == set()
     for sample in ("shirt", "hat"):
         open_sample(location, sample, overwrite=False, attributes=RUNNING)
-        fresh: Any = dict(open_run_group(location)[sample].members(max_depth=None))
+        group: Any = open_run_group(location)[sample]
+        fresh = dict(group.members(max_depth=None))
         assert fresh.keys() == {"images", "layers"}
     if is_remote:
         names = set(objects(location))

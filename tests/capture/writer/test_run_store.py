@@ -168,9 +168,9 @@ def test_every_array_has_checksums_and_every_sample_an_inventory(tmp_path: Path)
     run = tmp_path / "run.zarr"
     write(run)
     group: Any = zarr.open_group(run, mode="r")["shirt"]
-    arrays = [n for _, n in group.members(max_depth=None) if isinstance(n, zarr.Array)]
+    arrays: Any = [n for _, n in group.members(max_depth=None) if isinstance(n, zarr.Array)]
     for array in arrays:
-        codec = array.metadata.codecs[-1].to_dict()
+        codec: Any = array.metadata.codecs[-1].to_dict()
         inner = codec.get("configuration", {}).get("codecs", [codec])
         assert inner[-1]["name"] == "crc32c", array.path
     listed = group.attrs["i2am"]["objects"].splitlines()

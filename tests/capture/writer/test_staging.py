@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from functools import partial
 from typing import Any
@@ -129,11 +130,14 @@ def test_a_failure_reaches_the_next_call_and_the_end_and_stops_the_work() -> Non
     staging, later = StagingArea(threads=1), list[str]()
 
     def fail(_: Any) -> None:
-        raise OSError("no space left\nand pages of detail")
+        raise OSError(errno.ENOSPC, "no space left\nand pages of detail")
 
     staging.submit(fail)
     staging.submit(lambda _: later.append("x"))
-    wanted = pytest.raises(CaptureError, match=r"OSError: no space left\. Check the store's place")
+    wanted = pytest.raises(
+        CaptureError,
+        match=r"^Expected room to write, got 'No space left on device', at the run\. Make",
+    )
     with wanted:
         staging.drain()
     with wanted:
@@ -199,3 +203,21 @@ def _nothing(_scratch: Any) -> None:
 
 def _wait(event: threading.Event) -> None:
     assert event.wait(10)
+
+
+def test_work_that_waits_is_dropped_when_its_sample_has_failed() -> None:
+    staging, gate, begun = StagingArea(threads=1), threading.Event(), threading.Event()
+    done: list[int] = []
+
+    def work(number: int, _scratch: Any) -> None:
+        begun.set()
+        _wait(gate)
+        done.append(number)
+
+    for number in range(5):
+        staging.submit(partial(work, number))
+    begun.wait(10)
+    staging.abandon()
+    gate.set()
+    staging.close()
+    assert done == [0]
