@@ -17,6 +17,7 @@ import xarray as xr
 import zarr
 
 from i2am.analysis import analyze, analyze_run, describe_store, open_maps, open_run, sram
+from i2am.cli import main
 from i2am.schemas import find_faults
 from i2am.schemas.directions import DIRECTIONS
 
@@ -158,6 +159,16 @@ def test_plain_zarr_finds_the_images(folder: Path) -> None:
 @pytest.mark.parametrize("store", ["run.zarr", "maps.zarr"])
 def test_the_stores_keep_the_contract(folder: Path, store: str) -> None:
     assert list(find_faults(describe_store(folder / store))) == []
+
+
+@pytest.mark.parametrize("store", ["run.zarr", "maps.zarr"])
+def test_validate_says_that_they_have_no_checksums_and_finds_no_fault(
+    folder: Path, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", str(folder / store), "--deep"]) == 0
+    told = capsys.readouterr().out
+    assert all(f"{sample}: without checksums" in told for sample in SAMPLES)
+    assert "keeps the contract" in told
 
 
 def test_the_run_opens(folder: Path) -> None:
