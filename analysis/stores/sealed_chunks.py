@@ -100,7 +100,7 @@ class SealedArray:
             list(_parts(np.arange(size)[index], length))
             for index, size, length in zip(selection, self._array.shape, self._chunk, strict=True)
         ]
-        shape = [sum(part.count for part in own) for own in parts]
+        shape = [sum(part.size for part in own) for own in parts]
         values = np.full(shape, self._array.fill_value, self._dtype)
         by_shard: dict[tuple[int, ...], list[tuple[_Part, ...]]] = {}
         for chunk in itertools.product(*parts):
@@ -136,8 +136,8 @@ class SealedArray:
                     raise ValueError(msg)
                 plain = _read_sealed(file, int(offset), int(length))
                 block = np.frombuffer(plain, self._dtype).reshape(self._chunk)
-                target = np.ix_(*(np.arange(part.begin, part.begin + part.count) for part in chunk))
-                slices = tuple(slice(part.begin, part.begin + part.count) for part in chunk)
+                target = np.ix_(*(np.arange(part.begin, part.begin + part.size) for part in chunk))
+                slices = tuple(slice(part.begin, part.begin + part.size) for part in chunk)
                 if all(isinstance(part.inside, slice) for part in chunk):
                     values[slices] = block[tuple(part.inside for part in chunk)]
                 else:
@@ -172,14 +172,14 @@ class _Part:
         Its number along the dimension.
     inside : slice or array
         What is taken of it.
-    begin, count : int
-        Where that goes.
+    begin, size : int
+        Where that goes, and how much it is.
     """
 
     chunk: int
     inside: _Index
     begin: int
-    count: int
+    size: int
 
 
 def _parts(positions: NDArray[np.intp], length: int) -> Iterator[_Part]:
@@ -187,7 +187,7 @@ def _parts(positions: NDArray[np.intp], length: int) -> Iterator[_Part]:
 
     Examples
     --------
-    >>> [(part.chunk, part.begin, part.count) for part in _parts(np.array([1, 2, 9]), 5)]
+    >>> [(part.chunk, part.begin, part.size) for part in _parts(np.array([1, 2, 9]), 5)]
     [(0, 0, 2), (1, 2, 1)]
     """
     chunks, begins, counts = np.unique(positions // length, return_index=True, return_counts=True)
