@@ -24,6 +24,8 @@ from i2am.capture import CaptureOptions, Profile, capture_manifest, cross_attent
 from i2am.capture.pipelines.call import generate
 from tests.support.tiny_pipelines import models
 
+# Of a store's arrays, as many are remembered as a large sample has: more than are here.
+BOUNDED = {f"i2am.storage.guard.node_metadata.{kind}" for kind in ("ArrayLayout", "Encoding")}
 SAMPLES, LOOKS_AT, BETWEEN = 21, (4, 12, 20), 8
 
 
@@ -57,7 +59,7 @@ class Looks:
             {kind for kind, count in after[2].items() if count - before[2][kind] >= BETWEEN}
             for before, after in pairwise(self.held)
         ]
-        assert set.intersection(*grown) == set()
+        assert set.intersection(*grown) - BOUNDED == set()
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,8 @@ _OLD_METADATA: Final = frozenset({".zarray", ".zgroup", ".zattrs", ".zmetadata"}
 _OBJECT: Final = re.compile(r"(?:(?P<array>.*)/)?c(?:[/.]\d+)*")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 _MAX_NATIVE_OBJECTS: Final = 2**16
+# Of arrays that are looked at again and again; a run of many samples has millions of them.
+_MOST_LAYOUTS: Final = 2**14
 # All coordinates of a sample together are in memory when it is opened.
 _MAX_READ_WHOLE_BYTES: Final = 256 * 2**20
 
@@ -328,6 +330,8 @@ class GuardedStore(WrapperStore[Store]):
             return None
         raw, layout = checked_node(found.to_bytes(), self._place(key))
         self._layouts[node] = layout
+        if len(self._layouts) > _MOST_LAYOUTS:  # The oldest is read again where it is needed.
+            self._layouts.pop(next(iter(self._layouts)), None)
         whole = prototype.buffer.from_bytes(raw)
         if byte_range is None:
             return whole
