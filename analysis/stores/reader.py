@@ -156,16 +156,18 @@ class _Samples(Mapping[str, xr.DataTree]):
             own = self._own_of(found, name, checked=checked)
             if isinstance(own, Unreadable):
                 damaged[name] = own
-            elif own is not None and self._is_complete(own):
+            elif self._is_complete(own):
                 yield name, _facts_of(own)
         self._warn_of(damaged)
 
     def _own_of(
         self, found: dict[str, Any] | Unreadable, name: str, *, checked: bool
-    ) -> dict[str, Any] | Unreadable | None:
-        """Return the attributes in a member's metadata; None of an array."""
-        if isinstance(found, Unreadable) or found["node_type"] != "group":
-            return found if isinstance(found, Unreadable) else None
+    ) -> dict[str, Any] | Unreadable:
+        """Return the attributes in a member's metadata."""
+        if isinstance(found, Unreadable):
+            return found
+        if found["node_type"] != "group":
+            return Unreadable("an array")
         own = own_of(found)
         if not own and self.unstated_status != "complete":
             return Unreadable(f"no attribute {ATTRIBUTE_KEY!r}")
@@ -259,7 +261,7 @@ class _Samples(Mapping[str, xr.DataTree]):
         if metadata is None or isinstance(metadata, Unreadable):
             return metadata
         own = self._own_of(metadata, name, checked=False)
-        if own is None or isinstance(own, Unreadable):
+        if isinstance(own, Unreadable):
             return own
         if not self._is_complete(own):
             return None

@@ -221,8 +221,8 @@ class Trials:
                 raise RuntimeError(err[-300:])
             if code:
                 raise I2AMError(_last_error(err))
-            if "Left out what cannot be read" in err:
-                warnings.warn(_last_error(err), StoreWarning, stacklevel=1)
+            if "Left out what cannot be read" in err or "\nunreadable:" in out:
+                warnings.warn(_last_error(f"{out}{err}"), StoreWarning, stacklevel=1)
             # How many bytes are stored is right whatever they are.
             lines = [line for line in out.splitlines() if not line.startswith("stored:")]
             printed = "\n".join(lines).replace(str(self._folder), "")
