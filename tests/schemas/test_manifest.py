@@ -369,24 +369,24 @@ def test_dates_of_a_parquet_file_are_texts(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "write", "label", "told"),
     [
-        ("a.parquet", _write_parquet, b"M", "got bytes b'M', which JSON has not"),
-        ("a.jsonl", _write_json, float("nan"), "got nan, which JSON has not"),
-        ("a.jsonl", _write_json, {"of": {"it": float("inf")}}, r"got inf, at of\.it, which JSON"),
-        ("a.jsonl", _write_json, "\ud800", "got a text that is not Unicode"),
-        ("a.jsonl", _write_json, 2**70, "got a whole number of 71 bits"),
+        ("a.parquet", _write_parquet, b"M", ", column 'size': expected text, .*got bytes"),
+        ("a.jsonl", _write_json, float("nan"), ": expected a JSON object, .*NaN is no JSON"),
+        ("a.jsonl", _write_json, {"of": {"it": float("inf")}}, ": .*Infinity is no JSON"),
+        ("a.jsonl", _write_json, "\ud800", ", column 'size': expected Unicode text"),
+        ("a.jsonl", _write_json, 2**70, ", column 'size': got a whole number of 71 bits"),
     ],
 )
 def test_a_label_that_cannot_be_stored_is_a_fault(
     name: str, write: Write, label: Any, told: str, folder: Path
 ) -> None:
     write(folder / name, [{**ROWS[0], "size": label}])
-    with pytest.raises(SchemaError, match=f"row 1, column 'size': {told}"):
+    with pytest.raises(SchemaError, match=f"row 1{told}"):
         read_manifest(folder / name)
 
 
 def test_a_prompt_and_a_columns_name_can_be_shown(folder: Path) -> None:
     _write_json(folder / "a.jsonl", [{**ROWS[0], "prompt": "\ud800", "si\x1bze": "M"}])
-    with pytest.raises(SchemaError, match=r"column 'si\\x1bze': .*row 1, column 'prompt': got a"):
+    with pytest.raises(SchemaError, match=r"column 'si\\x1bze': .*row 1, column 'prompt': exp"):
         read_manifest(folder / "a.jsonl")
 
 

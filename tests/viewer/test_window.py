@@ -509,7 +509,8 @@ def test_maps_that_cannot_be_read_are_reported_with_what_to_do(
     open_window(run)
     wait(lambda: len(notification_manager.records) > earlier)
     told = notification_manager.records[-1].message
-    assert told.endswith(f"at {run}. Try 'i2am validate' on it.")
+    assert f"at {run / 'first' / 'layers' / NAMES[0] / 'query'}" in told
+    assert told.endswith("The object is damaged; get the store again, or do without the sample.")
 
 
 def test_layers_of_others_are_left_alone(run: Path, open_window: Callable[..., Any]) -> None:

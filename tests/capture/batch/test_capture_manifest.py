@@ -160,9 +160,13 @@ def test_one_bad_image_fails_its_sample_and_not_the_others_of_its_batch(manifest
     # Told before anything was written for it.
     assert not (manifest.parent / "run.zarr" / "s1").exists()
     assert _status(manifest, "s0")["status"] == "complete"
-    Image.new("RGB", (8, 8)).save(manifest.parent / "broken.png")
+    Image.new("RGB", (64, 64)).save(manifest.parent / "broken.png")
     summary = run(manifest)
-    assert (summary.finished, summary.skipped) == (["s1"], ["s0", "s2", "s3"])
+    assert (summary.finished, summary.skipped, summary.failed) == (
+        ["s1"],
+        ["s0", "s2", "s3"],
+        {},
+    )
     assert "error" not in _status(manifest, "s1")
 
 
