@@ -104,7 +104,8 @@ def analyze_run(
     ------
     StoreError
         If the run is missing or has no such sample, or `out` is a URL or something else than such
-        a maps store; at the end, when all others are done, if a sample cannot be read. After two
+        a maps store; at the end, when all others are done, if a sample cannot be read, or is so damaged
+        that it was left out. After two
         samples in a row whose maps could not be read or written no further one is tried.
     AnalysisError
         If an option is unknown, a label was not captured, or the cluster does not answer.
@@ -157,6 +158,13 @@ def analyze_run(
                 writer=writer,
                 durable=durable,
             ).run(chosen)
+    if samples is None and (damaged := sorted(opened.left_out)):
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        msg = (
+            f"Expected every sample of the run, got all but {damaged[0]!r}{more}, which cannot be read, "
+            f"at {run}. 'i2am repair' lists what must be captured again; the other maps are complete."
+        )
+        raise StoreError(msg)
     return out
 
 

@@ -268,6 +268,11 @@ class _Samples(Mapping[str, xr.DataTree]):
         group = self._root.get(name)
         return group if isinstance(group, zarr.Group) else None
 
+    @property
+    def left_out(self) -> frozenset[str]:
+        """The damaged samples that listings so far have left out."""
+        return frozenset(self._left_out)
+
     def _warn_of(self, damaged: Mapping[str, Unreadable]) -> None:
         """Warn of each damaged sample once."""
         if new := {name: why for name, why in damaged.items() if name not in self._left_out}:

@@ -48,7 +48,8 @@ def test_readers_leave_a_damaged_sample_out_and_warn_of_it_once(
 def test_all_other_samples_are_analyzed_scored_and_described(damaged: tuple[Path, str]) -> None:
     path, _ = damaged
     maps = path.with_name("maps.zarr")
-    analyze_run(path, maps, progress=False)
+    with pytest.raises(StoreError, match="all but 'a', which cannot be read"):
+        analyze_run(path, maps, progress=False)
     assert list(open_maps(maps)) == ["b", "c"]
     assert set(score_maps(maps)["sample"]) == {"b", "c"}
     facts = summarise_store(path)

@@ -328,7 +328,9 @@ def test_a_full_disk_ends_the_capture_with_an_error(memory_bytes: int) -> None:
     staging = StagingArea(memory_bytes)
     path = ObjectFolder(zarr.create_group(FullDisk()).store_path)
     layer = LayerWriter(path, "a", attributes(), FLOAT16, staging, ONE)
-    with pytest.raises(CaptureError, match=r"room to write, got 'No space left on device'.* Make room"):
+    with pytest.raises(
+        CaptureError, match=r"room to write, got 'No space left on device'.* Make room"
+    ):
         for step in range(5000):
             layer.append(step, "conditional", {"query": torch.full((1, 2, 3), float(step))})
             if memory_bytes > 1000:
