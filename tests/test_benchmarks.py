@@ -23,7 +23,13 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 QUICK = sorted(
     path.name for path in BENCHMARKS.glob("*.py") if '"--quick"' in path.read_text("utf-8")
 )
-VARIANTS = ("generation alone", "capture(), auto", "capture(), maps", "block hook")
+VARIANTS = (
+    "generation alone",
+    "capture(), auto",
+    "capture(), auto, no fsync",
+    "capture(), maps",
+    "block hook",
+)
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -50,7 +56,7 @@ def test_capture_overhead_prints_a_row_for_every_variant_of_both_models(tmp_path
         variants.append("attention-map-diffusers")
     for name in variants:
         assert sum(line.startswith(f"{name}  ") for line in printed) == 2
-    assert sum(line.startswith("bar ≤ 1.10 × generation alone: capture()") for line in printed) == 4
+    assert sum(line.startswith("bar ≤ 1.10 × generation alone: capture()") for line in printed) == 6
     assert list(out.iterdir()) == []  # It takes away what it wrote.
 
     found = json.loads(figures.read_text())

@@ -26,6 +26,7 @@ __all__ = ["Place", "reported_as_store_error", "storage_error", "storage_errors"
 Place = str | Path | Store | StorePath | zarr.Group
 
 _NO_ROOM: Final = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_NO_FOLDER: Final = {errno.ENOTDIR, errno.EEXIST}
 _NO_RIGHT: Final = {errno.EROFS, errno.EACCES, errno.EPERM}
 _STATUS: Final = re.compile(r"status code: (\d{3}[^:\n]*)")
 _CUT_SHORT: Final = "kind: Interrupted"
@@ -82,6 +83,8 @@ or name another place, then run it again."
             f"Expected room to write, got {os.strerror(number or 0)!r}, at {where}. Make room "
             "there, or name another place, then run it again."
         )
+    elif number in _NO_FOLDER:
+        msg = f"Expected a folder, got a file on the way, at {where}. Name another place."
     elif number in _NO_RIGHT:
         msg = (
             f"Expected the right to use it, got {os.strerror(number or 0)!r}, at {where}. Check the "

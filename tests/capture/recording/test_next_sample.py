@@ -48,7 +48,7 @@ def images_of(image: Any) -> dict[str, Any]:
 def contents(store: Path, sample: str) -> dict[str, Any]:
     """Return all that is stored of a sample but the time: arrays and attributes by path."""
     group: Any = zarr.open_group(store, mode="r")[sample]
-    found: dict[str, Any] = {"": dict(group.attrs["i2am"]) | {"created": ""}}
+    found: dict[str, Any] = {"": dict(group.attrs["i2am"]) | {"created": "", "digest": ""}}
     for path, member in group.members(max_depth=None):
         is_array = isinstance(member, zarr.Array)
         found[path] = (member[...], member.chunks) if is_array else dict(member.attrs)

@@ -64,7 +64,7 @@ def test_an_image_that_was_seen_whole_has_no_box(tmp_path: Path) -> None:
 
 
 def test_the_box_is_that_of_the_reference_that_the_layers_look_at(tmp_path: Path) -> None:
-    layers = [replace(LAYERS[0], reference_index=1)]
+    layers = [replace(LAYERS[0], name=f"{LAYERS[0].name}.reference_1", reference_index=1)]
     run = write_run(tmp_path / "run.zarr", layers=layers, size_px=WIDE)
     write_boxes(run, {"reference": CENTRE, "reference_1": (4, 0, 20, 16)})
     assert open_view(run).boxes["reference"] == (4, 0, 20, 16)

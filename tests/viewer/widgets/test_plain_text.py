@@ -28,15 +28,15 @@ def test_a_label_and_a_tool_tip_show_tags_as_text(qapp: Any) -> None:
 def test_no_label_of_a_window_takes_a_name_for_html(
     tmp_path: Path, open_window: Callable[..., Any]
 ) -> None:
-    run = write_run(tmp_path / f"{EVIL}.zarr", [EVIL, "b"], [SyntheticLayer(f"{EVIL}.attn2")])
-    change_attributes(run / EVIL, model=EVIL)
+    run = write_run(tmp_path / f"{EVIL}.zarr", ["a", "b"], [SyntheticLayer(f"{EVIL}.attn2")])
+    change_attributes(run / "a", model=EVIL)
     viewer = open_window(run)
     docks = [
         viewer.window.add_plugin_dock_widget("i2am", name)[1]
         for name in ("Run browser", "Panels", "Compare", "Ask a patch")
     ]
     session = session_of(viewer)
-    assert session.views[0].source.sample == EVIL
+    assert session.views[0].source.sample == "a"
     labels = [label for dock in docks for label in dock.findChildren(QLabel)]
     named = [label for label in labels if "<img" in label.text()]
     assert named  # The model's name, at least.
