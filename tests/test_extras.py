@@ -32,6 +32,7 @@ COMMANDS = {
     "view": "view run.zarr",
     "info": "info run.zarr",
     "validate": "validate run.zarr",
+    "repair": "repair run.zarr",
 }
 ANALYSIS = [c for c in COMMANDS if c not in ("demo", "capture", "view")]
 # Which extra each command must name, by what is installed.

@@ -170,9 +170,11 @@ def _check_room(pair: RunPair, out: str | Path, *, overwrite: bool) -> Path:
     """Return the folder, in which earlier outputs of these names may be replaced."""
     check_not_in_store(out, is_folder=True)
     folder = Path(out)
-    if is_url(out) or folder.is_file():
-        msg = f"Expected a local folder, got {'a URL' if is_url(out) else 'a file'}, at {out}. "
-        raise StoreError(msg + "Name another folder.")
+    file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
+    if is_url(out) or file is not None:
+        got = "a URL" if is_url(out) else "a file"
+        msg = f"Expected a local folder, got {got}, at {file or out}. Name another folder."
+        raise StoreError(msg)
     names = [_TABLE, _SUMMARY, _STORE, *(f"{name}.png" for name in pair.names)]
     found = [name for name in names if (folder / name).exists()]
     if found and not overwrite:

@@ -12,6 +12,7 @@ from typing import Any
 
 from i2am.capture import DEMO_MANIFEST
 from i2am.schemas import read_manifest
+from i2am.storage.inventory import with_digest
 
 __all__ = ["link_samples", "sample_name", "write_listed_samples", "write_manifest"]
 
@@ -80,11 +81,15 @@ def _own_file(folder: Path, number: int, shipped: Path) -> Path:
 
 
 def link_samples(store: Path, count: int) -> None:
-    """Give a store as many samples: all files of the new ones are hard links to the first one's."""
+    """Give a store as many samples: hard links to the first one's files, but for their own metadata."""
     first = next(path for path in sorted(store.iterdir()) if path.is_dir())
     for number in range(1, count):
         if not (sample := store / sample_name(number)).exists():
             shutil.copytree(first, sample, copy_function=os.link)
+            # The digest covers the name.
+            document = json.loads((first / "zarr.json").read_text(encoding="utf-8"))
+            (sample / "zarr.json").unlink()
+            (sample / "zarr.json").write_bytes(with_digest(document, sample.name))
 
 
 def write_listed_samples(run: Path, out: Path, count: int) -> None:
@@ -106,4 +111,4 @@ def write_listed_samples(run: Path, out: Path, count: int) -> None:
         folder = out / sample_name(number)
         folder.mkdir()
         own |= {"seed": number, "batch": [folder.name]}
-        (folder / "zarr.json").write_text(json.dumps(document), encoding="utf-8")
+        (folder / "zarr.json").write_bytes(with_digest(document, folder.name))
