@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(dir=options.dir) as place:
         folder = Path(place)
         run = run_stages(folder, samples, min(pages, samples), few=3 if options.quick else 50)
-        begin_and_resume(folder, run, rows)
+        begin_and_resume(folder, run, rows, _FORMATS[:1] if options.quick else _FORMATS)
         read_many(folder / "listed.zarr")
         examine_many(folder, counts=(1, 2) if options.quick else (50, 500))
 
@@ -205,12 +205,12 @@ def print_stage(name: str, watch: Watch, marks: Sequence[float], few: int) -> No
     )
 
 
-def begin_and_resume(folder: Path, run: Path, rows: int) -> None:
+def begin_and_resume(folder: Path, run: Path, rows: int, formats: Sequence[str]) -> None:
     """Print how long the command line takes to begin with many rows, and to skip them all."""
     one = write_manifest(folder / "one.csv", 1, own_files=True)
     least = Begun.time(one, folder / "begun.zarr")
     print(f"\nuntil the first sample of {rows:,} begins, less {least} for one row\n")
-    for suffix in _FORMATS:
+    for suffix in formats:
         manifest = write_manifest(folder / f"many.{suffix}", rows, own_files=True)
         found = Begun.time(manifest, folder / f"begun-{suffix}.zarr")
         print(f"{suffix}: {found.beyond(least, BAR_BEGIN_S)}", flush=True)
