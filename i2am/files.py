@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 from uuid import uuid4
 
+from i2am.disk import has_no_room, write_out
 from i2am.schemas import StoreError
 from i2am.schemas.errors import shorten
 
@@ -32,9 +33,6 @@ __all__ = [
 
 # Of a folder that is about to be replaced; it has its name again if the work is stopped then.
 _REPLACED: Final = ".replaced"
-# What a disk says that has no room: too full, beyond a quota, a file too large.
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 # How often to look whether a folder stays removed.
 _LOOKS: Final = 100
 _LOOK_S: Final = 0.05
@@ -160,7 +158,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     try:
         with _told_of_room(path):
             yield unfinished
-            _write_out(unfinished)
+            _write_all_out(unfinished)
         _replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -190,7 +188,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     try:
         with _told_of_room(path):
             yield unfinished
-            _write_out(unfinished)
+            _write_all_out(unfinished)
         _replace(unfinished, path)
     except BaseException:
         _remove_while_written(unfinished)
@@ -224,7 +222,7 @@ def outputs_written_whole(folder: Path) -> Iterator[Path]:
         with _told_of_room(folder):
             unfinished.mkdir()
             yield unfinished
-            _write_out(unfinished)
+            _write_all_out(unfinished)
         for path in sorted(unfinished.iterdir()):
             restore_replaced(folder / path.name)
             _replace(path, folder / path.name)
@@ -255,7 +253,7 @@ def _replace(unfinished: Path, path: Path) -> None:
     except BaseException:
         restore_replaced(path)
         raise
-    _sync(path.parent)
+    write_out(path.parent)
     _remove(replaced)
 
 
@@ -277,26 +275,13 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _write_out(path: Path) -> None:
+def _write_all_out(path: Path) -> None:
     """Wait until a file, or a folder with all below it, is on the disk."""
     if not path.is_dir():
-        _sync(path)
+        write_out(path)
     for folder, _, names in os.walk(path):
         for own in (*names, "."):
-            _sync(Path(folder) / own)
-
-
-def _sync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():
-        return  # Windows has no such thing for folders.
-    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # Some file systems do not know it, of folders above all.
-            raise
-    finally:
-        os.close(descriptor)
+            write_out(Path(folder) / own)
 
 
 @contextmanager
@@ -304,7 +289,7 @@ def _told_of_room(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if not has_no_room(error):
             raise
         msg = (
             f"Expected room on the disk, got '{error.strerror}', at {path}. Free some, or name another "

@@ -79,7 +79,7 @@ class Reading:
     cached_key_bytes : int
         Limit for the keys in memory.
     use_zarrs : bool
-        Read a local store by zarrs, which is faster than zarr; default: if zarrs is installed.
+        Read a local store without zarr, which is faster; default: if zarrs is installed.
     """
 
     single_pass_bytes: int = 8 * 2**20

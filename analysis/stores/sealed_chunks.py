@@ -22,11 +22,11 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
+from i2am.storage.integrity import ABSENT, INDEX_ENTRY_BYTES
+from i2am.storage.inventory import CHECKSUM_BYTES
+
 __all__ = ["SealedArray", "is_sealed"]
 
-_CHECKSUM_BYTES: Final = 4
-_INDEX_ENTRY_BYTES: Final = 16
-_ABSENT: Final = 2**64 - 1
 _CHECKSUM: Final = {"name": "crc32c"}
 _BYTES: Final = ({"name": "bytes"}, {"name": "bytes", "configuration": {"endian": "little"}})
 # A pipe would be waited for; where the flag does not exist, neither do pipes with names.
@@ -129,9 +129,9 @@ class SealedArray:
             index = self._index(file, status.st_size)
             for chunk in chunks:
                 offset, length = index[self._number(chunk)]
-                if offset == _ABSENT:
+                if offset == ABSENT:
                     continue
-                if length != self._chunk_bytes + _CHECKSUM_BYTES:
+                if length != self._chunk_bytes + CHECKSUM_BYTES:
                     msg = f"expected a chunk of {self._chunk_bytes} bytes and a checksum, got {length}"
                     raise ValueError(msg)
                 plain = _read_sealed(file, int(offset), int(length))
@@ -151,7 +151,7 @@ class SealedArray:
         if not self._is_sharded:
             return np.array([[0, size_bytes]], np.uint64)
         counts = (outer // inner for outer, inner in zip(self._shard, self._chunk, strict=True))
-        length = math.prod(counts) * _INDEX_ENTRY_BYTES + _CHECKSUM_BYTES
+        length = math.prod(counts) * INDEX_ENTRY_BYTES + CHECKSUM_BYTES
         begin = 0 if self._has_index_first else max(0, size_bytes - length)
         return np.frombuffer(_read_sealed(file, begin, length), "<u8").reshape(-1, 2)
 
@@ -207,7 +207,7 @@ def _read_sealed(file: BinaryIO, offset: int, length: int) -> bytes:
     """
     file.seek(offset)
     content = file.read(length) or b""
-    plain, seal = content[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
+    plain, seal = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
     if len(content) != length or google_crc32c.value(plain).to_bytes(4, "little") != seal:
         msg = "the checksum is invalid"
         raise ValueError(msg)

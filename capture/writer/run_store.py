@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 import zarr
-from zarr.storage import LocalStore, StorePath
+from zarr.storage import StorePath
 
 from i2am.capture.writer.object_folder import ObjectFolder
 from i2am.capture.writer.zarr_objects import (
@@ -141,9 +141,7 @@ def iter_finished_samples(store: str | Path) -> Iterator[tuple[str, dict[str, An
     """
     with reported_as_store_error(store):
         try:
-            place = to_store(store)
-            kept = LocalStore(place, read_only=True) if isinstance(place, Path) else place
-            root = zarr.open_group(guarded(kept), mode="r")
+            root = zarr.open_group(guarded(path_to_write(store).store), mode="r")
         except FileNotFoundError:
             return
         _check_is_run(own_attributes(root), store)

@@ -42,7 +42,7 @@ from i2am.capture.writer.zarr_objects import (
 )
 from i2am.schemas import CaptureError
 from i2am.schemas.dims import GUIDANCE, STEP
-from i2am.storage.integrity import shard_checksum
+from i2am.storage.integrity import ABSENT, shard_checksum
 from i2am.storage.inventory import CHECKSUM_BYTES
 from i2am.storage.objects import put_objects
 
@@ -53,7 +53,6 @@ CHUNK_BYTES = 320 * 2**10
 # Usual numbers of steps are 20, 25, 30 and 50: few chunks are padded.
 MAX_CHUNK_STEPS = 5
 _TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32}
-_ABSENT = np.iinfo(np.uint64).max
 
 
 @dataclass
@@ -315,7 +314,7 @@ def encode_shard(
     filled = step_batches * layout.tiles
     chunk_bytes = math.prod(layout.chunk) * dtype.itemsize
     stored_bytes = chunk_bytes + CHECKSUM_BYTES
-    index = np.full((layout.steps // chunk_steps * layout.tiles, 2), _ABSENT, "<u8")
+    index = np.full((layout.steps // chunk_steps * layout.tiles, 2), ABSENT, "<u8")
     start = index.nbytes + CHECKSUM_BYTES
     index[:filled, 0] = start + np.arange(filled) * stored_bytes
     index[:filled, 1] = stored_bytes

@@ -45,9 +45,8 @@ _CONTINUED = frozenset({"capture", "analyze"})
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = argparse.Namespace(debug=False)
-    if isinstance(
-        sys.stdout, io.TextIOWrapper
-    ):  # A terminal that lacks a character shows its code.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that lacks a character shows its code.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         build_parser().parse_args(arguments, options)

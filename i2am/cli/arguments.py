@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import errno
 import json
 import math
 import os
@@ -17,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from i2am.disk import has_no_room
 from i2am.schemas import Fault, I2AMError, find_faults
 from i2am.schemas.errors import shorten
 from i2am.schemas.text import safe_text
@@ -56,7 +56,6 @@ _LONGEST_MESSAGE: Final = 5000
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # Where commands take a store.
 _STORE_OPTIONS = ("store", "maps", "source", "other")
-_NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _BYTE_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     f"{prefix}iB": 2**power for prefix, power in (("K", 10), ("M", 20), ("G", 30), ("T", 40))
 }
@@ -102,7 +101,7 @@ def explain(error: Exception, options: argparse.Namespace) -> str:
     """
     if isinstance(error, I2AMError) and str(error):
         return str(error)
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+    if isinstance(error, OSError) and has_no_room(error):
         from i2am.storage.failures import storage_error
 
         place = error.filename or getattr(options, "out", None) or "what is written"

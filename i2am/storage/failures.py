@@ -19,13 +19,13 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import LocalStore, StorePath
 
+from i2am.disk import has_no_room
 from i2am.schemas import StorageError
 
 __all__ = ["Place", "reported_as_store_error", "storage_error", "storage_errors", "was_cut_short"]
 
 Place = str | Path | Store | StorePath | zarr.Group
 
-_NO_ROOM: Final = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _NO_FOLDER: Final = {errno.ENOTDIR, errno.EEXIST}
 _NO_RIGHT: Final = {errno.EROFS, errno.EACCES, errno.EPERM}
 _STATUS: Final = re.compile(r"status code: (\d{3}[^:\n]*)")
@@ -78,7 +78,7 @@ or name another place, then run it again."
     """
     where = _named(place)
     number = error.errno if isinstance(error, OSError) else None
-    if number in _NO_ROOM:
+    if isinstance(error, OSError) and has_no_room(error):
         msg = (
             f"Expected room to write, got {os.strerror(number or 0)!r}, at {where}. Make room "
             "there, or name another place, then run it again."

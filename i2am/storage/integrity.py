@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import google_crc32c
 import numpy as np
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from zarr.storage import StorePath
 
 from i2am.schemas import Fault, StoreError
-from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.storage.inventory import (
     CHECKSUM_BYTES,
     DIGEST,
@@ -29,10 +28,14 @@ from i2am.storage.inventory import (
     checksum_of,
     digest_of,
     is_metadata,
+    own_facts,
+    own_of,
 )
 from i2am.storage.objects import list_sizes, read_objects
 
 __all__ = [
+    "ABSENT",
+    "INDEX_ENTRY_BYTES",
     "altered_objects",
     "damaged_objects",
     "damaged_values",
@@ -41,8 +44,8 @@ __all__ = [
     "shard_checksum",
 ]
 
-_INDEX_ENTRY_BYTES = 16
-_ABSENT = np.iinfo(np.uint64).max
+INDEX_ENTRY_BYTES: Final = 16  # of a shard: offset and size of a chunk
+ABSENT: Final = 2**64 - 1  # in both places, of a chunk that is not there
 
 Progress = Callable[[int], None]
 
@@ -69,7 +72,7 @@ def metadata_fault(document: Mapping[str, Any], name: str) -> str | None:
     name : str
         Of the sample; "" for a store's root.
     """
-    own = _own(document)
+    own = own_of(document)
     if DIGEST not in own:
         return "expected a digest beside the inventory, got none" if OBJECTS in own else None
     if own[DIGEST] != digest_of(document, name):
@@ -77,7 +80,7 @@ def metadata_fault(document: Mapping[str, Any], name: str) -> str | None:
     return None
 
 
-def altered_objects(sample: StorePath, name: str) -> Iterator[Fault]:
+def altered_objects(sample: StorePath, name: str, content: bytes | None = None) -> Iterator[Fault]:
     """Yield each object of a sample that is missing, new, or not the one that was written.
 
     Parameters
@@ -86,11 +89,14 @@ def altered_objects(sample: StorePath, name: str) -> Iterator[Fault]:
         The sample's group.
     name : str
         Of the sample, for the places of the faults.
+    content : bytes, optional
+        The sample's own metadata, where they were read already.
     """
-    content = read_objects(sample, [METADATA_KEY])[0]
+    if content is None:
+        content = read_objects(sample, [METADATA_KEY])[0]
     try:
         document = json.loads(content or b"")
-        own = _own(document)
+        own = own_of(document)
     except (ValueError, RecursionError):
         yield Fault(f"{name}/{METADATA_KEY}", "expected JSON, got something else")
         return
@@ -144,13 +150,13 @@ def damaged_objects(
     progress : callable (int) -> None
         Called with the bytes that were read.
     """
-    faults = list(altered_objects(sample, name))
+    content = read_objects(sample, [METADATA_KEY])[0]
+    faults = list(altered_objects(sample, name, content))
     yield from faults
     known = {fault.place for fault in faults}
     if f"{name}/{METADATA_KEY}" in known:
         return
-    content = read_objects(sample, [METADATA_KEY])[0]
-    inventory = inventory_of(_own(json.loads(content or b"")))
+    inventory = inventory_of(own_facts(content))
     objects = {} if inventory is None else inventory.objects
     sound = [one for one in objects if is_metadata(one) and f"{name}/{one}" not in known]
     for array in sorted(one.removesuffix(f"/{METADATA_KEY}") for one in sound):
@@ -215,14 +221,14 @@ def _damage(content: bytes, array: Mapping[str, Any]) -> str | None:
 
 
 def _shard_damage(shard: NDArray[np.uint8], count: int) -> str | None:
-    index_bytes = count * _INDEX_ENTRY_BYTES + CHECKSUM_BYTES
+    index_bytes = count * INDEX_ENTRY_BYTES + CHECKSUM_BYTES
     if len(shard) < index_bytes + CHECKSUM_BYTES or not _is_sealed(shard[:index_bytes]):
         return "expected a shard's index, got other bytes"
     entries = shard[: index_bytes - CHECKSUM_BYTES].view("<u8").reshape(count, 2)
     end = index_bytes
     seals = [shard[:index_bytes]]
     for number, (start, size) in enumerate(entries.tolist()):
-        if start == _ABSENT:
+        if start == ABSENT:
             continue
         chunk = shard[start : start + size]
         if start != end or size < CHECKSUM_BYTES or len(chunk) != size or not _is_sealed(chunk):
@@ -254,12 +260,3 @@ def _is_sealed(values: NDArray[np.uint8]) -> bool:
 
 def _seal(values: NDArray[np.uint8]) -> int:
     return int.from_bytes(values[-CHECKSUM_BYTES:].tobytes(), "little")
-
-
-def _own(document: Any) -> Mapping[str, Any]:
-    own = document["attributes"].get(ATTRIBUTE_KEY) if _is_group(document) else None
-    return own if isinstance(own, dict) else {}
-
-
-def _is_group(document: Any) -> bool:
-    return isinstance(document, dict) and isinstance(document.get("attributes"), dict)

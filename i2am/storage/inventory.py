@@ -26,7 +26,7 @@ from zarr.abc.buffer import Buffer
 from zarr.storage import StorePath
 
 from i2am.schemas import StoreError
-from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.attributes import ATTRIBUTE_KEY, SCHEMA_VERSION
 from i2am.storage.objects import list_sizes, read_objects
 
 __all__ = [
@@ -39,9 +39,11 @@ __all__ = [
     "checksum_of",
     "contents_of",
     "digest_of",
+    "hidden_group",
     "inventory_below",
     "is_metadata",
     "own_facts",
+    "own_of",
     "with_digest",
     "without_inventory",
 ]
@@ -176,11 +178,30 @@ def with_digest(document: Mapping[str, Any], name: str) -> bytes:
 def own_facts(content: Buffer | bytes | None) -> dict[str, Any]:
     """Return what the ``i2am`` attribute of a group's ``zarr.json`` holds; nothing where there is none."""
     try:
-        document = json.loads(content.to_bytes() if isinstance(content, Buffer) else content or b"")
+        return own_of(
+            json.loads(content.to_bytes() if isinstance(content, Buffer) else content or b"")
+        )
+    except (ValueError, RecursionError):
+        return {}
+
+
+def own_of(document: Any) -> dict[str, Any]:
+    """Return what the ``i2am`` attribute of a parsed ``zarr.json`` holds; nothing where there is none."""
+    try:
         own = document["attributes"][ATTRIBUTE_KEY]
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (TypeError, KeyError):
         return {}
     return own if isinstance(own, dict) else {}
+
+
+def hidden_group(**facts: Any) -> bytes:
+    """Return the metadata of a group of the store's own, which no reader takes for a sample.
+
+    It says so by its status; its name begins with a dot, or lies below one that does.
+    """
+    own = {"kind": "capture", "schema": SCHEMA_VERSION, "status": "running", **facts}
+    node = {"zarr_format": 3, "node_type": "group", "attributes": {ATTRIBUTE_KEY: own}}
+    return json.dumps(node).encode()
 
 
 def without_inventory(own: Mapping[str, Any]) -> dict[str, Any]:

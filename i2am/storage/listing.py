@@ -27,6 +27,9 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, WrapperStore
 
 from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.storage.guard.local_objects import SAFE_OPEN_FLAGS
+from i2am.storage.guard.node_metadata import MAX_METADATA_BYTES
+from i2am.storage.inventory import METADATA_KEY
 
 __all__ = [
     "Unreadable",
@@ -37,18 +40,10 @@ __all__ = [
     "sorted_names",
 ]
 
-_METADATA: Final = "zarr.json"
-# A sample's lists its objects: a few hundred kB for the largest model.
-_MAX_METADATA_BYTES: Final = 16 * 2**20
 # On a disk nearby one thread is as fast; over a network most of the time is waiting.
 _THREADS: Final = 8
 _FILES_A_TASK: Final = 256
 _REQUESTS_AT_ONCE: Final = 128
-# Neither waits for a pipe's other end, nor follows a link.
-_OPEN_FLAGS: Final = (
-    os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -152,7 +147,7 @@ def sorted_names(group: zarr.Group) -> list[str]:
         async def list_names() -> list[str]:
             return [name.strip("/") async for name in group.store.list_dir(group.path)]
 
-        names = [name for name in sync(list_names()) if name != _METADATA]
+        names = [name for name in sync(list_names()) if name != METADATA_KEY]
     return sorted(name for name in names if not name.startswith("."))
 
 
@@ -167,8 +162,8 @@ def member_metadata(group: zarr.Group, name: str) -> Metadata | Unreadable | Non
 
 
 def _parse(text: bytes) -> Metadata | Unreadable:
-    if len(text) > _MAX_METADATA_BYTES:
-        return Unreadable(f"more than {_MAX_METADATA_BYTES // 2**20} MiB")
+    if len(text) > MAX_METADATA_BYTES:
+        return Unreadable(f"more than {MAX_METADATA_BYTES // 2**20} MiB")
     if not text:
         return Unreadable("an empty file")
     try:
@@ -224,7 +219,7 @@ def _read_files(root: str, names: Iterable[str]) -> list[bytes | Unreadable | No
 
 def _read_file(root: str, name: str) -> bytes | Unreadable | None:
     """Return a member's metadata as it is on disk; None where there is no member."""
-    path = f"{root}/{name}/{_METADATA}"
+    path = f"{root}/{name}/{METADATA_KEY}"
     try:
         if os.path.islink(f"{root}/{name}"):  # noqa: PTH114 - a Path takes as long as all else
             return _read_link(root, path)
@@ -240,14 +235,14 @@ def _read_file(root: str, name: str) -> bytes | Unreadable | None:
 
 
 def _read_regular(path: str) -> bytes | Unreadable:
-    file = os.open(path, _OPEN_FLAGS)
+    file = os.open(path, SAFE_OPEN_FLAGS)
     try:
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode):
             return Unreadable("no regular file")
-        text = os.read(file, min(found.st_size, _MAX_METADATA_BYTES) + 1)
+        text = os.read(file, min(found.st_size, MAX_METADATA_BYTES) + 1)
         # Only files that are larger than what one call reads take a second one.
-        while len(text) < found.st_size <= _MAX_METADATA_BYTES and (more := os.read(file, 2**20)):
+        while len(text) < found.st_size <= MAX_METADATA_BYTES and (more := os.read(file, 2**20)):
             text += more
         return text
     finally:
@@ -262,7 +257,7 @@ def _read_link(root: str, path: str) -> bytes | Unreadable | None:
             return Unreadable("a link that leads out of the store")
         return _read_regular(target)
     except FileNotFoundError:
-        return _missing(path.removesuffix(f"/{_METADATA}"))
+        return _missing(path.removesuffix(f"/{METADATA_KEY}"))
     except OSError as e:
         return Unreadable(f"{type(e).__name__}: {e.strerror}")
 
@@ -274,7 +269,7 @@ def _missing(folder: str) -> Unreadable | None:
             is_begun = all(entry.name.endswith(".partial") for entry in entries)
     except FileNotFoundError:  # It is gone by now.
         return None
-    return None if is_begun else Unreadable(f"no {_METADATA}", is_missing=True)
+    return None if is_begun else Unreadable(f"no {METADATA_KEY}", is_missing=True)
 
 
 # Of any other store.
@@ -294,11 +289,11 @@ def _read_stored(
 
     async def read(name: str) -> bytes | Unreadable | None:
         path = f"{group.path}/{name}".lstrip("/")
-        found = await group.store.get(f"{path}/{_METADATA}", prototype)
+        found = await group.store.get(f"{path}/{METADATA_KEY}", prototype)
         if found is not None:
             return found.to_bytes()
         async for _ in group.store.list_dir(path):
-            return Unreadable(f"no {_METADATA}", is_missing=True)
+            return Unreadable(f"no {METADATA_KEY}", is_missing=True)
         return None  # A single object.
 
     async def read_all() -> list[bytes | Unreadable | None]:

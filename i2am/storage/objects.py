@@ -27,11 +27,11 @@ from zarr.buffer import cpu, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, ObjectStore, StorePath
 
+from i2am.disk import write_out
 from i2am.storage.failures import reported_as_store_error, storage_error
 from i2am.storage.guard.guarded_store import GuardedStore
 
 __all__ = [
-    "PARTIAL",
     "create_object",
     "delete_object",
     "delete_others",
@@ -48,7 +48,7 @@ __all__ = [
     "to_buffer",
 ]
 
-PARTIAL: Final = ".partial"  # zarr's own suffix of files that are not whole yet
+_PARTIAL: Final = ".partial"  # zarr's own suffix of files that are not whole yet
 _SYNC_THREADS: Final = 8
 # Something else lies there than an object: the store is wrong, its disk is not.
 _WRONG_KIND: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -200,14 +200,8 @@ def _above(folder: Path, root: Path) -> Iterable[Path]:
 
 
 def _sync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():
-        return  # Windows has no such thing for folders.
     with reported_as_store_error(path):
-        number = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
+        write_out(path)
 
 
 def move_objects(source: StorePath, target: StorePath, names: Iterable[str]) -> None:
@@ -322,12 +316,12 @@ def _add_sizes(folder: str, prefix: str, found: dict[str, int]) -> None:
 
 
 def _is_partial(name: str) -> bool:
-    return name.endswith(PARTIAL)
+    return name.endswith(_PARTIAL)
 
 
 def _write_file(path: StorePath, buffer: Buffer, *, durable: bool = False) -> Path:
     file_path = Path(path.store.root) / path.path  # type: ignore[attr-defined]
-    partial = file_path.with_name(f"{file_path.name}.{uuid4().hex}{PARTIAL}")
+    partial = file_path.with_name(f"{file_path.name}.{uuid4().hex}{_PARTIAL}")
     try:
         try:
             file = partial.open("wb")

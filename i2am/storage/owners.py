@@ -12,7 +12,6 @@ cannot both succeed, and nobody deletes what another has just written.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import threading
@@ -27,8 +26,7 @@ from uuid import uuid4
 from zarr.storage import StorePath
 
 from i2am.schemas import StorageError, StoreError
-from i2am.schemas.attributes import ATTRIBUTE_KEY, SCHEMA_VERSION
-from i2am.storage.inventory import METADATA_KEY, own_facts
+from i2am.storage.inventory import METADATA_KEY, hidden_group, own_facts
 from i2am.storage.objects import (
     create_object,
     delete_object,
@@ -167,7 +165,7 @@ class Writer:
                     )
                     raise SampleTaken(msg)
             name = f"{sample}{_ENTRY}{latest + 1}"
-            if create_object(self._root / name / METADATA_KEY, _node({"owner": self.id})):
+            if create_object(self._root / name / METADATA_KEY, hidden_group(owner=self.id)):
                 self._claims[sample] = name
                 return
 
@@ -238,11 +236,11 @@ class Writer:
 
     def _enter(self) -> None:
         # So that other readers of Zarr know what the folder is.
-        create_object(self._root / METADATA_KEY, _node({}))
+        create_object(self._root / METADATA_KEY, hidden_group())
         self._write_entry()
 
     def _write_entry(self) -> None:
-        content = _node({"owner": vars(self._me) | {"settings": dict(self._me.settings)}})
+        content = hidden_group(owner=vars(self._me) | {"settings": dict(self._me.settings)})
         put_objects([(self._root / f"{_ENTRY}{self.id}" / METADATA_KEY, to_buffer(content))])
 
     def _go_on(self) -> None:
@@ -283,12 +281,6 @@ def read_owner(root: StorePath, identity: str) -> Owner | None:
         return Owner(**own_facts(content)["owner"])
     except (TypeError, KeyError):
         return None
-
-
-def _node(facts: Mapping[str, Any]) -> bytes:
-    own = {"kind": "capture", "schema": SCHEMA_VERSION, "status": "running", **facts}
-    node = {"zarr_format": 3, "node_type": "group", "attributes": {ATTRIBUTE_KEY: own}}
-    return json.dumps(node).encode()
 
 
 def _number(name: str) -> int:

@@ -11,12 +11,13 @@ from typing import Any, Final
 
 from zarr.storage import StorePath
 
-from i2am.schemas.attributes import ATTRIBUTE_KEY, SCHEMA_VERSION
+from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import TIMESTEP
 from i2am.storage.inventory import (
     METADATA_KEY,
     OBJECTS,
     Inventory,
+    hidden_group,
     own_facts,
     with_digest,
     without_inventory,
@@ -47,7 +48,7 @@ _REPLACING: Final = ".replacing"
 
 def place_for_replacement(root: StorePath, sample: str) -> StorePath:
     """Return where the sample that shall replace a complete one is written."""
-    create_object(root / _REPLACING / METADATA_KEY, _unfinished_group())
+    create_object(root / _REPLACING / METADATA_KEY, hidden_group())
     return root / _REPLACING / sample
 
 
@@ -127,13 +128,6 @@ def write_metadata(path: StorePath, own: Mapping[str, Any], *, durable: bool) ->
     content = with_digest(node, path.path.rpartition("/")[2])
     put_objects([(path / METADATA_KEY, to_buffer(content))], durable=durable)
     return content
-
-
-def _unfinished_group() -> bytes:
-    """Return the metadata of a group that no reader takes for a sample of its own."""
-    own = {"kind": "capture", "schema": SCHEMA_VERSION, "status": "running"}
-    node = {"attributes": {ATTRIBUTE_KEY: own}, "zarr_format": 3, "node_type": "group"}
-    return with_digest(node, _REPLACING)
 
 
 def delete_sample(path: StorePath) -> None:

@@ -35,7 +35,8 @@ class SampleState:
         self.path = sample
         # In this order: what is read afterwards is no older than the mark.
         self._mark = self._look()
-        self._own = own_facts(read_object(sample / METADATA_KEY))
+        content = read_object(sample / METADATA_KEY)
+        self._content = b"" if content is None else content.to_bytes()
 
     @property
     def name(self) -> str:
@@ -45,7 +46,7 @@ class SampleState:
     @functools.cached_property
     def inventory(self) -> Inventory | None:
         """The objects that it consists of; None of a sample that does not say."""
-        return inventory_of(self._own)
+        return inventory_of(own_facts(self._content))
 
     def check_whole(self, store: object) -> None:
         """Check at a glance that all objects are those that were written.
@@ -55,7 +56,7 @@ class SampleState:
         StoreError
             If one is not.
         """
-        fault = next(altered_objects(self.path, self.name), None)
+        fault = next(altered_objects(self.path, self.name, self._content), None)
         if fault is not None:
             msg = (
                 f"Expected the sample as it was written, got {fault}, at {store}. "
@@ -74,8 +75,7 @@ class SampleState:
         mark = self._look()
         if mark == self._mark:
             return
-        own = own_facts(read_object(self.path / METADATA_KEY))
-        if own != self._own:
+        if own_facts(read_object(self.path / METADATA_KEY)) != own_facts(self._content):
             msg = (
                 f"Expected the sample that was opened, got one that was written since, at "
                 f"{self.path}. Open it again."

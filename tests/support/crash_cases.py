@@ -6,7 +6,6 @@ again on whatever that folder holds.
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ import torch
 
 from i2am.analysis import analyze_run, average_maps, open_run
 from i2am.capture import CaptureOptions, capture, capture_manifest
+from tests.support.manifests import write_manifest
 from tests.support.synthetic_run import SyntheticLayer, write_run
 from tests.support.tiny_pipelines import models
 
@@ -55,14 +55,7 @@ class CrashCase:
 
 
 def _make_manifest(inputs: Path, _out: Path) -> None:
-    images = models.noise_images(64)
-    images["example_image"].save(inputs / "reference.png")
-    images["image"].save(inputs / "source.png")
-    images["mask_image"].save(inputs / "mask.png")
-    with (inputs / "rows.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["sample", "source", "mask", "reference"])
-        rows.writerows([name, "source.png", "mask.png", "reference.png"] for name in ("a", "b"))
+    write_manifest(inputs, ("a", "b"))
 
 
 def _capture(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import random
 import shutil
 import signal
@@ -14,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.cli_process import Ended, start_cli
+from tests.support.manifests import write_manifest
 from tests.support.store_contents import contents_of, differences
 from tests.support.synthetic_run import SyntheticLayer, write_run
-from tests.support.tiny_pipelines import models
 
 __all__ = ["Command", "analyze_command", "capture_call", "capture_command", "sweep", "tried"]
 
@@ -81,16 +80,8 @@ def _below(whole: dict[str, Any], sample: str) -> dict[str, Any]:
 
 def capture_call(folder: Path, samples: int = 2) -> tuple[list[str], Path]:
     """Return the arguments of a capture with the shipped model, and what it writes."""
-    images = models.noise_images(64)
-    images["example_image"].save(folder / "reference.png")
-    images["image"].save(folder / "source.png")
-    images["mask_image"].save(folder / "mask.png")
-    with (folder / "rows.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["sample", "source", "mask", "reference"])
-        for number in range(samples):
-            rows.writerow([f"s{number}", "source.png", "mask.png", "reference.png"])
-    call = ["capture", "--model", "i2am-tiny", "--manifest", str(folder / "rows.csv")]
+    manifest = write_manifest(folder, (f"s{number}" for number in range(samples)))
+    call = ["capture", "--model", "i2am-tiny", "--manifest", str(manifest)]
     out = folder / "run.zarr"
     return [*call, "--out", str(out), "--steps", "6"], out
 

@@ -16,10 +16,10 @@ from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest
 from i2am.schemas import StoreError
 from i2am.schemas.text import safe_text
 
-__all__ = ["LocalObjects"]
+__all__ = ["SAFE_OPEN_FLAGS", "LocalObjects"]
 
 # Not to wait for a pipe's other end, and not to follow a link that was put there just now.
-_FLAGS: Final = (
+SAFE_OPEN_FLAGS: Final = (
     os.O_RDONLY
     | getattr(os, "O_NONBLOCK", 0)
     | getattr(os, "O_NOFOLLOW", 0)
@@ -81,7 +81,7 @@ class LocalObjects:
         if found is None:
             return None
         try:
-            handle = os.open(found[0], _FLAGS)
+            handle = os.open(found[0], SAFE_OPEN_FLAGS)
         except (FileNotFoundError, NotADirectoryError):
             return None  # Removed just now.
         with open(handle, "rb") as file:  # noqa: PTH123  # It is open already.

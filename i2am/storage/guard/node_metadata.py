@@ -19,6 +19,7 @@ from i2am.schemas.text import safe_text
 
 __all__ = ["MAX_METADATA_BYTES", "ArrayLayout", "Encoding", "checked_node"]
 
+# A sample's lists its objects: a few hundred kB for the largest model.
 MAX_METADATA_BYTES: Final = 16 * 2**20
 _MAX_DEPTH: Final = 32
 _MAX_DIMS: Final = 8
