@@ -35,8 +35,9 @@ demo: $(SETUP)
 	$(BIN)/i2am demo --out i2am-demo --overwrite
 
 # A file's tests share what takes long to make. The order of the files is that of tests/conftest.py.
+# Dozens of processes are started: each would compile everything anew where it may not be kept.
 test: $(SETUP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # The same with the lowest versions that pyproject.toml allows, on the lowest Python. Only torch is
 # the one of `setup`: PyPI's build of its lower bound, 2.6, brings several GB of CUDA. Old packages
@@ -53,8 +54,8 @@ $(LOWEST)/.setup-done: pyproject.toml requirements-lowest.lock tools/system_pack
 		--editable '.[all]' --group dev
 	touch $@
 
-# Everything that may happen to a store: what was tried, how often, and what became of it. One round is
-# what CI tries, in about two minutes; the default takes an hour.
+# Everything that may happen to a store: what was tried, how often, and what became of it. CI tries
+# one round, in about two minutes; the default takes an hour.
 ROUNDS ?= 25
 SEED ?= 0
 
@@ -69,16 +70,19 @@ lint: $(SETUP)
 build: $(SETUP)
 	$(BIN)/python tools/check_wheel.py
 
-# An hour on a machine that does nothing else; benchmarks/README.md says what each prints.
+# An hour on a machine that does nothing else; benchmarks/README.md says what each prints. CI only
+# sees whether they work: QUICK=--quick.
+QUICK ?=
+
 bench: $(SETUP)
-	$(BIN)/python benchmarks/capture_overhead.py
-	$(BIN)/python benchmarks/store_write.py
-	$(BIN)/python benchmarks/store_read.py
-	$(BIN)/python benchmarks/analysis_speed.py
-	$(BIN)/python benchmarks/analysis_speed.py --workers
-	$(BIN)/python benchmarks/analysis_memory.py
-	$(BIN)/python benchmarks/many_samples.py
-	$(BIN)/python benchmarks/viewer_latency.py
+	$(BIN)/python benchmarks/capture_overhead.py $(QUICK)
+	$(BIN)/python benchmarks/store_write.py $(QUICK)
+	$(BIN)/python benchmarks/store_read.py $(QUICK)
+	$(BIN)/python benchmarks/analysis_speed.py $(QUICK)
+	$(BIN)/python benchmarks/analysis_speed.py --workers $(QUICK)
+	$(BIN)/python benchmarks/analysis_memory.py $(QUICK)
+	$(BIN)/python benchmarks/many_samples.py $(QUICK)
+	$(BIN)/python benchmarks/viewer_latency.py $(QUICK)
 
 clean:
 	rm -rf .venv $(LOWEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis i2am-demo

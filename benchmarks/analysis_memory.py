@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = [str(number) for number in range(2 if options.quick else options.samples)]
     more = [] if options.workers is None else ["--workers", str(options.workers)]
     with tempfile.TemporaryDirectory(dir=options.dir) as folder:
-        run = write_run(Path(folder) / "run.zarr", names, steps=2 if options.quick else STEPS)
+        size = {"steps": 2, "max_side": 16} if options.quick else {"steps": STEPS}
+        run = write_run(Path(folder) / "run.zarr", names, **size)
         run_bytes = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
         print(f"a run of {len(names)} samples, {run_bytes / 1e9:.1f} GB", flush=True)
         if run_bytes < LEAST_BYTES:

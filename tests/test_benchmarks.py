@@ -17,7 +17,6 @@ import pytest
 import zarr
 
 from i2am.capture import capture
-from i2am.capture.writer import sharded_array
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 QUICK = sorted(
@@ -81,22 +80,12 @@ def test_capture_overhead_prints_a_row_for_every_variant_of_both_models(tmp_path
     assert narrow["smaller_bytes"] == 2 * 8 * 2 * (factors + (5 * 16 + 4) * 257)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("script", [name for name in QUICK if name != "capture_overhead.py"])
-def test_a_benchmark_prints_its_table(
-    script: str,
-    import_benchmark: Callable[[str], Any],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    if script == "viewer_latency.py":  # It opens windows on a display of its own.
-        printed = run(script, "--quick")
-    else:
-        for name in ("CHUNK_BYTES", "MAX_CHUNK_STEPS"):  # which store_read changes
-            monkeypatch.setattr(sharded_array, name, getattr(sharded_array, name))
-        import_benchmark(Path(script).stem).main(["--quick"])
-        printed = capsys.readouterr().out
-    assert sum(any(sign.isdigit() for sign in line) for line in printed.splitlines()) >= 3
+def test_make_bench_runs_every_benchmark() -> None:
+    target = (BENCHMARKS.parent / "Makefile").read_text("utf-8").partition("\nbench:")[2]
+    lines = target.partition("\n\n")[0].splitlines()[1:]
+    called = {line.partition("benchmarks/")[2].partition(".py")[0] + ".py" for line in lines}
+    assert called == set(QUICK) == {path.name for path in BENCHMARKS.glob("*.py")}
+    assert all(line.endswith(" $(QUICK)") for line in lines)
 
 
 def softmax_over_generated(layer: Any) -> Array:

@@ -51,7 +51,7 @@ def run_path(tmp_path: Path) -> Path:
 @pytest.fixture
 def cluster() -> Iterator[Any]:
     with LocalCluster(  # Threads, which are there at once.
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0"
     ) as found:
         yield found
 

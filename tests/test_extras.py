@@ -18,7 +18,7 @@ from i2am.cli.arguments import explain
 from i2am.schemas.optional import EXTRA_PACKAGES
 
 # By what the packages of an extra are called when they are imported.
-IMPORTED = {"pillow": "PIL", "scikit-image": "skimage", "google-crc32c": "google_crc32c"}
+IMPORTED = {"pillow": "PIL", "scikit-image": "skimage"}
 COMMANDS = {
     "demo": "demo --out new",
     "capture": "capture --model m --out new.zarr --manifest rows.csv",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import multiprocessing
 import os
 import re
 import sys
@@ -19,6 +20,8 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -39,10 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=modules, metavar="NAME", default=modules)
     parser.add_argument("--verbose", action="store_true", help="everything, not the faults alone")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="sweeps at a time")
     options = parser.parse_args(arguments)
-    warnings.simplefilter("ignore")
-    sweeps = {name: _imported(modules[name]) for name in options.only}
-    return try_sweeps(sweeps, options.seed, options.rounds, verbose=options.verbose)
+    sweeps = {name: partial(_sweep_of, modules[name]) for name in options.only}
+    return try_sweeps(
+        sweeps, options.seed, options.rounds, verbose=options.verbose, jobs=options.jobs
+    )
 
 
 def find_sweeps() -> dict[str, str]:
@@ -59,21 +64,33 @@ def find_sweeps() -> dict[str, str]:
     }
 
 
-def _imported(module: str) -> Sweep:
-    def sweep(seed: int, rounds: int) -> Iterator[tuple[str, str]]:
-        yield from importlib.import_module(module).sweep(seed, rounds)
-
-    return sweep
+def _sweep_of(module: str, seed: int, rounds: int) -> Iterator[tuple[str, str]]:
+    yield from importlib.import_module(module).sweep(seed, rounds)
 
 
 def try_sweeps(
-    sweeps: Mapping[str, Sweep], seed: int, rounds: int, *, verbose: bool = False
+    sweeps: Mapping[str, Sweep], seed: int, rounds: int, *, verbose: bool = False, jobs: int = 1
 ) -> int:
-    """Run sweeps one after the other, print the table, and return the exit code."""
-    table: dict[str, tuple[Counter[str], float]] = {}
-    for name, sweep in sweeps.items():
-        counts: Counter[str] = Counter()
-        start_s = time.monotonic()
+    """Run sweeps, so many at a time, print the table, and return the exit code."""
+    calls = [(name, sweep, seed, rounds, verbose) for name, sweep in sweeps.items()]
+    if jobs == 1:
+        table = [_count(*call) for call in calls]
+    else:
+        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+            table = list(pool.map(_count, *zip(*calls, strict=True)))
+    _print_table(dict(zip(sweeps, table, strict=True)))
+    is_clean = all(counts and not set(counts).difference(GOOD) for counts, _ in table)
+    return 0 if is_clean else 1
+
+
+def _count(
+    name: str, sweep: Sweep, seed: int, rounds: int, verbose: bool
+) -> tuple[Counter[str], float]:
+    """Return how often a sweep had each outcome, and its seconds; print what is bad."""
+    counts: Counter[str] = Counter()
+    start_s = time.monotonic()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
             for tried, outcome in sweep(seed, rounds):
                 counts[outcome] += 1
@@ -82,10 +99,7 @@ def try_sweeps(
         except Exception:  # noqa: BLE001 - the other sweeps are tried all the same
             counts["BROKEN OFF"] += 1
             _print(f"BROKEN OFF: {name}\n{traceback.format_exc()}")
-        table[name] = counts, time.monotonic() - start_s
-    _print_table(table)
-    is_clean = all(counts and not set(counts).difference(GOOD) for counts, _ in table.values())
-    return 0 if is_clean else 1
+    return counts, time.monotonic() - start_s
 
 
 def _print_table(table: Mapping[str, tuple[Counter[str], float]]) -> None:

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from i2am.schemas import AnalysisError
 
@@ -61,6 +60,8 @@ def bootstrap_mean_interval(
     known = known[~np.isnan(known)]
     if known.size < 2:
         return math.nan, math.nan
+    from scipy import stats  # A second to import: a third of all that analysis needs.
+
     found: Any = stats.bootstrap(
         (known,),
         np.mean,

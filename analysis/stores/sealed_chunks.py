@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-import google_crc32c
+import crc32c
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -208,7 +208,7 @@ def _read_sealed(file: BinaryIO, offset: int, length: int) -> bytes:
     file.seek(offset)
     content = file.read(length) or b""
     plain, seal = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
-    if len(content) != length or google_crc32c.value(plain).to_bytes(4, "little") != seal:
+    if len(content) != length or crc32c.crc32c(plain).to_bytes(4, "little") != seal:
         msg = "the checksum is invalid"
         raise ValueError(msg)
     return plain

@@ -98,8 +98,10 @@ def layers() -> Iterator[Layer]:
             order += 1
 
 
-def write_run(path: Path, samples: Sequence[str] = ("0",), *, steps: int = STEPS) -> Path:
-    """Write a run of complete samples, and return its path."""
+def write_run(
+    path: Path, samples: Sequence[str] = ("0",), *, steps: int = STEPS, max_side: int = 64
+) -> Path:
+    """Write a run of complete samples with the layers up to a size, and return its path."""
     first, *others = samples
     own = {**PROVENANCE, "created": "2026-01-01T00:00:00Z", "steps": steps}
     sample = open_sample(path, first, overwrite=False, attributes=own | {"status": "running"})
@@ -111,7 +113,7 @@ def write_run(path: Path, samples: Sequence[str] = ("0",), *, steps: int = STEPS
             for name in ("generated", "reference")
         }
     )
-    write_layers_of_sample(sample.folder / "layers", steps)
+    write_layers_of_sample(sample.folder / "layers", steps, max_side)
     sample.set_status(own | {"status": "complete"})
     for name in others:
         shutil.copytree(path / first, path / name)
@@ -125,9 +127,9 @@ def _rename(copy: StorePath) -> None:
     write_metadata(copy, {key: value for key, value in own.items() if key != DIGEST}, durable=False)
 
 
-def write_layers_of_sample(parent: ObjectFolder, steps: int) -> None:
-    """Write a sample's layers through the capture's writer."""
-    every_layer = list(layers())
+def write_layers_of_sample(parent: ObjectFolder, steps: int, max_side: int = 64) -> None:
+    """Write a sample's layers up to a size through the capture's writer."""
+    every_layer = [layer for layer in layers() if layer.side <= max_side]
     staging = StagingArea(layers=len(every_layer))
     writers = [
         open_layer(parent, layer.name, layer.tensors(), staging, **layer.attributes())

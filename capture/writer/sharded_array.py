@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import google_crc32c
+import crc32c
 import numpy as np
 import torch
 import zarr
@@ -323,18 +323,20 @@ def encode_shard(
         scratch = np.empty(size_bytes, np.uint8)
     shard = scratch[:size_bytes]
     shard[: index.nbytes] = index.reshape(-1).view(np.uint8)
-    _seal(shard[:start])
+    shard[index.nbytes : start] = _as_bytes(crc32c.crc32c(shard[: index.nbytes].data))
     rows = shard[start : size_bytes - CHECKSUM_BYTES].reshape(filled, stored_bytes)
-    chunks = rows[:, :chunk_bytes].view(dtype).reshape(step_batches, layout.tiles, *layout.chunk)
+    plain, seals = rows[:, :chunk_bytes], np.empty(filled, "<u4")
+    chunks = plain.view(dtype).reshape(step_batches, layout.tiles, *layout.chunk)
     converted = torch.empty((chunk_steps, *values.shape[1:]), dtype=_TORCH_DTYPES[dtype.name])
     for batch, tiles in enumerate(chunks):
         steps = values[batch * chunk_steps : (batch + 1) * chunk_steps]
-        _fill(tiles, _convert(steps, converted[: len(steps)]).numpy())
-    if sys.byteorder == "big":
-        chunks.byteswap(inplace=True)
-    for row in rows:
-        _seal(row)
-    own = shard_checksum([shard[:start], rows[:, chunk_bytes:].reshape(-1)])
+        steps_as_stored = _convert(steps, converted[: len(steps)]).numpy()
+        for number, tile in enumerate(tiles):
+            _fill(tile, steps_as_stored[:, :, number * layout.chunk[2] :])
+            at = batch * layout.tiles + number
+            seals[at] = crc32c.crc32c(plain[at].data)  # While it is in the processor's cache.
+    rows[:, chunk_bytes:] = seals.view(np.uint8).reshape(filled, CHECKSUM_BYTES)
+    own = shard_checksum([shard[:start], seals.view(np.uint8)])
     shard[-CHECKSUM_BYTES:] = _as_bytes(own)
     return shard
 
@@ -364,22 +366,15 @@ def _convert(values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return target.copy_(values)
 
 
-def _fill(tiles: Array, values: Array) -> None:
-    """Copy steps (step, head, token, …) into their tiles (tile, step, head, token, …)."""
-    steps, heads, tokens = values.shape[:3]
-    width = tiles.shape[3]
-    whole = tokens // width
-    split = values[:, :, : whole * width].reshape(steps, heads, whole, width, *values.shape[3:])
-    tiles[:whole, :steps] = np.moveaxis(split, 2, 0)
-    if rest := tokens - whole * width:
-        tiles[-1, :steps, :, :rest] = values[:, :, whole * width :]
-        tiles[-1, :steps, :, rest:] = 0
-    tiles[:, steps:] = 0
-
-
-def _seal(content: Array) -> None:
-    """Write the CRC-32C of all but the last four bytes into these."""
-    content[-CHECKSUM_BYTES:] = _as_bytes(google_crc32c.value(content[:-CHECKSUM_BYTES]))
+def _fill(tile: Array, values: Array) -> None:
+    """Copy the first tokens of steps (step, head, token, …) into a chunk; what is left of it is 0."""
+    steps, _heads, tokens = values.shape[:3]
+    width = tile.shape[2]
+    tile[:steps, :, :tokens] = values[:, :, :width]
+    tile[:steps, :, tokens:] = 0
+    tile[steps:] = 0
+    if sys.byteorder == "big":
+        tile.byteswap(inplace=True)
 
 
 def _as_bytes(checksum: int) -> Array:

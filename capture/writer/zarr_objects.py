@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import google_crc32c
+import crc32c
 import numpy as np
 import zarr
 from zarr.abc.buffer import Buffer
@@ -135,5 +135,5 @@ def bytes_codec(dtype: np.dtype[Any]) -> dict[str, Any]:
 def _to_chunk(values: Array) -> Buffer:
     little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
     content = little.reshape(-1).view(np.uint8)
-    checksum = np.array([google_crc32c.value(content)], "<u4").view(np.uint8)
+    checksum = np.array([crc32c.crc32c(content.data)], "<u4").view(np.uint8)
     return cpu.Buffer(np.concatenate([content, checksum]))

@@ -20,7 +20,12 @@ from zarr.storage import ObjectStore
 
 from i2am.schemas import SchemaError, StorageError, StoreError, require
 from i2am.schemas.text import safe_text
-from i2am.storage.failures import reported_as_store_error, storage_errors, was_cut_short
+from i2am.storage.failures import (
+    is_not_implemented,
+    reported_as_store_error,
+    storage_errors,
+    was_cut_short,
+)
 
 __all__ = ["RETRY_VARIABLE", "BucketStore", "open_bucket", "read_at_most", "retry_s"]
 
@@ -98,6 +103,7 @@ class BucketStore(ObjectStore[Any]):
     def __init__(self, store: Any, url: str, *, read_only: bool = False) -> None:
         super().__init__(store, read_only=read_only)
         self.url = url.rstrip("/")
+        self._has_conditions = True
 
     def with_read_only(self, read_only: bool = False) -> Self:
         """Return the same store, to read or to write."""
@@ -143,9 +149,21 @@ class BucketStore(ObjectStore[Any]):
             await super().set(key, value)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """Write an object where there is none."""
+        """Write an object where there is none.
+
+        Of several processes that try at once one succeeds, if the bucket knows conditional writes.
+        """
         with self._reported(key):
-            await super().set_if_not_exists(key, value)
+            refusals: tuple[type[Exception], ...] = (*storage_errors(), NotImplementedError)
+            try:
+                if self._has_conditions:
+                    await super().set_if_not_exists(key, value)
+            except refusals as error:
+                if not is_not_implemented(error):
+                    raise
+                self._has_conditions = False
+            if not self._has_conditions and not await super().exists(key):
+                await super().set(key, value)
 
     async def delete(self, key: str) -> None:
         """Delete an object."""

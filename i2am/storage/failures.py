@@ -22,7 +22,14 @@ from zarr.storage import LocalStore, StorePath
 from i2am.disk import has_no_room
 from i2am.schemas import StorageError
 
-__all__ = ["Place", "reported_as_store_error", "storage_error", "storage_errors", "was_cut_short"]
+__all__ = [
+    "Place",
+    "is_not_implemented",
+    "reported_as_store_error",
+    "storage_error",
+    "storage_errors",
+    "was_cut_short",
+]
 
 Place = str | Path | Store | StorePath | zarr.Group
 
@@ -94,6 +101,11 @@ or name another place, then run it again."
         reason, help_ = _answer(error, where)
         msg = f"Expected a store that can be reached, got {reason}, at {where}. {help_}"
     return StorageError(msg)
+
+
+def is_not_implemented(error: Exception) -> bool:
+    """Whether a bucket does not know what was asked of it, or was said not to (AWS_CONDITIONAL_PUT)."""
+    return isinstance(error, NotImplementedError) or "status code: 501" in str(error)
 
 
 def was_cut_short(error: Exception) -> bool:

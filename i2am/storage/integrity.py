@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-import google_crc32c
+import crc32c
 import numpy as np
 from numpy.typing import NDArray
 from zarr.storage import StorePath
@@ -248,13 +248,13 @@ def shard_checksum(parts: list[NDArray[np.uint8]]) -> int:
     parts : list of array (byte,), uint8
         The index with its checksum, then the checksum of each chunk.
     """
-    return int(google_crc32c.value(np.concatenate(parts)))
+    return int(crc32c.crc32c(np.concatenate(parts).data))
 
 
 def _is_sealed(values: NDArray[np.uint8]) -> bool:
     """Whether bytes end in their own CRC-32C."""
-    return len(values) >= CHECKSUM_BYTES and _seal(values) == google_crc32c.value(
-        values[:-CHECKSUM_BYTES]
+    return len(values) >= CHECKSUM_BYTES and _seal(values) == crc32c.crc32c(
+        values[:-CHECKSUM_BYTES].data
     )
 
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-import google_crc32c
+import crc32c
 from zarr.abc.buffer import Buffer
 from zarr.storage import StorePath
 
@@ -77,7 +77,7 @@ def checksum_of(name: str, content: Any) -> int:
         All of it; of an object that holds values its last four bytes are enough.
     """
     if is_metadata(name):
-        return int(google_crc32c.value(bytes(content)))
+        return int(crc32c.crc32c(bytes(content)))
     return int.from_bytes(bytes(content[-CHECKSUM_BYTES:]), "little")
 
 
@@ -164,7 +164,7 @@ def digest_of(document: Mapping[str, Any], name: str) -> str:
         attributes[ATTRIBUTE_KEY] = {key: value for key, value in own.items() if key != DIGEST}
     plain["attributes"] = attributes
     canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    checksum = google_crc32c.value("\n".join([name, canonical]).encode())
+    checksum = crc32c.crc32c("\n".join([name, canonical]).encode())
     return f"{checksum:08x}"
 
 
@@ -212,7 +212,7 @@ def without_inventory(own: Mapping[str, Any]) -> dict[str, Any]:
 def contents_of(own: Mapping[str, Any]) -> str | None:
     """Return a checksum of all that a sample consists of, in hex; None of one that does not say."""
     text = own.get(OBJECTS)
-    return None if text is None else f"{google_crc32c.value(str(text).encode()):08x}"
+    return None if text is None else f"{crc32c.crc32c(str(text).encode()):08x}"
 
 
 def inventory_below(sample: StorePath) -> Inventory:

@@ -37,12 +37,12 @@ _SAMPLES = ("a", "b")
 
 
 def sweep(seed: int, rounds: int) -> Iterator[tuple[str, str]]:
-    """Yield what was tried and how it ended, for so many sizes of the disk and each stage.
+    """Yield what was tried and how it ended, for four sizes of the disk a round, and each stage.
 
     Outcomes: survived (it had room), mended (an error; a re-run gave the whole), LOST (a re-run did
     not), UNDETECTED (something was marked as complete and is not what it should be).
     """
-    yield from on_small_disk(_sweep, seed, rounds)
+    yield from on_small_disk(_sweep, seed, 4 * rounds)
 
 
 def _sweep(disk: SmallDisk, seed: int, rounds: int) -> list[tuple[str, str]]:
@@ -134,13 +134,6 @@ def _try_once(
     assert "\n" not in said
     work()
     return "mended" if complete_samples(store) == wanted else "LOST"
-
-
-@pytest.mark.filterwarnings("ignore:Object at .* is not recognized")
-def test_a_disk_that_fills_up_at_any_point_loses_nothing() -> None:
-    results = list(sweep(0, 8))
-    assert {outcome for _, outcome in results} <= {"survived", "mended"}, results
-    assert sum(outcome == "mended" for _, outcome in results) >= 8, results
 
 
 def _call(*arguments: str) -> tuple[int, str, str]:

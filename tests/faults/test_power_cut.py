@@ -1,4 +1,4 @@
-"""A power cut at any moment leaves complete samples whole."""
+"""What cuts the power at any moment sees what is lost by it; the cuts themselves are for ``make faults``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.crash_cases import CASES, WITHOUT_FSYNC, CrashCase
+from tests.support.crash_cases import WITHOUT_FSYNC
 from tests.support.power_cut import Disk, disk_states, replay
 from tests.support.power_cuts import PowerCuts, fast_folder
 from tests.support.write_log import Event, Tree, recorded_writes, tree_of
@@ -20,34 +20,6 @@ def folder() -> Iterator[Path]:
     """A folder in memory."""
     with tempfile.TemporaryDirectory(dir=fast_folder()) as path:
         yield Path(path)
-
-
-# The others are for `make faults`, which cuts the power after every event.
-_SHORT = {
-    "capture --overwrite",
-    "capture in one block, beyond float16",
-    "analyze after a new capture",
-    "average --overwrite",
-}
-
-
-# Zarr's note on what a process that was killed has left of a file; readers pass over it.
-@pytest.mark.filterwarnings("ignore:Object at .*partial is not recognized")
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if case.name in _SHORT], ids=lambda case: case.name
-)
-def test_complete_samples_are_whole_and_the_command_can_be_given_again(
-    case: CrashCase, folder: Path
-) -> None:
-    cuts = PowerCuts(case, folder)
-    assert cuts.is_replayed()
-    tried = list(cuts.run(randoms=1, reruns=1, seed=0, share=0.03))
-    bad = [each for each in tried if each.outcome not in {"survived", "mended"}]
-    assert bad == []
-    assert "mended" in {each.outcome for each in tried}
-
-
-# --- The tools themselves.
 
 
 def test_a_sample_that_was_not_written_out_is_found_to_be_damaged(folder: Path) -> None:

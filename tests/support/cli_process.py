@@ -16,7 +16,12 @@ from typing import Any, NamedTuple
 __all__ = ["CliProcess", "Ended", "start_cli", "start_process"]
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_PRELOADED = ["i2am.cli", "i2am.capture", "diffusers.models.unets.unet_2d_condition"]
+_PRELOADED = [
+    "i2am.cli",
+    "i2am.analysis",
+    "i2am.capture",
+    "diffusers.models.unets.unet_2d_condition",
+]
 
 
 class Ended(NamedTuple):

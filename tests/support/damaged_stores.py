@@ -232,7 +232,7 @@ class Trials:
 
 
 def sweep(seed: int, rounds: int, folder: Path | None = None) -> Iterator[tuple[str, str]]:
-    """Yield each damage and what became of it, 40 a round.
+    """Yield each damage and what became of it, 40 a round; of one round one reader of each kind is asked.
 
     Parameters
     ----------
@@ -250,13 +250,12 @@ def sweep(seed: int, rounds: int, folder: Path | None = None) -> Iterator[tuple[
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         specimens = write_specimens(folder / "specimens")
         count = rounds * DAMAGES_A_ROUND
-        for trial in run_trials(Trials(specimens, folder / "work"), specimens, seed, count):
+        trials = Trials(specimens, folder / "work", is_thorough=rounds > 1)
+        for trial in run_trials(trials, specimens, seed, count):
             yield str(trial.damage), trial.outcome
 
 
-def run_trials(
-    trials: Trials, specimens: Specimens, seed: int, count: int, *, commands: bool = True
-) -> Iterator[Trial]:
+def run_trials(trials: Trials, specimens: Specimens, seed: int, count: int) -> Iterator[Trial]:
     """Yield so many trials; a command is asked about every fourth damage, too."""
     stream = itertools.chain.from_iterable(damages(specimens, n) for n in itertools.count(seed))
     rng = random.Random(seed)
@@ -264,7 +263,7 @@ def run_trials(
         known = [name for name in trials.commands(damage.store) if name not in _SLOW_COMMANDS]
         if number % DAMAGES_A_ROUND == 0:
             known = _SLOW_COMMANDS
-        command = rng.choice(known) if commands and number % 4 == 0 else None
+        command = rng.choice(known) if number % 4 == 0 else None
         yield trials.attempt(damage, command=command)
 
 

@@ -34,6 +34,7 @@ FaultKind = Literal[
     "torn",  # a PUT is acknowledged, and half of the body is stored
     "stale",  # a GET returns what was there before the last PUT
     "twice",  # a request is done twice
+    "no conditions",  # 501 NotImplemented, of a PUT where there must be nothing yet
 ]
 Operation = Literal["get", "head", "list", "put", "delete", "post"]
 
@@ -42,6 +43,7 @@ _ERRORS: Final = {
     "forbidden": (403, "AccessDenied"),
     "no bucket": (404, "NoSuchBucket"),
     "no key": (404, "NoSuchKey"),
+    "no conditions": (501, "NotImplemented"),
 }
 _HOP_HEADERS: Final = {"connection", "keep-alive", "transfer-encoding", "content-length", "date"}
 
@@ -197,6 +199,8 @@ class _Handler(BaseHTTPRequestHandler):
             operation = self.command.lower()  # type: ignore[assignment]
         fault = self.bucket.choose(operation, key)
         kind = None if fault is None else fault.kind
+        if kind == "no conditions" and "If-None-Match" not in self.headers:
+            kind = None
         size = int(self.headers.get("Content-Length") or 0)
         if kind == "short upload":
             self.rfile.read(size // 2)

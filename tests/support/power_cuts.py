@@ -60,6 +60,7 @@ def sweep(seed: int, rounds: int) -> Iterator[tuple[str, str]]:
     for case in CASES:
         with tempfile.TemporaryDirectory(dir=fast_folder()) as folder:
             cuts = PowerCuts(case, Path(folder))
+            assert cuts.is_replayed()
             randoms, share = -(-rounds // 5), min(1.0, rounds / 20)
             for tried in cuts.run(randoms=randoms, reruns=rounds, seed=seed, share=share):
                 where = f", {tried.state} after event {tried.event}: {tried.detail}"

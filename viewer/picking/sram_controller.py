@@ -17,6 +17,7 @@ from superqt.utils import qdebounced
 from i2am.analysis import SramEstimate
 from i2am.schemas.errors import AnalysisError, I2AMError
 from i2am.viewer.data.axes import AVERAGEABLE_DIMS
+from i2am.viewer.notices import notify_error, show_status, what_failed
 from i2am.viewer.picking.mouse import MousePicker
 from i2am.viewer.picking.pick import (
     Pick,
@@ -125,7 +126,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
             self._layers[index].hide_sram()
             self._layers[index].outline(own)
             if index == view_index:
-                self._session.viewer.status = why_unseen(own.side)
+                show_status(self._session.viewer, why_unseen(own.side))
                 self.estimated.emit()
         self._outline_soon.throttle()
 
@@ -156,7 +157,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         view = session.views[view_index]
         seen = seen_part(pick, view)
         if seen is None:
-            session.viewer.status = why_unseen(pick.side)
+            show_status(session.viewer, why_unseen(pick.side))
             self._end_preview(view_index)
             return
         self.request(pick_in_view(seen, view, session.position, session.averaged_dims), view_index)
@@ -278,12 +279,10 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
 
     def _report_error(self, error: Exception) -> None:
         """Show once why there is no SRAM; while sliders move, in the status bar alone."""
-        text = str(error) if isinstance(error, I2AMError) else f"{type(error).__name__}: {error}"
-        self._session.viewer.status = text
+        text = what_failed(error)
+        show_status(self._session.viewer, text)
         if not self._is_reported:
-            from napari.utils.notifications import show_error
-
-            show_error(text)
+            notify_error(text)
         self._is_reported = True
 
     def _follow(self) -> None:

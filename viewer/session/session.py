@@ -13,12 +13,12 @@ from qtpy.QtCore import QObject, Signal
 from superqt.utils import qdebounced, qthrottled
 
 from i2am.schemas.dims import CONDITIONAL
-from i2am.schemas.errors import I2AMError
 from i2am.viewer.data.axes import AVERAGEABLE_DIMS, SliderPosition, describe_map
 from i2am.viewer.data.loader import Loader
 from i2am.viewer.data.open_sample import Store
 from i2am.viewer.data.sample import SampleSource, SampleView
 from i2am.viewer.data.volume import AXES
+from i2am.viewer.notices import notify_error, what_failed
 from i2am.viewer.scene.appearance import Appearance, AppearanceController
 from i2am.viewer.scene.box_layers import IMAGE_ROLES, hide_without_image, show_with_image
 from i2am.viewer.scene.layers import own_layers, sample_layers, show_layers, view_of
@@ -402,13 +402,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         self.viewer.canvas.overlays.text.visible = False
 
     def _report_error(self, error: Exception) -> None:
-        from napari.utils.notifications import show_error
-
-        text = str(error)
-        if not isinstance(error, I2AMError):
-            where = self.views[0].source.run if self.views else "the store"
-            text = f"{type(error).__name__}: {error}, at {where}. Try 'i2am validate' on it."
-        show_error(text)
+        notify_error(what_failed(error, self.views[0].source.run if self.views else "the store"))
         self.reopened.emit()  # Widgets go back to the sample in view.
 
     def _in_view(self) -> tuple[Any, list[SampleView], SliderPosition, frozenset[str]]:

@@ -33,9 +33,10 @@ from i2am.viewer.export.pictures import (
     write_picture,
 )
 from i2am.viewer.export.script import map_script, sram_script
+from i2am.viewer.notices import notify_error, notify_info
 from i2am.viewer.picking.sram_controller import sram_controller_of
 from i2am.viewer.session.attach import session_of
-from i2am.viewer.widgets.qt import Background, make_button, notify_error, notify_errors, notify_info
+from i2am.viewer.widgets.qt import Background, make_button, notify_errors
 
 __all__ = ["ExportWidget"]
 

@@ -14,13 +14,12 @@ from qtpy.QtWidgets import QLabel, QPushButton
 
 from i2am.schemas.errors import I2AMError
 from i2am.schemas.text import safe_text
+from i2am.viewer.notices import notify_error
 
 __all__ = [
     "Background",
     "make_button",
-    "notify_error",
     "notify_errors",
-    "notify_info",
     "plain_label",
     "plain_tip",
 ]
@@ -131,20 +130,6 @@ def notify_errors(work: Callable[[], object]) -> None:
         work()
     except I2AMError as e:
         notify_error(str(e))
-
-
-def notify_error(message: str) -> None:
-    """Show what is wrong in a corner of the window."""
-    from napari.utils.notifications import show_error
-
-    show_error(safe_text(message, keep="\n"))
-
-
-def notify_info(message: str) -> None:
-    """Show what was done in a corner of the window."""
-    from napari.utils.notifications import show_info
-
-    show_info(safe_text(message, keep="\n"))
 
 
 def _notify_any(error: Exception) -> None:

@@ -166,6 +166,10 @@ class GuardedStore(WrapperStore[Store]):
         """The store in a folder that this one reads; None of another."""
         return self._store if isinstance(self._store, LocalStore) else None
 
+    def __str__(self) -> str:
+        # What a message names is the user's place, not how it is read.
+        return str(self._store.root if isinstance(self._store, LocalStore) else self._store)
+
     def __getstate__(self) -> dict[str, Any]:
         return {"_store": self._store, "_local": self._local, "_layouts": {}}
 
@@ -431,8 +435,7 @@ class GuardedStore(WrapperStore[Store]):
         self._refuse(f"an object of {sizes} bytes", f"{size:,}", key)
 
     def _place(self, key: str) -> str:
-        root = self._store.root if isinstance(self._store, LocalStore) else self._store
-        return safe_text(f"{root}/{key}")
+        return safe_text(f"{self}/{key}")
 
     def _refuse(self, wanted: str, came: str, key: str, hint: str = "") -> NoReturn:
         hint = hint or "The store is damaged; get it again, or do without the sample."

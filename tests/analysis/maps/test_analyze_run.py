@@ -218,7 +218,7 @@ def test_a_cluster_that_is_there_gives_the_same_maps_over_tcp(
     run_path: Path, tmp_path: Path
 ) -> None:
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, protocol="tcp://"
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", protocol="tcp://"
     ) as cluster:
         assert cluster.scheduler_address.startswith("tcp://")
         maps = analyze_run(
@@ -237,7 +237,7 @@ def test_a_worker_that_is_killed_half_way_changes_nothing(tmp_path: Path) -> Non
     out = tmp_path / "maps.zarr"
     with (
         LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
         ) as cluster,
         Client(cluster) as client,
         ThreadPoolExecutor(1) as pool,

@@ -244,7 +244,7 @@ def test_nothing_is_overwritten_unasked(runs: tuple[Path, Path], tmp_path: Path)
 @pytest.mark.slow
 def test_comparing_many_samples_takes_less_memory_than_one_volume(tmp_path: Path) -> None:
     layer = SyntheticLayer("one", (48, 48), None, tokens=2, heads=4)
-    names = [f"s{number}" for number in range(8)]
+    names = [f"s{number}" for number in range(4)]
     run = write_run(tmp_path / "run.zarr", names, [layer], steps=100)
     maps = analyze_run(run, tmp_path / "maps.zarr", progress=False)
     pair = pair_runs(run, run)

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QWidget
 
+from i2am.viewer.notices import notify_error, notify_info, show_status
 from i2am.viewer.session.attach import session_of
 from i2am.viewer.widgets.qt import plain_label, plain_tip
 from tests.support.reference_maps import change_attributes
@@ -43,3 +45,19 @@ def test_no_label_of_a_window_takes_a_name_for_html(
     assert all(label.textFormat() == Qt.TextFormat.PlainText for label in named)
     widgets = [widget for dock in docks for widget in dock.findChildren(QWidget)]
     assert not [widget for widget in widgets if "<img" in widget.toolTip()]
+
+
+def test_what_the_window_tells_is_no_html_either(
+    open_window: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer = open_window(write_run(tmp_path / "run.zarr", ["a"], [SyntheticLayer("attn2")]))
+    told: list[str] = []
+    for name in ("show_error", "show_info"):
+        monkeypatch.setattr(f"napari.utils.notifications.{name}", told.append)
+    notify_error(EVIL)
+    notify_info(EVIL)
+    show_status(viewer, EVIL)
+    told.append(viewer.status)
+    assert len(told) == 3
+    assert not any(Qt.mightBeRichText(text) for text in told)
+    assert Qt.mightBeRichText(EVIL)
