@@ -90,10 +90,10 @@ class Watch:
         self.files.append(process.num_fds())
         self.threads.append(threading.active_count())
 
-    def between(self, values: Sequence[float], start_s: float, end_s: float) -> float:
-        """Return the median of noted values between two times."""
+    def between(self, values: Sequence[int], start_s: float, end_s: float) -> Sequence[int]:
+        """Return what was noted between two times."""
         chosen = [v for t, v in zip(self.seconds, values, strict=True) if start_s <= t <= end_s]
-        return statistics.median(chosen or values[-1:])
+        return chosen or values[-1:]
 
 
 @contextmanager
@@ -183,9 +183,14 @@ def print_stage(name: str, watch: Watch, marks: Sequence[float], few: int) -> No
     # The first few are how long it takes until everything was needed once.
     early = marks[min(few, len(marks) - 2)], marks[min(2 * few, len(marks) - 1)]
     late = marks[-1 - few], marks[-1]
+    # Files and threads come and go: what is left of each sample is there at the least moment, too.
     held = [
-        (watch.between(values, *early), watch.between(values, *late))
-        for values in (watch.resident_bytes, watch.files, watch.threads)
+        (summary(watch.between(values, *early)), summary(watch.between(values, *late)))
+        for values, summary in (
+            (watch.resident_bytes, statistics.median),
+            (watch.files, min),
+            (watch.threads, min),
+        )
     ]
     memory, files, threads = held
     met = [

@@ -90,7 +90,7 @@ def score_maps(
     opened = open_maps(maps)
     captured = run_of(opened, run)
     rows = []
-    for name in opened if samples is None else dict.fromkeys(samples):
+    for name in _each_once(opened if samples is None else samples):
         found = _scores(
             opened[name],
             captured[name],
@@ -104,6 +104,15 @@ def score_maps(
     if path is not None:
         write_table(table, path)
     return table
+
+
+def _each_once(names: Iterable[str]) -> Iterator[str]:
+    """Yield each name the first time that it comes, when it is asked for."""
+    seen: set[str] = set()
+    for name in names:
+        if name not in seen:
+            seen.add(name)
+            yield name
 
 
 def read_scores(path: str | Path) -> pd.DataFrame:

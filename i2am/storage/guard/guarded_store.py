@@ -39,7 +39,7 @@ _OBJECT: Final = re.compile(r"(?:(?P<array>.*)/)?c(?:[/.]\d+)*")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 _MAX_NATIVE_OBJECTS: Final = 2**16
 # Of arrays that are looked at again and again; a run of many samples has millions of them.
-_MOST_LAYOUTS: Final = 2**14
+_MOST_LAYOUTS: Final = 2**12
 # All coordinates of a sample together are in memory when it is opened.
 _MAX_READ_WHOLE_BYTES: Final = 256 * 2**20
 
