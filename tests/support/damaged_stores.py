@@ -121,7 +121,8 @@ class Trials:
             if self._is_thorough or name not in _LIKE_OTHERS
         }
         if command is not None:
-            readers[command] = self.commands(damage.store)[command]
+            # Others are asked the same: their facts are not these.
+            readers[f"i2am {command}, {damage.store}"] = self.commands(damage.store)[command]
         sample = damage.sample or SAMPLES[0]
         for name, reader in readers.items():
             self._facts(name, reader, sample)
@@ -252,7 +253,7 @@ def sweep(seed: int, rounds: int, folder: Path | None = None) -> Iterator[tuple[
         count = rounds * DAMAGES_A_ROUND
         trials = Trials(specimens, folder / "work", is_thorough=rounds > 1)
         for trial in run_trials(trials, specimens, seed, count):
-            yield str(trial.damage), trial.outcome
+            yield "; ".join([str(trial.damage), *trial.faults]), trial.outcome
 
 
 def run_trials(trials: Trials, specimens: Specimens, seed: int, count: int) -> Iterator[Trial]:
