@@ -60,7 +60,7 @@ def bootstrap_mean_interval(
     known = known[~np.isnan(known)]
     if known.size < 2:
         return math.nan, math.nan
-    from scipy import stats  # A second to import: a third of all that analysis needs.
+    from scipy import stats  # Up to a second to import, and few need it.
 
     found: Any = stats.bootstrap(
         (known,),
