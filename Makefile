@@ -5,6 +5,8 @@ JOBS ?= 3
 BIN := .venv/bin
 SETUP := .venv/.setup-done
 LOWEST := .venv-lowest
+# Tests and sweeps start dozens of processes; each would compile everything anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup lock demo test test-lowest faults lint build bench clean
 
@@ -35,9 +37,8 @@ demo: $(SETUP)
 	$(BIN)/i2am demo --out i2am-demo --overwrite
 
 # A file's tests share what takes long to make. The order of the files is that of tests/conftest.py.
-# Dozens of processes are started: each would compile everything anew where it may not be kept.
 test: $(SETUP)
-	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # The same with the lowest versions that pyproject.toml allows, on the lowest Python. Only torch is
 # the one of `setup`: PyPI's build of its lower bound, 2.6, brings several GB of CUDA. Old packages

@@ -1,6 +1,6 @@
 """What the window tells in its status bar and in the notes in its corner.
 
-napari shows both as Qt guesses: a name in a store that looks like HTML would become a picture or a link.
+Qt guesses there whether a text is HTML: a name in a store could become a picture or a link.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ from i2am.capture.writer.zarr_objects import (
     NodeMetadata,
     array_metadata,
     bytes_codec,
+    checksum_bytes,
     single_chunk_metadata,
 )
 from i2am.schemas import CaptureError
@@ -323,7 +324,7 @@ def encode_shard(
         scratch = np.empty(size_bytes, np.uint8)
     shard = scratch[:size_bytes]
     shard[: index.nbytes] = index.reshape(-1).view(np.uint8)
-    shard[index.nbytes : start] = _as_bytes(crc32c.crc32c(shard[: index.nbytes].data))
+    shard[index.nbytes : start] = checksum_bytes(crc32c.crc32c(shard[: index.nbytes].data))
     rows = shard[start : size_bytes - CHECKSUM_BYTES].reshape(filled, stored_bytes)
     plain, seals = rows[:, :chunk_bytes], np.empty(filled, "<u4")
     chunks = plain.view(dtype).reshape(step_batches, layout.tiles, *layout.chunk)
@@ -337,7 +338,7 @@ def encode_shard(
             seals[at] = crc32c.crc32c(plain[at].data)  # While it is in the processor's cache.
     rows[:, chunk_bytes:] = seals.view(np.uint8).reshape(filled, CHECKSUM_BYTES)
     own = shard_checksum([shard[:start], seals.view(np.uint8)])
-    shard[-CHECKSUM_BYTES:] = _as_bytes(own)
+    shard[-CHECKSUM_BYTES:] = checksum_bytes(own)
     return shard
 
 
@@ -375,7 +376,3 @@ def _fill(tile: Array, values: Array) -> None:
     tile[steps:] = 0
     if sys.byteorder == "big":
         tile.byteswap(inplace=True)
-
-
-def _as_bytes(checksum: int) -> Array:
-    return np.array([checksum], "<u4").view(np.uint8)

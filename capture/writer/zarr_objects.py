@@ -24,6 +24,7 @@ __all__ = [
     "NodeMetadata",
     "array_metadata",
     "bytes_codec",
+    "checksum_bytes",
     "group_metadata",
     "single_chunk_metadata",
     "write_nodes",
@@ -135,5 +136,9 @@ def bytes_codec(dtype: np.dtype[Any]) -> dict[str, Any]:
 def _to_chunk(values: Array) -> Buffer:
     little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
     content = little.reshape(-1).view(np.uint8)
-    checksum = np.array([crc32c.crc32c(content.data)], "<u4").view(np.uint8)
-    return cpu.Buffer(np.concatenate([content, checksum]))
+    return cpu.Buffer(np.concatenate([content, checksum_bytes(crc32c.crc32c(content.data))]))
+
+
+def checksum_bytes(checksum: int) -> Array:
+    """Return a checksum as its four bytes, little-endian, as Zarr's ``crc32c`` stores it."""
+    return np.array([checksum], "<u4").view(np.uint8)

@@ -1,4 +1,4 @@
-"""What cuts the power at any moment sees what is lost by it; the cuts themselves are for ``make faults``."""
+"""The tools that cut the power find what is lost; the cuts themselves are for ``make faults``."""
 
 from __future__ import annotations
 

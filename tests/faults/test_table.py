@@ -39,6 +39,10 @@ def broken(_seed: int, _rounds: int) -> Iterator[tuple[str, str]]:
     raise OSError
 
 
+def untouched(_seed: int, _rounds: int) -> Iterator[tuple[str, str]]:
+    yield "a kill", "survived"
+
+
 def nothing(_seed: int, _rounds: int) -> Iterator[tuple[str, str]]:
     yield from ()
 
@@ -60,7 +64,7 @@ def test_outcomes_are_counted_and_nothing_lost_is_a_success(
     assert row.split()[:7] == ["good", "4", "3", "0", "1", "0", "0"]
 
 
-@pytest.mark.parametrize("sweep", [bad, broken, nothing])
+@pytest.mark.parametrize("sweep", [bad, broken, nothing, untouched])
 def test_what_is_lost_or_broken_off_or_not_tried_fails(
     sweep: Any, faults: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -233,7 +233,7 @@ class Trials:
 
 
 def sweep(seed: int, rounds: int, folder: Path | None = None) -> Iterator[tuple[str, str]]:
-    """Yield each damage and what became of it, 40 a round; of one round one reader of each kind is asked.
+    """Yield each damage and what became of it, 40 a round. A single round asks one reader of each kind.
 
     Parameters
     ----------

@@ -79,9 +79,13 @@ class Fault:
     met: int = field(default=0, init=False)  # how often it failed a request
     _seen: int = field(default=0, init=False)
 
-    def takes(self, operation: Operation, key: str, rng: random.Random) -> bool:
+    def takes(
+        self, operation: Operation, key: str, is_conditional: bool, rng: random.Random
+    ) -> bool:
         """Return whether a request fails."""
         if (self.operations and operation not in self.operations) or self.key not in key:
+            return False
+        if self.kind == "no conditions" and not is_conditional:
             return False
         self._seen += 1
         is_over = self.count is not None and self.met >= self.count
@@ -123,11 +127,13 @@ class FaultyBucket:
                 self._faults = []
             self.released.set()
 
-    def choose(self, operation: Operation, key: str) -> Fault | None:
+    def choose(self, operation: Operation, key: str, is_conditional: bool) -> Fault | None:
         """Return what a request meets; called by the server."""
+        request = operation, key
         with self._lock:
-            self.requests.append((operation, key))
-            return next((f for f in self._faults if f.takes(operation, key, self._rng)), None)
+            self.requests.append(request)
+            found = (f for f in self._faults if f.takes(*request, is_conditional, self._rng))
+            return next(found, None)
 
     def remember(self, key: str, body: bytes) -> None:
         """Take an object's new version; called by the server."""
@@ -197,10 +203,8 @@ class _Handler(BaseHTTPRequestHandler):
             operation, key = "list", parse_qs(url.query).get("prefix", [""])[0]
         else:
             operation = self.command.lower()  # type: ignore[assignment]
-        fault = self.bucket.choose(operation, key)
+        fault = self.bucket.choose(operation, key, "If-None-Match" in self.headers)
         kind = None if fault is None else fault.kind
-        if kind == "no conditions" and "If-None-Match" not in self.headers:
-            kind = None
         size = int(self.headers.get("Content-Length") or 0)
         if kind == "short upload":
             self.rfile.read(size // 2)

@@ -114,8 +114,8 @@ def tried(command: Command, number: int, moment: float) -> tuple[str, str]:
     -------
     tuple (str, str)
         The outcome and a detail. survived: the command was done before. mended: the same command
-        completed it. refused: it did not stop as it should. UNDETECTED: a complete sample is not what
-        it should be. LOST: the same command again does not give the whole result.
+        completed it. NOT STOPPED: its exit code is not that of a stopped one. UNDETECTED: a complete
+        sample is not what it should be. LOST: the same command again does not give the whole result.
     """
     shutil.rmtree(command.out, ignore_errors=True)
     process = start_cli(command.arguments)
@@ -124,7 +124,7 @@ def tried(command: Command, number: int, moment: float) -> tuple[str, str]:
     process.send(number)
     ended = process.end()
     if ended.code not in {0, STOPPED[signal.Signals(number)]}:
-        return "refused", f"exit code {ended.code}: {_last_line(ended)}"
+        return "NOT STOPPED", f"exit code {ended.code}: {_last_line(ended)}"
     if faults := command.faults():
         return "UNDETECTED", f"complete, but not whole: {faults[:3]}"
     again = start_cli(command.arguments).end()
