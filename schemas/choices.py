@@ -10,6 +10,7 @@ from i2am.schemas.errors import did_you_mean
 __all__ = [
     "CONTRASTS",
     "CONVENTIONS",
+    "EDGE_NAMES",
     "GUIDANCE_OPTIONS",
     "LEVEL_NAMES",
     "MODEL_DTYPES",
@@ -19,6 +20,7 @@ __all__ = [
     "STORED_DTYPES",
     "Contrast",
     "Convention",
+    "EdgeName",
     "GuidanceOption",
     "LevelName",
     "ModelDtype",
@@ -35,6 +37,8 @@ Representation = Literal["factors", "logits", "maps"]
 RepresentationOption = Literal["auto", "factors", "logits", "maps"]
 StoredDtype = Literal["float16", "float32"]
 GuidanceOption = Literal["conditional", "both"]
+# Which tokens read which others, as "what is read -> who reads it"; the first is always kept.
+EdgeName = Literal["reference->generated", "reference->text", "text->generated"]
 ModelDtype = Literal["float32", "float16", "bfloat16"]
 # How maps are made and shown.
 Convention = Literal["i2am", "official"]
@@ -46,6 +50,7 @@ LevelName = Literal["ulam", "tlam", "hlam", "llam", "volume", "mass"]
 REPRESENTATION_OPTIONS: Final = get_args(RepresentationOption)
 STORED_DTYPES: Final = get_args(StoredDtype)
 GUIDANCE_OPTIONS: Final = get_args(GuidanceOption)
+EDGE_NAMES: Final = get_args(EdgeName)
 MODEL_DTYPES: Final = get_args(ModelDtype)
 CONVENTIONS: Final = get_args(Convention)
 NORMALISATIONS: Final = get_args(Normalisation)

@@ -9,6 +9,7 @@ STEP: Final = "step"
 HEAD: Final = "head"
 GENERATED: Final = "generated"
 REFERENCE: Final = "reference"
+TEXT: Final = "text"
 CHANNEL: Final = "channel"
 # Images and maps.
 LAYER: Final = "layer"
@@ -51,10 +52,16 @@ LAYER_ARRAYS: Final = {
     # the way (else it is an attribute), and at each patch, where the model is given a mask.
     WEIGHT: ((), (STEP,)),
     REGION: ((), (GENERATED,)),
+    # Of the text that shares the layer's softmax, where the roads through it were asked for.
+    "text_key": ((GUIDANCE,), (STEP, HEAD, TEXT, CHANNEL)),
+    "text_query": ((GUIDANCE,), (STEP, HEAD, TEXT, CHANNEL)),
+    "text_logsumexp": ((GUIDANCE,), (STEP, HEAD, TEXT)),
 }
+# The keys that generated patches read, and the queries with which the text reads the reference.
+TEXT_ARRAYS: Final = ("text_key", "text_query", "text_logsumexp")
 # What a layer holds: required arrays, then those that it may hold. Maps have their region in them.
 REPRESENTATIONS: Final = {
-    "factors": (("query", "key"), ("logsumexp", WEIGHT, REGION)),
+    "factors": (("query", "key"), ("logsumexp", WEIGHT, REGION, *TEXT_ARRAYS)),
     "logits": (("logits",), ("logsumexp", WEIGHT, REGION)),
     "maps": (("r2g",), ("g2r", "mass", WEIGHT)),
 }

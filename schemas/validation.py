@@ -40,7 +40,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 _ROOTS: Final[Mapping[str, type[BaseModel]]] = {"run": RunAttributes, "maps": MapsAttributes}
 _ALWAYS_SAID: Final = {"kind", "version"}
-_FACTORS_AND_LOGITS: Final = {"query", "key", "logits"}
+_FACTORS_AND_LOGITS: Final = {"query", "key", "logits", "text_key", "text_query"}
 _REFERENCE_SUFFIX: Final = re.compile(r"\.reference_([1-9]\d*)$")
 # What the coordinates of a maps group hold, where it has them.
 _MAP_VALUES: Final[Mapping[str, coordinates.ValueCheck]] = {

@@ -46,6 +46,7 @@ from i2am.capture.pipelines.call import (
     takes_several_references,
 )
 from i2am.capture.pipelines.load import LoadOptions, load_pipeline
+from i2am.capture.profiles.denoisers import find_denoiser
 from i2am.capture.profiles.profile import find_profile, select_layers
 from i2am.capture.recording.options import CaptureOptions, check_heads
 from i2am.capture.recording.provenance import describe_inputs, to_json_value
@@ -311,8 +312,9 @@ def _check_continues(
     dict
         The settings.
     """
-    profile = find_profile(pipeline, options.profile)
-    found = settings_of_pipeline(pipeline, profile.name, settings, loading)
+    denoiser = find_denoiser(pipeline, options.denoiser)
+    profile = find_profile(pipeline, options.profile, denoiser)
+    found = settings_of_pipeline(pipeline, denoiser, profile.name, settings, loading)
     before = settings_before_loading(str(found["model"]), settings, loading, options)
     earlier.check(before | found)
     earlier.warn_of_versions(found["versions"], found["device"])
@@ -326,8 +328,9 @@ def _make_runner(
     options: CaptureOptions,
 ) -> Generate:
     """Return the function that runs the pipeline, after checks of what would fail every sample."""
-    profile = find_profile(pipeline, options.profile)
-    check_heads(select_layers(pipeline, profile, options.layers), options.heads)
+    denoiser = find_denoiser(pipeline, options.denoiser)
+    profile = find_profile(pipeline, options.profile, denoiser)
+    check_heads(select_layers(denoiser, profile, options.layers), options.heads)
     if profile.generate is None:
         _check_columns(pipeline, rows)
         check_call(pipeline, settings, has_prompt=all(row.prompt is not None for row in rows))

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from i2am.capture.pipelines.call import (
     GenerationSettings,
@@ -27,11 +27,13 @@ from i2am.capture.pipelines.call import (
     steps_of,
 )
 from i2am.capture.pipelines.load import LoadOptions
-from i2am.capture.profiles.profile import find_denoiser
 from i2am.capture.recording.options import CaptureOptions
 from i2am.capture.recording.provenance import describe_target
 from i2am.schemas import StoreError
 from i2am.storage.owners import Writer
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = [
     "EarlierSamples",
@@ -88,11 +90,15 @@ def settings_before_loading(
 
 
 def settings_of_pipeline(
-    pipeline: Any, profile: str, settings: GenerationSettings, loading: LoadOptions
+    pipeline: Any,
+    denoiser: nn.Module,
+    profile: str,
+    settings: GenerationSettings,
+    loading: LoadOptions,
 ) -> dict[str, Any]:
     """Return the settings that a loaded pipeline tells, with versions and device."""
     guidance = guidance_argument(pipeline)
-    return describe_target(pipeline, find_denoiser(pipeline), profile) | {
+    return describe_target(pipeline, denoiser, profile) | {
         "requested_revision": loading.revision,
         "guidance_arguments": () if guidance is None else (guidance,),
         "guidance_scale": guidance_scale_of(pipeline, settings),

@@ -19,6 +19,7 @@ __all__ = [
     "Layout",
     "ReferenceKeys",
     "ReferenceLayout",
+    "TextTokens",
     "Tokens",
     "query_grid_layout",
     "square_layout",
@@ -129,6 +130,44 @@ class ReferenceKeys:
 
 
 @dataclass(frozen=True)
+class TextTokens:
+    """The text that shares a softmax with the reference: the indirect road leads through it.
+
+    Parameters
+    ----------
+    tokens : slice, or Tensor (token,) of int
+        Its indices among the keys of the softmax.
+    query : Tensor, dims (batch, head, text, channel), optional
+        Queries of the same tokens, which attend over the same keys. None where the text reads
+        nothing in this call.
+    mask : Tensor, optional
+        Of these queries; broadcasts to (batch, head, text, key).
+
+    Examples
+    --------
+    >>> import torch
+    >>> text = TextTokens(slice(0, 3), torch.zeros(2, 4, 3, 8))
+    >>> text.select_batch_index(1).query.shape
+    torch.Size([1, 4, 3, 8])
+    """
+
+    tokens: Tokens
+    query: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+
+    def select_batch_index(self, batch_index: int) -> TextTokens:
+        """Return the text of one batch index; the batch dimension stays, with length 1."""
+        one = slice(batch_index, batch_index + 1)
+        query = None if self.query is None else self.query[one]
+        return TextTokens(self.tokens, query, _of_batch_index(self.mask, one))
+
+    def select_heads(self, heads: list[int]) -> TextTokens:
+        """Return the text of some heads."""
+        query = None if self.query is None else self.query[:, heads]
+        return TextTokens(self.tokens, query, _of_heads(self.mask, heads))
+
+
+@dataclass(frozen=True)
 class AttentionInputs:
     """The inputs of one softmax, on the model's device and in its dtype.
 
@@ -149,6 +188,8 @@ class AttentionInputs:
         broadcasts to (batch, head, generated, token).
     frames : int
         Number of a video's frames, which are stacked along the grid's height.
+    text : TextTokens, optional
+        Which of the keys are text; None where that is not known, or there is none.
 
     Examples
     --------
@@ -169,25 +210,28 @@ class AttentionInputs:
     references: tuple[ReferenceKeys, ...]
     mask: torch.Tensor | None = None
     frames: int = 1
+    text: TextTokens | None = None
 
     def select_batch_index(self, batch_index: int) -> AttentionInputs:
         """Return the inputs of one batch index; the batch dimension stays, with length 1."""
         if len(self.query) == 1:
             return self
         one = slice(batch_index, batch_index + 1)
-        mask = self.mask
-        if mask is not None and mask.ndim == 4 and len(mask) > 1:
-            mask = mask[one]
+        mask = _of_batch_index(self.mask, one)
         references = tuple(own.select_batch_index(batch_index) for own in self.references)
+        text = self.text and self.text.select_batch_index(batch_index)
         own = self.query[one], self.key[one]  # Not replace(): it takes as long as both.
-        return AttentionInputs(*own, self.scale, self.grid, references, mask, self.frames)
+        return AttentionInputs(*own, self.scale, self.grid, references, mask, self.frames, text)
 
     def select_heads(self, heads: list[int]) -> AttentionInputs:
         """Return the inputs of some heads."""
-        mask = self.mask
-        if mask is not None and mask.ndim == 4 and mask.shape[1] > 1:
-            mask = mask[:, heads]
-        return replace(self, query=self.query[:, heads], key=self.key[:, heads], mask=mask)
+        return replace(
+            self,
+            query=self.query[:, heads],
+            key=self.key[:, heads],
+            mask=_of_heads(self.mask, heads),
+            text=self.text and self.text.select_heads(heads),
+        )
 
     def is_shared(self, reference: ReferenceKeys) -> bool:
         """Return whether the softmax also covers keys that are not this reference's."""
@@ -199,3 +243,11 @@ class AttentionInputs:
         if isinstance(tokens, slice):
             return len(range(*tokens.indices(self.key.shape[2])))
         return len(tokens)
+
+
+def _of_batch_index(mask: torch.Tensor | None, one: slice) -> torch.Tensor | None:
+    return mask[one] if mask is not None and mask.ndim == 4 and len(mask) > 1 else mask
+
+
+def _of_heads(mask: torch.Tensor | None, heads: list[int]) -> torch.Tensor | None:
+    return mask[:, heads] if mask is not None and mask.ndim == 4 and mask.shape[1] > 1 else mask

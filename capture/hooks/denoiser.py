@@ -23,6 +23,7 @@ from i2am.schemas.dims import CONDITIONAL
 __all__ = [
     "DenoiserHooks",
     "GuidanceBranches",
+    "HookedDenoiser",
     "LayerCall",
     "LayerSink",
     "bind",
@@ -193,14 +194,29 @@ class _FirstLatents:
         return latents is self.tensor or torch.equal(latents, self.tensor)
 
 
-@dataclass
-class DenoiserHooks:
-    """Reads a denoiser's layers, and says which step and guidance branch each call belongs to.
+@dataclass(frozen=True)
+class HookedDenoiser:
+    """A module that is called at every step, or at some of them, and its layers.
 
     Parameters
     ----------
-    denoiser : Module
+    module : Module
     taps : sequence of LayerTap
+    """
+
+    module: nn.Module
+    taps: Sequence[LayerTap]
+
+
+@dataclass
+class DenoiserHooks:
+    """Reads the layers of a denoiser, and says which step and guidance branch each call belongs to.
+
+    Parameters
+    ----------
+    denoisers : sequence of HookedDenoiser
+        One; or several of one architecture that share the steps, whose layers have the same names:
+        each step of a layer is then that of the denoiser that ran at it.
     guidance : GuidanceBranches
     keeps_step : callable (step) -> bool
     scheduler : object or None
@@ -216,8 +232,7 @@ class DenoiserHooks:
         Number of calls of the denoiser so far, kept or not.
     """
 
-    denoiser: nn.Module
-    taps: Sequence[LayerTap]
+    denoisers: Sequence[HookedDenoiser]
     guidance: GuidanceBranches
     keeps_step: Callable[[int], bool]
     scheduler: Any = None
@@ -228,24 +243,36 @@ class DenoiserHooks:
     _layers_read: set[tuple[str, str]] = field(default_factory=set, init=False)  # layer, branch
     _branches: dict[str, None] = field(default_factory=dict, init=False)  # an ordered set
     _latents: _FirstLatents | None = field(default=None, init=False)  # of the latest kept step
+    _latest: HookedDenoiser = field(init=False)
+    _turns: dict[int, int] = field(default_factory=dict, init=False)  # denoiser -> its first step
     _clock: StepClock = field(init=False)
 
     def __post_init__(self) -> None:
         """Start the clock."""
         self._clock = StepClock(self.scheduler)
+        self._latest = self.denoisers[0]
 
     def attach(self, stack: ExitStack, sink: LayerSink) -> None:
         """Attach hooks to the denoiser and its layers, until `stack` closes."""
         if self.is_compiled:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        for handle in (
-            self.denoiser.register_forward_pre_hook(self._on_call, with_kwargs=True),
-            self.denoiser.register_forward_hook(partial(self._on_return, sink), always_call=True),
-        ):
-            stack.callback(handle.remove)
+        for denoiser in self.denoisers:
+            module = denoiser.module
+            for handle in (
+                module.register_forward_pre_hook(
+                    partial(self._on_call, denoiser), with_kwargs=True
+                ),
+                module.register_forward_hook(partial(self._on_return, sink), always_call=True),
+            ):
+                stack.callback(handle.remove)
+            for tap in denoiser.taps:
+                tap.attach(partial(self._on_layer, sink), self._current_call, stack)
         self._clock.watch(stack, sink.last_step)
-        for tap in self.taps:
-            tap.attach(partial(self._on_layer, sink), self._current_call, stack)
+
+    @property
+    def taps(self) -> Sequence[LayerTap]:
+        """The layers of the denoiser of the latest step."""
+        return self._latest.taps
 
     @property
     def timesteps(self) -> list[float]:
@@ -263,6 +290,11 @@ class DenoiserHooks:
         """The guidance branches that were kept: those of the profile in its order, then others."""
         known = dict.fromkeys(branch for branch in self.guidance.labels if branch in self._branches)
         return tuple(known | self._branches)
+
+    @property
+    def first_steps(self) -> list[int | None]:
+        """The first kept step of each denoiser; None of one that ran at none."""
+        return [self._turns.get(number) for number in range(len(self.denoisers))]
 
     def expected_branches(self) -> tuple[str, ...] | None:
         """Return the guidance branches of this run; None until the first guided call."""
@@ -318,12 +350,16 @@ class DenoiserHooks:
         others = f" and {len(missing) - 1} more" if missing[1:] else ""
         msg = (
             f"Expected queries and keys of every layer, got none at step {self.steps[-1]} "
-            f"({branch} branch) from {layer!r}{others}. {_likely_cause(self.denoiser)}"
+            f"({branch} branch) from {layer!r}{others}. {_likely_cause(self._latest.module)}"
         )
         raise CaptureError(msg)
 
     def _on_call(
-        self, module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]
+        self,
+        denoiser: HookedDenoiser,
+        module: nn.Module,
+        arguments: tuple[Any, ...],
+        options: dict[str, Any],
     ) -> None:
         named = bind(type(module).forward, (module, *arguments), options)
         self.calls += 1
@@ -338,10 +374,13 @@ class DenoiserHooks:
             return
         if not self.steps or self.steps[-1] != position.step:
             self.check_all_layers_read()
+            self._latest = denoiser
             self.steps.append(position.step)
+            self._turns.setdefault(self.denoisers.index(denoiser), position.step)
             self._layers_read.clear()
         self._branches |= dict.fromkeys(branch for branch, _ in branches)
-        call, index = DenoiserCall(named, batch), len(self.steps) - 1
+        rows = _rows(branches, self.guidance.samples)
+        call, index = DenoiserCall(named, batch, rows), len(self.steps) - 1
         self._running = _KeptCall(call, index, branches, self.expected_branches())
 
     def _check_latents(self, latents: Any, position: CallPosition) -> None:
@@ -392,6 +431,11 @@ class DenoiserHooks:
         sink.receive(
             LayerCall(tap, layer_inputs, kept.step_index, kept.branches, kept.run_branches)
         )
+
+
+def _rows(branches: tuple[tuple[str, int], ...], samples: int) -> tuple[int, ...]:
+    """Return the batch indices that are kept, each of a sample in a branch."""
+    return tuple(first + sample for _, first in branches for sample in range(samples))
 
 
 def _unequal_rows(batch: int, samples: int, branches: tuple[str, ...], is_batched: bool) -> str:

@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, Tokens
+from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, TextTokens, Tokens
 from i2am.capture.hooks.taps import DenoiserCall, LayerTap, Receive
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ class KernelCall:
         grid: tuple[int, int],
         references: tuple[ReferenceKeys, ...],
         frames: int = 1,
+        text: Tokens | None = None,
+        text_queries: Tokens | None = None,
     ) -> AttentionInputs:
         """Return the inputs of the generated patches' softmax.
 
@@ -78,12 +80,24 @@ class KernelCall:
             Indices of the generated patches among the queries, row-major over `grid`.
         grid, references, frames
             See `AttentionInputs`.
+        text : slice, or Tensor (token,) of int, optional
+            Indices of the text among the keys, where that is known.
+        text_queries : slice, or Tensor (token,) of int, optional
+            Indices of the same tokens among the queries; None where they read nothing in this call.
         """
+        query, mask = self._of_queries(generated)
+        of_text = None
+        if text is not None:
+            own = (None, None) if text_queries is None else self._of_queries(text_queries)
+            of_text = TextTokens(text, *own)
+        return AttentionInputs(query, self.key, self.scale, grid, references, mask, frames, of_text)
+
+    def _of_queries(self, some: Tokens) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return some of the queries, and their mask."""
         mask = self.mask
         if mask is not None and mask.shape[-2] > 1:
-            mask = mask[..., generated, :]
-        query = self.query[:, :, generated]
-        return AttentionInputs(query, self.key, self.scale, grid, references, mask, frames)
+            mask = mask[..., some, :]
+        return self.query[:, :, some], mask
 
     def softmax(
         self,

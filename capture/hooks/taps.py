@@ -37,10 +37,13 @@ class DenoiserCall:
         By the parameter names of the denoiser's ``forward``.
     batch : int
         Length of the denoiser's batch: samples × guidance branches.
+    rows : tuple of int
+        The batch indices of it that are kept. What the others hold need not be known.
     """
 
     arguments: Mapping[str, Any]
     batch: int
+    rows: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from i2am.capture.hooks.taps import LayerTap
+from i2am.capture.profiles.denoisers import find_denoiser
 from i2am.capture.profiles.recognition import class_names
-from i2am.capture.profiles.refusal import (
-    OWN_PROFILE,
-    no_denoiser,
-    no_profile,
-    two_denoisers,
-)
+from i2am.capture.profiles.refusal import OWN_PROFILE, no_profile
 from i2am.schemas import CaptureError, did_you_mean
 from i2am.schemas.dims import CONDITIONAL, UNCONDITIONAL
 from i2am.schemas.published import iter_published
@@ -30,15 +26,14 @@ if TYPE_CHECKING:
     from torch import nn
 
     from i2am.capture.pipelines.call import Generate
+    from i2am.capture.profiles.notes import ModelNotes
     from i2am.capture.profiles.preparation import Prepares
 
 __all__ = [
     "ENTRY_POINTS",
     "Profile",
     "class_names",
-    "find_denoiser",
     "find_profile",
-    "is_compiled",
     "register",
     "select_layers",
     "select_taps",
@@ -82,6 +77,8 @@ class Profile:
         How references are prepared, which says over which part of the stored picture their tokens
         lie: `Stretched`, `CentreCrop` …; one for all, or one for each reference. None is unknown:
         then the picture must have the shape of the tokens' grid.
+    notes : ModelNotes, optional
+        What docs/models.md tells of it.
 
     Examples
     --------
@@ -108,6 +105,7 @@ class Profile:
     package: str | None = None
     find_unnamed_taps: Callable[[nn.Module], Iterable[LayerTap]] | None = None
     prepares: Prepares | None = None
+    notes: ModelNotes | None = None
 
     def serves(self, target: Any, denoiser: nn.Module) -> bool:
         """Return whether this profile is for `target`.
@@ -116,7 +114,7 @@ class Profile:
         ----------
         target : pipeline or Module
         denoiser : Module
-            See `find_denoiser`.
+            See `find_denoisers`.
         """
         if self.recognise is not None:
             return self.recognise(target, denoiser)
@@ -153,7 +151,9 @@ def register(profile: Profile) -> Profile:
     return profile
 
 
-def find_profile(target: Any, wanted: str | Profile | None = None) -> Profile:
+def find_profile(
+    target: Any, wanted: str | Profile | None = None, denoiser: nn.Module | None = None
+) -> Profile:
     """Return the profile for a pipeline or denoiser.
 
     Parameters
@@ -162,6 +162,8 @@ def find_profile(target: Any, wanted: str | Profile | None = None) -> Profile:
         The pipeline or the denoiser module.
     wanted : str or Profile, optional
         A registered profile's name, or a profile; None finds one by the target's class.
+    denoiser : Module, optional
+        The target's; None looks for it, see `find_denoisers`.
 
     Raises
     ------
@@ -173,7 +175,7 @@ def find_profile(target: Any, wanted: str | Profile | None = None) -> Profile:
     _load_published()
     if wanted is not None:
         return _named(wanted)
-    denoiser = find_denoiser(target)
+    denoiser = find_denoiser(target) if denoiser is None else denoiser
     for profile in reversed(_profiles.values()):
         if profile.serves(target, denoiser):
             unnamed = profile.find_unnamed_taps
@@ -192,55 +194,6 @@ def _named(wanted: object) -> Profile:
     raise CaptureError(msg)
 
 
-def find_denoiser(target: Any) -> nn.Module:
-    """Return the module that is called at every step.
-
-    Parameters
-    ----------
-    target : object
-        A diffusers pipeline (its ``unet`` or ``transformer``), a CompVis-style model (its
-        ``model.diffusion_model``), or the denoiser itself.
-
-    Raises
-    ------
-    CaptureError
-        If there is none, or there are two that share the steps.
-    """
-    from torch import nn
-
-    if _has_second_denoiser(target):
-        raise CaptureError(two_denoisers(target))
-    for path in ("unet", "transformer", "model.diffusion_model", "diffusion_model"):
-        found = target
-        for part in path.split("."):
-            found = getattr(found, part, None)
-        if isinstance(found, nn.Module):
-            return _unwrapped(found)
-    if isinstance(target, nn.Module):
-        return _unwrapped(target)
-    raise CaptureError(no_denoiser(target))
-
-
-def _has_second_denoiser(target: Any) -> bool:
-    """Return whether a pipeline takes another denoiser for its late steps, as Wan 2.2's do."""
-    second, config = getattr(target, "transformer_2", None), getattr(target, "config", {})
-    return second is not None and dict(config).get("boundary_ratio") is not None
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """Return the original module, which holds the layers, of one that was compiled."""
-    inner: nn.Module = getattr(module, "_orig_mod", module)
-    return inner
-
-
-def is_compiled(target: Any, denoiser: nn.Module) -> bool:
-    """Return whether a denoiser, or a part of it, was given to ``torch.compile``."""
-    wrappers = (target, getattr(target, "unet", None), getattr(target, "transformer", None))
-    return any(hasattr(wrapper, "_orig_mod") for wrapper in wrappers) or any(
-        getattr(module, "_compiled_call_impl", None) is not None for module in denoiser.modules()
-    )
-
-
 @functools.cache
 def _load_published() -> None:
     """Register the profiles that installed packages publish as entry points.
@@ -255,9 +208,9 @@ def _load_published() -> None:
 
 
 def select_layers(
-    target: Any, profile: Profile, layers: str | Sequence[str] | None
+    denoiser: nn.Module, profile: Profile, layers: str | Sequence[str] | None
 ) -> list[LayerTap]:
-    """Return the taps of a target's layers that match the patterns.
+    """Return the taps of a denoiser's layers that match the patterns.
 
     Raises
     ------
@@ -265,7 +218,6 @@ def select_layers(
         If the profile was made for other models, a pattern matches no layer, or a layer cannot be
         captured.
     """
-    denoiser = find_denoiser(target)
     kind, wanted = type(denoiser).__name__, f"Expected layers that profile {profile.name!r} reads"
     hint = f"Give the profile that fits it, or {OWN_PROFILE}."
     try:

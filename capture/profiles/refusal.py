@@ -21,7 +21,7 @@ from i2am.capture.profiles.unserved import find_unserved
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["OWN_PROFILE", "no_denoiser", "no_profile", "two_denoisers"]
+__all__ = ["OWN_PROFILE", "no_denoiser", "no_profile", "no_such_denoiser"]
 
 OWN_PROFILE = "a Profile of your own (docs/own-models.md)"
 _SIMILAR = 0.8  # of two class names, as difflib measures it
@@ -61,32 +61,34 @@ def no_profile(target: Any, denoiser: nn.Module, served: Mapping[str, tuple[str,
 
 def no_denoiser(target: Any) -> str:
     """Return the refusal of a target in which there is no denoiser."""
-    from torch import nn
-
-    parts = [name for name, part in _members(target).items() if isinstance(part, nn.Module)]
-    held = f" with {', '.join(sorted(parts)[:8])}" if parts else ""
+    held = _held_modules(target)
     way_out = "Pass the module that is called at every step"
     if isinstance(target, str):
         way_out = "Load the model first, as i2am.capture.load_pipeline does"
-    elif parts:
-        way_out += f", with {OWN_PROFILE}"
+    elif held:
+        way_out = f"Name the one that is called at every step, as denoiser='unet_vton', with {OWN_PROFILE}"
     return (
         "Expected a pipeline with a unet or transformer, or the denoiser itself, got "
         f"{type(target).__name__}{held}. {way_out}."
     )
 
 
-def two_denoisers(target: Any) -> str:
-    """Return the refusal of a pipeline with a second denoiser, ``transformer_2``, for its late steps."""
+def no_such_denoiser(target: Any, path: str, found: Any) -> str:
+    """Return the refusal of a target that has no module at a path."""
+    came = "nothing" if found is None else type(found).__name__
     return (
-        f"Expected one denoiser for all steps, got two in {_named(target)}: transformer, and "
-        "transformer_2 for the late steps. Capture one of them, as capture(pipe.transformer, …), which "
-        "keeps its steps alone."
+        f"Expected the denoiser of {_named(target)} at {path!r}, got {came}, at denoiser=. Give the path "
+        f"of the module that is called at every step{_held_modules(target)}."
     )
 
 
-def _members(target: Any) -> Mapping[str, Any]:
-    return getattr(target, "__dict__", {})
+def _held_modules(target: Any) -> str:
+    """Return the names of a pipeline's parts, as " with unet_garm, vae"; empty without any."""
+    from torch import nn
+
+    members: Mapping[str, Any] = getattr(target, "__dict__", {})
+    parts = sorted(name for name, part in members.items() if isinstance(part, nn.Module))
+    return f" with {', '.join(parts[:8])}" if parts else ""
 
 
 def _described(target: Any, denoiser: nn.Module) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from i2am.capture.hooks.picture_log import ProcessedPicture
+from i2am.capture.profiles.denoisers import pipeline_parts
 
 __all__ = ["CallInProgress", "RunningCall", "call_in_progress"]
 
@@ -76,15 +77,10 @@ def call_in_progress(target: Any, denoiser: nn.Module) -> CallInProgress | None:
         if frame.f_code.co_name == "__call__":
             variables = frame.f_locals
             caller = variables.get("self")
-            parts = (getattr(caller, name, None) for name in ("unet", "transformer"))
-            if any(part is not None and _unwrapped(part) is denoiser for part in parts):
+            if any(part is denoiser for part in pipeline_parts(caller)):
                 return CallInProgress(caller, variables)
         frame = frame.f_back
     return None
-
-
-def _unwrapped(module: Any) -> Any:
-    return getattr(module, "_orig_mod", module)
 
 
 @cache

@@ -10,9 +10,11 @@ from i2am.capture.hooks.taps import LayerTap
 from i2am.capture.profiles.profile import Profile
 from i2am.schemas import CaptureError, SchemaError
 from i2am.schemas.choices import (
+    EDGE_NAMES,
     GUIDANCE_OPTIONS,
     REPRESENTATION_OPTIONS,
     STORED_DTYPES,
+    EdgeName,
     GuidanceOption,
     RepresentationOption,
     StoredDtype,
@@ -48,8 +50,15 @@ class CaptureOptions:
     dtype : {"float16", "float32"}
         Of queries, keys and logits. A layer with a value beyond float16 is stored as float32 all
         the same.
+    edges : sequence of str, optional
+        Which roads are kept beside "reference->generated", where text shares the softmax:
+        "reference->text" and "text->generated". They need the factors, and the conditional branch
+        alone.
     profile : str or Profile, optional
         None finds it by the target's class.
+    denoiser : str, optional
+        Where the target has its denoiser, as "unet_vton" or "model.unet"; None looks in the usual
+        places.
     memory_bytes : int
         Host memory that tensors may hold on their way to the store. When the store is slower than
         the model, the model waits.
@@ -80,7 +89,9 @@ class CaptureOptions:
     guidance: GuidanceOption = "conditional"
     representation: RepresentationOption = "auto"
     dtype: StoredDtype = "float16"
+    edges: Collection[EdgeName] = ()
     profile: str | Profile | None = None
+    denoiser: str | None = None
     memory_bytes: int = DEFAULT_MEMORY_BYTES
     overwrite: bool = False
     durable: bool = True
@@ -90,6 +101,7 @@ class CaptureOptions:
         check_choice("guidance", self.guidance, GUIDANCE_OPTIONS, SchemaError)
         check_choice("representation", self.representation, REPRESENTATION_OPTIONS, SchemaError)
         check_choice("dtype", self.dtype, STORED_DTYPES, SchemaError)
+        self._check_edges()
         if not _is_steps_option(self.steps):
             msg = (
                 f"Expected steps as a number n (every n-th), a slice, a range or a list of steps "
@@ -108,6 +120,32 @@ class CaptureOptions:
                 f"Leave it out for 2 GiB."
             )
             raise SchemaError(msg)
+
+    def _check_edges(self) -> None:
+        if isinstance(self.edges, str):
+            msg = f"Expected edges as a list, got {self.edges!r}, at edges. Give [{self.edges!r}]."
+            raise SchemaError(msg)
+        for edge in self.edges:
+            check_choice("edge", edge, EDGE_NAMES, SchemaError)
+        if not self.text_edges:
+            return
+        if self.representation in ("logits", "maps"):
+            msg = (
+                f"Expected factors, which hold the roads through the text, got representation="
+                f"{self.representation!r}, at edges. Leave the representation out."
+            )
+            raise SchemaError(msg)
+        if self.guidance == "both":
+            msg = (
+                "Expected one guidance branch with edges through the text, whose length differs between "
+                "branches, got guidance='both', at edges. Capture with guidance='conditional'."
+            )
+            raise SchemaError(msg)
+
+    @property
+    def text_edges(self) -> tuple[EdgeName, ...]:
+        """The edges that lead to or from the text."""
+        return tuple(edge for edge in self.edges if "text" in edge)
 
     def keeps_step(self, step: int) -> bool:
         """Return whether a denoising step is kept.
@@ -161,6 +199,7 @@ class CaptureOptions:
             "guidance": self.guidance,
             "representation": self.representation,
             "dtype": self.dtype,
+            **({"edges": sorted(self.text_edges)} if self.text_edges else {}),
         }
 
 

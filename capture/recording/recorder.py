@@ -16,15 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from i2am.capture.hooks.denoiser import DenoiserHooks, GuidanceBranches
+from i2am.capture.hooks.denoiser import DenoiserHooks, GuidanceBranches, HookedDenoiser
+from i2am.capture.profiles.denoisers import find_denoisers, is_compiled
 from i2am.capture.profiles.guidance import batch_branches, has_side_calls
-from i2am.capture.profiles.profile import (
-    Profile,
-    find_denoiser,
-    find_profile,
-    is_compiled,
-    select_layers,
-)
+from i2am.capture.profiles.profile import Profile, find_profile, select_layers
 from i2am.capture.profiles.running_call import CallInProgress, call_in_progress
 from i2am.capture.recording.options import (
     DEFAULT_MEMORY_BYTES,
@@ -45,7 +40,7 @@ from i2am.schemas import (
     check_sample_name,
     did_you_mean,
 )
-from i2am.schemas.choices import GuidanceOption, RepresentationOption, StoredDtype
+from i2am.schemas.choices import EdgeName, GuidanceOption, RepresentationOption, StoredDtype
 from i2am.storage.owners import Writer
 
 __all__ = ["Recording", "capture", "open_recording"]
@@ -62,7 +57,9 @@ def capture(
     guidance: GuidanceOption = "conditional",
     representation: RepresentationOption = "auto",
     dtype: StoredDtype = "float16",
+    edges: Sequence[EdgeName] = (),
     profile: str | Profile | None = None,
+    denoiser: str | None = None,
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
     overwrite: bool = False,
     durable: bool = True,
@@ -77,8 +74,12 @@ def capture(
         none.
     sample : str or sequence of str
         One name for each image that the call generates.
-    layers, steps, heads, guidance, representation, dtype, profile, memory_bytes, overwrite, durable
+    layers, steps, heads, guidance, representation, dtype, edges
         What is kept, and how it is stored; see `CaptureOptions`.
+    profile, denoiser
+        How the target is read, where that is not found; see `CaptureOptions`.
+    memory_bytes, overwrite, durable
+        See `CaptureOptions`.
 
     Returns
     -------
@@ -110,7 +111,9 @@ def capture(
         guidance=guidance,
         representation=representation,
         dtype=dtype,
+        edges=edges,
         profile=profile,
+        denoiser=denoiser,
         memory_bytes=memory_bytes,
         overwrite=overwrite,
         durable=durable,
@@ -154,13 +157,16 @@ class _Prepared(NamedTuple):
 
 def _prepare(target: Any, options: CaptureOptions, samples: int) -> _Prepared:
     """Prepare a sampling of the target as it stands now: its adapters, scheduler, layers."""
-    denoiser = find_denoiser(target)
-    profile = find_profile(target, options.profile)
-    taps = select_layers(target, profile, options.layers)
+    denoiser, *others = find_denoisers(target, options.denoiser)
+    profile = find_profile(target, options.profile, denoiser)
+    taps = select_layers(denoiser, profile, options.layers)
     check_heads(taps, options.heads)
+    hooked = [HookedDenoiser(denoiser, taps)]
+    for other in others:
+        hooked.append(HookedDenoiser(other, select_layers(other, profile, options.layers)))
+        _check_same_layers(*hooked)
     hooks = DenoiserHooks(
-        denoiser,
-        taps,
+        hooked,
         GuidanceBranches(
             profile.guidance,
             profile.calls,
@@ -179,6 +185,19 @@ def _prepare(target: Any, options: CaptureOptions, samples: int) -> _Prepared:
     pictures = CallPictures(target, denoiser, profile)
     provenance = describe_target(target, denoiser, profile.name) | {"options": options.describe()}
     return _Prepared(hooks, pictures, provenance, partial(call_in_progress, target, denoiser))
+
+
+def _check_same_layers(first: HookedDenoiser, second: HookedDenoiser) -> None:
+    """Refuse denoisers that share the steps and differ in their layers: no layer has all steps."""
+    names = [{tap.name for tap in denoiser.taps} for denoiser in (first, second)]
+    if names[0] == names[1]:
+        return
+    other = sorted(names[0] ^ names[1])[0]
+    msg = (
+        "Expected two denoisers that share the steps to have the same layers, got one alone with "
+        f"{other!r}. Capture one of them, with denoiser='transformer' or 'transformer_2'."
+    )
+    raise CaptureError(msg)
 
 
 class Recording:

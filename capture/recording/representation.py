@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 
-from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, Tokens
-from i2am.schemas.choices import Representation, RepresentationOption
+from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, TextTokens, Tokens
+from i2am.schemas.choices import EdgeName, Representation, RepresentationOption
 
 __all__ = [
     "TILE_BYTES",
@@ -28,6 +28,7 @@ __all__ = [
     "keep",
     "log_normaliser",
     "reference_logits",
+    "visible_text",
 ]
 
 TILE_BYTES = 64 * 2**20
@@ -81,15 +82,22 @@ class Kept(NamedTuple):
     arrays: dict[str, torch.Tensor]
 
 
-def keep(inputs: AttentionInputs, batch_index: int, option: RepresentationOption) -> list[Kept]:
+def keep(
+    inputs: AttentionInputs,
+    batch_index: int,
+    option: RepresentationOption,
+    edges: Collection[EdgeName] = (),
+) -> list[Kept]:
     """Return what is kept of one batch index, for each reference.
 
     Where other keys share the softmax, its normaliser ``logsumexp`` is kept beside factors and
-    logits.
+    logits. With `edges` through the text its keys and queries are kept, too, whose products with
+    the queries and keys beside them are the roads' logits.
     """
     _, _, patches, channels = inputs.query.shape
     keys = inputs.key.shape[2]
     normaliser: torch.Tensor | None = None
+    text = _reduce_text(inputs.select_batch_index(batch_index), edges) if edges else {}
     kept = []
     for reference in inputs.references:
         tokens = inputs.token_count(reference)
@@ -99,8 +107,36 @@ def keep(inputs: AttentionInputs, batch_index: int, option: RepresentationOption
             if normaliser is None:
                 normaliser = _normaliser(inputs.select_batch_index(batch_index))
             arrays["logsumexp"] = normaliser
-        kept.append(Kept(reference, representation, arrays))
+        kept.append(Kept(reference, representation, arrays | text))
     return kept
+
+
+def _reduce_text(inputs: AttentionInputs, edges: Collection[EdgeName]) -> dict[str, torch.Tensor]:
+    """Return the arrays of the text of one batch index, dims (head, text[, channel])."""
+    text = visible_text(inputs)
+    arrays: dict[str, torch.Tensor] = {}
+    if text is not None and "text->generated" in edges:
+        arrays["text_key"] = inputs.key[0][:, text.tokens]
+    if text is not None and text.query is not None and "reference->text" in edges:
+        own = AttentionInputs(text.query, inputs.key, inputs.scale, inputs.grid, (), text.mask)
+        arrays |= {"text_query": text.query[0], "text_logsumexp": _normaliser(own)}
+    return arrays
+
+
+def visible_text(inputs: AttentionInputs) -> TextTokens | None:
+    """Return the text of one batch index without what no patch may see: no road leads there."""
+    text = inputs.text
+    if text is None or inputs.mask is None:
+        return text
+    own = inputs.mask[..., text.tokens]
+    is_seen = own if own.dtype == torch.bool else own > -torch.inf
+    seen = is_seen.flatten(0, -2).any(0).nonzero()[:, 0]
+    indices = torch.arange(inputs.key.shape[2], device=seen.device)[text.tokens][seen]
+    query = None if text.query is None else text.query[:, :, seen]
+    mask = text.mask
+    if mask is not None and mask.shape[-2] > 1:
+        mask = mask[..., seen, :]
+    return TextTokens(indices, query, mask)
 
 
 def _reduce(
@@ -127,9 +163,11 @@ def _normaliser(inputs: AttentionInputs) -> torch.Tensor:
         return log_normaliser(inputs)[0]
 
 
-def hides_any(mask: torch.Tensor, reference: ReferenceKeys) -> bool:
-    """Return whether a mask hides a reference token from any patch, or changes its logit."""
-    own = mask[..., reference.tokens]
+def hides_any(mask: torch.Tensor | None, tokens: Tokens) -> bool:
+    """Return whether a mask hides a token from any query, or changes its logit."""
+    if mask is None:
+        return False
+    own = mask[..., tokens]
     return bool((~own).any() if own.dtype == torch.bool else (own != 0).any())
 
 

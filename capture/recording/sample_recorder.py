@@ -16,6 +16,7 @@ from i2am.capture.recording.contribution import Contribution
 from i2am.capture.recording.options import CaptureOptions
 from i2am.capture.recording.placement import Placement, checked_boxes
 from i2am.capture.recording.representation import Kept, hides_any, keep
+from i2am.capture.recording.roads import check_roads
 from i2am.capture.writer.layer_writer import LayerWriter, write_layers
 from i2am.capture.writer.run_store import open_sample
 from i2am.capture.writer.staging import StagingArea
@@ -126,7 +127,9 @@ class SampleRecorder:
             if not heads:
                 return
             inputs, batch_index = inputs.select_batch_index(batch_index).select_heads(heads), 0
-        for kept in keep(inputs, batch_index, self._options.representation):
+        edges = self._options.text_edges
+        representation = "factors" if edges else self._options.representation
+        for kept in keep(inputs, batch_index, representation, edges):
             index = kept.reference.index
             name = f"{call.tap.name}.reference_{index}" if index else call.tap.name
             layer = self._layers.get(name)
@@ -135,6 +138,8 @@ class SampleRecorder:
                     raise CaptureError(_changed(name, call.step_index, "none before"))
                 own = inputs.select_batch_index(batch_index)
                 attributes = self._layer_attributes(call.tap, own, kept, heads)
+                if edges:
+                    check_roads(call.tap.name, own, kept.reference, edges)
                 self._grids.append(attributes)
                 layer = self._layers[name] = LayerWriter(
                     self._stored.folder / "layers",
@@ -280,9 +285,9 @@ class SampleRecorder:
     def _layer_attributes(
         self, tap: LayerTap, inputs: AttentionInputs, kept: Kept, heads: list[int] | None
     ) -> LayerAttributes:
-        reference, mask = kept.reference, inputs.mask
+        reference = kept.reference
         _check_layout(tap.name, reference.layout, inputs.token_count(reference))
-        if mask is not None and kept.representation == "factors" and hides_any(mask, reference):
+        if kept.representation == "factors" and hides_any(inputs.mask, reference.tokens):
             msg = (
                 f"Expected reference tokens that all patches may see, got masked ones, at layer "
                 f"{tap.name!r}. Capture it with representation='logits', which keep the mask."

@@ -116,6 +116,8 @@ class Sampling:
         for sample in self._samples.values():
             sample.finalize()
         self._provenance["steps"] = hooks.step_count
+        if len(hooks.denoisers) > 1:
+            self._provenance["denoiser_first_steps"] = hooks.first_steps
         for sample in self._samples.values():
             sample.finish(hooks.steps, hooks.timesteps, hooks.branches)
 

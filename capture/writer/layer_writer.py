@@ -31,7 +31,13 @@ __all__ = ["LayerWriter", "write_layers"]
 # So that small layers, too, are written while the model still runs.
 MAX_SHARD_STEPS = 5 * MAX_CHUNK_STEPS
 _FLOAT16_LIMIT = 65_520  # The smallest number that float16 rounds to infinity.
-_NARROW_ARRAYS = {"query", "key", "logits"}  # The others are always float32.
+_NARROW_ARRAYS = {
+    "query",
+    "key",
+    "logits",
+    "text_key",
+    "text_query",
+}  # The others are always float32.
 
 _Kind = tuple[torch.Size, torch.dtype]
 

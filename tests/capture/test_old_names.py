@@ -35,7 +35,7 @@ def test_other_names_are_still_errors() -> None:
 
 def test_the_old_method_of_a_kernel_call_is_the_new_one_and_warns() -> None:
     states = torch.zeros(1, 2, 3, 4)
-    call = KernelCall(states, states, 0.5, None, DenoiserCall({}, 1))
+    call = KernelCall(states, states, 0.5, None, DenoiserCall({}, 1, (0,)))
     arguments = slice(0, 2), (1, 2), (ReferenceKeys(slice(2, 3), ReferenceLayout(0, None)),)
     with pytest.warns(DeprecationWarning, match="KernelCall.softmax is now"):
         found = call.softmax(*arguments)

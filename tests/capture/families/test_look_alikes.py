@@ -16,6 +16,7 @@ from torch import nn
 
 from i2am.capture import Profile, capture, cross_attention
 from i2am.capture.profiles import profile as profiles
+from i2am.capture.profiles.denoisers import find_denoisers
 from i2am.capture.profiles.profile import find_profile, register
 from i2am.schemas import CaptureError
 from tests.support.compvis.models import (
@@ -151,7 +152,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     ),
     "OOTDiffusion": (
         on("OotdPipeline", "pipelines_ootd", unet_garm=nn.Identity, unet_vton=nn.Identity),
-        ("OotdPipeline with unet_garm, unet_vton. Pass the module that is called at every step",),
+        ("OotdPipeline of 'pipelines_ootd'", "(OOTDiffusion)", GARMENT),
     ),
     "OOTDiffusion's UNet": (
         lambda: foreign_unet("pipelines_ootd.unet_vton", name="UNetVton2DConditionModel"),
@@ -176,7 +177,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
             transformer_vton=nn.Identity,
             transformer_garm=nn.Identity,
         ),
-        ("StableDiffusion3TryOnPipeline with transformer_garm, transformer_vton.",),
+        ("StableDiffusion3TryOnPipeline of 'src'", "(FitDiT)"),
     ),
     "a namesake of diffusers' UNet": (
         lambda: foreign_unet("research.unet"),
@@ -269,18 +270,15 @@ def test_a_wrong_profile_or_pattern_is_told_in_three_lines(
     assert len(str(caught.value)) <= 300
 
 
-def test_a_pipeline_whose_denoisers_share_the_steps_is_refused_and_one_of_them_is_not(
-    store: Path,
-) -> None:
+def test_of_two_denoisers_the_second_counts_where_they_share_the_steps() -> None:
     torch.manual_seed(0)
     family = families.wan()
     parts_of = family.pipeline.components | {"transformer_2": families.wan().denoiser}
     pipeline = diffusers.WanImageToVideoPipeline(**parts_of, boundary_ratio=0.5)
-    message = "got two in WanImageToVideoPipeline: .* Capture one of them"
-    with pytest.raises(CaptureError, match=message):
-        capture(pipeline, store, sample="a")
-    assert find_profile(pipeline.transformer).name == "wan-image-to-video"
+    assert find_denoisers(pipeline) == (pipeline.transformer, pipeline.transformer_2)
+    assert find_denoisers(pipeline, "transformer_2") == (pipeline.transformer_2,)
     alone = diffusers.WanImageToVideoPipeline(**parts_of)  # Which takes the first at every step.
+    assert find_denoisers(alone) == (alone.transformer,)
     assert find_profile(alone).name == "wan-image-to-video"
 
 

@@ -59,7 +59,7 @@ def read(call: KernelCall) -> Iterator[AttentionInputs]:
 def attach(
     module: Joint, found: list[AttentionInputs], stack: ExitStack, current_call: Any = None
 ) -> None:
-    call = current_call or (lambda: DenoiserCall({}, 2))
+    call = current_call or (lambda: DenoiserCall({}, 2, (0, 1)))
     KernelTap("joint", module, "blocks", read=read).attach(
         lambda _tap, layer_inputs: found.extend(layer_inputs), call, stack
     )
