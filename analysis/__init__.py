@@ -17,6 +17,7 @@ from i2am.analysis.inspection.describe import describe_store, summarise_store
 from i2am.analysis.maps.analyze import analyze, maps_of
 from i2am.analysis.maps.analyze_run import analyze_run
 from i2am.analysis.maps.live_sram import LiveSram, SramEstimate
+from i2am.analysis.maps.roads import most_read, source_mass, two_hop
 from i2am.analysis.maps.sram import sram
 from i2am.analysis.scores.heads import head_scores, write_head_scores
 from i2am.analysis.scores.imacs import imacs
@@ -54,17 +55,20 @@ __all__ = [
     "imacs",
     "known_scores",
     "maps_of",
+    "most_read",
     "open_maps",
     "open_run",
     "pair_runs",
     "read_scores",
     "register_score",
     "score_maps",
+    "source_mass",
     "spread",
     "sram",
     "summarise_comparison",
     "summarise_scores",
     "summarise_store",
+    "two_hop",
     "unregister_score",
     "write_comparison",
     "write_head_scores",

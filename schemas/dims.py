@@ -19,6 +19,8 @@ X: Final = "x"
 REFERENCE_Y: Final = "reference_y"
 REFERENCE_X: Final = "reference_x"
 RGB: Final = "rgb"
+# Of shares of attention: text, the generated picture itself, each reference.
+SOURCE: Final = "source"
 # A coordinate along STEP: the scheduler's own t.
 TIMESTEP: Final = "timestep"
 # Coordinates along TIME: the steps that a time group spans, both included.

@@ -50,6 +50,17 @@ def _has_sram(sample: xr.DataTree) -> bool:
     return bool(sram_layers(sample))
 
 
+def _has_roads(sample: xr.DataTree) -> bool:
+    layers = sample.children["layers"].children.values()
+    return all({"text_key", "text_query"} <= set(layer.data_vars) for layer in layers)
+
+
+def _has_sources(sample: xr.DataTree) -> bool:
+    return all(
+        "logsumexp" in layer.data_vars for layer in sample.children["layers"].children.values()
+    )
+
+
 @dataclass(frozen=True)
 class FigureKind:
     """A kind of figure.
@@ -98,6 +109,19 @@ FIGURES: Final[dict[str, FigureKind]] = {
         "For each numbered patch of the generated image, where on the reference it looks, averaged "
         "over layers, steps and heads.",
         exists=_has_sram,
+    ),
+    "roads": FigureKind(
+        "i2am.analysis.figures.roads:roads",
+        "By which road the reference comes: the attention that goes to it directly, and that which goes "
+        "to text that has read it in earlier layers; averaged over layers, steps and heads.",
+        exists=_has_roads,
+    ),
+    "sources": FigureKind(
+        "i2am.analysis.figures.roads:sources",
+        "How the attention of each patch is shared among text, the generated picture itself and each "
+        "reference, averaged over layers, steps and heads.",
+        exists=_has_sources,
+        is_in_report=False,
     ),
 }
 

@@ -31,6 +31,7 @@ from i2am.schemas.dims import (
     REFERENCE,
     REFERENCE_PLANE,
     STEP,
+    TEXT,
 )
 
 __all__ = ["LayerMaps", "check_frames", "layer_maps", "layer_probability", "map_layer_blocks"]
@@ -44,7 +45,12 @@ _CORE: Final = {
     "r2g": [GENERATED],
     "g2r": [REFERENCE],
     "mass": [GENERATED],
+    "text_key": [TEXT, CHANNEL],
+    "text_query": [TEXT, CHANNEL],
+    "text_logsumexp": [TEXT],
+    "text_weight": [TEXT],
 }
+_OF_REFERENCE: Final = ("query", "key", "logits", "logsumexp", "r2g", "g2r", "mass")
 
 
 class LayerMaps(NamedTuple):
@@ -199,6 +205,7 @@ def map_layer_blocks(
     arrays: xr.Dataset,
     planes: Sequence[tuple[str, ...]],
     sizes: Sequence[tuple[int, ...]],
+    names: Sequence[str] = _OF_REFERENCE,
     **options: Any,
 ) -> list[xr.DataArray]:
     """Apply a function to each block of a layer's arrays, with one output for each plane.
@@ -214,6 +221,8 @@ def map_layer_blocks(
         Of the layer, by the contract's names.
     planes, sizes : sequence
         Dimensions and sizes of each output after step and head.
+    names : sequence of str
+        Of the arrays that are given, where there are such; by default all but those of the text.
     **options
         See `function`.
 
@@ -224,7 +233,7 @@ def map_layer_blocks(
         it is one more task, unless there is one output, of two dimensions. A value that is not
         finite raises an AnalysisError with its place when it is computed.
     """
-    names = [name for name in _CORE if name in arrays]
+    names = [name for name in names if name in arrays]
     # Patches, tokens and channels are whole in each block.
     whole = arrays[names].chunk(dict.fromkeys({dim for name in names for dim in _CORE[name]}, -1))
     unified = whole.unify_chunks()

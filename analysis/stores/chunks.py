@@ -16,7 +16,7 @@ import zarr
 from numpy.typing import NDArray
 
 from i2am.analysis.stores.stored_array import StoredArray
-from i2am.schemas.dims import CHANNEL, GENERATED, GUIDANCE, HEAD, REFERENCE, STEP
+from i2am.schemas.dims import CHANNEL, GENERATED, GUIDANCE, HEAD, REFERENCE, STEP, TEXT
 from i2am.storage.sample_state import SampleState
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
 # What a task reads of one array: each task costs time, and each byte memory.
 _MAX_TASK_BYTES: Final = 32 * 2**20
 _MAX_BLOCK_BYTES: Final = 64 * 2**20
-_WHOLE_DIMS: Final = (HEAD, GENERATED, REFERENCE, CHANNEL)
+_WHOLE_DIMS: Final = (HEAD, GENERATED, REFERENCE, TEXT, CHANNEL)
 # In a variable's encoding: what its lazy array reads.
 _SOURCE: Final = "i2am_source"
 CACHED_KEY_BYTES: Final = 64 * 2**20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import itertools
 import json
 import platform
 import re
@@ -40,7 +41,8 @@ def describe_target(target: Any, denoiser: nn.Module, profile: str) -> dict[str,
     profile : str
     """
     scheduler = getattr(target, "scheduler", None)
-    parameter = next(denoiser.parameters())
+    # A quantised model may hold buffers alone.
+    parameter = next(itertools.chain(denoiser.parameters(), denoiser.buffers()), torch.empty(0))
     return {
         "pipeline": type(target).__name__,
         "model": str(getattr(target, "name_or_path", "") or type(target).__name__),

@@ -94,6 +94,9 @@ def _add_generation(group: Any) -> None:
 
 def _add_keeping(group: Any) -> None:
     group.add_argument("--profile", help="instead of the one found by the pipeline's class")
+    group.add_argument(
+        "--denoiser", metavar="PATH", help="where the pipeline has it, as unet_vton, if not found"
+    )
     group.add_argument("--layers", action="append", metavar="GLOB", help="may be repeated")
     group.add_argument(
         "--keep-steps", type=kept_steps, metavar="N|A:B[:S]|LIST", help="every N-th, or these"
@@ -102,6 +105,12 @@ def _add_keeping(group: Any) -> None:
     group.add_argument("--guidance", choices=GUIDANCE_OPTIONS, default="conditional")
     group.add_argument("--representation", choices=REPRESENTATION_OPTIONS, default="auto")
     group.add_argument("--dtype", choices=STORED_DTYPES, default="float16")
+    group.add_argument(
+        "--text-roads",
+        action="store_true",
+        help="also what the text reads of the reference, and the patches of the text, where they share "
+        "a softmax",
+    )
     group.add_argument(
         "--memory",
         type=byte_count,
@@ -181,7 +190,9 @@ def _keeping(options: argparse.Namespace) -> CaptureOptions:
         guidance=options.guidance,
         representation=options.representation,
         dtype=options.dtype,
+        edges=("reference->text", "text->generated") if options.text_roads else (),
         profile=options.profile,
+        denoiser=options.denoiser,
         memory_bytes=options.memory,
         durable=not options.no_fsync,
         overwrite=options.overwrite,

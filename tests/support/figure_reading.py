@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 
@@ -36,3 +38,29 @@ def brightest(axes: Axes) -> tuple[float, float]:
     light = np.asarray(axes.images[0].get_array(), float).sum(axis=-1)
     y, x = np.unravel_index(light.argmax(), light.shape)
     return (y + 0.5) / light.shape[0], (x + 0.5) / light.shape[1]
+
+
+def check_words(figure: Figure) -> None:
+    """Check that every word is on the figure, and none on another or on a foreign panel."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
+    words = list(figure.texts)
+    for axes in figure.axes:
+        words += [axes.title, axes.xaxis.label, axes.yaxis.label]
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = zip(axis.get_majorticklocs(), axis.get_ticklabels(), strict=True)
+            words += [label for place, label in ticks if low <= place <= high]
+    boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in words if t.get_text().strip()]
+    assert boxes
+    width, height = canvas.get_width_height()
+    for text, box in boxes:
+        assert box.x0 >= 0, text
+        assert box.x1 <= width, text
+        assert box.y0 >= 0, text
+        assert box.y1 <= height, text
+        for axes in panels_of(figure):
+            assert not box.padded(-0.5).overlaps(axes.get_window_extent(renderer)), text
+    for (one, a), (other, b) in itertools.combinations(boxes, 2):
+        assert not a.padded(-0.5).overlaps(b), (one, other)

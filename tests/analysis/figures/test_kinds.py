@@ -41,7 +41,7 @@ def kind(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_new_kind_is_written_and_stands_in_the_report(kind: str, tmp_path: Path) -> None:
-    assert report_kinds() == ("overview", "tlam", "hlam", "sram", kind)
+    assert report_kinds() == ("overview", "tlam", "hlam", "sram", "roads", kind)
     case, without = pictured(), pictured(source=False)
     run = {"one": case.sample, "other": without.sample}
     maps = {"one": case.maps, "other": without.maps}

@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from i2am.analysis.figures import FIGURES, load_figure
 from i2am.analysis.figures.maps import llam
 from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle
 from i2am.analysis.figures.sram import sram_grid
 from i2am.schemas.directions import DIRECTIONS
-from tests.support.figure_reading import panels_of
+from tests.support.figure_reading import check_words, panels_of
 from tests.support.pictured import Pictured, pictured
+
+# Of any sample; the others have tests of their own.
+KINDS = [kind for kind in FIGURES if kind not in ("sram", "roads", "sources")]
 
 
 @pytest.mark.parametrize("tokens", ["grid", "one"])
-@pytest.mark.parametrize("kind", [kind for kind in FIGURES if kind != "sram"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("contrast", ["shared", "panel"])
 def test_words_neither_overlap_nor_leave_the_figure(kind: str, contrast: Any, tokens: str) -> None:
-    _check_words(
-        load_figure(kind)(*pictured(tokens=tokens).both, style=MapStyle(contrast=contrast))
-    )
+    check_words(load_figure(kind)(*pictured(tokens=tokens).both, style=MapStyle(contrast=contrast)))
 
 
 def test_words_of_portrait_pictures_and_many_layers_fit() -> None:
     case = _portrait_with_many_layers()
-    for kind in FIGURES:
-        if kind != "sram":
-            _check_words(load_figure(kind)(case.sample, case.maps, style=DEFAULT_STYLE))
-    _check_words(sram_grid(pictured().sample))
+    for kind in KINDS:
+        check_words(load_figure(kind)(case.sample, case.maps, style=DEFAULT_STYLE))
+    check_words(sram_grid(pictured().sample))
 
 
 def test_pictures_keep_their_shape() -> None:
@@ -58,29 +55,3 @@ def _portrait_with_many_layers() -> Pictured:
         names = [f"diffusion_model.warp_flow_blks.{n}.blocks.{n}.attn2" for n in range(16)]
         maps[direction] = levels.assign_coords(layer=names)
     return Pictured(sample, xr.DataTree.from_dict(maps))
-
-
-def _check_words(figure: Figure) -> None:
-    """Check that every word is on the figure, and none on another or on a foreign panel."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
-    words = list(figure.texts)
-    for axes in figure.axes:
-        words += [axes.title, axes.xaxis.label, axes.yaxis.label]
-        for axis in (axes.xaxis, axes.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            ticks = zip(axis.get_majorticklocs(), axis.get_ticklabels(), strict=True)
-            words += [label for place, label in ticks if low <= place <= high]
-    boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in words if t.get_text().strip()]
-    assert boxes
-    width, height = canvas.get_width_height()
-    for text, box in boxes:
-        assert box.x0 >= 0, text
-        assert box.x1 <= width, text
-        assert box.y0 >= 0, text
-        assert box.y1 <= height, text
-        for axes in panels_of(figure):
-            assert not box.padded(-0.5).overlaps(axes.get_window_extent(renderer)), text
-    for (one, a), (other, b) in itertools.combinations(boxes, 2):
-        assert not a.padded(-0.5).overlaps(b), (one, other)
