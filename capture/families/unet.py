@@ -33,7 +33,8 @@ from i2am.capture.profiles.attention_modules import (
     query_projection,
     scale_of,
 )
-from i2am.capture.profiles.preparation import Preparations, encoded_pictures, stretched
+from i2am.capture.profiles.notes import ModelNotes
+from i2am.capture.profiles.preparation import Preparations, Prepares, encoded_pictures, stretched
 from i2am.capture.profiles.profile import Profile, register
 from i2am.capture.profiles.recognition import (
     DIFFUSERS,
@@ -192,6 +193,21 @@ register(
         cross_attention,
         recognise=_is_bare_unet,
         find_unnamed_taps=partial(without_text, "unet", cross_attention),
+        notes=ModelNotes(
+            serves="a bare `UNet2DConditionModel`, or that of Stable Video Diffusion, whose "
+            "cross-attention reads the reference",
+            tokens="any but a text encoder's",
+            grid="a square, maybe after one special token; others –",
+            shares="–",
+            prepared="by you: a picture must have the shape of its tokens' grid, or its box is given",
+            unseen="what you put into the latents, channels or embeddings beside them",
+            example="""\
+with capture(unet, "run.zarr", sample="one") as recording:
+    for timestep in scheduler.timesteps:
+        noise = unet(latents, timestep, reference_tokens).sample
+        latents = scheduler.step(noise, timestep, latents).prev_sample
+    recording.add_images(generated=decode(latents), reference=reference)""",
+        ),
     )
 )
 
@@ -203,12 +219,89 @@ def _encoded_for_each_sample(call: RunningCall) -> Preparations:
     return pictures and [pictures[call.sample // samples_of_one]]
 
 
-for _name, _class, _prepares in (
-    ("i2am-tiny", "ReferenceInpaintPipeline", stretched),
-    ("paint-by-example", "PaintByExamplePipeline", _encoded_for_each_sample),
-    ("image-variation", "StableDiffusionImageVariationPipeline", _encoded_for_each_sample),
+_BY_CLIP = "resized and cropped in the middle by the pipeline's CLIP processor, by its settings"
+_MASKED_LATENTS = "the masked picture, which enters as channels of the latents"
+
+
+def _register_pipeline(
+    name: str, pipeline: str, package: str, prepares: Prepares, notes: ModelNotes
+) -> None:
+    register(
+        Profile(name, (pipeline,), cross_attention, package=package, prepares=prepares, notes=notes)
+    )
+
+
+_register_pipeline(
+    "i2am-tiny",
+    "ReferenceInpaintPipeline",
+    "i2am",
+    stretched,
+    ModelNotes(
+        serves="the shipped model",
+        tokens="1 + 256",
+        grid="16 × 16, after one special token",
+        shares="–",
+        prepared="resized to 64 × 64, whatever its shape",
+        unseen=_MASKED_LATENTS,
+        example="""\
+pipe = load_pipeline("i2am-tiny")
+with capture(pipe, "run.zarr", sample="one") as recording:
+    image = pipe(example_image=reference, image=source, mask_image=mask).images[0]
+    recording.add_images(generated=image, reference=reference, inpainting_mask=mask)""",
+    ),
+)
+_register_pipeline(
+    "paint-by-example",
+    "PaintByExamplePipeline",
+    DIFFUSERS,
+    _encoded_for_each_sample,
+    ModelNotes(
+        serves="`PaintByExamplePipeline`",
+        tokens="1",
+        grid="–",
+        shares="–",
+        prepared=_BY_CLIP,
+        unseen=f"which part of the reference is used: one token has no parts; {_MASKED_LATENTS}",
+        example="""\
+with capture(pipe, "run.zarr", sample="one") as recording:
+    image = pipe(example_image=reference, image=source, mask_image=mask).images[0]
+    recording.add_images(generated=image, reference=reference, inpainting_mask=mask)""",
+    ),
+)
+_register_pipeline(
+    "image-variation",
+    "StableDiffusionImageVariationPipeline",
+    DIFFUSERS,
+    _encoded_for_each_sample,
+    ModelNotes(
+        serves="`StableDiffusionImageVariationPipeline`",
+        tokens="1",
+        grid="–",
+        shares="–",
+        prepared=_BY_CLIP,
+        unseen="which part of the reference is used: one token has no parts",
+        example="""\
+with capture(pipe, "run.zarr", sample="one") as recording:
+    image = pipe(image=reference).images[0]
+    recording.add_images(generated=image, reference=reference)""",
+    ),
+)
+_register_pipeline(
+    "stable-video-diffusion",
+    "StableVideoDiffusionPipeline",
+    DIFFUSERS,
     # To 224 × 224 pixels, antialiased, before its CLIP processor, which only normalises.
-    ("stable-video-diffusion", "StableVideoDiffusionPipeline", stretched),
-):
-    _package = "i2am" if _name == "i2am-tiny" else DIFFUSERS
-    register(Profile(_name, (_class,), cross_attention, package=_package, prepares=_prepares))
+    stretched,
+    ModelNotes(
+        serves="`StableVideoDiffusionPipeline`, spatial and temporal layers",
+        tokens="1",
+        grid="–",
+        shares="–",
+        prepared="resized to 224 × 224, whatever its shape",
+        unseen="the reference's own latents, which enter as channels of every frame: its detail",
+        example="""\
+with capture(pipe, "run.zarr", sample="one") as recording:
+    frames = pipe(image=reference).frames[0]
+    recording.add_images(generated=np.concatenate(frames), reference=reference)""",
+    ),
+)

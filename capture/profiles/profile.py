@@ -34,6 +34,7 @@ __all__ = [
     "Profile",
     "class_names",
     "find_profile",
+    "known_profiles",
     "register",
     "select_layers",
     "select_taps",
@@ -149,6 +150,18 @@ def register(profile: Profile) -> Profile:
     _profiles.pop(profile.name, None)
     _profiles[profile.name] = profile
     return profile
+
+
+def known_profiles() -> tuple[Profile, ...]:
+    """Return all registered profiles, in the order in which they were registered.
+
+    Examples
+    --------
+    >>> "unet" in [profile.name for profile in known_profiles()]
+    True
+    """
+    _load_published()
+    return tuple(_profiles.values())
 
 
 def find_profile(
