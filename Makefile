@@ -41,7 +41,7 @@ test: $(SETUP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # The same with the lowest versions that pyproject.toml allows, on the lowest Python. Only torch is
-# the one of `setup`: PyPI's build of its lower bound, 2.6, brings several GB of CUDA. Old packages
+# the one of `setup`: PyPI's build of its lower bound, 2.7, brings several GB of CUDA. Old packages
 # use what newer ones have deprecated since (matplotlib 3.9 of pyparsing, say): not ours to mend.
 test-lowest: $(LOWEST)/.setup-done
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(JOBS) --dist loadfile \

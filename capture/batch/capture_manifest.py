@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -45,7 +44,7 @@ from i2am.capture.pipelines.call import (
     supports_batches,
     takes_several_references,
 )
-from i2am.capture.pipelines.load import LoadOptions, load_pipeline
+from i2am.capture.pipelines.load import LoadOptions, default_device, load_pipeline
 from i2am.capture.profiles.denoisers import find_denoiser
 from i2am.capture.profiles.profile import find_profile, select_layers
 from i2am.capture.recording.options import CaptureOptions, check_heads
@@ -233,9 +232,8 @@ def capture_manifest(
     waiting = [row for row in waiting if row.sample not in summary.failed]
     if not waiting:
         return summary
-    if loading.device is None and torch.cuda.is_available():
-        number = summary.shard.local_rank % torch.cuda.device_count()
-        loading = replace(loading, device=f"cuda:{number}")
+    if loading.device is None:
+        loading = replace(loading, device=default_device(summary.shard.local_rank))
     pipeline = load_pipeline(model, **vars(loading))
     runner = _make_runner(pipeline, settings, waiting, options)
     found = _check_continues(earlier, pipeline, settings, loading, options)

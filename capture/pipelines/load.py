@@ -24,6 +24,7 @@ __all__ = [
     "SHIPPED_MODEL",
     "SHIPPED_MODEL_PATH",
     "LoadOptions",
+    "default_device",
     "load_adapter",
     "load_pipeline",
 ]
@@ -82,7 +83,8 @@ def load_pipeline(
     revision : str, optional
         Branch, tag or commit of a hub model.
     device : str, optional
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …; None takes a GPU if there is one.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"xpu"``, ``"mps"`` …; None takes the accelerator if
+        there is one.
     dtype : {"float32", "float16", "bfloat16"}
         Of the model's weights and computation.
     allow_pickle : bool
@@ -127,7 +129,7 @@ def load_pipeline(
         load_adapter(pipeline, ip_adapter, ip_adapter_encoder, allow_pickle=allow_pickle)
         if ip_adapter_scale is not None:
             pipeline.set_ip_adapter_scale(ip_adapter_scale)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     try:
         pipeline = pipeline.to(_computing(device))
     except (RuntimeError, AssertionError, ImportError, NotImplementedError) as e:
@@ -136,6 +138,32 @@ def load_pipeline(
         raise CaptureError(msg) from e
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def default_device(local_rank: int | None = None) -> str:
+    """Return PyTorch's accelerator (CUDA, ROCm, XPU, MPS …) if there is one, or else the CPU.
+
+    Parameters
+    ----------
+    local_rank : int, optional
+        Number of this process on its machine: processes with different ones take turns with the
+        machine's devices.
+
+    Examples
+    --------
+    ::
+
+        default_device()  # "cuda", or "cpu"
+        default_device(9)  # "cuda:1" of eight
+    """
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is None or not torch.accelerator.is_available():
+        return "cpu"
+    if local_rank is None:
+        return accelerator.type
+    return f"{accelerator.type}:{local_rank % torch.accelerator.device_count()}"
 
 
 def _computing(device: str) -> torch.device:

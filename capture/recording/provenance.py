@@ -116,5 +116,7 @@ def _commit(denoiser: nn.Module) -> str | None:
     return found[1] if found else None
 
 
-def _device_name(device: torch.device) -> str | None:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+def _device_name(device: torch.device) -> str:
+    """Return what the maker calls a device, where PyTorch can tell; of the processor, its kind."""
+    name = getattr(getattr(torch, device.type, None), "get_device_name", None)
+    return platform.machine() if name is None else str(name(device))

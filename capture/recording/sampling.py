@@ -85,7 +85,7 @@ class Sampling:
                         sample.append(call, inputs, batch_index, branch)
 
     def call_ended(self) -> None:
-        """Start the copies from the GPU; called by the hooks after each call of the denoiser."""
+        """Start the copies from an accelerator; called by the hooks after each call of the denoiser."""
         self._staging.flush()
 
     def last_step(self) -> None:

@@ -1,9 +1,9 @@
 """Bounded host memory between the device and the store, and the threads that empty it.
 
-The model's thread copies tensors into host buffers that are lent here: at once on a CPU; on a GPU
-into pinned memory on a CUDA stream of its own, so that the model's kernels need not wait. Full
-buffers go to a pool of writers, which store their values and return the memory. When the store is
-slower than the model, `StagingArea.lend` waits.
+The model's thread copies tensors into host buffers that are lent here: at once on a CPU; on an
+accelerator beside the model's work (`device_copies`). Full buffers go to a pool of writers, which
+store their values and return the memory. When the store is slower than the model, `StagingArea.lend`
+waits.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 
+from i2am.capture.writer.device_copies import Accelerator, DeviceCopies
 from i2am.capture.writer.zarr_objects import Array
 from i2am.schemas import CaptureError, I2AMError, SchemaError, StorageError
 from i2am.storage.failures import storage_error
@@ -73,6 +74,8 @@ class StagingArea:
         Number of layers that share the memory.
     threads : int
         Number of writers, each of which stores one buffer at a time.
+    accelerator : Accelerator, optional
+        Where tensors that are not on the CPU come from; a simulated one in tests.
 
     Raises
     ------
@@ -86,7 +89,14 @@ class StagingArea:
         written.
     """
 
-    def __init__(self, memory_bytes: int = 2 * 2**30, *, layers: int = 1, threads: int = 2) -> None:
+    def __init__(
+        self,
+        memory_bytes: int = 2 * 2**30,
+        *,
+        layers: int = 1,
+        threads: int = 2,
+        accelerator: Accelerator | None = None,
+    ) -> None:
         if min(memory_bytes, layers, threads) < 1:
             msg = (
                 f"Expected memory in bytes and numbers of layers and threads above 0, got "
@@ -105,8 +115,8 @@ class StagingArea:
             threads, thread_name_prefix="i2am-writer", initializer=_limit_threads
         )
         self._scratch = threading.local()
-        self._sides: dict[torch.device, torch.cuda.Stream] = {}
-        self._pending: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._accelerator = accelerator or Accelerator()
+        self._copies = DeviceCopies(self._accelerator)
 
     def lend(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """Return a host tensor to fill from `device`; waits while the memory is full.
@@ -118,7 +128,7 @@ class StagingArea:
         CaptureError
             If something could not be written.
         """
-        kind = tuple(shape), dtype, device.type == "cuda"
+        kind = tuple(shape), dtype, self._copies.are_pinned(device)
         with self._changed:
             self._changed.wait_for(lambda: self._has_room(kind))
             self._check()
@@ -128,15 +138,17 @@ class StagingArea:
         if (found := _buffer_cache.take(kind)) is not None:
             return found
         with torch.inference_mode(False):  # It may be filled in that mode now, and without later.
-            return torch.empty(kind[0], dtype=dtype, pin_memory=kind[2])
+            if kind[2]:
+                return self._accelerator.empty_pinned(kind[0], dtype)
+            return torch.empty(kind[0], dtype=dtype)
 
     def fill(
         self, block: Mapping[str, torch.Tensor], index: int, arrays: Mapping[str, torch.Tensor]
     ) -> None:
         """Copy arrays into one index of lent tensors; they may change as soon as this returns.
 
-        From a GPU the copies start with the next `flush`, so that the side stream waits once for a
-        whole call of the model.
+        From an accelerator the copies start with the next `flush`: once for a whole call of the
+        model.
 
         Parameters
         ----------
@@ -148,26 +160,14 @@ class StagingArea:
         """
         for name, source in arrays.items():
             target = block[name][index]
-            if source.is_cuda:
-                # A copy on the device first: the model may change the tensor in place.
-                own = source.detach().clone(memory_format=torch.contiguous_format)
-                self._pending.append((own, target))
-            else:
+            if source.is_cpu:
                 target.copy_(source)
+            else:
+                self._copies.add(source, target)
 
     def flush(self) -> None:
-        """Start the copies from the GPU that `fill` has collected."""
-        pending, self._pending = self._pending, []
-        for device in {own.device for own, _ in pending}:
-            if device not in self._sides:
-                self._sides[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            side = self._sides[device]
-            side.wait_stream(torch.cuda.current_stream(device))
-            with torch.cuda.stream(side):
-                for own, target in pending:
-                    if own.device == device:
-                        target.copy_(own, non_blocking=True)
-                        own.record_stream(side)
+        """Start the copies from an accelerator that `fill` has collected."""
+        self._copies.start()
 
     def submit(self, work: Callable[[Array], None], lent: Sequence[torch.Tensor] = ()) -> None:
         """Let a writer do `work` once all copies so far have arrived, and take tensors back.
@@ -180,11 +180,11 @@ class StagingArea:
             Lent again after `work`; the caller must not use them any more.
         """
         self.flush()
-        arrived = [side.record_event() for side in self._sides.values()]
+        arrivals = self._copies.arrivals()
 
         def run() -> None:
-            for event in arrived:
-                event.synchronize()
+            for arrival in arrivals:  # Also before memory is returned that nobody will read.
+                arrival.synchronize()
             if self._error is None and not self._is_abandoned:
                 work(self._scratch_memory())
 
@@ -217,7 +217,7 @@ class StagingArea:
             If anything could not be written.
         """
         self._writers.shutdown(wait=True)
-        self._pending.clear()
+        self._copies.drop()
         for kind, free in self._free.items():
             _buffer_cache.keep(kind, free)
         self._free.clear()
@@ -237,7 +237,7 @@ class StagingArea:
     def _done(self, future: Future[None], lent: Sequence[torch.Tensor]) -> None:
         with self._changed:
             for tensor in lent:
-                kind = tuple(tensor.shape), tensor.dtype, tensor.is_pinned()
+                kind = tuple(tensor.shape), tensor.dtype, self._accelerator.is_pinned(tensor)
                 self._free.setdefault(kind, []).append(tensor)
             self._writing -= 1
             self._error = self._error or future.exception()

@@ -24,6 +24,7 @@ from diffusers import DDPMScheduler
 from guide import Guide
 from torch.nn import functional
 
+from i2am.capture.pipelines.load import default_device
 from i2am.capture.pipelines.reference_inpaint import ReferenceInpaintPipeline
 from i2am.capture.pipelines.tiny_model import PREDICTION, build_pipeline
 
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--unet-steps", type=int, default=8_000)
     parser.add_argument("--guided-steps", type=int, default=1_500, help="with a hint; 0: none")
     parser.add_argument("--decay-steps", type=int, default=1_500, help="last steps, falling rate")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=default_device())
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)

@@ -53,7 +53,7 @@ def add(commands: Any) -> None:
 
 def _add_loading(group: Any) -> None:
     group.add_argument("--revision", help="branch, tag or commit of a hub model")
-    group.add_argument("--device", help="cpu, cuda, cuda:1, …; default: a GPU if there is one")
+    group.add_argument("--device", help="cpu, cuda, cuda:1, xpu, mps, …; default: a GPU if any")
     group.add_argument(
         "--model-dtype", choices=MODEL_DTYPES, default="float32", help="what the model computes in"
     )

@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from i2am.capture import load_pipeline
-from i2am.capture.pipelines.load import SHIPPED_MODEL_PATH
+from i2am.capture.pipelines.load import SHIPPED_MODEL_PATH, default_device
 from i2am.schemas import CaptureError, SchemaError
 from tests.support.tiny_pipelines import models, pipelines
 
@@ -55,6 +55,20 @@ def _check_same_image(pipeline: Any, other: Any) -> None:
 def test_a_model_that_is_not_there_is_one_clear_error(model: str, message: str) -> None:
     with pytest.raises(CaptureError, match=message):
         load_pipeline(model)
+
+
+def test_without_a_device_any_accelerator_is_taken_and_processes_take_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: None)
+    assert default_device() == default_device(3) == "cpu"
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("xpu"))
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)  # Built, but none there.
+    assert default_device() == default_device(3) == "cpu"
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    assert default_device() == "xpu"
+    assert [default_device(rank) for rank in range(3)] == ["xpu:0", "xpu:1", "xpu:0"]
 
 
 @pytest.mark.parametrize("library", ["diffusers", "paint_by_example"])

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from i2am.capture.pipelines.load import default_device
 from i2am.capture.writer.staging import StagingArea
 from i2am.schemas import CaptureError, SchemaError, StoreError
 
 CPU = torch.device("cpu")
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+DEVICES = dict.fromkeys(["cpu", default_device()])  # An accelerator as well, if there is one.
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 MIB = 2**20
 
