@@ -6,6 +6,7 @@ May import `profiles` and `hooks`, and `pipelines` for its types. Importing this
 from i2am.capture.families import (
     compvis,
     flux,
+    flux2,
     ip_adapter,
     kandinsky,
     qwen,
@@ -14,4 +15,14 @@ from i2am.capture.families import (
     wan,
 )
 
-__all__ = ["compvis", "flux", "ip_adapter", "kandinsky", "qwen", "reference_only", "unet", "wan"]
+__all__ = [
+    "compvis",
+    "flux",
+    "flux2",
+    "ip_adapter",
+    "kandinsky",
+    "qwen",
+    "reference_only",
+    "unet",
+    "wan",
+]

@@ -97,6 +97,28 @@ def test_a_capture_keeps_the_contract_and_names_its_family(family: Family, store
         assert "guidance" not in sample
 
 
+def test_what_is_read_over_the_text_is_what_the_layer_computes(family: Family, store: Path) -> None:
+    if not family.text:
+        pytest.skip("no text shares the softmax")
+    edges = ["text->generated", *(["reference->text"] if family.text_queries else [])]
+    with explicit_attention(family.denoiser) as kept:
+        record(family, store, dtype="float32", edges=edges)
+    for name, layer in models.opened(store / "one" / "layers").groups():
+        path, _, index = name.partition(".reference_")
+        own = {key: torch.from_numpy(layer[key][...]) for key, _ in layer.arrays()}
+        scale, patches = layer.attrs["i2am"]["scale"], own["query"].shape[2]
+        reads = joint_calls(family, kept[path], patches)
+        scores = torch.cat([family.conditional(call.scores) for call in reads])
+        queries = slice(family.queries_before, family.queries_before + patches)
+        expected = scores[:, :, queries][..., list(family.text)]
+        assert torch.allclose(own["query"] @ own["text_key"].mT * scale, expected, atol=1e-4)
+        if family.text_queries:
+            of_text = scores[:, :, list(family.text_queries)]
+            expected = of_text[..., family.keys_of(patches, int(index or 0))]
+            assert torch.allclose(own["text_query"] @ own["key"].mT * scale, expected, atol=1e-4)
+            assert torch.allclose(own["text_logsumexp"], of_text.logsumexp(-1), atol=1e-4)
+
+
 def test_nothing_is_left_on_the_model_also_after_an_exception(family: Family, store: Path) -> None:
     family.run(1)  # Pipelines leave things of their own.
     pristine = _state(family)
@@ -156,18 +178,22 @@ def check_layout(family: Family, attributes: dict[str, Any], tokens: int) -> Non
 
 def expected_attention(family: Family, calls: list[Attended], patches: int, index: int) -> Attended:
     """Return what a layer attended to in its conditional rows, dims (step, head, query, key)."""
-    counts = [patches if count == -1 else count for count, *_ in family.references]
-    keys = family.other_keys(patches) + sum(counts)
-    reads = [call for call in calls if call.scores.shape[-1] == keys][:: family.calls]
-    assert len(reads) == STEPS
-    start = family.keys_before(patches) + sum(counts[:index])
+    reads = joint_calls(family, calls, patches)
     queries = slice(family.queries_before, family.queries_before + patches)
 
     def cut(parts: list[torch.Tensor]) -> torch.Tensor:
-        folded = [_unfold(part[len(part) // 2 :], family.frames, patches) for part in parts]
-        return torch.stack(folded)[:, :, queries, start : start + counts[index]]
+        folded = [_unfold(family.conditional(part), family.frames, patches) for part in parts]
+        return torch.stack(folded)[:, :, queries, family.keys_of(patches, index)]
 
     return Attended(cut([r.scores for r in reads]), cut([r.probabilities for r in reads]))
+
+
+def joint_calls(family: Family, calls: list[Attended], patches: int) -> list[Attended]:
+    """Return the conditional call of each step that reads the references."""
+    keys = family.key_count(patches)
+    reads = [call for call in calls if call.scores.shape[-1] == keys][:: family.calls]
+    assert len(reads) == STEPS
+    return reads
 
 
 def _unfold(rows: torch.Tensor, frames: int, patches: int) -> torch.Tensor:

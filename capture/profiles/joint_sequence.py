@@ -1,0 +1,283 @@
+"""Joint attention over one sequence: text, the generated image and the references, one after another.
+
+A family says of each call of its denoiser which segments the sequence has; from their lengths follow
+the indices of every token. The segments are those of the batch indices that are kept: what the others
+hold need not be known. A kernel call over other tokens (an adapter's, a reference's own) is left out.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Literal
+
+import torch
+
+from i2am.capture.hooks.attention import (
+    AttentionInputs,
+    ReferenceKeys,
+    ReferenceLayout,
+    Tokens,
+)
+from i2am.capture.hooks.kernel_tap import KernelCall
+from i2am.capture.hooks.taps import DenoiserCall
+from i2am.schemas import CaptureError
+
+__all__ = [
+    "JointSequence",
+    "Segment",
+    "SequenceReader",
+    "generated",
+    "other",
+    "pictures_of_ids",
+    "reference",
+    "same_for_kept_rows",
+    "text",
+]
+
+Role = Literal["text", "generated", "reference", "other"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of tokens of a joint sequence; `text`, `generated`, `reference` and `other` make one.
+
+    Parameters
+    ----------
+    role : {"text", "generated", "reference", "other"}
+    tokens : int
+    layout : ReferenceLayout, optional
+        How the tokens of a picture lie on it.
+    index : int
+        Number of the reference.
+    frames : int
+        Of the generated picture; they are stacked along the grid's height.
+    """
+
+    role: Role
+    tokens: int
+    layout: ReferenceLayout | None = None
+    index: int = 0
+    frames: int = 1
+
+
+def text(tokens: int) -> Segment:
+    """Return a segment of text."""
+    return Segment("text", tokens)
+
+
+def other(tokens: int) -> Segment:
+    """Return a segment that shares the softmax, and is no text and no picture: padding, a timestep."""
+    return Segment("other", tokens)
+
+
+def generated(grid: tuple[int, int], frames: int = 1) -> Segment:
+    """Return the generated patches, row-major over a grid (height, width)."""
+    height, width = grid
+    return Segment("generated", height * width, ReferenceLayout(0, grid), frames=frames)
+
+
+def reference(
+    grid: tuple[int, int] | None, index: int, tokens: int = 0, special_tokens: int = 0
+) -> Segment:
+    """Return the tokens of one reference.
+
+    Parameters
+    ----------
+    grid : (height, width) or None
+    index : int
+        Number of the reference, from 0.
+    tokens : int
+        How many there are, where no grid says it.
+    special_tokens : int
+        How many stand before the grid.
+
+    Examples
+    --------
+    >>> reference((2, 3), 0).tokens, reference(None, 0, tokens=4).tokens
+    (6, 4)
+    """
+    count = tokens if grid is None else special_tokens + grid[0] * grid[1]
+    return Segment("reference", count, ReferenceLayout(special_tokens, grid), index)
+
+
+@dataclass(frozen=True)
+class JointSequence:
+    """The segments of the keys of a joint attention, and of its queries where they are others.
+
+    Parameters
+    ----------
+    keys : sequence of Segment
+    queries : sequence of Segment, optional
+        None for the same tokens as the keys.
+
+    Examples
+    --------
+    >>> sequence = JointSequence([text(3), generated((2, 2)), reference((2, 1), 0)])
+    >>> sequence.key_count, sequence.query_count
+    (9, 9)
+    """
+
+    keys: Sequence[Segment]
+    queries: Sequence[Segment] | None = None
+
+    @property
+    def key_count(self) -> int:
+        """Number of keys."""
+        return sum(segment.tokens for segment in self.keys)
+
+    @property
+    def query_count(self) -> int:
+        """Number of queries."""
+        return sum(segment.tokens for segment in self.queries or self.keys)
+
+    def read(self, call: KernelCall) -> Iterator[AttentionInputs]:
+        """Yield the inputs of the generated patches' softmax, if a kernel call is over these tokens."""
+        counts = call.query.shape[2], call.key.shape[2]
+        if counts != (self.query_count, self.key_count):
+            return
+        queries = self.keys if self.queries is None else self.queries
+        ((own, patches),) = _spans(queries, "generated")
+        assert own.layout is not None
+        assert own.layout.grid is not None
+        references = tuple(
+            ReferenceKeys(tokens, segment.layout, segment.index)
+            for segment, tokens in _spans(self.keys, "reference")
+            if segment.layout is not None
+        )
+        yield call.attention_inputs(
+            patches,
+            own.layout.grid,
+            references,
+            own.frames,
+            text=_text_tokens(self.keys),
+            text_queries=_text_tokens(queries),
+        )
+
+
+def _spans(segments: Iterable[Segment], role: Role) -> Iterator[tuple[Segment, slice]]:
+    start = 0
+    for segment in segments:
+        if segment.role == role:
+            yield segment, slice(start, start + segment.tokens)
+        start += segment.tokens
+
+
+def _text_tokens(segments: Iterable[Segment]) -> Tokens | None:
+    """Return the indices of all text; None without any."""
+    spans = [span for segment, span in _spans(segments, "text") if segment.tokens]
+    if len(spans) < 2:
+        return spans[0] if spans else None
+    return torch.cat([torch.arange(span.start, span.stop) for span in spans])
+
+
+@dataclass
+class SequenceReader:
+    """Reads the kernel calls of all layers by the segments of the denoiser's call.
+
+    Parameters
+    ----------
+    segments_of : callable (DenoiserCall) -> JointSequence
+        Asked once for each call of the denoiser: it may read tensors, which waits for the device.
+    hint : str
+        What to call, and with what, where a call has no reference.
+
+    Examples
+    --------
+    ::
+
+        reader = SequenceReader(segments_of, "Call MyPipeline with an image.")
+        yield KernelTap(name, module, block_of(name), read=reader.read)
+    """
+
+    segments_of: Callable[[DenoiserCall], JointSequence]
+    hint: str
+    _source: Callable[[], DenoiserCall | None] = field(default=lambda: None, init=False)
+    _sequence: JointSequence | None = field(default=None, init=False)
+
+    def read(self, call: KernelCall) -> Iterator[AttentionInputs]:
+        """Yield the inputs of one kernel call's softmax; none of a call over other tokens.
+
+        Raises
+        ------
+        CaptureError
+            If the call of the denoiser has no reference.
+        """
+        sequence = self._sequence
+        if sequence is None or self._source() is not call.source:
+            sequence = self._sequence = self._checked(call.source)
+            self._source = weakref.ref(call.source)  # Its tensors are not kept for longer.
+        yield from sequence.read(call)
+
+    def _checked(self, source: DenoiserCall) -> JointSequence:
+        sequence = self.segments_of(source)
+        if any(segment.role == "reference" for segment in sequence.keys):
+            return sequence
+        msg = f"Expected reference tokens, got none in the call of the denoiser. {self.hint}"
+        raise CaptureError(msg)
+
+
+def pictures_of_ids(ids: Any) -> list[tuple[float, tuple[int, int]]]:
+    """Return the pictures whose tokens have these ids, in their order.
+
+    Parameters
+    ----------
+    ids : Tensor, dims (token, 3 or more) or (batch, token, 3 or more)
+        The number of the picture, then the token's row and column. It is read, which waits for the
+        device.
+
+    Returns
+    -------
+    list of (number, (height, width))
+
+    Raises
+    ------
+    CaptureError
+        If the tokens of a picture are not a row-major grid.
+
+    Examples
+    --------
+    >>> pictures_of_ids(torch.tensor([[0, 0, 0], [0, 0, 1], [1, 5, 0], [1, 6, 0]]))
+    [(0.0, (1, 2)), (1.0, (2, 1))]
+    """
+    own = (ids[0] if ids.ndim == 3 else ids).detach().float().cpu()[:, :3].tolist()
+    found = []
+    for number, run in groupby(own, key=lambda token: token[0]):
+        places = [(row, column) for _, row, column in run]
+        rows, columns = (sorted(set(axis)) for axis in zip(*places, strict=True))
+        if places != [(row, column) for row in rows for column in columns]:
+            msg = (
+                f"Expected the tokens of a picture as a grid, row by row, got {len(places)} that are none, "
+                f"at picture {number:g} of img_ids. Call the pipeline as it is, without ids of your own."
+            )
+            raise CaptureError(msg)
+        found.append((number, (len(rows), len(columns))))
+    return found
+
+
+def same_for_kept_rows(
+    source: DenoiserCall, segments_of: Callable[[int], JointSequence]
+) -> JointSequence:
+    """Return the segments that all kept batch indices share.
+
+    Parameters
+    ----------
+    source : DenoiserCall
+    segments_of : callable (batch index) -> JointSequence
+
+    Raises
+    ------
+    CaptureError
+        If they are not the same for all of them.
+    """
+    first, *others = [segments_of(row) for row in source.rows]
+    if all(one == first for one in others):
+        return first
+    msg = (
+        "Expected tokens in the same places for every image and guidance branch that is kept, got other "
+        "places: texts of different lengths, or a branch without the reference. Generate one image a "
+        "call, with guidance='conditional'."
+    )
+    raise CaptureError(msg)

@@ -1,0 +1,73 @@
+"""Where the references of joint attention lie, by causation: which picture and which part of it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from i2am.schemas import Box
+from tests.support.geometry import View, cell, outside, peak, record, strongest, whitened
+from tests.support.tiny_pipelines import joint
+from tests.support.tiny_pipelines.family import Family, noise_image
+
+SQUARE, WIDE = (64, 64), (75, 101)
+# What is left of the wide one in multiples of 16, cut from its middle.
+CROPPED = Box(5, 2, 69, 98)
+
+
+def second(build: Callable[[], Family]) -> View:
+    """Return a view whose picture is the second of two references."""
+    first = noise_image(64)
+    return View(build(), lambda picture: {"image": [first, picture]}, "reference_1")
+
+
+def painted_over() -> View:
+    return View(joint.flux2_inpaint(), lambda picture: {"image": picture}, has_other_way=True)
+
+
+def inpainting_reference() -> View:
+    family = joint.flux2_inpaint()
+    return View(family, lambda picture: {"image_reference": picture}, "reference_1")
+
+
+VIEWS: dict[str, tuple[Callable[[], View], tuple[int, int], Box]] = {
+    "FLUX.2": (lambda: second(lambda: joint.flux2("Flux2")), WIDE, CROPPED),
+    "FLUX.2 Klein": (lambda: second(joint.flux2), SQUARE, Box.whole(*SQUARE)),
+    "FLUX.2 Klein KV": (lambda: second(lambda: joint.flux2("Flux2KleinKV")), WIDE, CROPPED),
+    "FLUX.2 inpainting": (painted_over, WIDE, Box.whole(*WIDE)),
+    "FLUX.2 inpainting, reference": (inpainting_reference, WIDE, CROPPED),
+}
+
+
+@functools.cache
+def view_of(name: str) -> View:
+    torch.manual_seed(0)
+    return VIEWS[name][0]()
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_token_lies_where_the_picture_moves_it(name: str, tmp_path: Path) -> None:
+    view, (_, size, expected) = view_of(name), VIEWS[name]
+    picture = noise_image(size[0], 5, size[1])
+    store = tmp_path / "run.zarr"
+    before = record(view, picture, store, "before")
+    assert before.box == expected
+    if not expected.is_whole(*size):
+        after = record(view, outside(picture, before.box, 0), store, "outside")
+        assert np.array_equal(before.tokens, after.tokens)
+        assert before.is_same_output(after)
+    rows, columns = before.tokens.shape[:2]
+    for place in ((0, columns - 1), (rows * 2 // 3, columns // 3)):
+        own = cell(before.box, (rows, columns), place)
+        after = record(view, whitened(picture, own), store, f"token-{place[0]}")
+        assert not before.is_same_output(after)
+        found = strongest(before, after)
+        assert max(abs(found[0] - place[0]), abs(found[1] - place[1])) <= 1
+        y, x = peak(before, after)
+        assert abs(y - (own.y0 + own.y1) / 2) <= 1.01 * own.height
+        assert abs(x - (own.x0 + own.x1) / 2) <= 1.01 * own.width
