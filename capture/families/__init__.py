@@ -5,6 +5,7 @@ May import `profiles` and `hooks`, and `pipelines` for its types. Importing this
 
 from i2am.capture.families import (
     compvis,
+    first_frame,
     flux,
     ip_adapter,
     kandinsky,
@@ -14,4 +15,14 @@ from i2am.capture.families import (
     wan,
 )
 
-__all__ = ["compvis", "flux", "ip_adapter", "kandinsky", "qwen", "reference_only", "unet", "wan"]
+__all__ = [
+    "compvis",
+    "first_frame",
+    "flux",
+    "ip_adapter",
+    "kandinsky",
+    "qwen",
+    "reference_only",
+    "unet",
+    "wan",
+]
