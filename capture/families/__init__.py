@@ -5,6 +5,7 @@ May import `profiles` and `hooks`, and `pipelines` for its types. Importing this
 
 from i2am.capture.families import (
     compvis,
+    first_frame,
     flux,
     flux2,
     ip_adapter,
@@ -17,6 +18,7 @@ from i2am.capture.families import (
 
 __all__ = [
     "compvis",
+    "first_frame",
     "flux",
     "flux2",
     "ip_adapter",

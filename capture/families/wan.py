@@ -1,8 +1,9 @@
-"""Wan image-to-video: the reference's CLIP tokens in a cross-attention of their own.
+"""Wan 2.1 image-to-video: the reference's CLIP tokens in a cross-attention of their own.
 
 ``attn2`` attends to them separately from the text, after norms of queries and keys and without rotation.
 Every image has a class token and a square grid; first and last frame, where both are given, share
-one softmax. The generated patches of all latent frames are stacked along the height.
+one softmax. The generated patches of all latent frames are stacked along the height. Wan 2.2 has no
+such tokens: see `first_frame`, which also shows the second road of Wan 2.1.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, square_
 from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
 from i2am.capture.profiles.attention_modules import block_of, split_heads
+from i2am.capture.profiles.notes import ModelNotes
 from i2am.capture.profiles.preparation import Preparations, encoded_pictures
-from i2am.capture.profiles.profile import Profile, register
+from i2am.capture.profiles.profile import Profile, class_names, register
 from i2am.capture.profiles.recognition import DIFFUSERS
 from i2am.capture.profiles.running_call import RunningCall
 from i2am.schemas import CaptureError
@@ -82,13 +84,41 @@ def _encoded_frames(call: RunningCall) -> Preparations:
     return encoded_pictures(call, 1 if call.variables.get("last_image") is None else 2)
 
 
+_CLASSES = ("WanImageToVideoPipeline", "ChronoEditPipeline", "WanTransformer3DModel")
+
+
+def _has_image_tokens(target: Any, denoiser: Any) -> bool:
+    """Return whether it is a Wan model that attends to CLIP's tokens."""
+    config = getattr(denoiser, "config", None)
+    is_wan = not class_names(target, DIFFUSERS).isdisjoint(_CLASSES)
+    return is_wan and getattr(config, "image_dim", None) is not None
+
+
 register(
     Profile(
         "wan-image-to-video",
-        ("WanImageToVideoPipeline", "ChronoEditPipeline", "WanTransformer3DModel"),
+        _CLASSES,
         image_cross_attention,
         package=DIFFUSERS,
+        recognise=_has_image_tokens,
         is_batched=False,
         prepares=_encoded_frames,
+        notes=ModelNotes(
+            serves="Wan 2.1 image-to-video, ChronoEdit",
+            tokens="257; with a last frame 2 × 257",
+            grid="1 + 16 × 16",
+            shares="the other frame's",
+            prepared="resized and cropped in the middle by the pipeline's own processor (CLIP's)",
+            unseen=(
+                "the picture in the first latent frame, which all frames attend to: name "
+                '`profile="wan-first-frame"` to capture that road'
+            ),
+            example=(
+                'with capture(pipe, "run.zarr", sample="a") as recording:\n'
+                '    frames = pipe(image=image, prompt="…", num_frames=81, output_type="pil").frames[0]\n'
+                "    stacked = np.concatenate([np.asarray(frame) for frame in frames[::4]])\n"
+                "    recording.add_images(generated=stacked, reference=image)"
+            ),
+        ),
     )
 )

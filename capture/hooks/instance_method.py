@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -37,16 +38,28 @@ def call_before(instance: Any, name: str, before: Callable[..., None], stack: Ex
     >>> seen, vars(greeter)
     (['Ada'], {})
     """
-    original = getattr(instance, name)
     own = vars(instance).get(name)
-
-    @functools.wraps(original)
-    def method(*args: Any, **kwargs: Any) -> Any:
-        before(*args, **kwargs)
-        return original(*args, **kwargs)
-
-    setattr(instance, name, method)
+    setattr(instance, name, _WatchedMethod(getattr(instance, name), before))
     stack.callback(_restore, instance, name, own)
+
+
+class _WatchedMethod:
+    """Calls a function, then the method that it stands for.
+
+    A deep copy of the object has the method alone, of its own: pipelines copy their scheduler, and the
+    copy's steps are another scheduler's.
+    """
+
+    def __init__(self, original: Callable[..., Any], before: Callable[..., None]) -> None:
+        functools.update_wrapper(self, original)
+        self._original, self._before = original, before
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._before(*args, **kwargs)
+        return self._original(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self._original, memo)
 
 
 def _restore(instance: Any, name: str, own: Any) -> None:

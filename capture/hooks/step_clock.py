@@ -283,11 +283,17 @@ def _first_turn(timesteps: Sequence[float]) -> tuple[float, float] | None:
 
 
 def _to_float(timestep: Any) -> float:
-    return float(torch.as_tensor(timestep).flatten()[0])
+    return float(_of_samples(timestep)[0])
 
 
 def _snapshot(timestep: Any) -> Any:
-    return timestep.detach().clone() if isinstance(timestep, torch.Tensor) else timestep
+    return _of_samples(timestep).clone() if isinstance(timestep, torch.Tensor) else timestep
+
+
+def _of_samples(timestep: Any) -> torch.Tensor:
+    """Return the timestep of each sample: that of its noisiest token, where tokens have their own."""
+    timesteps = torch.as_tensor(timestep).detach()
+    return timesteps.flatten(1).amax(1) if timesteps.ndim > 1 else timesteps.flatten()
 
 
 def _step_of(scheduler: Any, evaluation: int) -> int | None:
@@ -310,12 +316,17 @@ def _pndm_step(runge_kutta: int, evaluation: int) -> int | None:
 def read_timestep(value: Any) -> float:
     """Return the timestep that all samples of a batch share.
 
+    Parameters
+    ----------
+    value : number, or Tensor, dims (), (sample,) or (sample, token)
+        Of several tokens the noisiest counts: those that are given are at 0.
+
     Raises
     ------
     CaptureError
         If the samples of a batch are at different timesteps.
     """
-    timesteps = torch.as_tensor(value).detach().flatten()
+    timesteps = _of_samples(value)
     if len(timesteps) > 1 and bool((timesteps != timesteps[0]).any()):
         msg = (
             f"Expected one timestep for the whole batch, got {timesteps.tolist()}. "

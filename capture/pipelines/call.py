@@ -43,6 +43,8 @@ _IMAGE_LISTS = frozenset({"StableDiffusionImageVariationPipeline"})
 # Their `image` takes a list with all references of one sample.
 _REFERENCE_LISTS = frozenset({"QwenImageEditPlusPipeline"})
 _TEXTS = ("prompt", "negative_prompt")
+# How many frames one latent frame of a video stands for, except for the first, which is one.
+_FRAMES_OF_LATENT = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio")
 
 
 @dataclass(frozen=True)
@@ -343,7 +345,11 @@ Generate = Callable[[Any, Sequence[SampleInputs], GenerationSettings], list[Imag
 
 
 def generate(
-    pipeline: Any, samples: Sequence[SampleInputs], settings: GenerationSettings
+    pipeline: Any,
+    samples: Sequence[SampleInputs],
+    settings: GenerationSettings,
+    *,
+    first_frame: int = 0,
 ) -> list[Image.Image]:
     """Run a pipeline once and return one image per sample.
 
@@ -355,6 +361,8 @@ def generate(
     samples : sequence of SampleInputs
         More than one only if `supports_batches`.
     settings : GenerationSettings
+    first_frame : int
+        Of a video, the first latent frame that is returned: those before it were given.
 
     Returns
     -------
@@ -379,9 +387,8 @@ def generate(
             f"{type(pipeline).__name__}. Let it generate one image per call."
         )
         raise CaptureError(msg)
-    # A video model's latent frame stands for several frames, except for the first.
-    stride = getattr(pipeline, "vae_scale_factor_temporal", 1)
-    return [_stack(image, stride) for image in found]
+    stride = next((getattr(pipeline, n) for n in _FRAMES_OF_LATENT if hasattr(pipeline, n)), 1)
+    return [_stack(image, slice(first_frame * stride, None, stride)) for image in found]
 
 
 def _per_sample(
@@ -403,11 +410,11 @@ def _per_sample(
     return call
 
 
-def _stack(image: Image.Image | Sequence[Image.Image], stride: int) -> Image.Image:
-    """Return an image, or a video's frames stacked along the height."""
+def _stack(image: Image.Image | Sequence[Image.Image], kept: slice) -> Image.Image:
+    """Return an image, or the frames of a video that are kept, stacked along the height."""
     if isinstance(image, Image.Image):
         return image
-    frames = image[::stride]
+    frames = image[kept]
     width, height = frames[0].size
     stacked = Image.new("RGB", (width, height * len(frames)))
     for number, frame in enumerate(frames):

@@ -23,8 +23,13 @@ _IMAGE_GUIDED = {
     "StableDiffusionInstructPix2PixPipeline",
     "StableDiffusionXLInstructPix2PixPipeline",
 }
-# Their second call in a step looks at blurred latents, to guide; its attention is not the image's.
-_WITH_SIDE_CALLS = {"StableDiffusionSAGPipeline"}
+# Their first call in a step has all branches that paint. The others look at blurred latents (SAG), skip
+# the attention of some blocks or leave the sound out (LTX-2), to guide.
+_WITH_SIDE_CALLS = {
+    "StableDiffusionSAGPipeline",
+    "LTX2ImageToVideoPipeline",
+    "LTX2ConditionPipeline",
+}
 
 
 def batch_branches(target: Any, denoiser: nn.Module, profile: Profile) -> tuple[str, ...] | None:

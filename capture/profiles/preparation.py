@@ -7,6 +7,7 @@ paints a crop and pastes it back.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from i2am.schemas import Box
 
 __all__ = [
     "CentreCrop",
+    "Fitted",
     "Preparation",
     "Preparations",
     "Prepares",
@@ -124,6 +126,41 @@ class CentreCrop:
 
     def _start(self, side: int, cut: int) -> int:
         return (side - cut) // 2 if self.has_odd_pixel_before else int((side - cut) / 2)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The picture in its own shape, in the middle of a canvas: it covers that, or fits into it.
+
+    Parameters
+    ----------
+    height, width : int
+        Of the canvas, in pixels.
+    covers : bool
+        Whether the picture is enlarged until no margin is left, and what juts out is cut off.
+
+    Examples
+    --------
+    >>> Fitted(64, 64, covers=True).box(32, 96), Fitted(64, 64).box(32, 64)
+    (Box(y0=0.0, x0=32.0, y1=32.0, x1=64.0), Box(y0=-16.0, x0=0.0, y1=48.0, x1=64.0))
+    """
+
+    height: int
+    width: int
+    covers: bool = False
+
+    def box(self, height: int, width: int) -> Box:
+        """See `Preparation`."""
+        choose, whole = (max, math.ceil) if self.covers else (min, int)
+        scale = choose(self.height / height, self.width / width)
+        spans = []
+        for side, canvas in ((height, self.height), (width, self.width)):
+            resized = whole(side * scale)
+            # Where the canvas begins, in pixels of the resized picture.
+            start = (resized - canvas) // 2 if self.covers else -((canvas - resized) // 2)
+            spans.append((start * side / resized, (start + canvas) * side / resized))
+        (y0, y1), (x0, x1) = spans
+        return Box(y0, x0, y1, x1)
 
 
 @dataclass(frozen=True)

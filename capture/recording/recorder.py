@@ -178,7 +178,7 @@ def _prepare(target: Any, options: CaptureOptions, samples: int) -> _Prepared:
         ),
         options.keeps_step,
         getattr(target, "scheduler", None),
-        is_compiled(target, denoiser),
+        any(is_compiled(target, one) for one in (denoiser, *others)),
     )
     if options.keeps_step(0):
         hooks.check_any_awake(0)
