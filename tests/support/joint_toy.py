@@ -43,6 +43,9 @@ class _Layer(nn.Module):
         self.register_buffer("query", query)
         self.register_buffer("key", key)
 
+    query: torch.Tensor
+    key: torch.Tensor
+
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         query, key = (part.expand(len(tokens), 1, -1, -1) for part in (self.query, self.key))
         mixed = functional.scaled_dot_product_attention(query, key, tokens[:, None], scale=1.0)

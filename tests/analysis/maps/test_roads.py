@@ -49,8 +49,11 @@ def captured(
     ) as recording:  # fmt: skip
         for timestep in (900, 500):
             model(latents, torch.tensor([timestep]))
-        images = {"generated": _blank(GRID), "reference": _blank(REFERENCES[0])}
-        recording.add_images(**images, reference_1=_blank(REFERENCES[1]))
+        recording.add_images(
+            generated=_blank(GRID),
+            reference=_blank(REFERENCES[0]),
+            reference_1=_blank(REFERENCES[1]),
+        )
     return open_run(path)["a"]
 
 
@@ -90,16 +93,16 @@ def test_two_hops_of_many_layers_are_those_of_an_open_computation(tmp_path: Path
         carried = np.mean([a[text, reference] for a in attention[:number]], axis=0)
         hops = attention[number][patches, text] @ carried
         forward[number], backward = hops.sum(1), backward + hops.mean(0)
-    found = roads["r2g"]["through_text"].isel(step=0)
-    np.testing.assert_allclose(found.values.reshape(4, -1), forward, atol=1e-6)
-    used = roads["g2r"]["through_text"].sum(("layer", "step"))
-    np.testing.assert_allclose(used.values.ravel(), backward, atol=1e-6)
+    found = roads["r2g"].to_dataset()["through_text"].isel(step=0)
+    np.testing.assert_allclose(found.to_numpy().reshape(4, -1), forward, atol=1e-6)
+    used = roads["g2r"].to_dataset()["through_text"].sum(("layer", "step"))
+    np.testing.assert_allclose(used.to_numpy().ravel(), backward, atol=1e-6)
 
 
 def random_reads(seed: int) -> dict[tuple[str, str], list[float]]:
     rng = np.random.default_rng(seed)
     sizes = {"text": TEXT, "generated": PATCHES, "reference_0": 6, "reference_1": 4}
-    found = {}
+    found: dict[tuple[str, str], list[float]] = {}
     for reader in ("text", "generated", "reference"):
         shares = np.split(rng.dirichlet(np.ones(sum(sizes.values()))), np.cumsum([*sizes.values()]))
         found |= {(reader, s): p.tolist() for s, p in zip(sizes, shares, strict=False)}

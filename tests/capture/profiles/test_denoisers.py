@@ -27,7 +27,7 @@ class Holder:
 
     def __call__(self) -> None:
         with torch.no_grad():
-            self.networks.paints(torch.randn(1, 4, 8, 8), 5, torch.randn(1, 17, WIDTH))
+            vars(self)["networks"].paints(torch.randn(1, 4, 8, 8), 5, torch.randn(1, 17, WIDTH))
 
 
 def test_the_usual_places_are_looked_through() -> None:
