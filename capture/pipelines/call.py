@@ -41,7 +41,15 @@ _ADAPTER = "ip_adapter_image"
 # Their `image` takes a list with one reference per sample; elsewhere a list belongs to one sample.
 _IMAGE_LISTS = frozenset({"StableDiffusionImageVariationPipeline"})
 # Their `image` takes a list with all references of one sample.
-_REFERENCE_LISTS = frozenset({"QwenImageEditPlusPipeline"})
+_REFERENCE_LISTS = frozenset(
+    {
+        *("QwenImageEditPlusPipeline", "QwenImage21Pipeline"),
+        *("Flux2Pipeline", "Flux2KleinPipeline", "Flux2KleinKVPipeline"),
+        *("ZImageOmniPipeline", "BriaFibo2Pipeline"),
+    }
+)
+# The picture that they paint over is their first reference, and the reference their second.
+_SOURCE_FIRST = frozenset({"Flux2KleinInpaintPipeline"})
 _TEXTS = ("prompt", "negative_prompt")
 # How many frames one latent frame of a video stands for, except for the first, which is one.
 _FRAMES_OF_LATENT = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio")
@@ -249,7 +257,14 @@ def _value_of(pipeline: Any, settings: GenerationSettings, name: str) -> Any:
 
 
 def _reference_argument(pipeline: Any) -> str:
-    accepted = call_arguments(pipeline)
+    accepted, kind = call_arguments(pipeline), type(pipeline).__name__
+    if kind in _SOURCE_FIRST:
+        msg = (
+            f"Expected a pipeline whose first reference is the manifest's, got {kind}, which reads the "
+            "picture that it paints over before it. Call it yourself inside i2am.capture.capture(), and "
+            "store them as reference and reference_1."
+        )
+        raise CaptureError(msg)
     for name in ("example_image", "image_reference", _ADAPTER):
         if name in accepted and (name != _ADAPTER or _has_adapter(pipeline)):
             return name

@@ -26,6 +26,7 @@ from i2am.capture.pipelines.call import (
     output_size,
     steps_of,
     supports_batches,
+    takes_several_references,
 )
 from i2am.capture.pipelines.call_argument import check_argument
 from i2am.capture.pipelines.reference_inpaint import ReferenceInpaintPipeline
@@ -190,6 +191,8 @@ KIND = {
     "ip-adapter": ((32, 16), 1),
     "ip-adapter-sdxl": ((32, 16), 1),
     "flux-kontext": ((16, 16), 1),
+    "flux2": ((48, 32), 1),
+    "flux2-klein-kv": ((48, 32), 1),
     "qwen-image-edit": ((24, 16), 1),
     "qwen-image-edit-plus": ((24, 16), 1),
     "wan-image-to-video": ((32, 16), 3),
@@ -213,9 +216,10 @@ def test_every_family_paints_from_the_reference(kind: str, monkeypatch: pytest.M
     settings = _settings(family)
     assert output_size(family.pipeline, settings) == (width, height)
     assert is_video(family.pipeline) == (frames > 1)
-    sample = _sample(0, max(width, height))
+    # FLUX.2 takes no reference below 64 pixels.
+    sample = _sample(0, 64 if kind.startswith("flux2") else max(width, height))
     assert sample.source is not None
-    other = SampleInputs(sample.source, sample.mask, _noise(99, 32), seed=0)
+    other = SampleInputs(sample.source, sample.mask, _noise(99, 64), seed=0)
     (image,) = generate(family.pipeline, [sample], settings)
     (again,) = generate(family.pipeline, [sample], settings)
     (changed,) = generate(family.pipeline, [other], settings)
@@ -247,6 +251,14 @@ def test_of_several_reference_images_a_call_takes_the_samples_one_by_one(tmp_pat
     pipeline.load_ip_adapter(str(tmp_path), subfolder="models", weight_name="adapter.safetensors")
     assert not supports_batches(pipeline)
     assert not supports_batches(_class("QwenImageEditPlusPipeline"))
+
+
+def test_a_picture_that_is_painted_over_and_read_first_is_not_taken_for_the_reference() -> None:
+    with pytest.raises(
+        CaptureError, match="got Flux2KleinInpaintPipeline, which reads the picture"
+    ):
+        image_arguments(_class("Flux2KleinInpaintPipeline"))
+    assert takes_several_references(_class("Flux2KleinPipeline"))
 
 
 def test_a_prompt_comes_from_the_row_or_else_from_the_arguments(tmp_path: Path) -> None:
