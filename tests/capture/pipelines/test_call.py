@@ -54,7 +54,7 @@ def _sample(seed: int, size_px: int, prompt: str | None = None) -> SampleInputs:
     mask = np.zeros((size_px, size_px), np.uint8)
     mask[: size_px // 2] = 255
     return SampleInputs(
-        _noise(seed, size_px), Image.fromarray(mask), _noise(seed + 10, 32), prompt, seed
+        _noise(seed, size_px), Image.fromarray(mask), _noise(seed + 10, 64), prompt, seed
     )
 
 
@@ -216,8 +216,7 @@ def test_every_family_paints_from_the_reference(kind: str, monkeypatch: pytest.M
     settings = _settings(family)
     assert output_size(family.pipeline, settings) == (width, height)
     assert is_video(family.pipeline) == (frames > 1)
-    # FLUX.2 takes no reference below 64 pixels.
-    sample = _sample(0, 64 if kind.startswith("flux2") else max(width, height))
+    sample = _sample(0, max(width, height))
     assert sample.source is not None
     other = SampleInputs(sample.source, sample.mask, _noise(99, 64), seed=0)
     (image,) = generate(family.pipeline, [sample], settings)
