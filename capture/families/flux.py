@@ -9,19 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-
-from i2am.capture.hooks.attention import (
-    AttentionInputs,
-    ReferenceKeys,
-    ReferenceLayout,
-    square_layout,
-)
-from i2am.capture.hooks.kernel_tap import KernelCall, KernelTap
-from i2am.capture.hooks.taps import LayerTap
+from i2am.capture.hooks.attention import square_layout
+from i2am.capture.hooks.kernel_tap import KernelTap
+from i2am.capture.hooks.taps import DenoiserCall, LayerTap
 from i2am.capture.profiles.attention_modules import block_of
+from i2am.capture.profiles.joint_sequence import (
+    JointSequence,
+    Segment,
+    SequenceReader,
+    generated,
+    pictures_of_ids,
+    reference,
+    text,
+)
+from i2am.capture.profiles.notes import ModelNotes
 from i2am.capture.profiles.preparation import (
     Preparation,
     Preparations,
@@ -32,7 +35,7 @@ from i2am.capture.profiles.preparation import (
 from i2am.capture.profiles.profile import Profile, class_names, register
 from i2am.capture.profiles.recognition import DIFFUSERS
 from i2am.capture.profiles.running_call import RunningCall
-from i2am.schemas import Box, CaptureError
+from i2am.schemas import Box
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,53 +55,30 @@ def joint_layers(denoiser: nn.Module, *, text_tokens: int = TEXT_TOKENS) -> Iter
     text_tokens : int
         How many tokens of ``encoder_hidden_states`` are text; Redux's come after them.
     """
+    reader = SequenceReader(
+        partial(_segments, text_tokens),
+        "Call FLUX Kontext with an image, or FLUX with the prompt_embeds of FluxPriorReduxPipeline.",
+    )
     for name, module in denoiser.named_modules():
         if "FluxAttention" in class_names(module):
-            yield KernelTap(name, module, block_of(name), read=partial(_read, text_tokens))
+            yield KernelTap(name, module, block_of(name), read=reader.read)
 
 
-def _read(text_tokens: int, call: KernelCall) -> Iterator[AttentionInputs]:
-    arguments = call.source.arguments
-    ids = _host_ids(arguments["img_ids"])
-    text = arguments["encoder_hidden_states"].shape[1]
-    if call.key.shape[2] != text + len(ids):
-        return  # An IP-Adapter's own call, over other tokens.
-    references = tuple(_references(ids, text, text_tokens))
-    if not references:
-        msg = (
-            f"Expected reference tokens, got {text} of text and those of one image. Call FLUX Kontext "
-            "with an image, or FLUX with the prompt_embeds of FluxPriorReduxPipeline."
-        )
-        raise CaptureError(msg)
-    target = int((ids[:, 0] == 0).sum())
-    yield call.attention_inputs(slice(text, text + target), _grid(ids[:target]), references)
-
-
-def _references(ids: torch.Tensor, text: int, text_tokens: int) -> Iterator[ReferenceKeys]:
+def _segments(text_tokens: int, source: DenoiserCall) -> JointSequence:
+    words = source.arguments["encoder_hidden_states"].shape[1]
+    found: list[Segment] = [text(min(words, text_tokens))]
     index = 0
-    if text > text_tokens:
-        layout = square_layout(text - text_tokens)
-        yield ReferenceKeys(slice(text_tokens, text), layout, index)
+    if words > text_tokens:
+        redux = square_layout(words - text_tokens)
+        found.append(reference(redux.grid, index, words - text_tokens, redux.special_tokens))
         index += 1
-    labels = ids[:, 0].tolist()
-    start = labels.count(0)
-    while start < len(labels):
-        count = labels[start:].count(labels[start])
-        layout = ReferenceLayout(0, _grid(ids[start : start + count]))
-        yield ReferenceKeys(slice(text + start, text + start + count), layout, index)
-        start, index = start + count, index + 1
-
-
-def _host_ids(ids: Any) -> torch.Tensor:
-    """Return img_ids on the host, (token, 3): image, row, column."""
-    found: torch.Tensor = (ids[0] if ids.ndim == 3 else ids).detach().cpu()
-    return found
-
-
-def _grid(ids: torch.Tensor) -> tuple[int, int]:
-    """Return (height, width) of one image's tokens, which are row-major."""
-    height, width = (len(set(ids[:, axis].tolist())) for axis in (1, 2))
-    return height, width
+    for number, grid in pictures_of_ids(source.arguments["img_ids"]):
+        if number == 0:
+            found.append(generated(grid))
+            continue
+        found.append(reference(grid, index))
+        index += 1
+    return JointSequence(found)
 
 
 def _prepared(call: RunningCall) -> Preparations:
@@ -134,5 +114,21 @@ register(
         package=DIFFUSERS,
         is_batched=False,
         prepares=_prepared,
+        notes=ModelNotes(
+            serves="FLUX Kontext; FLUX with Redux' `prompt_embeds`",
+            tokens="Kontext: a token for 16 × 16 pixels; Redux 729",
+            grid="the image's; 27 × 27",
+            shares="text, the generated patches, other references",
+            prepared=(
+                "resized to a size near its own shape; with `padding_mask_crop` the crop alone is read. "
+                "Redux: resized to a square"
+            ),
+            unseen="an IP-Adapter beside Kontext's picture: name `profile='flux-ip-adapter'` for it",
+            example="""\
+with capture(pipe, "run.zarr", sample="cat") as recording:
+    image = pipe(image=cat, prompt="make it a king").images[0]
+    recording.add_images(generated=image, reference=cat)""",
+            has_text=True,
+        ),
     )
 )

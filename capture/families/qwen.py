@@ -1,17 +1,28 @@
 """Qwen-Image-Edit: text, target and references in one sequence, in this order.
 
-``img_shapes`` holds the grids: the target's first, then each reference's.
+``img_shapes`` holds the grids: the target's first, then each reference's. Qwen-Image-Layered takes a
+picture apart: its targets are the whole picture again, which is not returned, and each layer; all of
+them have one shape, and their reference comes last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, ReferenceLayout
-from i2am.capture.hooks.kernel_tap import KernelCall, KernelTap
-from i2am.capture.hooks.taps import LayerTap
+from i2am.capture.hooks.kernel_tap import KernelTap
+from i2am.capture.hooks.taps import DenoiserCall, LayerTap
 from i2am.capture.profiles.attention_modules import block_of
+from i2am.capture.profiles.joint_sequence import (
+    JointSequence,
+    SequenceReader,
+    generated,
+    other,
+    reference,
+    text,
+)
+from i2am.capture.profiles.notes import ModelNotes
 from i2am.capture.profiles.preparation import (
     Preparations,
     SeenPart,
@@ -21,7 +32,6 @@ from i2am.capture.profiles.preparation import (
 from i2am.capture.profiles.profile import Profile, register
 from i2am.capture.profiles.recognition import DIFFUSERS
 from i2am.capture.profiles.running_call import RunningCall
-from i2am.schemas import CaptureError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,33 +41,36 @@ __all__ = ["double_stream_layers"]
 
 def double_stream_layers(denoiser: nn.Module) -> Iterator[LayerTap]:
     """Yield a tap for each joint attention layer of a Qwen-Image transformer."""
+    config: Any = getattr(denoiser, "config", {})
+    is_layered = bool(config.get("use_layer3d_rope"))
+    reader = SequenceReader(
+        partial(_segments, is_layered), "Call an edit pipeline of Qwen-Image with an image."
+    )
     for name, module in denoiser.named_modules():
         if name.endswith(".attn") and hasattr(module, "add_k_proj"):
-            yield KernelTap(name, module, block_of(name), read=_read)
+            yield KernelTap(name, module, block_of(name), read=reader.read)
 
 
-def _read(call: KernelCall) -> Iterator[AttentionInputs]:
-    shapes = call.source.arguments["img_shapes"]
+def _segments(is_layered: bool, source: DenoiserCall) -> JointSequence:
+    shapes = source.arguments["img_shapes"]
     # One list for each sample of the batch; the samples have the same shapes.
-    target, *others = shapes[0] if isinstance(shapes[0], list) else [shapes[0]]
-    if not others:
-        msg = (
-            "Expected an image to edit, got the target alone. Call an edit pipeline of "
-            "Qwen-Image with an image."
-        )
-        raise CaptureError(msg)
-    sizes = [frames * height * width for frames, height, width in (target, *others)]
-    start = call.key.shape[2] - sum(sizes)
-    references = []
-    first = start + sizes[0]
-    for index, (shape, size) in enumerate(zip(others, sizes[1:], strict=True)):
-        frames, height, width = shape
-        layout = ReferenceLayout(0, (frames * height, width))
-        references.append(ReferenceKeys(slice(first, first + size), layout, index))
-        first += size
-    frames, height, width = target
-    generated = slice(start, start + sizes[0])
-    yield call.attention_inputs(generated, (frames * height, width), tuple(references), frames)
+    own = list(shapes[0]) if isinstance(shapes[0], list) else [shapes[0]]
+    words = text(source.arguments["encoder_hidden_states"].shape[1])
+    if is_layered:
+        whole, *layers, source_shape = own
+        _, height, width = whole
+        target = generated((len(layers) * height, width), len(layers))
+        grids = [source_shape]
+        before = [words, other(height * width)]
+    else:
+        (frames, height, width), *grids = own
+        target = generated((frames * height, width), frames)
+        before = [words]
+    references = [
+        reference((frames * height, width), index)
+        for index, (frames, height, width) in enumerate(grids)
+    ]
+    return JointSequence((*before, target, *references))
 
 
 def _prepared(call: RunningCall) -> Preparations:
@@ -79,11 +92,30 @@ register(
             "QwenImageEditPipeline",
             "QwenImageEditPlusPipeline",
             "QwenImageEditInpaintPipeline",
+            "QwenImageLayeredPipeline",
             "QwenImageTransformer2DModel",
         ),
         double_stream_layers,
         package=DIFFUSERS,
         is_batched=False,
         prepares=_prepared,
+        notes=ModelNotes(
+            serves="Qwen-Image-Edit, -Edit-Plus (2509, 2511), its inpainting, and -Layered",
+            tokens="a token for 16 × 16 pixels",
+            grid="the image's",
+            shares="text, the generated patches, other references",
+            prepared=(
+                "resized to a size near its own shape; with `padding_mask_crop` the crop alone is read"
+            ),
+            unseen=(
+                "the picture as the language model saw it: it is part of what here counts as text. "
+                "Layered: the layers are stored above one another"
+            ),
+            example="""\
+with capture(pipe, "run.zarr", sample="cat") as recording:
+    image = pipe(image=[cat, crown], prompt="the cat with the crown").images[0]
+    recording.add_images(generated=image, reference=cat, reference_1=crown)""",
+            has_text=True,
+        ),
     )
 )

@@ -205,18 +205,25 @@ class SequenceReader:
         CaptureError
             If the call of the denoiser has no reference.
         """
-        sequence = self._sequence
-        if sequence is None or self._source() is not call.source:
-            sequence = self._sequence = self._checked(call.source)
-            self._source = weakref.ref(call.source)  # Its tensors are not kept for longer.
-        yield from sequence.read(call)
+        yield from self.sequence_of(call.source).read(call)
 
-    def _checked(self, source: DenoiserCall) -> JointSequence:
+    def sequence_of(self, source: DenoiserCall) -> JointSequence:
+        """Return the sequence of a call of the denoiser.
+
+        Raises
+        ------
+        CaptureError
+            If it has no reference.
+        """
+        if self._sequence is not None and self._source() is source:
+            return self._sequence
         sequence = self.segments_of(source)
-        if any(segment.role == "reference" for segment in sequence.keys):
-            return sequence
-        msg = f"Expected reference tokens, got none in the call of the denoiser. {self.hint}"
-        raise CaptureError(msg)
+        if not any(segment.role == "reference" for segment in sequence.keys):
+            msg = f"Expected reference tokens, got none in the call of the denoiser. {self.hint}"
+            raise CaptureError(msg)
+        self._sequence = sequence
+        self._source = weakref.ref(source)  # Its tensors are not kept for longer.
+        return sequence
 
 
 def pictures_of_ids(ids: Any) -> list[tuple[float, tuple[int, int]]]:

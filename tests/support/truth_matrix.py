@@ -24,7 +24,6 @@ import numpy as np
 import torch
 import zarr
 from diffusers.image_processor import IPAdapterMaskProcessor
-from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 from PIL import Image
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -37,6 +36,7 @@ from tests.support.tiny_pipelines import families, parts
 from tests.support.tiny_pipelines.families import noise_image
 from tests.support.tiny_pipelines.ip_adapters import checkpoint
 from tests.support.tiny_pipelines.parts import WIDTH
+from tests.support.tiny_pipelines.small_images import small_images
 
 __all__ = ["Outcome", "Situation", "draw_situations", "try_situation"]
 
@@ -215,14 +215,16 @@ def _adapted(kind: str, **more: Any) -> Callable[[Situation], tuple[Any, dict[st
 
 
 def _texts(prompts: int, call: dict[str, Any]) -> dict[str, Any]:
-    """Return the call's embeddings for so many prompts, each its own."""
-    found = {}
+    """Return the call's embeddings, or words, for so many prompts, each its own."""
+    found: dict[str, Any] = {}
     for name, value in call.items():
         if name.endswith(("embeds", "embeds_mask")) and isinstance(value, torch.Tensor):
             rows = [
                 value if n == 0 or "mask" in name else value.roll(n, -1) for n in range(prompts)
             ]
             found[name] = torch.cat(rows)
+        elif name.endswith("prompt") and prompts > 1:
+            found[name] = [value + "!" * n for n in range(prompts)]
     return found
 
 
@@ -270,13 +272,14 @@ def _masks(size: tuple[int, int]) -> list[torch.Tensor]:
 def _family(name: str) -> Callable[[Situation], tuple[Any, dict[str, Any]]]:
     def build(situation: Situation) -> tuple[Any, dict[str, Any]]:
         found = families.FAMILIES[name]()
-        call = dict(found.call) | _texts(situation.prompts, found.call)
+        call = found.call | _texts(situation.prompts, found.call) | {"output_type": found.output}
         if situation.images > 1:
-            many = "num_videos_per_prompt" if found.frames > 1 else "num_images_per_prompt"
-            call[many] = situation.images
+            accepted = inspect.signature(type(found.pipeline).__call__).parameters
+            many = ("num_images_per_prompt", "num_videos_per_prompt")
+            call |= {name: situation.images for name in many if name in accepted}
         if situation.prompts > 1:
             for key in ("image", "example_image", "mask_image"):
-                if key in call and "prompt_embeds" not in call:
+                if key in call and not {"prompt", "prompt_embeds"} & call.keys():
                     call[key] = [call[key]] * situation.prompts
             for key in ("image_embeds", "negative_image_embeds"):
                 if key in call:
@@ -472,6 +475,16 @@ def _joint_kinds() -> dict[str, Kind]:
             **in_turn,
             sizes=((64, 64),),
             strengths=(1.0, 0.5),
+        ),
+        "qwen-image-layered": Kind(
+            _family("qwen-image-layered"), **in_turn, scale="true_cfg_scale", sizes=((16, 48),)
+        ),
+        "qwen-image-2.1": Kind(
+            _family("qwen-image-2.1"),
+            **in_turn,
+            scale="true_cfg_scale",
+            sizes=((32, 64), (64, 32), (64, 64)),
+            weight=2,
         ),
     }
 
@@ -705,7 +718,7 @@ def try_situation(situation: Situation, store: Path) -> Outcome:
     names = [f"sample-{number}" for number in range(situation.names)]
     images = _images_of(situation)
     refusal = ""
-    with _small_references(), witness(_denoiser(pipeline)) as calls:
+    with small_images(), witness(_denoiser(pipeline)) as calls:
         try:
             with capture(
                 target, store, sample=names, dtype="float32", guidance=situation.option,
@@ -730,23 +743,6 @@ def try_situation(situation: Situation, store: Path) -> Outcome:
         if fault := _find_fault(situation, root[name], calls, image):
             return Outcome("wrong", f"{name}: {fault}")
     return Outcome("right")
-
-
-@contextmanager
-def _small_references() -> Iterator[None]:
-    """Have Qwen's pipelines bring a reference to some hundred pixels, not to a megapixel."""
-
-    def small(_area: int, ratio: float) -> tuple[int, int, None]:
-        return (32, 32, None) if ratio == 1 else (48, 16, None)
-
-    with ExitStack() as stack:
-        for module, patched in (
-            (pipeline_qwenimage_edit, small),
-            (pipeline_qwenimage_edit_plus, lambda area, ratio: small(area, ratio)[:2]),
-        ):
-            stack.callback(setattr, module, "calculate_dimensions", module.calculate_dimensions)
-            module.calculate_dimensions = patched
-        yield
 
 
 def _settings(situation: Situation, kind: Kind, pipeline: Any) -> dict[str, Any]:
@@ -853,7 +849,7 @@ def _run(situation: Situation, pipeline: Any, call: dict[str, Any]) -> None:
     if "generator" in accepted:
         call = call | {"generator": torch.Generator().manual_seed(0)}
     if "output_type" in accepted:
-        call = call | {"output_type": "latent"}
+        call = {"output_type": "latent"} | call
     pipeline(num_inference_steps=STEPS, **call)
 
 

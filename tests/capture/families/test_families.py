@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers.pipelines.qwenimage import (
-    pipeline_qwenimage_edit,
-    pipeline_qwenimage_edit_plus,
-)
 
 from i2am.analysis import describe_store
 from i2am.capture import capture
@@ -21,22 +18,16 @@ from i2am.schemas import find_faults
 from tests.support.explicit_attention import Attended, explicit_attention
 from tests.support.tiny_pipelines import families, models
 from tests.support.tiny_pipelines.families import Family
+from tests.support.tiny_pipelines.small_images import small_images
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array")  # in a scheduler
 STEPS = 2
 
 
 @pytest.fixture(autouse=True)
-def _small_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Qwen's pipelines bring every image to a megapixel; here, to some hundred pixels."""
-
-    def small(_area: int, ratio: float) -> tuple[int, int, None]:
-        return (32, 32, None) if ratio == 1 else (48, 16, None)
-
-    monkeypatch.setattr(pipeline_qwenimage_edit, "calculate_dimensions", small)
-    monkeypatch.setattr(
-        pipeline_qwenimage_edit_plus, "calculate_dimensions", lambda a, r: small(a, r)[:2]
-    )
+def _small_images() -> Iterator[None]:
+    with small_images():
+        yield
 
 
 @pytest.fixture(params=families.FAMILIES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,6 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers.pipelines.qwenimage import (
-    pipeline_qwenimage_edit,
-    pipeline_qwenimage_edit_inpaint,
-    pipeline_qwenimage_edit_plus,
-)
 from PIL import Image
 from transformers import CLIPVisionModelWithProjection
 
@@ -27,6 +22,7 @@ from tests.support.geometry import Captured, View, cell, outside, peak, record, 
 from tests.support.tiny_pipelines import families, models, parts
 from tests.support.tiny_pipelines.families import noise_image
 from tests.support.tiny_pipelines.ip_adapters import checkpoint
+from tests.support.tiny_pipelines.small_images import small_images
 
 SHAPES = {"square": (32, 32), "wide": (32, 96), "tall": (100, 40)}
 # The middle that CLIP's processor cuts out, by hand: the shorter side becomes 32 pixels, of 80 that
@@ -37,17 +33,9 @@ MARGIN = 2.5  # pixels; how far the resize of the tall picture looks beyond its 
 
 
 @pytest.fixture(autouse=True)
-def _small_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Qwen's pipelines bring every image to a megapixel; here, to some hundred pixels."""
-
-    def small(_area: int, ratio: float) -> tuple[int, int, None]:
-        return (32, 32, None) if ratio == 1 else (48, 16, None) if ratio > 1 else (16, 48, None)
-
-    for module in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_inpaint):
-        monkeypatch.setattr(module, "calculate_dimensions", small)
-    monkeypatch.setattr(
-        pipeline_qwenimage_edit_plus, "calculate_dimensions", lambda a, r: small(a, r)[:2]
-    )
+def _small_images() -> Iterator[None]:
+    with small_images():
+        yield
 
 
 def rebuilt(kind: Any, pipeline: Any, **others: Any) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from i2am.schemas import Box
 from tests.support.geometry import View, cell, outside, peak, record, strongest, whitened
 from tests.support.tiny_pipelines import joint
 from tests.support.tiny_pipelines.family import Family, noise_image
+from tests.support.tiny_pipelines.small_images import small_images
 
 SQUARE, WIDE = (64, 64), (75, 101)
 # What is left of the wide one in multiples of 16, cut from its middle.
@@ -24,6 +26,17 @@ def second(build: Callable[[], Family]) -> View:
     """Return a view whose picture is the second of two references."""
     first = noise_image(64)
     return View(build(), lambda picture: {"image": [first, picture]}, "reference_1")
+
+
+def single(build: Callable[[], Family]) -> View:
+    family = build()
+    return View(family, lambda picture: {"image": picture}, output=family.output)
+
+
+def qwen21() -> View:
+    """Return a view of the second picture, which the words of the prompt know of, too."""
+    view = second(joint.qwen21)
+    return replace(view, has_other_way=True)
 
 
 def painted_over() -> View:
@@ -41,7 +54,15 @@ VIEWS: dict[str, tuple[Callable[[], View], tuple[int, int], Box]] = {
     "FLUX.2 Klein KV": (lambda: second(lambda: joint.flux2("Flux2KleinKV")), WIDE, CROPPED),
     "FLUX.2 inpainting": (painted_over, WIDE, Box.whole(*WIDE)),
     "FLUX.2 inpainting, reference": (inpainting_reference, WIDE, CROPPED),
+    "Qwen-Image-Layered": (lambda: single(joint.qwen_layered), (32, 96), Box.whole(32, 96)),
+    "Qwen-Image 2.1": (qwen21, (32, 64), Box.whole(32, 64)),
 }
+
+
+@pytest.fixture(autouse=True)
+def _small_images() -> Iterator[None]:
+    with small_images():
+        yield
 
 
 @functools.cache

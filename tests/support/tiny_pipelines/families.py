@@ -173,6 +173,8 @@ def flux_kontext() -> Family:
         keys_before=lambda patches: 6 + patches,
         queries_before=6,
         calls=2,
+        text=range(6),
+        text_queries=range(6),
     )
 
 
@@ -208,37 +210,20 @@ def flux_redux() -> Family:
         keys_before=lambda _patches: 512,
         queries_before=521,
         is_guided=False,
+        text=range(512),
+        text_queries=range(512),
     )
 
 
 def qwen_edit(*, plus: bool = False) -> Family:
-    transformer = diffusers.QwenImageTransformer2DModel(
-        patch_size=2,
-        in_channels=16,
-        out_channels=4,
-        num_layers=2,
-        attention_head_dim=WIDTH,
-        num_attention_heads=3,
-        joint_attention_dim=WIDTH,
-        axes_dims_rope=(8, 4, 4),
-    )
-    vae = diffusers.AutoencoderKLQwenImage(
-        base_dim=8,
-        z_dim=4,
-        dim_mult=[1, 2, 4],
-        num_res_blocks=1,
-        temperal_downsample=[False, True],
-        latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4,
-    )
     kind = diffusers.QwenImageEditPlusPipeline if plus else diffusers.QwenImageEditPipeline
     pipeline = kind(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
-        vae=vae,
+        vae=parts.qwen_vae(),
         text_encoder=None,
         tokenizer=None,
         processor=None,
-        transformer=transformer,
+        transformer=parts.qwen_transformer(),
     )
     mask = torch.ones(1, 7, dtype=torch.long)
     mask[:, 5:] = 0  # Two of the tokens are padding.
@@ -263,6 +248,8 @@ def qwen_edit(*, plus: bool = False) -> Family:
         keys_before=lambda patches: 7 + patches,
         queries_before=7,
         calls=2,
+        text=range(5),
+        text_queries=range(5),
     )
 
 

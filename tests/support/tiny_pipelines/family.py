@@ -39,6 +39,8 @@ class Family:
     text, text_queries : range or sequence of int
         The text that the model sees, among the keys and among the queries. The latter is empty where
         no text attends at every step.
+    output : str
+        The pipeline's output_type.
     """
 
     pipeline: Any
@@ -56,6 +58,7 @@ class Family:
     starts: Callable[[int], Sequence[int]] | None = None
     text: Sequence[int] = ()
     text_queries: Sequence[int] = ()
+    output: str = "latent"
 
     def key_count(self, patches: int) -> int:
         """Return the number of keys of the references' softmax in a layer."""
@@ -96,9 +99,10 @@ class Family:
         return np.zeros((self.frames * height, width, 3), np.uint8)
 
     def run(self, steps: int = 2, **options: Any) -> Any:
-        """Run the pipeline, always from the same noise, and return its latents."""
+        """Run the pipeline, always from the same noise, and return its latents, or its image."""
         call = {"generator": torch.Generator().manual_seed(0)} | self.call | options
-        return self.pipeline(num_inference_steps=steps, output_type="latent", **call)[0]
+        found = self.pipeline(num_inference_steps=steps, output_type=self.output, **call)[0]
+        return found[0] if isinstance(found, list) else found
 
 
 def noise_image(height: int, seed: int = 0, width: int | None = None) -> Image.Image:

@@ -7,7 +7,18 @@ from typing import Any, TypeVar
 import diffusers
 from transformers import CLIPImageProcessor, CLIPVisionConfig
 
-__all__ = ["WIDTH", "clip", "clip_config", "clip_processor", "ddim", "quiet", "unet", "vae"]
+__all__ = [
+    "WIDTH",
+    "clip",
+    "clip_config",
+    "clip_processor",
+    "ddim",
+    "quiet",
+    "qwen_transformer",
+    "qwen_vae",
+    "unet",
+    "vae",
+]
 
 WIDTH = 16
 _Pipeline = TypeVar("_Pipeline")
@@ -34,6 +45,32 @@ def vae(**options: Any) -> diffusers.AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 2,
         norm_num_groups=4,
         **options,
+    )
+
+
+def qwen_transformer(**options: Any) -> diffusers.QwenImageTransformer2DModel:
+    return diffusers.QwenImageTransformer2DModel(
+        patch_size=2,
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=WIDTH,
+        num_attention_heads=3,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=(8, 4, 4),
+        **options,
+    )
+
+
+def qwen_vae() -> diffusers.AutoencoderKLQwenImage:
+    return diffusers.AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 2, 4],
+        num_res_blocks=1,
+        temperal_downsample=[False, True],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
     )
 
 
