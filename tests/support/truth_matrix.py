@@ -27,6 +27,7 @@ from diffusers.image_processor import IPAdapterMaskProcessor
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 from PIL import Image
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from transformers import CLIPVisionModelWithProjection
 
 from i2am.capture import capture
@@ -516,14 +517,19 @@ def witness(denoiser: Any) -> Iterator[list[Call]]:
     """Log the calls of a denoiser, and the kernels of its attention layers."""
     calls: list[Call] = []
     running: list[str] = []
-    original = functional.scaled_dot_product_attention
 
-    def kernel(query: Any, key: Any, value: Any, *args: Any, **options: Any) -> Any:
-        if running and calls:
-            scale = options.get("scale") or query.shape[-1] ** -0.5
-            found = Kernel(query.detach().clone(), key.detach().clone(), scale)
-            calls[-1].kernels.setdefault(running[-1], []).append(found)
-        return original(query, key, value, *args, **options)
+    class Kernels(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            options = kwargs or {}
+            if func is functional.scaled_dot_product_attention and running and calls:
+                given = dict(zip(("query", "key"), args, strict=False)) | options
+                query, key = given["query"], given["key"]
+                scale = options.get("scale") or query.shape[-1] ** -0.5
+                found = Kernel(query.detach().clone(), key.detach().clone(), scale)
+                calls[-1].kernels.setdefault(running[-1], []).append(found)
+            return func(*args, **options)
 
     def on_call(module: Any, args: Any, options: Any) -> None:
         named = inspect.signature(type(module).forward).bind(module, *args, **options).arguments
@@ -540,13 +546,12 @@ def witness(denoiser: Any) -> Iterator[list[Call]]:
         hook = denoiser.register_forward_pre_hook(on_call, with_kwargs=True)
         stack.callback(hook.remove)
         for name, module in denoiser.named_modules():
-            if hasattr(module, "to_q") or hasattr(module, "to_qkv"):
+            if any(hasattr(module, part) for part in ("to_q", "to_qkv", "to_qkv_mlp_proj")):
                 enter = module.register_forward_pre_hook(lambda *_, n=name: running.append(n))
                 leave = module.register_forward_hook(lambda *_: (running.pop(), None)[1])
                 stack.callback(enter.remove)
                 stack.callback(leave.remove)
-        functional.scaled_dot_product_attention = kernel
-        stack.callback(setattr, functional, "scaled_dot_product_attention", original)
+        stack.enter_context(Kernels())
         yield calls
 
 
@@ -609,12 +614,9 @@ def reference_kernel(
         own = found[index] if adapters.startswith("masks") else found[0]
         return own, every, slice(start, start + counts[index])
     family = _layout(situation.pipeline)
-    counts = [patches if count == -1 else count for count, *_ in family.references]
-    wanted = family.other_keys(patches) + sum(counts)
-    start = family.keys_before(patches) + sum(counts[:index])
     queries = slice(family.queries_before, family.queries_before + patches)
-    found = [k for k in kernels if k.key.shape[2] == wanted]
-    return (found[0], queries, slice(start, start + counts[index])) if found else None
+    found = [k for k in kernels if k.key.shape[2] == family.key_count(patches)]
+    return (found[0], queries, family.keys_of(patches, index)) if found else None
 
 
 def expected_logits(
@@ -736,6 +738,8 @@ def _settings(situation: Situation, kind: Kind, pipeline: Any) -> dict[str, Any]
         found["min_guidance_scale"] = found["max_guidance_scale"]
     if "pag_scale" in accepted:
         found["pag_scale"] = 3.0 if "PAG" in situation.guidance else 0.0
+    if kind.scale not in accepted:
+        found.pop(kind.scale, None)
     if "sag_scale" in accepted:
         found["sag_scale"] = 0.75 if situation.guidance == "SAG" else 0.0
     if "image_guidance_scale" in accepted:

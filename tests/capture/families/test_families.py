@@ -61,20 +61,20 @@ def record(family: Family, store: Path, **options: Any) -> Any:
 def test_captured_attention_is_what_the_layer_computes_in_the_same_run(
     family: Family, store: Path
 ) -> None:
-    with explicit_attention(family.denoiser) as kept:
+    with explicit_attention(*family.denoisers) as kept:
         record(family, store, dtype="float32")
     assert compare(family, store, kept) < 1e-5
 
 
 def test_float16_stays_within_its_precision(family: Family, store: Path) -> None:
-    with explicit_attention(family.denoiser) as kept:
+    with explicit_attention(*family.denoisers) as kept:
         record(family, store)
     assert compare(family, store, kept) < 2e-3
 
 
 def test_logits_and_factors_hold_the_same(family: Family, store: Path) -> None:
     for representation in ("logits", "factors"):
-        with explicit_attention(family.denoiser) as kept:
+        with explicit_attention(*family.denoisers) as kept:
             record(family, store, dtype="float32", representation=representation, overwrite=True)
         assert compare(family, store, kept) < 1e-5
 
@@ -97,6 +97,28 @@ def test_a_capture_keeps_the_contract_and_names_its_family(family: Family, store
         assert "guidance" not in sample
 
 
+def test_what_is_read_over_the_text_is_what_the_layer_computes(family: Family, store: Path) -> None:
+    if not family.text:
+        pytest.skip("no text shares the softmax")
+    edges = ["text->generated", *(["reference->text"] if family.text_queries else [])]
+    with explicit_attention(*family.denoisers) as kept:
+        record(family, store, dtype="float32", edges=edges)
+    for name, layer in models.opened(store / "one" / "layers").groups():
+        path, _, index = name.partition(".reference_")
+        own = {key: torch.from_numpy(layer[key][...]) for key, _ in layer.arrays()}
+        scale, patches = layer.attrs["i2am"]["scale"], own["query"].shape[2]
+        reads = joint_calls(family, kept[path], patches)
+        scores = torch.cat([family.conditional(call.scores) for call in reads])
+        queries = slice(family.queries_before, family.queries_before + patches)
+        expected = scores[:, :, queries][..., list(family.text)]
+        assert torch.allclose(own["query"] @ own["text_key"].mT * scale, expected, atol=1e-4)
+        if family.text_queries:
+            of_text = scores[:, :, list(family.text_queries)]
+            expected = of_text[..., family.keys_of(patches, int(index or 0))]
+            assert torch.allclose(own["text_query"] @ own["key"].mT * scale, expected, atol=1e-4)
+            assert torch.allclose(own["text_logsumexp"], of_text.logsumexp(-1), atol=1e-4)
+
+
 def test_nothing_is_left_on_the_model_also_after_an_exception(family: Family, store: Path) -> None:
     family.run(1)  # Pipelines leave things of their own.
     pristine = _state(family)
@@ -111,10 +133,10 @@ def test_nothing_is_left_on_the_model_also_after_an_exception(family: Family, st
     with pytest.warns(UserWarning, match="stay incomplete"), recording:
         family.run(STEPS)
     assert _state(family) == pristine
-    denoiser = weakref.ref(family.denoiser)
+    denoisers = [weakref.ref(denoiser) for denoiser in family.denoisers]
     _forget(family)
     gc.collect()
-    assert denoiser() is None, "neither recording may keep the model alive"
+    assert {ref() for ref in denoisers} == {None}, "neither recording may keep the model alive"
     del recording
 
 
@@ -139,6 +161,8 @@ def compare(family: Family, store: Path, kept: dict[str, list[Attended]]) -> flo
             total = logits.logsumexp(-1, keepdim=True)
         forward = (logits - total).exp() - expected.probabilities
         backward = logits.softmax(2) - expected.scores.softmax(2)
+        assert forward.isfinite().all()
+        assert backward.isfinite().all()
         worst = max(worst, backward.abs().max().item(), forward.abs().max().item())
     return worst
 
@@ -156,18 +180,22 @@ def check_layout(family: Family, attributes: dict[str, Any], tokens: int) -> Non
 
 def expected_attention(family: Family, calls: list[Attended], patches: int, index: int) -> Attended:
     """Return what a layer attended to in its conditional rows, dims (step, head, query, key)."""
-    counts = [patches if count == -1 else count for count, *_ in family.references]
-    keys = family.other_keys(patches) + sum(counts)
-    reads = [call for call in calls if call.scores.shape[-1] == keys][:: family.calls]
-    assert len(reads) == STEPS
-    start = family.keys_before(patches) + sum(counts[:index])
+    reads = joint_calls(family, calls, patches)
     queries = slice(family.queries_before, family.queries_before + patches)
 
     def cut(parts: list[torch.Tensor]) -> torch.Tensor:
-        folded = [_unfold(part[len(part) // 2 :], family.frames, patches) for part in parts]
-        return torch.stack(folded)[:, :, queries, start : start + counts[index]]
+        folded = [_unfold(family.conditional(part), family.frames, patches) for part in parts]
+        return torch.stack(folded)[:, :, queries, family.keys_of(patches, index)]
 
     return Attended(cut([r.scores for r in reads]), cut([r.probabilities for r in reads]))
+
+
+def joint_calls(family: Family, calls: list[Attended], patches: int) -> list[Attended]:
+    """Return the conditional call of each step that reads the references."""
+    keys = family.key_count(patches)
+    reads = [call for call in calls if call.scores.shape[-1] == keys][:: family.calls]
+    assert len(reads) == STEPS
+    return reads
 
 
 def _unfold(rows: torch.Tensor, frames: int, patches: int) -> torch.Tensor:
@@ -192,7 +220,8 @@ def _state(family: Family) -> list[tuple[str, list[str], int]]:
     """Return what hangs on each module and on the scheduler, by name."""
     found = [
         (name, sorted(vars(module)), len(module._forward_hooks) + len(module._forward_pre_hooks))
-        for name, module in family.denoiser.named_modules()
+        for denoiser in family.denoisers
+        for name, module in denoiser.named_modules()
     ]
     return [*found, ("scheduler", sorted(vars(family.pipeline.scheduler)), 0)]
 
@@ -206,9 +235,11 @@ def _fail(*_: Any) -> None:
 
 
 def _forget(family: Family) -> None:
-    """Drop the one reference to the denoiser that the pipeline holds."""
-    name = "unet" if getattr(family.pipeline, "unet", None) is not None else "transformer"
-    if hasattr(family.pipeline, "register_modules"):
-        delattr(family.pipeline, name)
-    else:
-        setattr(family.pipeline, name, None)
+    """Drop the references to the denoisers that the pipeline holds."""
+    for name in ("unet", "transformer", "transformer_2"):
+        if getattr(family.pipeline, name, None) is None:
+            continue
+        if hasattr(family.pipeline, "register_modules"):
+            delattr(family.pipeline, name)
+        else:
+            setattr(family.pipeline, name, None)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import diffusers
-import numpy as np
 import torch
-from PIL import Image
 from transformers import (
     CLIPVisionModel,
     CLIPVisionModelWithProjection,
@@ -18,65 +15,13 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from tests.support.tiny_pipelines import models, parts, pipelines
+from tests.support.tiny_pipelines import models, parts, pipelines, videos
+from tests.support.tiny_pipelines.family import Family, noise, noise_image
 from tests.support.tiny_pipelines.ip_adapters import checkpoint
 from tests.support.tiny_pipelines.parts import WIDTH
 from tests.support.tiny_pipelines.reference_pipeline import StableDiffusionReferencePipeline
 
-__all__ = ["FAMILIES", "Family"]
-
-
-@dataclass(frozen=True)
-class Family:
-    """A pipeline, how it is called, and what a capture of it must hold.
-
-    Parameters
-    ----------
-    layers : int
-    references : tuple of (tokens, special tokens, grid or None)
-        Of each reference image; -1 tokens are as many as the layer has patches.
-    queries_before : int
-        Queries of the layer that come before the generated patches.
-    keys_before : callable (layer's number of patches) -> int
-        Keys of the softmax that come before the references'.
-    other_keys : callable (layer's number of patches) -> int
-        Keys that share the softmax with all references.
-    calls : int
-        How often a step runs the layer with these keys; the first time is the conditional one.
-    frames : int
-    is_guided : bool
-    """
-
-    pipeline: Any
-    call: dict[str, Any]
-    profile: str
-    layers: int
-    references: tuple[tuple[int, int, tuple[int, int] | None], ...]
-    other_keys: Callable[[int], int] = field(default=lambda _patches: 0)
-    keys_before: Callable[[int], int] = field(default=lambda _patches: 0)
-    queries_before: int = 0
-    calls: int = 1
-    frames: int = 1
-    is_guided: bool = True
-
-    @property
-    def denoiser(self) -> Any:
-        return getattr(self.pipeline, "unet", None) or self.pipeline.transformer
-
-    def blank(self) -> Any:
-        """Return a black picture of the shape that the pipeline paints, frames above one another."""
-        side = getattr(self.pipeline, "vae_scale_factor", 2) * 8
-        if self.profile == "i2am-tiny":
-            side = 64
-        height, width = self.call.get("height", side), self.call.get("width", side)
-        if self.profile == "reference-only":
-            height, width = self.call["reference_latents"].shape[-2:]
-        return np.zeros((self.frames * height, width, 3), np.uint8)
-
-    def run(self, steps: int = 2, **options: Any) -> Any:
-        """Run the pipeline, always from the same noise, and return its latents."""
-        call = {"generator": torch.Generator().manual_seed(0)} | self.call | options
-        return self.pipeline(num_inference_steps=steps, output_type="latent", **call)[0]
+__all__ = ["FAMILIES", "Family", "noise_image"]
 
 
 def paint_by_example() -> Family:
@@ -142,8 +87,8 @@ def ip_adapter(kind: str, *, xl: bool = False, images: int = 1) -> Family:
         "feature_extractor": parts.clip_processor(),
     }
     call: dict[str, Any] = {
-        "prompt_embeds": _noise(1, 7, WIDTH),
-        "negative_prompt_embeds": -_noise(1, 7, WIDTH),
+        "prompt_embeds": noise(1, 7, WIDTH),
+        "negative_prompt_embeds": -noise(1, 7, WIDTH),
         "height": 16,
         "width": 32,
         "ip_adapter_image": [[noise_image(32, seed) for seed in range(images)]],
@@ -152,8 +97,8 @@ def ip_adapter(kind: str, *, xl: bool = False, images: int = 1) -> Family:
         pipeline = diffusers.StableDiffusionXLPipeline(
             **common, text_encoder_2=None, tokenizer_2=None, force_zeros_for_empty_prompt=True
         )
-        call["pooled_prompt_embeds"] = _noise(1, WIDTH)
-        call["negative_pooled_prompt_embeds"] = -_noise(1, WIDTH)
+        call["pooled_prompt_embeds"] = noise(1, WIDTH)
+        call["negative_pooled_prompt_embeds"] = -noise(1, WIDTH)
     else:
         pipeline = diffusers.StableDiffusionPipeline(
             **common, safety_checker=None, requires_safety_checker=False
@@ -196,8 +141,8 @@ def kandinsky() -> Family:
     )
     pipeline = diffusers.KandinskyV22Pipeline(unet=unet, scheduler=parts.ddim(), movq=movq)
     call = {
-        "image_embeds": _noise(1, WIDTH),
-        "negative_image_embeds": -_noise(1, WIDTH),
+        "image_embeds": noise(1, WIDTH),
+        "negative_image_embeds": -noise(1, WIDTH),
         "height": 32,
         "width": 64,
     }
@@ -208,10 +153,10 @@ def kandinsky() -> Family:
 def flux_kontext() -> Family:
     call = {
         "image": noise_image(16, width=24),
-        "prompt_embeds": _noise(1, 6, 32),
-        "pooled_prompt_embeds": _noise(1, 32),
-        "negative_prompt_embeds": -_noise(1, 6, 32),
-        "negative_pooled_prompt_embeds": -_noise(1, 32),
+        "prompt_embeds": noise(1, 6, 32),
+        "pooled_prompt_embeds": noise(1, 32),
+        "negative_prompt_embeds": -noise(1, 6, 32),
+        "negative_pooled_prompt_embeds": -noise(1, 32),
         "true_cfg_scale": 2.0,
         "height": 16,
         "width": 16,
@@ -299,9 +244,9 @@ def qwen_edit(*, plus: bool = False) -> Family:
     mask[:, 5:] = 0  # Two of the tokens are padding.
     call = {
         "image": [noise_image(32), noise_image(32, 1, width=64)] if plus else noise_image(32),
-        "prompt_embeds": _noise(1, 7, WIDTH),
+        "prompt_embeds": noise(1, 7, WIDTH),
         "prompt_embeds_mask": mask,
-        "negative_prompt_embeds": -_noise(1, 7, WIDTH),
+        "negative_prompt_embeds": -noise(1, 7, WIDTH),
         "negative_prompt_embeds_mask": mask,
         "height": 16,
         "width": 24,
@@ -337,19 +282,10 @@ def wan(*, last_frame: bool = False) -> Family:
         rope_max_seq_len=32,
         pos_embed_seq_len=2 * 17 if last_frame else None,
     )
-    vae = diffusers.AutoencoderKLWan(
-        base_dim=4,
-        z_dim=4,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-        latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4,
-    )
     pipeline = diffusers.WanImageToVideoPipeline(
         tokenizer=None,
         text_encoder=None,
-        vae=vae,
+        vae=videos.wan_vae(),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
         image_processor=parts.clip_processor(),
         image_encoder=parts.clip(CLIPVisionModel),
@@ -357,8 +293,8 @@ def wan(*, last_frame: bool = False) -> Family:
     )
     call = {
         "image": noise_image(32),
-        "prompt_embeds": _noise(1, 512, WIDTH),
-        "negative_prompt_embeds": -_noise(1, 512, WIDTH),
+        "prompt_embeds": noise(1, 512, WIDTH),
+        "negative_prompt_embeds": -noise(1, 512, WIDTH),
         "height": 16,
         "width": 32,
         "num_frames": 9,
@@ -380,9 +316,9 @@ def wan(*, last_frame: bool = False) -> Family:
 def reference_only() -> Family:
     pipeline = StableDiffusionReferencePipeline(parts.unet(), parts.ddim())
     call = {
-        "reference_latents": _noise(1, 4, 8, 16),
-        "prompt_embeds": _noise(1, 7, WIDTH),
-        "negative_prompt_embeds": -_noise(1, 7, WIDTH),
+        "reference_latents": noise(1, 4, 8, 16),
+        "prompt_embeds": noise(1, 7, WIDTH),
+        "negative_prompt_embeds": -noise(1, 7, WIDTH),
         "style_fidelity": 0.5,
     }
     # The grid of the reference is each layer's own.
@@ -415,16 +351,8 @@ FAMILIES: dict[str, Callable[[], Family]] = {
     "wan-image-to-video": wan,
     "wan-first-and-last-frame": lambda: wan(last_frame=True),
     "reference-only": reference_only,
+    **videos.FAMILIES,
 }
-
-
-def noise_image(height: int, seed: int = 0, width: int | None = None) -> Image.Image:
-    shape = (height, width or height, 3)
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
-
-
-def _noise(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
 def _unet_xl() -> diffusers.UNet2DConditionModel:
