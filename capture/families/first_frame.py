@@ -217,12 +217,12 @@ def _check_tokens(layer: str, video: VideoTokens, call: KernelCall) -> None:
 
 
 def _less_noisy(call: DenoiserCall, frames: int) -> tuple[int, ...]:
-    """Return the frames whose tokens are less noisy than the noisiest; none without such timesteps."""
+    """Return the frames whose tokens are clean, or less noisy than the noisiest; none of one timestep."""
     timestep = call.arguments["timestep"]
     if timestep.ndim < 2 or timestep.shape[1] % frames:
         return ()
     own = timestep[list(call.rows)]
-    return _marked(own < own.amax(1, keepdim=True), frames)
+    return _marked((own == 0) | (own < own.amax(1, keepdim=True)), frames)
 
 
 def _marked(marks: torch.Tensor, frames: int) -> tuple[int, ...]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
-from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
 
 from tests.support.tiny_pipelines import parts
 from tests.support.tiny_pipelines.family import Family, noise, noise_image
@@ -219,7 +219,7 @@ def _ltx2_vae() -> diffusers.AutoencoderKLLTX2Video:
 
 
 def _ltx2_audio_vae() -> Any:
-    vae = diffusers.AutoencoderKLLTX2Audio(
+    return diffusers.AutoencoderKLLTX2Audio(
         base_channels=4,
         ch_mult=(1,),
         num_res_blocks=1,
@@ -227,7 +227,6 @@ def _ltx2_audio_vae() -> Any:
         latent_channels=2,
         mel_bins=8,
     )
-    return vae
 
 
 def hunyuan(kind: str = "token_replace") -> Family:
