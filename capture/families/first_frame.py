@@ -217,12 +217,12 @@ def _check_tokens(layer: str, video: VideoTokens, call: KernelCall) -> None:
 
 
 def _less_noisy(call: DenoiserCall, frames: int) -> tuple[int, ...]:
-    """Return the frames whose tokens are less noisy than the noisiest; none without such timesteps."""
+    """Return the frames whose tokens are clean, or less noisy than the noisiest; none of one timestep."""
     timestep = call.arguments["timestep"]
     if timestep.ndim < 2 or timestep.shape[1] % frames:
         return ()
     own = timestep[list(call.rows)]
-    return _marked(own < own.amax(1, keepdim=True), frames)
+    return _marked((own == 0) | (own < own.amax(1, keepdim=True)), frames)
 
 
 def _marked(marks: torch.Tensor, frames: int) -> tuple[int, ...]:
@@ -233,7 +233,7 @@ def _marked(marks: torch.Tensor, frames: int) -> tuple[int, ...]:
     CaptureError
         If a part of a frame is marked, or samples differ.
     """
-    of_frames = marks.unflatten(1, (frames, -1))
+    of_frames = marks.view(len(marks), frames, -1)
     whole, some = torch.stack([of_frames.all(-1), of_frames.any(-1)]).tolist()
     if whole != some or any(sample != whole[0] for sample in whole):
         msg = (
@@ -351,7 +351,8 @@ def _ltx_video(call: DenoiserCall) -> VideoTokens:
     of its tokens; pictures are numbered in the order of their times.
     """
     arguments = call.arguments
-    tokens, places = arguments["hidden_states"].shape[1], arguments.get("video_coords")
+    tokens = arguments["hidden_states"].shape[1]
+    places: Any = arguments.get("video_coords")
     if places is not None:  # (row, axis, token) or, of LTX-2, (row, axis, token, begin and end)
         places = places[call.rows[0]].reshape(3, tokens, -1)[..., 0].cpu()
     height, width = arguments.get("height"), arguments.get("width")

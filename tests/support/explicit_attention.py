@@ -28,8 +28,10 @@ class Attended:
 
 
 @contextmanager
-def explicit_attention(denoiser: nn.Module) -> Iterator[dict[str, list[Attended]]]:
+def explicit_attention(*denoisers: nn.Module) -> Iterator[dict[str, list[Attended]]]:
     """Make every attention layer compute its probabilities explicitly, and keep them.
+
+    Of several denoisers that share the steps, layers of one name are one.
 
     Yields
     ------
@@ -39,8 +41,11 @@ def explicit_attention(denoiser: nn.Module) -> Iterator[dict[str, list[Attended]
     kept: dict[str, list[Attended]] = {}
     running: list[str] = []
     with ExitStack() as stack:
-        for name, module in denoiser.named_modules():
+        modules = (pair for denoiser in denoisers for pair in denoiser.named_modules())
+        for name, module in modules:
             if not (hasattr(module, "processor") and hasattr(module, "heads")):
+                continue
+            if "token_refiner" in name:  # Of the text, before it meets the picture.
                 continue
             stack.callback(module.register_forward_pre_hook(_enter(running, name)).remove)
             stack.callback(module.register_forward_hook(_leave(running)).remove)
@@ -122,9 +127,11 @@ def _backend(running: list[str], kept: dict[str, list[Attended]]) -> Any:
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))
         scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
         if attn_mask is not None:
-            scores = scores.masked_fill(~attn_mask.bool(), -torch.inf)
+            is_bool = attn_mask.dtype == torch.bool
+            scores = scores.masked_fill(~attn_mask, -torch.inf) if is_bool else scores + attn_mask
         probabilities = scores.softmax(-1)
-        kept.setdefault(running[-1], []).append(Attended(scores.clone(), probabilities.clone()))
+        if running:  # Else the attention is that of another part of the pipeline.
+            kept.setdefault(running[-1], []).append(Attended(scores.clone(), probabilities.clone()))
         mixed: torch.Tensor = (probabilities @ value).transpose(1, 2)
         return mixed
 

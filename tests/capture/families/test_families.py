@@ -52,20 +52,20 @@ def record(family: Family, store: Path, **options: Any) -> Any:
 def test_captured_attention_is_what_the_layer_computes_in_the_same_run(
     family: Family, store: Path
 ) -> None:
-    with explicit_attention(family.denoiser) as kept:
+    with explicit_attention(*family.denoisers) as kept:
         record(family, store, dtype="float32")
     assert compare(family, store, kept) < 1e-5
 
 
 def test_float16_stays_within_its_precision(family: Family, store: Path) -> None:
-    with explicit_attention(family.denoiser) as kept:
+    with explicit_attention(*family.denoisers) as kept:
         record(family, store)
     assert compare(family, store, kept) < 2e-3
 
 
 def test_logits_and_factors_hold_the_same(family: Family, store: Path) -> None:
     for representation in ("logits", "factors"):
-        with explicit_attention(family.denoiser) as kept:
+        with explicit_attention(*family.denoisers) as kept:
             record(family, store, dtype="float32", representation=representation, overwrite=True)
         assert compare(family, store, kept) < 1e-5
 
@@ -92,7 +92,7 @@ def test_what_is_read_over_the_text_is_what_the_layer_computes(family: Family, s
     if not family.text:
         pytest.skip("no text shares the softmax")
     edges = ["text->generated", *(["reference->text"] if family.text_queries else [])]
-    with explicit_attention(family.denoiser) as kept:
+    with explicit_attention(*family.denoisers) as kept:
         record(family, store, dtype="float32", edges=edges)
     for name, layer in models.opened(store / "one" / "layers").groups():
         path, _, index = name.partition(".reference_")
@@ -124,10 +124,10 @@ def test_nothing_is_left_on_the_model_also_after_an_exception(family: Family, st
     with pytest.warns(UserWarning, match="stay incomplete"), recording:
         family.run(STEPS)
     assert _state(family) == pristine
-    denoiser = weakref.ref(family.denoiser)
+    denoisers = [weakref.ref(denoiser) for denoiser in family.denoisers]
     _forget(family)
     gc.collect()
-    assert denoiser() is None, "neither recording may keep the model alive"
+    assert {ref() for ref in denoisers} == {None}, "neither recording may keep the model alive"
     del recording
 
 
@@ -152,6 +152,8 @@ def compare(family: Family, store: Path, kept: dict[str, list[Attended]]) -> flo
             total = logits.logsumexp(-1, keepdim=True)
         forward = (logits - total).exp() - expected.probabilities
         backward = logits.softmax(2) - expected.scores.softmax(2)
+        assert forward.isfinite().all()
+        assert backward.isfinite().all()
         worst = max(worst, backward.abs().max().item(), forward.abs().max().item())
     return worst
 
@@ -209,7 +211,8 @@ def _state(family: Family) -> list[tuple[str, list[str], int]]:
     """Return what hangs on each module and on the scheduler, by name."""
     found = [
         (name, sorted(vars(module)), len(module._forward_hooks) + len(module._forward_pre_hooks))
-        for name, module in family.denoiser.named_modules()
+        for denoiser in family.denoisers
+        for name, module in denoiser.named_modules()
     ]
     return [*found, ("scheduler", sorted(vars(family.pipeline.scheduler)), 0)]
 
@@ -223,9 +226,11 @@ def _fail(*_: Any) -> None:
 
 
 def _forget(family: Family) -> None:
-    """Drop the one reference to the denoiser that the pipeline holds."""
-    name = "unet" if getattr(family.pipeline, "unet", None) is not None else "transformer"
-    if hasattr(family.pipeline, "register_modules"):
-        delattr(family.pipeline, name)
-    else:
-        setattr(family.pipeline, name, None)
+    """Drop the references to the denoisers that the pipeline holds."""
+    for name in ("unet", "transformer", "transformer_2"):
+        if getattr(family.pipeline, name, None) is None:
+            continue
+        if hasattr(family.pipeline, "register_modules"):
+            delattr(family.pipeline, name)
+        else:
+            setattr(family.pipeline, name, None)

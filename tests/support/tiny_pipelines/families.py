@@ -15,7 +15,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from tests.support.tiny_pipelines import joint, models, parts, pipelines
+from tests.support.tiny_pipelines import joint, models, parts, pipelines, videos
 from tests.support.tiny_pipelines.family import Family, noise, noise_image
 from tests.support.tiny_pipelines.ip_adapters import checkpoint
 from tests.support.tiny_pipelines.parts import WIDTH
@@ -269,19 +269,10 @@ def wan(*, last_frame: bool = False) -> Family:
         rope_max_seq_len=32,
         pos_embed_seq_len=2 * 17 if last_frame else None,
     )
-    vae = diffusers.AutoencoderKLWan(
-        base_dim=4,
-        z_dim=4,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-        latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4,
-    )
     pipeline = diffusers.WanImageToVideoPipeline(
         tokenizer=None,
         text_encoder=None,
-        vae=vae,
+        vae=videos.wan_vae(),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
         image_processor=parts.clip_processor(),
         image_encoder=parts.clip(CLIPVisionModel),
@@ -348,6 +339,7 @@ FAMILIES: dict[str, Callable[[], Family]] = {
     "wan-first-and-last-frame": lambda: wan(last_frame=True),
     "reference-only": reference_only,
     **joint.FAMILIES,
+    **videos.FAMILIES,
 }
 
 

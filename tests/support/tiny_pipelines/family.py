@@ -88,6 +88,12 @@ class Family:
     def denoiser(self) -> Any:
         return getattr(self.pipeline, "unet", None) or self.pipeline.transformer
 
+    @property
+    def denoisers(self) -> tuple[Any, ...]:
+        """The denoiser, and the one that takes over from it in late steps, if there is one."""
+        second = getattr(self.pipeline, "transformer_2", None)
+        return (self.denoiser,) if second is None else (self.denoiser, second)
+
     def blank(self) -> Any:
         """Return a black picture of the shape that the pipeline paints, frames above one another."""
         side = getattr(self.pipeline, "vae_scale_factor", 2) * 8
