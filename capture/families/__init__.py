@@ -1,32 +1,43 @@
 """One file a model family: which layers attend to the reference, and where its tokens are.
 
+Some hold a *generic profile*, a function with parameters that serves a kind of model: a further one is one
+line at the end of its file.
+
 May import `profiles` and `hooks`, and `pipelines` for its types. Importing this folder registers every family.
 """
 
 from i2am.capture.families import (
+    canvas,
     compvis,
     first_frame,
     flux,
     flux2,
+    garment_network,
     ip_adapter,
     kandinsky,
+    own_grid,
     qwen,
     qwen21,
     reference_only,
     unet,
+    visualcloze,
     wan,
 )
 
 __all__ = [
+    "canvas",
     "compvis",
     "first_frame",
     "flux",
     "flux2",
+    "garment_network",
     "ip_adapter",
     "kandinsky",
+    "own_grid",
     "qwen",
     "qwen21",
     "reference_only",
     "unet",
+    "visualcloze",
     "wan",
 ]

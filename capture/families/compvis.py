@@ -21,12 +21,17 @@ from i2am.capture.hooks.attention import (
 )
 from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
-from i2am.capture.profiles.attention_modules import block_of, patch_grid, scale_of, split_heads
+from i2am.capture.profiles.attention_modules import (
+    block_of,
+    check_no_mask,
+    patch_grid,
+    scale_of,
+    split_heads,
+)
 from i2am.capture.profiles.profile import Profile, class_names, register
 from i2am.capture.profiles.recognition import is_target_itself
 from i2am.capture.profiles.text_tokens import without_text
 from i2am.capture.profiles.unserved import find_unserved
-from i2am.schemas import CaptureError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,12 +72,7 @@ def _read(
     # Without a context these classes attend to the generated image itself.
     if not projected.keys[0] or projected.options.get("context", ...) is None:
         return
-    if projected.options.get("mask") is not None:
-        msg = (
-            f"Expected cross-attention without a mask, got one, at layer {name!r}. "
-            "Call the model without a mask, or leave the layer out with layers=."
-        )
-        raise CaptureError(msg)
+    check_no_mask(name, projected.options)
     query = split_heads(projected.query, attention.heads)
     key = split_heads(projected.keys[0][-1], attention.heads)
     grid = patch_grid(name, projected.states, query.shape[2])

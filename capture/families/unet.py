@@ -26,6 +26,7 @@ from i2am.capture.hooks.projection_tap import ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
 from i2am.capture.profiles.attention_modules import (
     block_of,
+    check_no_mask,
     grid_source,
     heads_of,
     key_projection,
@@ -45,7 +46,6 @@ from i2am.capture.profiles.recognition import (
 from i2am.capture.profiles.running_call import RunningCall
 from i2am.capture.profiles.text_tokens import without_text
 from i2am.capture.profiles.unserved import is_known_unet
-from i2am.schemas import CaptureError
 
 if TYPE_CHECKING:
     import torch
@@ -120,12 +120,7 @@ def _read(
     # Without a context these classes attend to the generated image itself.
     if not projected.keys[0] or projected.options.get("encoder_hidden_states", ...) is None:
         return
-    if projected.options.get("attention_mask") is not None:
-        msg = (
-            f"Expected cross-attention without a mask, got one, at layer {name!r}. "
-            "Call the pipeline without an attention mask."
-        )
-        raise CaptureError(msg)
+    check_no_mask(name, projected.options)
     query = heads_of(attention, projected.query)
     key = heads_of(attention, projected.keys[0][-1])
     frames = projected.states[0] // projected.source.batch

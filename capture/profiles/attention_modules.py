@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,9 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "block_of",
+    "check_no_mask",
     "grid_source",
     "heads_of",
     "key_projection",
+    "latent_grid",
     "patch_grid",
     "query_projection",
     "scale_of",
@@ -58,6 +61,43 @@ def patch_grid(name: str, states: tuple[int, ...], patches: int) -> tuple[int, i
     msg = (
         f"Expected {height}×{width} queries, got {patches}, at layer {name!r}. "
         "Its profile names the wrong module for the grid."
+    )
+    raise CaptureError(msg)
+
+
+def latent_grid(denoiser: Any, arguments: Mapping[str, Any]) -> tuple[int, int]:
+    """Return (height, width) of a transformer's own tokens: of its latents, over its patch size.
+
+    Parameters
+    ----------
+    denoiser : Module
+    arguments : mapping of str to object
+        Of its call, by name; the latents are (batch, channel, y, x).
+    """
+    height, width = arguments["hidden_states"].shape[-2:]
+    patch = denoiser.config.patch_size
+    return height // patch, width // patch
+
+
+def check_no_mask(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse an attention mask: the projections' outputs do not have it in them.
+
+    Parameters
+    ----------
+    name : str
+        Of the layer.
+    options : mapping of str to object
+        Keyword arguments of its call.
+
+    Raises
+    ------
+    CaptureError
+    """
+    if options.get("attention_mask") is None and options.get("mask") is None:
+        return
+    msg = (
+        f"Expected attention without a mask, got one, at layer {name!r}. Call the model without a mask, "
+        "or leave the layer out with layers=."
     )
     raise CaptureError(msg)
 

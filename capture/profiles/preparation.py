@@ -19,6 +19,7 @@ from i2am.capture.profiles.running_call import RunningCall
 from i2am.schemas import Box
 
 __all__ = [
+    "CanvasPart",
     "CentreCrop",
     "Fitted",
     "Preparation",
@@ -199,6 +200,44 @@ class SeenPart:
         return Box(
             y0 * height / rows, x0 * width / columns, y1 * height / rows, x1 * width / columns
         )
+
+
+@dataclass(frozen=True)
+class CanvasPart:
+    """The part of a painted canvas that is the generated image: it is stored alone, or the canvas is.
+
+    Which of them a picture is its shape tells. Where both have one shape, nothing does.
+
+    Parameters
+    ----------
+    grid : (height, width)
+        Of the part, in tokens.
+    part : Box
+        In fractions of the canvas.
+
+    Examples
+    --------
+    The right half of a canvas of two squares:
+
+    >>> right = CanvasPart((16, 16), Box(0, 0.5, 1, 1))
+    >>> right.box(64, 128), right.box(64, 64), right.box(64, 100)
+    (Box(y0=0, x0=64.0, y1=64, x1=128), Box(y0=0, x0=0, y1=64, x1=64), None)
+    """
+
+    grid: tuple[int, int]
+    part: Box
+
+    def box(self, height: int, width: int) -> Box | None:
+        """See `Preparation`."""
+        rows, columns = self.grid
+        canvas = rows / self.part.height, columns / self.part.width
+        is_part, is_canvas = (is_same_shape(s, (height, width)) for s in (self.grid, canvas))
+        if is_part == is_canvas:
+            return None
+        if is_part:
+            return Box.whole(height, width)
+        y0, x0, y1, x1 = self.part
+        return Box(y0 * height, x0 * width, y1 * height, x1 * width)
 
 
 def is_same_shape(first: tuple[float, float], second: tuple[float, float]) -> bool:

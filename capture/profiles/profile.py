@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from i2am.capture.pipelines.call import Generate
     from i2am.capture.profiles.notes import ModelNotes
-    from i2am.capture.profiles.preparation import Prepares
+    from i2am.capture.profiles.preparation import Preparation, Prepares
+    from i2am.capture.profiles.running_call import RunningCall
 
 __all__ = [
     "ENTRY_POINTS",
@@ -78,6 +79,9 @@ class Profile:
         How references are prepared, which says over which part of the stored picture their tokens
         lie: `Stretched`, `CentreCrop` …; one for all, or one for each reference. None is unknown:
         then the picture must have the shape of the tokens' grid.
+    paints : callable (RunningCall) -> Preparation or None, optional
+        Which part of the stored generated image was painted, over which its patches lie, if it is not
+        what diffusers' inpainting pipelines paint.
     notes : ModelNotes, optional
         What docs/models.md tells of it.
 
@@ -106,6 +110,7 @@ class Profile:
     package: str | None = None
     find_unnamed_taps: Callable[[nn.Module], Iterable[LayerTap]] | None = None
     prepares: Prepares | None = None
+    paints: Callable[[RunningCall], Preparation | None] | None = None
     notes: ModelNotes | None = None
 
     def serves(self, target: Any, denoiser: nn.Module) -> bool:

@@ -19,10 +19,12 @@ __all__ = [
     "DIFFUSERS",
     "class_names",
     "forward_parameters",
+    "holds",
     "is_diffusers_unet",
     "is_target_itself",
     "keeps_forward",
     "package_of",
+    "skips_cross_attention",
     "stray_attention",
     "text_setting",
 ]
@@ -88,6 +90,17 @@ def keeps_forward(denoiser: nn.Module) -> bool:
 def forward_parameters(denoiser: nn.Module) -> set[str]:
     """Return the names of the parameters of a denoiser's ``forward``."""
     return set(inspect.signature(type(denoiser).forward).parameters)
+
+
+def holds(denoiser: nn.Module, part: str) -> bool:
+    """Return whether a module of this name lies in a denoiser, at any depth."""
+    return any(part in name.split(".") for name, _ in denoiser.named_modules())
+
+
+def skips_cross_attention(denoiser: nn.Module) -> bool:
+    """Return whether a UNet's cross-attention gives back what it is given, as CatVTON's does."""
+    processors = (getattr(module, "processor", None) for module in denoiser.modules())
+    return any("SkipAttnProcessor" in class_names(processor) for processor in processors)
 
 
 def stray_attention(denoiser: nn.Module) -> str | None:

@@ -32,6 +32,8 @@ class RunningCall:
         What the pipeline's image processors have prepared for it, in this order.
     sample, samples : int
         Number of the sample among those of the call, from 0, and how many these are.
+    grid : (height, width), optional
+        Of the generated patches, in the layer that is read first.
     """
 
     target: Any
@@ -39,6 +41,7 @@ class RunningCall:
     pictures: tuple[ProcessedPicture, ...] = ()
     sample: int = 0
     samples: int = 1
+    grid: tuple[int, int] | None = None
 
 
 class CallInProgress(NamedTuple):

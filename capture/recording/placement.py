@@ -16,6 +16,7 @@ from torch import nn
 
 from i2am.capture.hooks.picture_log import PictureLog
 from i2am.capture.profiles.preparation import (
+    CanvasPart,
     Preparation,
     Preparations,
     SeenPart,
@@ -56,19 +57,21 @@ class CallPictures:
         self._log.watch(stack)
         stack.callback(self._forget)
 
-    def read(self, samples: int) -> list[Placement]:
+    def read(self, samples: int, grid: tuple[int, int]) -> list[Placement]:
         """Return how the pictures of each sample were prepared; called while the denoiser runs.
 
         Parameters
         ----------
         samples : int
             Number of images that the call generates.
+        grid : (height, width)
+            Of the generated patches, in the layer that is read first.
         """
         running = self._denoiser and call_in_progress(self._target, self._denoiser)
         variables = running.variables if running else {}
-        call = RunningCall(self._target, variables, self._log.take(), samples=samples)
+        call = RunningCall(self._target, variables, self._log.take(), samples=samples, grid=grid)
         prepares = self._profile.prepares or (lambda _call: None)
-        painted = painted_part(call)
+        painted = (self._profile.paints or painted_part)(call)
         return [
             Placement(painted, prepares(replace(call, sample=number))) for number in range(samples)
         ]
@@ -226,6 +229,8 @@ def _check_overlap(name: str, box: Box, size: tuple[int, int], place: str) -> No
 def _refuse_other_picture(
     name: str, preparation: Preparation, size: tuple[int, int], place: str
 ) -> NoReturn:
+    if isinstance(preparation, CanvasPart):
+        raise CaptureError(_neither_part_nor_canvas(name, preparation, size, place))
     given = (
         f" of {preparation.height}×{preparation.width} px"
         if isinstance(preparation, SeenPart)
@@ -237,3 +242,15 @@ def _refuse_other_picture(
         f"model saw: add_images(…, boxes={{{name!r}: (y0, x0, y1, x1)}})."
     )
     raise CaptureError(msg)
+
+
+def _neither_part_nor_canvas(
+    name: str, preparation: CanvasPart, size: tuple[int, int], place: str
+) -> str:
+    rows, columns = preparation.grid
+    canvas = f"{rows / preparation.part.height:g}×{columns / preparation.part.width:g}"
+    return (
+        f"Expected the painted part, in the shape of its {rows}×{columns} patches, or the canvas, of "
+        f"{canvas}, got {size[0]}×{size[1]} px, {place}, which does not tell. Store one of them, or say "
+        f"where the part lies: add_images(…, boxes={{{name!r}: (y0, x0, y1, x1)}})."
+    )

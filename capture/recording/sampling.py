@@ -76,7 +76,7 @@ class Sampling:
     def receive(self, call: LayerCall) -> None:
         """Append to each sample its batch index of a layer's inputs; called by the hooks."""
         if not self._is_placed:
-            self._place_samples()
+            self._place_samples(call.inputs[0].grid)
         # Pipelines have disabled gradients already; every microsecond counts for a small model.
         with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
             for branch, first in call.branches:
@@ -93,9 +93,9 @@ class Sampling:
         for sample in self._samples.values():
             sample.flush()
 
-    def _place_samples(self) -> None:
+    def _place_samples(self, grid: tuple[int, int]) -> None:
         """Ask once, while the pipeline runs, how each sample's pictures were prepared."""
-        placements = self._pictures.read(len(self._samples))
+        placements = self._pictures.read(len(self._samples), grid)
         for sample, placement in zip(self._samples.values(), placements, strict=True):
             sample.place(placement)
         self._is_placed = True

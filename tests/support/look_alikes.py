@@ -5,7 +5,6 @@ No research code is here: only what a profile could take them for, and what they
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import diffusers
@@ -15,10 +14,8 @@ from tests.support.tiny_pipelines import parts
 
 __all__ = [
     "TEXT",
-    "SkipAttnProcessor",
     "add_attention",
     "adopted",
-    "catvton_unet",
     "foreign_class",
     "foreign_unet",
     "with_own_forward",
@@ -49,37 +46,24 @@ def adopted(name: str, module: str, **held: Any) -> Any:
     return pipeline
 
 
-def foreign_unet(
-    module: str,
-    layers: Sequence[str] = (),
-    *,
-    name: str = "UNet2DConditionModel",
-    argument: str | None = None,
-    base: type[nn.Module] = nn.Module,
-) -> nn.Module:
-    """Return a UNet that copies diffusers' class, with attention to text and `layers` of its own.
+def foreign_unet(module: str, *, name: str = "UNet2DConditionModel") -> nn.Module:
+    """Return a UNet that copies diffusers' class, with attention to text.
 
     Parameters
     ----------
     module : str
         Where its class says that it comes from.
-    layers : sequence of str
-        Paths of further attention modules.
     name : str
         Of the class.
-    argument : str, optional
-        Of ``forward``, beside those of diffusers.
-    base : type
     """
-    extra = "" if argument is None else f", {argument}=None"
-    scope: dict[str, Any] = {}
-    exec(
-        f"def forward(self, sample, timestep, encoder_hidden_states{extra}, **options):\n"
-        "    return sample",
-        scope,
-    )
-    unet: nn.Module = foreign_class(name, module, base, forward=scope["forward"])()
-    for path in (*TEXT, *layers):
+
+    def forward(
+        _self: Any, sample: Any, timestep: Any, encoder_hidden_states: Any, **_options: Any
+    ) -> Any:
+        return sample
+
+    unet: nn.Module = foreign_class(name, module, nn.Module, forward=forward)()
+    for path in TEXT:
         add_attention(unet, path)
     return unet
 
@@ -92,22 +76,6 @@ def add_attention(root: nn.Module, path: str) -> None:
             root.add_module(part, nn.Module())
         root = getattr(root, part)
     root.add_module(last, _Attention())
-
-
-class SkipAttnProcessor:
-    """CatVTON's: the layer gives back what it is given."""
-
-    def __call__(self, _attention: Any, hidden_states: Any, *_: Any, **__: Any) -> Any:
-        return hidden_states
-
-
-def catvton_unet() -> Any:
-    """Return diffusers' own UNet with cross-attention that does nothing."""
-    unet = parts.unet()
-    for name, module in unet.named_modules():
-        if name.endswith(".attn2"):
-            module.set_processor(SkipAttnProcessor())
-    return unet
 
 
 def with_own_forward() -> Any:

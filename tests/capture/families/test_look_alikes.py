@@ -30,7 +30,6 @@ from tests.support.look_alikes import (
     TEXT,
     add_attention,
     adopted,
-    catvton_unet,
     foreign_class,
     foreign_unet,
     with_own_forward,
@@ -42,9 +41,6 @@ from tests.support.tiny_pipelines.parts import WIDTH
 
 BLANK = np.zeros((8, 8, 3), np.uint8)
 OWN = "Profile of your own (docs/own-models.md)"
-PIXELS = "up_blocks.0.pixel_attentions.0.transformer_blocks.0.attn2"
-PLUS = "up_blocks.1.attentions.0.transformer_blocks.0.attn2_plus"
-IMAGES = "down_blocks.0.image_attentions.0.transformer_blocks.0.attn2"
 GARMENT = "self-attention (attn1)"
 
 
@@ -54,26 +50,6 @@ def store(tmp_path: Path) -> Path:
 
 
 # --- What cannot be right is refused before the model runs.
-
-
-def pasd() -> nn.Module:
-    return foreign_unet("pasd.models.pasd.unet_2d_condition", [PIXELS])
-
-
-def pasd_on_diffusers() -> Any:
-    unet = parts.unet()
-    add_attention(unet, PIXELS)
-    return unet
-
-
-def supir() -> nn.Module:
-    return foreign_unet(
-        "SUPIR.modules.SUPIR_v0", ["project_modules.0.attn"], name="LightGLVUNet", base=UNetModel
-    )
-
-
-class UNetModel(nn.Module):
-    """The name of CompVis' UNet, which others derive from."""
 
 
 def with_text_setting() -> Any:
@@ -121,63 +97,10 @@ def on(pipeline: str, module: str, **held: Callable[[], Any]) -> Callable[[], An
     return lambda: adopted(pipeline, module, **{name: build() for name, build in held.items()})
 
 
-IDM = "src.unet_hacked_tryon"
 REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
-    "PASD's UNet": (pasd, ("UNet2DConditionModel of 'pasd' (PASD)", "pixel_attentions")),
-    "PASD's pipeline": (
-        on("StableDiffusionControlNetPipeline", "pasd.pipelines", unet=pasd),
-        ("StableDiffusionControlNetPipeline of 'pasd'", "(PASD)", "pixel_attentions"),
-    ),
-    "PASD's layers on diffusers' UNet": (pasd_on_diffusers, ("(PASD)", "pixel_attentions")),
-    "PASD-light": (
-        lambda: foreign_unet("pasd.models.pasd_light.unet_2d_condition", [PLUS]),
-        ("(PASD-light)", "attn2_plus"),
-    ),
-    "SeeSR": (
-        lambda: foreign_unet("models.unet_2d_condition", [IMAGES]),
-        ("UNet2DConditionModel of 'models' (SeeSR)", "image_attentions"),
-    ),
-    "SUPIR": (supir, ("LightGLVUNet of 'SUPIR' (SUPIR)", "project_modules")),
-    "IDM-VTON": (
-        on(
-            *("StableDiffusionXLInpaintPipeline", "src.tryon_pipeline"),
-            unet=lambda: foreign_unet(IDM, argument="garment_features"),
-            unet_encoder=lambda: foreign_unet("src.unet_hacked_garmnet"),
-        ),
-        ("StableDiffusionXLInpaintPipeline of 'src'", "(IDM-VTON)", GARMENT),
-    ),
-    "IDM-VTON's UNet": (
-        lambda: foreign_unet(IDM, argument="garment_features"),
-        ("(IDM-VTON)", GARMENT, "'reference-only'"),
-    ),
-    "OOTDiffusion": (
-        on("OotdPipeline", "pipelines_ootd", unet_garm=nn.Identity, unet_vton=nn.Identity),
-        ("OotdPipeline of 'pipelines_ootd'", "(OOTDiffusion)", GARMENT),
-    ),
-    "OOTDiffusion's UNet": (
-        lambda: foreign_unet("pipelines_ootd.unet_vton", name="UNetVton2DConditionModel"),
-        ("UNetVton2DConditionModel of 'pipelines_ootd' (OOTDiffusion)", GARMENT),
-    ),
-    "Leffa": (
-        lambda: foreign_unet("leffa.diffusion_model.unet_gen", argument="reference_features"),
-        ("UNet2DConditionModel of 'leffa' (Leffa)", GARMENT),
-    ),
-    "CatVTON": (
-        on("CatVTONPipeline", "model.pipeline", unet=catvton_unet),
-        ("CatVTONPipeline of 'model'", "(CatVTON)", "on one canvas"),
-    ),
-    "CatVTON's UNet": (catvton_unet, ("UNet2DConditionModel (CatVTON)", "on one canvas")),
-    "MimicBrush": (
-        on("MimicBrushPipeline", "models.pipeline_mimicbrush", unet=parts.unet, referencenet=pasd),
-        ("MimicBrushPipeline of 'models'", "with a reference network", GARMENT),
-    ),
-    "FitDiT": (
-        on(
-            *("StableDiffusion3TryOnPipeline", "src.pose_guider"),
-            transformer_vton=nn.Identity,
-            transformer_garm=nn.Identity,
-        ),
-        ("StableDiffusion3TryOnPipeline of 'src'", "(FitDiT)"),
+    "a reference network": (
+        on("PersonPipeline", "research.pipeline", unet=parts.unet, referencenet=nn.Identity),
+        ("PersonPipeline of 'research'", "with a reference network", GARMENT, "'garment-network'"),
     ),
     "a namesake of diffusers' UNet": (
         lambda: foreign_unet("research.unet"),
@@ -250,7 +173,7 @@ def test_what_is_no_model_is_refused(target: Any, told: str, store: Path) -> Non
     ("options", "told"),
     [
         ({"profile": "unett"}, "got 'unett'. Did you mean 'unet'?"),
-        ({"profile": "zzz"}, "got 'zzz'. Known: 'compvis'"),
+        ({"profile": "zzz"}, "got 'zzz'. Known: '"),
         ({"profile": ["unet"]}, "got ['unet']. Give a name, such as 'unet', or a Profile."),
         ({"profile": "flux"}, "that profile 'flux' reads, got none in UNet2DConditionModel. Give"),
         ({"profile": "wan-image-to-video"}, "got AttributeError: "),
@@ -398,8 +321,8 @@ def test_anydoor_is_served_by_its_encoder_and_text_is_not(store: Path) -> None:
 
 def test_a_profile_of_ones_own_serves_what_ours_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiles, "_profiles", dict(profiles._profiles))
-    mine = Profile("pasd", ("UNet2DConditionModel",), cross_attention)
-    unet = pasd()
+    mine = Profile("mine", ("UNet2DConditionModel",), cross_attention)
+    unet = foreign_unet("research.unet")
     with pytest.raises(CaptureError):
         find_profile(unet)
     assert find_profile(unet, mine) is mine

@@ -1,0 +1,253 @@
+"""Research models, by look-alikes: what is captured is what their layers compute in the same run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from i2am.analysis import describe_store
+from i2am.capture import capture
+from i2am.capture.profiles.profile import find_profile
+from i2am.schemas import CaptureError, find_faults
+from i2am.schemas.dims import CONDITIONAL
+from tests.support.explicit_attention import Attended
+from tests.support.research.garments import GARMENTS
+from tests.support.research.models import Layer, Reference, Research
+from tests.support.research.witness import explicit_kernels
+from tests.support.tiny_pipelines import models
+
+STEPS = 2
+RESEARCH = GARMENTS
+# Their unconditional rows read the reference, and what they read is dropped.
+CONDITIONAL_ALONE = {"MimicBrush"}
+ALWAYS_GUIDED = {"MimicBrush"}
+
+
+@pytest.fixture(params=RESEARCH)
+def name(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+@pytest.fixture
+def research(name: str) -> Research:
+    return RESEARCH[name]()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "run.zarr"
+
+
+def record(research: Research, store: Path, *, guided: bool = True, **options: Any) -> torch.Tensor:
+    settings = research.options | options
+    with capture(research.target, store, sample="one", **settings) as recording:
+        output = research.sample(STEPS, guided)
+        recording.add_images(**research.pictures())
+    return output
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "representation"),
+    [("float32", 1e-5, "auto"), ("float32", 1e-5, "logits"), ("float16", 2e-3, "auto")],
+)
+def test_captured_attention_is_what_the_layer_computes_in_the_same_run(
+    research: Research, dtype: Any, tolerance: float, representation: Any, store: Path
+) -> None:
+    with explicit_kernels(research.denoiser) as kept:
+        record(research, store, dtype=dtype, representation=representation)
+    worst = compare(research, store, kept, CONDITIONAL)
+    assert 0 < worst < tolerance
+
+
+def test_both_guidance_branches_are_told_apart(name: str, research: Research, store: Path) -> None:
+    if len(research.guidance) == 1 or name in CONDITIONAL_ALONE:
+        pytest.skip("it has one branch to keep")
+    with explicit_kernels(research.denoiser) as kept:
+        record(research, store, dtype="float32", guidance="both")
+    sample = models.opened(store / "one")
+    assert set(sample["guidance"][...].tolist()) == set(research.guidance)
+    for index, branch in enumerate(sample["guidance"][...].tolist()):
+        assert compare(research, store, kept, branch, index) < 1e-5
+
+
+def test_a_call_without_guidance_is_the_conditional_branch(
+    name: str, research: Research, store: Path
+) -> None:
+    if name in ALWAYS_GUIDED:
+        pytest.skip("it always has guidance")
+    if len(research.guidance) == 1:
+        pytest.skip("it never has guidance")
+    with explicit_kernels(research.denoiser) as kept:
+        record(research, store, guided=False, dtype="float32")
+    assert compare(research, store, kept, CONDITIONAL, branches=(CONDITIONAL,)) < 1e-5
+
+
+def test_output_is_bit_identical_and_nothing_is_left(research: Research, store: Path) -> None:
+    before = research.sample(STEPS)
+    pristine = state(research)
+    assert torch.equal(before, record(research, store))
+    assert state(research) == pristine
+    assert torch.equal(before, research.sample(STEPS))
+    with (
+        pytest.raises(ZeroDivisionError),
+        capture(research.target, store, sample="two", **research.options),
+    ):
+        research.sample(1)
+        raise ZeroDivisionError
+    assert state(research) == pristine
+
+
+def test_rows_that_read_the_reference_in_vain_are_refused(store: Path) -> None:
+    message = "Expected the conditional branch alone, got 2 of 2 rows.*Give guidance='conditional'"
+    with pytest.raises(CaptureError, match=message):
+        record(RESEARCH["MimicBrush"](), store, guidance="both")
+
+
+def test_a_capture_keeps_the_contract_and_names_its_family(research: Research, store: Path) -> None:
+    record(research, store)
+    assert list(find_faults(describe_store(store))) == []
+    sample = models.opened(store / "one")
+    assert sample.attrs["i2am"]["profile"] == research.profile
+    for image in sample["images"].array_values():
+        assert "i2am" not in image.attrs, "the model saw the whole picture"
+
+
+def test_reference_tokens_lie_row_by_row_on_their_grid(research: Research, store: Path) -> None:
+    """Where the reference changes, the key of that place changes most in the first layer."""
+    first = next(iter(research.layers))
+    keys = {}
+    place = 5, 9
+    for sample in ("before", "after"):
+        options: dict[str, Any] = {"representation": "factors", "layers": first}
+        with capture(
+            research.target, store, sample=sample, **research.options | options
+        ) as recording:
+            research.sample(1)
+            recording.add_images(**research.pictures())
+        key = models.opened(store / sample / "layers" / first)["key"][...]
+        keys[sample] = key.reshape(-1, *key.shape[-2:]).astype(float)
+        research.move(place)
+    change = ((keys["after"] - keys["before"]) ** 2).sum(axis=(0, 2))
+    grid = research.layers[first].references[0].grid
+    assert grid is not None
+    row, column = np.unravel_index(int(change.argmax()), grid)
+    expected = place[0] * grid[0] // research.latents[0], place[1] * grid[1] // research.latents[1]
+    assert abs(row - expected[0]) <= 1
+    assert abs(column - expected[1]) <= 1
+
+
+@pytest.mark.parametrize("name", ["IDM-VTON", "FitDiT"])
+def test_a_reference_of_another_size_is_refused(name: str, store: Path) -> None:
+    research = RESEARCH[name]()
+    research.target.garment = research.target.garment[..., :6, :]
+    message = "on the queries' own grid of .*, got .* keys, at layer.*the generated image's size"
+    with pytest.raises(CaptureError, match=message):
+        record(research, store)
+
+
+def test_a_source_that_mimicbrush_squashed_is_refused_in_another_shape(store: Path) -> None:
+    research = RESEARCH["MimicBrush"]()
+    with capture(research.target, store, sample="one") as recording:
+        research.sample(1)
+        pictures = research.pictures()
+        with pytest.raises(CaptureError, match="the picture of 20×30 px that the model's call had"):
+            recording.add_images(reference=pictures["generated"][:, :8])
+        recording.add_images(**pictures)
+
+
+def test_a_pipeline_and_its_bare_denoiser_have_one_profile(research: Research) -> None:
+    if research.options.get("profile") is None:
+        assert find_profile(research.target, denoiser=research.denoiser).name == research.profile
+
+
+def compare(
+    research: Research,
+    store: Path,
+    kept: dict[str, list[Attended]],
+    branch: str,
+    stored_branch: int | None = None,
+    branches: tuple[str, ...] | None = None,
+) -> float:
+    """Return the largest difference between stored and computed probabilities, both directions."""
+    groups = dict(models.opened(store / "one" / "layers").groups())
+    in_order = sorted(groups, key=lambda name: groups[name].attrs["i2am"]["order"])
+    expected = [
+        (f"{name}.reference_{index}" if index else name, layer, reference)
+        for name, layer in research.layers.items()
+        for index, reference in enumerate(layer.references)
+    ]
+    assert in_order == [stored for stored, _, _ in expected]
+    worst = 0.0
+    for name, layer, reference in expected:
+        group = groups[name]
+        check_attributes(group.attrs["i2am"], layer, reference)
+        scores, probabilities = attended(
+            research, kept[name.partition(".reference_")[0]], layer, branch, branches
+        )
+        logits = stored_logits(group, stored_branch)
+        own = scores[..., list(layer.generated), :][..., list(reference.tokens)]
+        assert logits.shape == own.shape
+        forward = probabilities[..., list(layer.generated), :][..., list(reference.tokens)]
+        if len(reference.tokens) == scores.shape[-1]:
+            assert "logsumexp" not in group
+            total = logits.logsumexp(-1, keepdim=True)
+        else:
+            total = read(group, "logsumexp", stored_branch)[..., None]
+        differences = (logits - total).exp() - forward, logits.softmax(2) - own.softmax(2)
+        worst = max(worst, *(d.abs().max().item() for d in differences))
+    return worst
+
+
+def check_attributes(attributes: dict[str, Any], layer: Layer, reference: Reference) -> None:
+    assert attributes["generated_grid"] == list(layer.grid)
+    wanted = None if reference.grid is None else list(reference.grid)
+    assert attributes["reference_grid"] == wanted
+    assert attributes["special_tokens"] == reference.special
+    assert attributes.get("weight", 1.0) == reference.weight
+    assert attributes["causal"] is True
+
+
+def attended(
+    research: Research,
+    calls: list[Attended],
+    layer: Layer,
+    branch: str,
+    branches: tuple[str, ...] | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return scores and probabilities of one branch, dims (step, head, query, key)."""
+    assert len(calls) == STEPS * layer.kernels
+    reads = calls[layer.kernel :: layer.kernels]
+    order = branches or research.guidance
+    row = order.index(branch)
+    assert all(len(call.scores) == len(order) for call in reads)
+    return (
+        torch.stack([call.scores[row] for call in reads]),
+        torch.stack([call.probabilities[row] for call in reads]),
+    )
+
+
+def read(layer: Any, name: str, branch: int | None) -> torch.Tensor:
+    values = torch.from_numpy(layer[name][...]).float()
+    return values if branch is None else values[branch]  # Its first dimension, where there are two.
+
+
+def stored_logits(layer: Any, branch: int | None) -> torch.Tensor:
+    """Return float32 logits, dims (step, head, generated, reference)."""
+    if "logits" in layer:
+        return read(layer, "logits", branch)
+    query, key = (read(layer, name, branch) for name in ("query", "key"))
+    logits: torch.Tensor = query @ key.transpose(-1, -2) * layer.attrs["i2am"]["scale"]
+    return logits
+
+
+def state(research: Research) -> list[tuple[str, list[str], int]]:
+    """Return what hangs on each module, by name."""
+    return [
+        (name, sorted(vars(module)), len(module._forward_hooks) + len(module._forward_pre_hooks))
+        for name, module in research.denoiser.named_modules()
+    ]
