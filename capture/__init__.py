@@ -13,12 +13,18 @@ require("zarr", "to write a capture store", "capture")
 
 from i2am.capture import families  # noqa: F401 - each family's module registers its profiles
 from i2am.capture.batch.capture_manifest import CaptureSummary, capture_manifest
+from i2am.capture.families.canvas import canvas, canvas_part
+from i2am.capture.families.first_frame import VideoTokens, first_frame
+from i2am.capture.families.garment_network import garment_network, joint_garment_network
+from i2am.capture.families.own_grid import own_grid_cross_attention
 from i2am.capture.families.unet import cross_attention
 from i2am.capture.hooks.attention import (
     AttentionInputs,
     ReferenceKeys,
     ReferenceLayout,
+    TextTokens,
     query_grid_layout,
+    square_layout,
 )
 from i2am.capture.hooks.kernel_tap import KernelCall, KernelTap
 from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
@@ -30,6 +36,7 @@ from i2am.capture.pipelines.load import (
     LoadOptions,
     load_pipeline,
 )
+from i2am.capture.profiles.notes import ModelNotes
 from i2am.capture.profiles.preparation import CentreCrop, SeenPart, Stretched
 from i2am.capture.profiles.profile import Profile, register
 from i2am.capture.profiles.running_call import RunningCall
@@ -48,6 +55,7 @@ __all__ = [
     "KernelTap",
     "LayerTap",
     "LoadOptions",
+    "ModelNotes",
     "Profile",
     "Projection",
     "ProjectionOutputs",
@@ -59,12 +67,21 @@ __all__ = [
     "SampleInputs",
     "SeenPart",
     "Stretched",
+    "TextTokens",
+    "VideoTokens",
+    "canvas",
+    "canvas_part",
     "capture",
     "capture_manifest",
     "cross_attention",
+    "first_frame",
+    "garment_network",
+    "joint_garment_network",
     "load_pipeline",
+    "own_grid_cross_attention",
     "query_grid_layout",
     "register",
+    "square_layout",
 ]
 
 # Names of the release before; they go with the next one.

@@ -40,7 +40,7 @@ def test_the_code_of_the_guide_runs_from_the_top_down(
     model = dci_vton()
     names = {"__name__": "guide", "model": model, "sampler": PLMSSampler(model)}
     code = fences("python")
-    assert len(code) == 6
+    assert len(code) == 7
     for fence in code:
         exec(compile(fence, str(GUIDE), "exec"), names)
     assert {path.name for path in Path("run.zarr").iterdir() if path.is_dir()} == {
