@@ -35,7 +35,7 @@ import numpy as np
 import torch
 import zarr
 from numcodecs import Blosc, Zstd
-from support.capture_variants import build_model
+from support.models import build_model
 from support.ratios import format_ratio, ratios_of
 from support.synthetic_run import open_layer
 
@@ -260,6 +260,7 @@ def write_ours(steps: list[Step], threads: int, place: Path) -> None:
     for position, step in enumerate(steps):
         for name, layer in layers.items():
             layer.append(position, "conditional", step[name])
+        staging.flush()  # As after each call of a denoiser.
     for layer in layers.values():
         layer.close(("conditional",))
     write_layers(parent, layers.values(), staging)

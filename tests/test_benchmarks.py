@@ -101,14 +101,14 @@ def softmax_over_generated(layer: Any) -> Array:
     return summed
 
 
-@pytest.mark.parametrize("kind", ["tiny", "sd15"])
+@pytest.mark.parametrize("kind", ["tiny", "sd15", "sdxl", "flux"])
 def test_the_block_hook_sums_the_attention_that_capture_keeps(
     tmp_path: Path, import_benchmark: Callable[[str], Any], kind: str
 ) -> None:
-    variants = import_benchmark("support.capture_variants")
-    model = variants.build_model(kind, "cpu", quick=True)
+    variants, models = map(import_benchmark, ("support.capture_variants", "support.models"))
+    model = models.build_model(kind, "cpu", quick=True)
     with (
-        variants.AttentionSums(model.pipeline.unet) as hooks,
+        variants.AttentionSums(model.denoiser) as hooks,
         capture(
             model.pipeline, tmp_path, sample="a", dtype="float32", profile=model.profile
         ) as recording,
@@ -119,7 +119,7 @@ def test_the_block_hook_sums_the_attention_that_capture_keeps(
     for name, layer in layers.items():
         expected = softmax_over_generated(layer)
         np.testing.assert_allclose(hooks.sums[name], expected, rtol=1e-3, atol=1e-12)
-    assert not any(module._forward_hooks for module in model.pipeline.unet.modules())
+    assert not any(module._forward_hooks for module in model.denoiser.modules())
 
 
 def test_more_rounds_know_their_median_better(import_benchmark: Callable[[str], Any]) -> None:
