@@ -29,7 +29,7 @@ class Peak:
     resident : int, optional
         What the process has come to hold beyond what it held before.
     pinned : int, optional
-        What PyTorch holds of pinned host memory, which need not count as resident.
+        Pinned host memory in use, which need not count as resident.
     """
 
     device: int | None
@@ -64,8 +64,6 @@ def describe_machine(device: str) -> dict[str, str]:
 def measure_peak(device: str, work: Callable[[], object]) -> Peak:
     """Do some work and return the most memory that was used meanwhile."""
     gc.collect()
-    for name in ("empty_cache", "empty_host_cache"):  # What earlier work has left.
-        _call(device, name)
     _call(device, "reset_peak_memory_stats", device)
     _call(device, "reset_peak_host_memory_stats")
     before = _reset_resident_peak()
@@ -74,7 +72,7 @@ def measure_peak(device: str, work: Callable[[], object]) -> Peak:
     peak = None if before is None else max(0, _status("VmHWM") - before)
     pinned: dict[str, Any] = _call(device, "host_memory_stats") or {}
     return Peak(
-        _call(device, "max_memory_allocated", device), peak, pinned.get("allocated_bytes.peak")
+        _call(device, "max_memory_allocated", device), peak, pinned.get("active_bytes.peak")
     )
 
 
