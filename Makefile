@@ -84,6 +84,7 @@ bench: $(SETUP)
 	$(BIN)/python benchmarks/analysis_memory.py $(QUICK)
 	$(BIN)/python benchmarks/many_samples.py $(QUICK)
 	$(BIN)/python benchmarks/viewer_latency.py $(QUICK)
+	$(BIN)/python benchmarks/on_gpu.py $(QUICK)
 
 clean:
 	rm -rf .venv $(LOWEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis i2am-demo

@@ -20,8 +20,6 @@ import argparse
 import gc
 import json
 import multiprocessing
-import os
-import platform
 import resource
 import shutil
 import statistics
@@ -31,14 +29,14 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
 import zarr
-from support.capture_variants import VARIANTS, Model, build_model, is_available
+from support.capture_variants import VARIANTS, is_available
+from support.devices import describe_machine, wait_for
+from support.models import Model, build_model
 from support.ratios import format_ratio, median_interval, ratios_of
 from tqdm import tqdm
 
@@ -47,7 +45,7 @@ from i2am.capture.recording.options import DEFAULT_MEMORY_BYTES
 ALONE, *OTHERS = VARIANTS
 CAPTURES = tuple(name for name in VARIANTS if name.startswith("capture()"))
 RIVALS = tuple(name for name in OTHERS if name not in CAPTURES)
-BARS = {"cpu": 1.10, "cuda": 1.05}
+CPU_BAR, ACCELERATOR_BAR = 1.10, 1.05
 DEFAULTS = {"tiny": (50, 7), "sd15": (3, 3)}  # steps, repeats
 QUICK = (2, 1)
 MIB = 2**20
@@ -99,22 +97,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def describe_machine(device: str) -> dict[str, str]:
-    """Return what the figures depend on, without the machine's name."""
-    found = {
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-        "cores": str(os.cpu_count()),
-        "threads": str(torch.get_num_threads()),
-        "python": platform.python_version(),
-    }
-    for package in ("i2am", "torch", "diffusers", "zarr", "zarrs", "attention-map-diffusers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "none"
-    return found
-
-
 def measure(setting: Setting) -> dict[str, Any]:
     """Return all figures of one model, ready for JSON."""
     peaks = {name: measure_peak(setting, name) for name in setting.names}
@@ -122,11 +104,11 @@ def measure(setting: Setting) -> dict[str, Any]:
     times, stored = measure_times(setting, model, setting.names)
     return {
         "model": model.name,
-        "dtype": str(model.pipeline.unet.dtype).removeprefix("torch."),
+        "dtype": str(model.denoiser.dtype).removeprefix("torch."),
         "steps": setting.steps,
         "repeats": setting.repeats,
         "memory_bytes": setting.memory_bytes,
-        "bar": BARS["cuda" if setting.device.startswith("cuda") else "cpu"],
+        "bar": CPU_BAR if setting.device == "cpu" else ACCELERATOR_BAR,
         "seconds": times,
         "peak_bytes": peaks,
         "stored": stored,
@@ -146,10 +128,10 @@ def measure_times(
     rounds = [[*names[i % len(names) :], *names[: i % len(names)]] for i in range(setting.repeats)]
     for name in tqdm([*chain(*rounds)], desc=model.name, disable=None, leave=False):
         gc.collect()
-        _wait_for(setting.device)
+        wait_for(setting.device)
         start_s = time.perf_counter()
         kept = VARIANTS[name](model, setting.steps, run, setting.memory_bytes)
-        _wait_for(setting.device)
+        wait_for(setting.device)
         times[name].append(time.perf_counter() - start_s)
         del kept
         if run.exists():
@@ -178,7 +160,7 @@ def measure_storage(model: Model, sample: Path) -> dict[str, int]:
     for name, group in groups:
         if group.attrs["i2am"]["representation"] == "maps":
             return found
-        attention = model.pipeline.unet.get_submodule(name)
+        attention = model.denoiser.get_submodule(name)
         sizes: dict[str, int] = {}
         for _, array in group.arrays():
             sizes |= zip(array.metadata.dimension_names, array.shape, strict=True)
@@ -199,9 +181,9 @@ def measure_peak(setting: Setting, name: str) -> int:
     """Return the largest resident memory of a process that runs a variant once, in bytes."""
     # Forked from a server without history: a plain child would start from its parent's peak.
     context = multiprocessing.get_context("forkserver")
-    # Importing them may begin with CUDA, which no fork survives: then each child imports anew.
+    # Importing them may begin with the device, which no fork survives: each child imports anew.
     preload = ["i2am.capture", "diffusers.models.unets.unet_2d_condition"]
-    context.set_forkserver_preload([] if setting.device.startswith("cuda") else preload)
+    context.set_forkserver_preload(preload if setting.device == "cpu" else [])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(run_for_peak, setting, name).result()
 
@@ -260,11 +242,6 @@ def _format_bar(name: str, bar: str, times: Any, other: str, limit: float) -> st
     if (interval := median_interval(ratios)) is not None:
         verdict += f"; median within {interval[0]:.3f}–{interval[1]:.3f}"
     return f"bar {bar} × {other}: {name} {format_ratio(ratios)}, {verdict}"
-
-
-def _wait_for(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -19,7 +19,6 @@ import itertools
 import os
 import platform
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,15 +34,13 @@ import numpy as np
 import torch
 import zarr
 from numcodecs import Blosc, Zstd
-from support.capture_variants import build_model
+from support.models import build_model
 from support.ratios import format_ratio, ratios_of
-from support.synthetic_run import open_layer
+from support.sample_writing import Step, time_way, write_ours, write_raw
 
 from i2am.capture.writer import sharded_array
-from i2am.capture.writer.layer_writer import write_layers
-from i2am.capture.writer.object_folder import ObjectFolder
 from i2am.capture.writer.sharded_array import MAX_CHUNK_STEPS, plan_shards
-from i2am.capture.writer.staging import MAX_SHARD_BYTES, StagingArea
+from i2am.capture.writer.staging import MAX_SHARD_BYTES
 from i2am.capture.writer.zarr_objects import Array
 
 BAR = 0.7
@@ -62,7 +59,6 @@ PIPELINES = {
     "zarr's own pipeline": "zarr.core.codec_pipeline.BatchedCodecPipeline",
     "zarrs": "zarrs.ZarrsCodecPipeline",
 }
-Step = dict[str, dict[str, torch.Tensor]]  # layer, array -> (head, token[, channel]), float16
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -225,15 +221,6 @@ def compare_writers(steps: list[Step], rounds: int, folder: Path | None) -> None
         print(f"Rate with checksums over that without, {name}: {format_ratio(ratios)}.", flush=True)
 
 
-def time_way(way: Callable[[Path], None], folder: Path | None) -> tuple[float, list[int]]:
-    """Return the seconds of one way to write until all is on the disk, and the size of each file."""
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        start = time.perf_counter()
-        way(Path(place))
-        sizes = list(sync(Path(place)))
-        return time.perf_counter() - start, sizes
-
-
 def compare_checksums(steps: list[Step], pairs: int, folder: Path | None) -> list[float]:
     """Return the rate with checksums over that without, of each pair; by turns each one is first."""
     ways = [partial(write_ours, steps, 2), partial(write_unchecked, steps)]
@@ -243,27 +230,6 @@ def compare_checksums(steps: list[Step], pairs: int, folder: Path | None) -> lis
         took = {which: time_way(ways[which], folder)[0] for which in order}
         ratios.append(took[1] / took[0])
     return ratios
-
-
-def write_raw(slabs: list[torch.Tensor], place: Path) -> None:
-    """Write the same bytes into one file."""
-    with (place / "raw").open("wb", buffering=0) as file:
-        for slab in slabs:
-            file.write(slab.numpy().data)
-
-
-def write_ours(steps: list[Step], threads: int, place: Path) -> None:
-    """Write through the capture's writer."""
-    parent = ObjectFolder(zarr.create_group(place / "layers.zarr").store_path)
-    staging = StagingArea(layers=len(steps[0]), threads=threads)
-    layers = {name: open_layer(parent, name, arrays, staging) for name, arrays in steps[0].items()}
-    for position, step in enumerate(steps):
-        for name, layer in layers.items():
-            layer.append(position, "conditional", step[name])
-    for layer in layers.values():
-        layer.close(("conditional",))
-    write_layers(parent, layers.values(), staging)
-    staging.close()
 
 
 def write_unchecked(steps: list[Step], place: Path) -> None:
@@ -307,15 +273,6 @@ def assign(array: Any, first: int, slabs: list[Array], gathered: Any) -> None:
         gathered.bytes = np.empty(size_bytes, np.uint8)
     values = gathered.bytes[:size_bytes].view(slabs[0].dtype).reshape(-1, *slabs[0].shape)
     array[first : first + len(slabs)] = np.stack(slabs, out=values)
-
-
-def sync(folder: Path) -> Iterator[int]:
-    """Bring all files to the disk, and return the size of each."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-            yield path.stat().st_size
 
 
 if __name__ == "__main__":

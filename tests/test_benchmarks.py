@@ -29,6 +29,7 @@ VARIANTS = (
     "capture(), maps",
     "block hook",
 )
+NO_FSYNC = "capture(), auto, no fsync"
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -80,6 +81,63 @@ def test_capture_overhead_prints_a_row_for_every_variant_of_both_models(tmp_path
     assert narrow["smaller_bytes"] == 2 * 8 * 2 * (factors + (5 * 16 + 4) * 257)
 
 
+@pytest.mark.slow
+def test_on_gpu_runs_without_one_and_tells_all_it_measured(tmp_path: Path) -> None:
+    figures, page = tmp_path / "figures.json", tmp_path / "page.md"
+    committed = (BENCHMARKS / "results" / "gpu.md").read_bytes()
+    printed = run("on_gpu.py", "--quick", "--out", figures, "--page", page, "--dir", tmp_path)
+    assert sorted(tmp_path.iterdir()) == [figures, page]  # It takes away what it wrote.
+    assert (BENCHMARKS / "results" / "gpu.md").read_bytes() == committed
+    assert page.read_text("utf-8").strip() == printed.strip()
+
+    found = json.loads(figures.read_text())
+    assert found["machine"]["device"] == "cpu"
+    has_peer = importlib.util.find_spec("attention_map_diffusers") is not None
+    assert found["left_out"] == ([] if has_peer else ["attention-map-diffusers: not installed"])
+    assert "passed" in found["tests"]
+    assert "failed" not in found["tests"]
+    dtypes = {case["dtype"] for case in found["equality"]}
+    ways = {case["how"] for case in found["equality"]}
+    assert (dtypes, ways) == (
+        {"float32", "float16", "bfloat16"},
+        {"as it is", "offloaded", "compiled"},
+    )
+    assert [case for case in found["equality"] if not case["is_met"]] == []
+    variants = {*VARIANTS, *(["attention-map-diffusers"] if has_peer else [])}
+    for model in found["models"]:
+        assert model["failed"] == {}
+        assert set(model["seconds"]) == set(model["peaks"]) == variants - {NO_FSYNC}
+        assert all(len(each) == 1 and each[0] > 0 for each in model["seconds"].values())
+    assert len(found["models"]) == 3
+    # By hand: 2 bytes, 8 heads, 2 steps; queries of 32 × 32 patches, logits of 16 × 16 and 8 × 8.
+    written = 2 * 8 * 2 * (5 * 1024 * 80 + (5 * 256 + 64) * 257)
+    assert found["rates"]["written_bytes"] == written
+    assert found["rates"]["copied_bytes"] == written + 2 * 8 * 2 * 5 * 257 * 80
+    assert all(each[0] > 0 for each in found["rates"]["seconds"].values())
+
+
+def test_the_page_for_a_gpu_names_the_command_and_the_bars(
+    import_benchmark: Callable[[str], Any],
+) -> None:
+    page = " ".join((BENCHMARKS / "results" / "gpu.md").read_text("utf-8").split())
+    assert "python benchmarks/on_gpu.py" in page
+    for bar in import_benchmark("support.gpu_page").BARS:
+        assert bar in page
+
+
+def test_what_does_not_fit_into_the_time_is_left_out_and_named(
+    import_benchmark: Callable[[str], Any],
+) -> None:
+    whole = import_benchmark("support.time_budget").TimeBudget(100)
+    half = whole.part(0.5)
+    assert half.has_room(49, "short")
+    assert not half.has_room(51, "long")
+    assert whole.has_room(51, "long, of all")
+    assert whole.left_out == half.left_out == ["long"]
+    spent = import_benchmark("support.time_budget").TimeBudget(-1)
+    assert not spent.has_room(0, "anything")
+
+
 def test_make_bench_runs_every_benchmark() -> None:
     target = (BENCHMARKS.parent / "Makefile").read_text("utf-8").partition("\nbench:")[2]
     lines = target.partition("\n\n")[0].splitlines()[1:]
@@ -101,14 +159,14 @@ def softmax_over_generated(layer: Any) -> Array:
     return summed
 
 
-@pytest.mark.parametrize("kind", ["tiny", "sd15"])
+@pytest.mark.parametrize("kind", ["tiny", "sd15", "sdxl", "flux"])
 def test_the_block_hook_sums_the_attention_that_capture_keeps(
     tmp_path: Path, import_benchmark: Callable[[str], Any], kind: str
 ) -> None:
-    variants = import_benchmark("support.capture_variants")
-    model = variants.build_model(kind, "cpu", quick=True)
+    variants, models = map(import_benchmark, ("support.capture_variants", "support.models"))
+    model = models.build_model(kind, "cpu", quick=True)
     with (
-        variants.AttentionSums(model.pipeline.unet) as hooks,
+        variants.AttentionSums(model.denoiser) as hooks,
         capture(
             model.pipeline, tmp_path, sample="a", dtype="float32", profile=model.profile
         ) as recording,
@@ -119,7 +177,7 @@ def test_the_block_hook_sums_the_attention_that_capture_keeps(
     for name, layer in layers.items():
         expected = softmax_over_generated(layer)
         np.testing.assert_allclose(hooks.sums[name], expected, rtol=1e-3, atol=1e-12)
-    assert not any(module._forward_hooks for module in model.pipeline.unet.modules())
+    assert not any(module._forward_hooks for module in model.denoiser.modules())
 
 
 def test_more_rounds_know_their_median_better(import_benchmark: Callable[[str], Any]) -> None:

@@ -23,8 +23,8 @@ class Attended:
     probabilities: torch.Tensor
 
     def as_float(self) -> Attended:
-        """Return it in float32."""
-        return Attended(self.scores.float(), self.probabilities.float())
+        """Return it in float32, on the host."""
+        return Attended(self.scores.float().cpu(), self.probabilities.float().cpu())
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def _explicit_processor(fused: Any) -> Any:
             fused.hidden_size, fused.cross_attention_dim, fused.num_tokens, fused.scale
         )
         explicit.load_state_dict(fused.state_dict())
-        return explicit
+        return explicit.to(fused.to_k_ip[0].weight)  # Its device and dtype.
     if isinstance(fused, attention_processor.AttnAddedKVProcessor2_0):
         return attention_processor.AttnAddedKVProcessor()
     return attention_processor.AttnProcessor()
@@ -96,7 +96,7 @@ def _scores(module: Any, running: list[str], kept: dict[str, list[Attended]]) ->
     ) -> torch.Tensor:
         assert mask is None
         scores = torch.baddbmm(
-            torch.zeros(len(query), query.shape[1], key.shape[1], dtype=query.dtype),
+            query.new_zeros(len(query), query.shape[1], key.shape[1]),
             query,
             key.transpose(-1, -2),
             beta=0,
