@@ -47,6 +47,8 @@ class View:
         Whether the picture also reaches the output beside the tokens.
     output : str
         The pipeline's output_type; pictures are stored as the generated image.
+    reach : float
+        How far beyond the seen part its resize looks, in pixels.
     """
 
     family: Family
@@ -55,6 +57,7 @@ class View:
     array: str = "key"
     has_other_way: bool = False
     output: str = "latent"
+    reach: float = 0.0
 
 
 @dataclass(frozen=True)

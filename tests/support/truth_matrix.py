@@ -154,6 +154,7 @@ class Kind:
     callbacks: tuple[str, ...] = ("", "", "", "interrupt")
     targets: tuple[str, ...] = ("pipeline", "pipeline", "pipeline", "denoiser")
     in_turn: bool = False  # one call of the denoiser for each branch, the conditional one first
+    side_calls: int = 0  # further calls of the denoiser in each step, which guide alone
     scale: str = "guidance_scale"
     weight: int = 1  # how often it is drawn
 
@@ -218,7 +219,9 @@ def _texts(prompts: int, call: dict[str, Any]) -> dict[str, Any]:
     """Return the call's embeddings, or words, for so many prompts, each its own."""
     found: dict[str, Any] = {}
     for name, value in call.items():
-        if name.endswith(("embeds", "embeds_mask")) and isinstance(value, torch.Tensor):
+        if name.endswith(("embeds", "embeds_mask", "attention_mask")) and isinstance(
+            value, torch.Tensor
+        ):
             rows = [
                 value if n == 0 or "mask" in name else value.roll(n, -1) for n in range(prompts)
             ]
@@ -457,6 +460,7 @@ def _kinds() -> dict[str, Kind]:
             callbacks=("",),
         ),
         **_joint_kinds(),
+        **_video_kinds(),
     }
 
 
@@ -486,6 +490,32 @@ def _joint_kinds() -> dict[str, Kind]:
             sizes=((32, 64), (64, 32), (64, 64)),
             weight=2,
         ),
+    }
+
+
+def _video_kinds() -> dict[str, Kind]:
+    """Return the kinds whose reference is a frame of the video."""
+    common: dict[str, Any] = {
+        "guidance": ("on", "off"),
+        "schedulers": _FLOW,
+        "sizes": ((32, 64), (64, 32)),
+        "prompts": (1,),
+        "callbacks": ("",),
+    }
+    wan = common | {"in_turn": True, "schedulers": (*_FLOW, "flow UniPC")}
+    hunyuan = common | {"in_turn": True, "scale": "true_cfg_scale", "images": (1,)}
+    ltx = common | {"prompts": (1, 1, 2), "images": (1,)}
+    guided = ltx | {"side_calls": 2}
+    return {
+        "wan-2.2": Kind(_family("wan-2.2"), **wan, weight=2),
+        "wan-2.2-first-and-last-frame": Kind(_family("wan-2.2-first-and-last-frame"), **wan),
+        "wan-2.2-5b": Kind(_family("wan-2.2-5b"), **wan),
+        "ltx": Kind(_family("ltx"), **ltx),
+        "ltx-conditions": Kind(_family("ltx-conditions"), **ltx | {"prompts": (1,)}),
+        "ltx-2": Kind(_family("ltx-2"), **guided),
+        "ltx-2-conditions": Kind(_family("ltx-2-conditions"), **guided),
+        "hunyuan-video": Kind(_family("hunyuan-video"), **hunyuan),
+        "hunyuan-video-latent-concat": Kind(_family("hunyuan-video-latent-concat"), **hunyuan),
     }
 
 
@@ -546,8 +576,8 @@ class Call:
 
 
 @contextmanager
-def witness(denoiser: Any) -> Iterator[list[Call]]:
-    """Log the calls of a denoiser, and the kernels of its attention layers."""
+def witness(*denoisers: Any) -> Iterator[list[Call]]:
+    """Log the calls of denoisers that share the steps, and the kernels of their attention layers."""
     calls: list[Call] = []
     running: list[str] = []
 
@@ -566,7 +596,7 @@ def witness(denoiser: Any) -> Iterator[list[Call]]:
 
     def on_call(module: Any, args: Any, options: Any) -> None:
         named = inspect.signature(type(module).forward).bind(module, *args, **options).arguments
-        timestep = torch.as_tensor(named["timestep"]).flatten()[0]
+        timestep = torch.as_tensor(named["timestep"]).max()  # of tokens with timesteps of their own
         latents: Any = named.get("sample", named.get("hidden_states"))
         scales = {
             layer: copy.deepcopy(part.processor.scale)
@@ -576,9 +606,11 @@ def witness(denoiser: Any) -> Iterator[list[Call]]:
         calls.append(Call(float(timestep), len(latents), scales))
 
     with ExitStack() as stack:
-        hook = denoiser.register_forward_pre_hook(on_call, with_kwargs=True)
-        stack.callback(hook.remove)
-        for name, module in denoiser.named_modules():
+        for denoiser in denoisers:
+            hook = denoiser.register_forward_pre_hook(on_call, with_kwargs=True)
+            stack.callback(hook.remove)
+        modules = (pair for denoiser in denoisers for pair in denoiser.named_modules())
+        for name, module in modules:
             if any(hasattr(module, part) for part in ("to_q", "to_qkv", "to_qkv_mlp_proj")):
                 enter = module.register_forward_pre_hook(lambda *_, n=name: running.append(n))
                 leave = module.register_forward_hook(lambda *_: (running.pop(), None)[1])
@@ -614,8 +646,7 @@ CUT_AFTER = 1  # the evaluation at whose end a callback changes something
 def steps_of(situation: Situation, calls: list[Call]) -> list[tuple[int, list[Call]]]:
     """Return the evaluation at which each step starts, and its calls: one, or one a branch."""
     kind = KINDS[situation.pipeline]
-    if situation.guidance == "SAG":
-        calls = calls[::2]
+    calls = calls[:: 2 if situation.guidance == "SAG" else 1 + kind.side_calls]
     together = 2 if kind.in_turn and situation.guidance == "on" else 1
     evaluations = [calls[i : i + together] for i in range(0, len(calls), together)]
     if (
@@ -718,7 +749,8 @@ def try_situation(situation: Situation, store: Path) -> Outcome:
     names = [f"sample-{number}" for number in range(situation.names)]
     images = _images_of(situation)
     refusal = ""
-    with small_images(), witness(_denoiser(pipeline)) as calls:
+    observed = _denoisers(pipeline) if target is pipeline else (target,)
+    with small_images(), witness(*observed) as calls:
         try:
             with capture(
                 target, store, sample=names, dtype="float32", guidance=situation.option,
@@ -756,6 +788,8 @@ def _settings(situation: Situation, kind: Kind, pipeline: Any) -> dict[str, Any]
         found["pag_scale"] = 3.0 if "PAG" in situation.guidance else 0.0
     if kind.scale not in accepted:
         found.pop(kind.scale, None)
+    if "audio_guidance_scale" in accepted:
+        found["audio_guidance_scale"] = found[kind.scale]
     if "sag_scale" in accepted:
         found["sag_scale"] = 0.75 if situation.guidance == "SAG" else 0.0
     if "image_guidance_scale" in accepted:
@@ -855,6 +889,11 @@ def _run(situation: Situation, pipeline: Any, call: dict[str, Any]) -> None:
 
 def _denoiser(pipeline: Any) -> Any:
     return getattr(pipeline, "unet", None) or pipeline.transformer
+
+
+def _denoisers(pipeline: Any) -> tuple[Any, ...]:
+    second = getattr(pipeline, "transformer_2", None)
+    return (_denoiser(pipeline),) if second is None else (_denoiser(pipeline), second)
 
 
 def _profile_of(situation: Situation) -> str:

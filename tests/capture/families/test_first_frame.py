@@ -40,10 +40,8 @@ def build(name: str) -> Family:
 
 
 def shared_steps() -> Family:
-    """Return Wan 2.2 whose first transformer runs at two of four steps."""
-    family = build("wan-2.2")
-    family.pipeline.register_to_config(boundary_ratio=0.6)
-    return family
+    """Return Wan 2.2, whose first transformer runs at two of four steps."""
+    return build("wan-2.2")
 
 
 def record(
