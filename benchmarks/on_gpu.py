@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ TESTS = ("test_staging.py", "test_device_copies.py")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print and write; return 0, whether or not the bars are met."""
+    """Measure, print and write; return 1 if anything failed or is wrong, whatever the speed."""
     options = _parse(arguments)
     budget = TimeBudget(60 * options.minutes - ENDING_S - (time.monotonic() - BEGIN_S))
     found: dict[str, Any] = {
@@ -87,7 +87,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(page)
     if options.page is not None:
         options.page.write_text(page, encoding="utf-8")
-    return 0
+    faults = list(find_faults(found))
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    return 1 if faults else 0
+
+
+def find_faults(found: dict[str, Any]) -> Iterator[str]:
+    """Yield what failed, or is wrong: what takes long is no fault."""
+    if "failed" in found["tests"] or "error" in found["tests"]:
+        yield f"tests of the path to host memory: {found['tests']}"
+    for case in found["equality"]:
+        if not case["is_met"]:
+            what = case.get("error", f"off by {case.get('worst')}")
+            yield f"{case['family']}, {case['dtype']}, {case['how']}: {what}"
+    for part in (found["rates"], *found["models"]):
+        if "error" in part:
+            yield f"{part.get('model', 'rates')}: {part['error']}"
+        for name, reason in part.get("failed", {}).items():
+            yield f"{part['model']}, {name}: {reason}"
 
 
 def run_tests(budget: TimeBudget, *, quick: bool) -> str:

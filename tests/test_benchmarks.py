@@ -81,39 +81,43 @@ def test_capture_overhead_prints_a_row_for_every_variant_of_both_models(tmp_path
     assert narrow["smaller_bytes"] == 2 * 8 * 2 * (factors + (5 * 16 + 4) * 257)
 
 
-@pytest.mark.slow
-def test_on_gpu_runs_without_one_and_tells_all_it_measured(tmp_path: Path) -> None:
-    figures, page = tmp_path / "figures.json", tmp_path / "page.md"
-    committed = (BENCHMARKS / "results" / "gpu.md").read_bytes()
-    printed = run("on_gpu.py", "--quick", "--out", figures, "--page", page, "--dir", tmp_path)
-    assert sorted(tmp_path.iterdir()) == [figures, page]  # It takes away what it wrote.
-    assert (BENCHMARKS / "results" / "gpu.md").read_bytes() == committed
-    assert page.read_text("utf-8").strip() == printed.strip()
-
-    found = json.loads(figures.read_text())
-    assert found["machine"]["device"] == "cpu"
-    has_peer = importlib.util.find_spec("attention_map_diffusers") is not None
-    assert found["left_out"] == ([] if has_peer else ["attention-map-diffusers: not installed"])
-    assert "passed" in found["tests"]
-    assert "failed" not in found["tests"]
-    dtypes = {case["dtype"] for case in found["equality"]}
-    ways = {case["how"] for case in found["equality"]}
-    assert (dtypes, ways) == (
-        {"float32", "float16", "bfloat16"},
-        {"as it is", "offloaded", "compiled"},
-    )
-    assert [case for case in found["equality"] if not case["is_met"]] == []
-    variants = {*VARIANTS, *(["attention-map-diffusers"] if has_peer else [])}
-    for model in found["models"]:
-        assert model["failed"] == {}
-        assert set(model["seconds"]) == set(model["peaks"]) == variants - {NO_FSYNC}
-        assert all(len(each) == 1 and each[0] > 0 for each in model["seconds"].values())
-    assert len(found["models"]) == 3
+def test_rates_are_those_of_the_bytes_that_are_copied_and_written(
+    tmp_path: Path, import_benchmark: Callable[[str], Any]
+) -> None:
+    rates, budgets = map(import_benchmark, ("support.transfer_rates", "support.time_budget"))
+    budget = budgets.TimeBudget(100)
+    found = rates.measure_rates("cpu", tmp_path, steps=2, max_side=32, max_rounds=1, budget=budget)
     # By hand: 2 bytes, 8 heads, 2 steps; queries of 32 × 32 patches, logits of 16 × 16 and 8 × 8.
     written = 2 * 8 * 2 * (5 * 1024 * 80 + (5 * 256 + 64) * 257)
-    assert found["rates"]["written_bytes"] == written
-    assert found["rates"]["copied_bytes"] == written + 2 * 8 * 2 * 5 * 257 * 80
-    assert all(each[0] > 0 for each in found["rates"]["seconds"].values())
+    assert found.written_bytes == written
+    assert found.copied_bytes == written + 2 * 8 * 2 * 5 * 257 * 80
+    assert all(each[0] > 0 for each in found.seconds.values())
+
+
+def test_what_fails_or_is_wrong_on_a_gpu_fails_the_command_and_what_is_slow_does_not(
+    import_benchmark: Callable[[str], Any],
+) -> None:
+    find_faults = import_benchmark("on_gpu").find_faults
+    good: dict[str, Any] = {
+        "tests": "12 passed in 3.00s",
+        "equality": [{"family": "flux", "dtype": "float16", "how": "as it is", "is_met": True}],
+        "rates": {"seconds": {}},
+        "models": [{"model": "sd15", "failed": {}, "seconds": {"capture(), auto": [9.0]}}],
+    }
+    assert list(find_faults(good)) == []
+    wrong = {**good["equality"][0], "is_met": False, "worst": 0.5}
+    bad = good | {
+        "tests": "1 failed, 11 passed in 3.00s",
+        "equality": [wrong],
+        "rates": {"error": "no disk"},
+        "models": [{"model": "sd15", "failed": {"block hook": "out of memory"}}],
+    }
+    assert list(find_faults(bad)) == [
+        "tests of the path to host memory: 1 failed, 11 passed in 3.00s",
+        "flux, float16, as it is: off by 0.5",
+        "rates: no disk",
+        "sd15, block hook: out of memory",
+    ]
 
 
 def test_the_page_for_a_gpu_names_the_command_and_the_bars(
