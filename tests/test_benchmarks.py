@@ -29,7 +29,6 @@ VARIANTS = (
     "capture(), maps",
     "block hook",
 )
-NO_FSYNC = "capture(), auto, no fsync"
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
