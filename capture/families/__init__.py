@@ -5,26 +5,34 @@ May import `profiles` and `hooks`, and `pipelines` for its types. Importing this
 
 from i2am.capture.families import (
     compvis,
+    fibo2,
     flux,
     flux2,
     ip_adapter,
     kandinsky,
+    numbered_pictures,
+    omnigen,
     qwen,
     qwen21,
     reference_only,
     unet,
     wan,
+    z_image,
 )
 
 __all__ = [
     "compvis",
+    "fibo2",
     "flux",
     "flux2",
     "ip_adapter",
     "kandinsky",
+    "numbered_pictures",
+    "omnigen",
     "qwen",
     "qwen21",
     "reference_only",
     "unet",
     "wan",
+    "z_image",
 ]
