@@ -9,12 +9,15 @@ May import `profiles` and `hooks`, and `pipelines` for its types. Importing this
 from i2am.capture.families import (
     canvas,
     compvis,
+    fibo2,
     first_frame,
     flux,
     flux2,
     garment_network,
     ip_adapter,
     kandinsky,
+    numbered_pictures,
+    omnigen,
     own_grid,
     qwen,
     qwen21,
@@ -22,17 +25,21 @@ from i2am.capture.families import (
     unet,
     visualcloze,
     wan,
+    z_image,
 )
 
 __all__ = [
     "canvas",
     "compvis",
+    "fibo2",
     "first_frame",
     "flux",
     "flux2",
     "garment_network",
     "ip_adapter",
     "kandinsky",
+    "numbered_pictures",
+    "omnigen",
     "own_grid",
     "qwen",
     "qwen21",
@@ -40,4 +47,5 @@ __all__ = [
     "unet",
     "visualcloze",
     "wan",
+    "z_image",
 ]

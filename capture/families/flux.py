@@ -17,9 +17,7 @@ from i2am.capture.hooks.taps import DenoiserCall, LayerTap
 from i2am.capture.profiles.attention_modules import block_of
 from i2am.capture.profiles.joint_sequence import (
     JointSequence,
-    Segment,
     SequenceReader,
-    generated,
     pictures_of_ids,
     reference,
     text,
@@ -66,19 +64,12 @@ def joint_layers(denoiser: nn.Module, *, text_tokens: int = TEXT_TOKENS) -> Iter
 
 def _segments(text_tokens: int, source: DenoiserCall) -> JointSequence:
     words = source.arguments["encoder_hidden_states"].shape[1]
-    found: list[Segment] = [text(min(words, text_tokens))]
-    index = 0
+    found = [text(min(words, text_tokens))]
     if words > text_tokens:
         redux = square_layout(words - text_tokens)
-        found.append(reference(redux.grid, index, words - text_tokens, redux.special_tokens))
-        index += 1
-    for number, grid in pictures_of_ids(source.arguments["img_ids"]):
-        if number == 0:
-            found.append(generated(grid))
-            continue
-        found.append(reference(grid, index))
-        index += 1
-    return JointSequence(found)
+        found.append(reference(redux.grid, 0, words - text_tokens, redux.special_tokens))
+    pictures = pictures_of_ids(source.arguments["img_ids"], first_index=len(found) - 1)
+    return JointSequence((*found, *pictures))
 
 
 def _prepared(call: RunningCall) -> Preparations:

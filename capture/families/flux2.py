@@ -25,9 +25,7 @@ from i2am.capture.profiles.joint_sequence import (
     JointSequence,
     Segment,
     SequenceReader,
-    generated,
     pictures_of_ids,
-    reference,
     text,
 )
 from i2am.capture.profiles.notes import ModelNotes
@@ -69,7 +67,7 @@ class _CachedPlaces:
     """
 
     denoiser: nn.Module = field(repr=False)
-    _of_cache: WeakKeyDictionary[Any, list[Segment]] = field(
+    _of_cache: WeakKeyDictionary[Any, tuple[Segment, ...]] = field(
         default_factory=WeakKeyDictionary, init=False
     )
     _is_watching: bool = field(default=False, init=False)
@@ -87,7 +85,7 @@ class _CachedPlaces:
         named = bind(type(module).forward, (module, *arguments), options)
         if named.get("kv_cache_mode") == "extract" and named.get("num_ref_tokens"):
             cache = output.kv_cache if hasattr(output, "kv_cache") else output[1]
-            self._of_cache[cache] = _pictures(named["img_ids"])[:-1]
+            self._of_cache[cache] = pictures_of_ids(named["img_ids"])[:-1]
 
     def segments(self, source: DenoiserCall) -> JointSequence:
         """Return the segments of a call of the denoiser.
@@ -100,7 +98,7 @@ class _CachedPlaces:
         named = source.arguments
         words = text(named["encoder_hidden_states"].shape[1])
         mode, cache = named.get("kv_cache_mode"), named.get("kv_cache")
-        pictures = _pictures(named["img_ids"])
+        pictures = pictures_of_ids(named["img_ids"])
         if mode == "cached" and cache is not None:
             if cache not in self._of_cache:
                 msg = (
@@ -122,18 +120,6 @@ class _Tap(KernelTap):
         """See `LayerTap`."""
         self.places.watch(stack)
         super().attach(receive, current_call, stack)
-
-
-def _pictures(ids: Any) -> list[Segment]:
-    """Return the segments of the target and the references, in the order of their tokens."""
-    found, index = [], 0
-    for number, grid in pictures_of_ids(ids):
-        if number == 0:
-            found.append(generated(grid))
-            continue
-        found.append(reference(grid, index))
-        index += 1
-    return found
 
 
 def _prepared(call: RunningCall) -> Preparations:

@@ -51,7 +51,8 @@ def causal_layers(denoiser: nn.Module) -> Iterator[LayerTap]:
 class _Reader(SequenceReader):
     def read(self, call: KernelCall) -> Iterator[AttentionInputs]:
         """Read also the kernel that takes the whole sequence at once, padded, with a mask by blocks."""
-        if call.mask is not None and not isinstance(call.mask, torch.Tensor):
+        mask: Any = call.mask
+        if mask is not None and not isinstance(mask, torch.Tensor):
             call = _unpadded(call, self.sequence_of(call.source))
         yield from super().read(call)
 
@@ -84,7 +85,7 @@ def _segments(source: DenoiserCall) -> JointSequence:
             raise CaptureError(msg)
         is_target = picture == len(shapes) - 1
         found.append(generated(grid) if is_target else reference(grid, picture))
-    return JointSequence(found, found[-1:])
+    return JointSequence(tuple(found), (found[-1],))
 
 
 def _runs(slots: torch.Tensor, shapes: list[tuple[int, int]]) -> Iterator[tuple[int | None, int]]:

@@ -56,6 +56,8 @@ def batch_branches(target: Any, denoiser: nn.Module, profile: Profile) -> tuple[
         return None if running is None and isinstance(target, nn.Module) else (CONDITIONAL,)
     if running is None:
         return None
+    if profile.branches is not None:
+        return profile.branches(running)
     pipeline, variables = running
     # The variable first: where a call has one, some classes' property of this name says nothing.
     is_guided = variables.get(_IS_GUIDED, getattr(pipeline, _IS_GUIDED, None))

@@ -8,7 +8,7 @@ hold need not be known. A kernel call over other tokens (an adapter's, a referen
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal
@@ -109,19 +109,19 @@ class JointSequence:
 
     Parameters
     ----------
-    keys : sequence of Segment
-    queries : sequence of Segment, optional
+    keys : tuple of Segment
+    queries : tuple of Segment, optional
         None for the same tokens as the keys.
 
     Examples
     --------
-    >>> sequence = JointSequence([text(3), generated((2, 2)), reference((2, 1), 0)])
+    >>> sequence = JointSequence((text(3), generated((2, 2)), reference((2, 1), 0)))
     >>> sequence.key_count, sequence.query_count
     (9, 9)
     """
 
-    keys: Sequence[Segment]
-    queries: Sequence[Segment] | None = None
+    keys: tuple[Segment, ...]
+    queries: tuple[Segment, ...] | None = None
 
     @property
     def key_count(self) -> int:
@@ -132,6 +132,27 @@ class JointSequence:
     def query_count(self) -> int:
         """Number of queries."""
         return sum(segment.tokens for segment in self.queries or self.keys)
+
+    def check_has_reference(self, hint: str) -> None:
+        """Refuse a sequence without a reference.
+
+        Parameters
+        ----------
+        hint : str
+            What to call, and with what.
+
+        Raises
+        ------
+        CaptureError
+        """
+        if not any(segment.role == "reference" for segment in self.keys):
+            msg = f"Expected reference tokens, got none in the call of the denoiser. {hint}"
+            raise CaptureError(msg)
+
+    def without_text(self) -> JointSequence:
+        """Return the sequence with text as any other token: where the pictures lie is left."""
+        queries = None if self.queries is None else _merged(self.queries)
+        return JointSequence(_merged(self.keys), queries)
 
     def read(self, call: KernelCall) -> Iterator[AttentionInputs]:
         """Yield the inputs of the generated patches' softmax, if a kernel call is over these tokens."""
@@ -155,6 +176,19 @@ class JointSequence:
             text=_text_tokens(self.keys),
             text_queries=_text_tokens(queries),
         )
+
+
+def _merged(segments: Iterable[Segment]) -> tuple[Segment, ...]:
+    """Return the segments with runs of text and other tokens as one."""
+    found: list[Segment] = []
+    for segment in segments:
+        if segment.role in ("generated", "reference"):
+            found.append(segment)
+        elif found and found[-1].role == "other":
+            found[-1] = other(found[-1].tokens + segment.tokens)
+        else:
+            found.append(other(segment.tokens))
+    return tuple(segment for segment in found if segment.tokens)
 
 
 def _spans(segments: Iterable[Segment], role: Role) -> Iterator[tuple[Segment, slice]]:
@@ -218,26 +252,24 @@ class SequenceReader:
         if self._sequence is not None and self._source() is source:
             return self._sequence
         sequence = self.segments_of(source)
-        if not any(segment.role == "reference" for segment in sequence.keys):
-            msg = f"Expected reference tokens, got none in the call of the denoiser. {self.hint}"
-            raise CaptureError(msg)
+        sequence.check_has_reference(self.hint)
         self._sequence = sequence
         self._source = weakref.ref(source)  # Its tensors are not kept for longer.
         return sequence
 
 
-def pictures_of_ids(ids: Any) -> list[tuple[float, tuple[int, int]]]:
-    """Return the pictures whose tokens have these ids, in their order.
+def pictures_of_ids(ids: Any, target: float = 0, first_index: int = 0) -> tuple[Segment, ...]:
+    """Return the segments of the pictures whose tokens have these ids, in their order.
 
     Parameters
     ----------
     ids : Tensor, dims (token, 3 or more) or (batch, token, 3 or more)
         The number of the picture, then the token's row and column. It is read, which waits for the
         device.
-
-    Returns
-    -------
-    list of (number, (height, width))
+    target : float
+        Number of the generated picture; all others are references.
+    first_index : int
+        Number that the first reference gets.
 
     Raises
     ------
@@ -246,28 +278,37 @@ def pictures_of_ids(ids: Any) -> list[tuple[float, tuple[int, int]]]:
 
     Examples
     --------
-    >>> pictures_of_ids(torch.tensor([[0, 0, 0], [0, 0, 1], [1, 5, 0], [1, 6, 0]]))
-    [(0.0, (1, 2)), (1.0, (2, 1))]
+    >>> ids = torch.tensor([[0, 0, 0], [0, 0, 1], [1, 5, 0], [1, 6, 0]])
+    >>> [(one.role, one.layout.grid) for one in pictures_of_ids(ids)]
+    [('generated', (1, 2)), ('reference', (2, 1))]
     """
     own = (ids[0] if ids.ndim == 3 else ids).detach().float().cpu()[:, :3].tolist()
-    found = []
+    found: list[Segment] = []
+    index = first_index
     for number, run in groupby(own, key=lambda token: token[0]):
         places = [(row, column) for _, row, column in run]
         rows, columns = (sorted(set(axis)) for axis in zip(*places, strict=True))
+        grid = len(rows), len(columns)
         if places != [(row, column) for row in rows for column in columns]:
             msg = (
                 f"Expected the tokens of a picture as a grid, row by row, got {len(places)} that are none, "
                 f"at picture {number:g} of img_ids. Call the pipeline as it is, without ids of your own."
             )
             raise CaptureError(msg)
-        found.append((number, (len(rows), len(columns))))
-    return found
+        if number == target:
+            found.append(generated(grid))
+        else:
+            found.append(reference(grid, index))
+            index += 1
+    return tuple(found)
 
 
 def same_for_kept_rows(
     source: DenoiserCall, segments_of: Callable[[int], JointSequence]
 ) -> JointSequence:
     """Return the segments that all kept batch indices share.
+
+    Where their texts alone differ in length, and padding makes up for it, the text is not told apart.
 
     Parameters
     ----------
@@ -277,14 +318,16 @@ def same_for_kept_rows(
     Raises
     ------
     CaptureError
-        If they are not the same for all of them.
+        If the pictures do not lie in the same places for all of them.
     """
-    first, *others = [segments_of(row) for row in source.rows]
-    if all(one == first for one in others):
-        return first
+    every = [segments_of(row) for row in source.rows]
+    plain = [sequence.without_text() for sequence in every]
+    for first, *others in (every, plain):
+        if all(one == first for one in others):
+            return first
     msg = (
-        "Expected tokens in the same places for every image and guidance branch that is kept, got other "
-        "places: texts of different lengths, or a branch without the reference. Generate one image a "
+        "Expected pictures in the same places for every image and guidance branch that is kept, got "
+        "others: texts of different lengths, or a branch without the reference. Generate one image a "
         "call, with guidance='conditional'."
     )
     raise CaptureError(msg)

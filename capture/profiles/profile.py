@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from i2am.capture.pipelines.call import Generate
     from i2am.capture.profiles.notes import ModelNotes
     from i2am.capture.profiles.preparation import Preparation, Prepares
-    from i2am.capture.profiles.running_call import RunningCall
+    from i2am.capture.profiles.running_call import CallInProgress, RunningCall
 
 __all__ = [
     "ENTRY_POINTS",
@@ -64,6 +64,9 @@ class Profile:
     is_batched : bool
         Whether the branches lie in one batch. False of a family whose pipelines call the denoiser
         once per branch: then every row of a batch is an image.
+    branches : callable (CallInProgress) -> tuple of str or None, optional
+        The branches of the batch of a pipeline's running call, where the pipeline says them otherwise
+        than by ``do_classifier_free_guidance``; None where it does not say.
     recognise : callable (target, denoiser) -> bool, optional
         Whether it serves a target; given where the class alone does not decide that.
     generate : callable, optional
@@ -105,6 +108,7 @@ class Profile:
     guidance: tuple[str, ...] = (UNCONDITIONAL, CONDITIONAL)
     calls: tuple[str, ...] = (CONDITIONAL, UNCONDITIONAL)
     is_batched: bool = True
+    branches: Callable[[CallInProgress], tuple[str, ...] | None] | None = None
     recognise: Callable[[Any, nn.Module], bool] | None = None
     generate: Generate | None = None
     package: str | None = None

@@ -129,7 +129,8 @@ def visible_text(inputs: AttentionInputs) -> TextTokens | None:
     if text is None or inputs.mask is None:
         return text
     own = inputs.mask[..., text.tokens]
-    is_seen = own if own.dtype == torch.bool else own > -torch.inf
+    # What is added to hide a token is infinite, or the smallest number.
+    is_seen = own if own.dtype == torch.bool else own > torch.finfo(own.dtype).min
     seen = is_seen.flatten(0, -2).any(0).nonzero()[:, 0]
     indices = torch.arange(inputs.key.shape[2], device=seen.device)[text.tokens][seen]
     query = None if text.query is None else text.query[:, :, seen]

@@ -11,6 +11,8 @@ import torch
 from diffusers.models import attention_processor
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 __all__ = ["Attended", "explicit_attention"]
 
@@ -49,8 +51,8 @@ def explicit_attention(*denoisers: nn.Module) -> Iterator[dict[str, list[Attende
                 continue
             stack.callback(module.register_forward_pre_hook(_enter(running, name)).remove)
             stack.callback(module.register_forward_hook(_leave(running)).remove)
-            if isinstance(module, attention_processor.Attention) and not hasattr(
-                module.processor, "_attention_backend"
+            if isinstance(module, attention_processor.Attention) and not (
+                hasattr(module.processor, "_attention_backend") or _calls_kernel(module.processor)
             ):
                 stack.callback(module.set_processor, module.processor)
                 module.set_processor(_explicit_processor(module.processor))
@@ -60,7 +62,48 @@ def explicit_attention(*denoisers: nn.Module) -> Iterator[dict[str, list[Attende
         native = AttentionBackendName.NATIVE
         stack.callback(table.__setitem__, native, table[native])
         table[native] = _backend(running, kept)
+        stack.enter_context(_Kernel(running, kept))
         yield kept
+
+
+# Processors of joint attention that call the kernel themselves, and have no explicit kin.
+_OWN_CALLS = {"OmniGenAttnProcessor2_0", "SD3IPAdapterJointAttnProcessor2_0"}
+
+
+def _calls_kernel(processor: Any) -> bool:
+    return type(processor).__name__ in _OWN_CALLS
+
+
+class _Kernel(TorchFunctionMode):
+    """Computes explicitly what such a processor asks of the kernel."""
+
+    def __init__(self, running: list[str], kept: dict[str, list[Attended]]) -> None:
+        super().__init__()
+        self._running, self._kept = running, kept
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not functional.scaled_dot_product_attention or not self._running:
+            return func(*args, **kwargs)
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+        given = dict(zip(names, args, strict=False)) | kwargs
+        mixed, attended = _attend(
+            given["query"], given["key"], given["value"], given.get("attn_mask")
+        )
+        self._kept.setdefault(self._running[-1], []).append(attended)
+        return mixed
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, Attended]:
+    """Return what attention gives, dims (batch, head, query, channel), and its probabilities."""
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    if mask is not None:
+        is_added = mask.dtype.is_floating_point
+        scores = scores + mask if is_added else scores.masked_fill(~mask.bool(), -torch.inf)
+    probabilities = scores.softmax(-1)
+    return probabilities @ value, Attended(scores.clone(), probabilities.clone())
 
 
 def _enter(running: list[str], name: str) -> Any:
@@ -125,14 +168,9 @@ def _backend(running: list[str], kept: dict[str, list[Attended]]) -> Any:
     ) -> torch.Tensor:
         assert (dropout_p, is_causal, enable_gqa, scale) == (0.0, False, False, None)
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-        if attn_mask is not None:
-            is_bool = attn_mask.dtype == torch.bool
-            scores = scores.masked_fill(~attn_mask, -torch.inf) if is_bool else scores + attn_mask
-        probabilities = scores.softmax(-1)
+        mixed, attended = _attend(query, key, value, attn_mask)
         if running:  # Else the attention is that of another part of the pipeline.
-            kept.setdefault(running[-1], []).append(Attended(scores.clone(), probabilities.clone()))
-        mixed: torch.Tensor = (probabilities @ value).transpose(1, 2)
-        return mixed
+            kept.setdefault(running[-1], []).append(attended)
+        return mixed.transpose(1, 2)
 
     return explicit

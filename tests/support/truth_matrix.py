@@ -155,7 +155,9 @@ class Kind:
     targets: tuple[str, ...] = ("pipeline", "pipeline", "pipeline", "denoiser")
     in_turn: bool = False  # one call of the denoiser for each branch, the conditional one first
     side_calls: int = 0  # further calls of the denoiser in each step, which guide alone
+    conditional_first: bool = False  # of the two branches of a batch
     scale: str = "guidance_scale"
+    unguided: float = 1.0  # scale at which there is no guidance
     weight: int = 1  # how often it is drawn
 
 
@@ -226,8 +228,11 @@ def _texts(prompts: int, call: dict[str, Any]) -> dict[str, Any]:
                 value if n == 0 or "mask" in name else value.roll(n, -1) for n in range(prompts)
             ]
             found[name] = torch.cat(rows)
+        elif name.endswith("embeds"):  # lists of captions
+            found[name] = [[one.roll(n, -1) for one in value[0]] for n in range(prompts)]
         elif name.endswith("prompt") and prompts > 1:
-            found[name] = [value + "!" * n for n in range(prompts)]
+            mark = " " if value.endswith("}") else "!"
+            found[name] = [value + mark * n for n in range(prompts)]
     return found
 
 
@@ -284,6 +289,8 @@ def _family(name: str) -> Callable[[Situation], tuple[Any, dict[str, Any]]]:
             for key in ("image", "example_image", "mask_image"):
                 if key in call and not {"prompt", "prompt_embeds"} & call.keys():
                     call[key] = [call[key]] * situation.prompts
+            if "input_images" in call:
+                call["input_images"] = [call["input_images"]] * situation.prompts
             for key in ("image_embeds", "negative_image_embeds"):
                 if key in call:
                     call[key] = torch.cat([call[key].roll(n, -1) for n in range(situation.prompts)])
@@ -490,6 +497,29 @@ def _joint_kinds() -> dict[str, Kind]:
             sizes=((32, 64), (64, 32), (64, 64)),
             weight=2,
         ),
+        "longcat-image-edit": Kind(
+            _family("longcat-image-edit"), **in_turn, prompts=(1,), sizes=((32, 32),)
+        ),
+        "fibo-edit": Kind(
+            _family("fibo-edit"), **common, guidance=("on", "off"), **sizes, weight=2
+        ),
+        "fibo-2": Kind(_family("fibo-2"), **in_turn, sizes=((64, 80), (80, 64))),
+        "z-image-omni": Kind(
+            _family("z-image-omni"),
+            **common,
+            guidance=("on", "off", "truncated"),
+            **sizes,
+            weight=2,
+            conditional_first=True,
+            unguided=0.0,
+        ),
+        "omnigen": Kind(
+            _family("omnigen"),
+            **common,
+            guidance=("with images",),
+            **sizes,
+            weight=2,
+        ),
     }
 
 
@@ -596,8 +626,8 @@ def witness(*denoisers: Any) -> Iterator[list[Call]]:
 
     def on_call(module: Any, args: Any, options: Any) -> None:
         named = inspect.signature(type(module).forward).bind(module, *args, **options).arguments
-        timestep = torch.as_tensor(named["timestep"]).max()  # of tokens with timesteps of their own
-        latents: Any = named.get("sample", named.get("hidden_states"))
+        timestep = torch.as_tensor(named.get("timestep", named.get("t"))).max()
+        latents: Any = next(named[n] for n in ("sample", "hidden_states", "x") if n in named)
         scales = {
             layer: copy.deepcopy(part.processor.scale)
             for layer, part in module.named_modules()
@@ -635,9 +665,13 @@ def branches_of(situation: Situation, evaluation: int) -> tuple[str, ...]:
             return (U, C, P)
         case "image and on":
             return (C, IMAGE, U)
+        case "with images":
+            return (C, U, IMAGE)
+        case "truncated" if evaluation > 0:  # Its first step alone is below the limit.
+            return (C,)
         case "cut off" if evaluation > CUT_AFTER:
             return (C,)
-    return (C, U) if kind.in_turn else (U, C)
+    return (C, U) if kind.in_turn or kind.conditional_first else (U, C)
 
 
 CUT_AFTER = 1  # the evaluation at whose end a callback changes something
@@ -677,7 +711,7 @@ def reference_kernel(
             return None
         own = found[index] if adapters.startswith("masks") else found[0]
         return own, every, slice(start, start + counts[index])
-    family = _layout(situation.pipeline)
+    family = _layout(situation.pipeline).of(layer)
     queries = slice(family.queries_before, family.queries_before + patches)
     found = [k for k in kernels if k.key.shape[2] == family.key_count(patches)]
     return (found[0], queries, family.keys_of(patches, index)) if found else None
@@ -779,13 +813,16 @@ def try_situation(situation: Situation, store: Path) -> Outcome:
 
 def _settings(situation: Situation, kind: Kind, pipeline: Any) -> dict[str, Any]:
     scale = {"on": 3.0, "cut off": 3.0, "PAG and on": 3.0, "image and on": 3.0, "image off": 3.0}
-    found: dict[str, Any] = {kind.scale: scale.get(situation.guidance, 1.0)}
+    scale |= {"truncated": 3.0, "with images": 3.0}
+    found: dict[str, Any] = {kind.scale: scale.get(situation.guidance, kind.unguided)}
     accepted = inspect.signature(type(pipeline).__call__).parameters
     if "max_guidance_scale" in accepted:
         found = {"max_guidance_scale": found[kind.scale]}
         found["min_guidance_scale"] = found["max_guidance_scale"]
     if "pag_scale" in accepted:
         found["pag_scale"] = 3.0 if "PAG" in situation.guidance else 0.0
+    if situation.guidance == "truncated":
+        found["cfg_truncation"] = 0.01
     if kind.scale not in accepted:
         found.pop(kind.scale, None)
     if "audio_guidance_scale" in accepted:
@@ -910,6 +947,8 @@ def _find_fault(situation: Situation, sample: Any, calls: list[Call], image: int
         return f"steps {sample['step'][...].tolist()}, not {kept}"
     steps = [every[i] for i in kept]
     timesteps = [step[0].timestep for _, step in steps]
+    if situation.pipeline == "z-image-omni" and situation.target == "pipeline":
+        timesteps = [1000 * (1 - t) for t in timesteps]  # It counts up, from 0 to 1.
     # Some pipelines call their denoiser with a share of the scheduler's timestep.
     factor = sample["timestep"][0] / timesteps[0] if timesteps[0] else 1.0
     if not np.allclose(sample["timestep"][...], [factor * t for t in timesteps], rtol=1e-4):

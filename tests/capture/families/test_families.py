@@ -78,12 +78,12 @@ def test_output_is_bit_identical_with_and_without_capture(family: Family, store:
 
 
 def test_a_capture_keeps_the_contract_and_names_its_family(family: Family, store: Path) -> None:
-    record(family, store, guidance="both")
+    record(family, store, guidance="both" if family.takes_both else "conditional")
     assert list(find_faults(describe_store(store))) == []
     sample = models.opened(store / "one")
     assert sample.attrs["i2am"]["profile"] == family.profile
-    if family.is_guided:
-        assert sample["guidance"][...].tolist() == ["unconditional", "conditional"]
+    if family.is_guided and family.takes_both:
+        assert sample["guidance"][...].tolist() == list(family.branches)
     else:
         assert "guidance" not in sample
 
@@ -93,7 +93,7 @@ def test_what_is_read_over_the_text_is_what_the_layer_computes(family: Family, s
         pytest.skip("no text shares the softmax")
     edges = ["text->generated", *(["reference->text"] if family.text_queries else [])]
     with explicit_attention(*family.denoisers) as kept:
-        record(family, store, dtype="float32", edges=edges)
+        record(family, store, dtype="float32", edges=edges, layers=family.text_layers)
     for name, layer in models.opened(store / "one" / "layers").groups():
         path, _, index = name.partition(".reference_")
         own = {key: torch.from_numpy(layer[key][...]) for key, _ in layer.arrays()}
@@ -141,7 +141,7 @@ def compare(family: Family, store: Path, kept: dict[str, list[Attended]]) -> flo
         attributes = layer.attrs["i2am"]
         assert attributes["reference_index"] == int(index or 0)
         logits = stored_logits(layer)
-        expected = expected_attention(family, kept[path], logits.shape[2], int(index or 0))
+        expected = expected_attention(family.of(path), kept[path], logits.shape[2], int(index or 0))
         assert logits.shape == expected.scores.shape
         assert logits.shape[2] == np.prod(attributes["generated_grid"])
         check_layout(family, attributes, logits.shape[3])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ class Family:
         How often a step runs the layer with these keys; the first time is the conditional one.
     frames : int
     is_guided : bool
+    takes_both : bool
+        Whether both branches can be kept.
     branches : tuple of str
         Of a guided batch, in its order.
     starts : callable (layer's number of patches) -> sequence of int, optional
@@ -41,6 +43,10 @@ class Family:
         no text attends at every step.
     output : str
         The pipeline's output_type.
+    variants : mapping of str to mapping
+        What is different of the layers whose paths begin so.
+    text_layers : str, optional
+        Pattern of the layers that read text, where not all of them do.
     """
 
     pipeline: Any
@@ -54,11 +60,19 @@ class Family:
     calls: int = 1
     frames: int = 1
     is_guided: bool = True
+    takes_both: bool = True
     branches: tuple[str, ...] = ("unconditional", "conditional")
     starts: Callable[[int], Sequence[int]] | None = None
     text: Sequence[int] = ()
     text_queries: Sequence[int] = ()
     output: str = "latent"
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    text_layers: str | None = None
+
+    def of(self, layer: str) -> Family:
+        """Return what a capture of one layer must hold."""
+        changes = (own for prefix, own in self.variants.items() if layer.startswith(prefix))
+        return replace(self, **next(changes, {}))
 
     def key_count(self, patches: int) -> int:
         """Return the number of keys of the references' softmax in a layer."""
@@ -107,6 +121,7 @@ class Family:
     def run(self, steps: int = 2, **options: Any) -> Any:
         """Run the pipeline, always from the same noise, and return its latents, or its image."""
         call = {"generator": torch.Generator().manual_seed(0)} | self.call | options
+        torch.manual_seed(0)  # Some pipelines encode their pictures with noise of their own.
         found = self.pipeline(num_inference_steps=steps, output_type=self.output, **call)[0]
         return found[0] if isinstance(found, list) else found
 

@@ -35,7 +35,7 @@ def flux2(kind: str = "Flux2Klein") -> Family:
     )
     pipeline = getattr(diffusers, f"{kind}Pipeline")(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
-        vae=_flux2_vae(),
+        vae=parts.flux2_vae(),
         text_encoder=None,
         tokenizer=None,
         transformer=transformer,
@@ -199,13 +199,3 @@ FAMILIES: dict[str, Callable[[], Family]] = {
     "qwen-image-layered": qwen_layered,
     "qwen-image-2.1": qwen21,
 }
-
-
-def _flux2_vae() -> Any:
-    return diffusers.AutoencoderKLFlux2(
-        block_out_channels=(4, 4, 4, 4),
-        layers_per_block=1,
-        latent_channels=1,
-        norm_num_groups=2,
-        mid_block_add_attention=False,
-    )

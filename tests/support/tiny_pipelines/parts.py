@@ -13,6 +13,8 @@ __all__ = [
     "clip_config",
     "clip_processor",
     "ddim",
+    "deep_vae",
+    "flux2_vae",
     "quiet",
     "qwen_transformer",
     "qwen_vae",
@@ -45,6 +47,29 @@ def vae(**options: Any) -> diffusers.AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 2,
         norm_num_groups=4,
         **options,
+    )
+
+
+def deep_vae() -> diffusers.AutoencoderKL:
+    """Return a VAE whose latents stand for 8 × 8 pixels."""
+    return diffusers.AutoencoderKL(
+        block_out_channels=(4, 4, 4, 4),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=2,
+        latent_channels=4,
+        mid_block_add_attention=False,
+        shift_factor=0.0,
+    )
+
+
+def flux2_vae() -> diffusers.AutoencoderKLFlux2:
+    return diffusers.AutoencoderKLFlux2(
+        block_out_channels=(4, 4, 4, 4),
+        layers_per_block=1,
+        latent_channels=1,
+        norm_num_groups=2,
+        mid_block_add_attention=False,
     )
 
 
