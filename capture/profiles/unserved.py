@@ -88,6 +88,11 @@ def _is_ootdiffusion(target: Any, denoiser: nn.Module) -> bool:
     )
 
 
+def _is_class(name: str) -> Callable[[Any, nn.Module], bool]:
+    """Return whether the denoiser is of a class of diffusers."""
+    return lambda _target, denoiser: name in class_names(denoiser, DIFFUSERS)
+
+
 def _skips_attention(_target: Any, denoiser: nn.Module) -> bool:
     processors = (getattr(module, "processor", None) for module in denoiser.modules())
     return any("SkipAttnProcessor" in class_names(processor) for processor in processors)
@@ -100,6 +105,12 @@ _MODELS = (
     UnservedModel("PASD", "pixel_attentions", "stableviton", _holds("pixel_attentions")),
     UnservedModel("PASD-light", "attn2_plus", "stableviton", _holds("attn2_plus")),
     UnservedModel("SeeSR", "image_attentions", "unet", _holds("image_attentions")),
+    UnservedModel(
+        "Wan-Animate",
+        "its first latent frame, in several samplings of one call",
+        "wan-first-frame",
+        _is_class("WanAnimateTransformer3DModel"),
+    ),
     UnservedModel("SUPIR", "project_modules", "stableviton", _holds("project_modules")),
     UnservedModel("IDM-VTON", _GARMENT_ROAD, "reference-only", _takes("garment_features")),
     UnservedModel("Leffa", _GARMENT_ROAD, "reference-only", _takes("reference_features")),
