@@ -336,6 +336,68 @@ register(
 )
 
 
+def _vace_layers(denoiser: nn.Module) -> Iterator[LayerTap]:
+    """Yield the self-attention layers of VACE's branch, where the references are frames before the video's.
+
+    The main branch has frames in their places, too, of which only the branch's hints make pictures.
+    """
+
+    def video(call: DenoiserCall) -> VideoTokens:
+        found = latent_video(denoiser, call)
+        control, own = call.arguments["control_hidden_states"], denoiser.config.in_channels
+        if control.shape[2] != call.arguments["hidden_states"].shape[2]:
+            msg = (
+                f"Expected as many frames of conditions as of the video, got {control.shape[2]} and "
+                f"{call.arguments['hidden_states'].shape[2]}. Give latents of the length that "
+                "num_frames and the references make."
+            )
+            raise CaptureError(msg)
+        # A frame of the video has latents of what shall change; a reference has zeros in their place.
+        is_empty = (control[list(call.rows), own : 2 * own] == 0).all(1)
+        given = _marked(is_empty.flatten(1), found.frames)
+        return replace(found, given=given[::-1])  # The pipeline puts each before those it has put.
+
+    return first_frame(denoiser, layers="vace_blocks.*.attn1", video=video)
+
+
+def _vace_prepared(call: RunningCall) -> Preparations:
+    """Return how the references were fitted into the video's frame, with margins."""
+    pictures = call.variables.get("reference_images")
+    if not pictures or not all(isinstance(picture, torch.Tensor) for picture in pictures[0]):
+        return None
+    multiple = getattr(call.variables["self"], "vae_scale_factor_spatial", 1)
+    return [Fitted(*picture.shape[-2:], multiple=multiple) for picture in pictures[0]]
+
+
+register(
+    Profile(
+        "wan-vace",
+        ("WanVACEPipeline", "WanVACETransformer3DModel"),
+        _vace_layers,
+        package=DIFFUSERS,
+        is_batched=False,
+        prepares=_vace_prepared,
+        notes=ModelNotes(
+            serves="Wan VACE with reference images",
+            tokens="those of one latent frame for each picture: a token for 16 × 16 pixels",
+            grid="the frame's",
+            shares="the video's frames, other pictures",
+            prepared="fitted into the video's frame, with margins",
+            unseen=(
+                "the main branch, into which the shown one's hints are added; a first frame that is given "
+                "by `video` and `mask`"
+            ),
+            example=(
+                'with capture(pipe, "run.zarr", sample="a") as recording:\n'
+                '    frames = pipe(reference_images=[image], prompt="…", num_frames=81).frames[0]\n'
+                "    stacked = np.concatenate([np.asarray(frame) for frame in frames[::4]])\n"
+                "    recording.add_images(generated=stacked, reference=image)"
+            ),
+        ),
+    )
+)
+
+
 # --- LTX-Video and LTX-2.
 
 

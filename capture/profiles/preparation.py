@@ -139,6 +139,8 @@ class Fitted:
         Of the canvas, in pixels.
     covers : bool
         Whether the picture is enlarged until no margin is left, and what juts out is cut off.
+    multiple : int
+        Its sides are first brought down to a multiple of so many pixels.
 
     Examples
     --------
@@ -149,14 +151,19 @@ class Fitted:
     height: int
     width: int
     covers: bool = False
+    multiple: int = 1
 
     def box(self, height: int, width: int) -> Box:
         """See `Preparation`."""
         choose, whole = (max, math.ceil) if self.covers else (min, int)
-        scale = choose(self.height / height, self.width / width)
+        rows, columns = (max(side - side % self.multiple, 1) for side in (height, width))
+        scale = choose(self.height / rows, self.width / columns)
         spans = []
-        for side, canvas in ((height, self.height), (width, self.width)):
-            resized = whole(side * scale)
+        for side, own, canvas in (
+            (height, rows, self.height),
+            (width, columns, self.width),
+        ):
+            resized = whole(own * scale)
             # Where the canvas begins, in pixels of the resized picture.
             start = (resized - canvas) // 2 if self.covers else -((canvas - resized) // 2)
             spans.append((start * side / resized, (start + canvas) * side / resized))

@@ -69,8 +69,19 @@ def _has_parts(*attributes: str) -> Callable[[Any, nn.Module], bool]:
     )
 
 
+def _is_class(name: str) -> Callable[[Any, nn.Module], bool]:
+    """Return whether the denoiser is of a class of diffusers."""
+    return lambda _target, denoiser: name in class_names(denoiser, DIFFUSERS)
+
+
 # The first whose sign is there is told.
 _MODELS = (
+    UnservedModel(
+        "Wan-Animate",
+        "its first latent frame, in several samplings of one call",
+        "wan-first-frame",
+        _is_class("WanAnimateTransformer3DModel"),
+    ),
     UnservedModel(
         "with a reference network",
         "self-attention (attn1)",

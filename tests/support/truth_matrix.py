@@ -540,6 +540,7 @@ def _video_kinds() -> dict[str, Kind]:
         "wan-2.2": Kind(_family("wan-2.2"), **wan, weight=2),
         "wan-2.2-first-and-last-frame": Kind(_family("wan-2.2-first-and-last-frame"), **wan),
         "wan-2.2-5b": Kind(_family("wan-2.2-5b"), **wan),
+        "wan-vace": Kind(_family("wan-vace"), **wan | {"images": (1,)}),
         "ltx": Kind(_family("ltx"), **ltx),
         "ltx-conditions": Kind(_family("ltx-conditions"), **ltx | {"prompts": (1,)}),
         "ltx-2": Kind(_family("ltx-2"), **guided),

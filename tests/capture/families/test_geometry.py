@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,13 @@ CLIP = {"square": Box(0, 0, 32, 32), "wide": Box(0, 32, 32, 64), "tall": Box(30,
 # The middle that covers a canvas of 32 × 64 pixels, by hand: the square becomes 64 × 64, the wide one stays
 # as it is, and the tall one becomes 160 × 64.
 COVER = {"square": Box(8, 0, 24, 32), "wide": Box(0, 16, 32, 80), "tall": Box(40, 0, 60, 40)}
+# The whole picture with margins, by hand: 4 rows of 100 are lost to a multiple of 8, and the tall one stands
+# in the middle of 64 × 128 pixels as 64 × 26, the wide one lies there as 42 × 128.
+MARGINS = {
+    "square": Box(0, -16, 32, 48),
+    "wide": Box(-11 * 32 / 42, 0, 53 * 32 / 42, 96),
+    "tall": Box(0, -51 * 40 / 26, 100, 77 * 40 / 26),
+}
 WHOLE = {name: Box.whole(*size) for name, size in SHAPES.items()}
 # There random convolutions mix what the layer compares, or the later frames' queries have seen the picture,
 # too; where the keys lie is told by themselves.
@@ -106,6 +114,16 @@ def first_frame(family: Any, **options: Any) -> View:
     argument = options.pop("argument", "image")
     larger = {side: 2 * family.call[side] for side in ("height", "width")}
     return View(family, lambda picture: larger | {argument: picture}, **options)
+
+
+def second_of_vace() -> View:
+    family = videos.vace(references=2)
+    larger = {side: 2 * family.call[side] for side in ("height", "width")}
+    return View(
+        family,
+        lambda picture: larger | {"reference_images": [noise_image(32), picture]},
+        "reference_1",
+    )
 
 
 def condition(family: Any, kind: Any, place: str, at: int, **options: Any) -> View:
@@ -197,6 +215,30 @@ def test_tokens_lie_over_the_box_and_what_is_outside_of_it_does_not_count(
         assert max(abs(found[0] - place[0]), abs(found[1] - place[1])) <= 1
         if before.sram is not None and name not in MIXED:
             check_peak(before, after, cell(before.box, grid, place))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_picture_that_is_fitted_into_a_frame_has_margins_around_it(
+    shape: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    view, (height, width) = second_of_vace(), SHAPES[shape]
+    picture = noise_image(height, 5, width)
+    before = record(view, picture, tmp_path / "run.zarr", "before")
+    assert before.box == MARGINS[shape]
+    grid = before.tokens.shape[0], before.tokens.shape[1]
+    inside = [
+        place
+        for place in itertools.product(*map(range, grid))
+        for own in [cell(before.box, grid, place)]
+        if 0 < own.y0 + own.y1 < 2 * height and 0 < own.x0 + own.x1 < 2 * width
+    ]
+    for place in (inside[0], inside[-1]):
+        changed = whitened(picture, cell(before.box, grid, place))
+        after = record(view, changed, tmp_path / "run.zarr", f"token-{place[0]}-{place[1]}")
+        assert not before.is_same_output(after)
+        found = strongest(before, after)
+        assert max(abs(found[0] - place[0]), abs(found[1] - place[1])) <= 1
 
 
 def check_peak(before: Captured, after: Captured, place: Box) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from i2am.capture import CaptureOptions
 from i2am.capture.hooks.denoiser import bind
-from i2am.capture.hooks.step_clock import StepClock
+from i2am.capture.hooks.step_clock import StepClock, read_timestep
 from i2am.schemas import CaptureError, SchemaError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array")  # in some schedulers
@@ -275,6 +275,42 @@ def test_a_scheduler_gets_its_own_step_back() -> None:
         StepClock(scheduler).watch(stack)
         assert scheduler.step is not own
     assert scheduler.step is own
+
+
+def test_a_copy_of_a_watched_scheduler_steps_by_itself() -> None:
+    scheduler = scheduler_of("flow Euler")
+    clock, latents = StepClock(scheduler), torch.zeros(1, 4, 8, 8)
+    with ExitStack() as stack:
+        clock.watch(stack)
+        clock.watch(stack)  # as of two captures of one pipeline
+        scheduler.set_timesteps(STEPS)
+        own = copy.deepcopy(scheduler)
+        own.set_timesteps(2 * STEPS)
+        clock.tick(scheduler.timesteps[0])
+        own.step(latents, own.timesteps[0], latents)
+    assert (len(scheduler.timesteps), scheduler.step_index) == (STEPS, None)
+    assert (len(own.timesteps), own.step_index) == (2 * STEPS, 1)
+    assert clock.tick(scheduler.timesteps[0]).call == 1, "no step of the scheduler itself was taken"
+
+
+@pytest.mark.parametrize("has_stepped", [True, False])
+def test_of_tokens_with_timesteps_of_their_own_the_noisiest_is_the_samples(
+    has_stepped: bool,
+) -> None:
+    scheduler = scheduler_of("flow Euler")
+    clock = StepClock(scheduler if has_stepped else None)
+    scheduler.set_timesteps(STEPS)
+    latents = torch.zeros(2, 4, 8, 8)
+    with ExitStack() as stack:
+        clock.watch(stack)
+        for timestep in scheduler.timesteps:
+            of_tokens = timestep * torch.tensor([[0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
+            clock.tick(of_tokens)
+            if has_stepped and timestep != scheduler.timesteps[-1]:  # The last was interrupted.
+                scheduler.step(latents, timestep, latents)
+    assert list(clock.timesteps.values()) == pytest.approx(scheduler.timesteps.tolist())
+    with pytest.raises(CaptureError, match="Expected one timestep for the whole batch, got"):
+        read_timestep(torch.tensor([[0.0, 5.0], [0.0, 4.0]]))
 
 
 def test_a_step_that_somebody_else_takes_does_not_count() -> None:

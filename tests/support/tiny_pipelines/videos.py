@@ -16,7 +16,7 @@ from tests.support.tiny_pipelines import parts
 from tests.support.tiny_pipelines.family import Family, noise, noise_image
 from tests.support.tiny_pipelines.parts import WIDTH
 
-__all__ = ["FAMILIES", "hunyuan", "ltx", "ltx2", "wan22", "wan_vae"]
+__all__ = ["FAMILIES", "hunyuan", "ltx", "ltx2", "vace", "wan22", "wan_vae"]
 
 TEXT = 7
 # Latents of 3 frames of 2 × 4 tokens, unless a family says otherwise.
@@ -63,6 +63,28 @@ def _wan_transformer(channels: int) -> diffusers.WanTransformer3DModel:
         num_layers=2,
         rope_max_seq_len=32,
     )
+
+
+def vace(*, references: int = 1) -> Family:
+    """Return Wan VACE, whose references are frames before the video's, the last one first."""
+    settings = _wan_transformer(4).config | {"vace_layers": [0, 1], "vace_in_channels": 8 + 64}
+    pipeline = diffusers.WanVACEPipeline(
+        tokenizer=None,
+        text_encoder=None,
+        vae=wan_vae(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        transformer=diffusers.WanVACETransformer3DModel.from_config(settings),
+    )
+    call: dict[str, Any] = {
+        "reference_images": [noise_image(32, seed) for seed in range(references)],
+        "prompt_embeds": noise(1, TEXT, WIDTH),
+        "negative_prompt_embeds": -noise(1, TEXT, WIDTH),
+        "height": 32,
+        "width": 64,
+        "num_frames": 9,
+    }
+    given = tuple(reversed(range(references)))
+    return _family(pipeline, call, "wan-vace", 2, given, frames=FRAMES + references, calls=2)
 
 
 def wan_vae() -> diffusers.AutoencoderKLWan:
@@ -330,6 +352,8 @@ FAMILIES: dict[str, Callable[[], Family]] = {
     "wan-2.2": wan22,
     "wan-2.2-first-and-last-frame": lambda: wan22(last_frame=True),
     "wan-2.2-5b": lambda: wan22("5B"),
+    "wan-vace": vace,
+    "wan-vace-two-images": lambda: vace(references=2),
     "ltx": ltx,
     "ltx-conditions": lambda: ltx(frames=(0, 8)),
     "ltx-2": ltx2,
