@@ -28,6 +28,7 @@ from i2am.capture.profiles.attention_modules import (
     scale_of,
     split_heads,
 )
+from i2am.capture.profiles.notes import ModelNotes
 from i2am.capture.profiles.profile import Profile, class_names, register
 from i2am.capture.profiles.recognition import is_target_itself
 from i2am.capture.profiles.text_tokens import without_text
@@ -104,6 +105,13 @@ def _has_warp_blocks(_target: Any, denoiser: nn.Module) -> bool:
     return hasattr(denoiser, _WARP_BLOCKS)
 
 
+_SAMPLED = """\
+with capture(model, "run.zarr", sample="one") as recording:
+    latents, _ = sampler.sample(50, 1, shape, conditioning, **settings)
+    recording.add_images(generated=decode(latents), reference=reference)"""
+_BY_YOU = "by you: a picture must have the shape of its tokens' grid, or its box is given"
+_ONE_TOKEN = "which part of the reference is used: one token has no parts"
+
 # The last one that serves a target is taken: each is a special case of those before it.
 register(
     Profile(
@@ -112,14 +120,47 @@ register(
         spatial_transformers,
         recognise=_is_exemplar_model,
         find_unnamed_taps=partial(without_text, "compvis", spatial_transformers),
+        notes=ModelNotes(
+            serves="the original Paint-by-Example, AnyDoor and code like it; a bare `UNetModel`",
+            tokens="1; AnyDoor 1 + 256",
+            grid="–; AnyDoor 16 × 16, after one special token",
+            shares="–",
+            prepared=_BY_YOU,
+            unseen=f"of one token, {_ONE_TOKEN}; what AnyDoor's ControlNet adds of the reference's edges",
+            example=_SAMPLED,
+        ),
     )
 )
-register(Profile("dci-vton", ("LatentTryOnDiffusion",), spatial_transformers))
+register(
+    Profile(
+        "dci-vton",
+        ("LatentTryOnDiffusion",),
+        spatial_transformers,
+        notes=ModelNotes(
+            serves="DCI-VTON's `LatentTryOnDiffusion` and its UNet",
+            tokens="1",
+            grid="–",
+            shares="–",
+            prepared=_BY_YOU,
+            unseen=f"{_ONE_TOKEN}; the warped garment, which is pasted into the latents",
+            example=_SAMPLED,
+        ),
+    )
+)
 register(
     Profile(
         "stableviton",
         ("StableVITON",),
         spatial_transformers,
         recognise=_has_warp_blocks,
+        notes=ModelNotes(
+            serves="StableVITON's `ControlLDM` and its UNet",
+            tokens="CLIP's path 1; the spatial path 192, 768, 3072",
+            grid="spatial path: the layer's own",
+            shares="–",
+            prepared=_BY_YOU,
+            unseen="the person and its pose, which are channels and the ControlNet's",
+            example=_SAMPLED.replace('"one")', '"one", layers="warp_flow_blks*")'),
+        ),
     )
 )

@@ -279,7 +279,7 @@ register(
             unseen="what else your model reads of the reference",
             example=(
                 'with capture(pipe, "run.zarr", sample="shirt", profile="garment-network") as recording:\n'
-                "    image = pipe(...).images[0]\n"
+                "    image = pipe(**inputs).images[0]\n"
                 "    recording.add_images(generated=image, reference=garment)"
             ),
         ),
@@ -301,7 +301,7 @@ register(
             example=(
                 'with capture(pipe, "run.zarr", sample="shirt", layers="*.attn1") as recording:\n'
                 "    image = pipe(image=person, mask_image=mask, pose_img=pose, cloth=garment_tensor,\n"
-                "                 ip_adapter_image=garment, text_embeds_cloth=caption, ...)[0][0]\n"
+                "                 ip_adapter_image=garment, text_embeds_cloth=caption, **texts)[0][0]\n"
                 "    recording.add_images(generated=image, reference=garment)"
             ),
         ),

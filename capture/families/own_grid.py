@@ -205,7 +205,7 @@ register(
             unseen="what its ControlNet adds to the UNet's features, and the tags that RAM finds",
             example=(
                 'with capture(pipe, "run.zarr", sample="street") as recording:\n'
-                "    image = pipe(prompt, enlarged, ram_encoder_hidden_states=embeds, ...).images[0]\n"
+                "    image = pipe(prompt, enlarged, ram_encoder_hidden_states=embeds, **settings).images[0]\n"
                 "    whole = (0, 0, enlarged.height, enlarged.width)\n"
                 "    recording.add_images(\n"
                 '        generated=image, reference=enlarged, boxes={"reference": whole}\n'
