@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from i2am.capture.profiles import profile as profiles
+from i2am.capture.profiles.profile import find_profile
+from i2am.schemas import CaptureError
 from tests.support.compvis.models import PLMSSampler, dci_vton
 
 GUIDE = Path(__file__).parents[3] / "docs" / "own-models.md"
@@ -19,12 +21,6 @@ PUBLISHED = """
 from i2am.capture import Profile, cross_attention
 mine = Profile("mine", ("MyDenoiser",), cross_attention)
 other = "something else"
-"""
-ASKED = """
-from torch import nn
-from i2am.capture.profiles.profile import find_profile
-class MyDenoiser(nn.Module): ...
-print(find_profile(MyDenoiser()).name)
 """
 
 
@@ -48,26 +44,37 @@ def test_the_code_of_the_guide_runs_from_the_top_down(
     }
 
 
-def ask_with_entry_point(folder: Path, value: str) -> subprocess.CompletedProcess[str]:
-    """Install a package that publishes `value`, and look for a profile in a new interpreter."""
-    package = folder / "my_package"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "profiles.py").write_text(PUBLISHED)
-    installed = folder / "my_package-1.0.dist-info"
-    installed.mkdir()
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
-    (installed / "entry_points.txt").write_text(f"[i2am.profiles]\nmine = {value}\n")
-    call = [sys.executable, "-c", ASKED]
-    environment = os.environ | {"PYTHONPATH": str(folder)}
-    return subprocess.run(call, capture_output=True, text=True, check=False, env=environment)
+@pytest.fixture
+def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Return what installs a package that publishes a value, as if the interpreter were new."""
+    monkeypatch.setattr(profiles, "_profiles", dict(profiles._profiles))
+
+    def install(value: str) -> None:
+        package, installed = tmp_path / "my_package", tmp_path / "my_package-1.0.dist-info"
+        package.mkdir()
+        installed.mkdir()
+        (package / "__init__.py").touch()
+        (package / "profiles.py").write_text(PUBLISHED)
+        about = "Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n"
+        (installed / "METADATA").write_text(about)
+        (installed / "entry_points.txt").write_text(f"[i2am.profiles]\nmine = {value}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        profiles._load_published.cache_clear()
+
+    yield install
+    profiles._load_published.cache_clear()
+    for name in [name for name in sys.modules if name.startswith("my_package")]:
+        del sys.modules[name]
 
 
-def test_a_profile_that_a_package_publishes_as_the_guide_says_is_found(tmp_path: Path) -> None:
+def test_a_profile_that_a_package_publishes_as_the_guide_says_is_found(
+    publish: Callable[[str], None],
+) -> None:
     (fence,) = fences("toml")
     points = tomllib.loads(fence)["project"]["entry-points"]["i2am.profiles"]
-    answer = ask_with_entry_point(tmp_path, points["mine"])
-    assert (answer.stdout, answer.returncode) == ("mine\n", 0), answer.stderr
+    publish(points["mine"])
+    mine = type("MyDenoiser", (nn.Module,), {})
+    assert find_profile(mine()).name == "mine"
 
 
 @pytest.mark.parametrize(
@@ -78,8 +85,9 @@ def test_a_profile_that_a_package_publishes_as_the_guide_says_is_found(tmp_path:
     ],
 )
 def test_an_entry_point_that_leads_to_no_profile_is_named(
-    tmp_path: Path, value: str, came: str
+    publish: Callable[[str], None], value: str, came: str
 ) -> None:
-    answer = ask_with_entry_point(tmp_path, value)
-    assert answer.returncode == 1
-    assert f"Expected a Profile at entry point '{value}', {came}" in answer.stderr
+    publish(value)
+    with pytest.raises(CaptureError) as caught:
+        find_profile(nn.Identity())
+    assert f"Expected a Profile at entry point '{value}', {came}" in str(caught.value)
