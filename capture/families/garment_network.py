@@ -29,12 +29,12 @@ from i2am.capture.hooks.taps import DenoiserCall, LayerTap
 from i2am.capture.profiles.attention_modules import (
     block_of,
     check_no_mask,
-    grid_source,
     heads_of,
     key_projection,
     latent_grid,
     query_projection,
     scale_of,
+    transformer_of,
 )
 from i2am.capture.profiles.notes import ModelNotes
 from i2am.capture.profiles.preparation import Preparation, SeenPart
@@ -70,11 +70,12 @@ def garment_network(
     *,
     suffix: str = ".attn1",
     within: tuple[str, ...] = ("",),
+    grid_from: Callable[[str], str] = transformer_of,
     split: Split = own_first,
     weight: float = 1.0,
     keeps_unconditional: bool = True,
 ) -> Iterator[LayerTap]:
-    """Yield a tap for each self-attention of a UNet's transformers that a reference's tokens join.
+    """Yield a tap for each self-attention of a UNet that a reference's tokens join.
 
     Parameters
     ----------
@@ -83,6 +84,9 @@ def garment_network(
         How the layers' paths end.
     within : tuple of str
         How they may begin.
+    grid_from : callable (path of a layer) -> path of a module
+        Whose first input is (batch, channel, y, x) of the layer's own patches; by default the
+        transformer that the layer lies in.
     split : callable (patches, keys) -> (own tokens, tokens of each reference)
         Slices or indices among the keys, each as many as the layer has patches and row-major on its
         grid. Where the queries are as many as the keys, they lie alike.
@@ -111,7 +115,7 @@ def garment_network(
     """
     for name, attention in denoiser.named_modules():
         is_own = name.startswith(within) and name.endswith(suffix)
-        if is_own and ".transformer_blocks." in name:
+        if is_own and hasattr(attention, "to_q"):
             yield ProjectionTap(
                 name,
                 attention,
@@ -119,7 +123,7 @@ def garment_network(
                 query=query_projection(attention),
                 keys=(key_projection(attention),),
                 read=_SelfAttention(name, attention, split, weight, keeps_unconditional).read,
-                grid_source=grid_source(denoiser, name),
+                grid_source=denoiser.get_submodule(grid_from(name)),
             )
 
 

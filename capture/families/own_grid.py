@@ -31,6 +31,7 @@ from i2am.capture.profiles.attention_modules import (
     patch_grid,
     query_projection,
     scale_of,
+    transformer_of,
 )
 from i2am.capture.profiles.notes import ModelNotes
 from i2am.capture.profiles.profile import Profile, register
@@ -39,18 +40,7 @@ from i2am.capture.profiles.recognition import holds
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["own_grid_cross_attention", "transformer_of"]
-
-
-def transformer_of(name: str) -> str:
-    """Return the path of the transformer that a layer lies in.
-
-    Examples
-    --------
-    >>> transformer_of("up_blocks.0.pixel_attentions.1.transformer_blocks.0.attn2")
-    'up_blocks.0.pixel_attentions.1'
-    """
-    return name.partition(".transformer_blocks.")[0]
+__all__ = ["own_grid_cross_attention"]
 
 
 def own_grid_cross_attention(

@@ -24,6 +24,7 @@ __all__ = [
     "query_projection",
     "scale_of",
     "split_heads",
+    "transformer_of",
 ]
 
 
@@ -126,10 +127,20 @@ def heads_of(attention: Any, projected: torch.Tensor) -> torch.Tensor:
 
 def grid_source(denoiser: nn.Module, name: str) -> nn.Module:
     """Return the enclosing transformer, whose input is (batch, channel, y, x)."""
+    return denoiser.get_submodule(transformer_of(name))
+
+
+def transformer_of(name: str) -> str:
+    """Return the path of the transformer that a layer lies in; of none, its own.
+
+    Examples
+    --------
+    >>> transformer_of("up_blocks.0.pixel_attentions.1.transformer_blocks.0.attn2")
+    'up_blocks.0.pixel_attentions.1'
+    """
     for blocks in (".transformer_blocks.", ".temporal_transformer_blocks."):
-        if blocks in name:
-            return denoiser.get_submodule(name.split(blocks)[0])
-    return denoiser.get_submodule(name)
+        name = name.partition(blocks)[0]
+    return name
 
 
 def split_heads(projected: torch.Tensor, heads: int) -> torch.Tensor:
