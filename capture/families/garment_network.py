@@ -32,6 +32,7 @@ from i2am.capture.profiles.attention_modules import (
     heads_of,
     key_projection,
     latent_grid,
+    lies_within,
     query_projection,
     scale_of,
     transformer_of,
@@ -69,7 +70,7 @@ def garment_network(
     denoiser: nn.Module,
     *,
     suffix: str = ".attn1",
-    within: tuple[str, ...] = ("",),
+    within: str | tuple[str, ...] = "",
     grid_from: Callable[[str], str] = transformer_of,
     split: Split = own_first,
     weight: float = 1.0,
@@ -82,14 +83,15 @@ def garment_network(
     denoiser : Module
     suffix : str
         How the layers' paths end.
-    within : tuple of str
-        How they may begin.
+    within : str or tuple of str
+        A module that lies on their paths, or one of several; all by default.
     grid_from : callable (path of a layer) -> path of a module
         Whose first input is (batch, channel, y, x) of the layer's own patches; by default the
-        transformer that the layer lies in.
-    split : callable (patches, keys) -> (own tokens, tokens of each reference)
+        transformer of diffusers that the layer lies in.
+    split : callable (number of patches, number of keys) -> (own tokens, sequence of references' tokens)
         Slices or indices among the keys, each as many as the layer has patches and row-major on its
-        grid. Where the queries are as many as the keys, they lie alike.
+        grid; by default the layer's own come first. Where the queries are as many as the keys, they
+        lie alike. A wrong order cannot be noticed.
     weight : float
         Factor by which the layer multiplies what it reads with the reference's keys.
     keeps_unconditional : bool
@@ -114,7 +116,7 @@ def garment_network(
     ['down_blocks.0.attentions.0.transformer_blocks.0.attn1']
     """
     for name, attention in denoiser.named_modules():
-        is_own = name.startswith(within) and name.endswith(suffix)
+        is_own = lies_within(name, within) and name.endswith(suffix)
         if is_own and hasattr(attention, "to_q"):
             yield ProjectionTap(
                 name,
@@ -220,7 +222,7 @@ def _check_counts(name: str, grid: tuple[int, int], queries: int, keys: int) -> 
     if queries not in (patches, keys):
         msg = (
             f"Expected {height}×{width} queries, got {queries}, at layer {name!r}. Its profile names the "
-            "wrong module for the grid."
+            "wrong module for the grid: give grid_from=."
         )
         raise CaptureError(msg)
     if keys % patches:
@@ -235,6 +237,12 @@ def _reference_keys(
     references: tuple[Tokens, ...], grid: tuple[int, int], weight: float
 ) -> tuple[ReferenceKeys, ...]:
     layout = query_grid_layout(0, grid)
+    if isinstance(references, slice) or not len(references):
+        msg = (
+            f"Expected split= to return (own tokens, [tokens of each reference]), got {references!r} in "
+            "place of the list."
+        )
+        raise CaptureError(msg)
     return tuple(ReferenceKeys(own, layout, index, weight) for index, own in enumerate(references))
 
 
@@ -361,7 +369,7 @@ register(
         ("MimicBrushPipeline",),
         # In the others nothing is appended. The output is half of this, half of the own patches alone.
         lambda denoiser: garment_network(
-            denoiser, within=("mid_block.", "up_blocks."), weight=0.5, keeps_unconditional=False
+            denoiser, within=("mid_block", "up_blocks"), weight=0.5, keeps_unconditional=False
         ),
         recognise=_has_class("MimicBrushPipeline"),
         prepares=_mimicbrush_prepares,

@@ -28,6 +28,7 @@ from i2am.capture.profiles.attention_modules import (
     check_no_mask,
     heads_of,
     key_projection,
+    lies_within,
     patch_grid,
     query_projection,
     scale_of,
@@ -47,7 +48,7 @@ def own_grid_cross_attention(
     denoiser: nn.Module,
     *,
     suffix: str = ".attn2",
-    within: str = "",
+    within: str | tuple[str, ...] = "",
     grid_from: Callable[[str], str] = transformer_of,
     layout: Layout = query_grid_layout,
     weight: str | None = None,
@@ -59,8 +60,8 @@ def own_grid_cross_attention(
     denoiser : Module
     suffix : str
         How the layers' paths end.
-    within : str
-        A module that lies on their paths; all by default.
+    within : str or tuple of str
+        A module that lies on their paths, or one of several; all by default.
     grid_from : callable (path of a layer) -> path of a module
         Whose first input is (batch, channel, y, x) of the queries.
     layout : callable (number of reference tokens, grid of the queries) -> ReferenceLayout
@@ -86,7 +87,7 @@ def own_grid_cross_attention(
     ['up', 'up']
     """
     for name, attention in denoiser.named_modules():
-        is_within = not within or within in name.split(".")
+        is_within = lies_within(name, within)
         if is_within and name.endswith(suffix) and hasattr(attention, "to_q"):
             yield ProjectionTap(
                 name,

@@ -20,6 +20,7 @@ __all__ = [
     "heads_of",
     "key_projection",
     "latent_grid",
+    "lies_within",
     "patch_grid",
     "query_projection",
     "scale_of",
@@ -61,7 +62,7 @@ def patch_grid(name: str, states: tuple[int, ...], patches: int) -> tuple[int, i
         return height, width
     msg = (
         f"Expected {height}×{width} queries, got {patches}, at layer {name!r}. "
-        "Its profile names the wrong module for the grid."
+        "Its profile names the wrong module for the grid: give grid_from=."
     )
     raise CaptureError(msg)
 
@@ -128,6 +129,18 @@ def heads_of(attention: Any, projected: torch.Tensor) -> torch.Tensor:
 def grid_source(denoiser: nn.Module, name: str) -> nn.Module:
     """Return the enclosing transformer, whose input is (batch, channel, y, x)."""
     return denoiser.get_submodule(transformer_of(name))
+
+
+def lies_within(name: str, within: str | tuple[str, ...]) -> bool:
+    """Return whether a module of one of these names lies on a layer's path; of none, any path is right.
+
+    Examples
+    --------
+    >>> lies_within("up_blocks.0.attn1", ("mid_block", "up_blocks")), lies_within("up.attn1", "")
+    (True, True)
+    """
+    names = {within} if isinstance(within, str) else set(within)
+    return names == {""} or not names.isdisjoint(name.split("."))
 
 
 def transformer_of(name: str) -> str:
