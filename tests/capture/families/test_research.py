@@ -27,6 +27,13 @@ RESEARCH = GARMENTS | CANVASES | SUPER_RESOLUTION
 # Their unconditional rows read the reference, and what they read is dropped.
 CONDITIONAL_ALONE = {"MimicBrush"}
 ALWAYS_GUIDED = {"MimicBrush"}
+# Their denoisers are diffusers' own: bare, they are taken for what they otherwise are, or refused.
+BARE = {
+    "MimicBrush": "unet",
+    "HiDream-E1": None,
+    "VisualCloze": "flux",
+    "VisualCloze, both stages": "flux",
+}
 
 
 @pytest.fixture(params=RESEARCH)
@@ -158,9 +165,16 @@ def test_a_source_that_mimicbrush_squashed_is_refused_in_another_shape(store: Pa
         recording.add_images(**pictures)
 
 
-def test_a_pipeline_and_its_bare_denoiser_have_one_profile(research: Research) -> None:
-    if research.options.get("profile") is None:
-        assert find_profile(research.target, denoiser=research.denoiser).name == research.profile
+def test_a_model_is_found_as_its_pipeline_and_bare(name: str, research: Research) -> None:
+    if "profile" in research.options:
+        pytest.skip("it is found by its name alone")
+    assert find_profile(research.target, denoiser=research.denoiser).name == research.profile
+    expected = BARE.get(name, research.profile)
+    if expected is not None:
+        assert find_profile(research.denoiser).name == expected
+        return
+    with pytest.raises(CaptureError, match="Expected a model that a profile serves"):
+        find_profile(research.denoiser)
 
 
 def compare(
