@@ -168,7 +168,7 @@ def box_tokens(part: Box, picture: Picture, layer: str) -> tuple[Tokens, tuple[i
             "with layers=."
         )
         raise CaptureError(msg)
-    return _indices(picture, y0, x0, y1, x1), (y1 - y0, x1 - x0)
+    return _indices(picture.start, columns, y0, x0, y1, x1), (y1 - y0, x1 - x0)
 
 
 # Fractions such as 1/3 are not exact.
@@ -176,13 +176,12 @@ _ROUNDING = 1e-6
 
 
 @cache
-def _indices(picture: Picture, y0: int, x0: int, y1: int, x1: int) -> Tokens:
-    columns = picture.grid[1]
+def _indices(start: int, columns: int, y0: int, x0: int, y1: int, x1: int) -> Tokens:
     if (x0, x1) == (0, columns):  # Whole rows follow each other.
-        return slice(picture.start + y0 * columns, picture.start + y1 * columns)
+        return slice(start + y0 * columns, start + y1 * columns)
     with torch.inference_mode(False):
         found: torch.Tensor = torch.arange(y0, y1)[:, None] * columns + torch.arange(x0, x1)
-        return found.flatten() + picture.start
+        return found.flatten() + start
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from i2am.schemas.dims import CONDITIONAL, UNCONDITIONAL
 
-__all__ = ["Layer", "Reference", "Research", "halves", "noise", "tokens_of"]
+__all__ = [
+    "Layer",
+    "Reference",
+    "Research",
+    "doubled",
+    "halves",
+    "move_latents",
+    "noise",
+    "tokens_of",
+    "whiten",
+]
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,19 @@ class Layer:
     kernels: int = 1
 
 
+def move_latents(target: Any, place: tuple[int, int]) -> None:
+    """Change the latents of the reference at a place (y, x)."""
+    target.garment = target.garment.clone()
+    target.garment[..., place[0], place[1]] += 8
+
+
+def whiten(picture: Image.Image, place: tuple[int, int], side: int) -> Image.Image:
+    """Return a picture whose cell (y, x) of so many pixels a side is white."""
+    values = np.array(picture)
+    values[place[0] * side : (place[0] + 1) * side, place[1] * side : (place[1] + 1) * side] = 255
+    return Image.fromarray(values)
+
+
 @dataclass(frozen=True)
 class Research:
     """A research model.
@@ -77,8 +100,16 @@ class Research:
         Of its capture.
     picture, picture_of_reference : (height, width)
         Shapes of the pictures that fit its grids; of the reference the same by default.
-    latents : (height, width)
-        Of the reference.
+    cells : (height, width)
+        Of the reference, in which `move` counts.
+    move : callable (target, (y, x))
+        Changes what the (first) reference has at a place; None where it is generated, too.
+    weights : tuple of float
+        Of each step, where a layer's weight changes.
+    given : sequence of Image
+        The references' pictures, where the call has them; else pictures of their shape are made up.
+    boxes : dict of str to list of float
+        Of the stored images that the model did not see whole.
     """
 
     target: Any
@@ -90,12 +121,11 @@ class Research:
     options: dict[str, Any] = field(default_factory=dict)
     picture: tuple[int, int] = (8, 12)
     picture_of_reference: tuple[int, int] | None = None
-    latents: tuple[int, int] = (8, 12)
-
-    def move(self, place: tuple[int, int]) -> None:
-        """Change what the reference's latents have at a place (y, x)."""
-        self.target.garment = self.target.garment.clone()
-        self.target.garment[..., place[0], place[1]] += 8
+    cells: tuple[int, int] = (8, 12)
+    move: Callable[[Any, tuple[int, int]], None] | None = move_latents
+    weights: tuple[float, ...] = ()
+    given: Sequence[Image.Image] = ()
+    boxes: dict[str, list[float]] = field(default_factory=dict)
 
     def pictures(self) -> dict[str, Any]:
         """Return pictures of the shapes that the grids have."""
@@ -104,7 +134,8 @@ class Research:
         reference = np.arange(3 * np.prod(size)).reshape(*size, 3).astype(np.uint8)
         count = max(len(layer.references) for layer in self.layers.values())
         names = ["reference", *(f"reference_{index}" for index in range(1, count))]
-        return {"generated": own, **dict.fromkeys(names, reference)}
+        found: Sequence[Any] = self.given or [reference] * count
+        return {"generated": own, **dict(zip(names, found, strict=True))}
 
 
 def tokens_of(
@@ -131,7 +162,3 @@ def doubled(guided: bool, tensor: torch.Tensor, first: torch.Tensor | None = Non
     if not guided:
         return tensor
     return torch.cat([tensor if first is None else first, tensor])
-
-
-def flat(parts: Sequence[Sequence[Any]]) -> Iterator[Any]:
-    return chain.from_iterable(parts)
