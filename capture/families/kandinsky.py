@@ -16,6 +16,7 @@ from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, Referen
 from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
 from i2am.capture.profiles.attention_modules import block_of, patch_grid, split_heads
+from i2am.capture.profiles.notes import ModelNotes
 from i2am.capture.profiles.profile import Profile, register
 from i2am.capture.profiles.recognition import DIFFUSERS
 
@@ -75,5 +76,18 @@ register(
         ),
         added_key_layers,
         package=DIFFUSERS,
+        notes=ModelNotes(
+            serves="the decoders of Kandinsky 2.2",
+            tokens="32",
+            grid="–",
+            shares="the generated patches",
+            prepared="encoded before the pipeline is called: not known, and no token is a place",
+            unseen="–",
+            example="""\
+embeds, negative_embeds = prior("a king", cat).to_tuple()
+with capture(pipe, "run.zarr", sample="cat") as recording:
+    image = pipe(image_embeds=embeds, negative_image_embeds=negative_embeds).images[0]
+    recording.add_images(generated=image, reference=cat)""",
+        ),
     )
 )

@@ -25,6 +25,8 @@ _IMAGE_GUIDED = {
 }
 # Their second call in a step looks at blurred latents, to guide; its attention is not the image's.
 _WITH_SIDE_CALLS = {"StableDiffusionSAGPipeline"}
+# What a call names of whose second call in a step the conditional branch is without some layers.
+_SKIPPED_LAYERS = "skip_guidance_layers"
 
 
 def batch_branches(target: Any, denoiser: nn.Module, profile: Profile) -> tuple[str, ...] | None:
@@ -76,4 +78,7 @@ def has_side_calls(target: Any, denoiser: nn.Module) -> bool:
         As in `batch_branches`.
     """
     running = call_in_progress(target, denoiser)
-    return running is not None and not class_names(running.pipeline).isdisjoint(_WITH_SIDE_CALLS)
+    if running is None:
+        return False
+    skips_layers = running.variables.get(_SKIPPED_LAYERS) is not None
+    return skips_layers or not class_names(running.pipeline).isdisjoint(_WITH_SIDE_CALLS)

@@ -15,7 +15,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from tests.support.tiny_pipelines import edits, joint, models, parts, pipelines
+from tests.support.tiny_pipelines import edits, joint, joint_adapters, models, parts, pipelines
 from tests.support.tiny_pipelines.family import Family, noise, noise_image
 from tests.support.tiny_pipelines.ip_adapters import checkpoint
 from tests.support.tiny_pipelines.parts import WIDTH
@@ -349,6 +349,7 @@ FAMILIES: dict[str, Callable[[], Family]] = {
     "reference-only": reference_only,
     **joint.FAMILIES,
     **edits.FAMILIES,
+    **joint_adapters.FAMILIES,
 }
 
 
