@@ -35,6 +35,7 @@ from i2am.capture.profiles.attention_modules import (
     scale_of,
     split_heads,
 )
+from i2am.capture.profiles.notes import ModelNotes
 from i2am.capture.profiles.preparation import Preparations, encoded_pictures
 from i2am.capture.profiles.profile import Profile, class_names, register
 from i2am.capture.profiles.running_call import RunningCall
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["has_adapter_layers", "ip_adapter_layers"]
+__all__ = ["AdapterLayer", "has_adapter_layers", "ip_adapter_layers", "no_layout"]
 
 Layout = Callable[[int], ReferenceLayout]
 
@@ -72,7 +73,7 @@ def ip_adapter_layers(denoiser: nn.Module) -> Iterator[LayerTap]:
             )
             raise CaptureError(msg)
         keys = projections if _is_of_diffusers(projections) else [projections]
-        reader = _LayerReader(name, attention, layouts or [_no_layout] * len(keys))
+        reader = AdapterLayer(name, attention, layouts or [no_layout] * len(keys))
         yield ProjectionTap(
             name,
             attention,
@@ -85,8 +86,17 @@ def ip_adapter_layers(denoiser: nn.Module) -> Iterator[LayerTap]:
         )
 
 
-class _LayerReader:
-    """Reads one layer, with its adapters as they are at each call."""
+class AdapterLayer:
+    """Reads one layer, with its adapters as they are at each call.
+
+    Parameters
+    ----------
+    name : str
+        The layer's.
+    attention : Module
+    layouts : sequence of callable (number of tokens) -> ReferenceLayout
+        How the tokens of an image of each adapter lie.
+    """
 
     def __init__(self, name: str, attention: Any, layouts: Sequence[Layout]) -> None:
         self._name, self._attention, self._layouts = name, attention, layouts
@@ -105,10 +115,10 @@ class _LayerReader:
         self._is_off = not any(is_on)
         if any(on and not outputs for on, outputs in zip(is_on, projected.keys, strict=True)):
             return  # The layer then counts as one that was not read.
-        query = heads_of(self._attention, projected.query)
-        masks = layer_masks(self._name, self._attention.processor, projected.options, len(adapters))
+        query, grid = self.queries(projected)
+        masks = self.masks(projected, len(adapters))
         # An adapter that is off has no outputs, and its images keep their numbers.
-        first_images = _first_images(projected.source.arguments, len(adapters))
+        first_images = self.first_images(projected, len(adapters))
         for index, weights in enumerate(adapters):
             adapter = _Adapter(weights, masks[index], self._layouts[index], first_images[index])
             outputs = projected.keys[index] if is_on[index] else ()
@@ -117,9 +127,22 @@ class _LayerReader:
                     query,
                     split_heads(keys, self._attention.heads),
                     scale_of(self._attention, query.shape[-1]),
-                    patch_grid(self._name, projected.states, query.shape[2]),
+                    grid,
                     references,
                 )
+
+    def queries(self, projected: ProjectionOutputs) -> tuple[torch.Tensor, tuple[int, int]]:
+        """Return the queries (batch, head, patch, channel) of the generated patches, and their grid."""
+        query = heads_of(self._attention, projected.query)
+        return query, patch_grid(self._name, projected.states, query.shape[2])
+
+    def masks(self, projected: ProjectionOutputs, adapters: int) -> Sequence[torch.Tensor | None]:
+        """Return each adapter's mask, dims (batch or 1, image, y, x); None where it has none."""
+        return layer_masks(self._name, self._attention.processor, projected.options, adapters)
+
+    def first_images(self, projected: ProjectionOutputs, adapters: int) -> list[int]:
+        """Return the number of each adapter's first image."""
+        return _first_images(projected.source.arguments, adapters)
 
 
 @dataclass(frozen=True)
@@ -207,12 +230,11 @@ def _encoded(call: RunningCall) -> Preparations:
 
 
 def _layout(projection: nn.Module) -> Layout:
-    return (
-        square_layout if "IPAdapterFullImageProjection" in class_names(projection) else _no_layout
-    )
+    return square_layout if "IPAdapterFullImageProjection" in class_names(projection) else no_layout
 
 
-def _no_layout(_tokens: int) -> ReferenceLayout:
+def no_layout(_tokens: int) -> ReferenceLayout:
+    """Return the layout of tokens that are no places of the image."""
     return ReferenceLayout(0, None)
 
 
@@ -240,5 +262,18 @@ register(
         ip_adapter_layers,
         recognise=_has_ip_adapter,
         prepares=_encoded,
+        notes=ModelNotes(
+            serves="any pipeline on `UNet2DConditionModel` (SD 1.5, SDXL …) with an IP-Adapter",
+            tokens="plain and FaceID 4, plus 16, full-face 257",
+            grid="full-face: 1 + 16 × 16; others –",
+            shares="the other images of the same adapter",
+            prepared="resized and cropped in the middle by the pipeline's own processor (CLIP's)",
+            unseen="–",
+            example="""\
+pipe.load_ip_adapter("h94/IP-Adapter", subfolder="models", weight_name="ip-adapter_sd15.bin")
+with capture(pipe, "run.zarr", sample="cat") as recording:
+    image = pipe("a king", ip_adapter_image=cat).images[0]
+    recording.add_images(generated=image, reference=cat)""",
+        ),
     )
 )

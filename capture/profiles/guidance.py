@@ -30,6 +30,8 @@ _WITH_SIDE_CALLS = {
     "LTX2ImageToVideoPipeline",
     "LTX2ConditionPipeline",
 }
+# What a call names of whose second call in a step the conditional branch is without some layers.
+_SKIPPED_LAYERS = "skip_guidance_layers"
 
 
 def batch_branches(target: Any, denoiser: nn.Module, profile: Profile) -> tuple[str, ...] | None:
@@ -81,4 +83,7 @@ def has_side_calls(target: Any, denoiser: nn.Module) -> bool:
         As in `batch_branches`.
     """
     running = call_in_progress(target, denoiser)
-    return running is not None and not class_names(running.pipeline).isdisjoint(_WITH_SIDE_CALLS)
+    if running is None:
+        return False
+    skips_layers = running.variables.get(_SKIPPED_LAYERS) is not None
+    return skips_layers or not class_names(running.pipeline).isdisjoint(_WITH_SIDE_CALLS)

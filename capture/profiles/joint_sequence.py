@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 
@@ -27,6 +27,7 @@ from i2am.schemas import CaptureError
 
 __all__ = [
     "JointSequence",
+    "OncePerCall",
     "Segment",
     "SequenceReader",
     "generated",
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 Role = Literal["text", "generated", "reference", "other"]
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -207,14 +209,33 @@ def _text_tokens(segments: Iterable[Segment]) -> Tokens | None:
     return torch.cat([torch.arange(span.start, span.stop) for span in spans])
 
 
-@dataclass
+class OncePerCall(Generic[_Value]):
+    """Computes something of the denoiser's call once, for all layers: it may wait for the device.
+
+    Parameters
+    ----------
+    compute : callable (DenoiserCall) -> value
+    """
+
+    def __init__(self, compute: Callable[[DenoiserCall], _Value]) -> None:
+        self._compute = compute
+        self._latest: tuple[Callable[[], DenoiserCall | None], _Value] | None = None
+
+    def __call__(self, source: DenoiserCall) -> _Value:
+        """Return the value of a call of the denoiser."""
+        if self._latest is None or self._latest[0]() is not source:
+            # Its tensors are not kept for longer.
+            self._latest = weakref.ref(source), self._compute(source)
+        return self._latest[1]
+
+
 class SequenceReader:
     """Reads the kernel calls of all layers by the segments of the denoiser's call.
 
     Parameters
     ----------
     segments_of : callable (DenoiserCall) -> JointSequence
-        Asked once for each call of the denoiser: it may read tensors, which waits for the device.
+        Asked once for each call of the denoiser.
     hint : str
         What to call, and with what, where a call has no reference.
 
@@ -226,10 +247,9 @@ class SequenceReader:
         yield KernelTap(name, module, block_of(name), read=reader.read)
     """
 
-    segments_of: Callable[[DenoiserCall], JointSequence]
-    hint: str
-    _source: Callable[[], DenoiserCall | None] = field(default=lambda: None, init=False)
-    _sequence: JointSequence | None = field(default=None, init=False)
+    def __init__(self, segments_of: Callable[[DenoiserCall], JointSequence], hint: str) -> None:
+        self._segments_of, self._hint = segments_of, hint
+        self.sequence_of = OncePerCall(self._checked)
 
     def read(self, call: KernelCall) -> Iterator[AttentionInputs]:
         """Yield the inputs of one kernel call's softmax; none of a call over other tokens.
@@ -241,20 +261,9 @@ class SequenceReader:
         """
         yield from self.sequence_of(call.source).read(call)
 
-    def sequence_of(self, source: DenoiserCall) -> JointSequence:
-        """Return the sequence of a call of the denoiser.
-
-        Raises
-        ------
-        CaptureError
-            If it has no reference.
-        """
-        if self._sequence is not None and self._source() is source:
-            return self._sequence
-        sequence = self.segments_of(source)
-        sequence.check_has_reference(self.hint)
-        self._sequence = sequence
-        self._source = weakref.ref(source)  # Its tensors are not kept for longer.
+    def _checked(self, source: DenoiserCall) -> JointSequence:
+        sequence = self._segments_of(source)
+        sequence.check_has_reference(self._hint)
         return sequence
 
 

@@ -91,7 +91,8 @@ class _Kernel(TorchFunctionMode):
             given["query"], given["key"], given["value"], given.get("attn_mask")
         )
         self._kept.setdefault(self._running[-1], []).append(attended)
-        return mixed
+        # In memory as the fused kernel leaves it, heads after tokens.
+        return mixed.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def _attend(

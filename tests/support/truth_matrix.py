@@ -513,6 +513,20 @@ def _joint_kinds() -> dict[str, Kind]:
             conditional_first=True,
             unguided=0.0,
         ),
+        "flux-ip-adapter": Kind(
+            _family("flux-ip-adapter"),
+            **in_turn,
+            scale="true_cfg_scale",
+            sizes=((16, 24), (32, 16)),
+            weight=2,
+        ),
+        "sd3-ip-adapter": Kind(
+            _family("sd3-ip-adapter"),
+            **common,
+            guidance=("on", "off", "skipping layers"),
+            sizes=((16, 24), (32, 16)),
+            weight=2,
+        ),
         "omnigen": Kind(
             _family("omnigen"),
             **common,
@@ -682,6 +696,8 @@ def steps_of(situation: Situation, calls: list[Call]) -> list[tuple[int, list[Ca
     """Return the evaluation at which each step starts, and its calls: one, or one a branch."""
     kind = KINDS[situation.pipeline]
     calls = calls[:: 2 if situation.guidance == "SAG" else 1 + kind.side_calls]
+    if situation.guidance == "skipping layers":  # Those without some layers are not guided.
+        calls = [call for call in calls if call.batch == max(one.batch for one in calls)]
     together = 2 if kind.in_turn and situation.guidance == "on" else 1
     evaluations = [calls[i : i + together] for i in range(0, len(calls), together)]
     if (
@@ -814,7 +830,7 @@ def try_situation(situation: Situation, store: Path) -> Outcome:
 
 def _settings(situation: Situation, kind: Kind, pipeline: Any) -> dict[str, Any]:
     scale = {"on": 3.0, "cut off": 3.0, "PAG and on": 3.0, "image and on": 3.0, "image off": 3.0}
-    scale |= {"truncated": 3.0, "with images": 3.0}
+    scale |= {"truncated": 3.0, "with images": 3.0, "skipping layers": 3.0}
     found: dict[str, Any] = {kind.scale: scale.get(situation.guidance, kind.unguided)}
     accepted = inspect.signature(type(pipeline).__call__).parameters
     if "max_guidance_scale" in accepted:
@@ -822,6 +838,9 @@ def _settings(situation: Situation, kind: Kind, pipeline: Any) -> dict[str, Any]
         found["min_guidance_scale"] = found["max_guidance_scale"]
     if "pag_scale" in accepted:
         found["pag_scale"] = 3.0 if "PAG" in situation.guidance else 0.0
+    if situation.guidance == "skipping layers":  # at the middle steps
+        found |= {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.0}
+        found["skip_layer_guidance_stop"] = 0.6
     if situation.guidance == "truncated":
         found["cfg_truncation"] = 0.01
     if kind.scale not in accepted:
@@ -907,8 +926,11 @@ def _images_of(situation: Situation) -> dict[str, Any]:
     else:
         family = _layout(situation.pipeline)
         frames, call = family.frames, family.call
-        given = call.get("example_image", call.get("image", noise_image(32)))
+        names = ("example_image", "image", "ip_adapter_image")
+        given = next((call[name] for name in names if name in call), noise_image(32))
         references = given if isinstance(given, list) else [given]
+        if isinstance(references[0], list):
+            references = references[0]  # of the only adapter
     height, width = situation.size
     found: dict[str, Any] = {"generated": np.zeros((frames * height, width, 3), np.uint8)}
     for number, reference in enumerate(references):

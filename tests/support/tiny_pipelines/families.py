@@ -15,7 +15,15 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from tests.support.tiny_pipelines import edits, joint, models, parts, pipelines, videos
+from tests.support.tiny_pipelines import (
+    edits,
+    joint,
+    joint_adapters,
+    models,
+    parts,
+    pipelines,
+    videos,
+)
 from tests.support.tiny_pipelines.family import Family, noise, noise_image
 from tests.support.tiny_pipelines.ip_adapters import checkpoint
 from tests.support.tiny_pipelines.parts import WIDTH
@@ -341,6 +349,7 @@ FAMILIES: dict[str, Callable[[], Family]] = {
     **joint.FAMILIES,
     **videos.FAMILIES,
     **edits.FAMILIES,
+    **joint_adapters.FAMILIES,
 }
 
 
