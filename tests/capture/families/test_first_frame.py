@@ -416,6 +416,7 @@ TARGETS: dict[str, tuple[Callable[[], Any], str]] = {
     "Wan 2.2": (lambda: _pipeline_of("wan-2.2"), "wan-first-frame"),
     "Wan 2.2's transformer": (lambda: build("wan-2.2").denoiser, "wan-first-frame"),
     "Wan 2.2 5B": (lambda: _pipeline_of("wan-2.2-5b"), "wan-first-frame"),
+    "Wan VACE": (lambda: _pipeline_of("wan-vace"), "wan-vace"),
     "LTX": (lambda: _pipeline_of("ltx"), "ltx-first-frame"),
     "LTX's transformer": (lambda: build("ltx").denoiser, "ltx-first-frame"),
     "LTX-2": (lambda: _pipeline_of("ltx-2-conditions"), "ltx-first-frame"),
@@ -427,6 +428,25 @@ TARGETS: dict[str, tuple[Callable[[], Any], str]] = {
 def test_a_profile_is_found_by_what_the_denoiser_holds(case: str) -> None:
     make, profile = TARGETS[case]
     assert find_profile(make()).name == profile
+
+
+def animate() -> Any:
+    with torch.device("meta"):
+        return diffusers.WanAnimateTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=12, num_layers=1, inject_face_latents_blocks=1
+        )
+
+
+def test_wan_animate_is_refused_with_the_reason() -> None:
+    with pytest.raises(CaptureError, match=r"\(Wan-Animate\), which reads .* in several samplings"):
+        find_profile(animate())
+
+
+def test_vace_without_an_image_is_refused(store: Path) -> None:
+    family = build("wan-vace")
+    family.call["reference_images"] = None
+    with pytest.raises(CaptureError, match="Expected a frame that is given, got 3 that are all"):
+        record(family, store)
 
 
 def test_hunyuan_without_an_image_is_refused() -> None:
