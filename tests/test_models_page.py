@@ -42,14 +42,11 @@ def test_every_profile_tells_what_its_page_needs(profile: Profile) -> None:
     assert 3 <= len(lines) <= 8
     assert max(map(len, lines)) <= 100
     tree = ast.parse(notes.example)
-    called = {node.func.id for node in ast.walk(tree) if _is_named_call(node)}
+    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    called = {function.id for function in calls if isinstance(function, ast.Name)}
     methods = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert "capture" in called
     assert "add_images" in methods
-
-
-def _is_named_call(node: ast.AST) -> Any:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
 
 
 def test_the_page_names_no_profile_that_there_is_not(page: Any) -> None:

@@ -234,10 +234,10 @@ def _check_counts(name: str, grid: tuple[int, int], queries: int, keys: int) -> 
 
 
 def _reference_keys(
-    references: tuple[Tokens, ...], grid: tuple[int, int], weight: float
+    references: Any, grid: tuple[int, int], weight: float
 ) -> tuple[ReferenceKeys, ...]:
     layout = query_grid_layout(0, grid)
-    if isinstance(references, slice) or not len(references):
+    if not isinstance(references, list | tuple) or not references:
         msg = (
             f"Expected split= to return (own tokens, [tokens of each reference]), got {references!r} in "
             "place of the list."

@@ -32,7 +32,8 @@ class Stage(nn.Module):
 
     def forward(self, picture: torch.Tensor, garment: torch.Tensor) -> torch.Tensor:
         tokens, worn = (part.flatten(2).mT for part in (picture, garment))
-        return picture + self.mixer(tokens, worn).mT.reshape(picture.shape)
+        mixed: torch.Tensor = self.mixer(tokens, worn)
+        return picture + mixed.mT.reshape(picture.shape)
 
 
 class MirrorNet(nn.Module):
