@@ -32,7 +32,7 @@ from transformers import CLIPVisionModelWithProjection
 from i2am.capture import capture
 from i2am.schemas import I2AMError
 from tests.support.reference_maps import stored_logits
-from tests.support.tiny_pipelines import families, parts
+from tests.support.tiny_pipelines import families, parts, reading_pipelines
 from tests.support.tiny_pipelines.families import noise_image
 from tests.support.tiny_pipelines.ip_adapters import checkpoint
 from tests.support.tiny_pipelines.parts import WIDTH
@@ -159,6 +159,7 @@ class Kind:
     scale: str = "guidance_scale"
     unguided: float = 1.0  # scale at which there is no guidance
     weight: int = 1  # how often it is drawn
+    is_named: bool = False  # whether its profile is always given
 
 
 _ADAPTERS = (
@@ -466,9 +467,37 @@ def _kinds() -> dict[str, Kind]:
             prompts=(1,),
             callbacks=("",),
         ),
+        **_reading_kinds(),
         **_joint_kinds(),
         **_video_kinds(),
     }
+
+
+def _reading_kinds() -> dict[str, Kind]:
+    """Return the kinds whose UNet reads the reference in layers of its own."""
+    common: dict[str, Any] = {
+        "guidance": ("on", "off"),
+        "sizes": ((8, 16), (16, 8), (12, 12)),
+        "callbacks": ("",),
+        "is_named": True,
+    }
+    return {
+        name: Kind(_reading(name), **common, conditional_first="first" in name)
+        for name in reading_pipelines.FAMILIES
+    }
+
+
+def _reading(name: str) -> Callable[[Situation], tuple[Any, dict[str, Any]]]:
+    def build(situation: Situation) -> tuple[Any, dict[str, Any]]:
+        found = reading_pipelines.FAMILIES[name]()
+        call = found.call | _texts(situation.prompts, found.call)
+        height, width = situation.size
+        noise = torch.randn(1, 4, height, width, generator=torch.Generator().manual_seed(3))
+        call |= {"height": height, "width": width, "reference_latents": noise}
+        call["num_images_per_prompt"] = situation.images
+        return found.pipeline, call
+
+    return build
 
 
 def _joint_kinds() -> dict[str, Kind]:
@@ -776,7 +805,7 @@ def expected_logits(
 
 @cache
 def _layout(pipeline: str) -> families.Family:
-    return families.FAMILIES[pipeline]()
+    return (families.FAMILIES | reading_pipelines.FAMILIES)[pipeline]()
 
 
 def _flat_pictures(adapters: str) -> list[Any]:
@@ -796,7 +825,8 @@ def try_situation(situation: Situation, store: Path) -> Outcome:
         pipeline.scheduler = getattr(diffusers, name)(**options)
     call |= _settings(situation, kind, pipeline)
     target = pipeline if situation.target == "pipeline" else _denoiser(pipeline)
-    profile = None if situation.target == "pipeline" else _profile_of(situation)
+    is_found = situation.target == "pipeline" and not kind.is_named
+    profile = None if is_found else _profile_of(situation)
     names = [f"sample-{number}" for number in range(situation.names)]
     images = _images_of(situation)
     refusal = ""
@@ -927,7 +957,9 @@ def _images_of(situation: Situation) -> dict[str, Any]:
         family = _layout(situation.pipeline)
         frames, call = family.frames, family.call
         names = ("example_image", "image", "ip_adapter_image")
-        given = next((call[name] for name in names if name in call), noise_image(32))
+        # A picture of one colour stands in for one of any shape.
+        blank = Image.new("RGB", (8, 8))
+        given = next((call[name] for name in names if name in call), blank)
         references = given if isinstance(given, list) else [given]
         if isinstance(references[0], list):
             references = references[0]  # of the only adapter
