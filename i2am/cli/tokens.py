@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
 def _tokens(options: argparse.Namespace) -> int:
     from i2am.capture import CaptureOptions, GenerationSettings, load_pipeline
     from i2am.capture.batch.capture_manifest import run_first_row
-    from i2am.capture.recording.token_report import describe_tokens
+    from i2am.capture.inspection.token_report import describe_tokens
 
     settings = GenerationSettings(1, options.guidance_scale, arguments_by_name(options.argument))
     manifest = options.manifest or _manifest_of_shipped(options.model)

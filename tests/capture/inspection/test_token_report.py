@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from i2am.capture import capture
-from i2am.capture.recording.layer_tokens import LayerTokens, group_layers
-from i2am.capture.recording.token_report import describe_tokens
+from i2am.capture.inspection.layer_tokens import LayerTokens, group_layers
+from i2am.capture.inspection.token_report import describe_tokens
 from i2am.schemas import CaptureError
 from tests.support.tiny_pipelines import families, models
 from tests.support.tiny_pipelines.family import Family

@@ -15,6 +15,13 @@ from typing import Any, Self
 
 from i2am.capture.hooks.denoiser import LayerCall
 from i2am.capture.hooks.kernel_tap import KernelTap
+from i2am.capture.inspection.layer_tokens import (
+    LayerTokens,
+    ReferenceTokens,
+    SoftmaxTokens,
+    group_layers,
+    read_softmax,
+)
 from i2am.capture.profiles.denoisers import find_denoisers
 from i2am.capture.profiles.preparation import (
     CentreCrop,
@@ -25,13 +32,6 @@ from i2am.capture.profiles.preparation import (
 )
 from i2am.capture.profiles.profile import Profile
 from i2am.capture.recording.hooked_target import HookedTarget, hook_target
-from i2am.capture.recording.layer_tokens import (
-    LayerTokens,
-    ReferenceTokens,
-    SoftmaxTokens,
-    group_layers,
-    read_softmax,
-)
 from i2am.capture.recording.options import CaptureOptions
 from i2am.capture.recording.placement import CallPictures, Placement
 from i2am.schemas import CaptureError
