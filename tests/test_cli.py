@@ -30,7 +30,7 @@ LAYERS = (
 )
 MANIFEST = "sample,source,mask,reference\na,a.png,a.png,a.png\n"
 STORE_COMMANDS = ("analyze", "score", "average", "figure", "report", "view", "info", "validate")
-COMMANDS = ("demo", "capture", "compare", *STORE_COMMANDS)
+COMMANDS = ("demo", "tokens", "capture", "compare", *STORE_COMMANDS)
 
 
 @pytest.fixture(autouse=True)
@@ -351,6 +351,11 @@ WRONG = [
         "layers that profile 'flux' reads, got none in UNet2D",
     ),
     _wrong(1, f"{CAPTURE} good.csv --layers=", "layers that match ''"),
+    _wrong(1, "tokens i2am-tyni", "Did you mean 'i2am-tiny'?"),
+    _wrong(1, "tokens i2am-tiny --profile unett", "Did you mean 'unet'?"),
+    _wrong(1, "tokens i2am-tiny --manifest header.csv", "got faults in header.csv: no rows."),
+    _wrong(2, "tokens i2am-tiny --manifest empty", "expected a file, found none at 'empty'"),
+    _wrong(1, "tokens i2am-tiny --argument=eta=much", "Expected a number for 'eta' of"),
     _wrong(
         1,
         "capture --model i2am-tyni --out new.zarr --manifest good.csv",

@@ -68,7 +68,7 @@ from i2am.schemas import (
 from i2am.storage.owners import SampleTaken, Writer
 from i2am.storage.strikes import StoreStrikes
 
-__all__ = ["CaptureSummary", "ManifestCapture", "capture_manifest"]
+__all__ = ["CaptureSummary", "ManifestCapture", "capture_manifest", "run_first_row"]
 
 # What PyTorch's generators take.
 _LEAST_SEED, _LARGEST_SEED = -(2**63), 2**64 - 1
@@ -235,7 +235,7 @@ def capture_manifest(
     if loading.device is None:
         loading = replace(loading, device=default_device(summary.shard.local_rank))
     pipeline = load_pipeline(model, **vars(loading))
-    runner = _make_runner(pipeline, settings, waiting, options)
+    runner = make_runner(pipeline, settings, waiting, options)
     found = _check_continues(earlier, pipeline, settings, loading, options)
     size = _batch_size(pipeline, runner, batch_size)
     shared = comparable_settings(found)
@@ -319,7 +319,7 @@ def _check_continues(
     return before | found
 
 
-def _make_runner(
+def make_runner(
     pipeline: Any,
     settings: GenerationSettings,
     rows: Sequence[ManifestRow],
@@ -448,6 +448,58 @@ def _reason(error: Exception) -> str:
     return " ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
 
 
+def run_first_row(
+    pipeline: Any, manifest: str | Path, settings: GenerationSettings, options: CaptureOptions
+) -> None:
+    """Generate the first row of a manifest, and store nothing of it.
+
+    Parameters
+    ----------
+    pipeline : diffusers pipeline
+    manifest : str or Path
+        See `i2am.schemas.read_manifest`.
+    settings : GenerationSettings
+    options : CaptureOptions
+        Says which profile runs the pipeline.
+
+    Raises
+    ------
+    SchemaError
+        If the manifest is not valid, or a file of its first row is none.
+    CaptureError
+        If the pipeline cannot be called with its columns.
+    """
+    (row, *_) = read_manifest(manifest)
+    run = make_runner(pipeline, settings, [row], options)
+    images = SampleImages.open(row)
+    size = painted_size(pipeline, settings, images)
+    run(pipeline, [row_inputs(images, row, size)], settings)
+
+
+def painted_size(
+    pipeline: Any, settings: GenerationSettings, images: SampleImages
+) -> tuple[int, int] | None:
+    """Return (width, height) in pixels of what a call paints; None where nothing tells before it."""
+    size = output_size(pipeline, settings)
+    if size is None and images.source is not None:
+        return images.source.to_pil().size
+    return size
+
+
+def row_inputs(
+    images: SampleImages, row: ManifestRow, size: tuple[int, int] | None
+) -> SampleInputs:
+    """Return the inputs of a row's call; `size` is that of `painted_size`."""
+    source = mask = None
+    if size is not None:
+        images.box_at(size)  # One outside the image is refused before anything is generated.
+        source, marked = images.source_at(size), images.mask_at(size)
+        mask = None if marked is None else marked.to_pil()
+    others = tuple(other.to_pil() for other in images.other_references.values())
+    reference = images.reference.to_pil()
+    return SampleInputs(source, mask, reference, row.prompt, row.seed or 0, others)
+
+
 @dataclass(frozen=True)
 class ManifestCapture:
     """Captures rows of one manifest: what all its samples have in common.
@@ -525,17 +577,10 @@ class ManifestCapture:
         )
 
     def _inputs(self, images: SampleImages, row: ManifestRow) -> SampleInputs:
-        size, source, mask = output_size(self.pipeline, self.settings), None, None
-        if size is None and images.source is not None:
-            size = images.source.to_pil().size
+        size = painted_size(self.pipeline, self.settings, images)
         if size is not None:
             self._warn(images.iter_stretch_notes(size))
-            images.box_at(size)  # One outside the image is refused before anything is generated.
-            source, marked = images.source_at(size), images.mask_at(size)
-            mask = None if marked is None else marked.to_pil()
-        others = tuple(other.to_pil() for other in images.other_references.values())
-        reference = images.reference.to_pil()
-        return SampleInputs(source, mask, reference, row.prompt, row.seed or 0, others)
+        return row_inputs(images, row, size)
 
     def _add_images(
         self, recording: Recording, sample: str, images: SampleImages, generated: Image.Image

@@ -336,7 +336,7 @@ register(
 )
 
 
-def _vace_layers(denoiser: nn.Module) -> Iterator[LayerTap]:
+def _vace_layers(denoiser: Any) -> Iterator[LayerTap]:
     """Yield the self-attention layers of VACE's branch, where the references are frames before the video's.
 
     The main branch has frames in their places, too, of which only the branch's hints make pictures.
@@ -366,7 +366,8 @@ def _vace_prepared(call: RunningCall) -> Preparations:
     if not pictures or not all(isinstance(picture, torch.Tensor) for picture in pictures[0]):
         return None
     multiple = getattr(call.variables["self"], "vae_scale_factor_spatial", 1)
-    return [Fitted(*picture.shape[-2:], multiple=multiple) for picture in pictures[0]]
+    sizes = [picture.shape[-2:] for picture in pictures[0]]
+    return [Fitted(height, width, multiple=multiple) for height, width in sizes]
 
 
 register(

@@ -16,11 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from i2am.capture.hooks.denoiser import DenoiserHooks, GuidanceBranches, HookedDenoiser
-from i2am.capture.profiles.denoisers import find_denoisers, is_compiled
-from i2am.capture.profiles.guidance import batch_branches, has_side_calls
-from i2am.capture.profiles.profile import Profile, find_profile, select_layers
+from i2am.capture.hooks.denoiser import DenoiserHooks
+from i2am.capture.profiles.profile import Profile
 from i2am.capture.profiles.running_call import CallInProgress, call_in_progress
+from i2am.capture.recording.hooked_target import hook_target
 from i2am.capture.recording.options import (
     DEFAULT_MEMORY_BYTES,
     CaptureOptions,
@@ -157,47 +156,13 @@ class _Prepared(NamedTuple):
 
 def _prepare(target: Any, options: CaptureOptions, samples: int) -> _Prepared:
     """Prepare a sampling of the target as it stands now: its adapters, scheduler, layers."""
-    denoiser, *others = find_denoisers(target, options.denoiser)
-    profile = find_profile(target, options.profile, denoiser)
-    taps = select_layers(denoiser, profile, options.layers)
-    check_heads(taps, options.heads)
-    hooked = [HookedDenoiser(denoiser, taps)]
-    for other in others:
-        hooked.append(HookedDenoiser(other, select_layers(other, profile, options.layers)))
-        _check_same_layers(*hooked)
-    hooks = DenoiserHooks(
-        hooked,
-        GuidanceBranches(
-            profile.guidance,
-            profile.calls,
-            samples,
-            options.guidance,
-            is_batched=profile.is_batched,
-            of_batch=partial(batch_branches, target, denoiser, profile),
-            has_side_calls=partial(has_side_calls, target, denoiser),
-        ),
-        options.keeps_step,
-        getattr(target, "scheduler", None),
-        any(is_compiled(target, one) for one in (denoiser, *others)),
-    )
+    denoiser, profile, hooks = hook_target(target, options, samples)
+    check_heads(hooks.taps, options.heads)
     if options.keeps_step(0):
         hooks.check_any_awake(0)
     pictures = CallPictures(target, denoiser, profile)
     provenance = describe_target(target, denoiser, profile.name) | {"options": options.describe()}
     return _Prepared(hooks, pictures, provenance, partial(call_in_progress, target, denoiser))
-
-
-def _check_same_layers(first: HookedDenoiser, second: HookedDenoiser) -> None:
-    """Refuse denoisers that share the steps and differ in their layers: no layer has all steps."""
-    names = [{tap.name for tap in denoiser.taps} for denoiser in (first, second)]
-    if names[0] == names[1]:
-        return
-    other = sorted(names[0] ^ names[1])[0]
-    msg = (
-        "Expected two denoisers that share the steps to have the same layers, got one alone with "
-        f"{other!r}. Capture one of them, with denoiser='transformer' or 'transformer_2'."
-    )
-    raise CaptureError(msg)
 
 
 class Recording:

@@ -27,6 +27,7 @@ from i2am.cli import (
     figures,
     score,
     stores,
+    tokens,
     view,
 )
 from i2am.cli.arguments import Parser, explain, print_error
@@ -37,7 +38,7 @@ from i2am.schemas.text import safe_text
 __all__ = ["build_parser", "main"]
 
 # A command is a file with `add(commands)`, and a line here; help lists them in this order.
-_COMMANDS = (demo, capture, analyze, score, average, compare, figures, view, stores)
+_COMMANDS = (demo, tokens, capture, analyze, score, average, compare, figures, view, stores)
 # Commands that skip what an earlier call has finished.
 _CONTINUED = frozenset({"capture", "analyze"})
 

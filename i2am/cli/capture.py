@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from i2am.cli.arguments import (
     add_command,
     byte_count,
-    call_argument,
     existing_file,
     kept_steps,
     labels,
@@ -21,18 +19,11 @@ from i2am.cli.arguments import (
     seed,
     shard,
 )
+from i2am.cli.model import add_arguments, add_loading, arguments_by_name, loading_options
+from i2am.schemas.choices import GUIDANCE_OPTIONS, REPRESENTATION_OPTIONS, STORED_DTYPES
 
 if TYPE_CHECKING:
     from i2am.capture import CaptureOptions
-    from i2am.capture.pipelines.load import LoadOptions
-
-from i2am.schemas import SchemaError
-from i2am.schemas.choices import (
-    GUIDANCE_OPTIONS,
-    MODEL_DTYPES,
-    REPRESENTATION_OPTIONS,
-    STORED_DTYPES,
-)
 
 __all__ = ["add"]
 
@@ -46,43 +37,16 @@ def add(commands: Any) -> None:
     command.add_argument("--manifest", required=True, type=existing_file, metavar="FILE")
     command.add_argument("--out", required=True, type=new_address, metavar="RUN.zarr")
     command.add_argument("--overwrite", action="store_true", help="replace complete samples")
-    _add_loading(command.add_argument_group("loading the model"))
+    add_loading(command.add_argument_group("loading the model"))
     _add_generation(command.add_argument_group("generating"))
     _add_keeping(command.add_argument_group("what is kept"))
-
-
-def _add_loading(group: Any) -> None:
-    group.add_argument("--revision", help="branch, tag or commit of a hub model")
-    group.add_argument("--device", help="cpu, cuda, cuda:1, xpu, mps, …; default: a GPU if any")
-    group.add_argument(
-        "--model-dtype", choices=MODEL_DTYPES, default="float32", help="what the model computes in"
-    )
-    group.add_argument(
-        "--allow-pickle", action="store_true", help="load weights that could run code, too"
-    )
-    group.add_argument("--ip-adapter", metavar="PATH_OR_ID[:WEIGHT]", help="as REPO:models/X")
-    group.add_argument("--ip-adapter-scale", type=number, help="default 1")
-    group.add_argument(
-        "--ip-adapter-encoder",
-        metavar="FOLDER",
-        default="image_encoder",
-        help="of the image encoder, beside WEIGHT or, with a slash in it, from the top",
-    )
 
 
 def _add_generation(group: Any) -> None:
     group.add_argument("--steps", type=positive, help="denoising steps")
     group.add_argument("--guidance-scale", type=number)
     group.add_argument("--seed", type=seed, default=0, help="plus a row's position; default 0")
-    group.add_argument(
-        "--argument",
-        action="append",
-        type=call_argument,
-        default=[],
-        metavar="NAME=VALUE",
-        help="of the pipeline's call, as strength=0.8; JSON or a Python literal, else a text; may be "
-        "repeated",
-    )
+    add_arguments(group)
     group.add_argument("--batch-size", type=positive, default=1, help="samples in one call")
     group.add_argument(
         "--shard",
@@ -128,7 +92,7 @@ def _add_keeping(group: Any) -> None:
 def _capture(options: argparse.Namespace) -> int:
     from i2am.capture import capture_manifest
 
-    arguments = _arguments(options.argument)
+    arguments = arguments_by_name(options.argument)
     summary = capture_manifest(
         options.model,
         options.manifest,
@@ -139,7 +103,7 @@ def _capture(options: argparse.Namespace) -> int:
         seed=options.seed,
         batch_size=options.batch_size,
         shard=options.shard,
-        loading=_loading(options),
+        loading=loading_options(options),
         options=_keeping(options),
     )
     for reason in summary.taken.values():
@@ -153,31 +117,6 @@ def _capture(options: argparse.Namespace) -> int:
         )
     sys.stdout.write(f"{options.out}: {summary}\n")
     return 1 if summary.failed else 0
-
-
-def _arguments(given: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the arguments of the pipeline's call by name, each given once."""
-    found: dict[str, Any] = {}
-    for name, value in given:
-        if name in found:
-            msg = f"Expected --argument {name}=… once, got it twice. Leave one of them out."
-            raise SchemaError(msg)
-        found[name] = value
-    return found
-
-
-def _loading(options: argparse.Namespace) -> LoadOptions:
-    from i2am.capture.pipelines.load import LoadOptions
-
-    return LoadOptions(
-        revision=options.revision,
-        device=options.device,
-        dtype=options.model_dtype,
-        allow_pickle=options.allow_pickle,
-        ip_adapter=options.ip_adapter,
-        ip_adapter_scale=options.ip_adapter_scale,
-        ip_adapter_encoder=options.ip_adapter_encoder,
-    )
 
 
 def _keeping(options: argparse.Namespace) -> CaptureOptions:

@@ -369,10 +369,10 @@ def test_a_video_of_text_alone_has_no_reference(is_expanded: bool, store: Path) 
         capture(pipeline, store, sample="a")
     call = {name: value for name, value in build("wan-2.2-5b").call.items() if name != "image"}
     message = "Expected a frame that is given, got 3 that are all generated"
-    for target, options in ((pipeline.transformer, {}), (pipeline, {"profile": "wan-first-frame"})):
+    for target, profile in ((pipeline.transformer, None), (pipeline, "wan-first-frame")):
         with (
             pytest.raises(CaptureError, match=message),
-            capture(target, store, sample="a", overwrite=True, **options),
+            capture(target, store, sample="a", overwrite=True, profile=profile),
         ):
             pipeline(num_inference_steps=1, output_type="latent", **call)
 

@@ -229,7 +229,7 @@ def test_a_picture_that_is_fitted_into_a_frame_has_margins_around_it(
     grid = before.tokens.shape[0], before.tokens.shape[1]
     inside = [
         place
-        for place in itertools.product(*map(range, grid))
+        for place in itertools.product(range(grid[0]), range(grid[1]))
         for own in [cell(before.box, grid, place)]
         if 0 < own.y0 + own.y1 < 2 * height and 0 < own.x0 + own.x1 < 2 * width
     ]

@@ -1,0 +1,57 @@
+"""The command ``i2am tokens``: which tokens of which layers of a model are what."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from i2am.cli.arguments import add_command, existing_file, number
+from i2am.cli.model import add_arguments, add_loading, arguments_by_name, loading_options
+
+__all__ = ["add"]
+
+
+def add(commands: Any) -> None:
+    """Add the command to a parser's commands."""
+    command = add_command(
+        commands, "tokens", _tokens, "say which tokens of a model's layers are what", ["capture"]
+    )
+    command.add_argument("model", metavar="MODEL", help="i2am-tiny, a hub id, or a folder")
+    command.add_argument(
+        "--manifest",
+        type=existing_file,
+        metavar="FILE",
+        help="run one step on its first row, which tells how many tokens there are",
+    )
+    command.add_argument("--profile", help="instead of the one found by the pipeline's class")
+    add_loading(command.add_argument_group("loading the model"))
+    running = command.add_argument_group("running it")
+    running.add_argument("--guidance-scale", type=number)
+    add_arguments(running)
+
+
+def _tokens(options: argparse.Namespace) -> int:
+    from i2am.capture import CaptureOptions, GenerationSettings, load_pipeline
+    from i2am.capture.batch.capture_manifest import run_first_row
+    from i2am.capture.inspection.token_report import describe_tokens
+
+    settings = GenerationSettings(1, options.guidance_scale, arguments_by_name(options.argument))
+    manifest = options.manifest or _manifest_of_shipped(options.model)
+    pipeline = load_pipeline(options.model, **vars(loading_options(options)))
+    report = describe_tokens(pipeline, profile=options.profile)
+    if manifest is not None:
+        with report:
+            run_first_row(pipeline, manifest, settings, CaptureOptions(profile=options.profile))
+    sys.stdout.write(f"{report}\n")
+    if manifest is None:
+        sys.stdout.write("\nGive --manifest FILE to run one step on its first row.\n")
+    return 0
+
+
+def _manifest_of_shipped(model: str) -> Path | None:
+    """Return the manifest that the shipped model can be run with; None for another model."""
+    from i2am.capture import DEMO_MANIFEST, SHIPPED_MODEL
+
+    return DEMO_MANIFEST if model == SHIPPED_MODEL else None
