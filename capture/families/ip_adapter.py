@@ -7,7 +7,8 @@ read. Plain adapters have 4 tokens an image, "plus" 16 (learned queries) and fac
 none of them has a layout. The full-face one keeps CLIP's patches: a class token, then a square grid.
 
 The processors of the adapters' own library (also InstantID's) have one projection, for the last
-tokens of the text's states; how its tokens lie on the image is not known.
+tokens of the text's states; how its tokens lie on the image is not known. Those for FaceID add a LoRA of
+their own to the queries.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from i2am.capture.profiles.attention_modules import (
     grid_source,
     heads_of,
     patch_grid,
+    query_lora,
     query_projection,
     scale_of,
     split_heads,
@@ -74,12 +76,13 @@ def ip_adapter_layers(denoiser: nn.Module) -> Iterator[LayerTap]:
             raise CaptureError(msg)
         keys = projections if _is_of_diffusers(projections) else [projections]
         reader = AdapterLayer(name, attention, layouts or [no_layout] * len(keys))
+        lora = query_lora(attention)
         yield ProjectionTap(
             name,
             attention,
             block_of(name),
-            query=query_projection(attention),
-            keys=tuple(Projection(projection) for projection in keys),
+            query=query_projection(attention) if lora is None else Projection(attention.to_q),
+            keys=tuple(Projection(module) for module in (*keys, lora) if module is not None),
             read=reader.read,
             grid_source=grid_source(denoiser, name),
             is_dormant=reader.is_dormant,
@@ -109,11 +112,12 @@ class AdapterLayer:
     def read(self, projected: ProjectionOutputs) -> Iterator[AttentionInputs]:
         """Yield the inputs of each softmax over images of an adapter that is on."""
         adapters = _weights(self._attention)
+        found = projected.keys[: len(adapters)]
         is_on = [any(weights) for weights in adapters]
-        if not any(projected.keys) and _is_left_out(self._attention.processor):
+        if not any(found) and _is_left_out(self._attention.processor):
             is_on = [False] * len(adapters)
         self._is_off = not any(is_on)
-        if any(on and not outputs for on, outputs in zip(is_on, projected.keys, strict=True)):
+        if any(on and not outputs for on, outputs in zip(is_on, found, strict=True)):
             return  # The layer then counts as one that was not read.
         query, grid = self.queries(projected)
         masks = self.masks(projected, len(adapters))
@@ -121,7 +125,7 @@ class AdapterLayer:
         first_images = self.first_images(projected, len(adapters))
         for index, weights in enumerate(adapters):
             adapter = _Adapter(weights, masks[index], self._layouts[index], first_images[index])
-            outputs = projected.keys[index] if is_on[index] else ()
+            outputs = found[index] if is_on[index] else ()
             for keys, references in adapter.softmaxes(outputs, query):
                 yield AttentionInputs(
                     query,
@@ -133,7 +137,12 @@ class AdapterLayer:
 
     def queries(self, projected: ProjectionOutputs) -> tuple[torch.Tensor, tuple[int, int]]:
         """Return the queries (batch, head, patch, channel) of the generated patches, and their grid."""
-        query = heads_of(self._attention, projected.query)
+        states = projected.query
+        for (added,) in projected.keys[
+            len(_weights(self._attention)) :
+        ]:  # As the processor does it.
+            states = states + self._attention.processor.lora_scale * added
+        query = heads_of(self._attention, states)
         return query, patch_grid(self._name, projected.states, query.shape[2])
 
     def masks(self, projected: ProjectionOutputs, adapters: int) -> Sequence[torch.Tensor | None]:
@@ -239,7 +248,8 @@ def no_layout(_tokens: int) -> ReferenceLayout:
 
 
 def _image_projections(denoiser: Any) -> Sequence[Any]:
-    found = getattr(denoiser.encoder_hid_proj, "image_projection_layers", ())
+    projection = getattr(denoiser, "encoder_hid_proj", None)
+    found = getattr(projection, "image_projection_layers", ())
     return list(found)
 
 
@@ -263,17 +273,22 @@ register(
         recognise=_has_ip_adapter,
         prepares=_encoded,
         notes=ModelNotes(
-            serves="any pipeline on `UNet2DConditionModel` (SD 1.5, SDXL …) with an IP-Adapter",
-            tokens="plain and FaceID 4, plus 16, full-face 257",
+            serves=(
+                "any pipeline on `UNet2DConditionModel` (SD 1.5, SDXL …) with an IP-Adapter, also by the "
+                "adapters' own library, and InstantID's"
+            ),
+            tokens="plain and FaceID 4, plus 16, full-face 257; InstantID 16",
             grid="full-face: 1 + 16 × 16; others –",
             shares="the other images of the same adapter",
             prepared="resized and cropped in the middle by the pipeline's own processor (CLIP's)",
-            unseen="–",
-            example="""\
-pipe.load_ip_adapter("h94/IP-Adapter", subfolder="models", weight_name="ip-adapter_sd15.bin")
-with capture(pipe, "run.zarr", sample="cat") as recording:
-    image = pipe("a king", ip_adapter_image=cat).images[0]
-    recording.add_images(generated=image, reference=cat)""",
+            unseen="what a LoRA, a ControlNet or pooled embeddings take over from the same picture",
+            example=(
+                "pipe.load_ip_adapter(path, subfolder='models', weight_name=name)\n"
+                "pipe.set_ip_adapter_scale(0.7)\n"
+                'with capture(pipe, "run.zarr", sample="face") as recording:\n'
+                "    image = pipe(prompt, ip_adapter_image=face).images[0]\n"
+                "    recording.add_images(generated=image, reference=face)"
+            ),
         ),
     )
 )

@@ -22,6 +22,7 @@ __all__ = [
     "latent_grid",
     "lies_within",
     "patch_grid",
+    "query_lora",
     "query_projection",
     "scale_of",
     "split_heads",
@@ -30,9 +31,28 @@ __all__ = [
 
 
 def query_projection(attention: Any) -> Projection:
-    """Return the projection of a layer's queries, or the norm after it, if there is one."""
+    """Return the projection of a layer's queries, or the norm after it, if there is one.
+
+    Raises
+    ------
+    CaptureError
+        If the layer's processor adds something of its own to them.
+    """
+    if (lora := query_lora(attention)) is not None:
+        msg = (
+            "Expected an attention processor that takes the layer's queries as they are, got "
+            f"{type(attention.processor).__name__}, which adds a {type(lora).__name__} to them. Load the "
+            "LoRA into the layers, as diffusers does."
+        )
+        raise CaptureError(msg)
     norm = getattr(attention, "norm_q", None)
     return Projection(attention.to_q if norm is None else norm)
+
+
+def query_lora(attention: Any) -> nn.Module | None:
+    """Return the LoRA that a layer's processor adds to its queries; None where it does not."""
+    found: nn.Module | None = getattr(getattr(attention, "processor", None), "to_q_lora", None)
+    return found
 
 
 def key_projection(attention: Any) -> Projection:

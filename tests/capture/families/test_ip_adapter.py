@@ -199,6 +199,10 @@ class OriginalProcessor(nn.Module):
         self.to_v_ip = nn.Linear(states_width, width, bias=False)
         self.scores: list[torch.Tensor] = []
 
+    def query(self, attention: Any, hidden_states: Any) -> torch.Tensor:
+        found: torch.Tensor = attention.to_q(hidden_states)
+        return found
+
     def __call__(
         self, attention: Any, hidden_states: Any, encoder_hidden_states: Any, *_: Any, **__: Any
     ) -> Any:
@@ -207,7 +211,7 @@ class OriginalProcessor(nn.Module):
 
         text = encoder_hidden_states[:, : -self.num_tokens]
         image = encoder_hidden_states[:, -self.num_tokens :]
-        query = heads(attention.to_q(hidden_states))
+        query = heads(self.query(attention, hidden_states))
         attend = functional.scaled_dot_product_attention
         mixed = attend(query, heads(attention.to_k(text)), heads(attention.to_v(text)))
         if not self.selected:
@@ -218,15 +222,27 @@ class OriginalProcessor(nn.Module):
         return attention.to_out[1](attention.to_out[0](mixed.transpose(1, 2).flatten(2)))
 
 
-def original() -> tuple[Any, dict[str, Any]]:
+class FaceIDProcessor(OriginalProcessor):
+    """As the library has it for FaceID: with a LoRA of its own, also for the queries."""
+
+    def __init__(self, width: int, states_width: int, tokens: int) -> None:
+        super().__init__(width, states_width, tokens)
+        self.lora_scale, self.to_q_lora = 0.5, nn.Linear(width, width, bias=False)
+
+    def query(self, attention: Any, hidden_states: Any) -> torch.Tensor:
+        added: torch.Tensor = self.to_q_lora(hidden_states)
+        return super().query(attention, hidden_states) + self.lora_scale * added
+
+
+def original(
+    kind: type[OriginalProcessor] = OriginalProcessor, tokens: int = 4
+) -> tuple[Any, dict[str, Any]]:
     """Return a pipeline with the original processors, and its call."""
     torch.manual_seed(0)
     unet = parts.unet()
     unet.set_attn_processor(
         {
-            name: OriginalProcessor(
-                unet.get_submodule(name[: -len(".processor")]).inner_dim, WIDTH, 4
-            )
+            name: kind(unet.get_submodule(name[: -len(".processor")]).inner_dim, WIDTH, tokens)
             if name.endswith("attn2.processor")
             else AttnProcessor2_0()
             for name in unet.attn_processors
@@ -242,13 +258,24 @@ def original() -> tuple[Any, dict[str, Any]]:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    states = torch.randn(1, 11, WIDTH)
+    states = torch.randn(1, 7 + tokens, WIDTH)
     call = {"prompt_embeds": states, "negative_prompt_embeds": -states, "height": 16, "width": 32}
     return parts.quiet(pipeline), call
 
 
-def test_the_original_librarys_processors_are_captured(store: Path) -> None:
-    pipeline, call = original()
+@pytest.mark.parametrize(
+    ("kind", "tokens"),
+    [
+        pytest.param(OriginalProcessor, 4, id="one image"),
+        pytest.param(OriginalProcessor, 8, id="two images, whose tokens the library appends alike"),
+        pytest.param(OriginalProcessor, 16, id="InstantID"),
+        pytest.param(FaceIDProcessor, 4, id="FaceID"),
+    ],
+)
+def test_the_original_librarys_processors_are_captured(
+    kind: type[OriginalProcessor], tokens: int, store: Path
+) -> None:
+    pipeline, call = original(kind, tokens)
     with capture(pipeline, store, sample="a", dtype="float32") as recording:
         pipeline(num_inference_steps=2, output_type="latent", **call)
         recording.add_images(generated=BLANK, reference=SQUARE)
@@ -258,8 +285,22 @@ def test_the_original_librarys_processors_are_captured(store: Path) -> None:
         own = layer.attrs["i2am"]
         assert (own["reference_grid"], own.get("weight", 1.0)) == (None, 1.0)
         processor = pipeline.unet.get_submodule(name).processor
+        assert (
+            layer["logits" if "logits" in layer else "key"].shape[-1 if "logits" in layer else -2]
+            == tokens
+        )
         expected = torch.stack(processor.scores)[:, 1]  # the conditional row
         np.testing.assert_allclose(stored_logits(layer), expected.detach().numpy(), atol=2e-6)
+
+
+def test_a_lora_of_a_processors_own_is_refused_where_it_is_not_an_adapters(store: Path) -> None:
+    unet = parts.unet()
+    attention: Any = unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2")
+    attention.set_processor(FaceIDProcessor(32, WIDTH, 4))
+    del attention.processor.to_k_ip
+    message = "got FaceIDProcessor, which adds a Linear to them. Load the LoRA into the layers"
+    with pytest.raises(CaptureError, match=message):
+        capture(unet, store, sample="a", profile="unet")
 
 
 def test_an_original_adapter_that_is_off_is_refused(store: Path) -> None:
