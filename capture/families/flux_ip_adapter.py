@@ -129,7 +129,7 @@ register(
             prepared="resized and cropped in the middle by the pipeline's own processor (CLIP's)",
             unseen="–",
             example="""\
-pipe.load_ip_adapter("XLabs-AI/flux-ip-adapter", weight_name="ip_adapter.safetensors", ...)
+pipe.load_ip_adapter("XLabs-AI/flux-ip-adapter", weight_name="ip_adapter.safetensors")
 with capture(pipe, "run.zarr", sample="cat") as recording:
     image = pipe("a king", ip_adapter_image=cat).images[0]
     recording.add_images(generated=image, reference=cat)""",
