@@ -29,6 +29,7 @@ from i2am.capture.hooks.attention import (
 from i2am.capture.hooks.kernel_tap import KernelCall, KernelTap
 from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import LayerTap
+from i2am.capture.inspection.token_report import TokenReport, describe_tokens
 from i2am.capture.pipelines.call import GenerationSettings, SampleInputs
 from i2am.capture.pipelines.load import (
     DEMO_MANIFEST,
@@ -68,12 +69,14 @@ __all__ = [
     "SeenPart",
     "Stretched",
     "TextTokens",
+    "TokenReport",
     "VideoTokens",
     "canvas",
     "canvas_part",
     "capture",
     "capture_manifest",
     "cross_attention",
+    "describe_tokens",
     "first_frame",
     "garment_network",
     "joint_garment_network",

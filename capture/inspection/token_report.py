@@ -180,7 +180,7 @@ class TokenReport:
         if name in self._read:  # In an earlier call of the step.
             return
         if not self._read:
-            (self._placement, *_) = self._pictures.read(1)
+            (self._placement, *_) = self._pictures.read(1, call.inputs[0].grid)
             self._batch = len(call.inputs[0].query)
         self._read.append(name)
         row = call.branches[0][1]
