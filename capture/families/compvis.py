@@ -28,6 +28,7 @@ from i2am.capture.profiles.attention_modules import (
     scale_of,
     split_heads,
 )
+from i2am.capture.profiles.notes import ModelNotes
 from i2am.capture.profiles.profile import Profile, class_names, register
 from i2am.capture.profiles.recognition import is_target_itself
 from i2am.capture.profiles.text_tokens import without_text
@@ -104,6 +105,13 @@ def _has_warp_blocks(_target: Any, denoiser: nn.Module) -> bool:
     return hasattr(denoiser, _WARP_BLOCKS)
 
 
+_PREPARED_BY_YOU = "by you: not known"
+_EXAMPLE = (
+    'with capture(model, "run.zarr", sample="shirt") as recording:\n'
+    "    samples, _ = sampler.sample(50, 1, shape, conditioning, ...)\n"
+    "    recording.add_images(generated=picture, reference=garment)"
+)
+
 # The last one that serves a target is taken: each is a special case of those before it.
 register(
     Profile(
@@ -112,14 +120,47 @@ register(
         spatial_transformers,
         recognise=_is_exemplar_model,
         find_unnamed_taps=partial(without_text, "compvis", spatial_transformers),
+        notes=ModelNotes(
+            serves="the original Paint-by-Example, AnyDoor and code like it",
+            tokens="1; AnyDoor 257",
+            grid="–; AnyDoor 1 + 16 × 16",
+            shares="–",
+            prepared=_PREPARED_BY_YOU,
+            unseen="what comes as channels or by a ControlNet, such as AnyDoor's collage of details",
+            example=_EXAMPLE,
+        ),
     )
 )
-register(Profile("dci-vton", ("LatentTryOnDiffusion",), spatial_transformers))
+register(
+    Profile(
+        "dci-vton",
+        ("LatentTryOnDiffusion",),
+        spatial_transformers,
+        notes=ModelNotes(
+            serves="DCI-VTON's `LatentTryOnDiffusion` and its UNet",
+            tokens="1",
+            grid="–",
+            shares="–",
+            prepared=_PREPARED_BY_YOU,
+            unseen="the garment's detail, which is pasted into the latents",
+            example=_EXAMPLE,
+        ),
+    )
+)
 register(
     Profile(
         "stableviton",
         ("StableVITON",),
         spatial_transformers,
         recognise=_has_warp_blocks,
+        notes=ModelNotes(
+            serves="StableVITON's `ControlLDM` and its UNet",
+            tokens="CLIP path 1; spatial path 192 / 768 / 3072",
+            grid="spatial path: the layer's own",
+            shares="–",
+            prepared=_PREPARED_BY_YOU,
+            unseen="–",
+            example=_EXAMPLE.replace('sample="shirt"', 'sample="shirt", layers="warp_flow_blks*"'),
+        ),
     )
 )

@@ -34,6 +34,7 @@ from i2am.capture.profiles.attention_modules import (
     query_projection,
     scale_of,
 )
+from i2am.capture.profiles.notes import ModelNotes
 from i2am.capture.profiles.preparation import Preparations, encoded_pictures, stretched
 from i2am.capture.profiles.profile import Profile, register
 from i2am.capture.profiles.recognition import (
@@ -187,6 +188,24 @@ register(
         cross_attention,
         recognise=_is_bare_unet,
         find_unnamed_taps=partial(without_text, "unet", cross_attention),
+        notes=ModelNotes(
+            serves=(
+                "a bare `UNet2DConditionModel` (or that of Stable Video Diffusion) whose cross-attention "
+                "reads the reference"
+            ),
+            tokens="any but a text encoder's",
+            grid="a square, maybe after one special token",
+            shares="–",
+            prepared="by you: not known",
+            unseen="what else your model reads of the reference",
+            example=(
+                'with capture(unet, "run.zarr", sample="one") as recording:\n'
+                "    for timestep in timesteps:\n"
+                "        estimate = unet(latents, timestep, reference_tokens).sample\n"
+                "        ...\n"
+                "    recording.add_images(generated=image, reference=reference)"
+            ),
+        ),
     )
 )
 
@@ -198,12 +217,92 @@ def _encoded_for_each_sample(call: RunningCall) -> Preparations:
     return pictures and [pictures[call.sample // samples_of_one]]
 
 
-for _name, _class, _prepares in (
-    ("i2am-tiny", "ReferenceInpaintPipeline", stretched),
-    ("paint-by-example", "PaintByExamplePipeline", _encoded_for_each_sample),
-    ("image-variation", "StableDiffusionImageVariationPipeline", _encoded_for_each_sample),
-    # To 224 × 224 pixels, antialiased, before its CLIP processor, which only normalises.
-    ("stable-video-diffusion", "StableVideoDiffusionPipeline", stretched),
+_CROPPED = "resized and cropped in the middle by the pipeline's own processor (CLIP's)"
+_POOLED = "all but CLIP's pooled embedding, which is its one token"
+for _name, _class, _prepares, _notes in (
+    (
+        "i2am-tiny",
+        "ReferenceInpaintPipeline",
+        stretched,
+        ModelNotes(
+            serves="the shipped model",
+            tokens="1 + 256",
+            grid="16 × 16",
+            shares="–",
+            prepared="resized to 64 × 64, whatever its shape",
+            unseen="–",
+            example=(
+                "pipe = load_pipeline(SHIPPED_MODEL)\n"
+                'with capture(pipe, "run.zarr", sample="one") as recording:\n'
+                "    image = pipe(example_image=patch, image=source, mask_image=mask).images[0]\n"
+                "    recording.add_images(generated=image, reference=patch)"
+            ),
+        ),
+    ),
+    (
+        "paint-by-example",
+        "PaintByExamplePipeline",
+        _encoded_for_each_sample,
+        ModelNotes(
+            serves="`PaintByExamplePipeline`",
+            tokens="1",
+            grid="–",
+            shares="–",
+            prepared=_CROPPED,
+            unseen=_POOLED,
+            example=(
+                'with capture(pipe, "run.zarr", sample="dog") as recording:\n'
+                "    image = pipe(example_image=dog, image=scene, mask_image=mask).images[0]\n"
+                "    recording.add_images(generated=image, reference=dog)"
+            ),
+        ),
+    ),
+    (
+        "image-variation",
+        "StableDiffusionImageVariationPipeline",
+        _encoded_for_each_sample,
+        ModelNotes(
+            serves="`StableDiffusionImageVariationPipeline`",
+            tokens="1",
+            grid="–",
+            shares="–",
+            prepared=_CROPPED,
+            unseen=_POOLED,
+            example=(
+                'with capture(pipe, "run.zarr", sample="dog") as recording:\n'
+                "    image = pipe(dog).images[0]\n"
+                "    recording.add_images(generated=image, reference=dog)"
+            ),
+        ),
+    ),
+    (
+        "stable-video-diffusion",
+        "StableVideoDiffusionPipeline",
+        # To 224 × 224 pixels, antialiased, before its CLIP processor, which only normalises.
+        stretched,
+        ModelNotes(
+            serves="`StableVideoDiffusionPipeline`, spatial and temporal layers",
+            tokens="1",
+            grid="–",
+            shares="–",
+            prepared="resized to 224 × 224, whatever its shape",
+            unseen="the picture's latents, which are channels of every frame",
+            example=(
+                'with capture(pipe, "run.zarr", sample="dog") as recording:\n'
+                "    frames = pipe(dog).frames[0]\n"
+                "    recording.add_images(generated=np.vstack(frames), reference=dog)"
+            ),
+        ),
+    ),
 ):
     _package = "i2am" if _name == "i2am-tiny" else DIFFUSERS
-    register(Profile(_name, (_class,), cross_attention, package=_package, prepares=_prepares))
+    register(
+        Profile(
+            _name,
+            (_class,),
+            cross_attention,
+            package=_package,
+            prepares=_prepares,
+            notes=_notes,
+        )
+    )
