@@ -78,7 +78,7 @@ _MODELS = (
         "with a reference network",
         "self-attention (attn1)",
         "garment-network",
-        "the keys there are its own patches', then the reference's",
+        "its keys are [own, reference]",
         _has_parts(
             *("referencenet", "reference_net", "reference_unet", "unet_encoder", "unet_garm"),
             "transformer_garm",

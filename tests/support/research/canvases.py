@@ -80,7 +80,7 @@ class CatVTONPipeline:
                 unconditional, conditional = estimate.chunk(2)
                 estimate = unconditional + guidance_scale * (conditional - unconditional)
             latents = self.noise_scheduler.step(estimate, timestep, latents).prev_sample
-        return latents.split(latents.shape[-2] // 2, dim=-2)[0]
+        return latents[..., : latents.shape[-2] // 2, :]
 
 
 CatVTONPipeline.__module__ = "model.pipeline"
@@ -322,9 +322,9 @@ def visualcloze(kind: Any = diffusers.VisualClozeGenerationPipeline) -> Research
     inner.encode_prompt = lambda **_: told
     example = [noise_image(16, seed, width=36) for seed in range(3)]  # → 16 × 36, rounded down
     # The second given one is cropped in the middle to the shape of the first, 28 × 20.
-    query = [noise_image(28, 3, width=20), None, noise_image(28, 4, width=40)]
-    pipeline.rows = [example, query]
-    given = [*example, query[0], query[2]]
+    query = [noise_image(28, 3, width=20), noise_image(28, 4, width=40)]
+    pipeline.rows = [example, [query[0], None, query[1]]]
+    given = [*example, *query]
 
     def sample(steps: int, guided: bool = True) -> Any:
         options = {} if inner is pipeline else {"upsampling_strength": 0}
