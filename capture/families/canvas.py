@@ -134,7 +134,9 @@ def canvas_part(call: RunningCall, *, target: Part) -> Preparation | None:
     return None if call.grid is None else CanvasPart(call.grid, part)
 
 
-def box_tokens(part: Box, picture: Picture, layer: str) -> tuple[Tokens, tuple[int, int]]:
+def box_tokens(
+    part: Box, picture: Picture, layer: str, device: torch.device | None = None
+) -> tuple[Tokens, tuple[int, int]]:
     """Return the indices of a part's tokens, row-major, and its (height, width) in tokens.
 
     Parameters
@@ -145,6 +147,8 @@ def box_tokens(part: Box, picture: Picture, layer: str) -> tuple[Tokens, tuple[i
         The canvas, in a layer.
     layer : str
         Its name, for messages.
+    device : torch.device, optional
+        Of the layer: indices elsewhere make it wait.
 
     Raises
     ------
@@ -168,7 +172,8 @@ def box_tokens(part: Box, picture: Picture, layer: str) -> tuple[Tokens, tuple[i
             "with layers=."
         )
         raise CaptureError(msg)
-    return _indices(picture.start, columns, y0, x0, y1, x1), (y1 - y0, x1 - x0)
+    tokens = _indices(picture.start, columns, (y0, x0, y1, x1), device)
+    return tokens, (y1 - y0, x1 - x0)
 
 
 # Fractions such as 1/3 are not exact.
@@ -176,12 +181,15 @@ _ROUNDING = 1e-6
 
 
 @cache
-def _indices(start: int, columns: int, y0: int, x0: int, y1: int, x1: int) -> Tokens:
+def _indices(
+    start: int, columns: int, box: tuple[int, int, int, int], device: torch.device | None
+) -> Tokens:
+    y0, x0, y1, x1 = box
     if (x0, x1) == (0, columns):  # Whole rows follow each other.
         return slice(start + y0 * columns, start + y1 * columns)
     with torch.inference_mode(False):
-        found: torch.Tensor = torch.arange(y0, y1)[:, None] * columns + torch.arange(x0, x1)
-        return found.flatten() + start
+        rows, own = torch.arange(y0, y1, device=device), torch.arange(x0, x1, device=device)
+        return (start + rows[:, None] * columns + own).flatten()
 
 
 @dataclass(frozen=True)
@@ -192,13 +200,13 @@ class _Parts:
     references: tuple[Box, ...]
 
     def tokens(
-        self, picture: Picture, layer: str
+        self, picture: Picture, layer: str, device: torch.device
     ) -> tuple[Tokens, tuple[int, int], tuple[ReferenceKeys, ...]]:
         """Return the generated patches, their grid, and the references' keys in one layer."""
-        generated, grid = box_tokens(self.target, picture, layer)
+        generated, grid = box_tokens(self.target, picture, layer, device)
         references = []
         for index, part in enumerate(self.references):
-            tokens, own = box_tokens(part, picture, layer)
+            tokens, own = box_tokens(part, picture, layer, device)
             references.append(ReferenceKeys(tokens, ReferenceLayout(0, own), index))
         return generated, grid, tuple(references)
 
@@ -252,7 +260,7 @@ def _read_self_attention(
     key = heads_of(attention, projected.keys[0][-1])
     picture = Picture(patch_grid(name, projected.states, query.shape[2]))
     patch_grid(name, projected.states, key.shape[2])  # More would be a reference network's.
-    generated, grid, references = parts.tokens(picture, name)
+    generated, grid, references = parts.tokens(picture, name, query.device)
     scale = scale_of(attention, query.shape[-1])
     yield AttentionInputs(query[:, :, generated], key, scale, grid, references)
 
@@ -279,7 +287,7 @@ def _read_joint_attention(
     picture = where(call)
     if picture is None:
         return
-    generated, grid, references = parts.tokens(picture, name)
+    generated, grid, references = parts.tokens(picture, name, call.query.device)
     text = picture.text
     yield call.attention_inputs(generated, grid, references, text=text, text_queries=text)
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from i2am.capture.families.ip_adapter import ip_adapter_layers
 from i2am.capture.hooks.attention import (
     AttentionInputs,
@@ -267,10 +269,9 @@ def _has_class(name: str) -> Callable[[Any, nn.Module], bool]:
 def _mimicbrush_prepares(call: RunningCall) -> Preparation | None:
     """Return that the source is resized, whatever its shape."""
     source = call.variables.get("source_image")
-    size = getattr(source, "height", None), getattr(source, "width", None)
-    if not all(isinstance(side, int) for side in size):
+    if not isinstance(source, Image.Image):
         return None  # A tensor, or several pictures.
-    return SeenPart(*size, Box.whole(*size))
+    return SeenPart(source.height, source.width, Box.whole(source.height, source.width))
 
 
 _OWN_GRID = "the layer's own"

@@ -66,7 +66,8 @@ def _read(name: str, denoiser: nn.Module, call: KernelCall) -> Iterator[Attentio
     for row, widths in enumerate(layout.widths, 1):
         own = ids[ids[:, 0] == row]
         picture = Picture(picture_grid(own), start)
-        found += [box_tokens(part, picture, name) for part in _side_by_side(widths)]
+        parts = _side_by_side(widths)
+        found += [box_tokens(part, picture, name, call.query.device) for part in parts]
         start += len(own)
     generated, grid = found.pop(len(found) - len(layout.widths[-1]) + layout.target)
     references = tuple(

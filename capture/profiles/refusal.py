@@ -41,8 +41,8 @@ def no_profile(target: Any, denoiser: nn.Module, served: Mapping[str, tuple[str,
     unserved = find_unserved(target, denoiser)
     if unserved is not None:
         return (
-            f"{found} ({unserved.name}), which reads the reference in {unserved.road}. No profile "
-            f"does yet (nearest: {unserved.nearest!r}). Give profile= {OWN_PROFILE}."
+            f"{found} ({unserved.name}), which may read the reference in {unserved.road}. Give "
+            f"profile={unserved.nearest!r} if {unserved.condition}, or {OWN_PROFILE}."
         )
     if is_diffusers_unet(denoiser) and not is_target_itself(target, denoiser):
         return (

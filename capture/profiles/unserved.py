@@ -34,7 +34,9 @@ class UnservedModel:
     road : str
         Where it reads the reference.
     nearest : str
-        The profile whose reference tokens lie most like its own.
+        The profile that reads others of its kind.
+    condition : str
+        When that one reads it rightly, in words.
     has_sign : callable (target, denoiser) -> bool
         Whether a target is such a model.
     """
@@ -42,6 +44,7 @@ class UnservedModel:
     name: str
     road: str
     nearest: str
+    condition: str
     has_sign: Callable[[Any, nn.Module], bool]
 
 
@@ -86,6 +89,7 @@ _MODELS = (
         "with a reference network",
         "self-attention (attn1)",
         "garment-network",
+        "its keys are [own, reference]",
         _has_parts(
             *("referencenet", "reference_net", "reference_unet", "unet_encoder", "unet_garm"),
             "transformer_garm",

@@ -174,7 +174,8 @@ def box_of(store: Path, image: str) -> Any:
 def test_a_unet_that_skips_its_cross_attention_is_catvtons_and_no_other() -> None:
     unet = catvton().denoiser
     assert find_profile(unet).name == "catvton"
-    for module in unet.modules():
+    modules: Any = unet.modules()
+    for module in modules:
         if isinstance(getattr(module, "processor", None), SkipAttnProcessor):
             module.set_processor(diffusers.models.attention_processor.AttnProcessor2_0())
     assert find_profile(unet).name == "unet"

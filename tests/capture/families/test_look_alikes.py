@@ -100,7 +100,12 @@ def on(pipeline: str, module: str, **held: Callable[[], Any]) -> Callable[[], An
 REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "a reference network": (
         on("PersonPipeline", "research.pipeline", unet=parts.unet, referencenet=nn.Identity),
-        ("PersonPipeline of 'research'", "with a reference network", GARMENT, "'garment-network'"),
+        (
+            "PersonPipeline of 'research'",
+            "with a reference network",
+            GARMENT,
+            "profile='garment-network' if",
+        ),
     ),
     "a namesake of diffusers' UNet": (
         lambda: foreign_unet("research.unet"),

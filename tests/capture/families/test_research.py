@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,51 @@ def test_reference_tokens_lie_row_by_row_on_their_grid(research: Research, store
     row, column = np.unravel_index(int(change[reference.special :].argmax()), reference.grid)
     assert abs(row - place[0] * reference.grid[0] // research.cells[0]) <= 1
     assert abs(column - place[1] * reference.grid[1] // research.cells[1]) <= 1
+
+
+@pytest.mark.parametrize("name", ["HiDream-E1", "ICEdit", "two references on SD3", "VisualCloze"])
+def test_the_roads_through_the_text_of_a_canvas_are_those_of_the_kernel(
+    name: str, store: Path
+) -> None:
+    research = RESEARCH[name]()
+    edges: Any = ["reference->text", "text->generated"]
+    only: dict[str, Any] = {} if "SD3" not in name else {"layers": "*.attn"}  # attn2 has no text.
+    with explicit_kernels(research.denoiser) as kept:
+        record(research, store, dtype="float32", edges=edges, **only)
+    groups = models.opened(store / "one" / "layers")
+    for stored, group in groups.groups():
+        layer = research.layers[stored.partition(".reference_")[0]]
+        reference = layer.references[group.attrs["i2am"]["reference_index"]]
+        calls = kept[stored.partition(".reference_")[0]]
+        scores, _ = attended(research, calls, layer, CONDITIONAL, None)
+        scale = group.attrs["i2am"]["scale"]
+        query, key, text_query, text_key = (
+            torch.from_numpy(group[array][...])
+            for array in ("query", "key", "text_query", "text_key")
+        )
+        of_text = scores[..., list(layer.text), :]
+        for found, expected in (
+            (text_query @ key.mT * scale, of_text[..., list(reference.tokens)]),
+            (
+                query @ text_key.mT * scale,
+                scores[..., list(layer.generated), :][..., list(layer.text)],
+            ),
+            (torch.from_numpy(group["text_logsumexp"][...]), of_text.logsumexp(-1)),
+        ):
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_mimicbrushs_other_road_is_captured_by_name(store: Path) -> None:
+    # That its picture was padded to a square, nobody tells: it is stored so, or refused.
+    research = replace(RESEARCH["MimicBrush"](), picture_of_reference=(20, 20))
+    with explicit_kernels(research.denoiser) as kept:
+        record(research, store, dtype="float32", profile="unet")
+    groups = dict(models.opened(store / "one" / "layers").groups())
+    assert set(groups) == {name.replace("attn1", "attn2") for name in kept if "attn1" in name}
+    for name, group in groups.items():
+        assert group.attrs["i2am"]["reference_grid"] == [16, 16]
+        expected = torch.stack([call.scores[1] for call in kept[name]])
+        torch.testing.assert_close(stored_logits(group, None), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["IDM-VTON", "FitDiT"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ def part(
     target: tuple[int, int, int, int],
     *references: tuple[int, int, int, int],
     start: int = 0,
+    text: Sequence[int] = (),
 ) -> Layer:
     """Return a layer over a canvas, whose parts are given in tokens (y0, x0, y1, x1)."""
 
@@ -40,6 +41,7 @@ def part(
         tokens_of(grid, target, start),
         size(target),
         tuple(Reference(tokens_of(grid, box, start), size(box)) for box in references),
+        text=text,
     )
 
 
@@ -78,7 +80,7 @@ class CatVTONPipeline:
                 unconditional, conditional = estimate.chunk(2)
                 estimate = unconditional + guidance_scale * (conditional - unconditional)
             latents = self.noise_scheduler.step(estimate, timestep, latents).prev_sample
-        return latents.split(latents.shape[-2] // 2, dim=-2)[0]
+        return latents[..., : latents.shape[-2] // 2, :]
 
 
 CatVTONPipeline.__module__ = "model.pipeline"
@@ -166,7 +168,8 @@ def hidream_e1() -> Research:
     transformer.eval()
     pipeline = HiDreamImageEditingPipeline(transformer)
     # 48 tokens of the canvas, then 16 of padding, since it is no square; then three texts.
-    layer = part((4, 12), (0, 0, 4, 6), (0, 6, 4, 12))
+    text = range(64, 64 + 3 * TEXT)
+    layer = part((4, 12), (0, 0, 4, 6), (0, 6, 4, 12), text=text)
     layers = {f"{kind}_stream_blocks.0.block.attn1": layer for kind in ("double", "single")}
     order = (UNCONDITIONAL, IMAGE, CONDITIONAL)
     return Research(pipeline, transformer, pipeline.sample, "hidream-e1", layers, order)
@@ -239,7 +242,7 @@ def diptych(kind: Any, profile: str) -> Research:
         )[0]
 
     # A token for 4 × 4 pixels, behind the text.
-    layer = part((8, 12), (0, 6, 8, 12), (0, 0, 8, 6), start=TEXT)
+    layer = part((8, 12), (0, 6, 8, 12), (0, 0, 8, 6), start=TEXT, text=range(TEXT))
     return Research(
         pipeline,
         pipeline.transformer,
@@ -295,7 +298,7 @@ def stable_diffusion_3() -> Research:
             )[0].mean(0, keepdim=True)
         return latents
 
-    layer = part((4, 12), (0, 6, 4, 12), (0, 0, 2, 6), (2, 0, 4, 6))
+    layer = part((4, 12), (0, 6, 4, 12), (0, 0, 2, 6), (2, 0, 4, 6), text=range(48, 48 + TEXT))
     names = [f"transformer_blocks.{name}" for name in ("0.attn", "0.attn2", "1.attn")]
     return Research(
         transformer,
@@ -319,9 +322,9 @@ def visualcloze(kind: Any = diffusers.VisualClozeGenerationPipeline) -> Research
     inner.encode_prompt = lambda **_: told
     example = [noise_image(16, seed, width=36) for seed in range(3)]  # → 16 × 36, rounded down
     # The second given one is cropped in the middle to the shape of the first, 28 × 20.
-    query = [noise_image(28, 3, width=20), None, noise_image(28, 4, width=40)]
-    pipeline.rows = [example, query]
-    given = [*example, query[0], query[2]]
+    query = [noise_image(28, 3, width=20), noise_image(28, 4, width=40)]
+    pipeline.rows = [example, [query[0], None, query[1]]]
+    given = [*example, *query]
 
     def sample(steps: int, guided: bool = True) -> Any:
         options = {} if inner is pipeline else {"upsampling_strength": 0}
@@ -345,6 +348,7 @@ def visualcloze(kind: Any = diffusers.VisualClozeGenerationPipeline) -> Research
         tokens_of(lower, (0, 5, 7, 10), start),
         (7, 5),
         tuple(Reference(tokens, grid) for tokens, grid in references),
+        text=range(TEXT),
     )
     return Research(
         pipeline,

@@ -37,6 +37,14 @@ IP_TOKENS = 16
 class _Pipeline:
     """Steps a UNet through a scheduler, from the same noise each time."""
 
+    unet: Any
+    unet_encoder: Any
+    unet_garm: Any
+    unet_vton: Any
+    transformer_garm: Any
+    transformer_vton: Any
+    left: list[torch.Tensor]
+
     def __init__(self, **held: Any) -> None:
         vars(self).update(held)
         self.scheduler = parts.ddim()
@@ -134,7 +142,7 @@ class StableDiffusionXLInpaintPipeline(_Pipeline):
     """IDM-VTON's: its GarmentNet runs at every step."""
 
     def estimate(self, index: int, timestep: Any, latents: Any, garment: Any) -> torch.Tensor:
-        unet, writer, left = self.unet, self.unet_encoder, self.left  # type: ignore[attr-defined]
+        unet, writer, left = self.unet, self.unet_encoder, self.left
         left.clear()
         writer(garment, timestep, noise(1, TEXT, WIDTH))
         features = [doubled(self.is_guided, f, torch.zeros_like(f)) for f in left]
@@ -193,13 +201,13 @@ class OotdPipeline(_Pipeline):
     """OOTDiffusion's: the garment's UNet runs once, and the conditional rows come first."""
 
     def estimate(self, index: int, timestep: Any, latents: Any, garment: Any) -> torch.Tensor:
-        left, text = self.left, noise(1, TEXT, WIDTH)  # type: ignore[attr-defined]
+        left, text = self.left, noise(1, TEXT, WIDTH)
         if not index:
             left.clear()
             both = torch.cat([garment, torch.zeros_like(garment)]) if self.is_guided else garment
-            self.unet_garm(both, 0, text.expand(len(both), -1, -1))  # type: ignore[attr-defined]
+            self.unet_garm(both, 0, text.expand(len(both), -1, -1))
         text = text.expand(len(latents), -1, -1)
-        found: torch.Tensor = self.unet_vton(latents, left.copy(), timestep, text)  # type: ignore[attr-defined]
+        found: torch.Tensor = self.unet_vton(latents, left.copy(), timestep, text)
         return found
 
     def guide(self, unconditional: torch.Tensor, conditional: torch.Tensor) -> torch.Tensor:
@@ -308,12 +316,14 @@ def leffa(**options: Any) -> Research:
 class MimicBrushPipeline(_Pipeline):
     """MimicBrush's: middle and up blocks are run anew while it is called, three times attn1 in each."""
 
+    network: Any
+
     @torch.no_grad()
-    def __call__(  # type: ignore[override]
+    def __call__(
         self, steps: int, source_image: Any = None, referencenet: Any = None
     ) -> torch.Tensor:
         self.referencenet = referencenet
-        bank = _MimicBrushBank(self.unet, referencenet)  # type: ignore[attr-defined]
+        bank = _MimicBrushBank(self.unet, referencenet)
         try:
             return self.loop(steps)
         finally:
@@ -322,12 +332,12 @@ class MimicBrushPipeline(_Pipeline):
     def sample(self, steps: int, guided: bool = True) -> torch.Tensor:
         self.is_guided = guided
         source = Image.new("RGB", (30, 20))
-        return self(steps, source_image=source, referencenet=self.network)  # type: ignore[attr-defined]
+        return self(steps, source_image=source, referencenet=self.network)
 
     def estimate(self, index: int, timestep: Any, latents: Any, garment: Any) -> torch.Tensor:
         tokens = noise(2, 257, WIDTH)
         self.referencenet(garment.repeat(2, 1, 1, 1), timestep, tokens)
-        found: torch.Tensor = self.unet(latents, timestep, tokens, return_dict=False)[0]  # type: ignore[attr-defined]
+        found: torch.Tensor = self.unet(latents, timestep, tokens, return_dict=False)[0]
         return found
 
 
@@ -433,7 +443,8 @@ class _JointBlock(nn.Module):
 
     def forward(self, states: torch.Tensor, **reference: Any) -> torch.Tensor:
         states = states + self.attn(hidden_states=self.norm1(states), **reference)
-        return states + self.ff(self.norm2(states))
+        found: torch.Tensor = states + self.ff(self.norm2(states))
+        return found
 
 
 class SD3Transformer2DModel(nn.Module):
@@ -459,7 +470,8 @@ class SD3Transformer2DModel(nn.Module):
 class _GarmentTransformer(SD3Transformer2DModel):
     def forward(self, hidden_states: Any, timestep: Any) -> list[tuple[Any, Any]]:
         self.run(hidden_states, timestep, [{}, {}])
-        return [block.attn.left for block in self.transformer_blocks]
+        blocks: Any = self.transformer_blocks
+        return [block.attn.left for block in blocks]
 
 
 class _TryOnTransformer(SD3Transformer2DModel):
@@ -482,9 +494,9 @@ class StableDiffusion3TryOnPipeline(_Pipeline):
         times = timestep.expand(len(latents))
         if not index:
             garment = doubled(self.is_guided, garment, torch.zeros_like(garment))
-            self.pairs = self.transformer_garm(garment, times * 0)  # type: ignore[attr-defined]
+            self.pairs = self.transformer_garm(garment, times * 0)
         keys, values = zip(*self.pairs, strict=True)
-        found: torch.Tensor = self.transformer_vton(  # type: ignore[attr-defined]
+        found: torch.Tensor = self.transformer_vton(
             hidden_states=latents, timestep=times, ref_key=list(keys), ref_value=list(values)
         )
         return found

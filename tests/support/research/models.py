@@ -58,6 +58,8 @@ class Layer:
     references : tuple of Reference
     kernel, kernels : int
         Which of the kernel's calls in a step reads the reference, of how many.
+    text : sequence of int
+        The text, among keys and queries alike.
     """
 
     generated: Sequence[int]
@@ -65,6 +67,7 @@ class Layer:
     references: tuple[Reference, ...]
     kernel: int = 0
     kernels: int = 1
+    text: Sequence[int] = ()
 
 
 def move_latents(target: Any, place: tuple[int, int]) -> None:

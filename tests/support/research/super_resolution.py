@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -145,7 +146,7 @@ def pasd() -> Research:
             width, grid = block.resnets[index].out_channels, skips.pop()
             pixel = _transformer(width, grid[0])
             block.pixel_attentions.append(pixel)
-            _then(before, lambda states, pixel=pixel: _read_feature(unet, pixel, states))
+            _then(before, partial(_read_feature, unet, pixel))
             name = f"up_blocks.{number}.pixel_attentions.{index}.transformer_blocks.0.attn2"
             layers[name] = _grid_layer(grid[1])
     named_as(unet, "UNet2DConditionModel", "pasd.models.pasd.unet_2d_condition", _keeps_features)
@@ -209,7 +210,7 @@ def seesr() -> Research:
         if not hasattr(parent, "image_attentions"):
             parent.image_attentions = nn.ModuleList()
         parent.image_attentions.append(image)
-        _then(transformer, lambda states, image=image: _read_tokens(unet, image, states))
+        _then(transformer, partial(_read_tokens, unet, image))
         place = path.replace(".attentions.", ".image_attentions.")
         layers[f"{place}.transformer_blocks.0.attn2"] = Layer(
             range(grid[0] * grid[1]), grid, (Reference(range(tokens), RAM_GRID, special=1),)
@@ -290,7 +291,7 @@ class LightGLVUNet(UNetModel):
             if width is not widths[-1]:
                 self.project_modules.append(ZeroCrossAttn(width, width, build))
 
-    def forward(  # type: ignore[override] # as the real one
+    def forward(
         self,
         x: Any,
         timesteps: Any = None,
@@ -303,7 +304,8 @@ class LightGLVUNet(UNetModel):
         emb = self.embed(timesteps)
         *skips, h = self.descend(x, emb, context)
         modules, features = list(self.project_modules), list(control)
-        for block in self.output_blocks:
+        blocks: Any = self.output_blocks
+        for block in blocks:
             h = torch.cat([h, skips.pop()], dim=1)
             layers = list(block)
             is_followed = isinstance(layers[-1], Upsample)
