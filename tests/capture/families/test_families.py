@@ -16,8 +16,9 @@ from i2am.analysis import describe_store
 from i2am.capture import capture
 from i2am.schemas import find_faults
 from tests.support.explicit_attention import Attended, explicit_attention
-from tests.support.tiny_pipelines import families, models
-from tests.support.tiny_pipelines.families import Family
+from tests.support.tiny_pipelines import models
+from tests.support.tiny_pipelines.catalogue import FAMILIES
+from tests.support.tiny_pipelines.family import Family
 from tests.support.tiny_pipelines.small_images import small_images
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array")  # in a scheduler
@@ -30,10 +31,10 @@ def _small_images() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=families.FAMILIES)
+@pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> Family:
     torch.manual_seed(0)
-    return families.FAMILIES[request.param]()
+    return FAMILIES[request.param]()
 
 
 @pytest.fixture
