@@ -542,7 +542,14 @@ def _joint_kinds() -> dict[str, Kind]:
         "modular-qwen-edit": Kind(
             _family("modular-qwen-edit"), **guided, sizes=((16, 24), (32, 16)), weight=2
         ),
-        "modular-sdxl": Kind(_family("modular-sdxl"), **guided, sizes=((16, 32), (32, 16))),
+        "modular-sdxl": Kind(  # neither without guidance nor with several prompts does it run
+            _family("modular-sdxl"),
+            prompts=(1,),
+            callbacks=("",),
+            guidance=("on", "late"),
+            in_turn=True,
+            sizes=((16, 32), (32, 16)),
+        ),
         "modular-kontext": Kind(
             _family("modular-kontext"), **alone, sizes=((16, 16),), prompts=(1,)
         ),
