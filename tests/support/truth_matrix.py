@@ -703,9 +703,9 @@ def steps_of(situation: Situation, calls: list[Call]) -> list[tuple[int, list[Ca
         calls = [call for call in calls if call.batch == max(one.batch for one in calls)]
     together = 2 if kind.in_turn and situation.guidance == "on" else 1
     evaluations = [calls[i : i + together] for i in range(0, len(calls), together)]
-    if situation.guidance == "late":
-        groups = itertools.groupby(calls, key=lambda call: call.timestep)
-        evaluations = [list(group) for _, group in groups]
+    if situation.guidance == "late":  # A call each at first, then one a branch.
+        rest = range(LATE, len(calls), 2)
+        evaluations = [[one] for one in calls[:LATE]] + [calls[i : i + 2] for i in rest]
     if (
         situation.target == "denoiser"
     ):  # The contract: calls at distinct timesteps, the last of each.
