@@ -681,7 +681,7 @@ def branches_of(situation: Situation, evaluation: int) -> tuple[str, ...]:
             return (C, IMAGE, U)
         case "with images":
             return (C, U, IMAGE)
-        case "late" if evaluation < LATE:
+        case "late" if not LATE <= evaluation < STEPS:  # A guider counts evaluations.
             return (C,)
         case "truncated" if evaluation > 0:  # Its first step alone is below the limit.
             return (C,)
@@ -690,7 +690,7 @@ def branches_of(situation: Situation, evaluation: int) -> tuple[str, ...]:
     return (C, U) if kind.in_turn or kind.conditional_first else (U, C)
 
 
-LATE = 2  # the evaluation at which guidance begins
+LATE = 2  # the evaluation at which guidance begins, which then lasts until the STEPS-th
 CUT_AFTER = 1  # the evaluation at whose end a callback changes something
 
 
@@ -703,9 +703,11 @@ def steps_of(situation: Situation, calls: list[Call]) -> list[tuple[int, list[Ca
         calls = [call for call in calls if call.batch == max(one.batch for one in calls)]
     together = 2 if kind.in_turn and situation.guidance == "on" else 1
     evaluations = [calls[i : i + together] for i in range(0, len(calls), together)]
-    if situation.guidance == "late":  # A call each at first, then one a branch.
-        rest = range(LATE, len(calls), 2)
-        evaluations = [[one] for one in calls[:LATE]] + [calls[i : i + 2] for i in rest]
+    if situation.guidance == "late":
+        left = iter(calls)
+        evaluations = [
+            [first, next(left)] if LATE <= i < STEPS else [first] for i, first in enumerate(left)
+        ]
     if (
         situation.target == "denoiser"
     ):  # The contract: calls at distinct timesteps, the last of each.
