@@ -80,6 +80,8 @@ def _prepared(call: RunningCall) -> Preparations:
     found: list[Preparation | None] = []
     if variables["prompt_embeds"].shape[1] > TEXT_TOKENS:
         found.append(Stretched())  # As FluxPriorReduxPipeline's processor does it.
+    if variables.get("processed_image") is not None:
+        return [*found, Stretched()]  # of a modular pipeline
     # Named after the argument that held the picture. What was given as latents has no size.
     for name in ("image_reference", "image"):
         if variables.get(name) is not None and f"{name}_height" in variables:
@@ -99,6 +101,7 @@ register(
             "FluxPipeline",
             "FluxImg2ImgPipeline",
             "FluxInpaintPipeline",
+            "FluxKontextModularPipeline",
             "FluxTransformer2DModel",
         ),
         joint_layers,

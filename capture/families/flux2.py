@@ -126,7 +126,8 @@ def _prepared(call: RunningCall) -> Preparations:
     """Return how the references were cropped, or which crop of the picture is painted over."""
     variables = call.variables
     if "condition_images" in variables:
-        pictures, prepared = variables["image"] or (), variables["condition_images"] or ()
+        given, prepared = variables["image"], variables["condition_images"] or ()
+        pictures = given if isinstance(given, list) else [given] if prepared else ()
         return [
             centre_cropped(picture, area_resized(picture), tuple(tensor.shape[-2:]))
             for picture, tensor in zip(pictures, prepared, strict=True)
@@ -186,6 +187,7 @@ register(
             "Flux2KleinPipeline",
             "Flux2KleinInpaintPipeline",
             "Flux2KleinKVPipeline",
+            "Flux2ModularPipeline",
             "Flux2Transformer2DModel",
         ),
         joint_layers,

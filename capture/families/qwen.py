@@ -75,13 +75,16 @@ def _segments(is_layered: bool, source: DenoiserCall) -> JointSequence:
 
 def _prepared(call: RunningCall) -> Preparations:
     """Return how the references were resized, or which crop of one is edited."""
-    if not call.variables:
+    variables = call.variables
+    if "resized_image" in variables:  # of a modular pipeline
+        size = variables["resized_image"][0].height, variables["resized_image"][0].width
+    elif "image" in variables:
+        size = variables.get("calculated_height"), variables.get("calculated_width")
+    else:
         return None
-    crop = call.variables.get("crops_coords")
-    if crop is None:
+    if (crop := variables.get("crops_coords")) is None:
         return Stretched()
     # The whole picture is resized to this size before its crop is taken.
-    size = call.variables["calculated_height"], call.variables["calculated_width"]
     return [SeenPart(*size, filled_canvas(crop, *size), is_stretched=True)]
 
 
@@ -93,6 +96,9 @@ register(
             "QwenImageEditPlusPipeline",
             "QwenImageEditInpaintPipeline",
             "QwenImageLayeredPipeline",
+            "QwenImageEditModularPipeline",
+            "QwenImageEditPlusModularPipeline",
+            "QwenImageLayeredModularPipeline",
             "QwenImageTransformer2DModel",
         ),
         double_stream_layers,

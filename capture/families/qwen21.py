@@ -123,7 +123,7 @@ def _valid_keys(source: DenoiserCall) -> torch.Tensor | None:
 register(
     Profile(
         "qwen-image-2.1",
-        ("QwenImage21Pipeline", "QwenImage21Transformer2DModel"),
+        ("QwenImage21Pipeline", "QwenImage21ModularPipeline", "QwenImage21Transformer2DModel"),
         causal_layers,
         package=DIFFUSERS,
         is_batched=False,

@@ -18,7 +18,7 @@ from i2am.capture.hooks.step_clock import CallPosition, StepClock
 from i2am.capture.hooks.taps import DenoiserCall, LayerTap
 from i2am.schemas import CaptureError
 from i2am.schemas.choices import GuidanceOption
-from i2am.schemas.dims import CONDITIONAL
+from i2am.schemas.dims import CONDITIONAL, PERTURBED
 
 __all__ = [
     "DenoiserHooks",
@@ -92,6 +92,9 @@ class GuidanceBranches:
         The branches of the batch of the running call, where family or pipeline tell them.
     has_side_calls : callable () -> bool
         Whether a step's calls after the first serve guidance alone, and are not kept.
+    of_call : callable () -> str or None
+        The one branch of the running call, where whoever calls it says that: then the number of the
+        call does not count. A perturbed one is not kept: what it leaves out of attention is not known.
     """
 
     labels: tuple[str, ...]
@@ -101,6 +104,7 @@ class GuidanceBranches:
     is_batched: bool
     of_batch: Callable[[], tuple[str, ...] | None]
     has_side_calls: Callable[[], bool]
+    of_call: Callable[[], str | None]
 
     def kept(self, batch: int, call: int) -> tuple[tuple[str, int], ...]:
         """Return the branches to keep of a call, each with the batch index of its first sample.
@@ -119,22 +123,35 @@ class GuidanceBranches:
         """
         if call and self.has_side_calls():
             return ()
-        told = self.of_batch()
-        if told is None:
-            branches = guidance_branches(batch, self.samples, self.labels)
-        elif batch == self.samples * len(told):
-            branches = told
+        alone = self.of_call()
+        if alone is None:
+            branches = self._branches_of(batch, call)
         else:
-            raise CaptureError(_unequal_rows(batch, self.samples, told, self.is_batched))
-        if (told is not None and self.is_batched) or len(branches) > 1:
-            self._check_is_only_call(call)
-        elif len(branches) == 1:
-            branches = (self._label(call),)
+            self._check_rows(batch, (alone,), is_batched=False)
+            branches = () if alone == PERTURBED else (alone,)
         return tuple(
             (branch, index * self.samples)
             for index, branch in enumerate(branches)
             if self.option == "both" or branch == CONDITIONAL
         )
+
+    def _branches_of(self, batch: int, call: int) -> tuple[str, ...]:
+        """Return the branches of a batch, from what the pipeline says of it, and the call's number."""
+        told = self.of_batch()
+        if told is None:
+            branches = guidance_branches(batch, self.samples, self.labels)
+        else:
+            self._check_rows(batch, told, is_batched=self.is_batched)
+            branches = told
+        if (told is not None and self.is_batched) or len(branches) > 1:
+            self._check_is_only_call(call)
+        elif len(branches) == 1:
+            branches = (self._label(call),)
+        return branches
+
+    def _check_rows(self, batch: int, branches: tuple[str, ...], *, is_batched: bool) -> None:
+        if batch != self.samples * len(branches):
+            raise CaptureError(_unequal_rows(batch, self.samples, branches, is_batched))
 
     def has_equal_latents(self) -> bool:
         """Return whether all calls of a step look at the same latents: they differ in guidance alone."""
@@ -243,6 +260,7 @@ class DenoiserHooks:
     _layers_read: set[tuple[str, str]] = field(default_factory=set, init=False)  # layer, branch
     _branches: dict[str, None] = field(default_factory=dict, init=False)  # an ordered set
     _latents: _FirstLatents | None = field(default=None, init=False)  # of the latest kept step
+    _called: set[str] = field(default_factory=set, init=False)  # branches of its calls, where told
     _latest: HookedDenoiser = field(init=False)
     _turns: dict[int, int] = field(default_factory=dict, init=False)  # denoiser -> its first step
     _clock: StepClock = field(init=False)
@@ -369,6 +387,7 @@ class DenoiserHooks:
         latents = _argument(named, _LATENT_ARGUMENTS, "the noisy latents")
         batch = len(latents)
         self._check_latents(latents, position)
+        self._check_is_new_branch(position)
         branches = self.guidance.kept(batch, position.call)
         if not branches:
             return
@@ -378,6 +397,7 @@ class DenoiserHooks:
             self.steps.append(position.step)
             self._turns.setdefault(self.denoisers.index(denoiser), position.step)
             self._layers_read.clear()
+        self._check_began_with(branches, position)
         self._branches |= dict.fromkeys(branch for branch, _ in branches)
         rows = _rows(branches, self.guidance.samples)
         call, index = DenoiserCall(named, batch, rows), len(self.steps) - 1
@@ -401,6 +421,34 @@ class DenoiserHooks:
                 "resampling, and capture the pipeline, if there is one: it tells its steps."
             )
             raise CaptureError(msg)
+
+    def _check_began_with(
+        self, branches: tuple[tuple[str, int], ...], position: CallPosition
+    ) -> None:
+        """Refuse a branch that the steps before had not."""
+        new = [branch for branch, _ in branches if branch not in self._branches]
+        if new and len(self.steps) > 1:
+            msg = (
+                f"Expected the same guidance branches at every kept step, got the {new[0]} one from step "
+                f"{position.step} on: guidance begins on the way. Capture with guidance='conditional', or "
+                "keep the steps of one setting, with steps=."
+            )
+            raise CaptureError(msg)
+
+    def _check_is_new_branch(self, position: CallPosition) -> None:
+        """Refuse a second call of one branch in a step, where each call tells its own."""
+        branch = self.guidance.of_call()
+        if position.call == 0:
+            self._called.clear()
+        if branch in self._called and branch != PERTURBED:
+            msg = (
+                f"Expected one call of the denoiser for each guidance branch at step {position.step}, got "
+                f"another one that is {branch}: the image may be painted in parts (tiles, views). Paint it "
+                "whole, or capture the denoiser of one part."
+            )
+            raise CaptureError(msg)
+        if branch is not None:
+            self._called.add(branch)
 
     def _on_return(
         self, sink: LayerSink, _module: nn.Module, _arguments: Any, _output: Any

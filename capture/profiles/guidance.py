@@ -12,11 +12,15 @@ from typing import Any
 from torch import nn
 
 from i2am.capture.profiles.profile import Profile, class_names
-from i2am.capture.profiles.running_call import call_in_progress
+from i2am.capture.profiles.running_call import call_in_progress, guided_prediction
 from i2am.schemas.dims import CONDITIONAL, IMAGE, PERTURBED, UNCONDITIONAL
 
-__all__ = ["batch_branches", "has_side_calls"]
+__all__ = ["batch_branches", "has_side_calls", "only_branch"]
 
+# What guiders of modular pipelines call a prediction; they have others, with layers or attention left out.
+_OF_PREDICTION = {"pred_cond": CONDITIONAL, "pred_uncond": UNCONDITIONAL}
+# This one leaves them out of what it calls unconditional.
+_WEAKENS_UNCONDITIONAL = "AutoGuidance"
 _IS_GUIDED = "do_classifier_free_guidance"
 # Their guided batches have a third branch: guided by the picture alone.
 _IMAGE_GUIDED = {
@@ -72,6 +76,22 @@ def batch_branches(target: Any, denoiser: nn.Module, profile: Profile) -> tuple[
     if getattr(pipeline, "do_perturbed_attention_guidance", False):
         branches = (*branches, PERTURBED)
     return branches
+
+
+def only_branch() -> str | None:
+    """Return the branch that all of the running call's batch belongs to, where a guider says it.
+
+    Returns
+    -------
+    str or None
+        None if no guider calls the denoiser: then see `batch_branches`.
+    """
+    prediction = guided_prediction()
+    if prediction is None:
+        return None
+    branch = _OF_PREDICTION.get(prediction.name, PERTURBED)
+    is_weakened = _WEAKENS_UNCONDITIONAL in class_names(prediction.guider)
+    return PERTURBED if is_weakened and branch == UNCONDITIONAL else branch
 
 
 def has_side_calls(target: Any, denoiser: nn.Module) -> bool:

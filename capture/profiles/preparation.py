@@ -30,6 +30,7 @@ __all__ = [
     "encoded_pictures",
     "filled_canvas",
     "is_same_shape",
+    "padded_canvas",
     "painted_part",
     "stretched",
 ]
@@ -326,13 +327,16 @@ def painted_part(call: RunningCall) -> Preparation | None:
     """Return which part of the returned picture an inpainting pipeline has painted.
 
     With ``padding_mask_crop``, diffusers' pipelines paint a crop, enlarged, and paste it back into
-    the original picture.
+    the original picture. FLUX.3 paints more than it returns, around a picture whose sides are no
+    multiples of its tokens.
 
     Returns
     -------
     Preparation or None
-        None if the pipeline does not paint a crop: the returned picture is what it painted.
+        None if the returned picture is what the pipeline painted.
     """
+    if (padded := padded_canvas(call)) is not None:
+        return padded
     crop, original = (call.variables.get(name) for name in ("crops_coords", "original_image"))
     if crop is None or not isinstance(original, Image.Image):
         return None
@@ -343,6 +347,19 @@ def painted_part(call: RunningCall) -> Preparation | None:
         else list(prepared.shape[-2:])
     )
     return SeenPart(original.height, original.width, _pasted_canvas(crop, *canvas))
+
+
+def padded_canvas(call: RunningCall) -> SeenPart | None:
+    """Return the canvas of a picture that FLUX.3 has padded to whole tokens, in its pixels; None without.
+
+    The returned picture has the pixels of the padded one.
+    """
+    places = [place for place in call.variables.get("reference_crop") or () if place is not None]
+    if not places:
+        return None
+    left, top, right, bottom = places[0]
+    height, width = call.variables["condition_images"][0].shape[-2:]
+    return SeenPart(bottom - top, right - left, Box(-top, -left, height - top, width - left))
 
 
 def _pasted_canvas(crop: tuple[int, int, int, int], height: int, width: int) -> Box:

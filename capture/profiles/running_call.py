@@ -1,4 +1,8 @@
-"""What is known of a pipeline's call while it runs: its own variables, and the pictures it prepared."""
+"""What is known of a pipeline's call while it runs: its own variables, and the pictures it prepared.
+
+A modular pipeline of diffusers keeps its variables in a state that its blocks hand on. Its guider has the
+denoiser called once for each branch, and says in the batch that it hands over which branch that is.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,17 @@ from torch import nn
 from i2am.capture.hooks.picture_log import ProcessedPicture
 from i2am.capture.profiles.denoisers import pipeline_parts
 
-__all__ = ["CallInProgress", "RunningCall", "call_in_progress"]
+__all__ = [
+    "CallInProgress",
+    "GuidedPrediction",
+    "RunningCall",
+    "call_in_progress",
+    "guided_prediction",
+]
+
+# In the running block of a modular pipeline: what its guider hands over, and what that is for.
+_GUIDER_BATCH = "guider_state_batch"
+_IDENTIFIER = "__guidance_identifier__"
 
 
 @dataclass(frozen=True)
@@ -27,7 +41,8 @@ class RunningCall:
     target : object
         The pipeline, or the denoiser that was given to `capture` instead.
     variables : mapping of str to object
-        Of the pipeline's ``__call__``, by their names; empty if none is known to run.
+        Of the pipeline's ``__call__``, or of a modular pipeline's state, by their names; empty if none
+        is known to run.
     pictures : tuple of ProcessedPicture
         What the pipeline's image processors have prepared for it, in this order.
     sample, samples : int
@@ -45,7 +60,7 @@ class RunningCall:
 
 
 class CallInProgress(NamedTuple):
-    """A pipeline whose ``__call__`` runs in this thread, and the variables of that call."""
+    """A pipeline whose ``__call__`` runs in this thread, and the variables of that call, or its state."""
 
     pipeline: Any
     variables: Mapping[str, Any]
@@ -73,7 +88,7 @@ def call_in_progress(target: Any, denoiser: nn.Module) -> CallInProgress | None:
         while frame is not None:
             # Another pipeline of the same class may be running, too.
             if frame.f_code in codes and frame.f_locals.get("self", target) is target:
-                return CallInProgress(target, frame.f_locals)
+                return CallInProgress(target, _variables(frame.f_locals))
             frame = frame.f_back
         return None
     while frame is not None:
@@ -81,9 +96,44 @@ def call_in_progress(target: Any, denoiser: nn.Module) -> CallInProgress | None:
             variables = frame.f_locals
             caller = variables.get("self")
             if any(part is denoiser for part in pipeline_parts(caller)):
-                return CallInProgress(caller, variables)
+                return CallInProgress(caller, _variables(variables))
         frame = frame.f_back
     return None
+
+
+class GuidedPrediction(NamedTuple):
+    """For what a guider has the denoiser called, as "pred_cond", and the guider, where it is known."""
+
+    name: str
+    guider: Any
+
+
+def guided_prediction() -> GuidedPrediction | None:
+    """Return for what a guider has the running denoiser called; None if no guider has."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        batch = frame.f_locals.get(_GUIDER_BATCH)
+        identifier = getattr(batch, _IDENTIFIER, None)
+        if isinstance(identifier, str):
+            components = frame.f_locals.get("components")
+            return GuidedPrediction(identifier, getattr(components, "guider", None))
+        frame = frame.f_back
+    return None
+
+
+def _variables(of_call: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the variables of a call; of a modular pipeline's those in its state, which it hands on."""
+    state: Any = of_call.get("state")
+    if not hasattr(of_call.get("self"), "blocks") or not hasattr(state, "values"):
+        return of_call
+    found = dict(state.values)
+    found |= found.get("mask_overlay_kwargs") or {}  # as pipelines that are not modular name it
+    if found.get("crops_coords") is not None:
+        original: Any = found.get("original_image", found.get("image"))
+        is_only_one = isinstance(original, list) and len(original) == 1
+        found["original_image"] = original[0] if is_only_one else original
+        found.setdefault("init_image", found.get("processed_image"))
+    return found
 
 
 @cache

@@ -9,7 +9,7 @@ from torch import nn
 
 from i2am.capture.hooks.denoiser import DenoiserHooks, GuidanceBranches, HookedDenoiser
 from i2am.capture.profiles.denoisers import find_denoisers, is_compiled
-from i2am.capture.profiles.guidance import batch_branches, has_side_calls
+from i2am.capture.profiles.guidance import batch_branches, has_side_calls, only_branch
 from i2am.capture.profiles.profile import Profile, find_profile, select_layers
 from i2am.capture.recording.options import CaptureOptions
 from i2am.schemas import CaptureError
@@ -65,6 +65,7 @@ def hook_target(target: Any, options: CaptureOptions, samples: int) -> HookedTar
             is_batched=profile.is_batched,
             of_batch=partial(batch_branches, target, denoiser, profile),
             has_side_calls=partial(has_side_calls, target, denoiser),
+            of_call=only_branch,
         ),
         options.keeps_step,
         getattr(target, "scheduler", None),

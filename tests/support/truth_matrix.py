@@ -12,7 +12,7 @@ import inspect
 import itertools
 import random
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -33,6 +33,7 @@ from i2am.capture import capture
 from i2am.schemas import I2AMError
 from tests.support.reference_maps import stored_logits
 from tests.support.tiny_pipelines import families, parts, reading_pipelines
+from tests.support.tiny_pipelines.catalogue import FAMILIES
 from tests.support.tiny_pipelines.families import noise_image
 from tests.support.tiny_pipelines.ip_adapters import checkpoint
 from tests.support.tiny_pipelines.parts import WIDTH
@@ -280,10 +281,10 @@ def _masks(size: tuple[int, int]) -> list[torch.Tensor]:
 
 def _family(name: str) -> Callable[[Situation], tuple[Any, dict[str, Any]]]:
     def build(situation: Situation) -> tuple[Any, dict[str, Any]]:
-        found = families.FAMILIES[name]()
+        found = FAMILIES[name]()
         call = found.call | _texts(situation.prompts, found.call) | {"output_type": found.output}
         if situation.images > 1:
-            accepted = inspect.signature(type(found.pipeline).__call__).parameters
+            accepted = _accepted(found.pipeline)
             many = ("num_images_per_prompt", "num_videos_per_prompt")
             call |= {name: situation.images for name in many if name in accepted}
         if situation.prompts > 1:
@@ -295,12 +296,25 @@ def _family(name: str) -> Callable[[Situation], tuple[Any, dict[str, Any]]]:
             for key in ("image_embeds", "negative_image_embeds"):
                 if key in call:
                     call[key] = torch.cat([call[key].roll(n, -1) for n in range(situation.prompts)])
+        if hasattr(found.pipeline, "guider"):
+            scale, start = (1.0 if situation.guidance == "off" else 3.0), 0.0
+            if situation.guidance == "late":
+                start = LATE / STEPS
+            guider = diffusers.ClassifierFreeGuidance(scale, start=start)
+            found.pipeline.update_components(guider=guider)
         if "height" in call:
             factor = 2 if name == "kandinsky-2.2" else 1
             call["height"], call["width"] = (factor * side for side in situation.size)
         return found.pipeline, call
 
     return build
+
+
+def _accepted(pipeline: Any) -> Collection[str]:
+    """Return the names of what a pipeline's call takes."""
+    if isinstance(pipeline, diffusers.ModularPipeline):
+        return [own.name for own in pipeline.blocks.inputs]
+    return inspect.signature(type(pipeline).__call__).parameters
 
 
 def _kinds() -> dict[str, Kind]:
@@ -506,6 +520,7 @@ def _joint_kinds() -> dict[str, Kind]:
     in_turn: dict[str, Any] = common | {"guidance": ("on", "off"), "in_turn": True}
     alone: dict[str, Any] = common | {"guidance": ("off",)}
     sizes: dict[str, Any] = {"sizes": ((32, 48), (48, 32), (32, 32))}
+    guided = common | {"guidance": ("on", "off", "late"), "in_turn": True}
     return {
         "flux2": Kind(_family("flux2"), **alone, **sizes),
         "flux2-klein": Kind(_family("flux2-klein"), **in_turn, **sizes, weight=2),
@@ -556,6 +571,23 @@ def _joint_kinds() -> dict[str, Kind]:
             sizes=((16, 24), (32, 16)),
             weight=2,
         ),
+        "modular-flux2": Kind(_family("modular-flux2"), **guided, **sizes, weight=2),
+        "modular-qwen-edit": Kind(
+            _family("modular-qwen-edit"), **guided, sizes=((16, 24), (32, 16)), weight=2
+        ),
+        "modular-sdxl": Kind(  # neither without guidance nor with several prompts does it run
+            _family("modular-sdxl"),
+            prompts=(1,),
+            callbacks=("",),
+            guidance=("on", "late"),
+            in_turn=True,
+            sizes=((16, 32), (32, 16)),
+        ),
+        "modular-kontext": Kind(
+            _family("modular-kontext"), **alone, sizes=((16, 16),), prompts=(1,)
+        ),
+        "flux3": Kind(_family("flux3"), **guided, **sizes),
+        "flux3-distilled": Kind(_family("flux3-distilled"), **alone, **sizes),
         "omnigen": Kind(
             _family("omnigen"),
             **common,
@@ -711,6 +743,8 @@ def branches_of(situation: Situation, evaluation: int) -> tuple[str, ...]:
             return (C, IMAGE, U)
         case "with images":
             return (C, U, IMAGE)
+        case "late" if not LATE <= evaluation < STEPS:  # A guider counts evaluations.
+            return (C,)
         case "truncated" if evaluation > 0:  # Its first step alone is below the limit.
             return (C,)
         case "cut off" if evaluation > CUT_AFTER:
@@ -718,6 +752,7 @@ def branches_of(situation: Situation, evaluation: int) -> tuple[str, ...]:
     return (C, U) if kind.in_turn or kind.conditional_first else (U, C)
 
 
+LATE = 2  # the evaluation at which guidance begins, which then lasts until the STEPS-th
 CUT_AFTER = 1  # the evaluation at whose end a callback changes something
 
 
@@ -729,6 +764,11 @@ def steps_of(situation: Situation, calls: list[Call]) -> list[tuple[int, list[Ca
         calls = [call for call in calls if call.batch == max(one.batch for one in calls)]
     together = 2 if kind.in_turn and situation.guidance == "on" else 1
     evaluations = [calls[i : i + together] for i in range(0, len(calls), together)]
+    if situation.guidance == "late":
+        left = iter(calls)
+        evaluations = [
+            [first, next(left)] if LATE <= i < STEPS else [first] for i, first in enumerate(left)
+        ]
     if (
         situation.target == "denoiser"
     ):  # The contract: calls at distinct timesteps, the last of each.
@@ -805,7 +845,7 @@ def expected_logits(
 
 @cache
 def _layout(pipeline: str) -> families.Family:
-    return (families.FAMILIES | reading_pipelines.FAMILIES)[pipeline]()
+    return (FAMILIES | reading_pipelines.FAMILIES)[pipeline]()
 
 
 def _flat_pictures(adapters: str) -> list[Any]:
@@ -862,7 +902,7 @@ def _settings(situation: Situation, kind: Kind, pipeline: Any) -> dict[str, Any]
     scale = {"on": 3.0, "cut off": 3.0, "PAG and on": 3.0, "image and on": 3.0, "image off": 3.0}
     scale |= {"truncated": 3.0, "with images": 3.0, "skipping layers": 3.0}
     found: dict[str, Any] = {kind.scale: scale.get(situation.guidance, kind.unguided)}
-    accepted = inspect.signature(type(pipeline).__call__).parameters
+    accepted = _accepted(pipeline)
     if "max_guidance_scale" in accepted:
         found = {"max_guidance_scale": found[kind.scale]}
         found["min_guidance_scale"] = found["max_guidance_scale"]
@@ -971,7 +1011,7 @@ def _images_of(situation: Situation) -> dict[str, Any]:
 
 
 def _run(situation: Situation, pipeline: Any, call: dict[str, Any]) -> None:
-    accepted = inspect.signature(type(pipeline).__call__).parameters
+    accepted = _accepted(pipeline)
     if "generator" in accepted:
         call = call | {"generator": torch.Generator().manual_seed(0)}
     if "output_type" in accepted:

@@ -17,8 +17,9 @@ from i2am.analysis import describe_store
 from i2am.capture import capture
 from i2am.schemas import CaptureError, find_faults
 from tests.support.explicit_attention import Attended, explicit_attention
-from tests.support.tiny_pipelines import families, models
-from tests.support.tiny_pipelines.families import Family
+from tests.support.tiny_pipelines import models
+from tests.support.tiny_pipelines.catalogue import FAMILIES
+from tests.support.tiny_pipelines.family import Family
 from tests.support.tiny_pipelines.small_images import small_images
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array")  # in a scheduler
@@ -39,10 +40,10 @@ def shared(name: str) -> Family:
 
 def built(name: str) -> Family:
     torch.manual_seed(0)
-    return families.FAMILIES[name]()
+    return FAMILIES[name]()
 
 
-@pytest.fixture(params=families.FAMILIES)
+@pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> Family:
     return shared(request.param)
 
@@ -119,7 +120,7 @@ def test_what_is_read_over_the_text_is_what_the_layer_computes_or_there_is_none(
             assert torch.allclose(own["text_logsumexp"], of_text.logsumexp(-1), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", families.FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_nothing_is_left_on_the_model_also_after_an_exception(name: str, store: Path) -> None:
     family = built(name)
     family.run(1)  # Pipelines leave things of their own.

@@ -20,7 +20,8 @@ from i2am.capture.profiles.profile import find_profile
 from i2am.schemas import CaptureError
 from tests.support.explicit_attention import Attended, explicit_attention
 from tests.support.reference_maps import stored_logits
-from tests.support.tiny_pipelines import families, models, videos
+from tests.support.tiny_pipelines import models, videos
+from tests.support.tiny_pipelines.catalogue import FAMILIES
 from tests.support.tiny_pipelines.family import Family, noise_image
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array")  # in a scheduler
@@ -36,7 +37,7 @@ def store(tmp_path: Path) -> Path:
 
 def build(name: str) -> Family:
     torch.manual_seed(0)
-    return families.FAMILIES[name]()
+    return FAMILIES[name]()
 
 
 def shared_steps() -> Family:

@@ -12,7 +12,7 @@ import torch
 
 from i2am.schemas import Box
 from tests.support.geometry import View, cell, outside, peak, record, strongest, whitened
-from tests.support.tiny_pipelines import edits, joint
+from tests.support.tiny_pipelines import edits, joint, modular
 from tests.support.tiny_pipelines.family import Family, noise_image
 from tests.support.tiny_pipelines.small_images import small_images
 
@@ -26,11 +26,13 @@ MARGIN = 4.0  # pixels; how far such an enlargement looks beyond its crop
 def second(build: Callable[[], Family], *, has_other_way: bool = False) -> View:
     """Return a view whose picture is the second of two references."""
     first = noise_image(64)
+    family = build()
     return View(
-        build(),
+        family,
         lambda picture: {"image": [first, picture]},
         "reference_1",
         has_other_way=has_other_way,
+        output=family.output,
     )
 
 
@@ -71,6 +73,9 @@ VIEWS: dict[str, tuple[Callable[[], View], tuple[int, int], Box]] = {
     "FIBO 2, one": (lambda: single(edits.fibo2), (60, 70), Box(2 * F1, 0, 66 * F1, 70)),
     "FIBO 2": (lambda: second(edits.fibo2), (60, 112), Box(7 * F2, 0, 71 * F2, 112)),
     "Z-Image": (lambda: second(edits.z_image, has_other_way=True), WIDE, CROPPED),
+    "FLUX.3": (lambda: second(modular.flux3), WIDE, CROPPED),
+    # One picture alone is padded to 80 × 112 pixels.
+    "FLUX.3, one": (lambda: single(modular.flux3), WIDE, Box(-2, -5, 78, 107)),
     "OmniGen": (omnigen, (75, 101), Box(5, 2, 69, 98)),
 }
 
@@ -94,7 +99,7 @@ def test_a_token_lies_where_the_picture_moves_it(name: str, tmp_path: Path) -> N
     store = tmp_path / "run.zarr"
     before = record(view, picture, store, "before")
     assert np.allclose(before.box, expected)
-    if not expected.is_whole(*size):
+    if min(expected.y0, expected.x0) >= 0 and not expected.is_whole(*size):
         margin = MARGIN if expected.y0 % 1 else 0
         after = record(view, outside(picture, before.box, margin), store, "outside")
         assert np.array_equal(before.tokens, after.tokens)

@@ -15,7 +15,8 @@ from i2am.capture import capture
 from i2am.capture.inspection.layer_tokens import LayerTokens, group_layers
 from i2am.capture.inspection.token_report import describe_tokens
 from i2am.schemas import CaptureError
-from tests.support.tiny_pipelines import families, models
+from tests.support.tiny_pipelines import models
+from tests.support.tiny_pipelines.catalogue import FAMILIES
 from tests.support.tiny_pipelines.family import Family
 
 # A cross-attention, a joint attention with text, two references in two denoisers, tokens without a grid.
@@ -30,7 +31,7 @@ BLANK = np.zeros((8, 8, 3), np.uint8)
 
 def build(name: str) -> Family:
     torch.manual_seed(0)
-    return families.FAMILIES[name]()
+    return FAMILIES[name]()
 
 
 def hooks_of(family: Family) -> int:

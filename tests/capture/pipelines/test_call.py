@@ -32,6 +32,7 @@ from i2am.capture.pipelines.call_argument import check_argument
 from i2am.capture.pipelines.reference_inpaint import ReferenceInpaintPipeline
 from i2am.schemas import CaptureError
 from tests.support.tiny_pipelines import families, models, pipelines
+from tests.support.tiny_pipelines.catalogue import FAMILIES
 
 OWN = {"image": "source", "mask_image": "mask"}
 SOURCE = {"image": "source"}
@@ -211,7 +212,7 @@ def test_every_family_paints_from_the_reference(kind: str, monkeypatch: pytest.M
     monkeypatch.setattr(pipeline_qwenimage_edit, "calculate_dimensions", lambda *_: (32, 32, None))
     monkeypatch.setattr(pipeline_qwenimage_edit_plus, "calculate_dimensions", lambda *_: (32, 32))
     torch.manual_seed(0)
-    family = families.FAMILIES[kind]()
+    family = FAMILIES[kind]()
     (width, height), frames = KIND[kind]
     settings = _settings(family)
     assert output_size(family.pipeline, settings) == (width, height)

@@ -12,7 +12,8 @@ import torch
 from i2am.analysis import describe_store
 from i2am.capture import capture
 from i2am.schemas import CaptureError, find_faults
-from tests.support.tiny_pipelines import families, models
+from tests.support.tiny_pipelines import models
+from tests.support.tiny_pipelines.catalogue import FAMILIES
 from tests.support.tiny_pipelines.families import Family
 
 BLANK = np.zeros((8, 8, 3), np.uint8)
@@ -26,7 +27,7 @@ def store(tmp_path: Path) -> Path:
 @pytest.fixture
 def family() -> Family:
     torch.manual_seed(0)
-    return families.FAMILIES["reference-inpaint"]()
+    return FAMILIES["reference-inpaint"]()
 
 
 def record(family: Family, store: Path, steps: int = 6, **options: Any) -> Any:
@@ -84,7 +85,7 @@ def test_some_heads_are_kept_under_their_own_numbers(family: Family, store: Path
 
 def test_layers_without_the_heads_are_left_out(store: Path) -> None:
     torch.manual_seed(0)
-    family = families.FAMILIES["ip-adapter-sdxl"]()
+    family = FAMILIES["ip-adapter-sdxl"]()
     sample = record(family, store, 1, heads=[0, 3])
     heads = {n: tuple(g.attrs["i2am"]["heads"]) for n, g in sample["layers"].groups()}
     assert set(heads.values()) == {(0,), (0, 3)}, "two heads in the outer blocks, four inside"
@@ -93,7 +94,7 @@ def test_layers_without_the_heads_are_left_out(store: Path) -> None:
 @pytest.mark.parametrize("name", ["reference-inpaint", "flux-kontext", "paint-by-example"])
 def test_maps_are_the_means_of_what_factors_would_give(name: str, store: Path) -> None:
     torch.manual_seed(0)
-    family = families.FAMILIES[name]()
+    family = FAMILIES[name]()
     factors = record(family, store, 2, sample="a", dtype="float32", representation="factors")
     maps = record(family, store, 2, sample="b", representation="maps")
     for layer_name, layer in factors["layers"].groups():
@@ -118,7 +119,7 @@ def test_maps_are_the_means_of_what_factors_would_give(name: str, store: Path) -
 
 def test_guidance_branches_of_separate_calls_are_stored_apart(store: Path) -> None:
     torch.manual_seed(0)
-    family = families.FAMILIES["flux-kontext"]()
+    family = FAMILIES["flux-kontext"]()
     both = record(family, store, 2, sample="both", guidance="both")
     alone = record(family, store, 2, sample="alone")
     assert both["guidance"][...].tolist() == ["unconditional", "conditional"]
@@ -133,7 +134,7 @@ def test_guidance_branches_of_separate_calls_are_stored_apart(store: Path) -> No
 
 def test_without_guidance_both_branches_are_one(store: Path) -> None:
     torch.manual_seed(0)
-    family = families.FAMILIES["flux-kontext"]()
+    family = FAMILIES["flux-kontext"]()
     family.call.update(true_cfg_scale=1.0)
     sample = record(family, store, 2, guidance="both")
     assert "guidance" not in sample

@@ -19,7 +19,8 @@ from i2am.capture import capture
 from i2am.schemas import CaptureError
 from tests.capture.families.test_families import compare
 from tests.support.explicit_attention import explicit_attention
-from tests.support.tiny_pipelines import families, models
+from tests.support.tiny_pipelines import models
+from tests.support.tiny_pipelines.catalogue import FAMILIES
 from tests.support.tiny_pipelines.families import Family
 
 pytestmark = [
@@ -45,7 +46,7 @@ def _default_backend() -> Iterator[None]:
 
 def build(name: str) -> Family:
     torch.manual_seed(0)
-    return families.FAMILIES[name]()
+    return FAMILIES[name]()
 
 
 def record(family: Family, store: Path, **options: Any) -> Any:

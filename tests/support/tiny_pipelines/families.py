@@ -15,15 +15,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from tests.support.tiny_pipelines import (
-    edits,
-    joint,
-    joint_adapters,
-    models,
-    parts,
-    pipelines,
-    videos,
-)
+from tests.support.tiny_pipelines import models, parts, pipelines, videos
 from tests.support.tiny_pipelines.family import Family, noise, noise_image
 from tests.support.tiny_pipelines.ip_adapters import checkpoint
 from tests.support.tiny_pipelines.parts import WIDTH
@@ -346,10 +338,6 @@ FAMILIES: dict[str, Callable[[], Family]] = {
     "wan-image-to-video": wan,
     "wan-first-and-last-frame": lambda: wan(last_frame=True),
     "reference-only": reference_only,
-    **joint.FAMILIES,
-    **videos.FAMILIES,
-    **edits.FAMILIES,
-    **joint_adapters.FAMILIES,
 }
 
 

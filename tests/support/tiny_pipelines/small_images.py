@@ -9,22 +9,29 @@ from typing import Any
 
 __all__ = ["small_images"]
 
-_MODULES = (
-    *("qwenimage.pipeline_qwenimage_edit", "qwenimage.pipeline_qwenimage_edit_inpaint"),
-    *("qwenimage.pipeline_qwenimage_edit_plus", "qwenimage.pipeline_qwenimage_layered"),
-    "longcat_image.pipeline_longcat_image_edit",
-)
+# Where a pipeline finds the function that says to what size.
+_MODULES = {
+    "calculate_dimensions": (
+        "pipelines.qwenimage.pipeline_qwenimage_edit",
+        "pipelines.qwenimage.pipeline_qwenimage_edit_inpaint",
+        "pipelines.qwenimage.pipeline_qwenimage_edit_plus",
+        "pipelines.qwenimage.pipeline_qwenimage_layered",
+        "pipelines.longcat_image.pipeline_longcat_image_edit",
+        "modular_pipelines.qwenimage.encoders",
+    ),
+}
 
 
 @contextmanager
 def small_images() -> Iterator[None]:
     """Have pipelines bring a square to 32 × 32 pixels, other pictures to 48 × 16 or 16 × 48."""
     with ExitStack() as stack:
-        for name in _MODULES:
-            module: Any = import_module(f"diffusers.pipelines.{name}")
-            original = module.calculate_dimensions
-            stack.callback(setattr, module, "calculate_dimensions", original)
-            module.calculate_dimensions = _small(len(original(1024, 1.0)))
+        for function, modules in _MODULES.items():
+            for name in modules:
+                module: Any = import_module(f"diffusers.{name}")
+                original = getattr(module, function)
+                stack.callback(setattr, module, function, original)
+                setattr(module, function, _small(len(original(1024, 1.0))))
         yield
 
 
