@@ -521,6 +521,9 @@ register(
 
 # --- HunyuanVideo.
 
+# The latter two of HunyuanVideo 1.5, whose tokens of the picture count as text here.
+_BEHIND_VIDEO = ("encoder_hidden_states", "encoder_hidden_states_2", "image_embeds")
+
 
 def _hunyuan_layers(denoiser: nn.Module) -> Iterator[LayerTap]:
     """Yield the joint attention layers of a HunyuanVideo transformer: the video, then the text.
@@ -536,8 +539,9 @@ def _hunyuan_layers(denoiser: nn.Module) -> Iterator[LayerTap]:
             latents = call.arguments["hidden_states"]
             given = _marked(latents[list(call.rows), -1].flatten(1) > 0, found.frames)
         tokens = found.frames * found.height * found.width
-        text = slice(tokens, tokens + call.arguments["encoder_hidden_states"].shape[1])
-        return replace(found, given=given, text=text)
+        behind = [call.arguments.get(name) for name in _BEHIND_VIDEO]
+        text = sum(states.shape[1] for states in behind if states is not None)
+        return replace(found, given=given, text=slice(tokens, tokens + text))
 
     return first_frame(denoiser, layers="*transformer_blocks.*.attn", video=video)
 
@@ -575,7 +579,10 @@ register(
         is_batched=False,
         prepares=_prepared,
         notes=ModelNotes(
-            serves="HunyuanVideo image-to-video, with replaced tokens and with further channels",
+            serves=(
+                "HunyuanVideo image-to-video, with replaced tokens and with further channels; named, "
+                "also 1.5"
+            ),
             tokens="those of one latent frame: a token for 16 × 16 pixels",
             grid="the frame's",
             shares="text, the other frames",

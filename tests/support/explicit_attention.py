@@ -129,7 +129,9 @@ def _backend(running: list[str], kept: dict[str, list[Attended]]) -> Any:
         if attn_mask is not None:
             is_bool = attn_mask.dtype == torch.bool
             scores = scores.masked_fill(~attn_mask, -torch.inf) if is_bool else scores + attn_mask
-        probabilities = scores.softmax(-1)
+        # A query that may see nothing, as of padding, gets zeros from the fused kernel.
+        is_blind = scores.isneginf().all(-1, keepdim=True)
+        probabilities = scores.softmax(-1).masked_fill(is_blind, 0.0)
         if running:  # Else the attention is that of another part of the pipeline.
             kept.setdefault(running[-1], []).append(Attended(scores.clone(), probabilities.clone()))
         mixed: torch.Tensor = (probabilities @ value).transpose(1, 2)
