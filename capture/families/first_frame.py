@@ -171,8 +171,8 @@ def _read(
     if not video.given:
         msg = (
             f"Expected a frame that is given, got {video.frames} that are all generated, at layer "
-            f"{layer!r}. Call the pipeline with an image; one of less strength is none of its own in "
-            "late steps: leave them out with steps=."
+            f"{layer!r}. Call the pipeline with an image; one of less strength is given in the first "
+            "steps alone: leave out late ones with steps=."
         )
         raise CaptureError(msg)
     if not generated:
@@ -201,8 +201,11 @@ def _read(
 def _check_tokens(layer: str, video: VideoTokens, call: KernelCall) -> None:
     """Refuse a layer that sees another number of tokens: each process has a part of them, perhaps."""
     found = {call.query.shape[2], call.key.shape[2]}
-    text = 0 if video.text is None else len(torch.arange(call.key.shape[2])[video.text])
-    wanted = video.start + video.frames * video.height * video.width + text
+    wanted = video.start + video.frames * video.height * video.width
+    if isinstance(video.text, slice):
+        wanted += len(range(*video.text.indices(call.key.shape[2])))
+    elif video.text is not None:
+        wanted += len(video.text)
     if found != {wanted}:
         came = " and ".join(map(str, sorted(found)))
         msg = (
@@ -217,7 +220,7 @@ def _check_tokens(layer: str, video: VideoTokens, call: KernelCall) -> None:
 
 
 def _less_noisy(call: DenoiserCall, frames: int) -> tuple[int, ...]:
-    """Return the frames whose tokens are clean, or less noisy than the noisiest; none of one timestep."""
+    """Return the frames whose tokens are clean, or less noisy than the noisiest."""
     timestep = call.arguments["timestep"]
     if timestep.ndim < 2 or timestep.shape[1] % frames:
         return ()

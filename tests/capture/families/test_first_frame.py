@@ -253,7 +253,7 @@ def test_a_condition_that_is_no_longer_given_is_refused_and_the_steps_before_are
     family.call["conditions"] = [condition]
     family = replace(family, frames=2)
     with pytest.raises(
-        CaptureError, match=r"3 that are all generated.* leave them out with steps="
+        CaptureError, match=r"3 that are all generated.* leave out late ones with steps="
     ):
         record(family, store)
     record(family, store, steps=[0, 1], overwrite=True)
