@@ -393,7 +393,7 @@ register(
             ),
             example=(
                 'with capture(pipe, "run.zarr", sample="a") as recording:\n'
-                '    frames = pipe(reference_images=[image], prompt="…", num_frames=81).frames[0]\n'
+                '    frames = pipe(reference_images=[image], prompt="…", output_type="pil").frames[0]\n'
                 "    stacked = np.concatenate([np.asarray(frame) for frame in frames[::4]])\n"
                 "    recording.add_images(generated=stacked, reference=image)"
             ),
@@ -597,7 +597,8 @@ register(
             example=(
                 'with capture(pipe, "run.zarr", sample="a") as recording:\n'
                 '    frames = pipe(image=image, prompt="…", num_frames=61).frames[0]\n'
-                "    later = np.concatenate([np.asarray(frame) for frame in frames[4::4]])\n"
+                "    others = frames[4::4]  # frames[::4] with further channels: the first are cut off\n"
+                "    later = np.concatenate([np.asarray(frame) for frame in others])\n"
                 "    recording.add_images(generated=later, reference=image)"
             ),
             has_text=True,
