@@ -21,6 +21,7 @@ from i2am.schemas.optional import EXTRA_PACKAGES
 IMPORTED = {"pillow": "PIL", "scikit-image": "skimage"}
 COMMANDS = {
     "demo": "demo --out new",
+    "tokens": "tokens m",
     "capture": "capture --model m --out new.zarr --manifest rows.csv",
     "analyze": "analyze run.zarr",
     "score": "score run.zarr",
@@ -34,13 +35,14 @@ COMMANDS = {
     "validate": "validate run.zarr",
     "repair": "repair run.zarr",
 }
-ANALYSIS = [c for c in COMMANDS if c not in ("demo", "capture", "view")]
+ANALYSIS = [c for c in COMMANDS if c not in ("demo", "tokens", "capture", "view")]
 # Which extra each command must name, by what is installed.
 NAMED = {
-    "nothing": {"demo": "capture,analysis", "capture": "capture", "view": "viewer"}
+    "nothing": {"demo": "capture,analysis", "tokens": "capture", "capture": "capture"}
+    | {"view": "viewer"}
     | dict.fromkeys(ANALYSIS, "analysis"),
     "capture": {"demo": "analysis", "view": "viewer"} | dict.fromkeys(ANALYSIS, "analysis"),
-    "analysis": {"demo": "capture", "capture": "capture", "view": "viewer"},
+    "analysis": {"demo": "capture", "tokens": "capture", "capture": "capture", "view": "viewer"},
 }
 PROCESS = """
 import contextlib, io, json, sys

@@ -21,7 +21,8 @@ import zarr
 from i2am.capture import capture
 from support.failures import EXPECTED, reason_of
 from tests.support.explicit_attention import Attended, explicit_attention
-from tests.support.tiny_pipelines.families import FAMILIES, Family
+from tests.support.tiny_pipelines.catalogue import FAMILIES
+from tests.support.tiny_pipelines.family import Family
 
 diffusers.utils.logging.set_verbosity_error()  # Of dtypes that only tests give these models.
 

@@ -171,8 +171,8 @@ def _read(
     if not video.given:
         msg = (
             f"Expected a frame that is given, got {video.frames} that are all generated, at layer "
-            f"{layer!r}. Call the pipeline with an image; one of less strength is none of its own in "
-            "late steps: leave them out with steps=."
+            f"{layer!r}. Call the pipeline with an image; one of less strength is given in the first "
+            "steps alone: leave out late ones with steps=."
         )
         raise CaptureError(msg)
     if not generated:
@@ -201,8 +201,11 @@ def _read(
 def _check_tokens(layer: str, video: VideoTokens, call: KernelCall) -> None:
     """Refuse a layer that sees another number of tokens: each process has a part of them, perhaps."""
     found = {call.query.shape[2], call.key.shape[2]}
-    text = 0 if video.text is None else len(torch.arange(call.key.shape[2])[video.text])
-    wanted = video.start + video.frames * video.height * video.width + text
+    wanted = video.start + video.frames * video.height * video.width
+    if isinstance(video.text, slice):
+        wanted += len(range(*video.text.indices(call.key.shape[2])))
+    elif video.text is not None:
+        wanted += len(video.text)
     if found != {wanted}:
         came = " and ".join(map(str, sorted(found)))
         msg = (
@@ -217,7 +220,7 @@ def _check_tokens(layer: str, video: VideoTokens, call: KernelCall) -> None:
 
 
 def _less_noisy(call: DenoiserCall, frames: int) -> tuple[int, ...]:
-    """Return the frames whose tokens are clean, or less noisy than the noisiest; none of one timestep."""
+    """Return the frames whose tokens are clean, or less noisy than the noisiest."""
     timestep = call.arguments["timestep"]
     if timestep.ndim < 2 or timestep.shape[1] % frames:
         return ()
@@ -390,7 +393,7 @@ register(
             ),
             example=(
                 'with capture(pipe, "run.zarr", sample="a") as recording:\n'
-                '    frames = pipe(reference_images=[image], prompt="…", num_frames=81).frames[0]\n'
+                '    frames = pipe(reference_images=[image], prompt="…", output_type="pil").frames[0]\n'
                 "    stacked = np.concatenate([np.asarray(frame) for frame in frames[::4]])\n"
                 "    recording.add_images(generated=stacked, reference=image)"
             ),
@@ -521,6 +524,9 @@ register(
 
 # --- HunyuanVideo.
 
+# The latter two of HunyuanVideo 1.5, whose tokens of the picture count as text here.
+_BEHIND_VIDEO = ("encoder_hidden_states", "encoder_hidden_states_2", "image_embeds")
+
 
 def _hunyuan_layers(denoiser: nn.Module) -> Iterator[LayerTap]:
     """Yield the joint attention layers of a HunyuanVideo transformer: the video, then the text.
@@ -536,8 +542,9 @@ def _hunyuan_layers(denoiser: nn.Module) -> Iterator[LayerTap]:
             latents = call.arguments["hidden_states"]
             given = _marked(latents[list(call.rows), -1].flatten(1) > 0, found.frames)
         tokens = found.frames * found.height * found.width
-        text = slice(tokens, tokens + call.arguments["encoder_hidden_states"].shape[1])
-        return replace(found, given=given, text=text)
+        behind = [call.arguments.get(name) for name in _BEHIND_VIDEO]
+        text = sum(states.shape[1] for states in behind if states is not None)
+        return replace(found, given=given, text=slice(tokens, tokens + text))
 
     return first_frame(denoiser, layers="*transformer_blocks.*.attn", video=video)
 
@@ -575,7 +582,10 @@ register(
         is_batched=False,
         prepares=_prepared,
         notes=ModelNotes(
-            serves="HunyuanVideo image-to-video, with replaced tokens and with further channels",
+            serves=(
+                "HunyuanVideo image-to-video, with replaced tokens and with further channels; named, "
+                "also 1.5"
+            ),
             tokens="those of one latent frame: a token for 16 × 16 pixels",
             grid="the frame's",
             shares="text, the other frames",
@@ -587,7 +597,8 @@ register(
             example=(
                 'with capture(pipe, "run.zarr", sample="a") as recording:\n'
                 '    frames = pipe(image=image, prompt="…", num_frames=61).frames[0]\n'
-                "    later = np.concatenate([np.asarray(frame) for frame in frames[4::4]])\n"
+                "    others = frames[4::4]  # frames[::4] with further channels: the first are cut off\n"
+                "    later = np.concatenate([np.asarray(frame) for frame in others])\n"
                 "    recording.add_images(generated=later, reference=image)"
             ),
             has_text=True,

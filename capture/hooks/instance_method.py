@@ -39,7 +39,7 @@ def call_before(instance: Any, name: str, before: Callable[..., None], stack: Ex
     (['Ada'], {})
     """
     own = vars(instance).get(name)
-    setattr(instance, name, _WatchedMethod(getattr(instance, name), before))
+    setattr(instance, name, _WatchedMethod(instance, getattr(instance, name), before))
     stack.callback(_restore, instance, name, own)
 
 
@@ -47,19 +47,22 @@ class _WatchedMethod:
     """Calls a function, then the method that it stands for.
 
     A deep copy of the object has the method alone, of its own: pipelines copy their scheduler, and the
-    copy's steps are another scheduler's.
+    copy's steps are another scheduler's. A copy of what the object holds, to be given back to it, has
+    this method.
     """
 
-    def __init__(self, original: Callable[..., Any], before: Callable[..., None]) -> None:
+    def __init__(
+        self, instance: Any, original: Callable[..., Any], before: Callable[..., None]
+    ) -> None:
         functools.update_wrapper(self, original)
-        self._original, self._before = original, before
+        self._instance, self._original, self._before = instance, original, before
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self._before(*args, **kwargs)
         return self._original(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return copy.deepcopy(self._original, memo)
+        return copy.deepcopy(self._original, memo) if id(self._instance) in memo else self
 
 
 def _restore(instance: Any, name: str, own: Any) -> None:

@@ -103,7 +103,9 @@ def _attend(
     if mask is not None:
         is_added = mask.dtype.is_floating_point
         scores = scores + mask if is_added else scores.masked_fill(~mask.bool(), -torch.inf)
-    probabilities = scores.softmax(-1)
+    # A query that may see nothing, as of padding, gets zeros from the fused kernel.
+    is_blind = scores.isneginf().all(-1, keepdim=True)
+    probabilities = scores.softmax(-1).masked_fill(is_blind, 0.0)
     return probabilities @ value, Attended(scores.clone(), probabilities.clone())
 
 

@@ -622,6 +622,9 @@ def _video_kinds() -> dict[str, Kind]:
         "ltx-2-conditions": Kind(_family("ltx-2-conditions"), **guided),
         "hunyuan-video": Kind(_family("hunyuan-video"), **hunyuan),
         "hunyuan-video-latent-concat": Kind(_family("hunyuan-video-latent-concat"), **hunyuan),
+        "hunyuan-video-1.5": Kind(
+            _family("hunyuan-video-1.5"), **hunyuan | {"guidance": ("on",), "sizes": ((32, 64),)}
+        ),
     }
 
 

@@ -254,7 +254,7 @@ def test_a_condition_that_is_no_longer_given_is_refused_and_the_steps_before_are
     family.call["conditions"] = [condition]
     family = replace(family, frames=2)
     with pytest.raises(
-        CaptureError, match=r"3 that are all generated.* leave them out with steps="
+        CaptureError, match=r"3 that are all generated.* leave out late ones with steps="
     ):
         record(family, store)
     record(family, store, steps=[0, 1], overwrite=True)
@@ -422,6 +422,7 @@ TARGETS: dict[str, tuple[Callable[[], Any], str]] = {
     "LTX's transformer": (lambda: build("ltx").denoiser, "ltx-first-frame"),
     "LTX-2": (lambda: _pipeline_of("ltx-2-conditions"), "ltx-first-frame"),
     "HunyuanVideo": (lambda: _pipeline_of("hunyuan-video"), "hunyuan-first-frame"),
+    "HunyuanVideo 1.5": (lambda: _pipeline_of("hunyuan-video-1.5"), "hunyuan-1.5"),
 }
 
 
@@ -468,6 +469,33 @@ def test_wan_2_1_has_the_first_frame_as_a_second_road(store: Path) -> None:
         assert attributes["reference_grid"] == [1, 2]
         expected = torch.stack([c.scores[0][:, 2:, :2] for c in kept[name][::2]]).numpy()
         assert np.allclose(stored_logits(layer), expected, atol=1e-5)
+
+
+def test_hunyuan_1_5_has_the_first_frame_as_a_second_road(store: Path) -> None:
+    family = build("hunyuan-video-1.5")
+    with explicit_attention(family.denoiser) as kept:
+        record(replace(family, frames=2), store, profile="hunyuan-first-frame")
+    for name, layer in layers_of(store).items():
+        assert layer.attrs["i2am"]["generated_grid"] == [2 * videos.HEIGHT, videos.WIDTH_PX]
+        scores = torch.stack([call.scores[0] for call in kept[name][::2]])
+        expected = scores[:, :, SIZE : 3 * SIZE, :SIZE].numpy()
+        assert np.allclose(stored_logits(layer), expected, atol=1e-5)
+
+
+def test_hunyuan_1_5_of_text_alone_is_refused(store: Path) -> None:
+    parts = build("hunyuan-video-1.5").pipeline.components
+    names = ("image_encoder", "feature_extractor")
+    pipeline = diffusers.HunyuanVideo15Pipeline(
+        **{k: v for k, v in parts.items() if k not in names}
+    )
+    with pytest.raises(CaptureError, match="got HunyuanVideo15Pipeline"):
+        capture(pipeline, store, sample="a")
+    call = {k: v for k, v in build("hunyuan-video-1.5").call.items() if k != "image"}
+    with (
+        pytest.raises(CaptureError, match="Expected SigLIP's tokens of a picture, got zeros"),
+        capture(pipeline.transformer, store, sample="a"),
+    ):
+        pipeline(num_inference_steps=1, output_type="latent", height=32, width=64, **call)
 
 
 # --- A manifest's row, and the tokens themselves.

@@ -217,6 +217,22 @@ def test_tokens_lie_over_the_box_and_what_is_outside_of_it_does_not_count(
             check_peak(before, after, cell(before.box, grid, place))
 
 
+def test_a_picture_is_cropped_to_the_videos_shape_before_its_encoder_sees_it(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    view, picture = of_argument(videos.hunyuan15), noise_image(32, 5, 96)
+    before = record(view, picture, tmp_path / "run.zarr", "before")
+    assert before.box == COVER["wide"]
+    after = record(view, outside(picture, before.box, 0), tmp_path / "run.zarr", "outside")
+    assert np.array_equal(before.tokens, after.tokens)
+    assert before.is_same_output(after)
+    for place in ((0, 5), (4, 1)):
+        changed = whitened(picture, cell(before.box, (6, 6), place))
+        found = strongest(before, record(view, changed, tmp_path / "run.zarr", f"at-{place[0]}"))
+        assert max(abs(found[0] - place[0]), abs(found[1] - place[1])) <= 1
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_picture_that_is_fitted_into_a_frame_has_margins_around_it(
     shape: str, tmp_path: Path

@@ -293,6 +293,20 @@ def test_a_copy_of_a_watched_scheduler_steps_by_itself() -> None:
     assert clock.tick(scheduler.timesteps[0]).call == 1, "no step of the scheduler itself was taken"
 
 
+def test_a_scheduler_that_is_set_back_to_what_it_held_is_still_watched() -> None:
+    scheduler = scheduler_of("DDIM")
+    clock, latents = StepClock(scheduler), torch.zeros(1, 4, 8, 8)
+    with ExitStack() as stack:
+        clock.watch(stack)
+        scheduler.set_timesteps(STEPS)
+        held = copy.deepcopy(vars(scheduler))  # as pipelines do that paint in views
+        vars(scheduler).update(held)
+        for step, timestep in enumerate(scheduler.timesteps):
+            assert clock.tick(timestep).step == step
+            scheduler.step(latents, timestep, latents)
+    assert {"step", "set_timesteps"}.isdisjoint(vars(scheduler))
+
+
 @pytest.mark.parametrize("has_stepped", [True, False])
 def test_of_tokens_with_timesteps_of_their_own_the_noisiest_is_the_samples(
     has_stepped: bool,

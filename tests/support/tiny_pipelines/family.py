@@ -38,6 +38,8 @@ class Family:
         Of a guided batch, in its order.
     starts : callable (layer's number of patches) -> sequence of int, optional
         The first key of each reference, where they do not follow each other at `keys_before`.
+    painted : (height, width), optional
+        In pixels, where the call does not say it.
     text, text_queries : range or sequence of int
         The text that the model sees, among the keys and among the queries. The latter is empty where
         no text attends at every step.
@@ -63,6 +65,7 @@ class Family:
     takes_both: bool = True
     branches: tuple[str, ...] = ("unconditional", "conditional")
     starts: Callable[[int], Sequence[int]] | None = None
+    painted: tuple[int, int] | None = None
     text: Sequence[int] = ()
     text_queries: Sequence[int] = ()
     output: str = "latent"
@@ -116,6 +119,7 @@ class Family:
         height, width = self.call.get("height", side), self.call.get("width", side)
         if self.profile == "reference-only":
             height, width = self.call["reference_latents"].shape[-2:]
+        height, width = self.painted or (height, width)
         return np.zeros((self.frames * height, width, 3), np.uint8)
 
     def run(self, steps: int = 2, **options: Any) -> Any:

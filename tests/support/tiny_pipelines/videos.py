@@ -11,12 +11,13 @@ from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 from torch import nn
+from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
 
 from tests.support.tiny_pipelines import parts
 from tests.support.tiny_pipelines.family import Family, noise, noise_image
 from tests.support.tiny_pipelines.parts import WIDTH
 
-__all__ = ["FAMILIES", "hunyuan", "ltx", "ltx2", "vace", "wan22", "wan_vae"]
+__all__ = ["FAMILIES", "hunyuan", "hunyuan15", "ltx", "ltx2", "vace", "wan22", "wan_vae"]
 
 TEXT = 7
 # Latents of 3 frames of 2 × 4 tokens, unless a family says otherwise.
@@ -306,6 +307,74 @@ def hunyuan(kind: str = "token_replace") -> Family:
     return _family(pipeline, call, "hunyuan-first-frame", 2, calls=2, text=TEXT - 2, padding=2)
 
 
+def hunyuan15() -> Family:
+    """Return HunyuanVideo 1.5: SigLIP's 6 × 6 tokens, then the texts', of which some are padding.
+
+    It crops the picture, and brings it to 32 × 64 pixels.
+    """
+    siglip = SiglipVisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=48,
+        patch_size=8,
+    )
+    pipeline = diffusers.HunyuanVideo15ImageToVideoPipeline(
+        text_encoder=None,
+        tokenizer=None,
+        transformer=diffusers.HunyuanVideo15Transformer3DModel(
+            in_channels=9,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=16,
+            num_layers=2,
+            num_refiner_layers=1,
+            text_embed_dim=WIDTH,
+            text_embed_2_dim=8,
+            image_embed_dim=WIDTH,
+            rope_axes_dim=(4, 6, 6),
+            target_size=48,
+        ),
+        vae=_local(
+            diffusers.AutoencoderKLHunyuanVideo15(
+                latent_channels=4, block_out_channels=(8, 8, 8, 8, 8), layers_per_block=1
+            )
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        text_encoder_2=None,
+        tokenizer_2=None,
+        guider=diffusers.ClassifierFreeGuidance(guidance_scale=3.0),
+        image_encoder=SiglipVisionModel(siglip).eval(),
+        feature_extractor=SiglipImageProcessor(size={"height": 48, "width": 48}),
+    )
+    masks = torch.ones(1, TEXT), torch.ones(1, 4)
+    masks[0][:, TEXT - 2 :] = 0
+    masks[1][:, 3:] = 0
+    call: dict[str, Any] = {"image": noise_image(32, width=96), "num_frames": 9}
+    for prefix, sign in (("", 1), ("negative_", -1)):
+        call[f"{prefix}prompt_embeds"] = sign * noise(1, TEXT, WIDTH)
+        call[f"{prefix}prompt_embeds_mask"] = masks[0]
+        call[f"{prefix}prompt_embeds_2"] = sign * noise(1, 4, 8)
+        call[f"{prefix}prompt_embeds_mask_2"] = masks[1]
+    patches, picture, seen, padding = FRAMES * HEIGHT * WIDTH_PX, 36, TEXT - 2 + 3, 2 + 1
+    text = range(patches + picture, patches + picture + seen)
+    return Family(
+        parts.quiet(pipeline),
+        call,
+        "hunyuan-1.5",
+        2,
+        ((picture, 0, (6, 6)),),
+        other_keys=lambda patches: patches + seen + padding,
+        keys_before=lambda patches: patches,
+        calls=2,
+        frames=FRAMES,
+        painted=(32, 64),
+        text=text,
+        text_queries=text,
+    )
+
+
 def _hunyuan_vae() -> diffusers.AutoencoderKLHunyuanVideo:
     return diffusers.AutoencoderKLHunyuanVideo(
         latent_channels=4,
@@ -360,4 +429,5 @@ FAMILIES: dict[str, Callable[[], Family]] = {
     "ltx-2-conditions": lambda: ltx2(indices=(0, 2)),
     "hunyuan-video": hunyuan,
     "hunyuan-video-latent-concat": lambda: hunyuan("latent_concat"),
+    "hunyuan-video-1.5": hunyuan15,
 }
