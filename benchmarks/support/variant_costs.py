@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def measure_costs(setting: Setting, budget: TimeBudget) -> dict[str, Any]:
             continue
         start_s = time.monotonic()
         try:
-            peak = measure_peak(setting.device, lambda name=name: generate(name))
+            peak = measure_peak(setting.device, partial(generate, name))
         except EXPECTED as error:
             found["failed"][name] = reason_of(error)
             continue

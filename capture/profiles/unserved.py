@@ -83,6 +83,7 @@ _MODELS = (
         "Wan-Animate",
         "its first latent frame, in several samplings of one call",
         "wan-first-frame",
+        "the video is one segment, sampled once",
         _is_class("WanAnimateTransformer3DModel"),
     ),
     UnservedModel(

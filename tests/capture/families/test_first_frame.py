@@ -440,7 +440,9 @@ def animate() -> Any:
 
 
 def test_wan_animate_is_refused_with_the_reason() -> None:
-    with pytest.raises(CaptureError, match=r"\(Wan-Animate\), which reads .* in several samplings"):
+    with pytest.raises(
+        CaptureError, match=r"\(Wan-Animate\), which may read .* in several samplings"
+    ):
         find_profile(animate())
 
 

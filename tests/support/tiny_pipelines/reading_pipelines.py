@@ -139,7 +139,7 @@ class OwnGridPipeline(ReadingPipeline):
 
     def __init__(self, unet: Any, **options: Any) -> None:
         super().__init__(unet, **options)
-        self.features: dict[tuple[int, int], torch.Tensor] = {}
+        self.features: dict[int, torch.Tensor] = {}  # by their number of places
         for _, block in blocks(unet):
             width = block.norm1.normalized_shape[0]
             block.norm2_plus = torch.nn.LayerNorm(width)
