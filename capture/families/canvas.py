@@ -395,13 +395,24 @@ def _is_catvton(_target: Any, denoiser: nn.Module) -> bool:
     return skips_cross_attention(denoiser)
 
 
+def _upper_part(call: RunningCall) -> Preparation | None:
+    """Return where CatVTON's person lies; its kin may join the two sideways, which it says by name."""
+    if (dim := call.variables.get("concat_dim", -2)) not in (-2, 2):
+        msg = (
+            f"Expected the garment below the person, got them joined along concat_dim={dim}. Pass a "
+            "Profile with canvas(target=…, reference=…) (docs/own-models.md)."
+        )
+        raise CaptureError(msg)
+    return canvas_part(call, target=TOP)
+
+
 register(
     Profile(
         "catvton",
         ("CatVTONPipeline",),
         partial(canvas, target=TOP, reference=BOTTOM),
         recognise=_is_catvton,
-        paints=partial(canvas_part, target=TOP),
+        paints=_upper_part,
         notes=ModelNotes(
             serves="CatVTON's `CatVTONPipeline` and its UNet, known by the cross-attention that it skips",
             tokens=_HALF,

@@ -181,6 +181,14 @@ def test_a_unet_that_skips_its_cross_attention_is_catvtons_and_no_other() -> Non
     assert find_profile(unet).name == "unet"
 
 
+def test_catvtons_kin_that_joins_its_parts_sideways_is_refused() -> None:
+    paints: Any = find_profile(catvton().target).paints
+    call = RunningCall(None, {"concat_dim": -2}, grid=(8, 12))
+    assert paints(call) == CanvasPart((8, 12), Box(0, 0, 0.5, 1))
+    with pytest.raises(CaptureError, match="got them joined along concat_dim=-1"):
+        paints(RunningCall(None, {"concat_dim": -1}, grid=(8, 12)))
+
+
 def test_a_sequence_of_several_pictures_is_no_canvas(store: Path) -> None:
     family = families.flux_kontext()
     message = "Expected one canvas, row by row, got 40 tokens.*'flux' of Kontext's"
