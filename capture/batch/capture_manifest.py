@@ -50,6 +50,7 @@ from i2am.capture.profiles.profile import find_profile, select_layers
 from i2am.capture.recording.options import CaptureOptions, check_heads
 from i2am.capture.recording.provenance import describe_inputs, to_json_value
 from i2am.capture.recording.recorder import Recording, open_recording
+from i2am.capture.recording.roads import check_knows_text
 from i2am.capture.writer.run_store import (
     SampleComplete,
     enter_run,
@@ -329,6 +330,7 @@ def make_runner(
     denoiser = find_denoiser(pipeline, options.denoiser)
     profile = find_profile(pipeline, options.profile, denoiser)
     check_heads(select_layers(denoiser, profile, options.layers), options.heads)
+    check_knows_text(profile, options.text_edges)
     if profile.generate is None:
         _check_columns(pipeline, rows)
         check_call(pipeline, settings, has_prompt=all(row.prompt is not None for row in rows))

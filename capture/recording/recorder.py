@@ -28,6 +28,7 @@ from i2am.capture.recording.options import (
 )
 from i2am.capture.recording.placement import CallPictures
 from i2am.capture.recording.provenance import describe_target
+from i2am.capture.recording.roads import check_knows_text
 from i2am.capture.recording.sample_recorder import SampleRecorder
 from i2am.capture.recording.sampling import Sampling, mark_failed
 from i2am.capture.writer.run_store import enter_run
@@ -157,6 +158,7 @@ class _Prepared(NamedTuple):
 def _prepare(target: Any, options: CaptureOptions, samples: int) -> _Prepared:
     """Prepare a sampling of the target as it stands now: its adapters, scheduler, layers."""
     denoiser, profile, hooks = hook_target(target, options, samples)
+    check_knows_text(profile, options.text_edges)
     check_heads(hooks.taps, options.heads)
     if options.keeps_step(0):
         hooks.check_any_awake(0)

@@ -8,11 +8,29 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys
+from i2am.capture.profiles.profile import Profile
 from i2am.capture.recording.representation import hides_any, visible_text
 from i2am.schemas import CaptureError
 from i2am.schemas.choices import EdgeName
 
-__all__ = ["check_roads"]
+__all__ = ["check_knows_text", "check_roads"]
+
+
+def check_knows_text(profile: Profile, edges: Collection[EdgeName]) -> None:
+    """Check that a profile knows its text, before anything runs; one without notes may.
+
+    Raises
+    ------
+    CaptureError
+        If edges lead to or from a text that it does not tell apart.
+    """
+    if not edges or profile.notes is None or profile.notes.has_text:
+        return
+    msg = (
+        f"Expected a profile that knows the text in its softmax, as edges {list(edges)} ask, got "
+        f"{profile.name!r}. Leave edges= (--text-roads) out."
+    )
+    raise CaptureError(msg)
 
 
 def check_roads(
@@ -39,7 +57,7 @@ def check_roads(
     if text is None:
         msg = (
             f"Expected text in the softmax of layer {layer!r}, as edges {list(edges)} ask, got none that "
-            "its profile knows. Leave edges= out, or choose other layers=."
+            "its profile knows. Leave edges= (--text-roads) out, or choose other layers=."
         )
         raise CaptureError(msg)
     if "reference->text" in edges and text.query is None:
@@ -57,5 +75,5 @@ def check_roads(
 def _hidden(layer: str, wanted: str) -> str:
     return (
         f"Expected {wanted}, got a mask that hides a part of it, at layer {layer!r}: its roads cannot "
-        "be stored. Leave edges= out."
+        "be stored. Leave edges= (--text-roads) out."
     )
