@@ -14,8 +14,8 @@ require("zarr", "to write a capture store", "capture")
 from i2am.capture import families  # noqa: F401 - each family's module registers its profiles
 from i2am.capture.batch.capture_manifest import CaptureSummary, capture_manifest
 from i2am.capture.families.canvas import canvas, canvas_part
-from i2am.capture.families.first_frame import VideoTokens, first_frame
-from i2am.capture.families.garment_network import garment_network, joint_garment_network
+from i2am.capture.families.first_frame import VideoTokens, first_frame, latent_video
+from i2am.capture.families.garment_network import garment_network, joint_garment_network, own_first
 from i2am.capture.families.own_grid import own_grid_cross_attention
 from i2am.capture.families.unet import cross_attention
 from i2am.capture.hooks.attention import (
@@ -38,7 +38,7 @@ from i2am.capture.pipelines.load import (
     load_pipeline,
 )
 from i2am.capture.profiles.notes import ModelNotes
-from i2am.capture.profiles.preparation import CentreCrop, SeenPart, Stretched
+from i2am.capture.profiles.preparation import CentreCrop, Fitted, SeenPart, Stretched
 from i2am.capture.profiles.profile import Profile, register
 from i2am.capture.profiles.running_call import RunningCall
 from i2am.capture.recording.options import CaptureOptions
@@ -51,6 +51,7 @@ __all__ = [
     "CaptureOptions",
     "CaptureSummary",
     "CentreCrop",
+    "Fitted",
     "GenerationSettings",
     "KernelCall",
     "KernelTap",
@@ -80,7 +81,9 @@ __all__ = [
     "first_frame",
     "garment_network",
     "joint_garment_network",
+    "latent_video",
     "load_pipeline",
+    "own_first",
     "own_grid_cross_attention",
     "query_grid_layout",
     "register",
