@@ -1086,7 +1086,7 @@ def _find_layer_fault(
         if found.shape != expected.shape:
             return f"shape {found.shape}, not {expected.shape}"
         error = np.abs(found - expected).max()
-        if error > 1e-5 * max(1.0, np.abs(expected).max()):
+        if not error <= 1e-5 * max(1.0, np.abs(expected).max()):  # Also where it is no number.
             return f"{label}: off by {error:.3g}"
     if situation.adapters:
         weights = [_weight(situation, step[0].scales[path], index) for _, step in steps]
