@@ -180,6 +180,7 @@ def _prepare(target: Any, options: CaptureOptions, samples: int) -> _Prepared:
         options.keeps_step,
         getattr(target, "scheduler", None),
         is_compiled(target, denoiser),
+        profile.is_step,
     )
     if options.keeps_step(0):
         hooks.check_any_awake(0)
