@@ -7,7 +7,6 @@ attend over the pictures alone.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -19,7 +18,7 @@ from i2am.capture.hooks.taps import LayerTap
 from i2am.capture.profiles.attention_modules import block_of
 from i2am.capture.profiles.joint_sequence import JointSequence, generated, reference, text
 from i2am.capture.profiles.notes import ModelNotes
-from i2am.capture.profiles.preparation import CentreCrop, Preparations, SeenPart
+from i2am.capture.profiles.preparation import Preparations, covered
 from i2am.capture.profiles.profile import Profile, register
 from i2am.capture.profiles.recognition import DIFFUSERS
 from i2am.capture.profiles.running_call import RunningCall
@@ -67,16 +66,9 @@ def _prepared(call: RunningCall) -> Preparations:
     if not pictures or not prepared:
         return None
     return [
-        _covered(picture, tuple(tensor.shape[-2:]))
+        covered(picture, tuple(tensor.shape[-2:]))
         for picture, tensor in zip(pictures, prepared, strict=True)
     ]
-
-
-def _covered(picture: Any, size: tuple[int, int]) -> SeenPart:
-    height, width = picture.height, picture.width
-    factor = max(size[0] / height, size[1] / width)
-    resized = math.ceil(height * factor), math.ceil(width * factor)
-    return SeenPart(height, width, CentreCrop(resized, size).box(height, width))
 
 
 register(

@@ -114,7 +114,7 @@ def _has_adapter(target: Any, denoiser: nn.Module) -> bool:
 register(
     Profile(
         "flux-ip-adapter",
-        ("FluxPipeline", "FluxTransformer2DModel"),
+        (),  # What serves FLUX without an adapter is nearer to its namesakes.
         adapter_layers,
         is_batched=False,
         recognise=_has_adapter,

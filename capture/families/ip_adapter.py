@@ -227,7 +227,8 @@ def _first_images(arguments: Mapping[str, Any], adapters: int) -> list[int]:
 def _image_counts(variables: Mapping[str, Any]) -> list[int] | None:
     """Return each adapter's number of images; None where they come with the text's states."""
     embeddings = (variables.get("added_cond_kwargs") or {}).get("image_embeds")
-    embeddings = embeddings or variables.get("ip_adapter_embeds")  # of a modular pipeline
+    if embeddings is None:
+        embeddings = variables.get("ip_adapter_embeds")  # of a modular pipeline
     if not isinstance(embeddings, list | tuple):
         return None
     return [each.shape[1] if each.ndim > 2 else 1 for each in embeddings]

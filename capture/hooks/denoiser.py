@@ -240,6 +240,8 @@ class DenoiserHooks:
     is_compiled : bool
         Whether the denoiser was compiled. While it is hooked it runs eagerly, because compiled
         code does not call hooks that were registered later.
+    is_step : callable (arguments) -> bool, optional
+        See `Profile.is_step`.
 
     Attributes
     ----------
@@ -254,6 +256,7 @@ class DenoiserHooks:
     keeps_step: Callable[[int], bool]
     scheduler: Any = None
     is_compiled: bool = False
+    is_step: Callable[[Mapping[str, Any]], bool] | None = None
     steps: list[int] = field(default_factory=list, init=False)
     calls: int = field(default=0, init=False)
     _running: _KeptCall | None = field(default=None, init=False)
@@ -380,6 +383,8 @@ class DenoiserHooks:
         options: dict[str, Any],
     ) -> None:
         named = bind(type(module).forward, (module, *arguments), options)
+        if self.is_step is not None and not self.is_step(named):
+            return
         self.calls += 1
         position = self._clock.tick(_argument(named, _TIMESTEP_ARGUMENTS, "a timestep"))
         if position.step is None or not self.keeps_step(position.step):

@@ -27,6 +27,7 @@ __all__ = [
     "Prepares",
     "SeenPart",
     "Stretched",
+    "covered",
     "encoded_pictures",
     "filled_canvas",
     "is_same_shape",
@@ -264,6 +265,26 @@ def is_same_shape(first: tuple[float, float], second: tuple[float, float]) -> bo
 def stretched(_call: RunningCall) -> Preparation:
     """Return that all references are resized, whatever their shape; see `Profile.prepares`."""
     return Stretched()
+
+
+def covered(picture: Image.Image, size: tuple[int, int]) -> SeenPart:
+    """Return the middle of a picture that is resized to cover a size, and no more.
+
+    Parameters
+    ----------
+    picture : Image
+    size : (height, width)
+        In pixels.
+
+    Examples
+    --------
+    >>> covered(Image.new("RGB", (96, 32)), (64, 64)).seen
+    Box(y0=0.0, x0=32.0, y1=32.0, x1=64.0)
+    """
+    height, width = picture.height, picture.width
+    factor = max(size[0] / height, size[1] / width)
+    resized = math.ceil(height * factor), math.ceil(width * factor)
+    return SeenPart(height, width, CentreCrop(resized, size).box(height, width))
 
 
 def encoded_pictures(call: RunningCall, count: int) -> list[Preparation | None] | None:

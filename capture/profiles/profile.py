@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,9 @@ class Profile:
     branches : callable (CallInProgress) -> tuple of str or None, optional
         The branches of the batch of a pipeline's running call, where the pipeline says them otherwise
         than by ``do_classifier_free_guidance``; None where it does not say.
+    is_step : callable (arguments) -> bool, optional
+        Whether a call of the denoiser with these arguments, by name, is one of the sampling. Others are
+        passed over, such as those that fill a cache beforehand. None takes all.
     recognise : callable (target, denoiser) -> bool, optional
         Whether it serves a target; given where the class alone does not decide that.
     generate : callable, optional
@@ -109,6 +112,7 @@ class Profile:
     calls: tuple[str, ...] = (CONDITIONAL, UNCONDITIONAL)
     is_batched: bool = True
     branches: Callable[[CallInProgress], tuple[str, ...] | None] | None = None
+    is_step: Callable[[Mapping[str, Any]], bool] | None = None
     recognise: Callable[[Any, nn.Module], bool] | None = None
     generate: Generate | None = None
     package: str | None = None

@@ -112,11 +112,12 @@ def guided_prediction() -> GuidedPrediction | None:
     """Return for what a guider has the running denoiser called; None if no guider has."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        batch = frame.f_locals.get(_GUIDER_BATCH)
-        identifier = getattr(batch, _IDENTIFIER, None)
-        if isinstance(identifier, str):
-            components = frame.f_locals.get("components")
-            return GuidedPrediction(identifier, getattr(components, "guider", None))
+        # To look at a frame's variables keeps all of them alive until its function returns.
+        if _GUIDER_BATCH in frame.f_code.co_varnames:
+            identifier = getattr(frame.f_locals.get(_GUIDER_BATCH), _IDENTIFIER, None)
+            if isinstance(identifier, str):
+                components = frame.f_locals.get("components")
+                return GuidedPrediction(identifier, getattr(components, "guider", None))
         frame = frame.f_back
     return None
 

@@ -70,6 +70,7 @@ def hook_target(target: Any, options: CaptureOptions, samples: int) -> HookedTar
         options.keeps_step,
         getattr(target, "scheduler", None),
         any(is_compiled(target, one) for one in (denoiser, *others)),
+        profile.is_step,
     )
     return HookedTarget(denoiser, profile, hooks)
 

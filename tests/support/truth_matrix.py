@@ -291,8 +291,8 @@ def _family(name: str) -> Callable[[Situation], tuple[Any, dict[str, Any]]]:
             for key in ("image", "example_image", "mask_image"):
                 if key in call and not {"prompt", "prompt_embeds"} & call.keys():
                     call[key] = [call[key]] * situation.prompts
-            if "input_images" in call:
-                call["input_images"] = [call["input_images"]] * situation.prompts
+            lists = ("image",) if name == "glm-image" else ("input_images", "images")
+            call |= {key: [call[key]] * situation.prompts for key in lists if key in call}
             for key in ("image_embeds", "negative_image_embeds"):
                 if key in call:
                     call[key] = torch.cat([call[key].roll(n, -1) for n in range(situation.prompts)])
@@ -548,6 +548,20 @@ def _joint_kinds() -> dict[str, Kind]:
             _family("fibo-edit"), **common, guidance=("on", "off"), **sizes, weight=2
         ),
         "fibo-2": Kind(_family("fibo-2"), **in_turn, sizes=((64, 80), (80, 64))),
+        "joyimage-edit": Kind(
+            _family("joyimage-edit"), **in_turn, sizes=((32, 96), (96, 32)), weight=2
+        ),
+        "joyimage-edit-plus": Kind(
+            _family("joyimage-edit-plus"),
+            **common,
+            guidance=("on", "off"),
+            images=(1,),
+            **sizes,
+            weight=2,
+        ),
+        "glm-image": Kind(
+            _family("glm-image"), **in_turn, sizes=((32, 64), (64, 32), (64, 64)), weight=2
+        ),
         "z-image-omni": Kind(
             _family("z-image-omni"),
             **common,
@@ -684,6 +698,10 @@ class Call:
     kernels: dict[str, list[Kernel]] = field(default_factory=dict)
 
 
+# Of an attention's queries, as models call them.
+_PROJECTIONS = ("to_q", "to_qkv", "to_qkv_mlp_proj", "img_attn_qkv")
+
+
 @contextmanager
 def witness(*denoisers: Any) -> Iterator[list[Call]]:
     """Log the calls of denoisers that share the steps, and the kernels of their attention layers."""
@@ -720,7 +738,7 @@ def witness(*denoisers: Any) -> Iterator[list[Call]]:
             stack.callback(hook.remove)
         modules = (pair for denoiser in denoisers for pair in denoiser.named_modules())
         for name, module in modules:
-            if any(hasattr(module, part) for part in ("to_q", "to_qkv", "to_qkv_mlp_proj")):
+            if any(hasattr(module, part) for part in _PROJECTIONS):
                 enter = module.register_forward_pre_hook(lambda *_, n=name: running.append(n))
                 leave = module.register_forward_hook(lambda *_: (running.pop(), None)[1])
                 stack.callback(enter.remove)
@@ -763,6 +781,8 @@ def steps_of(situation: Situation, calls: list[Call]) -> list[tuple[int, list[Ca
     """Return the evaluation at which each step starts, and its calls: one, or one a branch."""
     kind = KINDS[situation.pipeline]
     calls = calls[:: 2 if situation.guidance == "SAG" else 1 + kind.side_calls]
+    if situation.pipeline == "glm-image":  # Those at timestep 0 have filled its cache.
+        calls = [call for call in calls if call.timestep]
     if situation.guidance == "skipping layers":  # Those without some layers are not guided.
         calls = [call for call in calls if call.batch == max(one.batch for one in calls)]
     together = 2 if kind.in_turn and situation.guidance == "on" else 1
@@ -999,7 +1019,7 @@ def _images_of(situation: Situation) -> dict[str, Any]:
     else:
         family = _layout(situation.pipeline)
         frames, call = family.frames, family.call
-        names = ("example_image", "image", "ip_adapter_image")
+        names = ("example_image", "image", "images", "input_images", "ip_adapter_image")
         # A picture of one colour stands in for one of any shape.
         blank = Image.new("RGB", (8, 8))
         given = next((call[name] for name in names if name in call), blank)
@@ -1047,6 +1067,8 @@ def _find_fault(situation: Situation, sample: Any, calls: list[Call], image: int
     timesteps = [step[0].timestep for _, step in steps]
     if situation.pipeline == "z-image-omni" and situation.target == "pipeline":
         timesteps = [1000 * (1 - t) for t in timesteps]  # It counts up, from 0 to 1.
+    if situation.pipeline == "glm-image" and situation.target == "pipeline":
+        timesteps = [t + 1 for t in timesteps]  # It counts from 0.
     # Some pipelines call their denoiser with a share of the scheduler's timestep.
     factor = sample["timestep"][0] / timesteps[0] if timesteps[0] else 1.0
     if not np.allclose(sample["timestep"][...], [factor * t for t in timesteps], rtol=1e-4):

@@ -14,11 +14,12 @@ from diffusers.pipelines.omnigen.processor_omnigen import crop_image
 from PIL import Image
 
 from i2am.capture import capture
-from i2am.capture.families import fibo2, omnigen
+from i2am.capture.families import omnigen
+from i2am.capture.profiles.preparation import covered
 from i2am.schemas import CaptureError
 from tests.support.explicit_attention import explicit_attention
 from tests.support.reference_maps import stored_logits
-from tests.support.tiny_pipelines import edits, models
+from tests.support.tiny_pipelines import edits, language_guided, models
 from tests.support.tiny_pipelines.family import Family, noise, noise_image
 from tests.support.tiny_pipelines.parts import WIDTH
 
@@ -137,11 +138,11 @@ def test_pictures_are_cut_as_the_pipelines_do_it(size: tuple[int, int]) -> None:
     expected = (box.y0 / height, box.x0 / width, box.y1 / height, box.x1 / width)
     assert np.allclose(shown(cut), expected, atol=0.05)
     processor = BriaFibo2ImageProcessor()
-    covered = processor._resize_and_crop(picture, 64, 96)
-    box = fibo2._covered(picture, (96, 64)).box(height, width)
+    cut = processor._resize_and_crop(picture, 64, 96)
+    box = covered(picture, (96, 64)).box(height, width)
     assert box is not None
     expected = (box.y0 / height, box.x0 / width, box.y1 / height, box.x1 / width)
-    assert np.allclose(shown(covered), expected, atol=0.05)
+    assert np.allclose(shown(cut), expected, atol=0.05)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +152,9 @@ def test_pictures_are_cut_as_the_pipelines_do_it(size: tuple[int, int]) -> None:
         (edits.fibo2, {"image": None}, "BriaFibo2Pipeline"),
         (edits.z_image, {"image": None}, "ZImageOmniPipeline"),
         (edits.omnigen, {"prompt": "a", "input_images": None}, "OmniGenPipeline"),
+        (language_guided.joy_edit, {"image": None}, "JoyImageEditPipeline"),
+        (language_guided.joy_edit_plus, {"images": None}, "JoyImageEditPlusPipeline"),
+        (language_guided.glm_image, {"image": None}, "GlmImagePipeline"),
     ],
 )
 def test_a_call_without_a_picture_is_refused(

@@ -233,7 +233,9 @@ def _state(family: Family) -> list[tuple[str, list[str], int]]:
 
 def _last_layer(family: Family) -> Any:
     # An adapter's projection of images has layers whose parts alone are called.
-    return [m for m in family.denoiser.modules() if getattr(m, "to_k", None) is not None][-1]
+    names = ("to_k", "img_attn_qkv")
+    modules = family.denoiser.modules()
+    return [m for m in modules if any(getattr(m, name, None) is not None for name in names)][-1]
 
 
 def _fail(*_: Any) -> None:

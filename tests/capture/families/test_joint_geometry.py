@@ -12,13 +12,14 @@ import torch
 
 from i2am.schemas import Box
 from tests.support.geometry import View, cell, outside, peak, record, strongest, whitened
-from tests.support.tiny_pipelines import edits, joint, modular
+from tests.support.tiny_pipelines import edits, joint, language_guided, modular
 from tests.support.tiny_pipelines.family import Family, noise_image
 from tests.support.tiny_pipelines.small_images import small_images
 
 SQUARE, WIDE = (64, 64), (75, 101)
 # What is left of the wide one in multiples of 16, cut from its middle.
 CROPPED = Box(5, 2, 69, 98)
+COVERING = Box(20 * 75 / 72, 0, 52 * 75 / 72, 101)
 F1, F2 = 60 / 69, 60 / 78  # pixels of a picture in one of those that it is enlarged to
 MARGIN = 4.0  # pixels; how far such an enlargement looks beyond its crop
 
@@ -50,6 +51,12 @@ def omnigen() -> View:
     return View(family, lambda picture: {"prompt": prompt, "input_images": [other, picture]})
 
 
+def joy_plus() -> View:
+    first = noise_image(64)
+    family = language_guided.joy_edit_plus()
+    return View(family, lambda picture: {"images": [first, picture]}, "reference_1")
+
+
 def painted_over() -> View:
     return View(joint.flux2_inpaint(), lambda picture: {"image": picture}, has_other_way=True)
 
@@ -76,6 +83,10 @@ VIEWS: dict[str, tuple[Callable[[], View], tuple[int, int], Box]] = {
     "FLUX.3": (lambda: second(modular.flux3), WIDE, CROPPED),
     # One picture alone is padded to 80 × 112 pixels.
     "FLUX.3, one": (lambda: single(modular.flux3), WIDE, Box(-2, -5, 78, 107)),
+    # Wide ones come to 32 × 96 pixels: this one, 72 × 96 high and wide, loses 20 above and below.
+    "JoyImage-Edit": (lambda: single(language_guided.joy_edit), WIDE, COVERING),
+    "JoyImage-Edit-Plus": (joy_plus, WIDE, COVERING),
+    "GLM-Image": (lambda: second(language_guided.glm_image), WIDE, Box.whole(*WIDE)),
     "OmniGen": (omnigen, (75, 101), Box(5, 2, 69, 98)),
 }
 

@@ -9,6 +9,7 @@ from tests.support.tiny_pipelines import (
     families,
     joint,
     joint_adapters,
+    language_guided,
     modular,
     videos,
 )
@@ -20,6 +21,7 @@ FAMILIES: dict[str, Callable[[], Family]] = (
     families.FAMILIES
     | joint.FAMILIES
     | edits.FAMILIES
+    | language_guided.FAMILIES
     | joint_adapters.FAMILIES
     | modular.FAMILIES
     | videos.FAMILIES

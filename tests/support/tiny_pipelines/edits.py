@@ -14,18 +14,9 @@ from transformers import Siglip2ImageProcessor, Siglip2VisionConfig, Siglip2Visi
 
 from tests.support.tiny_pipelines import parts
 from tests.support.tiny_pipelines.family import Family, noise, noise_image
-from tests.support.tiny_pipelines.parts import WIDTH
+from tests.support.tiny_pipelines.parts import TEXT, WIDTH, words
 
 __all__ = ["FAMILIES", "fibo2", "fibo_edit", "longcat", "omnigen", "z_image"]
-
-TEXT = 5
-
-
-def _words(prompt: str | list[str], each: int = 1) -> torch.Tensor:
-    """Return made-up states of a prompt's words, which its length decides."""
-    prompts = [prompt] if isinstance(prompt, str) else prompt
-    words = torch.cat([noise(1, TEXT, WIDTH).roll(len(one), -1) for one in prompts])
-    return words.repeat_interleave(each, dim=0)
 
 
 class _NoProcessor:
@@ -36,7 +27,7 @@ class _NoProcessor:
 
 class _LongCat(diffusers.LongCatImageEditPipeline):  # type: ignore[misc] # untyped
     def _encode_prompt(self, prompt: list[str], image: Any) -> torch.Tensor:
-        return _words(prompt)
+        return words(prompt)
 
 
 def longcat() -> Family:
@@ -82,13 +73,13 @@ def longcat() -> Family:
 class _FiboEdit(diffusers.BriaFiboEditPipeline):  # type: ignore[misc] # untyped
     def encode_prompt(self, **given: Any) -> tuple[Any, ...]:
         each = given["num_images_per_prompt"]
-        words = _words(given["prompt"], each)
-        valid = torch.ones(len(words), TEXT)
+        found = words(given["prompt"], each)
+        valid = torch.ones(len(found), TEXT)
         valid[:, -1] = 0  # The last one is padding.
-        ids = torch.zeros(len(words), TEXT, 3)
+        ids = torch.zeros(len(found), TEXT, 3)
         if given["guidance_scale"] <= 1:
-            return words, None, ids, valid, None, [words], None
-        return words, -words, ids, valid, valid, [words], [-words]
+            return found, None, ids, valid, None, [found], None
+        return found, -found, ids, valid, valid, [found], [-found]
 
 
 def fibo_edit() -> Family:

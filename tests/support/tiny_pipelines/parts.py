@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import diffusers
+import torch
 from transformers import CLIPImageProcessor, CLIPVisionConfig
 
+from tests.support.tiny_pipelines.family import noise
+
 __all__ = [
+    "TEXT",
     "WIDTH",
     "clip",
     "clip_config",
@@ -20,9 +24,11 @@ __all__ = [
     "qwen_vae",
     "unet",
     "vae",
+    "words",
 ]
 
 WIDTH = 16
+TEXT = 5  # words
 _Pipeline = TypeVar("_Pipeline")
 
 
@@ -50,7 +56,7 @@ def vae(**options: Any) -> diffusers.AutoencoderKL:
     )
 
 
-def deep_vae() -> diffusers.AutoencoderKL:
+def deep_vae(**options: Any) -> diffusers.AutoencoderKL:
     """Return a VAE whose latents stand for 8 × 8 pixels."""
     return diffusers.AutoencoderKL(
         block_out_channels=(4, 4, 4, 4),
@@ -60,6 +66,7 @@ def deep_vae() -> diffusers.AutoencoderKL:
         latent_channels=4,
         mid_block_add_attention=False,
         shift_factor=0.0,
+        **options,
     )
 
 
@@ -97,6 +104,13 @@ def qwen_vae() -> diffusers.AutoencoderKLQwenImage:
         latents_mean=[0.0] * 4,
         latents_std=[1.0] * 4,
     )
+
+
+def words(prompt: str | list[str], each: int = 1) -> torch.Tensor:
+    """Return made-up states of a prompt's words, which its length decides."""
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    found = torch.cat([noise(1, TEXT, WIDTH).roll(len(one), -1) for one in prompts])
+    return found.repeat_interleave(each, dim=0)
 
 
 def ddim() -> diffusers.DDIMScheduler:

@@ -19,25 +19,39 @@ _MODULES = {
         "pipelines.longcat_image.pipeline_longcat_image_edit",
         "modular_pipelines.qwenimage.encoders",
     ),
+    "find_best_bucket": ("pipelines.joyimage.image_processor",),
 }
 
 
 @contextmanager
 def small_images() -> Iterator[None]:
-    """Have pipelines bring a square to 32 × 32 pixels, other pictures to 48 × 16 or 16 × 48."""
+    """Have pipelines bring a square to 32 × 32 pixels, other pictures to 48 × 16 or 16 × 48.
+
+    Those that choose among sizes bring them to twice these.
+    """
     with ExitStack() as stack:
         for function, modules in _MODULES.items():
             for name in modules:
                 module: Any = import_module(f"diffusers.{name}")
                 original = getattr(module, function)
                 stack.callback(setattr, module, function, original)
-                setattr(module, function, _small(len(original(1024, 1.0))))
+                is_choice = function == "find_best_bucket"
+                small = _bucket if is_choice else _small(len(original(1024, 1.0)))
+                setattr(module, function, small)
         yield
 
 
 def _small(length: int) -> Callable[[int, float], tuple[int | None, ...]]:
     def calculate(_area: int, ratio: float) -> tuple[int | None, ...]:
-        width, height = (32, 32) if ratio == 1 else (48, 16) if ratio > 1 else (16, 48)
-        return (width, height, None)[:length]
+        return (*_sides(ratio), None)[:length]
 
     return calculate
+
+
+def _bucket(height: int, width: int, _area: int) -> tuple[int, int]:
+    columns, rows = _sides(width / height)
+    return 2 * rows, 2 * columns
+
+
+def _sides(ratio: float) -> tuple[int, int]:
+    return (32, 32) if ratio == 1 else (48, 16) if ratio > 1 else (16, 48)
