@@ -30,9 +30,8 @@ from i2am.capture.profiles.attention_modules import (
 )
 from i2am.capture.profiles.notes import ModelNotes
 from i2am.capture.profiles.profile import Profile, class_names, register
-from i2am.capture.profiles.recognition import is_target_itself
+from i2am.capture.profiles.recognition import find_unserved, is_target_itself
 from i2am.capture.profiles.text_tokens import without_text
-from i2am.capture.profiles.unserved import find_unserved
 
 if TYPE_CHECKING:
     from torch import nn

@@ -40,8 +40,8 @@ from i2am.capture.profiles.attention_modules import (
 from i2am.capture.profiles.notes import ModelNotes
 from i2am.capture.profiles.preparation import Preparations, encoded_pictures
 from i2am.capture.profiles.profile import Profile, class_names, register
+from i2am.capture.profiles.recognition import is_known_unet
 from i2am.capture.profiles.running_call import RunningCall
-from i2am.capture.profiles.unserved import is_known_unet
 from i2am.schemas import CaptureError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from i2am.capture.families.garment_network import garment_network
 from i2am.capture.profiles.notes import ModelNotes
 from i2am.capture.profiles.preparation import stretched
 from i2am.capture.profiles.profile import Profile, class_names, register
-from i2am.capture.profiles.unserved import is_known_unet
+from i2am.capture.profiles.recognition import is_known_unet
 from i2am.schemas.dims import CONDITIONAL
 
 if TYPE_CHECKING:

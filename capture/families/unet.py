@@ -39,13 +39,13 @@ from i2am.capture.profiles.preparation import Preparations, Prepares, encoded_pi
 from i2am.capture.profiles.profile import Profile, register
 from i2am.capture.profiles.recognition import (
     DIFFUSERS,
+    is_known_unet,
     is_target_itself,
     keeps_forward,
     text_setting,
 )
 from i2am.capture.profiles.running_call import RunningCall
 from i2am.capture.profiles.text_tokens import without_text
-from i2am.capture.profiles.unserved import is_known_unet
 
 if TYPE_CHECKING:
     import torch

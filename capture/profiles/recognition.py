@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,10 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DIFFUSERS",
+    "UnservedModel",
     "class_names",
+    "find_unserved",
     "forward_parameters",
     "holds",
     "is_diffusers_unet",
+    "is_known_unet",
     "is_target_itself",
     "keeps_forward",
     "package_of",
@@ -121,3 +125,82 @@ def _attention_paths(denoiser: nn.Module) -> Iterator[str]:
     for name, module in denoiser.named_modules():
         if hasattr(module, "to_q") and hasattr(module, "to_k") and not name.startswith(_BESIDE):
             yield name
+
+
+# --- Models that no profile reads, known by what they hold: a refusal says where their reference is. One
+# --- that gets a profile leaves this list.
+
+
+@dataclass(frozen=True)
+class UnservedModel:
+    """A model that no profile reads.
+
+    Parameters
+    ----------
+    name : str
+    road : str
+        Where it reads the reference.
+    nearest : str
+        The profile that reads others of its kind.
+    condition : str
+        When that one reads it rightly, in words.
+    has_sign : callable (target, denoiser) -> bool
+        Whether a target is such a model.
+    """
+
+    name: str
+    road: str
+    nearest: str
+    condition: str
+    has_sign: Callable[[Any, nn.Module], bool]
+
+
+def find_unserved(target: Any, denoiser: nn.Module) -> UnservedModel | None:
+    """Return which of the models that no profile reads a target is; None if none of them."""
+    return next((model for model in _MODELS if model.has_sign(target, denoiser)), None)
+
+
+def is_known_unet(
+    target: Any, denoiser: nn.Module, classes: Sequence[str] = ("UNet2DConditionModel",)
+) -> bool:
+    """Return whether a denoiser is one of diffusers' UNets, and reads nothing in ways of its own."""
+    return (
+        not class_names(denoiser, DIFFUSERS).isdisjoint(classes)
+        and stray_attention(denoiser) is None
+        and not skips_cross_attention(denoiser)
+        and find_unserved(target, denoiser) is None
+    )
+
+
+def _has_parts(*attributes: str) -> Callable[[Any, nn.Module], bool]:
+    """Return whether the pipeline has one of these parts."""
+    return lambda target, _denoiser: any(
+        getattr(target, name, None) is not None for name in attributes
+    )
+
+
+def _is_class(name: str) -> Callable[[Any, nn.Module], bool]:
+    """Return whether the denoiser is of a class of diffusers."""
+    return lambda _target, denoiser: name in class_names(denoiser, DIFFUSERS)
+
+
+# The first whose sign is there is told.
+_MODELS = (
+    UnservedModel(
+        "Wan-Animate",
+        "its first latent frame, in several samplings of one call",
+        "wan-first-frame",
+        "the video is one segment, sampled once",
+        _is_class("WanAnimateTransformer3DModel"),
+    ),
+    UnservedModel(
+        "with a reference network",
+        "self-attention (attn1)",
+        "garment-network",
+        "its keys are [own, reference]",
+        _has_parts(
+            *("referencenet", "reference_net", "reference_unet", "unet_encoder", "unet_garm"),
+            "transformer_garm",
+        ),
+    ),
+)

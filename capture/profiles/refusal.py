@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from i2am.capture.profiles.recognition import (
     DIFFUSERS,
     class_names,
+    find_unserved,
     is_diffusers_unet,
     is_target_itself,
     keeps_forward,
@@ -16,7 +17,6 @@ from i2am.capture.profiles.recognition import (
     stray_attention,
     text_setting,
 )
-from i2am.capture.profiles.unserved import find_unserved
 
 if TYPE_CHECKING:
     from torch import nn
