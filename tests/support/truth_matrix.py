@@ -296,7 +296,7 @@ def _family(name: str) -> Callable[[Situation], tuple[Any, dict[str, Any]]]:
             for key in ("image_embeds", "negative_image_embeds"):
                 if key in call:
                     call[key] = torch.cat([call[key].roll(n, -1) for n in range(situation.prompts)])
-        if hasattr(found.pipeline, "guider"):
+        if isinstance(found.pipeline, diffusers.ModularPipeline):
             scale, start = (1.0 if situation.guidance == "off" else 3.0), 0.0
             if situation.guidance == "late":
                 start = LATE / STEPS
