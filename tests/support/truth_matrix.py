@@ -576,7 +576,9 @@ def _joint_kinds() -> dict[str, Kind]:
             **in_turn,
             scale="true_cfg_scale",
             sizes=((16, 24), (32, 16)),
-            prompts=(1,),  # Of two, diffusers cannot repeat the adapter's picture for several images.
+            prompts=(
+                1,
+            ),  # Of two, diffusers cannot repeat the adapter's picture for several images.
             weight=2,
         ),
         "sd3-ip-adapter": Kind(
