@@ -109,7 +109,10 @@ def guided_prediction() -> GuidedPrediction | None:
     """Return for what a guider has the running denoiser called; None if no guider has."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        batch = frame.f_locals.get(_GUIDER_BATCH)
+        # A look at a frame's variables keeps them: those of others are left alone.
+        code = frame.f_code
+        is_block = _GUIDER_BATCH in (*code.co_varnames, *code.co_cellvars)
+        batch = frame.f_locals.get(_GUIDER_BATCH) if is_block else None
         identifier = getattr(batch, _IDENTIFIER, None)
         if isinstance(identifier, str):
             components = frame.f_locals.get("components")
