@@ -206,7 +206,9 @@ def find_profile(
         if profile.serves(target, denoiser):
             unnamed = profile.find_unnamed_taps
             return profile if unnamed is None else replace(profile, find_taps=unnamed)
-    served = {name: profile.classes for name, profile in _profiles.items()}
+    # Nearest are those that the class alone decides; they come last.
+    ordered = sorted(_profiles.values(), key=lambda profile: profile.recognise is None)
+    served = {profile.name: profile.classes for profile in ordered}
     raise CaptureError(no_profile(target, denoiser, served))
 
 

@@ -113,7 +113,8 @@ def guided_prediction() -> GuidedPrediction | None:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         # To look at a frame's variables keeps all of them alive until its function returns.
-        if _GUIDER_BATCH in frame.f_code.co_varnames:
+        code = frame.f_code
+        if _GUIDER_BATCH in (*code.co_varnames, *code.co_cellvars):
             identifier = getattr(frame.f_locals.get(_GUIDER_BATCH), _IDENTIFIER, None)
             if isinstance(identifier, str):
                 components = frame.f_locals.get("components")
