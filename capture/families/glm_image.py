@@ -100,7 +100,7 @@ class _CachedPlaces:
         """
         named = source.arguments
         own = text(named["encoder_hidden_states"].shape[1]), generated(self._grid(named))
-        cache = named.get("kv_caches")
+        cache: Any = named.get("kv_caches")
         mode = _mode(named)
         if mode == "skip":
             msg = (

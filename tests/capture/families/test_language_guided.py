@@ -43,7 +43,9 @@ def glm() -> Family:
 
 def record(own: Family, store: Path, samples: Any = "a", **options: Any) -> None:
     given, references = options.pop("given", {}), options.pop("references", 1)
-    pictures = {f"reference_{i}" if i else "reference": SQUARE for i in range(references)}
+    pictures: dict[str, Any] = {
+        f"reference_{i}" if i else "reference": SQUARE for i in range(references)
+    }
     with capture(own.pipeline, store, sample=samples, dtype="float32", **options) as recording:
         own.run(2, **given)
         for sample in samples:
