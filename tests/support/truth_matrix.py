@@ -581,8 +581,9 @@ def _joint_kinds() -> dict[str, Kind]:
             ),  # Of two, diffusers cannot repeat the adapter's picture for several images.
             weight=2,
         ),
-        "sd3-ip-adapter": Kind(
+        "sd3-ip-adapter": Kind(  # Several images a prompt do not run.
             _family("sd3-ip-adapter"),
+            images=(1,),
             **common,
             guidance=("on", "off", "skipping layers"),
             sizes=((16, 24), (32, 16)),
