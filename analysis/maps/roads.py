@@ -220,7 +220,7 @@ def most_read(mass: xr.DataArray) -> xr.Dataset:
     --------
     >>> sources = ["text and own", "reference", "reference_1"]
     >>> mass = xr.DataArray([0.2, 0.6, 0.2], {"source": sources}, "source")
-    >>> int(most_read(mass)["reference"]), float(most_read(mass)["entropy"].round(2))
+    >>> int(most_read(mass)["reference"]), round(float(most_read(mass)["entropy"]), 2)
     (0, 0.81)
     """
     labels = [str(label) for label in mass[SOURCE].values if str(label).startswith("reference")]
