@@ -13,6 +13,7 @@ require("zarr", "to write a capture store", "capture")
 
 from i2am.capture import families  # noqa: F401 - each family's module registers its profiles
 from i2am.capture.batch.capture_manifest import CaptureSummary, capture_manifest
+from i2am.capture.causal.cut import Cut, cut, cutting
 from i2am.capture.families.canvas import canvas, canvas_part
 from i2am.capture.families.first_frame import VideoTokens, first_frame, latent_video
 from i2am.capture.families.garment_network import garment_network, joint_garment_network, own_first
@@ -51,6 +52,7 @@ __all__ = [
     "CaptureOptions",
     "CaptureSummary",
     "CentreCrop",
+    "Cut",
     "Fitted",
     "GenerationSettings",
     "KernelCall",
@@ -77,6 +79,8 @@ __all__ = [
     "capture",
     "capture_manifest",
     "cross_attention",
+    "cut",
+    "cutting",
     "describe_tokens",
     "first_frame",
     "garment_network",

@@ -262,7 +262,8 @@ def _read_self_attention(
     patch_grid(name, projected.states, key.shape[2])  # More would be a reference network's.
     generated, grid, references = parts.tokens(picture, name, query.device)
     scale = scale_of(attention, query.shape[-1])
-    yield AttentionInputs(query[:, :, generated], key, scale, grid, references)
+    own = query[:, :, generated]
+    yield AttentionInputs(own, key, scale, grid, references, query_tokens=generated)
 
 
 _Where = Callable[[KernelCall], Picture | None]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from i2am.capture.families.flux import TEXT_TOKENS
 from i2am.capture.families.ip_adapter import AdapterLayer, has_adapter_layers, no_layout
+from i2am.capture.hooks.attention import Tokens
 from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
 from i2am.capture.hooks.taps import DenoiserCall, LayerTap
 from i2am.capture.profiles.attention_modules import block_of
@@ -85,6 +86,10 @@ class _Layer(AdapterLayer):
         assert target.layout is not None
         assert target.layout.grid is not None
         return projected.query.transpose(1, 2)[:, :, : target.tokens], target.layout.grid
+
+    def query_tokens(self, query: torch.Tensor) -> Tokens:
+        """See `AdapterLayer`."""
+        return slice(0, query.shape[2])
 
     def masks(self, _projected: ProjectionOutputs, adapters: int) -> Sequence[torch.Tensor | None]:
         """Return no mask: FLUX' processor takes one, and does not apply it."""

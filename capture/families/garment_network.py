@@ -154,12 +154,14 @@ class _SelfAttention:
             self._check_conditional(projected.source)
         _check_counts(self.name, (height, width), query.shape[2], key.shape[2])
         own, references = self.split(patches, key.shape[2])
+        where = None if query.shape[2] == patches else own
         yield AttentionInputs(
-            query if query.shape[2] == patches else query[:, :, own],
+            query if where is None else query[:, :, where],
             key,
             scale_of(self.attention, query.shape[-1]),
             (height, width),
             _reference_keys(references, (height, width), self.weight),
+            query_tokens=where,
         )
 
     def _check_conditional(self, call: DenoiserCall) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from i2am.capture.hooks.denoiser import bind
 from i2am.capture.hooks.kernel_tap import KernelTap
-from i2am.capture.hooks.taps import DenoiserCall, LayerTap, Receive
+from i2am.capture.hooks.taps import DenoiserCall, Edit, LayerTap, Receive
 from i2am.capture.profiles.attention_modules import block_of
 from i2am.capture.profiles.joint_sequence import (
     JointSequence,
@@ -134,10 +134,12 @@ class _CachedPlaces:
 class _Tap(KernelTap):
     places: _CachedPlaces = field(repr=False)
 
-    def attach(self, receive: Receive, current_call: Any, stack: ExitStack) -> None:
+    def attach(
+        self, receive: Receive, current_call: Any, stack: ExitStack, edit: Edit | None = None
+    ) -> None:
         """See `LayerTap`."""
         self.places.watch(stack)
-        super().attach(receive, current_call, stack)
+        super().attach(receive, current_call, stack, edit)
 
 
 def is_step(arguments: Mapping[str, Any]) -> bool:

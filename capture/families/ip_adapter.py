@@ -23,6 +23,7 @@ from i2am.capture.hooks.attention import (
     AttentionInputs,
     ReferenceKeys,
     ReferenceLayout,
+    Tokens,
     square_layout,
 )
 from i2am.capture.hooks.projection_tap import Projection, ProjectionOutputs, ProjectionTap
@@ -117,7 +118,8 @@ class AdapterLayer:
         if not any(found) and _is_left_out(self._attention.processor):
             is_on = [False] * len(adapters)
         self._is_off = not any(is_on)
-        if any(on and not outputs for on, outputs in zip(is_on, found, strict=True)):
+        is_missing = any(on and not outputs for on, outputs in zip(is_on, found, strict=True))
+        if is_missing and projected.is_whole:
             return  # The layer then counts as one that was not read.
         query, grid = self.queries(projected)
         masks = self.masks(projected, len(adapters))
@@ -133,7 +135,12 @@ class AdapterLayer:
                     scale_of(self._attention, query.shape[-1]),
                     grid,
                     references,
+                    query_tokens=self.query_tokens(query),
                 )
+
+    def query_tokens(self, _query: torch.Tensor) -> Tokens | None:
+        """Return where the generated patches lie among the queries; None where there are no others."""
+        return None
 
     def queries(self, projected: ProjectionOutputs) -> tuple[torch.Tensor, tuple[int, int]]:
         """Return the queries (batch, head, patch, channel) of the generated patches, and their grid."""

@@ -12,7 +12,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from i2am.capture.families.ip_adapter import has_adapter_layers
 from i2am.capture.hooks.attention import (
@@ -125,14 +125,17 @@ def _read(
     key = heads_of(attention, projected.keys[0][-1])
     frames = projected.states[0] // projected.source.batch
     positions = projected.states[-2] * projected.states[-1]
+    folded: Literal["frame", "position"] | None = None
     if ".temporal_transformer_blocks." in name:
         # The batch is (sample, position), tokens are frames; the keys are the first frame's for all.
         query = _split_batch(query, positions).permute(0, 2, 3, 1, 4).flatten(2, 3)
         key = _split_batch(key, positions)[:, 0]
+        folded = "position"
     elif frames > 1:
         # The batch is (sample, frame), and every frame has the same keys.
         query = _split_batch(query, frames).transpose(1, 2).flatten(2, 3)
         key = _split_batch(key, frames)[:, 0]
+        folded = "frame"
     height, width = patch_grid(name, projected.states, query.shape[2] // frames)
     tokens = key.shape[2]
     yield AttentionInputs(
@@ -142,6 +145,7 @@ def _read(
         (frames * height, width),
         (ReferenceKeys(slice(0, tokens), layout(tokens, (height, width))),),
         frames=frames,
+        folded=folded,
     )
 
 

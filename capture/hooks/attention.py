@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Literal
 
 import torch
 
@@ -142,6 +143,8 @@ class TextTokens:
         nothing in this call.
     mask : Tensor, optional
         Of these queries; broadcasts to (batch, head, text, key).
+    query_tokens : slice, or Tensor (token,) of int, optional
+        Their indices among the queries of the call.
 
     Examples
     --------
@@ -154,17 +157,18 @@ class TextTokens:
     tokens: Tokens
     query: torch.Tensor | None = None
     mask: torch.Tensor | None = None
+    query_tokens: Tokens | None = None
 
     def select_batch_index(self, batch_index: int) -> TextTokens:
         """Return the text of one batch index; the batch dimension stays, with length 1."""
         one = slice(batch_index, batch_index + 1)
         query = None if self.query is None else self.query[one]
-        return TextTokens(self.tokens, query, _of_batch_index(self.mask, one))
+        return replace(self, query=query, mask=_of_batch_index(self.mask, one))
 
     def select_heads(self, heads: list[int]) -> TextTokens:
         """Return the text of some heads."""
         query = None if self.query is None else self.query[:, heads]
-        return TextTokens(self.tokens, query, _of_heads(self.mask, heads))
+        return replace(self, query=query, mask=_of_heads(self.mask, heads))
 
 
 @dataclass(frozen=True)
@@ -190,6 +194,10 @@ class AttentionInputs:
         Number of a video's frames, which are stacked along the grid's height.
     text : TextTokens, optional
         Which of the keys are text; None where that is not known, or there is none.
+    query_tokens : slice, or Tensor (patch,) of int, optional
+        The generated patches' indices among the queries of the call; None where there are no others.
+    folded : {"frame", "position"}, optional
+        Of which the layer folds each into the batch of its attention, where it does.
 
     Examples
     --------
@@ -211,6 +219,8 @@ class AttentionInputs:
     mask: torch.Tensor | None = None
     frames: int = 1
     text: TextTokens | None = None
+    query_tokens: Tokens | None = None
+    folded: Literal["frame", "position"] | None = None
 
     def select_batch_index(self, batch_index: int) -> AttentionInputs:
         """Return the inputs of one batch index; the batch dimension stays, with length 1."""
@@ -221,7 +231,10 @@ class AttentionInputs:
         references = tuple(own.select_batch_index(batch_index) for own in self.references)
         text = self.text and self.text.select_batch_index(batch_index)
         own = self.query[one], self.key[one]  # Not replace(): it takes as long as both.
-        return AttentionInputs(*own, self.scale, self.grid, references, mask, self.frames, text)
+        where = self.query_tokens, self.folded
+        return AttentionInputs(
+            *own, self.scale, self.grid, references, mask, self.frames, text, *where
+        )
 
     def select_heads(self, heads: list[int]) -> AttentionInputs:
         """Return the inputs of some heads."""

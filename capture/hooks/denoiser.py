@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from i2am.capture.hooks.attention import AttentionInputs
+from i2am.capture.hooks.attention_cut import AttentionCut
+from i2am.capture.hooks.kernel_watch import CallShape
 from i2am.capture.hooks.step_clock import CallPosition, StepClock
 from i2am.capture.hooks.taps import DenoiserCall, LayerTap
 from i2am.schemas import CaptureError
@@ -25,6 +27,7 @@ __all__ = [
     "GuidanceBranches",
     "HookedDenoiser",
     "LayerCall",
+    "LayerEditor",
     "LayerSink",
     "bind",
     "guidance_branches",
@@ -57,6 +60,23 @@ class LayerCall:
     step_index: int
     branches: tuple[tuple[str, int], ...]
     run_branches: tuple[str, ...] | None
+
+
+class LayerEditor(Protocol):
+    """Says what is taken out of a layer's attention."""
+
+    def edit(self, call: LayerCall, step: int, shape: CallShape) -> AttentionCut | None:
+        """Return what is taken out of one attention call; None to leave it as it is.
+
+        Parameters
+        ----------
+        call : LayerCall
+            With what was read of this attention call.
+        step : int
+            Of the denoising.
+        shape : CallShape
+            The sizes of the attention call.
+        """
 
 
 class LayerSink(Protocol):
@@ -273,8 +293,11 @@ class DenoiserHooks:
         self._clock = StepClock(self.scheduler)
         self._latest = self.denoisers[0]
 
-    def attach(self, stack: ExitStack, sink: LayerSink) -> None:
-        """Attach hooks to the denoiser and its layers, until `stack` closes."""
+    def attach(self, stack: ExitStack, sink: LayerSink, editor: LayerEditor | None = None) -> None:
+        """Attach hooks to the denoiser and its layers, until `stack` closes.
+
+        Without an editor nothing of what the model computes changes.
+        """
         if self.is_compiled:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         for denoiser in self.denoisers:
@@ -286,8 +309,10 @@ class DenoiserHooks:
                 module.register_forward_hook(partial(self._on_return, sink), always_call=True),
             ):
                 stack.callback(handle.remove)
+            receive = partial(self._on_layer, sink)
+            edit = [] if editor is None else [partial(self._edit, editor)]
             for tap in denoiser.taps:
-                tap.attach(partial(self._on_layer, sink), self._current_call, stack)
+                tap.attach(receive, self._current_call, stack, *edit)
         self._clock.watch(stack, sink.last_step)
 
     @property
@@ -464,6 +489,19 @@ class DenoiserHooks:
 
     def _current_call(self) -> DenoiserCall | None:
         return self._running.call if self._running else None
+
+    def _edit(
+        self,
+        editor: LayerEditor,
+        tap: LayerTap,
+        layer_inputs: list[AttentionInputs],
+        shape: CallShape,
+    ) -> AttentionCut | None:
+        kept = self._running
+        if kept is None:
+            return None
+        call = LayerCall(tap, layer_inputs, kept.step_index, kept.branches, kept.run_branches)
+        return editor.edit(call, self.steps[-1], shape)
 
     def _on_layer(
         self, sink: LayerSink, tap: LayerTap, layer_inputs: list[AttentionInputs]

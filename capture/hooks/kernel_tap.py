@@ -7,30 +7,19 @@ in diffusers' dispatch those of every other backend (flex, flash, sage, xformers
 
 from __future__ import annotations
 
-import functools
-import inspect
-import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, TextTokens, Tokens
-from i2am.capture.hooks.taps import DenoiserCall, LayerTap, Receive
-
-if TYPE_CHECKING:
-    from torch import nn
+from i2am.capture.hooks.attention_cut import AttentionCut
+from i2am.capture.hooks.kernel_watch import KernelArguments, watch_kernel
+from i2am.capture.hooks.taps import DenoiserCall, Edit, LayerTap, Receive
 
 __all__ = ["KernelCall", "KernelTap"]
-
-Backend = Callable[..., Any]
-
-_SDPA_PARAMETERS = ("query", "key", "value", "attn_mask")
 
 
 @dataclass(frozen=True)
@@ -89,8 +78,10 @@ class KernelCall:
         of_text = None
         if text is not None:
             own = (None, None) if text_queries is None else self._of_queries(text_queries)
-            of_text = TextTokens(text, *own)
-        return AttentionInputs(query, self.key, self.scale, grid, references, mask, frames, of_text)
+            of_text = TextTokens(text, *own, text_queries)
+        return AttentionInputs(
+            query, self.key, self.scale, grid, references, mask, frames, of_text, generated
+        )
 
     def _of_queries(self, some: Tokens) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return some of the queries, and their mask."""
@@ -136,153 +127,59 @@ class KernelTap(LayerTap):
     read: Callable[[KernelCall], Iterable[AttentionInputs]] = field(repr=False)
 
     def attach(
-        self, receive: Receive, current_call: Callable[[], DenoiserCall | None], stack: ExitStack
+        self,
+        receive: Receive,
+        current_call: Callable[[], DenoiserCall | None],
+        stack: ExitStack,
+        edit: Edit | None = None,
     ) -> None:
         """See `LayerTap`."""
-        stack.enter_context(_backends.wrapped())
-        reader = _KernelCallReader(self, receive, current_call)
-        handles = (
-            self.attention.register_forward_pre_hook(reader.on_start),
-            # Also after an exception, or the mode would stay on.
-            self.attention.register_forward_hook(reader.on_end, always_call=True),
-        )
-        for handle in handles:
-            stack.callback(handle.remove)
-        stack.callback(reader.stop)
+        reader = _KernelCallReader(self, receive, current_call, edit)
+        watch_kernel(self.attention, reader, stack)
 
 
-class _KernelCallReader(TorchFunctionMode):
+class _KernelCallReader:
     """Reads one layer's kernel calls, from the start to the end of its forward."""
 
     def __init__(
-        self, tap: KernelTap, receive: Receive, current_call: Callable[[], DenoiserCall | None]
+        self,
+        tap: KernelTap,
+        receive: Receive,
+        current_call: Callable[[], DenoiserCall | None],
+        edit: Edit | None,
     ) -> None:
-        super().__init__()
         self._tap, self._receive, self._current_call = tap, receive, current_call
-        self._stack = ExitStack()
+        self._edit = edit
         self._layer_inputs: list[AttentionInputs] = []
-        self._is_inside_backend = False
 
-    def on_start(self, _module: nn.Module, _arguments: Any) -> None:
-        self.stop()
-        if self._current_call() is not None:
-            self._stack.enter_context(self)
-            self._stack.enter_context(_backends.calling(self._on_backend))
+    def on_start(self) -> bool:
+        """See `KernelWatcher`."""
+        self._layer_inputs = []
+        return self._current_call() is not None
 
-    def on_end(self, _module: nn.Module, _arguments: Any, _output: Any) -> None:
-        found = self._layer_inputs
-        self.stop()
+    def on_end(self, *, has_failed: bool) -> None:
+        """See `KernelWatcher`."""
+        found, self._layer_inputs = self._layer_inputs, []
         if found:
             self._receive(self._tap, found)
 
-    def stop(self) -> None:
-        self._stack.close()
-        self._layer_inputs, self._is_inside_backend = [], False
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Read the arguments of scaled dot-product attention, and pass every call on."""
-        kwargs = kwargs or {}
-        if func is functional.scaled_dot_product_attention and not self._is_inside_backend:
-            given = dict(zip(_SDPA_PARAMETERS, args, strict=False)) | kwargs
-            self._read_kernel_call(given["query"], given["key"], given)
-        return func(*args, **kwargs)
-
-    def _on_backend(self, backend: Backend, given: Mapping[str, Any]) -> Any:
-        # The backends' layout is (batch, token, head, channel).
-        self._read_kernel_call(given["query"].transpose(1, 2), given["key"].transpose(1, 2), given)
-        self._is_inside_backend = True  # The native one calls the function that is read above.
-        try:
-            return backend(**given)
-        finally:
-            self._is_inside_backend = False
-
-    def _read_kernel_call(
-        self, query: torch.Tensor, key: torch.Tensor, given: Mapping[str, Any]
-    ) -> None:
+    def on_kernel(self, arguments: KernelArguments) -> AttentionCut | None:
+        """See `KernelWatcher`."""
         source = self._current_call()
         if source is None:
-            return
-        scale = given.get("scale")
+            return None
         call = KernelCall(
-            query.detach(),
-            key.detach(),
-            float(query.shape[-1] ** -0.5 if scale is None else scale),
-            given.get("attn_mask"),
+            arguments.query.detach(),
+            arguments.key.detach(),
+            arguments.scale,
+            arguments.mask,
             source,
         )
-        self._layer_inputs += self._tap.read(call)
+        found = list(self._tap.read(call))
+        self._layer_inputs += found
+        if self._edit is None or not found:
+            return None
+        return self._edit(self._tap, found, arguments.shape)
 
-
-class _Backends:
-    """Diffusers' table of attention backends; each is wrapped while any capture is running."""
-
-    def __init__(self) -> None:
-        self._captures = 0
-        self._wrapped: dict[Any, tuple[Backend, Backend]] = {}  # the wrapper, the backend
-        self._lock = threading.Lock()
-        self._thread = threading.local()
-
-    @contextmanager
-    def wrapped(self) -> Iterator[None]:
-        with self._lock:
-            self._captures += 1
-            if self._captures == 1:
-                self._wrap()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._captures -= 1
-                if not self._captures:
-                    self._unwrap()
-
-    @contextmanager
-    def calling(self, callback: Callable[[Backend, Mapping[str, Any]], Any]) -> Iterator[None]:
-        """Let this thread's backend calls go through `callback`."""
-        before = getattr(self._thread, "callback", None)
-        self._thread.callback = callback
-        try:
-            yield
-        finally:
-            self._thread.callback = before
-
-    def _wrap(self) -> None:
-        table = _backend_table()
-        for name, backend in table.items():
-            self._wrapped[name] = (self._wrapper(backend), backend)
-            table[name] = self._wrapped[name][0]
-
-    def _unwrap(self) -> None:
-        table = _backend_table()
-        for name, (wrapper, backend) in self._wrapped.items():
-            if table.get(name) is wrapper:
-                table[name] = backend
-        self._wrapped = {}
-
-    def _wrapper(self, backend: Backend) -> Backend:
-        signature = inspect.signature(backend)
-
-        @functools.wraps(backend)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if (callback := getattr(self._thread, "callback", None)) is None:
-                return backend(*args, **kwargs)
-            return callback(backend, signature.bind(*args, **kwargs).arguments)
-
-        return wrapper
-
-
-_backends = _Backends()
-
-
-def _backend_table() -> dict[Any, Backend]:
-    """Return diffusers' table of attention backends; empty where this version has none.
-
-    It is private: there is no public way to observe calls, and the public function that dispatches
-    is imported by name into every model's module.
-    """
-    try:
-        from diffusers.models.attention_dispatch import _AttentionBackendRegistry
-    except ImportError:
-        return {}
-    found: dict[Any, Backend] = _AttentionBackendRegistry._backends
-    return found
+    def on_softmax(self, _logits: torch.Tensor) -> None:
+        """See `KernelWatcher`."""

@@ -8,13 +8,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from i2am.capture.hooks.attention import AttentionInputs
-from i2am.capture.hooks.taps import DenoiserCall, LayerTap, Receive
+from i2am.capture.hooks.attention_cut import AttentionCut
+from i2am.capture.hooks.kernel_watch import CallShape, KernelArguments, watch_kernel
+from i2am.capture.hooks.taps import DenoiserCall, Edit, LayerTap, Receive
+from i2am.schemas import CaptureError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 __all__ = ["Projection", "ProjectionOutputs", "ProjectionTap"]
+
+# Between what was read and what the kernel gets, of the largest value; other keys differ by all of it.
+_ROUNDING = 0.02
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,8 @@ class ProjectionOutputs:
         Keyword arguments of the attention module's call.
     source : DenoiserCall
         The running call of the denoiser.
+    is_whole : bool
+        False while the layer still runs: more keys may come.
 
     Examples
     --------
@@ -82,6 +90,7 @@ class ProjectionOutputs:
     states: tuple[int, ...]
     options: Mapping[str, Any]
     source: DenoiserCall
+    is_whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -120,10 +129,16 @@ class ProjectionTap(LayerTap):
     grid_source: nn.Module = field(repr=False)
 
     def attach(
-        self, receive: Receive, current_call: Callable[[], DenoiserCall | None], stack: ExitStack
+        self,
+        receive: Receive,
+        current_call: Callable[[], DenoiserCall | None],
+        stack: ExitStack,
+        edit: Edit | None = None,
     ) -> None:
         """See `LayerTap`."""
         hooks = _ProjectionHooks(self, receive, current_call)
+        if edit is not None:
+            watch_kernel(self.attention, _LayerCutter(self, hooks, edit), stack)
         handles = [
             self.grid_source.register_forward_pre_hook(hooks.on_states, with_kwargs=True),
             self.attention.register_forward_pre_hook(hooks.on_start, with_kwargs=True),
@@ -178,11 +193,111 @@ class _ProjectionHooks:
         return append
 
     def on_end(self, _module: nn.Module, _arguments: Any, _output: Any) -> None:
-        source, query, keys = self._current_call(), self._query, tuple(map(tuple, self._keys))
-        options = self._options
+        layer_inputs = self.read()
         self.clear()
-        if source is None or query is None:
-            return
-        outputs = ProjectionOutputs(query, keys, self._states, options, source)
-        if layer_inputs := list(self._tap.read(outputs)):
+        if layer_inputs:
             self._receive(self._tap, layer_inputs)
+
+    def heads(self) -> int | None:
+        """Return the number of heads of what was read first; None where nothing was."""
+        found = self.read(is_whole=False)
+        return found[0].query.shape[1] if found else None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the running call of the denoiser is kept."""
+        return self._current_call() is not None
+
+    def read(self, *, is_whole: bool = True) -> list[AttentionInputs]:
+        """Return the inputs of each softmax so far; none where no call is kept."""
+        source, query, keys = self._current_call(), self._query, tuple(map(tuple, self._keys))
+        if source is None or query is None:
+            return []
+        outputs = ProjectionOutputs(query, keys, self._states, self._options, source, is_whole)
+        return list(self._tap.read(outputs))
+
+
+class _LayerCutter:
+    """Finds which of a layer's attention calls are those that its projections were read for.
+
+    They come in the order in which they are read, with as many keys. That they are the same keys is
+    looked at once for each place in the layer; a layer that computes them elsewhere is refused.
+    """
+
+    def __init__(self, tap: ProjectionTap, hooks: _ProjectionHooks, edit: Edit) -> None:
+        self._tap, self._hooks, self._edit = tap, hooks, edit
+        self._calls = self._found = 0  # in the running call of the layer
+        self._is_ours: dict[tuple[int, int], bool] = {}  # number of the call, of its keys
+
+    def on_start(self) -> bool:
+        """See `KernelWatcher`."""
+        self._calls = self._found = 0
+        return self._hooks.is_kept
+
+    def on_end(self, *, has_failed: bool) -> None:
+        """See `KernelWatcher`."""
+        # It runs before the hook that reads the whole call, and clears it.
+        if not has_failed and (missing := len(self._hooks.read()) - self._found) > 0:
+            raise CaptureError(_not_found(self._tap.name, missing))
+
+    def on_kernel(self, arguments: KernelArguments) -> AttentionCut | None:
+        """See `KernelWatcher`."""
+        return self._cut(arguments.shape, lambda inputs: _is_same(inputs.key, arguments.key))
+
+    def on_softmax(self, logits: torch.Tensor) -> AttentionCut | None:
+        """See `KernelWatcher`."""
+        if logits.ndim < 3 or (heads := self._hooks.heads()) is None:
+            return None
+        queries, keys = logits.shape[-2:]
+        batch, rest = divmod(logits.numel(), heads * queries * keys)
+        if rest:
+            return None
+        shape = CallShape(batch, heads, queries, keys, logits.device)
+        return self._cut(
+            shape, lambda inputs: _is_product(inputs, logits.detach().reshape(shape[:4]))
+        )
+
+    def _cut(
+        self, shape: CallShape, is_of: Callable[[AttentionInputs], bool]
+    ) -> AttentionCut | None:
+        self._calls += 1
+        read = self._hooks.read(is_whole=False)
+        if self._found >= len(read) or read[self._found].key.shape[2] != shape.keys:
+            return None
+        inputs, place = read[self._found], (self._calls, shape.keys)
+        if place not in self._is_ours:
+            self._is_ours[place] = is_of(inputs)
+        if not self._is_ours[place]:
+            return None
+        self._found += 1
+        return self._edit(self._tap, [inputs], shape)
+
+
+def _is_same(read: torch.Tensor, key: torch.Tensor) -> bool:
+    return read[0].shape == key[0].shape and _is_close(read[0], key[0])
+
+
+def _is_product(inputs: AttentionInputs, logits: torch.Tensor) -> bool:
+    """Return whether these are the logits, dims (batch, head, query, key), of what was read."""
+    query, key, given = inputs.query[0, 0].float(), inputs.key[0, 0].float(), logits[0, 0]
+    if inputs.query_tokens is not None:
+        given = given[inputs.query_tokens]
+    if inputs.folded == "frame":  # A row of the batch holds one.
+        query = query[: len(given)]
+    elif inputs.folded == "position":
+        query = query[:: len(query) // inputs.frames]
+    return len(query) == len(given) and _is_close(query @ key.mT * inputs.scale, given)
+
+
+def _is_close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether two tensors are equal, but for the rounding of another dtype."""
+    one, other = one.float(), other.float()
+    return bool((one - other).abs().max() <= _ROUNDING * other.abs().max())
+
+
+def _not_found(layer: str, missing: int) -> str:
+    return (
+        f"Expected attention that can be cut, got {missing} of the layer's without a call of PyTorch's or "
+        f"diffusers' kernels and without a softmax of its own, at layer {layer!r}. Turn xformers and slicing "
+        "off, or leave the layer out with layers=."
+    )

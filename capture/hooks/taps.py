@@ -1,8 +1,8 @@
 """A tap: one attention layer, and how its queries and keys are read while the model runs.
 
-Hooks and wrappers read and return nothing, so the model's output stays bit-identical. A
-`ProjectionTap` serves attention that uses the outputs of its projections unchanged. Attention that
-rotates or concatenates its tokens first is read at the attention kernel, by a `KernelTap`.
+Hooks and wrappers read and return nothing, so the model's output stays bit-identical, unless something
+is to be cut. A `ProjectionTap` serves attention that uses the outputs of its projections unchanged.
+Attention that rotates or concatenates its tokens first is read at the attention kernel, by a `KernelTap`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from i2am.capture.hooks.attention import AttentionInputs
+from i2am.capture.hooks.attention_cut import AttentionCut
+from i2am.capture.hooks.kernel_watch import CallShape
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["DenoiserCall", "LayerTap", "Receive"]
+__all__ = ["DenoiserCall", "Edit", "LayerTap", "Receive"]
 
 Receive = Callable[["LayerTap", list[AttentionInputs]], None]
+# What is taken out of one attention call, from the inputs that were read of it and its sizes.
+Edit = Callable[["LayerTap", list[AttentionInputs], CallShape], AttentionCut | None]
 
 
 def _never() -> bool:
@@ -78,7 +82,11 @@ class LayerTap(ABC):
 
     @abstractmethod
     def attach(
-        self, receive: Receive, current_call: Callable[[], DenoiserCall | None], stack: ExitStack
+        self,
+        receive: Receive,
+        current_call: Callable[[], DenoiserCall | None],
+        stack: ExitStack,
+        edit: Edit | None = None,
     ) -> None:
         """Attach hooks to the layer, until `stack` closes.
 
@@ -90,4 +98,7 @@ class LayerTap(ABC):
             The running call of the denoiser; None while none is running that is kept.
         stack : ExitStack
             Removes the hooks.
+        edit : callable (tap, list of AttentionInputs, CallShape) -> AttentionCut or None, optional
+            Asked at each attention call what shall be taken out of it; without it the model computes
+            what it would.
         """
