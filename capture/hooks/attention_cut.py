@@ -148,10 +148,10 @@ class AttentionCut:
             repeats = query.shape[1] // key.shape[1]  # Several heads share one of the keys.
             key, value = (states.repeat_interleave(repeats, 1) for states in (key, value))
         for part in self._parts:
-            own = [_take(query, part.rows, part.heads, part.queries)]
-            own += [_take(states, part.rows, part.heads) for states in (key, value)]
+            own_query = _take(query, part.rows, part.heads, part.queries)
+            own_key, own_value = (_take(states, part.rows, part.heads) for states in (key, value))
             own_mask = None if mask is None else _take(mask, part.rows, part.heads, part.queries)
-            piece = _attend_part(part, attend, *own, own_mask, scale)
+            piece = _attend_part(part, attend, own_query, own_key, own_value, own_mask, scale)
             _put(found, piece, part)
         return found
 
@@ -230,8 +230,8 @@ def _groups(
             has[np.asarray(own, np.intp), number] = True
     kinds, which = np.unique(has, axis=0, return_inverse=True)
     for number, kind in enumerate(kinds):
-        own = [cut for cut, is_own in zip(cuts, kind, strict=True) if is_own]
-        yield (None if len(kinds) == 1 else np.flatnonzero(which.ravel() == number)), own
+        members_of_kind = None if len(kinds) == 1 else np.flatnonzero(which.ravel() == number)
+        yield members_of_kind, [cut for cut, is_own in zip(cuts, kind, strict=True) if is_own]
 
 
 def _attend_part(
