@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,10 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
+from torch.nn import functional
 
-from i2am.capture import Cut, ProjectionTap, cut, cutting
+from i2am.capture import Cut, cut, cutting
 from i2am.capture.causal.cut import layer_names
-from i2am.capture.profiles.profile import find_profile
 from i2am.schemas import Box, CaptureError, SchemaError
 from tests.support.compvis.checks import BUILDERS
 from tests.support.compvis.models import (
@@ -261,15 +260,26 @@ class Hidden(nn.Module):
 
     def __call__(
         self, attention: Any, states: Any, encoder_hidden_states: Any = None, **_: Any
-    ) -> Any:
+    ) -> torch.Tensor:
         tokens = states if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = (
             own.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
             for own in (attention.to_q(states), attention.to_k(tokens), attention.to_v(tokens))
         )
-        weights = (query @ key.mT * attention.scale).exp()
-        mixed = (weights / weights.sum(-1, keepdim=True)) @ value
-        return attention.to_out[0](mixed.transpose(1, 2).flatten(2))
+        mixed = self.attend(query, key, value)
+        found: torch.Tensor = attention.to_out[0](mixed.transpose(1, 2).flatten(2))
+        return found
+
+    def attend(self, query: Any, key: Any, value: Any) -> Any:
+        weights = (query @ key.mT * query.shape[-1] ** -0.5).exp()
+        return (weights / weights.sum(-1, keepdim=True)) @ value
+
+
+class Rotated(Hidden):
+    """A processor that gives the kernel other keys than its projection's."""
+
+    def attend(self, query: Any, key: Any, value: Any) -> Any:
+        return functional.scaled_dot_product_attention(query, key.flip(-1), value)
 
 
 @pytest.fixture(scope="module")
@@ -334,17 +344,11 @@ def test_attention_that_cannot_be_cut_is_refused(exemplar: Any, processors: Proc
     assert hooked(unet) == []
 
 
-def test_keys_that_are_computed_elsewhere_are_refused(exemplar: Any) -> None:
-    """The kernel is given other keys than those of the projection that is read."""
-    profile = find_profile(exemplar.unet)
-
-    def find_taps(denoiser: nn.Module) -> Iterator[Any]:
-        taps = [tap for tap in profile.find_taps(denoiser) if isinstance(tap, ProjectionTap)]
-        for own, other in zip(taps, taps[1:] + taps[:1], strict=True):
-            yield replace(own, attention=other.attention)
-
-    own = replace(profile, name="crossed", find_taps=find_taps)
-    with pytest.raises(CaptureError), cut(exemplar, profile=own):
+def test_keys_that_are_not_those_of_the_projection_are_refused(
+    exemplar: Any, processors: Processors
+) -> None:
+    processors(Rotated())
+    with pytest.raises(CaptureError, match="Expected attention that can be cut"), cut(exemplar):
         paint(exemplar)
 
 

@@ -78,13 +78,14 @@ def test_keys_in_another_order_change_rounding_alone(name: str) -> None:
     "situation",
     [
         Cut(),
+        Cut(generated=LOWER),
         Cut(region=LEFT, generated=LOWER),
         Cut(region=LEFT, scale=0.5, heads=[0], steps=[1]),
         Cut(edges=["text->generated"], generated=LOWER),
         Cut(edges=["reference->text"], region=LEFT),
         Cut(edges=["reference->generated", "reference->text", "text->generated"], scale=3.0),
     ],
-    ids=["all", "region", "weighed", "text", "by-text", "three-edges"],
+    ids=["all", "patches", "region", "weighed", "text", "by-text", "three-edges"],
 )
 def test_a_cut_equals_a_mask_in_explicit_attention(
     situation: Cut, name: str, layers: dict[str, Any]
