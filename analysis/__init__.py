@@ -29,10 +29,17 @@ from i2am.analysis.statistics.averages import average_maps, default_average_path
 from i2am.analysis.statistics.comparison import compare_runs, summarise_comparison
 from i2am.analysis.statistics.differences import difference_maps
 from i2am.analysis.statistics.run_pair import RunPair, pair_runs
+from i2am.analysis.stores.effects import Effects, effect_share, effect_size, open_effects
 from i2am.analysis.stores.reader import Maps, Run, open_maps, open_run
-from i2am.analysis.stores.related import default_maps_path, find_maps
+from i2am.analysis.stores.related import (
+    default_effects_path,
+    default_maps_path,
+    find_effects,
+    find_maps,
+)
 
 __all__ = [
+    "Effects",
     "LiveSram",
     "Maps",
     "Run",
@@ -47,15 +54,20 @@ __all__ = [
     "average_maps",
     "compare_runs",
     "default_average_path",
+    "default_effects_path",
     "default_maps_path",
     "describe_store",
     "difference_maps",
+    "effect_share",
+    "effect_size",
+    "find_effects",
     "find_maps",
     "head_scores",
     "imacs",
     "known_scores",
     "maps_of",
     "most_read",
+    "open_effects",
     "open_maps",
     "open_run",
     "pair_runs",
