@@ -5,7 +5,7 @@ The capture stage measures them and writes them beside the run; here they are la
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +17,7 @@ from i2am.analysis.stores.checked import check_sample, describe_nodes
 from i2am.analysis.stores.chunks import in_chunks
 from i2am.analysis.stores.reader import Run, StoredSamples, StoreLike
 from i2am.analysis.stores.stored_array import StoredArray
-from i2am.schemas import AnalysisError, StoreError
+from i2am.schemas import AnalysisError, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import (
     COUNT,
@@ -36,7 +36,15 @@ from i2am.storage.guard.guarded_store import check_read_whole
 from i2am.storage.inventory import without_inventory
 from i2am.storage.sample_state import SampleState
 
-__all__ = ["Effects", "check_same_capture", "effect_share", "effect_size", "open_effects"]
+__all__ = [
+    "Effects",
+    "causal_weights",
+    "check_same_capture",
+    "effect_share",
+    "effect_size",
+    "open_effects",
+    "weights_of_layers",
+]
 
 # A variable of xarray must not have the name of a dimension.
 _RENAMED: Final = {
@@ -221,3 +229,69 @@ def effect_share(effect: xr.DataArray, ceiling: xr.DataArray) -> xr.DataArray:
         )
         raise AnalysisError(msg)
     return effect_size(effect) / whole
+
+
+def causal_weights(effects: xr.Dataset) -> dict[str, float]:
+    """Return the weight of each layer: the size of the effect of cutting it alone.
+
+    Parameters
+    ----------
+    effects : Dataset
+        One sample of `open_effects`.
+
+    Returns
+    -------
+    dict of str to float
+        By layer; total effects, in units of the latent.
+
+    Raises
+    ------
+    AnalysisError
+        If the layers were not measured.
+
+    Examples
+    --------
+    >>> effect = ("layer", "y", "x"), np.stack([np.full((2, 2), 0.5), np.zeros((2, 2))])
+    >>> causal_weights(xr.Dataset({"layer_effect": effect}, coords={"layer": ["up", "mid"]}))
+    {'up': 0.5, 'mid': 0.0}
+    """
+    if _RENAMED[LAYER] not in effects:
+        msg = (
+            "Expected effects of single layers, got none, at effects. Measure them: "
+            "'i2am causal RUN.zarr --layers', or leave the weights out."
+        )
+        raise AnalysisError(msg)
+    sizes = effect_size(effects[_RENAMED[LAYER]]).to_numpy()
+    names = (str(name) for name in effects[LAYER].values)
+    return dict(zip(names, map(float, sizes), strict=True))
+
+
+def weights_of_layers(weights: Mapping[str, float], layers: Iterable[str]) -> NDArray[np.float64]:
+    """Return the weights of layers in their order, checked.
+
+    Raises
+    ------
+    AnalysisError
+        If a layer has none, one is negative or not finite, or all are 0.
+
+    Examples
+    --------
+    >>> weights_of_layers({"up": 0.5, "mid": 0.0}, ["up"]).tolist()
+    [0.5]
+    """
+    names = list(layers)
+    for name in names:
+        if name not in weights:
+            msg = (
+                f"Expected a measured effect of each layer, got none, at layer {name!r}. Measure it, or "
+                f"name the layers that have one. {did_you_mean(name, weights)}"
+            )
+            raise AnalysisError(msg)
+    found = np.array([weights[name] for name in names], np.float64)
+    if not (np.isfinite(found).all() and (found >= 0).all() and found.sum() > 0):
+        msg = (
+            f"Expected weights from 0 on, at least one above, got {found.tolist()}, at weights. "
+            "Without any effect there is nothing to weigh by: take the plain mean."
+        )
+        raise AnalysisError(msg)
+    return found
