@@ -29,6 +29,7 @@ from i2am.analysis.scores.table import read_scores, score_maps, summarise_scores
 from i2am.analysis.statistics.averages import average_maps, default_average_path
 from i2am.analysis.statistics.comparison import compare_runs, summarise_comparison
 from i2am.analysis.statistics.differences import difference_maps
+from i2am.analysis.statistics.faithfulness import score_effects, summarise_effect_scores
 from i2am.analysis.statistics.run_pair import RunPair, pair_runs
 from i2am.analysis.stores.effects import (
     Effects,
@@ -84,11 +85,13 @@ __all__ = [
     "read_scores",
     "region_masses",
     "register_score",
+    "score_effects",
     "score_maps",
     "source_mass",
     "spread",
     "sram",
     "summarise_comparison",
+    "summarise_effect_scores",
     "summarise_scores",
     "summarise_store",
     "two_hop",
