@@ -50,6 +50,8 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         The complete samples of the first one's run, once they are listed.
     averaged_dims : frozenset of str
         What is averaged over: of "layer", "step" and "head".
+    shows_effects : bool
+        Whether measured effects are wanted in place of the attention maps.
     reopened, moved, loaded : Signal
         Another sample is in view; another slice, switch or appearance; more of the maps is in memory.
     closed : Signal
@@ -70,6 +72,8 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         self.placed: list[dict[str, PlacedImage]] = []
         self.samples: tuple[str, ...] = ()
         self.averaged_dims: frozenset[str] = frozenset()
+        self.shows_effects = False
+        self._effects_description = ""
         self._appearance = AppearanceController()
         self._loaders: list[Loader] = []
         self._is_moving_sliders = False
@@ -267,6 +271,34 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         self._appearance.apply(*self._in_view(), changed)
         self.moved.emit()
 
+    def set_shows_effects(self, on: bool) -> None:
+        """Show measured effects in place of the attention maps, where there are some; or no more."""
+        if on != self.shows_effects:
+            self.shows_effects = on
+            self.moved.emit()
+
+    def describe_effects(self, text: str) -> None:
+        """Say in words which measured effects are in view in place of the maps; empty for none."""
+        if text != self._effects_description:
+            self._effects_description = text
+            self._write()
+
+    @property
+    def is_effect_in_view(self) -> bool:
+        """Whether measured effects are in view."""
+        return bool(self._effects_description)
+
+    @property
+    def description(self) -> str:
+        """What lies over the images of the first sample in view, in words."""
+        if self._effects_description:
+            return self._effects_description
+        view = self.views[0]
+        present = {direction: volume.loaded.present for direction, volume in view.volumes.items()}
+        return describe_map(
+            self.position, self.averaged_dims, view.axes, present, is_volume=self.is_volume
+        )
+
     def set_volume(self, on: bool) -> None:
         """Show the timesteps as the third axis, rendered as a volume, or as a slider again."""
         show_volume(
@@ -290,6 +322,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             source.maps,
             guidance=source.guidance,
             normalisation=source.normalisation,
+            effects=source.effects,
             view_index=view_index,
         )
 
@@ -433,11 +466,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         self._write_soon.cancel()
         if not self.views or self.viewer is None:
             return
-        view = self.views[0]
-        present = {direction: volume.loaded.present for direction, volume in view.volumes.items()}
-        text = describe_map(
-            self.position, self.averaged_dims, view.axes, present, is_volume=self.is_volume
-        )
+        text = self.description
         if self.load_error is not None:
             text += f"\n{1 - self.share_loaded:.0%} of the maps could not be read"
         elif self.share_loaded < 1:
