@@ -92,7 +92,9 @@ def test_levels_are_the_layers_own_means_by_their_weights(
 
 
 def test_the_mass_is_weighed_as_well(sample: Any, effects: Any) -> None:
-    of_layer = [analyze(sample, layers=name)["r2g/mass"].values for name in ("down", "up")]
+    of_layer: list[Any] = [
+        analyze(sample, layers=name)["r2g/mass"].values for name in ("down", "up")
+    ]
     found = analyze(sample, weights="causal", effects=effects)["r2g/mass"]
     wanted = (0.2 * of_layer[0] + 0.9 * of_layer[1]) / 1.1
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
