@@ -13,6 +13,7 @@ __all__ = [
     "EDGE_NAMES",
     "EFFECT_KINDS",
     "GUIDANCE_OPTIONS",
+    "LAYER_WEIGHTS",
     "LEVEL_NAMES",
     "MODEL_DTYPES",
     "NORMALISATIONS",
@@ -24,6 +25,7 @@ __all__ = [
     "EdgeName",
     "EffectKind",
     "GuidanceOption",
+    "LayerWeights",
     "LevelName",
     "ModelDtype",
     "Normalisation",
@@ -47,6 +49,8 @@ ModelDtype = Literal["float32", "float16", "bfloat16"]
 # How maps are made and shown.
 Convention = Literal["i2am", "official"]
 Normalisation = Literal["mass", "density"]
+# What a mean over layers weighs each of them by; by default nothing does.
+LayerWeights = Literal["causal"]
 Polarity = Literal["direct", "inverted"]
 Contrast = Literal["shared", "panel"]
 LevelName = Literal["ulam", "tlam", "hlam", "llam", "volume", "mass"]
@@ -59,6 +63,7 @@ EFFECT_KINDS: Final = get_args(EffectKind)
 MODEL_DTYPES: Final = get_args(ModelDtype)
 CONVENTIONS: Final = get_args(Convention)
 NORMALISATIONS: Final = get_args(Normalisation)
+LAYER_WEIGHTS: Final = get_args(LayerWeights)
 POLARITIES: Final = get_args(Polarity)
 CONTRASTS: Final = get_args(Contrast)
 LEVEL_NAMES: Final = get_args(LevelName)

@@ -25,15 +25,13 @@ from i2am.analysis.scores.bootstrap import (
 )
 from i2am.analysis.stores.boxes import image_box
 from i2am.analysis.stores.effects import (
-    Effects,
     causal_weights,
     check_same_capture,
     effect_share,
-    open_effects,
 )
 from i2am.analysis.stores.layers import sram_layers
 from i2am.analysis.stores.reader import open_run
-from i2am.analysis.stores.related import find_effects
+from i2am.analysis.stores.related import effects_of
 from i2am.analysis.stores.tables import check_table_path, write_table
 from i2am.schemas import AnalysisError, StoreError
 from i2am.schemas.choices import EFFECT_KINDS, EffectKind, check_choice
@@ -45,7 +43,6 @@ __all__ = [
     "EFFECT_SCORES",
     "NO_EFFECT_SHARE",
     "curve_shares",
-    "effects_of_run",
     "object_or_changed",
     "score_effects",
     "summarise_effect_scores",
@@ -150,7 +147,7 @@ def score_effects(
     """
     check_choice("kind", kind, EFFECT_KINDS, AnalysisError)
     path = None if out is None else check_table_path(out, overwrite=overwrite)
-    opened, measured = open_run(run), effects_of_run(run, effects)
+    opened, measured = open_run(run), effects_of(run, effects)
     others = None if randomised is None else open_run(randomised)
     named = layers if layers is None or isinstance(layers, str) else list(layers)
     rows: list[tuple[str, str, str, float]] = []
@@ -177,25 +174,6 @@ def score_effects(
     if path is not None:
         write_table(table, path)
     return table
-
-
-def effects_of_run(run: StoreLike, effects: StoreLike | None = None) -> Effects:
-    """Open the effects of a run: those that are named, or those beside it.
-
-    Raises
-    ------
-    StoreError
-        If there are none.
-    """
-    if effects is None:
-        effects = find_effects(run) if isinstance(run, str | Path) else None
-    if effects is None:
-        msg = (
-            f"Expected measured effects beside the run, got none, at {run}. Name them, or measure them: "
-            "'i2am causal'."
-        )
-        raise StoreError(msg)
-    return open_effects(effects)
 
 
 @dataclass(frozen=True)
