@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.utils.notifications import notification_manager
-from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
-from qtpy.QtGui import QMouseEvent
+from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
@@ -24,6 +23,7 @@ from i2am.viewer.picking.effect_controller import (
     EffectController,
     effect_controller_of,
 )
+from i2am.viewer.picking.pick import Pick
 from i2am.viewer.picking.sram_controller import sram_controller_of
 from i2am.viewer.scene.layers import own_layers
 from i2am.viewer.session.attach import session_of
@@ -31,8 +31,9 @@ from tests.support.effects_store import effect_arrays, write_effects
 from tests.support.maps_store import NAMES
 from tests.support.synthetic_run import write_run
 from tests.support.wait import wait
+from tests.viewer.picking.test_sram_controller import REFERENCE_X, canvas, click, drag
 
-REFERENCE_X = 34  # 32 pixels and the gap of a sixteenth
+SHIFT = Qt.KeyboardModifier.ShiftModifier
 ARRAYS = effect_arrays(cuts=(4, 4))
 
 
@@ -63,36 +64,6 @@ def opened(open_window: Callable[..., Any], run: Path) -> Any:
 
 def controller_in(viewer: Any) -> EffectController:
     return effect_controller_of(session_of(viewer))
-
-
-def pixel(viewer: Any, y: float, x: float) -> QPoint:
-    """Return where a point of the scene is on the canvas."""
-    height, width = viewer.canvas.size
-    camera = viewer.scene.camera
-    centre_y, centre_x = camera.center[-2:]
-    return QPoint(
-        round((x - centre_x) * camera.zoom + width / 2),
-        round((y - centre_y) * camera.zoom + height / 2),
-    )
-
-
-def click(viewer: Any, y: float, x: float) -> None:
-    canvas = viewer.window._qt_viewer.canvas.native
-    QTest.mouseClick(canvas, Qt.MouseButton.LeftButton, pos=pixel(viewer, y, x))
-
-
-def drag_area(viewer: Any, start: Any, end: Any) -> None:
-    native, left = viewer.window._qt_viewer.canvas.native, Qt.MouseButton.LeftButton
-    shift = Qt.KeyboardModifier.ShiftModifier
-    first, last = pixel(viewer, *start), pixel(viewer, *end)
-    QTest.mousePress(native, left, shift, first)
-    for part in (0.5, 1):
-        at = first + (last - first) * part
-        where = QPointF(native.mapToGlobal(at))
-        no_button = Qt.MouseButton.NoButton
-        move = QMouseEvent(QEvent.Type.MouseMove, QPointF(at), where, no_button, left, shift)
-        QApplication.sendEvent(native, move)
-    QTest.mouseRelease(native, left, shift, last)
 
 
 def shown(viewer: Any, side: str) -> Any:
@@ -126,6 +97,11 @@ def test_the_switch_shows_effects_in_place_of_the_maps(window: Any) -> None:
     assert "rounding alone 1e-06" in text(window)
     assert window.layers.selection.active.name == "effect on generated"
     assert window.layers.selection.active.colormap.name == "effect inferno"
+    # 4 × 4 boxes over 32 × 32 pixels, with their edges.
+    layer = window.layers["effect of reference"]
+    assert layer.interpolation2d == "nearest"
+    np.testing.assert_allclose(layer.scale, [8, 8])
+    np.testing.assert_allclose(layer.translate, [3.5, REFERENCE_X + 3.5])
 
 
 def test_a_click_on_the_generated_image_shows_which_regions_changed_that_patch(
@@ -147,7 +123,7 @@ def test_a_click_on_the_generated_image_shows_which_regions_changed_that_patch(
     np.testing.assert_allclose(squares[160:].mean(0), centre, atol=0.3)
 
 
-def test_a_click_on_the_reference_shows_where_cutting_that_region_changed_the_image(
+def test_a_click_or_an_area_of_the_reference_shows_where_cutting_it_changed_the_image(
     window: Any,
 ) -> None:
     click(window, 20, REFERENCE_X + 10)
@@ -158,22 +134,9 @@ def test_a_click_on_the_reference_shows_where_cutting_that_region_changed_the_im
     np.testing.assert_allclose(
         window.layers["pick"].data[:160].mean(0), [19.5, REFERENCE_X + 11.5], atol=0.3
     )
-
-
-def test_an_area_has_the_mean_of_its_regions_or_the_effects_on_its_patches(window: Any) -> None:
-    drag_area(window, (2, REFERENCE_X + 2), (6, REFERENCE_X + 12))
+    drag(window, (2, REFERENCE_X + 2), (6, REFERENCE_X + 12), SHIFT)
     np.testing.assert_allclose(shown(window, "generated"), ARRAYS["region"][:2].mean(0), rtol=1e-6)
     assert "cutting 2 regions, each alone, changed on average" in text(window)
-    drag_area(window, (1, 1), (6, 2))
-    wanted = np.sqrt((ARRAYS["region"][:, :2, :1] ** 2).mean((1, 2)))
-    np.testing.assert_allclose(shown(window, "reference"), wanted.reshape(4, 4), rtol=1e-6)
-
-
-def test_a_region_lies_over_the_pixels_that_were_cut(window: Any) -> None:
-    layer = window.layers["effect of reference"]
-    assert layer.interpolation2d == "nearest"
-    np.testing.assert_allclose(layer.scale, [8, 8])
-    np.testing.assert_allclose(layer.translate, [3.5, REFERENCE_X + 3.5])
 
 
 def test_sliders_and_escape_leave_the_effects_what_they_are(window: Any) -> None:
@@ -185,7 +148,13 @@ def test_sliders_and_escape_leave_the_effects_what_they_are(window: Any) -> None
     np.testing.assert_array_equal(shown(window, "reference"), before)
     assert not window.layers["R2G"].visible
     assert text(window).startswith(LEGEND)
-    QTest.keyClick(window.window._qt_viewer.canvas.native, Qt.Key.Key_Escape)
+    # Of an area, those of all its patches.
+    source = session.views[0].source
+    pick = Pick(source.run, source.sample, "generated", (1, 1, 7, 3))
+    sram_controller_of(session).ask(pick, 0)
+    wanted = np.sqrt((ARRAYS["region"][:, :2, :1] ** 2).mean((1, 2)))
+    np.testing.assert_allclose(shown(window, "reference"), wanted.reshape(4, 4), rtol=1e-6)
+    QTest.keyClick(canvas(window), Qt.Key.Key_Escape)
     np.testing.assert_allclose(shown(window, "reference"), by_region().reshape(4, 4), rtol=1e-6)
     assert not window.layers["pick"].visible
 
@@ -237,14 +206,6 @@ def test_switched_off_the_maps_are_back_and_the_pick_has_its_sram(run: Path, win
     )
 
 
-def test_the_key_switches(run: Path, open_window: Callable[..., Any]) -> None:
-    viewer = opened(open_window, run)
-    for is_on in (True, False):
-        QTest.keyClick(viewer.window._qt_viewer.canvas.native, Qt.Key.Key_E)
-        wait(lambda is_on=is_on: controller_in(viewer).is_on is is_on)
-        assert viewer.layers["R2G"].visible is not is_on
-
-
 def test_a_sample_without_effects_shows_its_maps_and_the_next_one_its_effects(window: Any) -> None:
     session, controller = session_of(window), controller_in(window)
     browser = window.window.dock_widgets["Run browser"]
@@ -266,13 +227,19 @@ def test_a_sample_without_effects_shows_its_maps_and_the_next_one_its_effects(wi
     assert not window.layers["R2G"].visible
 
 
-def test_the_choice_in_the_browser_switches(run: Path, open_window: Callable[..., Any]) -> None:
+def test_the_choice_in_the_browser_and_the_key_switch(
+    run: Path, open_window: Callable[..., Any]
+) -> None:
     viewer = opened(open_window, run)
     browser = viewer.window.dock_widgets["Run browser"]
     for name, is_on in (("measured effect", True), ("attention map", False)):
         browser.shows.setCurrentText(name)
         browser.shows.textActivated.emit(name)
         assert controller_in(viewer).is_on is is_on
+    for is_on in (True, False):
+        QTest.keyClick(canvas(viewer), Qt.Key.Key_E)
+        wait(lambda is_on=is_on: controller_in(viewer).is_on is is_on)
+        assert viewer.layers["R2G"].visible is not is_on
 
 
 @pytest.mark.parametrize(
