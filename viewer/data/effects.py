@@ -237,11 +237,11 @@ def share_label(share: float | None) -> str:
     Examples
     --------
     >>> share_label(0.794), share_label(0.005), share_label(None)
-    ('79 %', 'no effect', '')
+    ('79%', 'no effect', '')
     """
     if share is None:
         return ""
-    return "no effect" if share < LEAST_SHARE else f"{100 * share:.0f} %"
+    return "no effect" if share < LEAST_SHARE else f"{share:.0%}"
 
 
 def share_in_words(share: float | None) -> str:
@@ -250,11 +250,11 @@ def share_in_words(share: float | None) -> str:
     Examples
     --------
     >>> share_in_words(0.794)
-    'Cutting the reference in this layer alone changed the latent by 79 % of what cutting it in all layers did.'
+    'Cutting the reference in this layer alone changed the latent by 79% of what cutting it in all layers did.'
     """
     if share is None:
         return "Effect: not measured of this layer."
-    percent = f"{100 * share:.1f} %" if share < LEAST_SHARE else f"{100 * share:.0f} %"
+    percent = f"{share:.1%}" if share < LEAST_SHARE else f"{share:.0%}"
     words = (
         f"Cutting the reference in this layer alone changed the latent by {percent} of what cutting "
         "it in all layers did."

@@ -62,11 +62,12 @@ class EffectController(QObject):  # type: ignore[misc]  # Qt has no types here
         self._found = WeakKeyDictionary()
         self._layers = [EffectLayers(session, i, self._sram.outlines(i)) for i in (0, 1)]
         self._told: set[str] = set()  # refusals: each once
-        self._is_showing = self._is_wanted = False
+        self._is_showing = False
         self._thread = ThreadPoolExecutor(1, "i2am-effects")
         self._read.connect(self._receive)
         self._sram.requested.connect(self._show)
         self._sram.cleared.connect(self._show)
+        session.effects_switched.connect(self._switch)
         session.moved.connect(self._show)
         session.reopened.connect(self._follow)
         session.closed.connect(self.close)
@@ -125,10 +126,16 @@ class EffectController(QObject):  # type: ignore[misc]  # Qt has no types here
         self._show()
         self.changed.emit()
 
+    def _switch(self) -> None:
+        self._show()
+        found = self.effects_at(0)
+        if self._session.shows_effects and isinstance(found, NoEffects):
+            show_status(self._session.viewer, found.reason)
+
     def _show(self) -> None:
         """Bring the layers in step with what is wanted, read and picked."""
-        views, was_showing, was_wanted = self._session.views, self._is_showing, self._is_wanted
-        self._is_showing, self._is_wanted = self.is_on, self._session.shows_effects
+        views, was_showing = self._session.views, self._is_showing
+        self._is_showing = self.is_on
         if not self._is_showing:
             for layers in self._layers:
                 layers.hide()
@@ -140,25 +147,19 @@ class EffectController(QObject):  # type: ignore[misc]  # Qt has no types here
                 self._show_view(view_index, layers)
             for layers in self._layers[len(views) :]:
                 layers.hide()
-        if (
-            self._is_wanted
-            and not was_wanted
-            and isinstance(found := self.effects_at(0), NoEffects)
-        ):
-            show_status(self._session.viewer, found.reason)
-        if (was_showing, was_wanted) != (self._is_showing, self._is_wanted):
+        if was_showing != self._is_showing:
             self.changed.emit()
 
     def _show_view(self, view_index: int, layers: EffectLayers) -> None:
         found, pick = self.effects_at(view_index), self._sram.pick_in(view_index)
-        if not isinstance(found, Effects):
+        if isinstance(found, Effects):
+            layers.show(found, pick)
+            words = describe_effects(found, pick)
+        else:
             layers.show_nothing()
-            if view_index == 0:
-                self._session.describe_effects(_READING)
-            return
-        layers.show(found, pick)
+            words = _READING
         if view_index == 0:
-            self._session.describe_effects(describe_effects(found, pick))
+            self._session.describe_effects(words)
 
 
 def describe_effects(effects: Effects, pick: Pick | None) -> str:
@@ -180,11 +181,10 @@ def describe_effects(effects: Effects, pick: Pick | None) -> str:
         cuts = effects.cuts_at(pick.area)
         if not cuts:
             return f"{LEGEND}\n{_NO_REGION}"
-        values = effects.region[cuts]
-        region = (
-            "this region" if len(cuts) == 1 else f"one of these {len(cuts)} regions, on average,"
-        )
-        words = f"left: what cutting {region} alone changed"
+        values = effects.region[cuts].mean(axis=0)
+        words = "left: what cutting this region alone changed"
+        if len(cuts) > 1:
+            words = f"left: what cutting {len(cuts)} regions, each alone, changed on average"
     return f"{LEGEND}\n{words}, up to {float(values.max()):.2g}\n{of_all} · {noise}"
 
 

@@ -70,8 +70,11 @@ class EffectLayers:
         asked = None if pick is None else (pick.side, pick.area)
         for side, values in found.items():
             is_asked = pick is not None and pick.target_side == side
-            self._show_side(side, effects, values, asked if is_asked else None)
+            is_single = is_asked and pick is not None and pick.is_point
+            own = asked if is_asked else None
+            self._show_side(side, effects, values, own, is_single=is_single)
         self._outline(effects, pick, found)
+        self._activate()
         write_captions(
             self._session.viewer,
             self._view_index,
@@ -91,6 +94,7 @@ class EffectLayers:
         if not self._is_on:
             return
         self._is_on = False
+        self._activate_maps()
         self._hide_overlays()
         self._outlines.hide()
         for layer in self._covered:
@@ -108,6 +112,8 @@ class EffectLayers:
         effects: Effects,
         values: NDArray[np.float32] | None,
         asked: tuple[Any, ...] | None,
+        *,
+        is_single: bool,
     ) -> None:
         overlay, maps = self._overlays[side], self._maps(side)
         is_seen = maps is None or any(maps is layer for layer in self._covered)
@@ -120,8 +126,9 @@ class EffectLayers:
         if self._drawn.get(side) == drawn and overlay.is_there and overlay.layer.visible:
             return
         picture = values if side == "generated" else effects.paint(values)
-        # Shared, picks compare; what is of everything has a scale of its own.
-        scale = effects.region if appearance.contrast == "shared" and asked else values
+        # Shared, patches and regions compare; what is of more than one has a scale of its own.
+        is_shared = appearance.contrast == "shared" and is_single
+        scale = effects.region if is_shared else values
         box = effects.box if side == "generated" else effects.reference_box
         drawing = Drawing(
             self._placed(side).over(box, picture.shape),
@@ -174,6 +181,21 @@ class EffectLayers:
                 maps.visible = False
                 if not any(maps is layer for layer in self._covered):
                     self._covered.append(maps)
+
+    def _activate(self) -> None:
+        """Have napari's controls steer the effects where they steered the maps that are hidden now."""
+        selection = self._session.viewer.layers.selection
+        for side, overlay in self._overlays.items():
+            maps = self._maps(side)
+            if maps is not None and selection.active is maps and overlay.is_there:
+                selection.active = overlay.layer
+
+    def _activate_maps(self) -> None:
+        selection = self._session.viewer.layers.selection
+        for side, overlay in self._overlays.items():
+            maps = self._maps(side)
+            if maps is not None and overlay.is_there and selection.active is overlay.layer:
+                selection.active = maps
 
     def _hide_overlays(self) -> None:
         self._drawn.clear()

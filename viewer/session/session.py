@@ -54,6 +54,8 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         Whether measured effects are wanted in place of the attention maps.
     reopened, moved, loaded : Signal
         Another sample is in view; another slice, switch or appearance; more of the maps is in memory.
+    effects_switched : Signal
+        Measured effects are wanted, or no more.
     closed : Signal
         The window is gone.
     """
@@ -61,6 +63,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     reopened = Signal()
     moved = Signal()
     loaded = Signal()
+    effects_switched = Signal()
     closed = Signal()
     _arrived = Signal()  # from the threads that load
     _loading_failed = Signal(object)
@@ -189,6 +192,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             sample,
             guidance=own.guidance,
             normalisation=own.normalisation,
+            effects=own.effects if str(run) == own.run else None,
             view_index=1,
         )
 
@@ -275,7 +279,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         """Show measured effects in place of the attention maps, where there are some; or no more."""
         if on != self.shows_effects:
             self.shows_effects = on
-            self.moved.emit()
+            self.effects_switched.emit()
 
     def describe_effects(self, text: str) -> None:
         """Say in words which measured effects are in view in place of the maps; empty for none."""
@@ -467,9 +471,10 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         if not self.views or self.viewer is None:
             return
         text = self.description
-        if self.load_error is not None:
+        waits_for_maps = not self.is_effect_in_view
+        if waits_for_maps and self.load_error is not None:
             text += f"\n{1 - self.share_loaded:.0%} of the maps could not be read"
-        elif self.share_loaded < 1:
+        elif waits_for_maps and self.share_loaded < 1:
             text += f"\nloading maps: {self.share_loaded:.0%}"
         overlay = self.viewer.canvas.overlays.text
         if overlay.text != text:
