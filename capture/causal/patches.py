@@ -87,4 +87,5 @@ def _shares(cells: int, pixels: int) -> NDArray[np.float64]:
     start = np.arange(cells)[:, None] * pixels / cells
     pixel = np.arange(pixels)
     overlap = np.minimum(start + pixels / cells, pixel + 1) - np.maximum(start, pixel)
-    return np.clip(overlap, 0, None) * cells / pixels
+    shares: NDArray[np.float64] = np.clip(overlap, 0, None) * cells / pixels
+    return shares

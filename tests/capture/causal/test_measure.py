@@ -40,7 +40,7 @@ class ToyCall:
     def __call__(self, count: int, references: Any = None) -> torch.Tensor:
         latents = JointToy.latents().expand(count, -1, -1)
         latents = latents + self.noise * torch.arange(count)[:, None, None]
-        found = self.toy(latents, 1.0)[:, GENERATED]
+        found: torch.Tensor = self.toy(latents, 1.0)[:, GENERATED]
         return found.transpose(1, 2).reshape(count, 2, *GRID)
 
 
@@ -167,7 +167,7 @@ def test_direct_effects_are_those_of_single_steps_on_the_untouched_trajectory(
     handle = pipeline.unet.register_forward_hook(see, with_kwargs=True)
     pipeline(**call, generator=torch.Generator().manual_seed(0))
     handle.remove()
-    squares = 0.0
+    squares: Any = 0
     for number, (arguments, options, clean) in enumerate(list(seen)):
         with torch.no_grad(), cut(pipeline.unet, layers="up_blocks.1.attentions.1*"):
             other = pipeline.unet(*arguments, **options).sample
