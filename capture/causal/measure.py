@@ -23,8 +23,17 @@ from i2am.capture.causal.surroundings import Surroundings, look
 from i2am.capture.profiles.profile import Profile
 from i2am.schemas import Box, CaptureError, SchemaError
 from i2am.schemas.choices import EDGE_NAMES, EdgeName, GuidanceOption, check_choice
+from i2am.schemas.dims import EFFECT_ARRAYS
 
-__all__ = ["EffectOptions", "Effects", "EffectsOf", "Orders", "effect_dims", "knock_out", "measure"]
+__all__ = [
+    "EffectOptions",
+    "EffectsOf",
+    "MeasuredEffects",
+    "Orders",
+    "kinds_of",
+    "knock_out",
+    "measure",
+]
 
 EffectsOf = Literal["region", "layer", "edge"]
 # From the boxes of the regions to their order: numbers of regions, the first to be taken first.
@@ -32,27 +41,6 @@ Orders = Callable[[NDArray[np.float64]], Mapping[str, Sequence[int]]]
 
 _COPY_TOLERANCE = 1e-2  # of the largest value; rounding is far below, other noise far above
 _CURVE_PARTS = 8
-_DIMS = {
-    "region": ("cut", "y", "x"),
-    "occlusion": ("cut", "y", "x"),
-    "layer": ("layer", "y", "x"),
-    "edge": ("edge", "y", "x"),
-    "floor": ("y", "x"),
-    "ceiling": ("y", "x"),
-    "deletion": ("order", "count", "y", "x"),
-    "insertion": ("order", "count", "y", "x"),
-}
-
-
-def effect_dims(name: str) -> tuple[str, ...]:
-    """Return the dimensions of an array of effects, by its name.
-
-    Examples
-    --------
-    >>> effect_dims("direct_layer"), effect_dims("floor_pixels")
-    (('layer', 'y', 'x'), ('y', 'x'))
-    """
-    return _DIMS[name.removeprefix("direct_").removesuffix("_pixels")]
 
 
 @dataclass(frozen=True)
@@ -135,13 +123,13 @@ class EffectOptions:
 
 
 @dataclass(frozen=True)
-class Effects:
+class MeasuredEffects:
     """Measured effects of one image.
 
     Parameters
     ----------
     arrays : mapping of str to array of float32
-        By their names in a store of effects; `effect_dims` tells their dimensions. Each value is the
+        By their names in a store of effects, whose dimensions `EFFECT_ARRAYS` tells. Each value is the
         root of a patch's mean square change, of latents, or of pixels from 0 to 1 (``…_pixels``).
     boxes : array (cut, 4) of float64
         The regions: y0, x0, y1, x1 in pixels of the reference.
@@ -189,6 +177,18 @@ class Effects:
         return np.sqrt(values) / whole if whole else np.zeros(values.shape)
 
 
+def kinds_of(options: EffectOptions) -> list[str]:
+    """Return the kinds of effects that are measured, by their names in a store.
+
+    Examples
+    --------
+    >>> kinds_of(EffectOptions(forced=True))
+    ['total', 'direct']
+    """
+    asked = {"total": True, "direct": options.forced, "occlusion": options.occlusion}
+    return [kind for kind, is_asked in asked.items() if is_asked]
+
+
 def knock_out(
     pipe: Any,
     call: Mapping[str, Any] | PaintingCall,
@@ -207,7 +207,7 @@ def knock_out(
     guidance: GuidanceOption = "conditional",
     profile: str | Profile | None = None,
     denoiser: str | None = None,
-) -> Effects:
+) -> MeasuredEffects:
     """Measure what changes in an image when the tokens of each region, or layer, are cut.
 
     The same image is painted again and again, from the same noise, each time without some reference
@@ -234,7 +234,7 @@ def knock_out(
 
     Returns
     -------
-    Effects
+    MeasuredEffects
 
     Raises
     ------
@@ -307,7 +307,7 @@ def measure(
     reference: Any = None,
     check: Callable[[Painting, Painting], None] | None = None,
     done: Callable[[int], object] = lambda _count: None,
-) -> Effects:
+) -> MeasuredEffects:
     """Measure the effects of one image.
 
     Parameters
@@ -360,7 +360,7 @@ class _Measurement:
         # What is cut, by the name of its array; the direct kind cuts the same.
         self._cuts: dict[str, list[Cut | None]] = {}
 
-    def run(self, orders: Orders | None, reference: Any) -> Effects:
+    def run(self, orders: Orders | None, reference: Any) -> MeasuredEffects:
         """Measure all that is asked for."""
         options, edges = self._options, self._options.reference_edges
         self._cuts["floor"] = [Cut(edges=edges, reorder=True)]
@@ -392,7 +392,7 @@ class _Measurement:
         if options.occlusion and boxes:
             self._occlusion(boxes, reference)
         direct_steps = self._direct() if options.forced else None
-        return Effects(
+        return MeasuredEffects(
             self._arrays,
             np.array(boxes, np.float64).reshape(-1, 4),
             tuple(layers),
@@ -492,7 +492,7 @@ class _Measurement:
                 self._arrays[name + suffix] = np.stack(values).astype(np.float32).reshape(shape)
 
     def _shape(self, name: str, count: int) -> tuple[int, ...]:
-        dims = effect_dims(name)
+        dims = EFFECT_ARRAYS[name]
         return self._around.grid if len(dims) == 2 else (count, *self._around.grid)
 
     def _curves(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from i2am.capture import cut, load_pipeline
 from i2am.capture.causal.forced import chosen_steps
-from i2am.capture.causal.measure import Effects, knock_out
+from i2am.capture.causal.measure import MeasuredEffects, knock_out
 from i2am.capture.causal.patches import change_of_patches, strength
 from i2am.schemas import CaptureError, SchemaError
 from tests.support.joint_toy import GRID, TEXT, JointToy, toy_profile
@@ -44,7 +44,7 @@ class ToyCall:
         return found.transpose(1, 2).reshape(count, 2, *GRID)
 
 
-def measured(call: ToyCall, **options: Any) -> Effects:
+def measured(call: ToyCall, **options: Any) -> MeasuredEffects:
     pictures = {"reference": (30, 20), "reference_1": (20, 20)}
     return knock_out(call.toy, call, pictures=pictures, profile=toy_profile(), **options)
 
@@ -131,7 +131,7 @@ def call() -> dict[str, Any]:
         "mask_image": mask,
         "example_image": reference,
         "num_inference_steps": 1,
-        "guidance_scale": 2.0,
+        "guidance_scale": 1.0,
     }
 
 
@@ -156,7 +156,7 @@ def test_the_direct_effect_is_the_total_one_where_there_is_one_step(
 def test_direct_effects_are_those_of_single_steps_on_the_untouched_trajectory(
     pipeline: Any, call: dict[str, Any]
 ) -> None:
-    call |= {"num_inference_steps": 2, "guidance_scale": 1.0}
+    call |= {"num_inference_steps": 2}
     effects = knock_out(pipeline, call, regions=(1, 1), per=["layer"], forced=True, batch=2)
     assert effects.direct_steps == (0, 1)
     seen: list[Any] = []
@@ -184,6 +184,7 @@ def test_direct_effects_are_those_of_single_steps_on_the_untouched_trajectory(
 def test_another_number_of_images_a_call_changes_rounding_alone(
     pipeline: Any, call: dict[str, Any]
 ) -> None:
+    call |= {"guidance_scale": 2.0}
     several, alone = (
         knock_out(pipeline, call, regions=(2, 1), per=["region"], occlusion=True, batch=batch)
         for batch in (3, 1)
