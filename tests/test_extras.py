@@ -24,6 +24,7 @@ COMMANDS = {
     "tokens": "tokens m",
     "capture": "capture --model m --out new.zarr --manifest rows.csv",
     "analyze": "analyze run.zarr",
+    "causal": "causal run.zarr --model m --out new.zarr",
     "score": "score run.zarr",
     "average": "average run.zarr",
     "compare": "compare run.zarr run.zarr",
@@ -35,14 +36,15 @@ COMMANDS = {
     "validate": "validate run.zarr",
     "repair": "repair run.zarr",
 }
-ANALYSIS = [c for c in COMMANDS if c not in ("demo", "tokens", "capture", "view")]
+CAPTURE = ("tokens", "capture", "causal")
+ANALYSIS = [c for c in COMMANDS if c not in ("demo", "view", *CAPTURE)]
 # Which extra each command must name, by what is installed.
 NAMED = {
-    "nothing": {"demo": "capture,analysis", "tokens": "capture", "capture": "capture"}
-    | {"view": "viewer"}
+    "nothing": {"demo": "capture,analysis", "view": "viewer"}
+    | dict.fromkeys(CAPTURE, "capture")
     | dict.fromkeys(ANALYSIS, "analysis"),
     "capture": {"demo": "analysis", "view": "viewer"} | dict.fromkeys(ANALYSIS, "analysis"),
-    "analysis": {"demo": "capture", "tokens": "capture", "capture": "capture", "view": "viewer"},
+    "analysis": {"demo": "capture", "view": "viewer"} | dict.fromkeys(CAPTURE, "capture"),
 }
 PROCESS = """
 import contextlib, io, json, sys

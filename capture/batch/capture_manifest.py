@@ -16,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from i2am.capture.batch.input_files import find_unreadable
+from i2am.capture.batch.load_model import load_model
 from i2am.capture.batch.manifest_shard import ManifestShard, find_shard
 from i2am.capture.batch.run_settings import (
     EarlierSamples,
@@ -44,7 +45,7 @@ from i2am.capture.pipelines.call import (
     supports_batches,
     takes_several_references,
 )
-from i2am.capture.pipelines.load import LoadOptions, default_device, load_pipeline
+from i2am.capture.pipelines.load import LoadOptions, default_device
 from i2am.capture.profiles.denoisers import find_denoiser
 from i2am.capture.profiles.profile import find_profile, select_layers
 from i2am.capture.recording.options import CaptureOptions, check_heads
@@ -235,7 +236,7 @@ def capture_manifest(
         return summary
     if loading.device is None:
         loading = replace(loading, device=default_device(summary.shard.local_rank))
-    pipeline = load_pipeline(model, **vars(loading))
+    pipeline = load_model(model, loading, options.denoiser)
     runner = make_runner(pipeline, settings, waiting, options)
     found = _check_continues(earlier, pipeline, settings, loading, options)
     size = _batch_size(pipeline, runner, batch_size)
@@ -554,6 +555,7 @@ class ManifestCapture:
             requested_revision=self.loading.revision,
             ip_adapter=self.loading.ip_adapter,
             ip_adapter_scale=self.loading.ip_adapter_scale,
+            randomize_weights=self.loading.randomize_weights,
             batch=names,
             **call_settings(self.pipeline, self.settings),
         )

@@ -56,6 +56,7 @@ _SETTINGS = {
     "size": "size",
     "ip_adapter": "IP-Adapter",
     "ip_adapter_scale": "IP-Adapter scale",
+    "randomize_weights": "randomised weights",
 }
 _REVISIONS = ("revision", "requested_revision")
 _MAPPINGS = {"arguments": "argument", "scheduler_config": "scheduler", "options": "kept"}
@@ -81,6 +82,7 @@ def settings_before_loading(
         "options": options.describe(),
         "ip_adapter": loading.ip_adapter,
         "ip_adapter_scale": loading.ip_adapter_scale,
+        "randomize_weights": loading.randomize_weights,
     }
     if settings.steps is not None:
         found["num_inference_steps"] = settings.steps

@@ -24,7 +24,7 @@ from i2am.capture.recording.roads import check_knows_text
 from i2am.schemas import Box, CaptureError, SchemaError
 from i2am.schemas.choices import EdgeName, GuidanceOption
 
-__all__ = ["Cut", "cut", "cutting", "layer_names"]
+__all__ = ["Cut", "cut", "cutting", "layer_names", "picture_size"]
 
 
 def cut(
@@ -103,7 +103,7 @@ def cut(
     return cutting(
         target,
         [own] * images,
-        {name: _size(picture, name) for name, picture in (pictures or {}).items()},
+        {name: picture_size(picture, name) for name, picture in (pictures or {}).items()},
         {name: Box(*box) for name, box in (boxes or {}).items()},
         guidance=guidance,
         profile=profile,
@@ -237,7 +237,7 @@ def _check(own: Cut, hooked: HookedTarget) -> None:
     check_knows_text(hooked.profile, [edge for edge in own.edges if "text" in edge])
 
 
-def _size(picture: Any, name: str) -> Size:
+def picture_size(picture: Any, name: str) -> Size:
     """Return (height, width) of a picture, or of what was given as its size."""
     if isinstance(picture, Image.Image):
         return picture.height, picture.width

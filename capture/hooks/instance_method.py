@@ -1,4 +1,4 @@
-"""Watching a method of one object: what it is given is seen first, and nothing of it changes."""
+"""A method of one object that is watched, or stood in for, until an ExitStack closes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-__all__ = ["call_before"]
+__all__ = ["call_before", "call_instead"]
 
 
 def call_before(instance: Any, name: str, before: Callable[..., None], stack: ExitStack) -> None:
@@ -38,13 +38,41 @@ def call_before(instance: Any, name: str, before: Callable[..., None], stack: Ex
     >>> seen, vars(greeter)
     (['Ada'], {})
     """
+
+    def watched(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        before(*args, **kwargs)
+        return original(*args, **kwargs)
+
+    call_instead(instance, name, watched, stack)
+
+
+def call_instead(
+    instance: Any, name: str, replacement: Callable[..., Any], stack: ExitStack
+) -> None:
+    """Have an object call a function instead of one of its methods, until `stack` closes.
+
+    Parameters
+    ----------
+    instance, name, stack
+        See `call_before`.
+    replacement : callable (method, *args, **kwargs) -> object
+        Given the method that it stands for, and its arguments.
+
+    Examples
+    --------
+    >>> with ExitStack() as stack:
+    ...     values = type("Values", (), {"first": lambda self: 1})()
+    ...     call_instead(values, "first", lambda method: 10 * method(), stack)
+    ...     values.first()
+    10
+    """
     own = vars(instance).get(name)
-    setattr(instance, name, _WatchedMethod(instance, getattr(instance, name), before))
+    setattr(instance, name, _Replacement(instance, getattr(instance, name), replacement))
     stack.callback(_restore, instance, name, own)
 
 
-class _WatchedMethod:
-    """Calls a function, then the method that it stands for.
+class _Replacement:
+    """Calls a function with the method that it stands for.
 
     A deep copy of the object has the method alone, of its own: pipelines copy their scheduler, and the
     copy's steps are another scheduler's. A copy of what the object holds, to be given back to it, has
@@ -52,14 +80,13 @@ class _WatchedMethod:
     """
 
     def __init__(
-        self, instance: Any, original: Callable[..., Any], before: Callable[..., None]
+        self, instance: Any, original: Callable[..., Any], replacement: Callable[..., Any]
     ) -> None:
         functools.update_wrapper(self, original)
-        self._instance, self._original, self._before = instance, original, before
+        self._instance, self._original, self._replacement = instance, original, replacement
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self._before(*args, **kwargs)
-        return self._original(*args, **kwargs)
+        return self._replacement(self._original, *args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(self._original, memo) if id(self._instance) in memo else self

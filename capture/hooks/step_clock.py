@@ -22,7 +22,7 @@ import torch
 from i2am.capture.hooks.instance_method import call_before
 from i2am.schemas import CaptureError
 
-__all__ = ["CallPosition", "StepClock", "read_timestep"]
+__all__ = ["CallPosition", "StepClock", "read_timestep", "step_of_evaluation"]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class StepClock:
             if self._latest is None:
                 self._check_schedule_goes_one_way()
             self._latest = read_timestep(timestep)
-        step = _step_of(self._scheduler, self._evaluation)
+        step = step_of_evaluation(self._scheduler, self._evaluation)
         if step is not None:  # Replaced by the scheduler's value at its own step.
             self._timesteps.setdefault(step, _snapshot(timestep))
         self._call += 1
@@ -172,7 +172,8 @@ class StepClock:
         starts = [
             timestep
             for evaluation, timestep in enumerate(self._schedule())
-            if _step_of(self._scheduler, evaluation) is not None  # The others may lie anywhere.
+            if step_of_evaluation(self._scheduler, evaluation)
+            is not None  # The others may lie anywhere.
         ]
         if (turn := _first_turn(starts)) is not None:
             raise CaptureError(_goes_back(*turn))
@@ -208,7 +209,7 @@ class StepClock:
         if self._scheduler is None or not self._call:
             return False  # A step that belongs to no call of this denoiser.
         self._given.append(_snapshot(timestep))
-        if (step := _step_of(self._scheduler, self._evaluation)) is not None:
+        if (step := step_of_evaluation(self._scheduler, self._evaluation)) is not None:
             self._timesteps[step] = self._given[-1]
         self._has_stepped = True
         self._evaluation += 1
@@ -296,8 +297,8 @@ def _of_samples(timestep: Any) -> torch.Tensor:
     return timesteps.flatten(1).amax(1) if timesteps.ndim > 1 else timesteps.flatten()
 
 
-def _step_of(scheduler: Any, evaluation: int) -> int | None:
-    """Return the step that starts at an evaluation; None where none does."""
+def step_of_evaluation(scheduler: Any, evaluation: int) -> int | None:
+    """Return the step that starts at one of a scheduler's evaluations; None where none does."""
     if hasattr(scheduler, "prk_timesteps"):
         return _pndm_step(len(scheduler.prk_timesteps), evaluation)
     step, phase = divmod(evaluation, int(getattr(scheduler, "order", 1)))

@@ -30,7 +30,9 @@ __all__ = [
     "is_unguided",
     "is_video",
     "most_steps",
+    "output_images",
     "output_size",
+    "sample_arguments",
     "shared_arguments",
     "steps_of",
     "supports_batches",
@@ -389,16 +391,42 @@ def generate(
     CaptureError
         If the pipeline's arguments cannot be filled, or it returns another number of images.
     """
+    output = pipeline(**sample_arguments(pipeline, samples, settings))
+    return output_images(pipeline, output, len(samples), first_frame=first_frame)
+
+
+def sample_arguments(
+    pipeline: Any, samples: Sequence[SampleInputs], settings: GenerationSettings
+) -> dict[str, Any]:
+    """Return the arguments of a call that generates some samples.
+
+    Raises
+    ------
+    CaptureError
+        If the pipeline's arguments cannot be filled.
+    """
     check_call(pipeline, settings, has_prompt=all(s.prompt is not None for s in samples))
-    call = _per_sample(pipeline, samples, settings)
+    call: dict[str, Any] = _per_sample(pipeline, samples, settings)
     if len(samples) == 1:
         call = {name: values[0] for name, values in call.items()}
     common = {k: v for k, v in settings.arguments.items() if k not in _TEXTS}
-    output = pipeline(**call, **common, **shared_arguments(pipeline, settings))
+    return {**call, **common, **shared_arguments(pipeline, settings)}
+
+
+def output_images(
+    pipeline: Any, output: Any, count: int, *, first_frame: int = 0
+) -> list[Image.Image]:
+    """Return the images of a call that generated `count` of them; see `generate`.
+
+    Raises
+    ------
+    CaptureError
+        If they are another number.
+    """
     found = output.frames if hasattr(output, "frames") else output.images
-    if len(found) != len(samples):
+    if len(found) != count:
         msg = (
-            f"Expected one image for each of {len(samples)} samples, got {len(found)} from "
+            f"Expected one image for each of {count} samples, got {len(found)} from "
             f"{type(pipeline).__name__}. Let it generate one image per call."
         )
         raise CaptureError(msg)

@@ -37,7 +37,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """The options of `load_pipeline`, which describes them.
+    """How a model is loaded: the options of `load_pipeline`, which describes them, and one more.
 
     Parameters
     ----------
@@ -47,6 +47,9 @@ class LoadOptions:
     ip_adapter : str, optional
     ip_adapter_scale : float, optional
     ip_adapter_encoder : str
+    randomize_weights : int, optional
+        Seed with which the denoiser's weights are drawn anew after it was loaded; see
+        `randomize_weights`. None keeps what it has learned.
 
     Examples
     --------
@@ -61,6 +64,7 @@ class LoadOptions:
     ip_adapter: str | None = None
     ip_adapter_scale: float | None = None
     ip_adapter_encoder: str = "image_encoder"
+    randomize_weights: int | None = None
 
 
 def load_pipeline(

@@ -22,6 +22,7 @@ from i2am.cli import (
     analyze,
     average,
     capture,
+    causal,
     compare,
     demo,
     figures,
@@ -38,9 +39,9 @@ from i2am.schemas.text import safe_text
 __all__ = ["build_parser", "main"]
 
 # A command is a file with `add(commands)`, and a line here; help lists them in this order.
-_COMMANDS = (demo, tokens, capture, analyze, score, average, compare, figures, view, stores)
+_COMMANDS = (demo, tokens, capture, analyze, causal, score, average, compare, figures, view, stores)
 # Commands that skip what an earlier call has finished.
-_CONTINUED = frozenset({"capture", "analyze"})
+_CONTINUED = frozenset({"capture", "analyze", "causal"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

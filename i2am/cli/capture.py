@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
     command.add_argument("--manifest", required=True, type=existing_file, metavar="FILE")
     command.add_argument("--out", required=True, type=new_address, metavar="RUN.zarr")
     command.add_argument("--overwrite", action="store_true", help="replace complete samples")
-    add_loading(command.add_argument_group("loading the model"))
+    add_loading(command.add_argument_group("loading the model"), weights=True)
     _add_generation(command.add_argument_group("generating"))
     _add_keeping(command.add_argument_group("what is kept"))
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from i2am.cli.arguments import call_argument, number
+from i2am.cli.arguments import call_argument, number, seed
 from i2am.schemas import SchemaError
 from i2am.schemas.choices import MODEL_DTYPES
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "add_loading", "arguments_by_name", "loading_options"]
 
 
-def add_loading(group: Any) -> None:
-    """Add the options that say how a model is loaded."""
+def add_loading(group: Any, *, weights: bool = False) -> None:
+    """Add the options that say how a model is loaded; with `weights`, also with which weights."""
     group.add_argument("--revision", help="branch, tag or commit of a hub model")
     group.add_argument("--device", help="cpu, cuda, cuda:1, xpu, mps, …; default: a GPU if any")
     group.add_argument(
@@ -34,6 +34,13 @@ def add_loading(group: Any) -> None:
         default="image_encoder",
         help="of the image encoder, beside WEIGHT or, with a slash in it, from the top",
     )
+    if weights:
+        group.add_argument(
+            "--randomize-weights",
+            type=seed,
+            metavar="SEED",
+            help="draw the denoiser's weights anew, each tensor's with its mean and deviation: a baseline",
+        )
 
 
 def loading_options(options: argparse.Namespace) -> LoadOptions:
@@ -48,6 +55,7 @@ def loading_options(options: argparse.Namespace) -> LoadOptions:
         ip_adapter=options.ip_adapter,
         ip_adapter_scale=options.ip_adapter_scale,
         ip_adapter_encoder=options.ip_adapter_encoder,
+        randomize_weights=getattr(options, "randomize_weights", None),
     )
 
 
