@@ -7,10 +7,12 @@ world through it.
 from i2am.schemas.attributes import (
     SCHEMA_VERSION,
     CaptureAttributes,
+    EffectsAttributes,
     ImageAttributes,
     LayerAttributes,
     MapsAttributes,
     RunAttributes,
+    SampleEffectsAttributes,
     check_schema,
 )
 from i2am.schemas.boxes import Box, check_painted_box
@@ -39,6 +41,7 @@ __all__ = [
     "Box",
     "CaptureAttributes",
     "CaptureError",
+    "EffectsAttributes",
     "Fault",
     "GroupDescription",
     "I2AMError",
@@ -49,6 +52,7 @@ __all__ = [
     "MapsAttributes",
     "MissingExtra",
     "RunAttributes",
+    "SampleEffectsAttributes",
     "SchemaError",
     "StorageError",
     "StoreError",

@@ -30,10 +30,12 @@ __all__ = [
     "ATTRIBUTE_KEY",
     "SCHEMA_VERSION",
     "CaptureAttributes",
+    "EffectsAttributes",
     "ImageAttributes",
     "LayerAttributes",
     "MapsAttributes",
     "RunAttributes",
+    "SampleEffectsAttributes",
     "check_schema",
 ]
 
@@ -208,3 +210,24 @@ class MapsAttributes(_Versioned):
             msg = "convention 'official' goes with normalisation 'mass' alone"
             raise ValueError(msg)
         return self
+
+
+class EffectsAttributes(_Versioned):
+    """Root of a store of measured effects."""
+
+    kind: Literal["effects"] = "effects"
+    source: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class SampleEffectsAttributes(_Attributes):
+    """The measured effects of one sample: the capture they belong to, and how they were measured."""
+
+    status: Literal["running", "complete", "failed"]
+    source_created: str
+    # A checksum of the captured sample's inventory, if it has one.
+    source_contents: str | None = None
+    # How many images were painted for it.
+    pictures: NonNegativeInt | None = None
+    # The largest absolute difference of the repainted to the stored image, in 8-bit levels.
+    repaint_difference: Annotated[FiniteNumber, Field(ge=0)] | None = None

@@ -11,6 +11,7 @@ __all__ = [
     "CONTRASTS",
     "CONVENTIONS",
     "EDGE_NAMES",
+    "EFFECT_KINDS",
     "GUIDANCE_OPTIONS",
     "LEVEL_NAMES",
     "MODEL_DTYPES",
@@ -21,6 +22,7 @@ __all__ = [
     "Contrast",
     "Convention",
     "EdgeName",
+    "EffectKind",
     "GuidanceOption",
     "LevelName",
     "ModelDtype",
@@ -39,6 +41,8 @@ StoredDtype = Literal["float16", "float32"]
 GuidanceOption = Literal["conditional", "both"]
 # Which tokens read which others, as "what is read -> who reads it"; the first is always kept.
 EdgeName = Literal["reference->generated", "reference->text", "text->generated"]
+# How the effect of a region is measured.
+EffectKind = Literal["total", "direct", "occlusion"]
 ModelDtype = Literal["float32", "float16", "bfloat16"]
 # How maps are made and shown.
 Convention = Literal["i2am", "official"]
@@ -51,6 +55,7 @@ REPRESENTATION_OPTIONS: Final = get_args(RepresentationOption)
 STORED_DTYPES: Final = get_args(StoredDtype)
 GUIDANCE_OPTIONS: Final = get_args(GuidanceOption)
 EDGE_NAMES: Final = get_args(EdgeName)
+EFFECT_KINDS: Final = get_args(EffectKind)
 MODEL_DTYPES: Final = get_args(ModelDtype)
 CONVENTIONS: Final = get_args(Convention)
 NORMALISATIONS: Final = get_args(Normalisation)

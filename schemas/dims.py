@@ -27,6 +27,13 @@ TIMESTEP: Final = "timestep"
 FIRST_STEP: Final = "first_step"
 LAST_STEP: Final = "last_step"
 
+# Effects stores: regions of the reference that were cut, edges, and orders in which regions are cut.
+CUT: Final = "cut"
+CORNER: Final = "corner"
+EDGE: Final = "edge"
+ORDER: Final = "order"
+COUNT: Final = "count"
+
 GENERATED_PLANE: Final = (Y, X)
 REFERENCE_PLANE: Final = (REFERENCE_Y, REFERENCE_X)
 
@@ -83,6 +90,49 @@ LEVELS: Final = {
     "tlam": (TIME,),
     "hlam": (HEAD,),
     "llam": (LAYER,),
+}
+# Arrays of measured effects, all float32: how much each generated patch changed. Total effects in units of
+# the latent and of pixels, direct effects, and those of regions that were painted over in the picture.
+_OF_CUT: Final = (CUT, *GENERATED_PLANE)
+_OF_LAYER: Final = (LAYER, *GENERATED_PLANE)
+_OF_EDGE: Final = (EDGE, *GENERATED_PLANE)
+_OF_COUNT: Final = (ORDER, COUNT, *GENERATED_PLANE)
+EFFECT_ARRAYS: Final = {
+    "region": _OF_CUT,
+    "layer": _OF_LAYER,
+    "edge": _OF_EDGE,
+    "floor": GENERATED_PLANE,
+    "ceiling": GENERATED_PLANE,
+    "region_pixels": _OF_CUT,
+    "layer_pixels": _OF_LAYER,
+    "edge_pixels": _OF_EDGE,
+    "floor_pixels": GENERATED_PLANE,
+    "ceiling_pixels": GENERATED_PLANE,
+    "direct_region": _OF_CUT,
+    "direct_layer": _OF_LAYER,
+    "direct_edge": _OF_EDGE,
+    "direct_floor": GENERATED_PLANE,
+    "direct_ceiling": GENERATED_PLANE,
+    "occlusion": _OF_CUT,
+    "occlusion_pixels": _OF_CUT,
+    "deletion": _OF_COUNT,
+    "insertion": _OF_COUNT,
+}
+# What belongs to each dimension of theirs; a box is y0, x0, y1, x1 in pixels of the stored reference.
+CUT_BOX: Final = "cut_box"
+LAYER_NAME: Final = "layer_name"
+EDGE_NAME: Final = "edge_name"
+ORDER_NAME: Final = "order_name"
+ORDER_CUT: Final = "order_cut"
+EFFECT_COORDINATES: Final = {
+    Y: (Y,),
+    X: (X,),
+    CUT_BOX: (CUT, CORNER),
+    LAYER_NAME: (LAYER,),
+    EDGE_NAME: (EDGE,),
+    ORDER_NAME: (ORDER,),
+    ORDER_CUT: (ORDER, CUT),
+    COUNT: (COUNT,),
 }
 # The units of the coordinates of y, x, reference_y and reference_x, which a maps group may have.
 PIXEL_UNITS: Final = "px"

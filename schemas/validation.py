@@ -18,10 +18,12 @@ from i2am.schemas import coordinates, dims
 from i2am.schemas.attributes import (
     ATTRIBUTE_KEY,
     CaptureAttributes,
+    EffectsAttributes,
     ImageAttributes,
     LayerAttributes,
     MapsAttributes,
     RunAttributes,
+    SampleEffectsAttributes,
 )
 from i2am.schemas.boxes import Box
 from i2am.schemas.description import ArrayDescription, Fault, GroupDescription
@@ -38,10 +40,37 @@ __all__ = ["find_faults", "find_sample_faults"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
-_ROOTS: Final[Mapping[str, type[BaseModel]]] = {"run": RunAttributes, "maps": MapsAttributes}
+_ROOTS: Final[Mapping[str, type[BaseModel]]] = {
+    "run": RunAttributes,
+    "maps": MapsAttributes,
+    "effects": EffectsAttributes,
+}
 _ALWAYS_SAID: Final = {"kind", "version"}
 _FACTORS_AND_LOGITS: Final = {"query", "key", "logits", "text_key", "text_query"}
 _REFERENCE_SUFFIX: Final = re.compile(r"\.reference_([1-9]\d*)$")
+# What is wanted beside some arrays of effects: what they lie between, and which cut each one is.
+_BESIDE_EFFECTS: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("region", "layer", "edge"), ("floor", "ceiling")),
+    **dict.fromkeys(
+        ("direct_region", "direct_layer", "direct_edge"), ("direct_floor", "direct_ceiling")
+    ),
+    **dict.fromkeys(("deletion", "insertion"), ("ceiling",)),
+}
+_BESIDE_DIMENSIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    dims.CUT: (dims.CUT_BOX,),
+    dims.LAYER: (dims.LAYER_NAME,),
+    dims.EDGE: (dims.EDGE_NAME,),
+    dims.ORDER: (dims.ORDER_NAME, dims.ORDER_CUT),
+    dims.COUNT: (dims.COUNT,),
+    dims.Y: (dims.Y,),
+    dims.X: (dims.X,),
+}
+_EFFECT_VALUES: Final[Mapping[str, coordinates.ValueCheck]] = {
+    dims.LAYER_NAME: coordinates.different_names,
+    dims.EDGE_NAME: coordinates.different_names,
+    dims.ORDER_NAME: coordinates.different_names,
+    dims.COUNT: coordinates.rising_labels,
+}
 # What the coordinates of a maps group hold, where it has them.
 _MAP_VALUES: Final[Mapping[str, coordinates.ValueCheck]] = {
     dims.LAYER: coordinates.different_names,
@@ -54,18 +83,18 @@ _MAP_VALUES: Final[Mapping[str, coordinates.ValueCheck]] = {
 
 
 def find_faults(root: GroupDescription) -> Iterator[Fault]:
-    """Yield every fault of a capture or maps store, in the order of its groups.
+    """Yield every fault of a store of ours, in the order of its groups.
 
     Examples
     --------
     >>> [str(fault) for fault in find_faults(GroupDescription({}))]
-    ["/: expected attribute 'i2am' with a kind of 'run' or 'maps', got none"]
+    ["/: expected attribute 'i2am' with a kind of 'run', 'maps' or 'effects', got none"]
     """
     attributes = root.attributes.get(ATTRIBUTE_KEY)
     kind = attributes.get("kind") if isinstance(attributes, dict) else None
     if not isinstance(kind, str) or kind not in _ROOTS:
         got = "none" if attributes is None else repr(kind)
-        msg = f"expected attribute 'i2am' with a kind of 'run' or 'maps', got {got}"
+        msg = f"expected attribute 'i2am' with a kind of 'run', 'maps' or 'effects', got {got}"
         yield Fault("", msg)
         return
     _, faults = _parse(_ROOTS[kind], root, "")
@@ -80,7 +109,7 @@ def find_sample_faults(kind: str, name: str, sample: GroupDescription) -> Iterat
 
     Parameters
     ----------
-    kind : "run" or "maps"
+    kind : "run", "maps" or "effects"
         Of its store.
     name : str
         Of its group.
@@ -101,7 +130,8 @@ def find_sample_faults(kind: str, name: str, sample: GroupDescription) -> Iterat
     except SchemaError as e:
         message = str(e)
         yield Fault(name, message[0].lower() + message[1:])
-    yield from (_capture_faults if kind == "run" else _maps_faults)(sample, name)
+    check = {"run": _capture_faults, "maps": _maps_faults, "effects": _effects_faults}[kind]
+    yield from check(sample, name)
 
 
 def _parse(
@@ -377,6 +407,37 @@ def _pixel_faults(
     if (units := array.attributes.get("units")) != dims.PIXEL_UNITS:
         yield Fault(place, f"expected the units {dims.PIXEL_UNITS!r}, got {units!r}")
     yield from _value_faults(array, coordinates.rising, place)
+
+
+def _effects_faults(sample: GroupDescription, place: str) -> Iterator[Fault]:
+    _, faults = _parse(SampleEffectsAttributes, sample, place)
+    yield from faults
+    for name in sample.groups:
+        yield Fault(f"{place}/{name}", "expected no group here, got one")
+    if not any(name in dims.EFFECT_ARRAYS for name in sample.arrays):
+        yield Fault(place, "expected an array of effects, got none")
+    known = {**dims.EFFECT_ARRAYS, **dims.EFFECT_COORDINATES}
+    sizes = {dims.CORNER: len(Box._fields)}
+    beside: dict[str, str] = {}
+    for name, array in sample.arrays.items():
+        where = f"{place}/{name}"
+        if name not in known:
+            yield Fault(where, f"unknown array. {did_you_mean(name, known)}")
+            continue
+        dtypes = ("float32",) if name in dims.EFFECT_ARRAYS else ()
+        dtypes = ("float64",) if name == dims.CUT_BOX else dtypes
+        yield from _array_faults(array, known[name], where, dtypes=dtypes)
+        yield from _size_faults(array, sizes, where)
+        of_dims = (one for dim in known[name] for one in _BESIDE_DIMENSIONS.get(dim, ()))
+        for needed in (*_BESIDE_EFFECTS.get(name, ()), *of_dims):
+            beside.setdefault(needed, name)
+    for needed, name in beside.items():
+        if needed not in sample.arrays:
+            yield Fault(f"{place}/{needed}", f"expected an array beside {name!r}, got none")
+    for name, check in _EFFECT_VALUES.items():
+        yield from _value_faults(sample.arrays.get(name), check, f"{place}/{name}")
+    for name in dims.GENERATED_PLANE:
+        yield from _pixel_faults(sample, name, sizes, f"{place}/{name}")
 
 
 def _array_faults(

@@ -49,7 +49,7 @@ class Condition:
 def examine_store(
     store: StoreLike, *, deep: bool = False, progress: Progress = lambda _bytes: None
 ) -> Condition:
-    """Return what is wrong with a run or a maps store.
+    """Return what is wrong with a run, a maps or an effects store.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def examine_store(
     root = open_root(store)
     condition = Condition()
     path = root.store_path
-    unstated = "running" if own_attributes(root)["kind"] == "run" else "complete"
+    unstated = "complete" if own_attributes(root)["kind"] == "maps" else "running"
     has_digest = DIGEST in own_attributes(root)
     for name in sample_names(path):
         content = read_object(path / name / METADATA_KEY)
@@ -120,7 +120,8 @@ def take_out(store: StoreLike, samples: Iterable[str], reason: str) -> None:
         If it is missing, no store of i2am, or cannot be written.
     """
     root = open_root(store)
-    kind = {"run": "capture", "maps": "maps"}[own_attributes(root)["kind"]]
+    kind = own_attributes(root)["kind"]
+    kind = "capture" if kind == "run" else kind
     path = path_to_write(store)
     with Writer(path) as writer:
         for name in samples:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import xarray as xr
 import zarr
@@ -13,11 +13,12 @@ from zarr.errors import BaseZarrError
 from zarr.storage import StorePath
 
 from i2am.analysis.stores.checked import describe_array
+from i2am.analysis.stores.effects import effect_share, open_effects
 from i2am.analysis.stores.layers import format_labels, is_noncausal
 from i2am.analysis.stores.reader import open_maps, open_root, open_run
 from i2am.schemas import GroupDescription, I2AMError, LayerAttributes, StorageError, check_schema
 from i2am.schemas.attributes import ATTRIBUTE_KEY
-from i2am.schemas.dims import GUIDANCE, HEAD, REFERENCE, REGION, STEP, WEIGHT
+from i2am.schemas.dims import CUT, GUIDANCE, HEAD, LAYER, REFERENCE, REGION, STEP, WEIGHT, X, Y
 from i2am.storage.addresses import StoreLike, is_url, open_group, own_attributes
 from i2am.storage.inventory import METADATA_KEY
 from i2am.storage.listing import Unreadable, iter_groups
@@ -31,9 +32,11 @@ _UNREADABLE: Final = (BaseZarrError, I2AMError, OSError, ValueError, TypeError, 
 # Stores that are made of maps: groups of averages, or samples with differences.
 _RESULTS: Final = ("average", "differences")
 
+Facts = dict[str, str | list[str]]
+
 
 def describe_store(path: StoreLike, left_out: Container[str] = ()) -> GroupDescription:
-    """Describe a run or a maps store for `i2am.schemas.find_faults`.
+    """Describe a run, a maps or an effects store for `i2am.schemas.find_faults`.
 
     Parameters
     ----------
@@ -86,11 +89,11 @@ def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
         return _result_facts(result) | _stored_fact(path)
     root = open_root(path)
     own = own_attributes(root)
-    is_run = own["kind"] == "run"
-    samples = open_run(path) if is_run else open_maps(path)
-    names = list(samples)
+    open_store, facts_of = _kinds()[own["kind"]]
+    opened = open_store(path)
+    names = list(opened)
     unfinished = len(sample_names(root.store_path)) - len(names)
-    facts: dict[str, str | list[str]] = {"kind": own["kind"], "schema": str(own["schema"])}
+    facts: Facts = {"kind": own["kind"], "schema": str(own["schema"])}
     facts |= {key: str(own[key]) for key in ("convention", "normalisation", "source") if key in own}
     shown = ", ".join(names[:_SHOWN_NAMES]) + (", …" if names[_SHOWN_NAMES:] else "")
     facts["samples"] = f"{len(names)} complete{f', {unfinished} not' if unfinished else ''}" + (
@@ -99,7 +102,7 @@ def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
     damaged: list[str] = []
     for name in names:  # Of the first one, or where that is damaged, of the next.
         try:
-            facts |= _run_facts(samples[name]) if is_run else _maps_facts(samples[name])
+            facts |= facts_of(opened[name])
         except _UNREADABLE as e:
             damaged.append(f"{name}: {_reason(e)}")
         else:
@@ -109,7 +112,7 @@ def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
     return facts | _stored_fact(path)
 
 
-def _stored_fact(path: StoreLike) -> dict[str, str | list[str]]:
+def _stored_fact(path: StoreLike) -> Facts:
     if not isinstance(path, str | Path) or is_url(path):
         return {}
     return {"stored": f"{_stored_bytes(path):,} bytes"}
@@ -126,10 +129,10 @@ def _stored_bytes(folder: str | Path) -> int:
         )
 
 
-def _result_facts(root: zarr.Group) -> dict[str, str | list[str]]:
+def _result_facts(root: zarr.Group) -> Facts:
     """Return the root's attributes, and one line for each group of samples, or for all samples."""
     own = {key: value for key, value in own_attributes(root).items() if value}
-    facts: dict[str, str | list[str]] = {
+    facts: Facts = {
         key: ", ".join(value) if isinstance(value, list) else str(value)
         for key, value in own.items()
     }
@@ -143,7 +146,7 @@ def _result_facts(root: zarr.Group) -> dict[str, str | list[str]]:
     return facts | {"samples": f"{len(names)}: {shown}"}
 
 
-def _run_facts(sample: xr.DataTree) -> dict[str, str | list[str]]:
+def _run_facts(sample: xr.DataTree) -> Facts:
     provenance = sample.attrs[ATTRIBUTE_KEY]
     layers = [_layer_fact(name, node) for name, node in _ordered_layers(sample)]
     timesteps = sample["timestep"].to_numpy()
@@ -163,7 +166,7 @@ def _run_facts(sample: xr.DataTree) -> dict[str, str | list[str]]:
     }
 
 
-def _maps_facts(sample: xr.DataTree) -> dict[str, str | list[str]]:
+def _maps_facts(sample: xr.DataTree) -> Facts:
     lines = []
     for direction, node in sample.children.items():
         volume = node["volume"]
@@ -171,6 +174,40 @@ def _maps_facts(sample: xr.DataTree) -> dict[str, str | list[str]]:
         lines.append(f"{direction}: {sizes}{'; mass' if 'mass' in node else ''}")
     first = next(iter(sample.children.values()))
     return {"steps": str(first.sizes[STEP]), "directions": lines}
+
+
+def _effects_facts(sample: xr.Dataset) -> Facts:
+    own = sample.attrs[ATTRIBUTE_KEY]
+    facts: Facts = {
+        "grid": f"{sample.sizes[Y]} y, {sample.sizes[X]} x",
+        "effects": ", ".join(f"{name} {_counts(array)}".strip() for name, array in sample.items()),
+    }
+    if CUT in sample.dims:
+        facts["regions"] = str(sample.sizes[CUT])
+    if "layer_effect" in sample and "ceiling" in sample:
+        shares = effect_share(sample["layer_effect"], sample["ceiling"])
+        facts["layers"] = [
+            f"{name}: {float(share):.3f} of the effect of all"
+            for name, share in zip(sample[LAYER].values.tolist(), shares, strict=True)
+        ]
+    if own.get("pictures") is not None:
+        facts["pictures"] = f"{own['pictures']} a sample"
+    if own.get("repaint_difference") is not None:
+        facts["repainted"] = f"at most {own['repaint_difference']:g} of 255 levels from the stored"
+    return facts
+
+
+def _counts(array: xr.DataArray) -> str:
+    return " ".join(f"({size} {dim})" for dim, size in array.sizes.items() if dim not in (Y, X))
+
+
+def _kinds() -> dict[str, tuple[Callable[[StoreLike], Mapping[str, Any]], Callable[[Any], Facts]]]:
+    """Return how the store and the first sample of each kind are opened and described."""
+    return {
+        "run": (open_run, _run_facts),
+        "maps": (open_maps, _maps_facts),
+        "effects": (open_effects, _effects_facts),
+    }
 
 
 def _ordered_layers(sample: xr.DataTree) -> list[tuple[str, xr.DataTree]]:

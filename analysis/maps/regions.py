@@ -26,6 +26,8 @@ __all__ = [
     "check_one_side",
     "check_request",
     "kept_dims",
+    "layers_with_sram",
+    "own_grid",
     "resolve_regions",
 ]
 
@@ -306,7 +308,7 @@ def check_request(
     AnalysisError
         As `sram`, of layers and regions.
     """
-    layers = _layers_with_sram(sample, selected, named)
+    layers = layers_with_sram(sample, selected, named)
     from_reference = reference is not None
     reference_image = layers[0].attributes.reference_image()
     regions, image = (reference, reference_image) if from_reference else (generated, "generated")
@@ -325,10 +327,21 @@ def kept_dims(keep: Iterable[str]) -> set[str]:
     return kept
 
 
-def _layers_with_sram(
+def layers_with_sram(
     sample: xr.DataTree, selected: list[SelectedLayer], named: str | Iterable[str] | None
 ) -> list[SelectedLayer]:
-    """Return the layers that have SRAM: a reference grid, and no reduction to maps at capture."""
+    """Return the layers that have SRAM: a reference grid, and no reduction to maps at capture.
+
+    Parameters
+    ----------
+    sample, selected, named
+        As in `check_request`.
+
+    Raises
+    ------
+    AnalysisError
+        If none has, or one whose full name is given has none.
+    """
     with_grid = [layer for layer in selected if layer.has_g2r]
     if not with_grid:
         why = (

@@ -28,7 +28,7 @@ def check_sample(kind: str, name: str, description: GroupDescription, at: object
 
     Parameters
     ----------
-    kind : "run" or "maps"
+    kind : "run", "maps" or "effects"
         Of its store.
     name : str
     description : GroupDescription

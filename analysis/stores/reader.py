@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -53,6 +54,7 @@ __all__ = [
     "Maps",
     "Run",
     "StoreLike",
+    "StoredSamples",
     "open_maps",
     "open_root",
     "open_run",
@@ -65,6 +67,10 @@ _KEPT: Final = (ATTRIBUTE_KEY, "units")
 _LARGEST_EXACT: Final = 2**53
 _SAID_OF_ALL: Final = ("kind", "schema", "status", "contents")
 _SHOWN: Final = 3
+_KINDS: Final = ("run", "maps", "effects")
+
+# What a sample is opened as.
+_Opened = TypeVar("_Opened")
 
 
 def open_run(path: StoreLike) -> Run:
@@ -109,8 +115,18 @@ def open_maps(path: StoreLike) -> Maps:
     return Maps(path)
 
 
-class _Samples(Mapping[str, xr.DataTree]):
-    """The complete samples of a store; a sample is opened on access."""
+class StoredSamples(Mapping[str, _Opened], Generic[_Opened]):
+    """The complete samples of a store; a sample is opened on access.
+
+    Parameters
+    ----------
+    path : str, Path or zarr Store
+
+    Raises
+    ------
+    StoreError
+        If it is missing, no store of i2am, or one of another kind.
+    """
 
     kind: ClassVar[str]
     other_kind_hint: ClassVar[str]
@@ -123,7 +139,7 @@ class _Samples(Mapping[str, xr.DataTree]):
         kind = own_attributes(self._root)["kind"]
         if kind != self.kind:
             msg = (
-                f"Expected a {self.kind} store, got a {kind} store at {path}. "
+                f"Expected {_store_of(self.kind)}, got {_store_of(kind)} at {path}. "
                 f"{self.other_kind_hint}"
             )
             raise StoreError(msg)
@@ -198,7 +214,7 @@ class _Samples(Mapping[str, xr.DataTree]):
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and isinstance(self._group(name), zarr.Group)
 
-    def __getitem__(self, name: str) -> xr.DataTree:
+    def __getitem__(self, name: str) -> _Opened:
         """Open one sample.
 
         Raises
@@ -217,7 +233,11 @@ class _Samples(Mapping[str, xr.DataTree]):
                 f"none, at {self.path}. 'i2am repair' lists the samples that must be made again."
             )
             raise StoreError(msg)
-        return open_tree(group, name, state, partial(check_sample, self.kind, name, at=self.path))
+        return self._open(group, name, state)
+
+    @abstractmethod
+    def _open(self, group: zarr.Group, name: str, state: SampleState) -> _Opened:
+        """Return a complete sample, checked against the contract."""
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return one sample, or the default; lists no others, as an error's message would."""
@@ -291,7 +311,14 @@ class _Samples(Mapping[str, xr.DataTree]):
         return OBJECTS in own or bool(own.get("status", self.unstated_status) == "complete")
 
 
-class Run(_Samples):
+class _Trees(StoredSamples[xr.DataTree]):
+    """Samples that are opened as trees of groups."""
+
+    def _open(self, group: zarr.Group, name: str, state: SampleState) -> xr.DataTree:
+        return open_tree(group, name, state, partial(check_sample, self.kind, name, at=self.path))
+
+
+class Run(_Trees):
     """A capture store: sample name -> DataTree with the groups ``images`` and ``layers/LAYER``."""
 
     kind = "run"
@@ -339,7 +366,7 @@ def _flat(own: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
         yield from _flat(value, f"{prefix}{key}.")
 
 
-class Maps(_Samples):
+class Maps(_Trees):
     """A maps store: sample name -> DataTree with the groups ``r2g`` and, where it exists, ``g2r``."""
 
     kind = "maps"
@@ -352,7 +379,7 @@ class _NoSample(StoreError, KeyError):
 
 
 def open_root(path: StoreLike) -> zarr.Group:
-    """Return the root group of a store of ours, of either kind.
+    """Return the root group of a store of ours: a run, maps or effects.
 
     Raises
     ------
@@ -362,11 +389,12 @@ def open_root(path: StoreLike) -> zarr.Group:
     root = open_group(path)
     own = own_attributes(root)
     # A sample's own group has a status; a maps sample is of kind "maps", too.
-    if own.get("kind") not in {"run", "maps"} or "status" in own:
-        what = "a sample's group" if "status" in own else _what(root)
-        is_other_kind = "kind" in own and "status" not in own
+    is_sample = "status" in own and not (own.get("kind") == "effects" and "source" in own)
+    if own.get("kind") not in _KINDS or is_sample:
+        what = "a sample's group" if is_sample else _what(root)
+        is_other_kind = "kind" in own and not is_sample
         hint = "Give one of these." if is_other_kind else "Give its root."
-        msg = f"Expected a run or a maps store of i2am, got {what}, at {path}. {hint}"
+        msg = f"Expected a run, maps or effects store of i2am, got {what}, at {path}. {hint}"
         raise StoreError(msg)
     check_schema(own, path)
     content = read_object(root.store_path / METADATA_KEY)
@@ -376,6 +404,10 @@ def open_root(path: StoreLike) -> zarr.Group:
         )
         raise StoreError(msg + "Make it anew.")
     return root
+
+
+def _store_of(kind: str) -> str:
+    return f"{'an' if kind == 'effects' else 'a'} {kind} store"
 
 
 def _facts_of(own: dict[str, Any]) -> dict[str, Any]:

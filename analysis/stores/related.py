@@ -1,4 +1,4 @@
-"""The maps that belong to a run, and the run that maps were made from."""
+"""The maps and the effects that belong to a run, and the run that maps were made from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from i2am.analysis.stores.reader import Maps, Run, open_root, open_run
 from i2am.schemas import StoreError
 from i2am.storage.addresses import StoreLike, is_url, own_attributes
 
-__all__ = ["default_maps_path", "find_maps", "named_path", "run_of"]
+__all__ = [
+    "default_effects_path",
+    "default_maps_path",
+    "find_effects",
+    "find_maps",
+    "named_path",
+    "run_of",
+]
 
 _SUFFIX: Final = ".zarr"
 # Paths that name another machine on many systems, and connect to it when they are touched.
@@ -32,9 +39,30 @@ def default_maps_path(run_path: str | Path) -> Path:
     >>> default_maps_path("s3://bucket/shirts.zarr").as_posix()
     'shirts.maps.zarr'
     """
+    return _beside(run_path, "maps")
+
+
+def default_effects_path(run_path: str | Path) -> Path:
+    """Return where a run's measured effects go unless the user says otherwise, as its maps do.
+
+    Parameters
+    ----------
+    run_path : str or Path
+
+    Examples
+    --------
+    >>> default_effects_path("out/run.zarr").as_posix()
+    'out/effects.zarr'
+    >>> default_effects_path("shirts.zarr").as_posix()
+    'shirts.effects.zarr'
+    """
+    return _beside(run_path, "effects")
+
+
+def _beside(run_path: str | Path, kind: str) -> Path:
     path = Path(Path(run_path).name) if is_url(run_path) else named_path(run_path)
     stem = path.name.removesuffix(_SUFFIX)
-    return path.with_name("maps.zarr" if stem == "run" else f"{stem}.maps.zarr")
+    return path.with_name(f"{kind}.zarr" if stem == "run" else f"{stem}.{kind}.zarr")
 
 
 def named_path(path: str | Path) -> Path:
@@ -70,17 +98,45 @@ def find_maps(run_path: str | Path) -> Path | None:
     >>> find_maps("no-such-run.zarr") is None
     True
     """
-    path = default_maps_path(run_path)
+    return _find(run_path, "maps")
+
+
+def find_effects(run_path: str | Path) -> Path | None:
+    """Return the effects store at `default_effects_path`, if it is there and is of the run.
+
+    Parameters
+    ----------
+    run_path : str or Path
+
+    Returns
+    -------
+    Path or None
+
+    Raises
+    ------
+    StoreError
+        If what lies there cannot be read.
+
+    Examples
+    --------
+    >>> find_effects("no-such-run.zarr") is None
+    True
+    """
+    return _find(run_path, "effects")
+
+
+def _find(run_path: str | Path, kind: str) -> Path | None:
+    path = _beside(run_path, kind)
     if not path.is_dir() or not any(path.iterdir()):
         return None
     try:
         own = own_attributes(open_root(path))
     except StoreError as e:
-        msg = f"{e} It lies where the maps of {run_path} belong: name other maps, or move it away."
+        msg = f"{e} It lies where the {kind} of {run_path} belong: name other {kind}, or move it away."
         raise StoreError(msg) from e
     # By name alone: the two are often moved together.
     is_ours = (
-        own.get("kind") == "maps" and Path(str(own.get("source", ""))).name == Path(run_path).name
+        own.get("kind") == kind and Path(str(own.get("source", ""))).name == Path(run_path).name
     )
     return path if is_ours else None
 

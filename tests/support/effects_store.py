@@ -88,7 +88,6 @@ def write_effects(
         "kind": "effects",
         "schema": 1,
         "source": source,
-        "status": "complete",
         "options": {**OPTIONS, **(options or {})},
     }
     root = zarr.create_group(path, attributes={"i2am": attributes})
@@ -102,7 +101,7 @@ def write_effects(
     for sample, arrays in samples.items():
         group = root.create_group(sample, attributes={"i2am": said})
         for name, values in arrays.items():
-            units = {"units": "px"} if name in PLANE else {}
+            units: dict[str, Any] = {"units": "px"} if name in PLANE else {}
             group.create_array(
                 name, data=_stored(name, values), dimension_names=list(DIMS[name]), attributes=units
             )
@@ -167,9 +166,8 @@ def even_boxes(cuts: tuple[int, int], size_px: tuple[int, int]) -> Array:
 
 
 def _stored(name: str, values: Any) -> Array:
-    values = np.asarray(values)
     if name.endswith("_name"):
-        return values.astype(np.dtypes.StringDType())
+        return np.asarray(values, np.dtypes.StringDType())
     if name in ("y", "x", "cut_box"):
-        return values.astype(np.float64)
-    return values.astype(np.int64 if name in COORDINATES else np.float32)
+        return np.asarray(values, np.float64)
+    return np.asarray(values, np.int64 if name in COORDINATES else np.float32)

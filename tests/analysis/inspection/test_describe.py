@@ -94,7 +94,7 @@ def test_the_summary_of_averages_tells_their_groups(run_path: Path, tmp_path: Pa
         "groups": ["0: 1 sample"],
     }
     with pytest.raises(
-        StoreError, match="a run or a maps store of i2am, got one of kind 'average'"
+        StoreError, match="a run, maps or effects store of i2am, got one of kind 'average'"
     ):
         open_maps(tmp_path / "average.zarr")
 
