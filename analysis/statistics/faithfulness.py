@@ -17,6 +17,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from i2am.analysis.kernel.resize import Grid
 from i2am.analysis.maps.region_masses import mean_over_layers, object_patches, region_masses
 from i2am.analysis.scores.bootstrap import (
     DEFAULT_CONFIDENCE,
@@ -42,6 +43,8 @@ __all__ = [
     "BASELINES",
     "EFFECT_SCORES",
     "NO_EFFECT_SHARE",
+    "ComparedSample",
+    "compare_with_effects",
     "curve_shares",
     "object_or_changed",
     "score_effects",
@@ -153,18 +156,20 @@ def score_effects(
     rows: list[tuple[str, str, str, float]] = []
     for number, name in enumerate(dict.fromkeys(measured if samples is None else samples)):
         check_same_capture(measured, opened, name)
-        compared = _Compared.of(opened[name], measured[name], kind, named)
-        rng = np.random.default_rng([seed, number])
-        maps = compared.baselines(rng)
+        effects_of_sample = measured[name]
+        compared = compare_with_effects(opened[name], effects_of_sample, kind=kind, layers=named)
+        maps = compared.maps | compared.baselines(np.random.default_rng([seed, number]))
         if others is not None:
-            maps["randomised"] = compared.mean_masses(others[name], named)
-        found = (*compared.maps.items(), *maps.items())
+            masses = region_masses(
+                others[name], compared.boxes, grid=_grid_of(compared.inside), layers=named
+            )
+            maps["randomised"] = _values(mean_over_layers(masses))
         rows += [
             (name, own, score, value)
-            for own, masses in found
-            for score, value in compared.agreement(masses)
+            for own, plane in maps.items()
+            for score, value in compared.agreement(plane)
         ]
-        rows += [(name, own, score, value) for own, score, value in _measured(measured[name])]
+        rows += [(name, own, score, value) for own, score, value in _measured(effects_of_sample)]
     if not rows:
         msg = (
             f"Expected measured samples, got none, at {measured.path}. Measure some: 'i2am causal'."
@@ -177,19 +182,20 @@ def score_effects(
 
 
 @dataclass(frozen=True)
-class _Compared:
-    """One sample's maps and effects on the same regions and patches.
+class ComparedSample:
+    """One sample's maps and effects on the same regions and patches; `compare_with_effects` makes it.
 
     Parameters
     ----------
     sample : DataTree
     boxes : array (cut, corner)
-    effect : array (cut, patch)
-        Of the object's patches.
+        Of the regions, in pixels of the stored reference.
+    effect : array (cut, y, x)
     inside : array (y, x) of bool
-        The object's patches.
-    maps : dict of str to array (cut, patch)
-        The attention of these patches, by map.
+        The patches that are compared: those of the object.
+    maps : dict of str to array (cut, y, x)
+        The attention to each region: "mean" over layers, "causal" where layers were measured, and that of
+        each layer.
     """
 
     sample: xr.DataTree
@@ -198,43 +204,12 @@ class _Compared:
     inside: NDArray[np.bool_]
     maps: dict[str, Floats]
 
-    @classmethod
-    def of(
-        cls,
-        sample: xr.DataTree,
-        effects: xr.Dataset,
-        kind: EffectKind,
-        layers: str | list[str] | None,
-    ) -> _Compared:
-        """Compute what is compared."""
-        if _EFFECTS[kind] not in effects:
-            msg = (
-                f"Expected {kind} effects of regions, got none, at {sample.name}. Measure them: "
-                "'i2am causal', or ask for another kind."
-            )
-            raise AnalysisError(msg)
-        effect = effects[_EFFECTS[kind]].to_numpy().astype(np.float64)
-        boxes = effects[CUT_BOX].to_numpy()
-        inside = object_or_changed(sample, effects[_CEILINGS[kind]])
-        masses = region_masses(sample, boxes, grid=inside.shape, layers=layers).compute()
-        planes = {MEAN: mean_over_layers(masses)}
-        if "layer_effect" in effects:
-            planes[CAUSAL] = mean_over_layers(masses, causal_weights(effects))
-        planes |= {str(name): masses.sel({LAYER: name}) for name in masses[LAYER].values}
-        maps = {name: _of_patches(plane, inside) for name, plane in planes.items()}
-        return cls(sample, boxes, effect[:, inside], inside, maps)
-
-    def mean_masses(self, sample: xr.DataTree, layers: str | list[str] | None) -> Floats:
-        """Return the mean map of another sample on the same regions and patches."""
-        masses = region_masses(sample, self.boxes, grid=self.inside.shape, layers=layers)
-        return _of_patches(mean_over_layers(masses).compute(), self.inside)
-
     def baselines(self, rng: np.random.Generator) -> dict[str, Floats]:
-        """Return maps that know nothing of the attention."""
+        """Return maps (cut, y, x) that know nothing of the attention."""
         areas = np.prod(self.boxes[:, 2:] - self.boxes[:, :2], axis=1).round(_AREA_DECIMALS)
         return {
             "random": rng.uniform(size=self.effect.shape),
-            "uniform": np.repeat(areas[:, None], self.effect.shape[1], axis=1),
+            "uniform": np.broadcast_to(areas[:, None, None], self.effect.shape),
             "position": self._nearness(),
         }
 
@@ -244,19 +219,74 @@ class _Compared:
         seen = image_box(self.sample, next(iter(layers)).reference_image())
         centres = (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
         regions = (centres - [seen.y0, seen.x0]) / [seen.height, seen.width]
-        patches = (np.argwhere(self.inside) + 0.5) / self.inside.shape
-        distances: Floats = np.linalg.norm(regions[:, None] - patches, axis=-1)
-        return -distances.round(_AREA_DECIMALS)
+        height, width = self.inside.shape
+        y, x = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
+        distances: Floats = np.hypot(
+            regions[:, 0, None, None] - y[:, None], regions[:, 1, None, None] - x
+        )
+        nearness: Floats = -distances.round(_AREA_DECIMALS)
+        return nearness
 
-    def agreement(self, masses: Floats) -> Iterator[tuple[str, float]]:
-        """Yield how well a map (cut, patch) agrees with the effects; nothing for a single region."""
+    def agreement(self, plane: Floats) -> Iterator[tuple[str, float]]:
+        """Yield how well a map (cut, y, x) agrees with the effects; nothing for a single region."""
+        masses, effect = plane[:, self.inside], self.effect[:, self.inside]
         if len(masses) < 2:
             return
-        yield "rank_correlation", _rank_correlation(masses, self.effect)
-        yield "same_peak", _peak_agreement(masses, self.effect, np.eye(len(masses), dtype=bool))
-        yield "near_peak", _peak_agreement(masses, self.effect, _touching(self.boxes))
-        summed = masses.sum(1, keepdims=True), self.effect.sum(1, keepdims=True)
+        yield "rank_correlation", _rank_correlation(masses, effect)
+        yield "same_peak", _peak_agreement(masses, effect, np.eye(len(masses), dtype=bool))
+        yield "near_peak", _peak_agreement(masses, effect, _touching(self.boxes))
+        summed = masses.sum(1, keepdims=True), effect.sum(1, keepdims=True)
         yield "g2r_rank_correlation", _rank_correlation(*summed)
+
+
+def compare_with_effects(
+    sample: xr.DataTree,
+    effects: xr.Dataset,
+    *,
+    kind: EffectKind = "total",
+    layers: str | Iterable[str] | None = None,
+) -> ComparedSample:
+    """Compute the attention of a sample to the regions whose effects were measured.
+
+    Parameters
+    ----------
+    sample : DataTree
+        As `open_run` gives it.
+    effects : Dataset
+        This sample of `open_effects`.
+    kind, layers
+        As in `score_effects`.
+
+    Raises
+    ------
+    AnalysisError
+        As `score_effects`, of one sample.
+    """
+    if _EFFECTS[kind] not in effects:
+        msg = (
+            f"Expected {kind} effects of regions, got none, at {sample.name}. Measure them: "
+            "'i2am causal', or ask for another kind."
+        )
+        raise AnalysisError(msg)
+    boxes = effects[CUT_BOX].to_numpy()
+    inside = object_or_changed(sample, effects[_CEILINGS[kind]])
+    masses = region_masses(sample, boxes, grid=_grid_of(inside), layers=layers).compute()
+    planes = {MEAN: mean_over_layers(masses)}
+    if "layer_effect" in effects:
+        planes[CAUSAL] = mean_over_layers(masses, causal_weights(effects))
+    planes |= {str(name): masses.sel({LAYER: name}) for name in masses[LAYER].values}
+    maps = {name: _values(plane) for name, plane in planes.items()}
+    return ComparedSample(sample, boxes, _values(effects[_EFFECTS[kind]]), inside, maps)
+
+
+def _values(plane: xr.DataArray) -> Floats:
+    values: Floats = plane.transpose(CUT, *GENERATED_PLANE).to_numpy().astype(np.float64)
+    return values
+
+
+def _grid_of(inside: NDArray[np.bool_]) -> Grid:
+    height, width = inside.shape
+    return height, width
 
 
 def object_or_changed(sample: xr.DataTree, ceiling: xr.DataArray) -> NDArray[np.bool_]:
@@ -279,10 +309,6 @@ def object_or_changed(sample: xr.DataTree, ceiling: xr.DataArray) -> NDArray[np.
         return inside
     changed = np.asarray(whole > np.median(whole))
     return changed if changed.any() else np.ones(whole.shape, bool)
-
-
-def _of_patches(plane: xr.DataArray, inside: NDArray[np.bool_]) -> Floats:
-    return plane.transpose(CUT, *GENERATED_PLANE).to_numpy().astype(np.float64)[:, inside]
 
 
 def _rank_correlation(masses: Floats, effect: Floats) -> float:
