@@ -13,8 +13,8 @@ require("zarr", "to write a capture store", "capture")
 
 from i2am.capture import families  # noqa: F401 - each family's module registers its profiles
 from i2am.capture.batch.capture_manifest import CaptureSummary, capture_manifest
-from i2am.capture.causal.cut import Cut, cut, cutting
 from i2am.capture.causal.measure import EffectOptions, MeasuredEffects, knock_out
+from i2am.capture.cuts.cut import Cut, cut, cutting
 from i2am.capture.families.canvas import canvas, canvas_part
 from i2am.capture.families.first_frame import VideoTokens, first_frame, latent_video
 from i2am.capture.families.garment_network import garment_network, joint_garment_network, own_first

@@ -1,4 +1,4 @@
-"""Cutting reference tokens out of a running model, and measuring what that changes in the picture.
+"""Measuring what cuts change in the picture, for one call and for the samples of a run.
 
 May import every other folder of the stage.
 """

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from i2am.capture.causal.editor import Cut
 from i2am.capture.causal.painting import Painter, WatchedDecoder
 from i2am.capture.causal.patches import Values, change_of_patches, with_frames_stacked
+from i2am.capture.cuts.editor import Cut
 from i2am.capture.hooks.instance_method import call_instead
 from i2am.capture.hooks.step_clock import step_of_evaluation
 from i2am.capture.profiles.denoisers import find_denoisers

@@ -11,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from i2am.capture.causal.cut import picture_size
-from i2am.capture.causal.editor import Cut
 from i2am.capture.causal.forced import ForcedPainter
 from i2am.capture.causal.occlusion import occluded
 from i2am.capture.causal.painting import Painter, Painting
@@ -20,6 +18,8 @@ from i2am.capture.causal.patches import Values, change_of_patches, strength
 from i2am.capture.causal.region_grid import RegionGrid
 from i2am.capture.causal.repeated_call import PaintingCall, RepeatedCall
 from i2am.capture.causal.surroundings import Surroundings, look
+from i2am.capture.cuts.cut import picture_size
+from i2am.capture.cuts.editor import Cut
 from i2am.capture.profiles.profile import Profile
 from i2am.schemas import Box, CaptureError, SchemaError
 from i2am.schemas.choices import EDGE_NAMES, EdgeName, GuidanceOption, check_choice

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from i2am.capture.causal.cut import cutting
-from i2am.capture.causal.editor import Cut
 from i2am.capture.causal.patches import Values, with_frames_stacked
-from i2am.capture.causal.placing import Size
 from i2am.capture.causal.repeated_call import PaintingCall
+from i2am.capture.cuts.cut import cutting
+from i2am.capture.cuts.editor import Cut
+from i2am.capture.cuts.placing import Size
 from i2am.capture.hooks.instance_method import call_instead
 from i2am.capture.profiles.profile import Profile
 from i2am.capture.recording.options import StepsOption

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from i2am.capture.causal.placing import Size
 from i2am.capture.causal.repeated_call import PaintingCall
+from i2am.capture.cuts.placing import Size
 from i2am.capture.hooks.denoiser import LayerCall
 from i2am.capture.profiles.profile import Profile
 from i2am.capture.recording.hooked_target import hook_target

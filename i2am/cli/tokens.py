@@ -33,13 +33,14 @@ def add(commands: Any) -> None:
 
 
 def _tokens(options: argparse.Namespace) -> int:
-    from i2am.capture import CaptureOptions, GenerationSettings, load_pipeline
+    from i2am.capture import CaptureOptions, GenerationSettings
     from i2am.capture.batch.capture_manifest import run_first_row
+    from i2am.capture.batch.load_model import load_model
     from i2am.capture.inspection.token_report import describe_tokens
 
     settings = GenerationSettings(1, options.guidance_scale, arguments_by_name(options.argument))
     manifest = options.manifest or _manifest_of_shipped(options.model)
-    pipeline = load_pipeline(options.model, **vars(loading_options(options)))
+    pipeline = load_model(options.model, loading_options(options))
     report = describe_tokens(pipeline, profile=options.profile)
     if manifest is not None:
         with report:

@@ -227,6 +227,10 @@ def test_a_sample_without_effects_shows_its_maps_and_the_next_one_its_effects(wi
     assert not window.layers["R2G"].visible
 
 
+def is_switched(viewer: Any, is_on: bool) -> Callable[[], bool]:
+    return lambda: controller_in(viewer).is_on is is_on
+
+
 def test_the_choice_in_the_browser_and_the_key_switch(
     run: Path, open_window: Callable[..., Any]
 ) -> None:
@@ -238,7 +242,7 @@ def test_the_choice_in_the_browser_and_the_key_switch(
         assert controller_in(viewer).is_on is is_on
     for is_on in (True, False):
         QTest.keyClick(canvas(viewer), Qt.Key.Key_E)
-        wait(lambda is_on=is_on: controller_in(viewer).is_on is is_on)
+        wait(is_switched(viewer, is_on))
         assert viewer.layers["R2G"].visible is not is_on
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from i2am.capture import Cut, capture
-from i2am.capture.causal.cut import cutting
+from i2am.capture.cuts.cut import cutting
 from i2am.schemas import Box
 from tests.support.explicit_attention import explicit_attention
 from tests.support.tiny_pipelines import models

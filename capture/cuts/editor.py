@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from i2am.capture.causal.placing import (
+from i2am.capture.cuts.placing import (
     PicturePlaces,
     Region,
     cells_of_region,

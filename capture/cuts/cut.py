@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from i2am.capture.causal.editor import Cut, CutEditor
-from i2am.capture.causal.placing import PicturePlaces, Size
+from i2am.capture.cuts.editor import Cut, CutEditor
+from i2am.capture.cuts.placing import PicturePlaces, Size
 from i2am.capture.hooks.denoiser import LayerCall
 from i2am.capture.profiles.profile import Profile, select_taps
 from i2am.capture.recording.hooked_target import HookedTarget, hook_target

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from i2am.capture import Cut, cut, cutting
-from i2am.capture.causal.cut import layer_names
+from i2am.capture.cuts.cut import layer_names
 from i2am.schemas import Box, CaptureError, SchemaError
 from tests.support.compvis.checks import BUILDERS
 from tests.support.compvis.models import (
