@@ -17,10 +17,10 @@ from i2am.analysis.inspection.describe import describe_store, summarise_store
 from i2am.analysis.maps.analyze import analyze, maps_of
 from i2am.analysis.maps.analyze_run import analyze_run
 from i2am.analysis.maps.live_sram import LiveSram, SramEstimate
+from i2am.analysis.maps.region_masses import cell_order, object_patches, region_masses
+from i2am.analysis.maps.roads import most_read, source_mass, two_hop
 from i2am.analysis.maps.sram import sram
-from i2am.analysis.masses.region_masses import cell_order, object_patches, region_masses
-from i2am.analysis.masses.roads import most_read, source_mass, two_hop
-from i2am.analysis.masses.what_if import what_if
+from i2am.analysis.maps.what_if import what_if
 from i2am.analysis.scores.heads import head_scores, write_head_scores
 from i2am.analysis.scores.imacs import imacs
 from i2am.analysis.scores.registry import known_scores, register_score, unregister_score

@@ -17,7 +17,7 @@ from i2am.analysis.figures.panels import (
     seen_part,
     stored_image,
 )
-from i2am.analysis.masses.roads import source_mass, two_hop
+from i2am.analysis.maps.roads import source_mass, two_hop
 from i2am.analysis.stores.layers import reference_image
 from i2am.schemas.dims import LAYER, SOURCE, STEP
 

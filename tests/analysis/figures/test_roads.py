@@ -10,7 +10,7 @@ import xarray as xr
 
 from i2am.analysis import analyze, open_run
 from i2am.analysis.figures import existing_kinds, load_figure
-from tests.analysis.masses.test_roads import captured
+from tests.analysis.maps.test_roads import captured
 from tests.support.figure_reading import check_words, panels_of
 from tests.support.synthetic_run import write_run
 
