@@ -15,7 +15,6 @@ import csv
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -128,7 +127,7 @@ def report(out: Path, pairs: Compositions, names: list[str], also: int) -> None:
     print_sources(effects, masses, batches)
     print_curves(effects, names)
     print_kinds(out, effects, names, also, batches)
-    print_cost(out, effects, names, also)
+    print_cost(out, effects, names, also, batches)
     draw(run, effects, masses, batches, names[:SHOWN], out / "effects.png")
 
 
@@ -170,7 +169,7 @@ def print_sources(
     count = 0
     for name, batch in batches.items():
         sample, mass = effects[name], masses[name]
-        patches, source = true_sources(batch, sample["ceiling"].shape)
+        patches, source = true_sources(batch, patch_grid(sample))
         boxes = sample["cut_box"].to_numpy()
         planes = {
             "total effect": sample["region"],
@@ -210,9 +209,9 @@ def near(boxes: Floats, source: Floats) -> Floats:
     return np.stack([beside <= 0, beside <= token, beside <= region], 1).astype(float)
 
 
-def true_sources(batch: Batch, grid: Any) -> tuple[NDArray[np.intp], Floats]:
+def true_sources(batch: Batch, grid: tuple[int, int]) -> tuple[NDArray[np.intp], Floats]:
     """Return the object's patches (patch, 2), and where in the reference, in pixels, each is from."""
-    alpha = functional.interpolate(batch.alpha, tuple(grid), mode="area")[0, 0].numpy()
+    alpha = functional.interpolate(batch.alpha, grid, mode="area")[0, 0].numpy()
     patches = np.argwhere(alpha > 0.5)
     top, left, side = batch.box[0].tolist()
     centres = (patches + 0.5) * (SIZE_PX / np.asarray(grid))
@@ -262,7 +261,7 @@ def print_kinds(
     for kind, (store, array, some) in pairs.items():
         correlations, peaks = [], []
         for name in some:
-            patches, _ = true_sources(batches[name], store[name]["ceiling"].shape)
+            patches, _ = true_sources(batches[name], patch_grid(store[name]))
             one, other = (
                 store[name][own].to_numpy()[:, patches[:, 0], patches[:, 1]]
                 for own in ("region", array)
@@ -286,7 +285,9 @@ def print_kinds(
     table("Kinds of effects", header, rows)
 
 
-def print_cost(out: Path, effects: Effects, names: list[str], also: int) -> None:
+def print_cost(
+    out: Path, effects: Effects, names: list[str], also: int, batches: Mapping[str, Batch]
+) -> None:
     """Print how many pictures were painted, and what adaptive regions save and keep."""
     painted = [effects[name].attrs["i2am"]["pictures"] for name in names]
     print(f"\nPictures a sample, with layers, direct effects and curves: {np.mean(painted):.0f}")
@@ -313,9 +314,11 @@ def print_cost(out: Path, effects: Effects, names: list[str], also: int) -> None
         holder = inside.all(-1).argmax(0)
         area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
         coarse = (adaptive[name]["region"].to_numpy() / area[:, None, None])[holder]
-        chosen = full[name]["ceiling"].to_numpy() > full[name]["ceiling"].median().item()
+        patches, _ = true_sources(batches[name], patch_grid(full[name]))
         fine = full[name]["region"].to_numpy()
-        agreement.append(rank_correlation(fine[:, chosen], coarse[:, chosen]))
+        agreement.append(
+            rank_correlation(*(own[:, patches[:, 0], patches[:, 1]] for own in (fine, coarse)))
+        )
     table("Adaptive regions", ["regions", "cuts", "rho of the mean map", "near peak"], rows)
     print(f"\nrho of adaptive with full effects, over the finest regions: {told(agreement)}")
 
@@ -345,7 +348,7 @@ def draw(
     )
     for row, name in zip(axes, names, strict=True):
         sample, effect = run[name], effects[name]
-        patches, source = true_sources(batches[name], effect["ceiling"].shape)
+        patches, source = true_sources(batches[name], patch_grid(effect))
         reference = sample["images/reference"].to_numpy()
         painted = sample["images/generated"].to_numpy()
         causal = (
@@ -358,7 +361,7 @@ def draw(
         planes += [own[:, one[0], one[1]] for own in (causal, region)]
         row[0].imshow(reference)
         row[1].imshow(painted)
-        scale = SIZE_PX / np.asarray(effect["ceiling"].shape)
+        scale = SIZE_PX / np.asarray(patch_grid(effect))
         row[1].plot(*((one + 0.5) * scale - 0.5)[::-1], "r+", markersize=9)
         for axis, plane in zip(row[2:], planes, strict=True):
             side = round(len(plane) ** 0.5)
