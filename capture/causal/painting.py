@@ -110,7 +110,14 @@ class Painter:
             filled = None
             if references is not None:
                 filled = [*references, *[None] * (self.size - len(references))]
-            output = self.call(self.size, filled)
+            try:
+                output = self.call(self.size, filled)
+            except Exception as e:
+                if self.size > 1 and not self.pictures:
+                    e.add_note(
+                        "If it cannot paint several images in a call: batch=1 (--batch-size 1)."
+                    )
+                raise
         self.pictures += self.size
         latents, pixels = decoder.read(self.size, self.frames)
         if latents is None:
@@ -201,7 +208,11 @@ class WatchedDecoder:
 def _with_frames(values: Values, count: int) -> Values:
     """Return images with an axis of frames, where a decoder got them as so many images more."""
     frames, rest = divmod(len(values), count)
-    if values.ndim != 4 or rest or frames < 2:
+    if rest or frames < 2:
+        return values
+    if values.ndim == 5 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    elif values.ndim != 4:
         return values
     return np.moveaxis(values.reshape(count, frames, *values.shape[1:]), 1, 2)
 
@@ -209,6 +220,8 @@ def _with_frames(values: Values, count: int) -> Values:
 def _rows_of(output: Any) -> Values | None:
     """Return the images of a model without a decoder, dims (image, channel, y, x)."""
     found = getattr(output, "images", output)
+    if isinstance(found, tuple) and len(found) == 1:
+        (found,) = found
     if isinstance(found, torch.Tensor):
         return _to_array(found)
     if isinstance(found, Sequence) and found and isinstance(found[0], Image.Image):
