@@ -11,7 +11,9 @@ __all__ = [
     "CONTRASTS",
     "CONVENTIONS",
     "EDGE_NAMES",
+    "EFFECT_KINDS",
     "GUIDANCE_OPTIONS",
+    "LAYER_WEIGHTS",
     "LEVEL_NAMES",
     "MODEL_DTYPES",
     "NORMALISATIONS",
@@ -21,7 +23,9 @@ __all__ = [
     "Contrast",
     "Convention",
     "EdgeName",
+    "EffectKind",
     "GuidanceOption",
+    "LayerWeights",
     "LevelName",
     "ModelDtype",
     "Normalisation",
@@ -39,10 +43,14 @@ StoredDtype = Literal["float16", "float32"]
 GuidanceOption = Literal["conditional", "both"]
 # Which tokens read which others, as "what is read -> who reads it"; the first is always kept.
 EdgeName = Literal["reference->generated", "reference->text", "text->generated"]
+# How the effect of a region is measured.
+EffectKind = Literal["total", "direct", "occlusion"]
 ModelDtype = Literal["float32", "float16", "bfloat16"]
 # How maps are made and shown.
 Convention = Literal["i2am", "official"]
 Normalisation = Literal["mass", "density"]
+# What a mean over layers weighs each of them by; by default nothing does.
+LayerWeights = Literal["causal"]
 Polarity = Literal["direct", "inverted"]
 Contrast = Literal["shared", "panel"]
 LevelName = Literal["ulam", "tlam", "hlam", "llam", "volume", "mass"]
@@ -51,9 +59,11 @@ REPRESENTATION_OPTIONS: Final = get_args(RepresentationOption)
 STORED_DTYPES: Final = get_args(StoredDtype)
 GUIDANCE_OPTIONS: Final = get_args(GuidanceOption)
 EDGE_NAMES: Final = get_args(EdgeName)
+EFFECT_KINDS: Final = get_args(EffectKind)
 MODEL_DTYPES: Final = get_args(ModelDtype)
 CONVENTIONS: Final = get_args(Convention)
 NORMALISATIONS: Final = get_args(Normalisation)
+LAYER_WEIGHTS: Final = get_args(LayerWeights)
 POLARITIES: Final = get_args(Polarity)
 CONTRASTS: Final = get_args(Contrast)
 LEVEL_NAMES: Final = get_args(LevelName)

@@ -136,6 +136,8 @@ EFFECT_COORDINATES: Final = {
 }
 # The units of the coordinates of y, x, reference_y and reference_x, which a maps group may have.
 PIXEL_UNITS: Final = "px"
+# A coordinate along LAYER of maps whose levels weigh each layer by its measured effect.
+LAYER_WEIGHT: Final = "layer_weight"
 # Coordinates that each maps group has, and the dimension of each.
 MAP_COORDINATES: Final = {LAYER: LAYER, HEAD: HEAD, FIRST_STEP: TIME, LAST_STEP: TIME}
 

@@ -24,6 +24,7 @@ def open_viewer(
     *,
     sample: str | None = None,
     maps: str | PathLike[str] | None = None,
+    effects: str | PathLike[str] | None = None,
     show: bool = True,
 ) -> napari.Viewer:
     """Open a napari viewer with one sample of a run: its images, and its maps over them.
@@ -38,6 +39,9 @@ def open_viewer(
         An analysis store. Without it the one that lies beside the run is read
         (`i2am.analysis.find_maps`), or the maps are computed from the run as they are
         looked at.
+    effects : str or path, optional
+        A store of measured effects. Without it the one that lies beside the run is read, if there
+        is one.
     show : bool
         Whether the window is shown. A display is needed either way.
 
@@ -56,10 +60,13 @@ def open_viewer(
         If there is no display.
     """
     check_qt()
+    from i2am.viewer.data.effects import check_effects
     from i2am.viewer.data.open_sample import open_view
 
-    # The store before the display: a wrong path is wrong on any machine.
-    view = open_view(run_path, sample, maps)
+    # The stores before the display: a wrong path is wrong on any machine.
+    if effects is not None:
+        check_effects(effects)
+    view = open_view(run_path, sample, maps, effects=effects)
     check_display()
     import napari
     from qtpy.QtWidgets import QApplication
@@ -89,11 +96,11 @@ def show_view(viewer: napari.Viewer, view: SampleView) -> None:
 
 def serve(viewer: napari.Viewer) -> Session:
     """Have a window's layers of ours follow the sliders and clicks; return its session."""
-    from i2am.viewer.picking.sram_controller import sram_controller_of
+    from i2am.viewer.picking.effect_controller import effect_controller_of
     from i2am.viewer.session.attach import session_of
 
     session = session_of(viewer)
-    sram_controller_of(session)
+    effect_controller_of(session)
     return session
 
 
@@ -102,9 +109,10 @@ def view(
     *,
     sample: str | None = None,
     maps: str | PathLike[str] | None = None,
+    effects: str | PathLike[str] | None = None,
 ) -> None:
     """Open a run as `open_viewer` does, and return when the window is closed."""
-    open_viewer(run_path, sample=sample, maps=maps)
+    open_viewer(run_path, sample=sample, maps=maps, effects=effects)
     import napari
 
     napari.run()

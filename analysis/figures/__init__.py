@@ -2,7 +2,8 @@
 
 May import every other folder of analysis. A figure is a function ``draw(sample, maps, style=…)`` in
 a file of its own, and one entry in `FIGURES`: the command line, the files and the report take it from
-there. It is imported when it is first drawn, and Matplotlib with it.
+there. It is imported when it is first drawn, and Matplotlib with it. One of measured effects is a function
+``draw(sample, effects, style=…)``, and says which of them it needs.
 """
 
 from __future__ import annotations
@@ -76,12 +77,16 @@ class FigureKind:
         Whether a captured sample has this figure.
     is_in_report : bool
         Whether the report shows it, and `write_figures` writes it by default.
+    needs : tuple of str
+        The measured effects that it is drawn from, by their names in a sample of `open_effects`. It is
+        then called as ``function(sample, effects, style=…)``, where they are given.
     """
 
     function: str
     caption: str
     exists: Callable[[xr.DataTree], bool] = _always
     is_in_report: bool = True
+    needs: tuple[str, ...] = ()
 
 
 FIGURES: Final[dict[str, FigureKind]] = {
@@ -123,6 +128,28 @@ FIGURES: Final[dict[str, FigureKind]] = {
         exists=_has_sources,
         is_in_report=False,
     ),
+    "effects": FigureKind(
+        "i2am.analysis.figures.effects:effects_beside_maps",
+        "What the object and two of its patches read of each region of the reference, beside what cutting "
+        "that region changes there. Where the two look alike, the map may be believed.",
+        exists=_has_sram,
+        is_in_report=False,
+        needs=("region", "ceiling"),
+    ),
+    "curves": FigureKind(
+        "i2am.analysis.figures.effect_plots:curves",
+        "How much of the effect of the whole reference comes and goes as its regions are cut one after the "
+        "other, in several orders.",
+        is_in_report=False,
+        needs=("deletion", "ceiling"),
+    ),
+    "layer_effects": FigureKind(
+        "i2am.analysis.figures.effect_plots:layer_effects",
+        "What cutting the reference in one layer alone changes, as share of what cutting it in all layers "
+        "changes.",
+        is_in_report=False,
+        needs=("layer_effect", "ceiling"),
+    ),
 }
 
 
@@ -131,9 +158,16 @@ def report_kinds() -> tuple[str, ...]:
     return tuple(name for name, kind in FIGURES.items() if kind.is_in_report)
 
 
-def existing_kinds(sample: xr.DataTree, kinds: Iterable[str]) -> list[str]:
-    """Return those of the kinds that exist for a sample."""
-    return [kind for kind in kinds if FIGURES[kind].exists(sample)]
+def existing_kinds(
+    sample: xr.DataTree, kinds: Iterable[str], effects: xr.Dataset | None = None
+) -> list[str]:
+    """Return those of the kinds that exist for a sample, and for its measured effects."""
+    measured = set() if effects is None else set(effects.data_vars)
+    return [
+        kind
+        for kind in kinds
+        if measured.issuperset(FIGURES[kind].needs) and FIGURES[kind].exists(sample)
+    ]
 
 
 def load_figure(kind: str) -> Callable[..., Figure]:

@@ -105,9 +105,10 @@ def time_titles(sample: xr.DataTree, tlam: xr.DataArray) -> list[str]:
 def unit(maps: xr.DataTree) -> str:
     """Return what the maps' values are, as a label of a scale."""
     attributes = maps.root.attrs.get(ATTRIBUTE_KEY) or maps.attrs.get(ATTRIBUTE_KEY) or {}
-    if attributes.get("normalisation") == "density":
-        return "attention (uniform = 1)"
-    return "attention per position"
+    is_density = attributes.get("normalisation") == "density"
+    label = "attention (uniform = 1)" if is_density else "attention per position"
+    weighted = any(dims.LAYER_WEIGHT in node.coords for node in maps.subtree)
+    return f"{label}, layers by effect" if weighted else label
 
 
 def _without_shared_end(names: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from i2am.analysis.figures import FIGURES, existing_kinds, load_figure, report_k
 from i2am.analysis.scores.bootstrap import DEFAULT_CONFIDENCE, check_confidence
 from i2am.analysis.statistics.comparison import compare_sample, summarise_comparison
 from i2am.analysis.statistics.run_pair import RunPair, SampleWithMaps, differences_of
+from i2am.analysis.stores.effects import own_effects
 from i2am.analysis.stores.maps_writer import COORDINATE_CODECS, MAP_CODECS
 from i2am.analysis.stores.tables import write_table
 from i2am.files import (
@@ -49,6 +50,7 @@ def write_figures(
     overwrite: bool = False,
     style: MapStyle | None = None,
     progress: bool = False,
+    effects: Mapping[str, xr.Dataset] | None = None,
 ) -> list[Path]:
     """Write ``SAMPLE-KIND.png`` for each sample and kind, and return the paths.
 
@@ -68,6 +70,9 @@ def write_figures(
     style : MapStyle, optional
     progress : bool
         Show a bar over the figures.
+    effects : Mapping of str to Dataset, optional
+        As `open_effects` gives it, for figures of measured effects. A sample that was captured again
+        since has none.
 
     Raises
     ------
@@ -86,7 +91,7 @@ def write_figures(
     _check_known(names, run, "sample of the run")
     _check_known(names, maps, "sample of the maps")
     check_not_in_store(out_dir, is_folder=True)
-    wanted = {name: existing_kinds(run[name], kinds) for name in names}
+    wanted = {name: _existing(run[name], name, kinds, effects) for name in names}
     paths = [figure_path(out_dir, name, kind) for name in names for kind in wanted[name]]
     for path in paths:
         check_new_file(path, overwrite=overwrite)
@@ -94,11 +99,26 @@ def write_figures(
     with tqdm(total=len(paths), desc="figures", unit="figure", disable=not progress) as bar:
         for name in names:
             sample, own_maps = run[name], maps[name]
+            measured = own_effects(effects, name, sample)
             for kind in wanted[name]:
+                shown = measured if FIGURES[kind].needs else own_maps
                 with written_whole(figure_path(out_dir, name, kind)) as unfinished:
-                    unfinished.write_bytes(render(load_figure(kind)(sample, own_maps, style=style)))
+                    unfinished.write_bytes(render(load_figure(kind)(sample, shown, style=style)))
                 bar.update()
     return paths
+
+
+def _existing(
+    sample: xr.DataTree,
+    name: str,
+    kinds: Iterable[str],
+    effects: Mapping[str, xr.Dataset] | None,
+) -> list[str]:
+    wanted = list(kinds)
+    needs_effects = any(FIGURES[kind].needs for kind in wanted)
+    return existing_kinds(
+        sample, wanted, own_effects(effects, name, sample) if needs_effects else None
+    )
 
 
 def figure_path(out_dir: str | Path, sample: str, kind: str) -> Path:

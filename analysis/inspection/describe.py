@@ -95,6 +95,9 @@ def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
     unfinished = len(sample_names(root.store_path)) - len(names)
     facts: Facts = {"kind": own["kind"], "schema": str(own["schema"])}
     facts |= {key: str(own[key]) for key in ("convention", "normalisation", "source") if key in own}
+    options = own.get("options")
+    if isinstance(options, dict) and options.get("weights"):
+        facts["weights"] = f"{options['weights']}, of {options.get('effects')}"
     shown = ", ".join(names[:_SHOWN_NAMES]) + (", …" if names[_SHOWN_NAMES:] else "")
     facts["samples"] = f"{len(names)} complete{f', {unfinished} not' if unfinished else ''}" + (
         f": {shown}" if shown else ""

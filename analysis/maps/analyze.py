@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
+import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from i2am.analysis.kernel.resize import Grid, largest_grid
 from i2am.analysis.maps.layer_maps import layer_maps
@@ -17,11 +19,13 @@ from i2am.analysis.maps.levels import (
     add_step_coordinates,
     compute_levels,
     mean_float32,
+    mean_of_layers,
     split_time_groups,
     stack_layers,
 )
 from i2am.analysis.maps.official import official_levels, official_plan
 from i2am.analysis.stores.boxes import pixel_coordinates
+from i2am.analysis.stores.effects import causal_weights, weights_of_layers
 from i2am.analysis.stores.layers import (
     Labels,
     SelectedLayer,
@@ -34,8 +38,10 @@ from i2am.schemas import SCHEMA_VERSION, AnalysisError
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.choices import (
     CONVENTIONS,
+    LAYER_WEIGHTS,
     NORMALISATIONS,
     Convention,
+    LayerWeights,
     Normalisation,
     check_choice,
 )
@@ -43,7 +49,7 @@ from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, STEP, TIMESTEP
 from i2am.schemas.directions import G2R, R2G
 from i2am.storage.addresses import StoreLike
 
-__all__ = ["analyze", "check_options", "maps_of"]
+__all__ = ["analyze", "check_options", "check_weights", "maps_of"]
 
 # A map of so many float32 takes 64 MiB, for each layer, step and head; layers have thousands.
 _MOST_CELLS: Final = 2**24
@@ -60,6 +66,8 @@ def analyze(
     guidance: str = CONDITIONAL,
     time_groups: int = 5,
     grid: Grid | None = None,
+    weights: LayerWeights | None = None,
+    effects: xr.Dataset | None = None,
 ) -> xr.DataTree:
     """Return every map of a captured sample, in both directions, lazily.
 
@@ -82,6 +90,11 @@ def analyze(
     grid : (height, width), optional
         The common grid of both directions. By default the largest of the selected layers; under
         "official", for R2G, the generated image's size divided by 8.
+    weights : "causal", optional
+        Weigh each layer in ULAM, TLAM, HLAM and mass by its measured effect, so that layers which change
+        nothing do not count. By default each map of the volume counts alike.
+    effects : Dataset, optional
+        This sample of `open_effects`, for `weights`.
 
     Returns
     -------
@@ -92,17 +105,20 @@ def analyze(
         ``r2g`` also mass (plane) where layers have it; float32, at least 0, lazy. Heads that a
         layer lacks are NaN; means skip them. Where the image is stored, the plane's coordinates
         are the centres of its cells in pixels of that image: a map fills the part that the model saw.
+        With weights they are the coordinate ``layer_weight`` (layer).
 
     Raises
     ------
     AnalysisError
         If an option is unknown, a label was not captured, the named layers look at different
-        reference images, or `sample` is a run.
+        reference images, or `sample` is a run; or weights are asked for and a layer has no measured
+        effect, no effects are given, or convention is "official".
 
     Notes
     -----
     Park & Jang, I²AM (arXiv 2407.12331), section 3: ULAM, TLAM, HLAM and LLAM are means of the
-    volume over the dimensions that each does not keep.
+    volume over the dimensions that each does not keep. With w_l, the size of the effect of cutting layer
+    l alone, ULAM is the sum of w_l times the layer's LLAM, divided by the sum of w_l.
 
     Examples
     --------
@@ -132,20 +148,52 @@ def analyze(
         coordinates = coordinates.sel({STEP: kept_steps})
     spans = split_time_groups(coordinates.sizes[STEP], time_groups)
     density = normalisation == "density"
+    of_layers = check_weights(weights, effects, convention)
     attributes = {
         "kind": "maps",
         "schema": SCHEMA_VERSION,
         "convention": convention,
         "normalisation": normalisation,
     }
+    if weights is not None:
+        attributes["weights"] = weights
     if convention == "official":
         directions = _official(sample, selected, coordinates, spans, grid)
     else:
-        directions = _i2am(selected, coordinates, spans, grid, density=density)
+        directions = _i2am(selected, coordinates, spans, grid, of_layers, density=density)
     for name, levels in directions.items():
         directions[name] = levels.assign_coords(_pixels(sample, selected, levels, name))
     tree: dict[str, xr.Dataset] = {"/": xr.Dataset(attrs={ATTRIBUTE_KEY: attributes})}
     return xr.DataTree.from_dict(tree | directions, name=sample.name)
+
+
+def check_weights(
+    weights: str | None, effects: xr.Dataset | None, convention: str = "i2am"
+) -> dict[str, float] | None:
+    """Return the weight of each measured layer; None where no weights are asked for.
+
+    Raises
+    ------
+    AnalysisError
+        If there is no such kind of weights, one of the two is missing, these are no effects of a sample,
+        or the convention has no weights.
+    """
+    if weights is None and effects is None:
+        return None
+    check_choice("weights", weights, LAYER_WEIGHTS, AnalysisError)
+    if convention == "official":
+        msg = (
+            f"Expected no weights with convention 'official', got {weights!r}, at weights. Leave one of "
+            "the two at its default."
+        )
+        raise AnalysisError(msg)
+    if not isinstance(effects, xr.Dataset):
+        msg = (
+            f"Expected one sample of open_effects(), got {type(effects).__name__}, at effects. Give "
+            "open_effects('effects.zarr')['NAME']: the weights are what was measured."
+        )
+        raise AnalysisError(msg)
+    return causal_weights(effects)
 
 
 def check_options(convention: str, normalisation: str, grid: Grid | None = None) -> None:
@@ -175,26 +223,37 @@ def _i2am(
     coordinates: xr.Dataset,
     time_groups: list[slice],
     grid: Grid | None,
+    weights: Mapping[str, float] | None,
     *,
     density: bool,
 ) -> dict[str, xr.Dataset]:
     """Return both directions: every level is a mean of the volume."""
+
+    def levels(maps: Sequence[MapsOfLayer]) -> xr.Dataset:
+        found = compute_levels(maps, time_groups, _weights_of(maps, weights))
+        return add_step_coordinates(found, coordinates, time_groups)
+
     generated = grid or largest_grid(layer.attributes.generated_grid for layer in selected)
     references = [
         g for layer in selected if (g := layer.attributes.reference_grid) and layer.has_g2r
     ]
     reference = (grid or largest_grid(references)) if references else None
     r2g, g2r, mass = _maps(selected, generated, reference, density=density)
-    directions = {
-        "r2g": add_step_coordinates(compute_levels(r2g, time_groups), coordinates, time_groups)
-    }
+    directions = {"r2g": levels(r2g)}
     if mass:
-        directions["r2g"]["mass"] = mean_float32(stack_layers(mass), [LAYER, STEP, HEAD])
+        own = _weights_of(mass, weights)
+        directions["r2g"]["mass"] = mean_of_layers(stack_layers(mass), [LAYER, STEP, HEAD], own)
     if g2r:
-        directions["g2r"] = add_step_coordinates(
-            compute_levels(g2r, time_groups), coordinates, time_groups
-        )
+        directions["g2r"] = levels(g2r)
     return directions
+
+
+def _weights_of(
+    maps: Sequence[MapsOfLayer], weights: Mapping[str, float] | None
+) -> NDArray[np.float64] | None:
+    if weights is None:
+        return None
+    return weights_of_layers(weights, [layer.name for layer, _ in maps])
 
 
 def _official(

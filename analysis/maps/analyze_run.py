@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from i2am.analysis.kernel.resize import Grid
 from i2am.analysis.maps.analyze import analyze, check_options
 from i2am.analysis.maps.dask_cluster import Executor, ProgressCallback, open_executor
+from i2am.analysis.stores.effects import Effects, check_same_capture
 from i2am.analysis.stores.layers import Labels, head_labels, step_labels
 from i2am.analysis.stores.maps_writer import (
     Source,
@@ -31,9 +32,16 @@ from i2am.analysis.stores.maps_writer import (
     start_sample,
 )
 from i2am.analysis.stores.reader import Run, open_run
+from i2am.analysis.stores.related import effects_of
 from i2am.files import check_not_in_store
-from i2am.schemas import I2AMError, StorageError, StoreError
-from i2am.schemas.choices import Convention, Normalisation
+from i2am.schemas import AnalysisError, I2AMError, StorageError, StoreError
+from i2am.schemas.choices import (
+    LAYER_WEIGHTS,
+    Convention,
+    LayerWeights,
+    Normalisation,
+    check_choice,
+)
 from i2am.schemas.dims import CONDITIONAL
 from i2am.storage.addresses import StoreLike, is_url
 from i2am.storage.failures import reported_as_store_error, storage_error
@@ -65,6 +73,8 @@ def analyze_run(
     guidance: str = CONDITIONAL,
     time_groups: int = 5,
     grid: Grid | None = None,
+    weights: LayerWeights | None = None,
+    effects: StoreLike | None = None,
     progress: bool = True,
     overwrite: bool = False,
     durable: bool = True,
@@ -85,8 +95,10 @@ def analyze_run(
     workers : int, optional
         Start a local cluster of that many processes, of one thread each. By default Dask's own:
         threads, or the client that is active in this process.
-    convention, normalisation, layers, steps, heads, guidance, time_groups, grid
+    convention, normalisation, layers, steps, heads, guidance, time_groups, grid, weights
         As in `analyze`.
+    effects : str, Path or zarr Store, optional
+        What was measured on the run, for `weights`; by default the store beside the run.
     progress : bool
         Show a bar with rate and remaining time, and where a cluster's dashboard is.
     overwrite : bool
@@ -105,7 +117,8 @@ def analyze_run(
     StoreError
         If the run is missing or has no such sample, or `out` is a URL or something else than such
         a maps store; at the end, when all others are done, if a sample cannot be read, or is so damaged
-        that it was left out. After two
+        that it was left out; or if weights are asked for and effects were not measured, or on another
+        capture. After two
         samples in a row whose maps could not be read or written no further one is tried.
     AnalysisError
         If an option is unknown, a label was not captured, or the cluster does not answer.
@@ -131,8 +144,11 @@ def analyze_run(
         raise StoreError(msg)
     check_not_in_store(out)
     out = Path(out)
+    measured = _measured(run, weights, effects, opened, chosen)
     # An error comes before anything is written.
-    prepared = {first: analyze(sample, **options)}
+    prepared = {first: analyze(sample, **options, **_own_effects(measured, first))}
+    if measured is not None:
+        options |= {"weights": weights, "effects": source_of(measured.path, out)}
     with (
         open_executor(scheduler, workers) as executor,
         _entered(
@@ -155,6 +171,7 @@ def analyze_run(
                 executor,
                 advance=lambda share: bar.update(min(share, len(chosen) - bar.n)),
                 prepared=prepared,
+                measured=measured,
                 writer=writer,
                 durable=durable,
             ).run(chosen)
@@ -178,6 +195,7 @@ class _Analysis:
     executor: Executor
     advance: ProgressCallback
     prepared: dict[str, xr.DataTree]
+    measured: Effects | None
     writer: Writer
     durable: bool
     _started: deque[tuple[str, Source, Callable[[], None]]] = field(default_factory=deque)
@@ -211,7 +229,8 @@ class _Analysis:
     def _start(self, name: str, source: Source) -> None:
         maps = self.prepared.pop(name, None)
         if maps is None:
-            maps = analyze(self.opened[name], **self.options)
+            options = self.options | _own_effects(self.measured, name)
+            maps = analyze(self.opened[name], **options)
         writes = start_sample(self.root, name, maps, source, self.writer, durable=self.durable)
         self._started.append((name, source, self.executor.start(writes, self.advance)))
 
@@ -241,6 +260,30 @@ class _Analysis:
         self._error = self._error or (name, error)
         self._failed += 1
         self._strikes.failed(error)
+
+
+def _measured(
+    run: StoreLike,
+    weights: LayerWeights | None,
+    effects: StoreLike | None,
+    opened: Run,
+    samples: Iterable[str],
+) -> Effects | None:
+    """Return the effects by which layers are weighed, those of every sample; None without weights."""
+    if weights is None:
+        if effects is not None:
+            msg = "Expected weights='causal' beside effects, got none, at weights. Give both."
+            raise AnalysisError(msg)
+        return None
+    check_choice("weights", weights, LAYER_WEIGHTS, AnalysisError)
+    found = effects_of(run, effects)
+    for name in samples:
+        check_same_capture(found, opened, name)
+    return found
+
+
+def _own_effects(measured: Effects | None, name: str) -> dict[str, Any]:
+    return {} if measured is None else {"weights": "causal", "effects": measured[name]}
 
 
 def _explained(error: Exception, name: str, run: Run, others: str) -> Exception:

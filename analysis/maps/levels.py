@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from i2am.analysis.stores.layers import SelectedLayer
 from i2am.schemas import AnalysisError
-from i2am.schemas.dims import FIRST_STEP, HEAD, LAST_STEP, LAYER, STEP, TIME
+from i2am.schemas.dims import FIRST_STEP, HEAD, LAST_STEP, LAYER, LAYER_WEIGHT, STEP, TIME
 
 __all__ = [
     "MapsOfLayer",
     "add_step_coordinates",
     "compute_levels",
     "mean_float32",
+    "mean_of_layers",
     "split_time_groups",
     "stack_layers",
 ]
@@ -60,7 +61,11 @@ def stack_layers(maps: Sequence[MapsOfLayer]) -> xr.DataArray:
     return xr.DataArray(da.stack(padded), _coordinates(maps), (LAYER, *maps[0][1].dims))
 
 
-def compute_levels(maps: Sequence[MapsOfLayer], time_groups: Sequence[slice]) -> xr.Dataset:
+def compute_levels(
+    maps: Sequence[MapsOfLayer],
+    time_groups: Sequence[slice],
+    weights: NDArray[np.float64] | None = None,
+) -> xr.Dataset:
     """Return the volume with ULAM, TLAM, HLAM and LLAM: its means over the dimensions each leaves out.
 
     Parameters
@@ -69,6 +74,8 @@ def compute_levels(maps: Sequence[MapsOfLayer], time_groups: Sequence[slice]) ->
         Maps over (step, head, plane) on one grid.
     time_groups : sequence of slice
         Positions of the steps of each time group; together all steps, in their order.
+    weights : array (layer,), optional
+        Of the layers in ULAM, TLAM and HLAM: each layer's own mean counts by its weight.
 
     Returns
     -------
@@ -81,7 +88,7 @@ def compute_levels(maps: Sequence[MapsOfLayer], time_groups: Sequence[slice]) ->
     sums = [_block_sums(one.data, time_groups) for _, one in maps]
     volume = stack_layers(maps)
     levels = {"volume": volume}
-    found = _lazy_levels(sums, head_indices, time_groups)
+    found = _lazy_levels(sums, head_indices, time_groups, weights)
     for name, dims, length in (
         ("ulam", (), ()),
         ("tlam", (TIME,), (len(time_groups),)),
@@ -90,7 +97,32 @@ def compute_levels(maps: Sequence[MapsOfLayer], time_groups: Sequence[slice]) ->
     ):
         level = found(name, (*length, *volume.shape[-2:]))
         levels[name] = xr.DataArray(level, dims=(*dims, *volume.dims[-2:]))
-    return xr.Dataset(levels).assign_coords(volume.coords)
+    coordinates = {**volume.coords}
+    if weights is not None:
+        coordinates[LAYER_WEIGHT] = xr.DataArray(weights, dims=LAYER)
+    return xr.Dataset(levels).assign_coords(coordinates)
+
+
+def mean_of_layers(
+    maps: xr.DataArray, dims: Sequence[str], weights: NDArray[np.float64] | None = None
+) -> xr.DataArray:
+    """Return the mean over the layers and other dimensions, each layer by its weight; float32.
+
+    Parameters
+    ----------
+    maps : DataArray, dims (layer, …)
+        Heads that a layer lacks are NaN.
+    dims : sequence of str
+        Layer among them, where there are weights.
+    weights : array (layer,), optional
+        Without them it is `mean_float32`.
+    """
+    if weights is None:
+        return mean_float32(maps, dims)
+    others = [dim for dim in dims if dim != LAYER]
+    own = xr.DataArray(weights / weights.sum(), dims=LAYER)
+    of_layers = maps.mean(others, dtype=np.float64, skipna=True)
+    return (of_layers * own).sum(LAYER).astype(np.float32)
 
 
 def mean_float32(maps: xr.DataArray, dims: Sequence[str]) -> xr.DataArray:
@@ -152,7 +184,10 @@ def _sums_of_block(
 
 
 def _lazy_levels(
-    sums: Sequence[da.Array], head_indices: Sequence[Sequence[int]], time_groups: Sequence[slice]
+    sums: Sequence[da.Array],
+    head_indices: Sequence[Sequence[int]],
+    time_groups: Sequence[slice],
+    weights: Floats | None,
 ) -> Callable[[str, tuple[int, ...]], da.Array]:
     """Return what gives each level as a lazy array of a shape.
 
@@ -165,7 +200,7 @@ def _lazy_levels(
         for one in sums
     ]
     sizes = [group.stop - group.start for group in time_groups]
-    task = (partial(_levels, head_indices=head_indices, sizes=sizes), blocks)
+    task = (partial(_levels, head_indices=head_indices, sizes=sizes, weights=weights), blocks)
     graph = HighLevelGraph.from_collections(token, {token: task}, dependencies=sums)
 
     def level(name: str, shape: tuple[int, ...]) -> da.Array:
@@ -181,8 +216,11 @@ def _levels(
     blocks: Sequence[Sequence[Sequence[Floats]]],
     head_indices: Sequence[Sequence[int]],
     sizes: Sequence[int],
+    weights: Floats | None,
 ) -> dict[str, NDArray[np.float32]]:
     """Return the levels: the sums divided by the number of maps in them.
+
+    With weights each map counts by its layer's, over the number of the layer's maps.
 
     Parameters
     ----------
@@ -192,18 +230,30 @@ def _levels(
         Positions of each layer's heads among all heads.
     sizes : sequence of int
         Steps of each time group.
+    weights : array (layer,), optional
     """
     of_layers = [_add_blocks(own, len(sizes)) for own in blocks]
     steps, lengths = sum(sizes), [len(own) for own in head_indices]
     heads = np.concatenate([np.asarray(own, int) for own in head_indices])
-    by_head = np.zeros((heads.max() + 1, *of_layers[0][1].shape[1:]))
-    np.add.at(by_head, heads, np.concatenate([sums for _, sums in of_layers]))
     by_layer = np.stack([by_group for by_group, _ in of_layers])
-    by_group = by_layer.sum(axis=0)
+    # By what the maps of each layer are multiplied, all together and each head's alone.
+    shared, own = np.ones(len(of_layers)), np.ones(len(of_layers))
+    if weights is not None:
+        shared, own = weights / lengths, weights
+    by_head = np.zeros((heads.max() + 1, *of_layers[0][1].shape[1:]))
+    np.add.at(
+        by_head,
+        heads,
+        np.concatenate([sums * weight for (_, sums), weight in zip(of_layers, own, strict=True)]),
+    )
+    by_group = (by_layer * shared[:, None, None, None]).sum(axis=0)
+    count = float((shared * lengths).sum())
+    of_heads = np.bincount(heads, np.repeat(own, lengths))[:, None, None] * steps
     levels = {
-        "ulam": by_group.sum(axis=0) / (sum(lengths) * steps),
-        "tlam": by_group / (sum(lengths) * np.array(sizes)[:, None, None]),
-        "hlam": by_head / (np.bincount(heads) * steps)[:, None, None],
+        "ulam": by_group.sum(axis=0) / (count * steps),
+        "tlam": by_group / (count * np.array(sizes)[:, None, None]),
+        # Of heads that are in layers of weight 0 alone nothing is left.
+        "hlam": np.divide(by_head, of_heads, out=np.zeros_like(by_head), where=of_heads > 0),
         "llam": by_layer.sum(axis=1) / (np.array(lengths) * steps)[:, None, None],
     }
     return {name: level.astype(np.float32) for name, level in levels.items()}

@@ -36,6 +36,7 @@ from i2am.schemas.directions import R2G
 __all__ = [
     "ORDERS",
     "cell_order",
+    "layer_masses",
     "masses_on_grid",
     "mean_over_layers",
     "object_patches",
@@ -119,7 +120,7 @@ def region_masses(
     found = []
     for layer in kept:
         groups = _shares_of_tokens(layer, corners, seen)
-        own = _layer_masses(layer, groups).mean((STEP, HEAD), dtype=np.float64)
+        own = layer_masses(layer, groups).mean((STEP, HEAD), dtype=np.float64)
         found.append(masses_on_grid(own.astype(np.float32), grid))
     masses = xr.concat(found, LAYER).assign_coords(
         {
@@ -165,8 +166,25 @@ def _shares_of_cells(
     return shares
 
 
-def _layer_masses(layer: SelectedLayer, groups: NDArray[np.float32]) -> xr.DataArray:
-    """Return what each patch reads from each group of tokens, (step, head, patch plane, cut)."""
+def layer_masses(
+    layer: SelectedLayer, groups: NDArray[np.float32], *, apply_region: bool = True
+) -> xr.DataArray:
+    """Return what each of a layer's patches reads from each group of its reference tokens.
+
+    Parameters
+    ----------
+    layer : SelectedLayer
+    groups : array (reference, cut), float32
+        How much of each token belongs to each group, 0..1.
+    apply_region : bool
+        Multiply by what the layer multiplies the reference's contribution by, where it does.
+
+    Returns
+    -------
+    DataArray
+        Dims (step, head, generated_y, generated_x, cut), float32, 0..1, lazy; `masses_on_grid` takes it
+        to another grid.
+    """
     (masses,) = map_layer_blocks(
         _block_masses,
         layer,
@@ -174,7 +192,7 @@ def _layer_masses(layer: SelectedLayer, groups: NDArray[np.float32]) -> xr.DataA
         [(*_PATCHES, CUT)],
         [(*layer.attributes.generated_grid, groups.shape[1])],
         groups=groups,
-        region=layer.region,
+        region=layer.region if apply_region else None,
     )
     return masses
 

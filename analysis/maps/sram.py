@@ -6,7 +6,7 @@ so that SRAM costs a hundredth of the volumes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from i2am.analysis.kernel.logits import block_logits
 from i2am.analysis.kernel.resize import Grid, resize_to_grid
 from i2am.analysis.kernel.softmax import region_means, row_shares
-from i2am.analysis.maps.analyze import check_options
+from i2am.analysis.maps.analyze import check_options, check_weights
 from i2am.analysis.maps.layer_maps import check_frames, map_layer_blocks
-from i2am.analysis.maps.levels import mean_float32, stack_layers
+from i2am.analysis.maps.levels import mean_of_layers, stack_layers
 from i2am.analysis.maps.regions import (
     REGION,
     Regions,
@@ -27,8 +27,10 @@ from i2am.analysis.maps.regions import (
     check_request,
     kept_dims,
 )
+from i2am.analysis.stores.effects import weights_of_layers
 from i2am.analysis.stores.layers import Labels, SelectedLayer, select_layers, step_labels
-from i2am.schemas.choices import Normalisation
+from i2am.schemas import AnalysisError
+from i2am.schemas.choices import LayerWeights, Normalisation
 from i2am.schemas.dims import (
     CONDITIONAL,
     GENERATED,
@@ -57,6 +59,8 @@ def sram(
     keep: Iterable[str] = (),
     guidance: str = CONDITIONAL,
     normalisation: Normalisation = "mass",
+    weights: LayerWeights | None = None,
+    effects: xr.Dataset | None = None,
 ) -> xr.DataArray:
     """Return where on the reference a region of the generated image read from, or the reverse.
 
@@ -73,8 +77,8 @@ def sram(
     reference : (y, x) or mask (reference_y, reference_x), optional
         The same of the stored reference image (for layers of a further reference, of that one):
         where on the generated image that region went. Give one of the two.
-    layers, steps, heads, guidance, normalisation
-        As in `analyze`.
+    layers, steps, heads, guidance, normalisation, weights, effects
+        As in `analyze`; the weights are those of the mean over layers.
     keep : iterable of str
         Of "layer", "step" and "head": the dimensions to keep; the others are averaged over.
 
@@ -92,8 +96,9 @@ def sram(
     AnalysisError
         If no selected layer has SRAM, or one whose full name is given has none; the named layers
         look at different reference images; a region is not in the image, or lies where the model
-        saw nothing of it; neither or both of `generated` and `reference` are given; or a label was
-        not captured.
+        saw nothing of it; neither or both of `generated` and `reference` are given; a label was
+        not captured; or weights are asked for and the layers are kept, no effects are given, or a
+        layer has none.
 
     Notes
     -----
@@ -126,9 +131,26 @@ def sram(
     selected = select_layers(sample, named, labels, heads, guidance)
     request = check_request(sample, selected, named, generated, reference)
     averaged = [dim for dim in (LAYER, STEP, HEAD) if dim not in kept]
+    own = _weights(request, check_weights(weights, effects), kept)
     volumes = _volumes(request, density=normalisation == "density")
-    parts = [mean_float32(one.assign_coords({STEP: labels}), averaged) for one in volumes]
-    return request.label(xr.concat(parts, REGION).transpose(REGION, ...))
+    parts = [mean_of_layers(one.assign_coords({STEP: labels}), averaged, own) for one in volumes]
+    found = request.label(xr.concat(parts, REGION).transpose(REGION, ...))
+    return found if weights is None else found.assign_attrs(weights=weights)
+
+
+def _weights(
+    request: SramRequest, weights: Mapping[str, float] | None, kept: Container[str]
+) -> NDArray[np.float64] | None:
+    """Return the weights of the request's layers, in their order."""
+    if weights is None:
+        return None
+    if LAYER in kept:
+        msg = (
+            "Expected a mean over the layers to weigh, got keep='layer', at sram. Leave one of the two "
+            "out: causal_weights() has the weights."
+        )
+        raise AnalysisError(msg)
+    return weights_of_layers(weights, [layer.name for layer in request.layers])
 
 
 def _volumes(request: SramRequest, *, density: bool) -> Iterator[xr.DataArray]:

@@ -43,6 +43,7 @@ __all__ = [
     "effect_share",
     "effect_size",
     "open_effects",
+    "own_effects",
     "weights_of_layers",
 ]
 
@@ -174,6 +175,27 @@ def check_same_capture(effects: Effects, run: Run, sample: str) -> None:
             f"at {sample!r} of {effects.path}. Measure the sample again: it was captured since."
         )
         raise StoreError(msg)
+
+
+def own_effects(
+    effects: Mapping[str, xr.Dataset] | None, name: str, sample: xr.DataTree
+) -> xr.Dataset | None:
+    """Return the effects of a sample; None where it was not measured, or was captured again since.
+
+    Parameters
+    ----------
+    effects : Mapping of str to Dataset, optional
+        As `open_effects` gives it.
+    name : str
+    sample : DataTree
+        As `open_run` gives it.
+    """
+    if effects is None or name not in effects:
+        return None
+    found = effects[name]
+    created = sample.attrs.get(ATTRIBUTE_KEY, {}).get("created")
+    measured = found.attrs.get(ATTRIBUTE_KEY, {}).get("source_created")
+    return found if measured == created else None
 
 
 def effect_size(effect: xr.DataArray) -> xr.DataArray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from i2am.analysis.stores.effects import Effects, open_effects
 from i2am.analysis.stores.reader import Maps, Run, open_root, open_run
 from i2am.schemas import StoreError
 from i2am.storage.addresses import StoreLike, is_url, own_attributes
@@ -12,6 +13,7 @@ from i2am.storage.addresses import StoreLike, is_url, own_attributes
 __all__ = [
     "default_effects_path",
     "default_maps_path",
+    "effects_of",
     "find_effects",
     "find_maps",
     "named_path",
@@ -139,6 +141,25 @@ def _find(run_path: str | Path, kind: str) -> Path | None:
         own.get("kind") == kind and Path(str(own.get("source", ""))).name == Path(run_path).name
     )
     return path if is_ours else None
+
+
+def effects_of(run: StoreLike, effects: StoreLike | None = None) -> Effects:
+    """Open the effects of a run: those that are named, or those beside it.
+
+    Raises
+    ------
+    StoreError
+        If there are none.
+    """
+    if effects is None:
+        effects = find_effects(run) if isinstance(run, str | Path) else None
+    if effects is None:
+        msg = (
+            f"Expected measured effects beside the run, got none, at {run}. Name them, or measure them: "
+            "'i2am causal'."
+        )
+        raise StoreError(msg)
+    return open_effects(effects)
 
 
 def run_of(maps: Maps, run: StoreLike | None = None) -> Run:

@@ -162,7 +162,7 @@ def cutting(
 def layer_names(
     target: Any, *, profile: str | Profile | None = None, denoiser: str | None = None
 ) -> list[str]:
-    """Return the paths of the layers that can be cut, in the model's order.
+    """Return the paths of the layers that can be cut, in the order of the model's modules.
 
     Parameters
     ----------

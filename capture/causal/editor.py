@@ -99,12 +99,14 @@ class Cut:
 
     def is_at(self, layer: str, step: int) -> bool:
         """Return whether it is made in a layer at a step."""
+        return self.is_in(layer) and self._keeps.keeps_step(step)
+
+    def is_in(self, layer: str) -> bool:
+        """Return whether it is made in a layer at any step."""
         if self.layers is None:
-            is_named = True
-        else:
-            patterns = [self.layers] if isinstance(self.layers, str) else self.layers
-            is_named = any(fnmatch.fnmatchcase(layer, pattern) for pattern in patterns)
-        return is_named and self._keeps.keeps_step(step)
+            return True
+        patterns = [self.layers] if isinstance(self.layers, str) else self.layers
+        return any(fnmatch.fnmatchcase(layer, pattern) for pattern in patterns)
 
     @property
     def is_change(self) -> bool:
@@ -139,6 +141,10 @@ class CutEditor:
         # What is the same at all steps is worked out once.
         self._of_call: dict[tuple[Any, ...], tuple[AttentionCut, frozenset[int]]] = {}
 
+    def is_edited(self, layer: str) -> bool:
+        """See `LayerEditor`."""
+        return any(cut is not None and cut.is_in(layer) for cut in self._cuts)
+
     def edit(self, call: LayerCall, step: int, shape: CallShape) -> AttentionCut | None:
         """See `LayerEditor`."""
         name = call.tap.name
@@ -148,18 +154,18 @@ class CutEditor:
         tokens = tuple(_signature(inputs) for inputs in call.inputs)
         key = name, shape, call.branches, tuple(own), tokens
         if key not in self._of_call:
-            made: set[int] = set()
-            cuts = list(self._key_cuts(call, shape, own, made))
-            self._of_call[key] = AttentionCut(cuts, *shape), frozenset(made)
-        found, images = self._of_call[key]
-        if found.is_empty:
+            found = AttentionCut(list(self._key_cuts(call, shape, own)), *shape)
+            fold = _Rows(call.inputs[0], shape, name).fold
+            rows = {row // fold for row in found.changed_rows}
+            images = (i for i in own if any(first + i in rows for _, first in call.branches))
+            self._of_call[key] = found, frozenset(images)
+        found, changed = self._of_call[key]
+        if not changed:
             return None
-        self.made |= images
+        self.made |= changed
         return found
 
-    def _key_cuts(
-        self, call: LayerCall, shape: CallShape, own: dict[int, Cut], made: set[int]
-    ) -> Iterator[KeyCut]:
+    def _key_cuts(self, call: LayerCall, shape: CallShape, own: dict[int, Cut]) -> Iterator[KeyCut]:
         for image, cut in own.items():
             heads = None
             if cut.heads is not None:
@@ -169,7 +175,6 @@ class CutEditor:
                     rows = _Rows(inputs, shape, call.tap.name)
                     for one in self._of_inputs(call, inputs, cut, rows, first + image):
                         if len(one.keys) and (one.queries is None or len(one.queries)):
-                            made.add(image)
                             yield KeyCut(
                                 one.keys,
                                 one.rows,

@@ -81,12 +81,12 @@ def cells_of_region(region: Region, box: Box, grid: tuple[int, int]) -> NDArray[
     if isinstance(region, Box):
         in_rows = (region.y0 <= rows) & (rows < region.y1)
         in_columns = (region.x0 <= columns) & (columns < region.x1)
-        return in_rows[:, None] & in_columns
+        return np.asarray(in_rows[:, None] & in_columns, bool)
     height, width = region.shape
     y, x = np.floor(rows).astype(int), np.floor(columns).astype(int)
     seen = ((y >= 0) & (y < height))[:, None] & (x >= 0) & (x < width)
-    found: NDArray[np.bool_] = region[np.clip(y, 0, height - 1)[:, None], np.clip(x, 0, width - 1)]
-    return found & seen
+    found = region[np.clip(y, 0, height - 1)[:, None], np.clip(x, 0, width - 1)] & seen
+    return np.asarray(found, bool)
 
 
 @dataclass

@@ -116,9 +116,14 @@ class AttentionCut:
             object.__setattr__(self, "_parts", list(self._iter_parts()))
 
     @property
-    def is_empty(self) -> bool:
-        """Whether nothing is changed."""
-        return all(part.is_untouched for part in self._parts)
+    def changed_rows(self) -> frozenset[int]:
+        """The rows of the batch in which anything is changed."""
+        return frozenset(
+            row
+            for part in self._parts
+            if not part.is_untouched
+            for row in (range(self.batch) if part.rows is None else part.rows.tolist())
+        )
 
     def apply(
         self,
@@ -143,15 +148,15 @@ class AttentionCut:
         """
         if len(self._parts) == 1 and self._parts[0].is_whole:
             return _attend_part(self._parts[0], attend, query, key, value, mask, scale)
-        found = query.new_empty((*query.shape[:3], value.shape[3]))
+        found = _zeros(query, value)
         if key.shape[1] != query.shape[1] and any(part.heads is not None for part in self._parts):
             repeats = query.shape[1] // key.shape[1]  # Several heads share one of the keys.
             key, value = (states.repeat_interleave(repeats, 1) for states in (key, value))
         for part in self._parts:
-            own = [_take(query, part.rows, part.heads, part.queries)]
-            own += [_take(states, part.rows, part.heads) for states in (key, value)]
+            own_query = _take(query, part.rows, part.heads, part.queries)
+            own_key, own_value = (_take(states, part.rows, part.heads) for states in (key, value))
             own_mask = None if mask is None else _take(mask, part.rows, part.heads, part.queries)
-            piece = _attend_part(part, attend, *own, own_mask, scale)
+            piece = _attend_part(part, attend, own_query, own_key, own_value, own_mask, scale)
             _put(found, piece, part)
         return found
 
@@ -197,7 +202,8 @@ class AttentionCut:
                 weights[cut.keys] *= cut.weight
         kept = order[weights[order] > 0]
         is_same = np.array_equal(kept, np.arange(self.keys))
-        is_weighed = bool((weights[kept] != 1).any())
+        # To weigh all keys alike changes nothing, since their shares sum to 1.
+        is_weighed = len(np.unique(weights[kept])) > 1
         changed = np.flatnonzero(weights != 1)
         with np.errstate(divide="ignore"):
             logs = np.log(weights)
@@ -230,8 +236,8 @@ def _groups(
             has[np.asarray(own, np.intp), number] = True
     kinds, which = np.unique(has, axis=0, return_inverse=True)
     for number, kind in enumerate(kinds):
-        own = [cut for cut, is_own in zip(cuts, kind, strict=True) if is_own]
-        yield (None if len(kinds) == 1 else np.flatnonzero(which.ravel() == number)), own
+        members_of_kind = None if len(kinds) == 1 else np.flatnonzero(which.ravel() == number)
+        yield members_of_kind, [cut for cut, is_own in zip(cuts, kind, strict=True) if is_own]
 
 
 def _attend_part(
@@ -244,7 +250,7 @@ def _attend_part(
     scale: float,
 ) -> torch.Tensor:
     if part.is_blind:
-        return query.new_zeros((*query.shape[:3], value.shape[3]))
+        return _zeros(query, value)
     if part.keys is not None:
         key, value = key[:, :, part.keys], value[:, :, part.keys]
         if mask is not None and mask.shape[-1] > 1:
@@ -280,7 +286,16 @@ def _attend_weighed(
         mask,
         scale,
     )
-    return found[..., :width]
+    return found.transpose(1, 2)[..., :width].contiguous().transpose(1, 2)
+
+
+def _zeros(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Return zeros of the output's shape, in memory as fused kernels leave it: heads after tokens.
+
+    Some models see it as (batch, token, channel) without a copy.
+    """
+    batch, heads, queries, _ = query.shape
+    return query.new_zeros((batch, queries, heads, value.shape[3])).transpose(1, 2)
 
 
 def _take(

@@ -65,6 +65,9 @@ class LayerCall:
 class LayerEditor(Protocol):
     """Says what is taken out of a layer's attention."""
 
+    def is_edited(self, layer: str) -> bool:
+        """Return whether anything is taken out of a layer; else it is left alone."""
+
     def edit(self, call: LayerCall, step: int, shape: CallShape) -> AttentionCut | None:
         """Return what is taken out of one attention call; None to leave it as it is.
 
@@ -310,8 +313,9 @@ class DenoiserHooks:
             ):
                 stack.callback(handle.remove)
             receive = partial(self._on_layer, sink)
-            edit = [] if editor is None else [partial(self._edit, editor)]
             for tap in denoiser.taps:
+                is_edited = editor is not None and editor.is_edited(tap.name)
+                edit = [partial(self._edit, editor)] if editor is not None and is_edited else []
                 tap.attach(receive, self._current_call, stack, *edit)
         self._clock.watch(stack, sink.last_step)
 

@@ -78,7 +78,7 @@ class KernelCall:
         of_text = None
         if text is not None:
             own = (None, None) if text_queries is None else self._of_queries(text_queries)
-            of_text = TextTokens(text, *own, text_queries)
+            of_text = TextTokens(text, own[0], own[1], text_queries)
         return AttentionInputs(
             query, self.key, self.scale, grid, references, mask, frames, of_text, generated
         )

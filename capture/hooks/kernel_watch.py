@@ -183,12 +183,15 @@ class _WatchingMode(TorchFunctionMode):
                 mask: torch.Tensor | None,
                 scale: float | None,
             ) -> Any:
-                own = {"query": query, "key": key, "value": value}
-                own = {name: states.transpose(1, 2) for name, states in own.items()}
-                changed = own if scale is None else {**own, "scale": scale}
+                states = {"query": query, "key": key, "value": value}
+                changed: dict[str, Any] = {
+                    name: own.transpose(1, 2) for name, own in states.items()
+                }
+                if scale is not None:
+                    changed["scale"] = scale
                 if given.get("attn_mask") is not None:
                     changed["attn_mask"] = mask
-                return backend(**(given | changed)).transpose(1, 2)
+                return backend(**{**given, **changed}).transpose(1, 2)
 
             mask = given.get("attn_mask")
             if mask is not None and mask.ndim == 2:  # Of the keys, one for each row.

@@ -16,7 +16,7 @@ from i2am.cli.arguments import (
     sample_name,
     worker_count,
 )
-from i2am.schemas.choices import CONVENTIONS, NORMALISATIONS
+from i2am.schemas.choices import CONVENTIONS, LAYER_WEIGHTS, NORMALISATIONS
 
 __all__ = ["add"]
 
@@ -49,6 +49,17 @@ def add(commands: Any) -> None:
         help="of TLAM; as many as there are steps, or more: a map for each step",
     )
     command.add_argument("--grid", type=grid, metavar="HxW", help="the maps' common grid")
+    command.add_argument(
+        "--weights",
+        choices=LAYER_WEIGHTS,
+        help="weigh each layer by its measured effect; default: all alike",
+    )
+    command.add_argument(
+        "--effects",
+        type=existing_store,
+        metavar="EFFECTS.zarr",
+        help="of --weights: what 'i2am causal' measured; default: beside the run",
+    )
     command.add_argument("--overwrite", action="store_true", help="replace an existing store")
     command.add_argument(
         "--no-fsync", action="store_true", help="do not wait until a sample is on the disk"
@@ -73,6 +84,8 @@ def _analyze(options: argparse.Namespace) -> None:
         guidance=options.guidance,
         time_groups=options.time_groups,
         grid=options.grid,
+        weights=options.weights,
+        effects=options.effects,
         overwrite=options.overwrite,
         durable=not options.no_fsync,
     )

@@ -1,4 +1,4 @@
-"""The command ``i2am score``: every score of every sample, and of every head."""
+"""The command ``i2am score``: every score of every sample, of every head, and against measured effects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import argparse
 from typing import Any
 
 from i2am.cli.arguments import add_command, existing_store, new_path, number, sample_name, share
-from i2am.schemas.choices import POLARITIES
+from i2am.schemas import AnalysisError
+from i2am.schemas.choices import EFFECT_KINDS, POLARITIES
 from i2am.schemas.text import safe_text
 
 __all__ = ["add"]
@@ -38,6 +39,29 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--confidence", type=share, default=0.95, help="of the intervals; default 0.95"
     )
+    command.add_argument(
+        "--effects",
+        nargs="?",
+        const=True,
+        type=existing_store,
+        metavar="EFFECTS.zarr",
+        help="hold the maps against what 'i2am causal' measured; without an address: beside the run",
+    )
+    command.add_argument(
+        "--effect-kind",
+        choices=EFFECT_KINDS,
+        default="total",
+        help="of the regions; default: total",
+    )
+    command.add_argument(
+        "--effects-out", type=new_path, metavar="FILE.csv", help="or .parquet: of --effects"
+    )
+    command.add_argument(
+        "--randomised",
+        type=existing_store,
+        metavar="RUN.zarr",
+        help="of --effects: the same samples by the same model with random weights",
+    )
     command.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
@@ -46,8 +70,12 @@ def _score(options: argparse.Namespace) -> None:
     from i2am.analysis.stores.tables import check_table_path
 
     shared = {"run": options.source, "samples": options.samples, "overwrite": options.overwrite}
-    if options.heads:  # A wrong name is told before the scores are computed and written.
-        check_table_path(options.heads, overwrite=options.overwrite)
+    for path in (options.heads, options.effects_out):
+        if path:  # A wrong name is told before the scores are computed and written.
+            check_table_path(path, overwrite=options.overwrite)
+    if options.effects is None and (options.effects_out or options.randomised):
+        msg = "Expected --effects beside --effects-out and --randomised, got none. Add --effects."
+        raise AnalysisError(msg)
     table = score_maps(
         options.store,
         out=options.out,
@@ -64,6 +92,39 @@ def _score(options: argparse.Namespace) -> None:
     if options.heads:
         _print_heads(write_head_scores(options.store, options.heads, **shared))
         print(f"Heads: {options.heads}")
+    if options.effects is not None:
+        _score_effects(options)
+        if options.effects_out:
+            print(f"Effects: {options.effects_out}")
+
+
+def _score_effects(options: argparse.Namespace) -> None:
+    """Hold the maps against measured effects, and print one line for each map."""
+    from i2am.analysis import open_maps, score_effects, summarise_effect_scores
+    from i2am.analysis.statistics.faithfulness import NO_EFFECT_SHARE
+    from i2am.analysis.stores.related import run_of
+
+    run = run_of(open_maps(options.store), options.source).path
+    table = score_effects(
+        run,
+        None if options.effects is True else options.effects,
+        samples=options.samples,
+        kind=options.effect_kind,
+        randomised=options.randomised,
+        out=options.effects_out,
+        overwrite=options.overwrite,
+    )
+    summary = summarise_effect_scores(table, options.confidence)
+    shown = summary["mean"].unstack("score")
+    ends = summary.xs("rank_correlation", level="score")[["low", "high"]]
+    shown = shown[[name for name in summary.index.unique("score") if name in shown]]
+    shown = shown.join(ends.add_prefix("rank_correlation_")).reindex(summary.index.unique("map"))
+    if "share_of_effect" in shown:
+        has_none = shown["share_of_effect"] < NO_EFFECT_SHARE
+        shown["note"] = has_none.map({True: "no effect", False: ""})
+    text = shown.to_string(float_format="{:.3f}".format, na_rep="")
+    print(f"\nMaps against {options.effect_kind} effects, means over samples")
+    print(safe_text(text, keep="\n"))  # Layers have the names that the store gives them.
 
 
 def _print_heads(ranking: Any, shown: int = 3) -> None:

@@ -15,10 +15,11 @@ def add(commands: Any) -> None:
     command = add_command(commands, "view", _view, "open a run in napari", ["viewer"])
     command.add_argument("store", type=existing_store, metavar="RUN.zarr")
     command.add_argument("--maps", type=existing_store, metavar="MAPS.zarr")
+    command.add_argument("--effects", type=existing_store, metavar="EFFECTS.zarr")
     command.add_argument("--sample", type=sample_name, help="default: the first")
 
 
 def _view(options: argparse.Namespace) -> None:
     from i2am.viewer import view
 
-    view(options.store, sample=options.sample, maps=options.maps)
+    view(options.store, sample=options.sample, maps=options.maps, effects=options.effects)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,10 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 __all__ = ["Attended", "explicit_attention"]
+
+# (the layer's path, scores (batch, head, query, key)) -> the scores that are used instead
+Change = Callable[[str, torch.Tensor], torch.Tensor]
+_Changed = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,13 @@ class Attended:
 
 
 @contextmanager
-def explicit_attention(*denoisers: nn.Module) -> Iterator[dict[str, list[Attended]]]:
+def explicit_attention(
+    *denoisers: nn.Module, change: Change | None = None
+) -> Iterator[dict[str, list[Attended]]]:
     """Make every attention layer compute its probabilities explicitly, and keep them.
 
-    Of several denoisers that share the steps, layers of one name are one.
+    Of several denoisers that share the steps, layers of one name are one. `change` may put other scores
+    in place of a layer's.
 
     Yields
     ------
@@ -42,6 +49,10 @@ def explicit_attention(*denoisers: nn.Module) -> Iterator[dict[str, list[Attende
     """
     kept: dict[str, list[Attended]] = {}
     running: list[str] = []
+
+    def changed(scores: torch.Tensor) -> torch.Tensor:
+        return change(running[-1], scores) if change and running else scores
+
     with ExitStack() as stack:
         modules = (pair for denoiser in denoisers for pair in denoiser.named_modules())
         for name, module in modules:
@@ -56,13 +67,13 @@ def explicit_attention(*denoisers: nn.Module) -> Iterator[dict[str, list[Attende
             ):
                 stack.callback(module.set_processor, module.processor)
                 module.set_processor(_explicit_processor(module.processor))
-                module.get_attention_scores = _scores(module, running, kept)
+                module.get_attention_scores = _scores(module, running, kept, changed)
                 stack.callback(delattr, module, "get_attention_scores")
         table = _AttentionBackendRegistry._backends
         native = AttentionBackendName.NATIVE
         stack.callback(table.__setitem__, native, table[native])
-        table[native] = _backend(running, kept)
-        stack.enter_context(_Kernel(running, kept))
+        table[native] = _backend(running, kept, changed)
+        stack.enter_context(_Kernel(running, kept, changed))
         yield kept
 
 
@@ -77,9 +88,11 @@ def _calls_kernel(processor: Any) -> bool:
 class _Kernel(TorchFunctionMode):
     """Computes explicitly what such a processor asks of the kernel."""
 
-    def __init__(self, running: list[str], kept: dict[str, list[Attended]]) -> None:
+    def __init__(
+        self, running: list[str], kept: dict[str, list[Attended]], changed: _Changed
+    ) -> None:
         super().__init__()
-        self._running, self._kept = running, kept
+        self._running, self._kept, self._changed = running, kept, changed
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -88,7 +101,7 @@ class _Kernel(TorchFunctionMode):
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
         given = dict(zip(names, args, strict=False)) | kwargs
         mixed, attended = _attend(
-            given["query"], given["key"], given["value"], given.get("attn_mask")
+            given["query"], given["key"], given["value"], given.get("attn_mask"), self._changed
         )
         self._kept.setdefault(self._running[-1], []).append(attended)
         # In memory as the fused kernel leaves it, heads after tokens.
@@ -96,17 +109,26 @@ class _Kernel(TorchFunctionMode):
 
 
 def _attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    changed: _Changed,
 ) -> tuple[torch.Tensor, Attended]:
     """Return what attention gives, dims (batch, head, query, channel), and its probabilities."""
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     if mask is not None:
         is_added = mask.dtype.is_floating_point
         scores = scores + mask if is_added else scores.masked_fill(~mask.bool(), -torch.inf)
+    scores = changed(scores)
+    probabilities = _probabilities(scores)
+    return probabilities @ value, Attended(scores.clone(), probabilities.clone())
+
+
+def _probabilities(scores: torch.Tensor) -> torch.Tensor:
     # A query that may see nothing, as of padding, gets zeros from the fused kernel.
     is_blind = scores.isneginf().all(-1, keepdim=True)
-    probabilities = scores.softmax(-1).masked_fill(is_blind, 0.0)
-    return probabilities @ value, Attended(scores.clone(), probabilities.clone())
+    return scores.softmax(-1).masked_fill(is_blind, 0.0)
 
 
 def _enter(running: list[str], name: str) -> Any:
@@ -136,7 +158,9 @@ def _explicit_processor(fused: Any) -> Any:
     return attention_processor.AttnProcessor()
 
 
-def _scores(module: Any, running: list[str], kept: dict[str, list[Attended]]) -> Any:
+def _scores(
+    module: Any, running: list[str], kept: dict[str, list[Attended]], changed: _Changed
+) -> Any:
     def get_attention_scores(
         query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -148,16 +172,15 @@ def _scores(module: Any, running: list[str], kept: dict[str, list[Attended]]) ->
             beta=0,
             alpha=module.scale,
         )
-        probabilities = scores.softmax(-1)
-        apart = (-1, module.heads, *scores.shape[1:])
-        found = (part.reshape(apart).clone() for part in (scores, probabilities))
-        kept.setdefault(running[-1], []).append(Attended(*found))
-        return probabilities
+        apart = changed(scores.reshape(-1, module.heads, *scores.shape[1:]))
+        probabilities = _probabilities(apart)
+        kept.setdefault(running[-1], []).append(Attended(apart.clone(), probabilities.clone()))
+        return probabilities.reshape(scores.shape)
 
     return get_attention_scores
 
 
-def _backend(running: list[str], kept: dict[str, list[Attended]]) -> Any:
+def _backend(running: list[str], kept: dict[str, list[Attended]], changed: _Changed) -> Any:
     def explicit(
         query: torch.Tensor,
         key: torch.Tensor,
@@ -171,7 +194,7 @@ def _backend(running: list[str], kept: dict[str, list[Attended]]) -> Any:
     ) -> torch.Tensor:
         assert (dropout_p, is_causal, enable_gqa, scale) == (0.0, False, False, None)
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        mixed, attended = _attend(query, key, value, attn_mask)
+        mixed, attended = _attend(query, key, value, attn_mask, changed)
         if running:  # Else the attention is that of another part of the pipeline.
             kept.setdefault(running[-1], []).append(attended)
         return mixed.transpose(1, 2)

@@ -38,6 +38,7 @@ def open_view(
     *,
     guidance: str = CONDITIONAL,
     normalisation: str = "mass",
+    effects: Store | None = None,
 ) -> SampleView:
     """Open one sample of a run.
 
@@ -52,6 +53,8 @@ def open_view(
         `i2am.analysis.find_maps`). What it does not hold is computed from the run.
     guidance, normalisation
         As in `i2am.analysis.analyze`.
+    effects : str or path, optional
+        A store of measured effects, kept in the sample's source; nothing of it is read here.
 
     Raises
     ------
@@ -72,7 +75,13 @@ def open_view(
     capture = opened[name]
     found = find_maps(path) if maps is None else os.fspath(maps)
     source = SampleSource(
-        path, name, None if found is None else str(found), False, guidance, normalisation
+        path,
+        name,
+        None if found is None else str(found),
+        False,
+        guidance,
+        normalisation,
+        None if effects is None else os.fspath(effects),
     )
     if found is not None:
         store = open_maps(found)

@@ -44,6 +44,8 @@ class SampleSource:
         another branch of the guidance.
     guidance : str
     normalisation : str
+    effects : str or None
+        The store of measured effects that was named; without it the one beside the run is looked at.
     """
 
     run: str
@@ -52,6 +54,7 @@ class SampleSource:
     computed: bool = False
     guidance: str = CONDITIONAL
     normalisation: str = "mass"
+    effects: str | None = None
 
 
 @dataclass(eq=False)

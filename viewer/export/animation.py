@@ -17,7 +17,6 @@ from i2am.files import written_whole
 from i2am.schemas.dims import STEP
 from i2am.schemas.errors import AnalysisError, StoreError
 from i2am.schemas.optional import require
-from i2am.viewer.data.axes import describe_map
 from i2am.viewer.data.volume import MapVolume
 from i2am.viewer.export.pictures import Pixels, check_export_file, figure_picture, with_caption
 
@@ -209,6 +208,12 @@ class TimestepAnimation(QObject):  # type: ignore[misc]  # Qt has no types here
         if not session.views:
             msg = "Expected a run to animate, got none, at the window. Open one: drop it there."
             raise AnalysisError(msg)
+        if session.is_effect_in_view:
+            msg = (
+                "Expected attention maps to animate, got measured effects, which are of all timesteps "
+                "together, at the switches. Show the attention map."
+            )
+            raise AnalysisError(msg)
         if STEP in session.averaged_dims or session.viewer.dims.ndisplay == 3:
             is_mean = STEP in session.averaged_dims
             got, switch = (
@@ -313,10 +318,7 @@ class _Cancelled(Exception):  # no error: the user wanted it
 
 def caption_of(session: Any) -> str:
     """Return what is in view in words, for below a picture; of the first sample where two are."""
-    view = session.views[0]
-    present = {direction: volume.loaded.present for direction, volume in view.volumes.items()}
-    words = describe_map(session.position, session.averaged_dims, view.axes, present)
-    return f"{view.source.sample} · {words}"
+    return f"{session.views[0].source.sample} · {session.description}"
 
 
 def _is_whole(volume: MapVolume, session: Any) -> bool:

@@ -19,6 +19,7 @@ from i2am.schemas.errors import AnalysisError, I2AMError
 from i2am.viewer.data.axes import AVERAGEABLE_DIMS
 from i2am.viewer.notices import notify_error, show_status, what_failed
 from i2am.viewer.picking.mouse import MousePicker
+from i2am.viewer.picking.overlay import Outlines
 from i2am.viewer.picking.pick import (
     Pick,
     check_inside,
@@ -63,6 +64,8 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         The latest of its SRAM.
     picked : Signal(Pick)
         Something was picked with the mouse.
+    requested : Signal()
+        The pick is another one, or of another sample.
     estimated : Signal()
         There is a better estimate, or the exact SRAM, or an error.
     cleared : Signal()
@@ -70,6 +73,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
     """
 
     picked = Signal(object)
+    requested = Signal()
     estimated = Signal()
     cleared = Signal()
     _arrived = Signal(object, object)
@@ -84,6 +88,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         self._requests: dict[int, SramRequest] = {}  # by view index
         self._prefetched: SramRequest | None = None
         self._shown: dict[int, Result] = {}
+        self._is_paused = False
         self._is_reported = False  # that the pick has no SRAM
         self._awaited: Pick | None = None
         self._views: list[ref[SampleView]] = []
@@ -115,6 +120,9 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         views = self._session.views
         self._views = [ref(one) for one in views]
         self._size = image_size(views[view_index], pick.side)
+        self.requested.emit()
+        if self._is_paused:
+            return
         for index, other in enumerate(views):
             if pick.side not in other.images or pick.target_side not in other.images:
                 continue
@@ -135,7 +143,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         self.cancel_prefetch()
         view = self._session.views[view_index]
         seen = seen_part(pick, view)
-        if seen is None:
+        if seen is None or self._is_paused:
             return
         own = pick_in_view(seen, view, self._session.position, self._session.averaged_dims)
         self._prefetched = SramRequest(view, view_index, own, self._arrived.emit)
@@ -180,12 +188,43 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
     def _end_preview(self, view_index: int) -> None:
         """Outline again what was picked before an area was previewed, if anything was."""
         request, layers = self._requests.get(view_index), self._layers[view_index]
-        if request is None:
+        if self._is_paused:
+            layers.outlines.hide()
+            self.requested.emit()
+        elif request is None:
             layers.hide()
         elif isinstance(request.latest, SramEstimate):
             layers.show(request.pick, request.latest.values.to_numpy())
         else:
             layers.outline(request.pick)
+
+    def set_paused(self, on: bool) -> None:
+        """Show no SRAM, and compute none, while something else is shown of the pick; or go on."""
+        if on == self._is_paused:
+            return
+        self._is_paused = on
+        if on:
+            self._stop()
+            self.cancel_prefetch()
+            self.estimate = None
+            for layers in self._layers:
+                layers.hide_sram()
+        elif self.pick is not None and self.view_index < len(self._session.views):
+            self.request(self.pick, self.view_index)
+
+    def pick_in(self, view_index: int) -> Pick | None:
+        """Return the pick as it lies in one of the samples in view; None where there is none of it."""
+        views = self._session.views
+        if self.pick is None or max(view_index, self.view_index) >= len(views):
+            return None
+        own, view = self.pick, views[view_index]
+        if not {own.side, own.target_side} <= view.images.keys():
+            return None
+        return seen_part(own if view_index == self.view_index else own.on(view, self._size), view)
+
+    def outlines(self, view_index: int) -> Outlines:
+        """Return the outlines of the pick in one of the samples in view."""
+        return self._layers[view_index].outlines
 
     def restore(self, pick: Pick) -> None:
         """Show an earlier pick again: go to its sample and its slice.

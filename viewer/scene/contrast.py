@@ -16,7 +16,14 @@ from i2am.schemas.dims import HEAD, STEP
 from i2am.viewer.data.axes import SliderPosition
 from i2am.viewer.data.volume import LoadedMaps
 
-__all__ = ["COLORMAPS", "Limits", "contrast_limits", "heat_colormap", "shared_contrast_limits"]
+__all__ = [
+    "COLORMAPS",
+    "Limits",
+    "contrast_limits",
+    "effect_limits",
+    "heat_colormap",
+    "shared_contrast_limits",
+]
 
 Limits = tuple[float, float]
 
@@ -62,7 +69,26 @@ def shared_contrast_limits(
     return contrast_limits(np.array([plane for plane in planes if plane is not None]))
 
 
-def heat_colormap(name: str = COLORMAPS[0], *, is_inverted: bool = False) -> Any:
+def effect_limits(effects: NDArray[Any], noise: float) -> Limits:
+    """Return the limits of measured effects: from what rounding alone changes to their largest.
+
+    Not from their mean: an effect below it is one.
+
+    Examples
+    --------
+    >>> effect_limits(np.array([0.0, 2.0]), 0.5), effect_limits(np.array([0.0]), 0.0)
+    ((0.5, 1.99), (0.0, 1.0))
+    """
+    high = float(np.quantile(effects[np.isfinite(effects)].astype(np.float64), _HOTTEST))
+    if not high and not noise:
+        return _NOTHING
+    # Of no more than rounding there is no heat.
+    return noise, high if high > noise else 2 * noise
+
+
+def heat_colormap(
+    name: str = COLORMAPS[0], *, is_inverted: bool = False, of: str = "attention"
+) -> Any:
     """Return a colormap whose opacity rises from zero, so that cold areas leave the image clear.
 
     Parameters
@@ -71,6 +97,8 @@ def heat_colormap(name: str = COLORMAPS[0], *, is_inverted: bool = False) -> Any
         Of napari's colormaps.
     is_inverted : bool
         Draw what is cold, and leave clear what is hot.
+    of : str
+        What the colours stand for: napari shows it beside them.
     """
     from napari.utils.colormaps import Colormap, ensure_colormap
 
@@ -79,5 +107,5 @@ def heat_colormap(name: str = COLORMAPS[0], *, is_inverted: bool = False) -> Any
     colors[:, 3] = _OPAQUE * np.minimum(1, 2 * position)
     if is_inverted:
         colors = colors[::-1]
-    own = f"attention {name}{' inverted' if is_inverted else ''}"
+    own = f"{of} {name}{' inverted' if is_inverted else ''}"
     return Colormap(colors, name=own, display_name=own)

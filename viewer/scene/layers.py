@@ -28,6 +28,7 @@ __all__ = [
     "sample_layers",
     "show_layers",
     "view_of",
+    "write_captions",
 ]
 
 LayerData = tuple[Any, dict[str, Any], str]
@@ -84,6 +85,13 @@ def sample_layers(
 def caption_texts(view: SampleView) -> list[str]:
     """Return the line above each image."""
     return ["generated · R2G", "reference · G2R" if "g2r" in view.volumes else "reference · no G2R"]
+
+
+def write_captions(viewer: Any, view_index: int, texts: Sequence[str]) -> None:
+    """Write a line above each of the two images of a sample in view."""
+    captions = own_layers(viewer, view_index).get("captions")
+    if captions is not None and list(captions.features["caption"][:2]) != list(texts):
+        captions.features = {"caption": [*texts, "", ""]}
 
 
 def _image_layer(name: str, values: NDArray[Any], placed: PlacedImage) -> LayerData:

@@ -91,13 +91,14 @@ class PlacedImage:
 
     def over_image(self, shape: Sequence[int]) -> Transform:
         """Return what spreads an array (y, x) over the whole image: a picture, a mask."""
-        return self._over(Box.whole(*self.size), shape)
+        return self.over(Box.whole(*self.size), shape)
 
     def over_box(self, grid: Sequence[int]) -> Transform:
         """Return what spreads a map over the part of the image that the model saw."""
-        return self._over(self.box, grid)
+        return self.over(self.box, grid)
 
-    def _over(self, part: Box, shape: Sequence[int]) -> Transform:
+    def over(self, part: Box, shape: Sequence[int]) -> Transform:
+        """Return what spreads an array (y, x) over a part of the image, in its pixels."""
         scale = [self.zoom * part.height / shape[0], self.zoom * part.width / shape[1]]
         top, left = self.to_world(part.y0, part.x0)
         # napari puts the centre, not the corner, of the first element at `translate`.

@@ -47,6 +47,7 @@ class SampleOpener(QObject):  # type: ignore[misc]  # Qt has no types here
         *,
         guidance: str,
         normalisation: str,
+        effects: Store | None = None,
         view_index: int = 0,
     ) -> None:
         """Open a sample as `i2am.viewer.data.open_sample.open_view` does.
@@ -61,7 +62,14 @@ class SampleOpener(QObject):  # type: ignore[misc]  # Qt has no types here
         def find() -> Any:
             if self._latest.get(view_index) is not request:
                 return None
-            return open_view(run, sample, maps, guidance=guidance, normalisation=normalisation)
+            return open_view(
+                run,
+                sample,
+                maps,
+                guidance=guidance,
+                normalisation=normalisation,
+                effects=effects,
+            )
 
         def receive(view: Any) -> None:
             if self._latest.get(view_index) is request:

@@ -50,8 +50,12 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         The complete samples of the first one's run, once they are listed.
     averaged_dims : frozenset of str
         What is averaged over: of "layer", "step" and "head".
+    shows_effects : bool
+        Whether measured effects are wanted in place of the attention maps.
     reopened, moved, loaded : Signal
         Another sample is in view; another slice, switch or appearance; more of the maps is in memory.
+    effects_switched : Signal
+        Measured effects are wanted, or no more.
     closed : Signal
         The window is gone.
     """
@@ -59,6 +63,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     reopened = Signal()
     moved = Signal()
     loaded = Signal()
+    effects_switched = Signal()
     closed = Signal()
     _arrived = Signal()  # from the threads that load
     _loading_failed = Signal(object)
@@ -70,6 +75,8 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         self.placed: list[dict[str, PlacedImage]] = []
         self.samples: tuple[str, ...] = ()
         self.averaged_dims: frozenset[str] = frozenset()
+        self.shows_effects = False
+        self._effects_description = ""
         self._appearance = AppearanceController()
         self._loaders: list[Loader] = []
         self._is_moving_sliders = False
@@ -185,6 +192,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             sample,
             guidance=own.guidance,
             normalisation=own.normalisation,
+            effects=own.effects if str(run) == own.run else None,
             view_index=1,
         )
 
@@ -267,6 +275,34 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         self._appearance.apply(*self._in_view(), changed)
         self.moved.emit()
 
+    def set_shows_effects(self, on: bool) -> None:
+        """Show measured effects in place of the attention maps, where there are some; or no more."""
+        if on != self.shows_effects:
+            self.shows_effects = on
+            self.effects_switched.emit()
+
+    def describe_effects(self, text: str) -> None:
+        """Say in words which measured effects are in view in place of the maps; empty for none."""
+        if text != self._effects_description:
+            self._effects_description = text
+            self._write()
+
+    @property
+    def is_effect_in_view(self) -> bool:
+        """Whether measured effects are in view."""
+        return bool(self._effects_description)
+
+    @property
+    def description(self) -> str:
+        """What lies over the images of the first sample in view, in words."""
+        if self._effects_description:
+            return self._effects_description
+        view = self.views[0]
+        present = {direction: volume.loaded.present for direction, volume in view.volumes.items()}
+        return describe_map(
+            self.position, self.averaged_dims, view.axes, present, is_volume=self.is_volume
+        )
+
     def set_volume(self, on: bool) -> None:
         """Show the timesteps as the third axis, rendered as a volume, or as a slider again."""
         show_volume(
@@ -290,6 +326,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             source.maps,
             guidance=source.guidance,
             normalisation=source.normalisation,
+            effects=source.effects,
             view_index=view_index,
         )
 
@@ -433,14 +470,11 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         self._write_soon.cancel()
         if not self.views or self.viewer is None:
             return
-        view = self.views[0]
-        present = {direction: volume.loaded.present for direction, volume in view.volumes.items()}
-        text = describe_map(
-            self.position, self.averaged_dims, view.axes, present, is_volume=self.is_volume
-        )
-        if self.load_error is not None:
+        text = self.description
+        waits_for_maps = not self.is_effect_in_view
+        if waits_for_maps and self.load_error is not None:
             text += f"\n{1 - self.share_loaded:.0%} of the maps could not be read"
-        elif self.share_loaded < 1:
+        elif waits_for_maps and self.share_loaded < 1:
             text += f"\nloading maps: {self.share_loaded:.0%}"
         overlay = self.viewer.canvas.overlays.text
         if overlay.text != text:

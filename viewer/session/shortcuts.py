@@ -87,6 +87,11 @@ SHORTCUTS: Final[dict[str, Shortcut]] = {
         "C", "contrast shared by a layer's maps, or each its own", _toggle_contrast
     ),
     "polarity": Shortcut("I", "heat where attention is high, or low", _toggle_polarity),
+    "effects": Shortcut(
+        "E",
+        "attention maps, or measured effects",
+        lambda s: s.set_shows_effects(not s.shows_effects),
+    ),
     "volume": Shortcut(
         "V", "timesteps as the third axis, or as a slider", lambda s: s.set_volume(not s.is_volume)
     ),

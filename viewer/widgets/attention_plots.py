@@ -26,6 +26,7 @@ from i2am.analysis.scores.registry import score_meanings
 from i2am.schemas.dims import HEAD, LAYER, STEP
 from i2am.schemas.directions import DIRECTIONS, DirectionName
 from i2am.viewer.data.axes import SliderPosition
+from i2am.viewer.data.effects import Effects
 from i2am.viewer.data.sample import SampleView
 from i2am.viewer.data.scores import (
     mask_name,
@@ -34,6 +35,7 @@ from i2am.viewer.data.scores import (
     shown_values,
     why_no_curves,
 )
+from i2am.viewer.picking.effect_controller import effect_controller_of
 from i2am.viewer.session.attach import session_of
 from i2am.viewer.widgets.plots import (
     LayerHeadMatrix,
@@ -73,6 +75,7 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
         self._viewer, self._session = napari_viewer, session_of(napari_viewer)
+        self._effects = effect_controller_of(self._session)
         self._background, self._ticket = Background(self), 0
         self.samples, self.direction, self.outside = QComboBox(), QComboBox(), QCheckBox("outside")
         self.title, self.message, self.note = plain_label(), plain_label(), plain_label()
@@ -170,6 +173,7 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
         session = self._session
         session.moved.connect(self._redraw_soon.throttle)
         session.reopened.connect(self._list_samples)
+        self._effects.changed.connect(self._redraw_soon.throttle)
         session.loaded.connect(self._redraw_while_loading.throttle)
         self.direction.currentIndexChanged.connect(self.redraw)
         self.samples.currentIndexChanged.connect(self.redraw)
@@ -251,6 +255,8 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
         values = spread.concentration[:, position.step]
         if STEP in averaged_dims:
             values = mean_of_last(np.moveaxis(spread.concentration, 1, -1))
+        effects = self._effects.effects_of(view)
+        known = effects.layer_shares if isinstance(effects, Effects) else {}
         self.matrix.show_matrix(
             LayerHeadMatrix(
                 values,
@@ -259,6 +265,7 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
                 axes.heads,
                 None if LAYER in averaged_dims else position.layer,
                 None if HEAD in averaged_dims else position.head,
+                tuple(known.get(name) for name in axes.layers) if known else (),
             )
         )
 

@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from i2am.viewer.data.effects import share_in_words, share_label
 from i2am.viewer.widgets.qt import plain_tip
 
 __all__ = [
@@ -73,7 +74,7 @@ class NamedAxis(pg.AxisItem):  # type: ignore[misc]  # Qt and pyqtgraph have no 
     def _room(self) -> int:
         """Return the pixels along the axis that a name takes."""
         metrics = QFontMetrics(QApplication.font())
-        if self.orientation == "left":
+        if self.orientation in ("left", "right"):
             return int(metrics.height())
         return 8 + max((metrics.horizontalAdvance(name) for name in self._names), default=0)
 
@@ -119,10 +120,14 @@ class LayerHeadMatrix:
     heads: Sequence[int]  # labels
     layer: int | None  # the index in view; None where the mean over all is
     head: int | None
+    # Of each layer, its share of the measured effect; None where it has none, empty where no layer has.
+    shares: Sequence[float | None] = ()
 
 
 class LayerHeadMatrixPlot(QWidget):  # type: ignore[misc]
     """A coloured matrix, layers downwards and heads across, with a colour bar.
+
+    Where effects were measured, each layer's share of them stands at its right.
 
     Attributes
     ----------
@@ -136,8 +141,10 @@ class LayerHeadMatrixPlot(QWidget):  # type: ignore[misc]
         super().__init__()
         self._matrix: LayerHeadMatrix | None = None
         self.layers, self.heads = NamedAxis("left"), NamedAxis("bottom")
+        self.shares = NamedAxis("right")
         self.heads.setLabel("head")
-        self.plot = empty_plot({"left": self.layers, "bottom": self.heads})
+        self.shares.setLabel("measured effect of the layer")
+        self.plot = empty_plot({"left": self.layers, "bottom": self.heads, "right": self.shares})
         self.plot.invertY(True)
         self.image = pg.ImageItem(axisOrder="row-major")
         self.frame = QGraphicsRectItem()
@@ -155,6 +162,8 @@ class LayerHeadMatrixPlot(QWidget):  # type: ignore[misc]
     def set_foreground(self, color: str) -> None:
         """Draw the axes in a colour that fits the window."""
         paint_axes(self.plot, color)
+        self.shares.setPen(color)
+        self.shares.setTextPen(color)
         self.bar.axis.setPen(color)
         self.bar.axis.setTextPen(color)
 
@@ -164,6 +173,8 @@ class LayerHeadMatrixPlot(QWidget):  # type: ignore[misc]
         rows, columns = matrix.values.shape
         self.layers.set_names(matrix.short_layers)
         self.heads.set_names([str(head) for head in matrix.heads])
+        self.shares.set_names([share_label(share) for share in matrix.shares])
+        self.plot.showAxis("right", show=bool(matrix.shares))
         finite = matrix.values[np.isfinite(matrix.values)]
         low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
         self.bar.setLevels((float(low), float(max(high, low + 1e-3))))
@@ -188,14 +199,25 @@ class LayerHeadMatrixPlot(QWidget):  # type: ignore[misc]
             self.picked.emit(*cell)
 
     def _name_cell(self, position: Any) -> None:
-        """Describe the cell below the mouse in the tool tip."""
+        """Describe the cell below the mouse, or the share of the layer at its right, in the tool tip."""
         cell = self._cell_at(position)
-        if cell is None or self._matrix is None:
+        if self._matrix is None:
+            return
+        if cell is None:
+            self._name_share(position)
             return
         value = self._matrix.values[cell]
         number = f"{value:.3f}" if math.isfinite(value) else "no map, or not loaded yet"
         layer, head = self._matrix.layers[cell[0]], self._matrix.heads[cell[1]]
         self.image.setToolTip(plain_tip(f"{layer}\nhead {head}: {number}"))
+
+    def _name_share(self, position: Any) -> None:
+        if self._matrix is None or not self.shares.sceneBoundingRect().contains(position):
+            return
+        layer = math.floor(self.plot.getViewBox().mapSceneToView(position).y() + 0.5)
+        if 0 <= layer < len(self._matrix.shares):
+            words = share_in_words(self._matrix.shares[layer])
+            self.shares.setToolTip(plain_tip(f"{self._matrix.layers[layer]}\n{words}"))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ from qtpy.QtWidgets import (
 )
 
 from i2am.viewer.data.axes import AVERAGEABLE_DIMS, LEVELS
+from i2am.viewer.data.effects import Effects, NoEffects
 from i2am.viewer.data.sample import SampleView
+from i2am.viewer.picking.effect_controller import effect_controller_of
 from i2am.viewer.scene.contrast import COLORMAPS
 from i2am.viewer.session.attach import session_of
 from i2am.viewer.session.shortcuts import SHORTCUTS, show_shortcuts
@@ -41,6 +43,12 @@ _LEVEL_TIPS: Final = {
     "LLAM": "What each layer looks at: the mean over steps and heads; move the layer",
     "single": "The map of one layer, timestep and head",
 }
+_SHOWN: Final = ("attention map", "measured effect")
+_SHOWN_TIP: Final = (
+    "Attention map: where the model looked.\n"
+    "Measured effect: what changed in the generated image when a region of the reference was cut "
+    "out of the attention and the image painted again."
+)
 # Settings of the appearance: their labels, their values, and what these mean.
 _CHOICES: Final[Mapping[str, tuple[str, Sequence[str], str]]] = {
     "direction": ("Direction", ("both", "r2g", "g2r"), _MAPS_TIP),
@@ -71,15 +79,19 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
         self._session = session_of(napari_viewer)
+        self._effects = effect_controller_of(self._session)
         self._shown: Any = None
         self.setMaximumWidth(_MOST_WIDTH_PX)  # the images need the room
         self._form = QFormLayout(self)
         self._add_sample()
+        self._add_effects()
         self._add_averaged()
         self._add_appearance()
         for key in ("reopened", "moved", "loaded"):
             getattr(self._session, key).connect(getattr(self, f"_show_{key}"))
+        self._effects.changed.connect(self._show_effects)
         self._show_reopened()
+        self._show_effects()
 
     def _add_sample(self) -> None:
         self.samples = QComboBox()
@@ -106,6 +118,14 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
             self.normalisation,
             "Mass: each map sums to 1 on its layer's own grid. Density: even attention is 1.",
         )
+
+    def _add_effects(self) -> None:
+        self.shows = _choice(
+            _SHOWN, lambda name: self._session.set_shows_effects(name == _SHOWN[1])
+        )
+        self.effects = _text(_SHOWN_TIP)
+        self._add("Show", self.shows, f"{_SHOWN_TIP} ({_key('effects')})")
+        self._add("Effects", self.effects)
 
     def _add_averaged(self) -> None:
         self.averaged: dict[str, QCheckBox] = {}
@@ -179,6 +199,17 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
             _offer(self.samples, (), "")
         self._show_moved()
         self._show_loaded()
+
+    def _show_effects(self) -> None:
+        """Offer measured effects where the sample in view has some; else say why it has none."""
+        found = self._effects.effects_at(0)
+        self.shows.setEnabled(isinstance(found, Effects))
+        with QSignalBlocker(self.shows):
+            self.shows.setCurrentText(_SHOWN[self._effects.is_on])
+        if isinstance(found, Effects):
+            self.effects.setText(f"read from {Path(found.path).name}")
+        else:
+            self.effects.setText(found.reason if isinstance(found, NoEffects) else "being read")
 
     def _show_moved(self) -> None:
         shown = (self._session.averaged_dims, self._session.appearance, self._session.is_volume)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,8 +16,18 @@ from tests.support.explicit_attention import Attended
 __all__ = ["explicit_kernels"]
 
 
+# (the layer's path, number of its kernel's call, scores (batch, head, query, key)) -> those used instead
+Change = Callable[[str, int, torch.Tensor], torch.Tensor]
+
+
+def _unchanged(_path: str, _call: int, scores: torch.Tensor) -> torch.Tensor:
+    return scores
+
+
 @contextmanager
-def explicit_kernels(denoiser: nn.Module) -> Iterator[dict[str, list[Attended]]]:
+def explicit_kernels(
+    denoiser: nn.Module, change: Change = _unchanged
+) -> Iterator[dict[str, list[Attended]]]:
     """Compute every fused attention of a denoiser explicitly, whatever its processor, and keep it.
 
     Yields
@@ -34,14 +44,14 @@ def explicit_kernels(denoiser: nn.Module) -> Iterator[dict[str, list[Attended]]]
                 leave = module.register_forward_hook(lambda *_: (running.pop(), None)[1])
                 stack.callback(enter.remove)
                 stack.callback(leave.remove)
-        stack.enter_context(_ExplicitKernel(running, kept))
+        stack.enter_context(_ExplicitKernel(running, kept, change))
         yield kept
 
 
 class _ExplicitKernel(TorchFunctionMode):
-    def __init__(self, running: list[str], kept: dict[str, list[Attended]]) -> None:
+    def __init__(self, running: list[str], kept: dict[str, list[Attended]], change: Change) -> None:
         super().__init__()
-        self._running, self._kept = running, kept
+        self._running, self._kept, self._change = running, kept, change
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -52,9 +62,11 @@ class _ExplicitKernel(TorchFunctionMode):
         assert not given.get("is_causal")
         query, key = given["query"], given["key"]
         scale = given.get("scale") or query.shape[-1] ** -0.5
-        scores = query @ key.transpose(-1, -2) * scale
-        probabilities = scores.softmax(-1)
-        found = Attended(scores.clone(), probabilities.clone())
-        self._kept.setdefault(self._running[-1], []).append(found)
+        calls = self._kept.setdefault(path := self._running[-1], [])
+        scores = self._change(path, len(calls), query @ key.transpose(-1, -2) * scale)
+        # A query that may see nothing gets zeros from the fused kernel.
+        is_blind = scores.isneginf().all(-1, keepdim=True)
+        probabilities = scores.softmax(-1).masked_fill(is_blind, 0.0)
+        calls.append(Attended(scores.clone(), probabilities.clone()))
         mixed: torch.Tensor = probabilities @ given["value"]
         return mixed

@@ -1,0 +1,145 @@
+"""Plots of measured effects: curves of cuts, and what each layer does."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from i2am.analysis.figures.effect_words import short_layer_names
+from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle
+from i2am.analysis.figures.panels import FIGURE_DPI
+from i2am.analysis.statistics.faithfulness import NO_EFFECT_SHARE, curve_shares
+from i2am.analysis.stores.effects import effect_share
+from i2am.schemas.dims import LAYER, ORDER
+from i2am.schemas.text import safe_text
+
+__all__ = ["curves", "layer_effects"]
+
+_FONT_PT: Final = 8.5
+_PLOT_PX: Final = (2.6, 2.1)  # width and height of one plot; all sizes in inches
+_LEFT: Final = 0.6
+_GAP: Final = 0.75
+_TOP: Final = 0.42
+_BELOW: Final = 0.5
+_LEGEND_LINE: Final = 0.2
+_BAR: Final = 0.24
+_BAR_WIDTH: Final = 3.4
+_LETTER: Final = 0.075
+_GREY: Final = "0.65"
+_BLUE: Final = "#3b6ea5"
+_TITLES: Final = {
+    "deletion": "Deletion: the first regions are cut",
+    "insertion": "Insertion: all but the first are cut",
+}
+_ORDERS: Final = {
+    "map": "most read first (mean over layers)",
+    "least": "least read first",
+    "random": "random",
+}
+
+
+def curves(
+    sample: xr.DataTree,
+    effects: xr.Dataset,
+    style: MapStyle = DEFAULT_STYLE,
+) -> Figure:
+    """Draw how the effect grows as regions are cut in several orders, and how it falls as they stay.
+
+    Parameters
+    ----------
+    sample : DataTree
+        One sample of a run.
+    effects : Dataset
+        This sample of `open_effects`, with curves.
+    style : MapStyle
+    """
+    shown = [curve for curve in _TITLES if curve in effects]
+    names = [str(name) for name in effects[ORDER].values]
+    width, height = _PLOT_PX
+    whole = _LEFT + len(shown) * (width + _GAP)
+    tall = _TOP + height + _BELOW + _LEGEND_LINE * len(names)
+    figure = Figure(figsize=(whole, tall), dpi=FIGURE_DPI, facecolor="white")
+    colors = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
+    for number, curve in enumerate(shown):
+        left = _LEFT + number * (width + _GAP)
+        axes = figure.add_axes(
+            (left / whole, 1 - (_TOP + height) / tall, width / whole, height / tall)
+        )
+        taken, shares = curve_shares(effects, curve)
+        for order, (name, own) in enumerate(zip(names, shares, strict=True)):
+            color = _GREY if name == "random" else colors[order % len(colors)]
+            label = safe_text(_ORDERS.get(name, f"most read first in {name}"))
+            axes.plot(taken, own, color=color, marker="o", markersize=2.5, lw=1.3, label=label)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, None)
+        _label(axes, "share of the regions", "share of the effect of all" if not number else "")
+        figure.text(
+            left / whole, 1 - 0.25 / tall, _TITLES[curve], size=_FONT_PT + 0.5, weight="bold"
+        )
+    handles: Any = figure.axes[0].lines
+    figure.legend(
+        handles=handles, loc="lower left", fontsize=_FONT_PT, frameon=False,
+        bbox_to_anchor=(_LEFT / whole - 0.02, 0.0), labelspacing=0.25,
+    )  # fmt: skip
+    return figure
+
+
+def layer_effects(
+    sample: xr.DataTree,
+    effects: xr.Dataset,
+    style: MapStyle = DEFAULT_STYLE,
+) -> Figure:
+    """Draw the share of the effect that each layer has alone; those without are grey, and say so.
+
+    Parameters
+    ----------
+    sample : DataTree
+        One sample of a run.
+    effects : Dataset
+        This sample of `open_effects`, with effects of layers.
+    style : MapStyle
+    """
+    shares = effect_share(effects["layer_effect"], effects["ceiling"]).to_numpy()
+    titles = short_layer_names(sample, [str(name) for name in effects[LAYER].values])
+    names = [safe_text(title) for title in titles]
+    left = 0.25 + _LETTER * max(map(len, names))
+    whole = left + _BAR_WIDTH + 0.7
+    tall = _TOP + _BAR * len(names) + _BELOW
+    figure = Figure(figsize=(whole, tall), dpi=FIGURE_DPI, facecolor="white")
+    axes = figure.add_axes(
+        (left / whole, _BELOW / tall, _BAR_WIDTH / whole, _BAR * len(names) / tall)
+    )
+    places = np.arange(len(names))
+    is_idle = shares < NO_EFFECT_SHARE
+    axes.barh(places, shares, color=[_GREY if idle else _BLUE for idle in is_idle], height=0.7)
+    high = max(float(shares.max()) * 1.02, NO_EFFECT_SHARE * 2)
+    axes.set_xlim(0, high)
+    axes.set_ylim(len(names) - 0.5, -0.5)  # The first layer on top.
+    axes.set_yticks(places, names)
+    axes.axvline(NO_EFFECT_SHARE, color="0.35", lw=0.8, ls="--")
+    for place, share, idle in zip(places, shares, is_idle, strict=True):
+        axes.annotate(
+            f"{share:.3f}, no effect" if idle else f"{share:.2f}", (share, place),
+            xytext=(4, 0), textcoords="offset points", va="center", fontsize=_FONT_PT - 1,
+            annotation_clip=False,
+        )  # fmt: skip
+    _label(axes, "share of the effect of cutting the reference in all layers", "")
+    figure.text(
+        0.12 / whole, 1 - 0.25 / tall, "What each layer does", size=_FONT_PT + 1.5, weight="bold"
+    )
+    return figure
+
+
+def _label(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x, fontsize=_FONT_PT)
+    axes.set_ylabel(y, fontsize=_FONT_PT)
+    axes.tick_params(labelsize=_FONT_PT - 1, width=0.5, length=2.5)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for spine in axes.spines.values():
+        spine.set_linewidth(0.6)
