@@ -119,18 +119,7 @@ class Painter:
                     )
                 raise
         self.pictures += self.size
-        latents, pixels = decoder.read(self.size, self.frames)
-        if latents is None:
-            latents = pixels = _rows_of(output)
-            pixels = None if isinstance(output, torch.Tensor) else pixels
-        if latents is None or latents.ndim != 4 or len(latents) != self.size:
-            shape = None if latents is None else latents.shape
-            msg = (
-                f"Expected {self.size} images from a call for as many, got {shape}, at the latents that "
-                "its decoder was given. Paint one image a call: batch=1 (--batch-size 1)."
-            )
-            raise CaptureError(msg)
-        return Painting(latents, pixels, output)
+        return decoder.painting(output, self.size, self.frames)
 
     def cutting(
         self, cuts: Sequence[Cut | None], steps: StepsOption = None
@@ -179,7 +168,37 @@ class WatchedDecoder:
         self.returned.append(returned)
         return returned
 
-    def read(self, count: int, frames: int) -> tuple[Values | None, Values | None]:
+    def painting(self, output: Any, count: int, frames: int) -> Painting:
+        """Return what a call painted.
+
+        Parameters
+        ----------
+        output : object
+            That it returned.
+        count : int
+            Number of images that it was to paint.
+        frames : int
+            Of a video, how many latent frames are generated.
+
+        Raises
+        ------
+        CaptureError
+            If it painted another number.
+        """
+        latents, pixels = self._read(count, frames)
+        if latents is None:  # A model without a decoder.
+            latents = _rows_of(output)
+            pixels = None if isinstance(output, torch.Tensor) else latents
+        if latents is None or latents.ndim != 4 or len(latents) != count:
+            shape = None if latents is None else latents.shape
+            msg = (
+                f"Expected {count} images from a call for as many, got {shape}, at the latents that its "
+                "decoder was given. Paint one image a call: batch=1 (--batch-size 1)."
+            )
+            raise CaptureError(msg)
+        return Painting(latents, pixels, output)
+
+    def _read(self, count: int, frames: int) -> tuple[Values | None, Values | None]:
         """Return the latents of `count` images, and the decoded images; None of what was not seen."""
         # A pipeline may decode something else before, of another shape.
         given = [one for one in self._given if one.shape[1:] == self._given[-1].shape[1:]]

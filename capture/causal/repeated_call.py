@@ -100,7 +100,10 @@ class RepeatedCall:
             # On the CPU, so that a seed means the same noise on every device.
             noise = [torch.Generator("cpu").manual_seed(self._seed) for _ in range(count)]
             given["generator"] = noise if count > 1 else noise[0]
-        return self._pipeline(**given)
+        # Some pipelines encode their pictures with noise of their own.
+        with torch.random.fork_rng(_accelerators(self._pipeline)):
+            torch.manual_seed(self._seed)
+            return self._pipeline(**given)
 
     def _repeated(self, given: dict[str, Any], count: int) -> dict[str, Any]:
         latents = given.get("latents")
@@ -122,6 +125,13 @@ class RepeatedCall:
         if reference is None:
             return {}
         return {name: [reference, *value[1:]] if isinstance(value, list) else reference}
+
+
+def _accelerators(pipeline: Any) -> list[torch.device]:
+    """Return the GPUs that have a random state of their own."""
+    device = getattr(pipeline, "device", None)
+    is_gpu = isinstance(device, torch.device) and device.type == "cuda"
+    return [device] if is_gpu and device is not None else []
 
 
 def _seed_of(generator: Any) -> int:
