@@ -101,6 +101,7 @@ def _wrong(code: int, call: str, message: str) -> Any:
 
 
 CAPTURE = "capture --model i2am-tiny --out new.zarr --manifest"
+CAUSAL = "causal --model i2am-tiny --out new.zarr"
 WRONG = [
     # What is no call at all.
     _wrong(2, "", "the following arguments are required: COMMAND"),
@@ -254,6 +255,19 @@ WRONG = [
     *(
         _wrong(1, f"{c} broken.zarr --out new", "at broken.zarr. Run 'i2am validate broken.zarr'")
         for c in ("analyze", "report")
+    ),
+    # Effects.
+    _wrong(2, "causal run.zarr", "the following arguments are required: --model"),
+    _wrong(2, f"{CAUSAL} missing.zarr", "found none at 'missing.zarr'"),
+    _wrong(1, f"{CAUSAL} notes.txt", "got a file, at notes.txt"),
+    _wrong(1, f"{CAUSAL} maps.zarr", "Expected a run, got maps at maps.zarr"),
+    _wrong(1, f"{CAUSAL} empty_run.zarr", "Expected a run with complete samples, got none"),
+    _wrong(1, f"{CAUSAL} run.zarr --samples frist", "Did you mean 'first'?"),
+    _wrong(2, f"{CAUSAL} run.zarr --grid 0", "expected a whole number from 1 on"),
+    _wrong(2, f"{CAUSAL} run.zarr --grid 4x", "expected a grid HxW"),
+    _wrong(2, f"{CAUSAL} run.zarr --edges image->text", "invalid choice: 'image->text'"),
+    _wrong(
+        1, f"{CAUSAL} run.zarr --samples first --out maps.zarr", "effects to write to, got maps"
     ),
     # Capture.
     _wrong(2, f"{CAPTURE} missing.csv", "found none at 'missing.csv'"),

@@ -289,7 +289,8 @@ def _measure_one(
         summary.taken[name] = str(e)
     except Exception as e:  # noqa: BLE001 - one sample must not end a night's batch
         strikes.failed(e)
-        summary.failed[name] = f"{type(e).__name__}: {e}"
+        reason = [f"{type(e).__name__}: {e}", *getattr(e, "__notes__", ())]
+        summary.failed[name] = " ".join(reason)
     else:
         strikes.done()
         if effects is None:  # Another process was faster.

@@ -110,20 +110,16 @@ class Painter:
             filled = None
             if references is not None:
                 filled = [*references, *[None] * (self.size - len(references))]
-            output = self.call(self.size, filled)
+            try:
+                output = self.call(self.size, filled)
+            except Exception as e:
+                if self.size > 1 and not self.pictures:
+                    e.add_note(
+                        "If it cannot paint several images in a call: batch=1 (--batch-size 1)."
+                    )
+                raise
         self.pictures += self.size
-        latents, pixels = decoder.read(self.size, self.frames)
-        if latents is None:
-            latents = pixels = _rows_of(output)
-            pixels = None if isinstance(output, torch.Tensor) else pixels
-        if latents is None or latents.ndim != 4 or len(latents) != self.size:
-            shape = None if latents is None else latents.shape
-            msg = (
-                f"Expected {self.size} images from a call for as many, got {shape}, at the latents that "
-                "its decoder was given. Paint one image a call: batch=1 (--batch-size 1)."
-            )
-            raise CaptureError(msg)
-        return Painting(latents, pixels, output)
+        return decoder.painting(output, self.size, self.frames)
 
     def cutting(
         self, cuts: Sequence[Cut | None], steps: StepsOption = None
@@ -172,7 +168,37 @@ class WatchedDecoder:
         self.returned.append(returned)
         return returned
 
-    def read(self, count: int, frames: int) -> tuple[Values | None, Values | None]:
+    def painting(self, output: Any, count: int, frames: int) -> Painting:
+        """Return what a call painted.
+
+        Parameters
+        ----------
+        output : object
+            That it returned.
+        count : int
+            Number of images that it was to paint.
+        frames : int
+            Of a video, how many latent frames are generated.
+
+        Raises
+        ------
+        CaptureError
+            If it painted another number.
+        """
+        latents, pixels = self._read(count, frames)
+        if latents is None:  # A model without a decoder.
+            latents = _rows_of(output)
+            pixels = None if isinstance(output, torch.Tensor) else latents
+        if latents is None or latents.ndim != 4 or len(latents) != count:
+            shape = None if latents is None else latents.shape
+            msg = (
+                f"Expected {count} images from a call for as many, got {shape}, at the latents that its "
+                "decoder was given. Paint one image a call: batch=1 (--batch-size 1)."
+            )
+            raise CaptureError(msg)
+        return Painting(latents, pixels, output)
+
+    def _read(self, count: int, frames: int) -> tuple[Values | None, Values | None]:
         """Return the latents of `count` images, and the decoded images; None of what was not seen."""
         # A pipeline may decode something else before, of another shape.
         given = [one for one in self._given if one.shape[1:] == self._given[-1].shape[1:]]
@@ -201,7 +227,11 @@ class WatchedDecoder:
 def _with_frames(values: Values, count: int) -> Values:
     """Return images with an axis of frames, where a decoder got them as so many images more."""
     frames, rest = divmod(len(values), count)
-    if values.ndim != 4 or rest or frames < 2:
+    if rest or frames < 2:
+        return values
+    if values.ndim == 5 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    elif values.ndim != 4:
         return values
     return np.moveaxis(values.reshape(count, frames, *values.shape[1:]), 1, 2)
 
@@ -209,6 +239,8 @@ def _with_frames(values: Values, count: int) -> Values:
 def _rows_of(output: Any) -> Values | None:
     """Return the images of a model without a decoder, dims (image, channel, y, x)."""
     found = getattr(output, "images", output)
+    if isinstance(found, tuple) and len(found) == 1:
+        (found,) = found
     if isinstance(found, torch.Tensor):
         return _to_array(found)
     if isinstance(found, Sequence) and found and isinstance(found[0], Image.Image):

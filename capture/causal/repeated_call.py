@@ -13,7 +13,8 @@ from i2am.schemas import CaptureError
 
 __all__ = ["PaintingCall", "RepeatedCall"]
 
-_COUNTS = ("num_images_per_prompt", "num_videos_per_prompt")
+# Several videos in one call most pipelines take and cannot make.
+_COUNT = "num_images_per_prompt"
 _TEXTS = ("prompt", "negative_prompt")
 _MOST = 1024
 
@@ -57,7 +58,7 @@ class RepeatedCall:
     ) -> None:
         self._pipeline = pipeline
         self._accepted = call_arguments(pipeline)
-        self._arguments = {k: v for k, v in arguments.items() if k not in ("generator", *_COUNTS)}
+        self._arguments = {k: v for k, v in arguments.items() if k not in ("generator", _COUNT)}
         self._seed = _seed_of(arguments.get("generator")) if seed is None else seed
         self._is_list = False
         self._images: Mapping[str, str] = {}
@@ -70,8 +71,7 @@ class RepeatedCall:
     @property
     def most(self) -> int:
         """See `PaintingCall`."""
-        has_count = any(name in self._accepted for name in _COUNTS)
-        return _MOST if self._is_list or has_count else 1
+        return _MOST if self._is_list or _COUNT in self._accepted else 1
 
     @property
     def most_references(self) -> int:
@@ -95,19 +95,22 @@ class RepeatedCall:
             given = self._repeated(given, count)
         if references is not None:
             given |= self._with_references(given, references)
-        if "generator" in self._accepted:
+        # A modular pipeline's call names none of its inputs.
+        if "generator" in self._accepted or hasattr(self._pipeline, "blocks"):
             # On the CPU, so that a seed means the same noise on every device.
             noise = [torch.Generator("cpu").manual_seed(self._seed) for _ in range(count)]
             given["generator"] = noise if count > 1 else noise[0]
-        return self._pipeline(**given)
+        # Some pipelines encode their pictures with noise of their own.
+        with torch.random.fork_rng(_accelerators(self._pipeline)):
+            torch.manual_seed(self._seed)
+            return self._pipeline(**given)
 
     def _repeated(self, given: dict[str, Any], count: int) -> dict[str, Any]:
         latents = given.get("latents")
         if isinstance(latents, torch.Tensor) and len(latents) == 1:
             given["latents"] = latents.expand(count, *latents.shape[1:])
         if not self._is_list:
-            name = next(name for name in _COUNTS if name in self._accepted)
-            return given | {name: count}
+            return given | {_COUNT: count}
         listed = [name for name in (*self._images, *_TEXTS) if given.get(name) is not None]
         return given | {name: [given[name]] * count for name in listed}
 
@@ -122,6 +125,13 @@ class RepeatedCall:
         if reference is None:
             return {}
         return {name: [reference, *value[1:]] if isinstance(value, list) else reference}
+
+
+def _accelerators(pipeline: Any) -> list[torch.device]:
+    """Return the GPUs that have a random state of their own."""
+    device = getattr(pipeline, "device", None)
+    is_gpu = isinstance(device, torch.device) and device.type == "cuda"
+    return [device] if is_gpu and device is not None else []
 
 
 def _seed_of(generator: Any) -> int:

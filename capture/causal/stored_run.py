@@ -155,8 +155,13 @@ class StoredRun:
         Raises
         ------
         StoreError
-            If one is not there.
+            If one is not there, or none is complete.
         """
+        if not self._sources:
+            msg = (
+                f"Expected a run with complete samples, got none, at {self.address}. Capture some."
+            )
+            raise StoreError(msg)
         for name in names or []:
             if name not in self._sources:
                 msg = (

@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from i2am.capture.causal.painting import Painting, WatchedDecoder
+from i2am.capture.cuts.placing import Size
 from i2am.capture.causal.repeated_call import PaintingCall
 from i2am.capture.cuts.placing import Size
 from i2am.capture.hooks.denoiser import LayerCall
@@ -35,6 +37,8 @@ class Surroundings:
         Whether some layer's tokens are places of the first reference.
     boxes : mapping of str to Box
         The part of "generated" and "reference" that the model saw, where that is known.
+    painting : Painting, optional
+        What was painted to know this: as it must come out again.
     """
 
     layers: tuple[str, ...]
@@ -42,6 +46,7 @@ class Surroundings:
     frames: int = 1
     has_regions: bool = True
     boxes: Mapping[str, Box] = field(default_factory=dict)
+    painting: Painting | None = None
 
     def reference_box(self) -> Box:
         """Return the part of the reference that the model saw, which regions tile.
@@ -95,9 +100,10 @@ def look(
     hooked = hook_target(target, CaptureOptions(profile=profile, denoiser=denoiser), 1)
     sink = _Sink(CallPictures(target, hooked.denoiser, hooked.profile))
     with ExitStack() as stack:
+        decoder = WatchedDecoder(target, stack)
         hooked.hooks.attach(stack, sink)
         sink.pictures.watch(stack)
-        call(1)
+        output = call(1)
     if not sink.layers or sink.placement is None:
         msg = (
             "Expected a call in which layers read the reference, got none of them. Check the call."
@@ -117,6 +123,7 @@ def look(
         finest.frames,
         any(layer.reference_grid and not layer.reference_index for layer in layers),
         known,
+        decoder.painting(output, 1, finest.frames),
     )
 
 

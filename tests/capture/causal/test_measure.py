@@ -100,9 +100,20 @@ def painted_with(call: ToyCall, **options: Any) -> Any:
         return call(1)[0].numpy()
 
 
-def test_images_of_one_call_from_another_noise_are_refused() -> None:
-    with pytest.raises(CaptureError, match="painted from the same noise to be the same"):
+def test_images_from_another_noise_are_refused() -> None:
+    message = "painted from the same noise to be the same"
+    with pytest.raises(CaptureError, match=message):
         measured(ToyCall(JointToy([SHARES]), noise=0.5), regions=(1, 1), batch=3)
+
+    class Restless(ToyCall):
+        """Paints something else in every call."""
+
+        def __call__(self, count: int, references: Any = None) -> torch.Tensor:
+            self.noise += 1
+            return super().__call__(count) + self.noise
+
+    with pytest.raises(CaptureError, match=message):
+        measured(Restless(JointToy([SHARES])), regions=(1, 1), batch=1)
 
 
 def test_regions_of_a_reference_without_a_size_are_refused() -> None:

@@ -31,7 +31,9 @@ from i2am.capture.pipelines.random_weights import randomize_weights
 from i2am.cli import main
 from i2am.schemas import StoreError, find_faults
 from tests.support.cli_process import start_cli
+from tests.support.manifests import write_manifest
 from tests.support.store_contents import contents_of, differences
+from tests.support.tiny_pipelines import pipelines
 
 NAMES = ["frog", "truck"]
 OPTIONS = EffectOptions(regions=(2, 2), batch=7)
@@ -230,6 +232,27 @@ def test_what_was_captured_by_hand_needs_its_seed_from_a_manifest(
     rows.write_text("sample,seed,source,mask,reference\n" + ",".join(["frog", "12", *files]))
     summary = measure_run("i2am-tiny", by_hand, out, manifest=rows, **options)
     assert summary.finished == ["frog"]
+
+
+def test_a_run_with_an_adapter_is_measured_in_calls_of_several_images(tmp_path: Path) -> None:
+    pipeline = pipelines.inpaint(tmp_path)
+    pipeline.save_pretrained(tmp_path / "model")
+    pipelines.save_adapter(tmp_path / "adapter", pipeline.unet)
+    model, run = str(tmp_path / "model"), tmp_path / "run.zarr"
+    capture_manifest(
+        model, write_manifest(tmp_path, ["a"]), run, steps=2, progress=False,
+        loading=LoadOptions(ip_adapter=str(tmp_path / "adapter/models"), ip_adapter_scale=0.6),
+        arguments={"prompt": "a hat"},
+    )  # fmt: skip
+    # How it was loaded, and the prompt, are what the run says.
+    options = EffectOptions(per=["layer"], batch=4)
+    summary = measure_run(model, run, tmp_path / "effects.zarr", options=options, progress=False)
+    assert summary.failed == {}
+    found = open_effects(tmp_path / "effects.zarr")["a"]
+    assert found.sizes["layer"] == 4
+    assert float(found["layer_effect"].min()) > 100 * float(found["floor"].max())
+    assert "region" not in found
+    assert list(find_faults(describe_store(tmp_path / "effects.zarr"))) == []
 
 
 def test_a_sample_that_was_captured_again_is_measured_again(tmp_path: Path) -> None:
