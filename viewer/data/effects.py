@@ -24,11 +24,14 @@ from i2am.schemas.errors import StoreError
 if TYPE_CHECKING:
     import xarray as xr
 
+    from i2am.viewer.data.sample import SampleView
+
 __all__ = [
     "LEAST_SHARE",
     "Effects",
     "NoEffects",
     "check_effects",
+    "effects_of_view",
     "read_effects",
     "share_in_words",
     "share_label",
@@ -247,7 +250,7 @@ def share_in_words(share: float | None) -> str:
     )
     if share >= LEAST_SHARE:
         return words
-    return f"No effect: less than {LEAST_SHARE:.0%}. Whatever its map shows moved nothing.\n{words}"
+    return f"No effect: less than {LEAST_SHARE:.0%}. Whatever its map shows moved next to nothing.\n{words}"
 
 
 def check_effects(effects: Store) -> None:
@@ -255,6 +258,26 @@ def check_effects(effects: Store) -> None:
     from i2am.analysis import open_effects
 
     open_effects(os.fspath(effects))
+
+
+def effects_of_view(view: SampleView) -> Effects | NoEffects:
+    """Return what `read_effects` does, of a sample in view; none that cannot lie over its pictures.
+
+    Raises
+    ------
+    StoreError
+        As `read_effects` does.
+    """
+    source = view.source
+    found = read_effects(source.run, source.sample, source.effects)
+    if isinstance(found, NoEffects):
+        return found
+    if not {"generated", "reference"} <= view.images.keys():
+        return NoEffects("Effects lie over the pictures: this sample was captured without them.")
+    if view.layers[view.axes.layers[0]].reference_image() != "reference":
+        reason = "Effects are of the first reference: maps of another one are in view."
+        return NoEffects(reason, is_refused=True)
+    return found
 
 
 def read_effects(run: Store, sample: str, effects: Store | None = None) -> Effects | NoEffects:

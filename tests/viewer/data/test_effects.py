@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 
 from i2am.schemas import StoreError
-from i2am.viewer.data.effects import Effects, NoEffects, check_effects, read_effects
+from i2am.viewer.data.effects import (
+    Effects,
+    NoEffects,
+    check_effects,
+    effects_of_view,
+    read_effects,
+)
+from i2am.viewer.data.open_sample import open_view
 from tests.support.effects_store import effect_arrays, write_effects
 from tests.support.maps_store import NAMES, spot_volume, write_maps
-from tests.support.synthetic_run import write_run
+from tests.support.synthetic_run import LAYERS, write_run
 
 QUARTERS = ((0, 0, 16, 16), (0, 16, 16, 32), (16, 0, 32, 16))
 SIXTEENTHS = ((16, 16, 24, 24), (16, 24, 24, 32), (24, 16, 32, 24), (24, 24, 32, 32))
@@ -187,6 +196,22 @@ def test_without_effects_of_layers_no_layer_has_a_share(run: Path) -> None:
     del arrays["layer"], arrays["layer_name"]
     write_effects(run.parent / "effects.zarr", {"first": arrays})
     assert read(run).layer_shares == {}
+
+
+def test_effects_do_not_lie_over_another_reference_nor_over_no_picture(tmp_path: Path) -> None:
+    layers = [replace(LAYERS[0], name=f"{LAYERS[0].name}.reference_1", reference_index=1)]
+    run = write_run(tmp_path / "run.zarr", ("first",), layers)
+    write_effects(tmp_path / "effects.zarr", {"first": in_latents(effect_arrays())})
+    found = effects_of_view(open_view(run))
+    assert isinstance(found, NoEffects)
+    assert "Effects are of the first reference" in found.reason
+    run = write_run(tmp_path / "b" / "run.zarr", ("first",))
+    write_effects(tmp_path / "b" / "effects.zarr", {"first": in_latents(effect_arrays())})
+    assert isinstance(effects_of_view(open_view(run)), Effects)
+    del zarr.open_group(run, mode="a")["first/images"]
+    found = effects_of_view(open_view(run))
+    assert isinstance(found, NoEffects)
+    assert "captured without them" in found.reason
 
 
 def test_another_kind_of_store_is_an_error(run: Path, tmp_path: Path) -> None:

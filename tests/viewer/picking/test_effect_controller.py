@@ -248,14 +248,17 @@ def test_the_choice_in_the_browser_and_the_key_switch(
     [
         ({"source": "other.zarr"}, "effects of another run, 'other.zarr'"),
         ({"own": {"source_created": "2025-01-01T00:00:00Z"}}, "it was captured anew"),
+        ({"arrays": {"region": -ARRAYS["region"]}}, "Expected finite numbers, none below 0"),
     ],
-    ids=["another run", "a changed sample"],
+    ids=["another run", "a changed sample", "no effects at all"],
 )
 def test_effects_of_something_else_are_refused_with_one_notice(
     tmp_path: Path, open_window: Callable[..., Any], change: Any, message: str
 ) -> None:
     run = write_run(tmp_path / "run.zarr", ("first",))
-    write_effects(tmp_path / "effects.zarr", {"first": ARRAYS}, **change)
+    arrays = ARRAYS | change.get("arrays", {})
+    options = {name: value for name, value in change.items() if name != "arrays"}
+    write_effects(tmp_path / "effects.zarr", {"first": arrays}, **options)
     before = len(notification_manager.records)
     viewer = opened(open_window, run)
     session = session_of(viewer)
