@@ -261,7 +261,7 @@ def check_effects(effects: Store) -> None:
 
 
 def effects_of_view(view: SampleView) -> Effects | NoEffects:
-    """Return what `read_effects` does, of a sample in view; none that cannot lie over its pictures.
+    """Return what `read_effects` does, of a sample in view; none where maps of another reference are.
 
     Raises
     ------
@@ -272,8 +272,6 @@ def effects_of_view(view: SampleView) -> Effects | NoEffects:
     found = read_effects(source.run, source.sample, source.effects)
     if isinstance(found, NoEffects):
         return found
-    if not {"generated", "reference"} <= view.images.keys():
-        return NoEffects("Effects lie over the pictures: this sample was captured without them.")
     if view.layers[view.axes.layers[0]].reference_image() != "reference":
         reason = "Effects are of the first reference: maps of another one are in view."
         return NoEffects(reason, is_refused=True)
