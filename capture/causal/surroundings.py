@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from i2am.capture.causal.painting import Painting, WatchedDecoder
-from i2am.capture.cuts.placing import Size
 from i2am.capture.causal.repeated_call import PaintingCall
 from i2am.capture.cuts.placing import Size
 from i2am.capture.hooks.denoiser import LayerCall

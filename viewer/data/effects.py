@@ -12,27 +12,26 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
-from i2am.schemas.attributes import check_schema
 from i2am.schemas.boxes import Box
-from i2am.schemas.dims import LAYER, X, Y
+from i2am.schemas.dims import X, Y
 from i2am.schemas.errors import StoreError
-from i2am.storage.addresses import open_group, own_attributes
-from i2am.storage.guard.guarded_store import check_read_whole
-from i2am.storage.listing import Unreadable, member_metadata, own_of
-from i2am.storage.sample_state import SampleState
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from i2am.viewer.data.sample import SampleView
 
 __all__ = [
     "LEAST_SHARE",
     "Effects",
     "NoEffects",
     "check_effects",
-    "default_effects_path",
+    "effects_of_view",
     "read_effects",
     "share_in_words",
     "share_label",
@@ -44,19 +43,9 @@ Area = tuple[int, int, int, int]
 
 # Of a layer: less of the effect of cutting everything is none.
 LEAST_SHARE: Final = 0.02
-_CUT: Final = "cut"
-_DIMS: Final[dict[str, tuple[str, ...]]] = {
-    "region": (_CUT, Y, X),
-    "cut_box": (_CUT, "corner"),
-    "ceiling": (Y, X),
-    "floor": (Y, X),
-    Y: (Y,),
-    X: (X,),
-}
-_LAYER_DIMS: Final[dict[str, tuple[str, ...]]] = {
-    "layer": (LAYER, Y, X),
-    "layer_name": (LAYER,),
-}
+_REGION: Final = "region"
+_LAYERS: Final = "layer_effect"
+_WANTED: Final = (_REGION, "ceiling", "floor", _LAYERS)
 # Of the reference's boxes drawn as an array: more cannot be told apart.
 _MAX_RASTER: Final = 512
 _SAME_EDGE: Final = 1e-6  # of a length
@@ -261,28 +250,32 @@ def share_in_words(share: float | None) -> str:
     )
     if share >= LEAST_SHARE:
         return words
-    return f"No effect: less than {LEAST_SHARE:.0%}. Whatever its map shows moved nothing.\n{words}"
-
-
-def default_effects_path(run: Store) -> Path:
-    """Return where the effects of a run lie unless the user says otherwise: beside it, as its maps do.
-
-    Examples
-    --------
-    >>> default_effects_path("out/run.zarr").as_posix()
-    'out/effects.zarr'
-    >>> default_effects_path("shirts.zarr").as_posix()
-    'shirts.effects.zarr'
-    """
-    from i2am.analysis.stores.related import default_maps_path
-
-    maps = default_maps_path(os.fspath(run))
-    return maps.with_name(f"{maps.name.removesuffix('maps.zarr')}effects.zarr")
+    return f"No effect: less than {LEAST_SHARE:.0%}. Whatever its map shows moved next to nothing.\n{words}"
 
 
 def check_effects(effects: Store) -> None:
     """Raise a StoreError unless there is a store of effects at an address."""
-    _open_root(effects)
+    from i2am.analysis import open_effects
+
+    open_effects(os.fspath(effects))
+
+
+def effects_of_view(view: SampleView) -> Effects | NoEffects:
+    """Return what `read_effects` does, of a sample in view; none where maps of another reference are.
+
+    Raises
+    ------
+    StoreError
+        As `read_effects` does.
+    """
+    source = view.source
+    found = read_effects(source.run, source.sample, source.effects)
+    if isinstance(found, NoEffects):
+        return found
+    if view.layers[view.axes.layers[0]].reference_image() != "reference":
+        reason = "Effects are of the first reference: maps of another one are in view."
+        return NoEffects(reason, is_refused=True)
+    return found
 
 
 def read_effects(run: Store, sample: str, effects: Store | None = None) -> Effects | NoEffects:
@@ -294,126 +287,61 @@ def read_effects(run: Store, sample: str, effects: Store | None = None) -> Effec
         The capture store.
     sample : str
     effects : str or path, optional
-        A store of effects. Without it the one at `default_effects_path` is read, if there is one.
+        A store of effects. Without it the one beside the run is read, if there is one: see
+        `i2am.analysis.default_effects_path`.
 
     Raises
     ------
     StoreError
         If a store cannot be read, or holds something else than effects.
     """
-    from i2am.analysis import open_run
+    from i2am.analysis import default_effects_path, open_effects, open_run
 
-    path = default_effects_path(run) if effects is None else os.fspath(effects)
+    path = default_effects_path(os.fspath(run)) if effects is None else os.fspath(effects)
     if effects is None and not Path(path).is_dir():
         return NoEffects("No effects were measured of this run: 'i2am causal' does.")
-    root = _open_root(path)
-    name = Path(path).name
-    source = str(own_attributes(root).get("source", ""))
-    # By name alone, as of maps: the two are often moved together. One that was named is trusted so far.
-    if effects is None and Path(source).name != Path(run).name:
-        reason = f"{name} has the effects of another run, {Path(source).name or 'which it does not name'}."
-        return NoEffects(reason, is_refused=True)
-    metadata = member_metadata(root, sample)
-    own = own_of(metadata) if isinstance(metadata, dict) else metadata
-    if isinstance(own, Unreadable):
-        return NoEffects(f"The effects of {sample!r} in {name} cannot be read: {own}.", True)
-    if own is None:
-        return NoEffects(f"{name} holds no effects of {sample!r}.")
-    if own.get("status") != "complete":
-        return NoEffects(f"The effects of {sample!r} in {name} are not complete yet.")
-    captured = open_run(os.fspath(run)).attributes_of(sample)
-    told = (own.get("source_created"), own.get("source_contents"))
-    if told != (captured.get("created"), captured.get("contents")):
+    store = open_effects(path)
+    name, source = Path(path).name, Path(str(store.attributes.get("source", ""))).name
+    # By name alone, as of maps: the two are often moved together. What a user named is theirs to know.
+    if effects is None and source != Path(run).name:
+        return NoEffects(f"{name} has the effects of another run, {source!r}.", is_refused=True)
+    if not store.holds(sample):
+        return NoEffects(f"{name} holds no finished effects of {sample!r}.")
+    own, captured = store.attributes_of(sample), open_run(os.fspath(run)).attributes_of(sample)
+    measured = own.get("source_created"), own.get("source_contents")
+    if measured != (captured.get("created"), captured.get("contents")):
         reason = f"The effects of {sample!r} in {name} are of another sample: it was captured anew."
         return NoEffects(reason, is_refused=True)
-    return _read_sample(root, sample, str(path))
+    return _loaded(store[sample], f"{sample} of {path}", str(path))
 
 
-def _open_root(path: Store) -> zarr.Group:
-    root = open_group(os.fspath(path) if isinstance(path, str) else Path(path))
-    own = own_attributes(root)
-    if own.get("kind") != "effects":
-        kind = f"one of kind {own['kind']!r}" if "kind" in own else "a Zarr group of another make"
-        msg = f"Expected a store of measured effects, got {kind}, at {path}. Name another one."
-        raise StoreError(msg)
-    check_schema(own, path)
-    return root
+def _loaded(measured: xr.Dataset, place: str, path: str) -> Effects | NoEffects:
+    import dask
 
+    from i2am.analysis.stores.effects import effect_share
 
-def _read_sample(root: zarr.Group, sample: str, path: str) -> Effects | NoEffects:
-    group: Any = root[sample]
-    state = SampleState(group.store_path)
-    state.check_whole(path)
-    if "region" not in group:
-        return NoEffects(f"{Path(path).name} holds no effects of regions of {sample!r}.")
-    has_layers = all(name in group for name in _LAYER_DIMS)
-    wanted = {**_DIMS, **(_LAYER_DIMS if has_layers else {})}
-    place = f"{sample} of {path}"
-    arrays = {name: _array(group, name, dims, place) for name, dims in wanted.items()}
-    check_read_whole(arrays.values(), path)
-    values = {name: _values(array, state) for name, array in arrays.items()}
-    _check_values(values, place)
-    shares = _layer_shares(values) if has_layers else {}
+    if _REGION not in measured:
+        return NoEffects(f"No total effects of regions were measured: {place} holds others alone.")
+    names = [name for name in _WANTED if name in measured]
+    (values,) = dask.compute(measured[names], scheduler="synchronous")
+    for name in names:
+        own = values[name].to_numpy()
+        if not (np.isfinite(own).all() and (own >= 0).all()):
+            msg = f"Expected finite numbers, none below 0, got others, at {name} of {place}. "
+            raise StoreError(msg + "Measure it again with 'i2am causal'.")
+    shares: dict[str, float] = {}
+    if _LAYERS in values and values["ceiling"].any():
+        found = effect_share(values[_LAYERS], values["ceiling"]).to_series()
+        shares = {str(layer): float(share) for layer, share in found.items()}
     return Effects(
         path,
-        values["region"].astype(np.float32),
-        values["cut_box"].astype(np.float64),
-        values["ceiling"].astype(np.float32),
-        values["floor"].astype(np.float32),
-        _box_of(values[Y], values[X]),
+        values[_REGION].to_numpy(),
+        measured["cut_box"].to_numpy(),
+        values["ceiling"].to_numpy(),
+        values["floor"].to_numpy(),
+        _box_of(values[Y].to_numpy(), values[X].to_numpy()),
         shares,
     )
-
-
-def _array(group: zarr.Group, name: str, dims: tuple[str, ...], place: str) -> zarr.Array[Any]:
-    array = group.get(name)
-    found = getattr(getattr(array, "metadata", None), "dimension_names", None)
-    if not isinstance(array, zarr.Array) or tuple(found or ()) != dims:
-        what = "none" if array is None else f"one with {found}"
-        msg = f"Expected an array {name!r} with the dimensions {dims}, got {what}, at {place}. "
-        raise StoreError(msg + "Measure it again with 'i2am causal'.")
-    return array
-
-
-def _values(array: zarr.Array[Any], state: SampleState) -> NDArray[Any]:
-    from i2am.analysis.stores.stored_array import StoredArray
-
-    return StoredArray(array, state)[...]
-
-
-def _check_values(values: Mapping[str, NDArray[Any]], place: str) -> None:
-    """Raise a StoreError unless shapes agree, boxes are some, and effects are finite and not negative."""
-    sizes: dict[str, int] = {"corner": 4}
-    for name, dims in {**_DIMS, **_LAYER_DIMS}.items():
-        if name not in values:
-            continue
-        for dim, size in zip(dims, values[name].shape, strict=True):
-            if sizes.setdefault(dim, size) != size or not size:
-                msg = f"Expected {sizes[dim]} along {dim!r}, got {size}, at {name} of {place}. "
-                raise StoreError(msg + "Measure it again with 'i2am causal'.")
-        if name == "layer_name":
-            continue
-        own = np.asarray(values[name], np.float64)
-        is_effect = name in ("region", "ceiling", "floor", "layer")
-        if not np.isfinite(own).all() or (is_effect and (own < 0).any()):
-            wanted = "finite numbers, none below 0" if is_effect else "finite numbers"
-            msg = f"Expected {wanted}, got others, at {name} of {place}. "
-            raise StoreError(msg + "Measure it again with 'i2am causal'.")
-    boxes = values["cut_box"]
-    if not (boxes[:, :2] < boxes[:, 2:]).all():
-        msg = f"Expected boxes with an area, got one without, at cut_box of {place}. "
-        raise StoreError(msg + "Measure it again with 'i2am causal'.")
-
-
-def _layer_shares(values: Mapping[str, NDArray[Any]]) -> dict[str, float]:
-    whole = root_mean_square(values["ceiling"])
-    if not whole:
-        return {}
-    names = [str(name) for name in values["layer_name"].tolist()]
-    return {
-        name: root_mean_square(own) / whole
-        for name, own in zip(names, values["layer"], strict=True)
-    }
 
 
 def _box_of(ys: NDArray[Any], xs: NDArray[Any]) -> Box:

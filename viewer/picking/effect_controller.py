@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from qtpy.QtCore import QObject, Signal
 
-from i2am.viewer.data.effects import Effects, NoEffects, read_effects
+from i2am.viewer.data.effects import Effects, NoEffects, effects_of_view
 from i2am.viewer.notices import notify_error, show_status, what_failed
 from i2am.viewer.picking.effect_layers import EffectLayers
 from i2am.viewer.picking.sram_controller import SramController, sram_controller_of
@@ -111,7 +111,7 @@ class EffectController(QObject):  # type: ignore[misc]  # Qt has no types here
         if view not in self._found:
             return
         try:
-            found: Any = _effects_of(view)
+            found: Any = effects_of_view(view)
         except Exception as e:  # noqa: BLE001  # whatever it is, it is shown to the user
             found = NoEffects(what_failed(e, view.source.effects or "the effects"), True)
         self._read.emit(view, found)
@@ -186,16 +186,3 @@ def describe_effects(effects: Effects, pick: Pick | None) -> str:
         if len(cuts) > 1:
             words = f"left: what cutting {len(cuts)} regions, each alone, changed on average"
     return f"{LEGEND}\n{words}, up to {float(values.max()):.2g}\n{of_all} · {noise}"
-
-
-def _effects_of(view: SampleView) -> Effects | NoEffects:
-    """Return the effects of a sample in view; only where they can lie over its pictures."""
-    source = view.source
-    found = read_effects(source.run, source.sample, source.effects)
-    if isinstance(found, NoEffects):
-        return found
-    if not {"generated", "reference"} <= view.images.keys():
-        return NoEffects("Effects need the pictures: this sample was captured without them.")
-    if view.layers[view.axes.layers[0]].reference_image() != "reference":
-        return NoEffects("Effects are of the first reference; another one is in view.", True)
-    return found

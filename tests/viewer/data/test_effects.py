@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,17 @@ import numpy as np
 import pytest
 
 from i2am.schemas import StoreError
-from i2am.viewer.data.effects import Effects, NoEffects, check_effects, read_effects
+from i2am.viewer.data.effects import (
+    Effects,
+    NoEffects,
+    check_effects,
+    effects_of_view,
+    read_effects,
+)
+from i2am.viewer.data.open_sample import open_view
 from tests.support.effects_store import effect_arrays, write_effects
 from tests.support.maps_store import NAMES, spot_volume, write_maps
-from tests.support.synthetic_run import write_run
+from tests.support.synthetic_run import LAYERS, write_run
 
 QUARTERS = ((0, 0, 16, 16), (0, 16, 16, 32), (16, 0, 32, 16))
 SIXTEENTHS = ((16, 16, 24, 24), (16, 24, 24, 32), (24, 16, 32, 24), (24, 24, 32, 32))
@@ -37,9 +45,14 @@ def why_none(run: Path, **options: Any) -> NoEffects:
     return found
 
 
+def in_latents(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Return the effects without those in pixels."""
+    return {name: values for name, values in arrays.items() if not name.endswith("_pixels")}
+
+
 def adaptive_arrays() -> dict[str, Any]:
     """Return effects of three regions of a quarter of the reference, and of four of a sixteenth."""
-    arrays: dict[str, Any] = dict(effect_arrays())
+    arrays = in_latents(effect_arrays())
     region = np.random.default_rng(3).uniform(0.1, 1, (len(ADAPTIVE), 8, 8))
     return arrays | {"cut_box": np.array(ADAPTIVE), "region": region}
 
@@ -111,7 +124,7 @@ def test_without_effects_there_is_a_reason_and_no_alarm(run: Path) -> None:
     found = why_none(run)
     assert found == NoEffects("No effects were measured of this run: 'i2am causal' does.")
     write_effects(run.parent / "effects.zarr", {"second": effect_arrays()})
-    assert why_none(run) == NoEffects("effects.zarr holds no effects of 'first'.")
+    assert why_none(run) == NoEffects("effects.zarr holds no finished effects of 'first'.")
 
 
 def test_a_named_store_comes_before_the_one_beside_the_run(run: Path, tmp_path: Path) -> None:
@@ -125,7 +138,7 @@ def test_a_named_store_comes_before_the_one_beside_the_run(run: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"source": "other.zarr"}, "has the effects of another run, other.zarr"),
+        ({"source": "other.zarr"}, "has the effects of another run, 'other.zarr'"),
         ({"own": {"source_created": "2025-01-01T00:00:00Z"}}, "it was captured anew"),
         ({"own": {"source_contents": "0123"}}, "it was captured anew"),
     ],
@@ -150,9 +163,7 @@ def test_unfinished_effects_do_not_exist_yet(run: Path) -> None:
     write_effects(
         run.parent / "effects.zarr", {"first": effect_arrays()}, own={"status": "running"}
     )
-    found = why_none(run)
-    assert "not complete yet" in found.reason
-    assert not found.is_refused
+    assert why_none(run) == NoEffects("effects.zarr holds no finished effects of 'first'.")
 
 
 def _without(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -162,33 +173,47 @@ def _without(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_without("ceiling"), "Expected an array 'ceiling'"),
-        (lambda a: a | {"ceiling": a["ceiling"][:4]}, "Expected 8 along 'y', got 4, at ceiling"),
-        (lambda a: a | {"region": -a["region"]}, "none below 0, got others, at region"),
+        (_without("ceiling"), "first/ceiling: expected an array"),
+        (lambda a: a | {"ceiling": a["ceiling"][:4]}, "expected 4 along 'y', got 8"),
+        (lambda a: a | {"region": -a["region"]}, "none below 0, got others, at region of first"),
         (lambda a: a | {"layer": a["layer"] * np.nan}, "Expected finite numbers"),
-        (lambda a: a | {"cut_box": a["cut_box"][:, ::-1]}, "Expected boxes with an area"),
+        (lambda a: a | {"cut_box": a["cut_box"][:, ::-1]}, "Expected boxes with y0 < y1"),
     ],
     ids=["no ceiling", "another grid", "negative", "not a number", "no area"],
 )
 def test_what_breaks_the_contract_is_an_error(
     run: Path, change: Callable[[dict[str, Any]], dict[str, Any]], message: str
 ) -> None:
-    write_effects(run.parent / "effects.zarr", {"first": change(dict(effect_arrays()))})
+    arrays = change(in_latents(effect_arrays()))
+    write_effects(run.parent / "effects.zarr", {"first": arrays})
     with pytest.raises(StoreError, match=message):
         read_effects(str(run), "first")
 
 
 def test_without_effects_of_layers_no_layer_has_a_share(run: Path) -> None:
-    arrays = _without("layer")(dict(effect_arrays()))
+    arrays = in_latents(effect_arrays())
+    del arrays["layer"], arrays["layer_name"]
     write_effects(run.parent / "effects.zarr", {"first": arrays})
     assert read(run).layer_shares == {}
 
 
+def test_effects_do_not_lie_over_another_reference(tmp_path: Path) -> None:
+    layers = [replace(LAYERS[0], name=f"{LAYERS[0].name}.reference_1", reference_index=1)]
+    run = write_run(tmp_path / "run.zarr", ("first",), layers)
+    write_effects(tmp_path / "effects.zarr", {"first": in_latents(effect_arrays())})
+    found = effects_of_view(open_view(run))
+    assert isinstance(found, NoEffects)
+    assert "Effects are of the first reference" in found.reason
+    run = write_run(tmp_path / "b" / "run.zarr", ("first",))
+    write_effects(tmp_path / "b" / "effects.zarr", {"first": in_latents(effect_arrays())})
+    assert isinstance(effects_of_view(open_view(run)), Effects)
+
+
 def test_another_kind_of_store_is_an_error(run: Path, tmp_path: Path) -> None:
     maps = write_maps(tmp_path / "maps.zarr", {"first": {"r2g": spot_volume()}})
-    with pytest.raises(StoreError, match="Expected a store of measured effects, got one of kind"):
+    with pytest.raises(StoreError, match="Expected an effects store, got a maps store"):
         check_effects(maps)
     with pytest.raises(StoreError, match="Expected a store, got nothing"):
         check_effects(tmp_path / "nothing.zarr")
-    with pytest.raises(StoreError, match="got one of kind 'run'"):
+    with pytest.raises(StoreError, match="got a run store"):
         read_effects(str(run), "first", run)

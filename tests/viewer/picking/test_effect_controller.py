@@ -220,15 +220,11 @@ def test_a_sample_without_effects_shows_its_maps_and_the_next_one_its_effects(wi
     assert captions(window) == ["generated · R2G", "reference · G2R"]
     assert not browser.shows.isEnabled()
     assert browser.shows.currentText() == "attention map"
-    assert browser.effects.text() == "effects.zarr holds no effects of 'second'."
+    assert browser.effects.text() == "effects.zarr holds no finished effects of 'second'."
     session.show_sample("first")
     wait(lambda: isinstance(controller.effects_at(0), Effects))
     np.testing.assert_allclose(shown(window, "generated"), ARRAYS["ceiling"], rtol=1e-6)
     assert not window.layers["R2G"].visible
-
-
-def is_switched(viewer: Any, is_on: bool) -> Callable[[], bool]:
-    return lambda: controller_in(viewer).is_on is is_on
 
 
 def test_the_choice_in_the_browser_and_the_key_switch(
@@ -242,23 +238,27 @@ def test_the_choice_in_the_browser_and_the_key_switch(
         assert controller_in(viewer).is_on is is_on
     for is_on in (True, False):
         QTest.keyClick(canvas(viewer), Qt.Key.Key_E)
-        wait(is_switched(viewer, is_on))
+        QApplication.processEvents()
+        assert controller_in(viewer).is_on is is_on
         assert viewer.layers["R2G"].visible is not is_on
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"source": "other.zarr"}, "effects of another run, other.zarr"),
+        ({"source": "other.zarr"}, "effects of another run, 'other.zarr'"),
         ({"own": {"source_created": "2025-01-01T00:00:00Z"}}, "it was captured anew"),
+        ({"arrays": {"region": -ARRAYS["region"]}}, "Expected finite numbers, none below 0"),
     ],
-    ids=["another run", "a changed sample"],
+    ids=["another run", "a changed sample", "no effects at all"],
 )
 def test_effects_of_something_else_are_refused_with_one_notice(
     tmp_path: Path, open_window: Callable[..., Any], change: Any, message: str
 ) -> None:
     run = write_run(tmp_path / "run.zarr", ("first",))
-    write_effects(tmp_path / "effects.zarr", {"first": ARRAYS}, **change)
+    arrays = ARRAYS | change.get("arrays", {})
+    options = {name: value for name, value in change.items() if name != "arrays"}
+    write_effects(tmp_path / "effects.zarr", {"first": arrays}, **options)
     before = len(notification_manager.records)
     viewer = opened(open_window, run)
     session = session_of(viewer)
@@ -319,5 +319,5 @@ def test_a_named_store_is_read_and_a_wrong_one_opens_no_window(
     wait(lambda: session_of(viewer).normalisation == "density")
     wait(lambda: isinstance(controller_in(viewer).effects_at(0), Effects))
     np.testing.assert_allclose(shown(viewer, "generated"), arrays["ceiling"], rtol=1e-6)
-    with pytest.raises(StoreError, match="Expected a store of measured effects"):
+    with pytest.raises(StoreError, match="Expected an effects store, got a run store"):
         open_viewer(run, effects=run)
