@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from i2am.analysis.effects.faithfulness import ComparedSample, compare_with_effects
 from i2am.analysis.figures.effect_words import agreement_note
 from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle, value_range
 from i2am.analysis.figures.panels import (
@@ -25,7 +26,6 @@ from i2am.analysis.figures.panels import (
     seen_part,
     stored_image,
 )
-from i2am.analysis.statistics.faithfulness import ComparedSample, compare_with_effects
 from i2am.analysis.stores.boxes import image_box
 from i2am.analysis.stores.layers import sram_layers
 from i2am.schemas import Box
