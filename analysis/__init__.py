@@ -12,15 +12,16 @@ from i2am.schemas import require_extras
 
 require_extras("to analyse a run", "analysis")
 
+from i2am.analysis.effects.faithfulness import score_effects, summarise_effect_scores
+from i2am.analysis.effects.region_masses import cell_order, object_patches, region_masses
+from i2am.analysis.effects.what_if import what_if
 from i2am.analysis.figures.files import write_comparison
 from i2am.analysis.inspection.describe import describe_store, summarise_store
 from i2am.analysis.maps.analyze import analyze, maps_of
 from i2am.analysis.maps.analyze_run import analyze_run
 from i2am.analysis.maps.live_sram import LiveSram, SramEstimate
-from i2am.analysis.maps.region_masses import cell_order, object_patches, region_masses
 from i2am.analysis.maps.roads import most_read, source_mass, two_hop
 from i2am.analysis.maps.sram import sram
-from i2am.analysis.maps.what_if import what_if
 from i2am.analysis.scores.heads import head_scores, write_head_scores
 from i2am.analysis.scores.imacs import imacs
 from i2am.analysis.scores.registry import known_scores, register_score, unregister_score
@@ -30,7 +31,6 @@ from i2am.analysis.scores.table import read_scores, score_maps, summarise_scores
 from i2am.analysis.statistics.averages import average_maps, default_average_path
 from i2am.analysis.statistics.comparison import compare_runs, summarise_comparison
 from i2am.analysis.statistics.differences import difference_maps
-from i2am.analysis.statistics.faithfulness import score_effects, summarise_effect_scores
 from i2am.analysis.statistics.run_pair import RunPair, pair_runs
 from i2am.analysis.stores.effects import (
     Effects,

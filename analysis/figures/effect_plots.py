@@ -10,10 +10,10 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from i2am.analysis.effects.faithfulness import NO_EFFECT_SHARE, curve_shares
 from i2am.analysis.figures.effect_words import short_layer_names
 from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle
 from i2am.analysis.figures.panels import FIGURE_DPI
-from i2am.analysis.statistics.faithfulness import NO_EFFECT_SHARE, curve_shares
 from i2am.analysis.stores.effects import effect_share
 from i2am.schemas.dims import LAYER, ORDER
 from i2am.schemas.text import safe_text
@@ -21,7 +21,7 @@ from i2am.schemas.text import safe_text
 __all__ = ["curves", "layer_effects"]
 
 _FONT_PT: Final = 8.5
-_PLOT_PX: Final = (2.6, 2.1)  # width and height of one plot; all sizes in inches
+_PLOT: Final = (2.6, 2.1)  # width and height of one plot; all sizes in inches
 _LEFT: Final = 0.6
 _GAP: Final = 0.75
 _TOP: Final = 0.42
@@ -60,7 +60,7 @@ def curves(
     """
     shown = [curve for curve in _TITLES if curve in effects]
     names = [str(name) for name in effects[ORDER].values]
-    width, height = _PLOT_PX
+    width, height = _PLOT
     whole = _LEFT + len(shown) * (width + _GAP)
     tall = _TOP + height + _BELOW + _LEGEND_LINE * len(names)
     figure = Figure(figsize=(whole, tall), dpi=FIGURE_DPI, facecolor="white")
@@ -77,7 +77,9 @@ def curves(
             axes.plot(taken, own, color=color, marker="o", markersize=2.5, lw=1.3, label=label)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, None)
-        _label(axes, "share of the regions", "share of the effect of all" if not number else "")
+        _label(
+            axes, "share of the regions", "share of the effect of cutting all" if not number else ""
+        )
         figure.text(
             left / whole, 1 - 0.25 / tall, _TITLES[curve], size=_FONT_PT + 0.5, weight="bold"
         )
@@ -124,7 +126,8 @@ def layer_effects(
     axes.axvline(NO_EFFECT_SHARE, color="0.35", lw=0.8, ls="--")
     for place, share, idle in zip(places, shares, is_idle, strict=True):
         axes.annotate(
-            f"{share:.3f}, no effect" if idle else f"{share:.2f}", (share, place),
+            f"{share:.3f}, no effect" if idle else f"{share:.3f}",
+            (max(share, NO_EFFECT_SHARE), place),
             xytext=(4, 0), textcoords="offset points", va="center", fontsize=_FONT_PT - 1,
             annotation_clip=False,
         )  # fmt: skip

@@ -8,12 +8,12 @@ from typing import Final
 import numpy as np
 import xarray as xr
 
-from i2am.analysis.figures.captions import layer_titles
-from i2am.analysis.statistics.faithfulness import (
+from i2am.analysis.effects.faithfulness import (
     NO_EFFECT_SHARE,
     ComparedSample,
     compare_with_effects,
 )
+from i2am.analysis.figures.captions import layer_titles
 from i2am.analysis.stores.effects import effect_share
 from i2am.schemas.dims import LAYER
 

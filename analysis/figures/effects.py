@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from i2am.analysis.effects.faithfulness import ComparedSample, compare_with_effects
 from i2am.analysis.figures.effect_words import agreement_note
 from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle, value_range
 from i2am.analysis.figures.panels import (
@@ -25,7 +26,6 @@ from i2am.analysis.figures.panels import (
     seen_part,
     stored_image,
 )
-from i2am.analysis.statistics.faithfulness import ComparedSample, compare_with_effects
 from i2am.analysis.stores.boxes import image_box
 from i2am.analysis.stores.layers import sram_layers
 from i2am.schemas import Box
@@ -35,8 +35,8 @@ __all__ = ["effects_beside_maps"]
 # Cells along a side in which regions are drawn.
 _MOST_CELLS: Final = 512
 _SHOWN_PATCHES: Final = 2
-# Of the grid's shorter side: patches that lie nearer show the same.
-_APART: Final = 0.25
+# Of the object's shorter side: patches that lie nearer show the same.
+_APART: Final = 0.5
 
 Floats = NDArray[np.float64]
 
@@ -61,7 +61,9 @@ def effects_beside_maps(
     """
     compared = compare_with_effects(sample, effects)
     patches = _telling_patches(compared)
-    first = image_panel(sample, "generated", "generated, and the object", _outline(sample))
+    outline = inpainting_mask(sample)
+    title = "generated" if outline is None else "generated, and the object"
+    first = image_panel(sample, "generated", title, outline)
     inside = compared.inside
     of_object = tuple(_panels(compared, lambda plane: plane[:, inside].mean(1), style))
     groups = [
@@ -74,15 +76,10 @@ def effects_beside_maps(
     ]
     for number, (row, column) in enumerate(patches, start=1):
         marker = _marker(sample, compared, str(number), row, column)
-        place = seen_panel(sample, "generated", f"patch {number}", (marker,))
+        place = seen_panel(sample, "generated", "generated, and the patch", (marker,))
         own = tuple(_panels(compared, lambda plane, at=(row, column): plane[:, *at], style))
-        heading = f"Patch {number}"
-        groups.append(PanelGroup(heading, (place, *own), columns=1 + len(own)))
+        groups.append(PanelGroup(f"Patch {number}", (place, *own), columns=1 + len(own)))
     return draw(tuple(groups))
-
-
-def _outline(sample: xr.DataTree) -> Any:
-    return inpainting_mask(sample)
 
 
 def _panels(compared: ComparedSample, values_of: Any, style: MapStyle) -> Iterator[Panel]:
@@ -149,7 +146,8 @@ def _raster(values: Floats, boxes: Floats, box: Box) -> Floats:
 def _telling_patches(compared: ComparedSample) -> list[tuple[int, int]]:
     """Return the object's patches that a single region changes most, apart from one another."""
     strongest = np.where(compared.inside, compared.effect.max(axis=0), -np.inf)
-    apart = max(1.0, _APART * min(strongest.shape))
+    extent = [int(compared.inside.any(axis=axis).sum()) for axis in (0, 1)]
+    apart = max(1.0, _APART * min(extent))
     found: list[tuple[int, int]] = []
     for index in np.argsort(-strongest, axis=None, kind="stable"):
         row, column = (int(one) for one in np.unravel_index(index, strongest.shape))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.resources import files
 from io import BytesIO
@@ -22,10 +22,12 @@ from PIL import Image
 
 from i2am.analysis.figures import FIGURES, existing_kinds, load_figure, report_kinds
 from i2am.analysis.figures.captions import absence, seen_notes, similarity_note
+from i2am.analysis.figures.effect_words import belief_sentences
 from i2am.analysis.figures.files import figure_path
 from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle
 from i2am.analysis.figures.panels import FIGURE_DPI, render
 from i2am.analysis.scores.registry import score_meanings
+from i2am.analysis.stores.effects import own_effects
 from i2am.files import check_new_file, written_whole
 from i2am.schemas import AnalysisError
 from i2am.schemas.attributes import ATTRIBUTE_KEY
@@ -38,6 +40,8 @@ _SCORE_COLUMNS: Final = ("sample", "score", "value")
 _HEAD_FIELDS: Final = ("model", "pipeline", "scheduler", "steps", "guidance_scale", "created")
 _CSS_PX_PER_INCH: Final = 96
 _VERSIONS: Final = ("i2am", "torch", "diffusers")
+# The figure beside what is said of measured effects.
+_BELIEF: Final = "effects"
 
 
 def write_report(
@@ -50,6 +54,7 @@ def write_report(
     max_samples: int = 50,
     style: MapStyle = DEFAULT_STYLE,
     figures_dir: Path | None = None,
+    effects: Mapping[str, xr.Dataset] | None = None,
 ) -> Path:
     """Write a page about the samples that the run and the maps share, and return its path.
 
@@ -69,6 +74,9 @@ def write_report(
     figures_dir : Path, optional
         Where `write_figures` has written these samples' figures in this style: what is there is
         taken, not drawn again.
+    effects : Mapping of str to Dataset, optional
+        As `open_effects` gives it: the page then says of each sample that was measured whether its map
+        can be believed.
 
     Raises
     ------
@@ -84,7 +92,7 @@ def write_report(
     shown = names[:max_samples]
     # Not searched anew for each sample: a long run's table has millions of rows.
     own = None if scores is None else scores[scores["sample"].astype(str).isin(shown)]
-    sections = [_section(n, run[n], maps[n], own, style, figures_dir) for n in shown]
+    sections = [_section(n, run[n], maps[n], own, style, figures_dir, effects) for n in shown]
     page = _template().render(
         title=_name(run),
         head=dict(_head(sections)),
@@ -108,6 +116,8 @@ class _Figure:
     width_px: int
     height_px: int
     notes: tuple[str, ...] = ()
+    # Whether the map can be believed, where that was measured.
+    belief: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -176,6 +186,7 @@ def _section(
     scores: pd.DataFrame | None,
     style: MapStyle,
     figures_dir: Path | None,
+    effects: Mapping[str, xr.Dataset] | None,
 ) -> _Section:
     figures = tuple(
         _figure(kind, name, sample, maps, style, figures_dir)
@@ -192,6 +203,11 @@ def _section(
         _Score(row["score"], meanings.get(row["score"], ""), _number(row["value"])) for row in own
     )
     provenance = dict(_flat(sample.attrs[ATTRIBUTE_KEY]))
+    measured = own_effects(effects, name, sample)
+    if measured is not None and existing_kinds(sample, [_BELIEF], measured):
+        belief = _figure(_BELIEF, name, sample, measured, style, figures_dir)
+        sentences = tuple(belief_sentences(sample, measured))
+        figures = (*figures, replace(belief, belief=sentences))
     return _Section(safe_text(name), figures, tuple(notes), values, provenance)
 
 
@@ -199,7 +215,7 @@ def _figure(
     kind: str,
     name: str,
     sample: xr.DataTree,
-    maps: xr.DataTree,
+    shown: xr.DataTree | xr.Dataset,
     style: MapStyle,
     figures_dir: Path | None,
 ) -> _Figure:
@@ -207,7 +223,7 @@ def _figure(
     if path is not None and path.is_file():
         png = path.read_bytes()
     else:
-        png = render(load_figure(kind)(sample, maps, style=style))
+        png = render(load_figure(kind)(sample, shown, style=style))
     # WebP: a fifth of the PNG's size, which fifty samples in one file notice.
     image = BytesIO()
     with Image.open(BytesIO(png)) as picture:
@@ -215,10 +231,10 @@ def _figure(
         size = picture.size
     source = f"data:image/webp;base64,{base64.b64encode(image.getvalue()).decode('ascii')}"
     caption = FIGURES[kind].caption
-    title = "Overview" if kind == "overview" else kind.upper()
+    title = kind.capitalize() if kind in ("overview", _BELIEF) else kind.upper()
     alt = f"{title} of sample {name}. {caption}"
     width_px, height_px = (round(pixels * _CSS_PX_PER_INCH / FIGURE_DPI) for pixels in size)
-    notes = tuple(seen_notes(sample, maps))
+    notes = tuple(seen_notes(sample, shown)) if isinstance(shown, xr.DataTree) else ()
     return _Figure(title, caption, alt, source, width_px, height_px, notes)
 
 

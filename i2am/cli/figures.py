@@ -58,6 +58,12 @@ def _add_pictures(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--maps", type=existing_store, metavar="MAPS.zarr", help="default: beside the run"
     )
+    command.add_argument(
+        "--effects",
+        type=existing_store,
+        metavar="EFFECTS.zarr",
+        help="what 'i2am causal' measured; default: beside the run, if any",
+    )
     command.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
@@ -79,6 +85,7 @@ def _figure(options: argparse.Namespace) -> None:
         options.kinds or list(_Kinds()),
         options.overwrite,
         progress=True,
+        effects=_open_effects(options),
     )
     print(f"Figures: {len(written)} in {options.out}")
 
@@ -89,7 +96,14 @@ def _report(options: argparse.Namespace) -> None:
 
     run, maps = _open_pair(options)
     scores = read_scores(options.scores) if options.scores else None
-    write_report(run, maps, scores, options.out, overwrite=options.overwrite)
+    write_report(
+        run,
+        maps,
+        scores,
+        options.out,
+        overwrite=options.overwrite,
+        effects=_open_effects(options),
+    )
     print(f"Report: {options.out}")
 
 
@@ -99,3 +113,11 @@ def _open_pair(options: argparse.Namespace) -> tuple[Any, Any]:
 
     run = open_run(options.store)
     return run, maps_of(run, options.maps or find_maps(options.store))
+
+
+def _open_effects(options: argparse.Namespace) -> Any:
+    """Open the measured effects that were named, or those beside the run; None where there are none."""
+    from i2am.analysis import find_effects, open_effects
+
+    found = options.effects or find_effects(options.store)
+    return None if found is None else open_effects(found)

@@ -9,6 +9,7 @@ import pytest
 
 from i2am.cli import main
 from tests.support import reference_maps
+from tests.support.effects_store import effect_arrays, write_effects
 from tests.support.store_reads import run_guide
 from tests.support.synthetic_run import SyntheticLayer, write_run
 
@@ -25,7 +26,10 @@ def test_the_commands_and_the_code_of_the_guide_run(
         reference_maps.change_attributes(
             tmp_path / "run.zarr" / sample, labels={"category": sample}
         )
-    assert run_guide(GUIDE) == (["analyze", "average"], 3)
+    arrays = effect_arrays(layers=[layer.name for layer in LAYERS], orders=("map", "random"))
+    write_effects(tmp_path / "effects.zarr", dict.fromkeys(("shirt", "skirt"), arrays))
+    commands = ["analyze", "score", "figure", "analyze", "average"]
+    assert run_guide(GUIDE) == (commands, 4)
 
 
 def test_the_guide_names_every_option_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,4 +37,4 @@ def test_the_guide_names_every_option_of_the_command(capsys: pytest.CaptureFixtu
         main(["analyze", "--help"])
     options = set(re.findall(r"^  (--[\w-]+)", capsys.readouterr().out, re.MULTILINE))
     named = set(re.findall(r"(--[\w-]+)", GUIDE.read_text(encoding="utf-8")))
-    assert options - named == {"--debug", "--out"}
+    assert options - named == {"--debug"}

@@ -17,8 +17,8 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from i2am.analysis.effects.region_masses import mean_over_layers, object_patches, region_masses
 from i2am.analysis.kernel.resize import Grid
-from i2am.analysis.maps.region_masses import mean_over_layers, object_patches, region_masses
 from i2am.analysis.scores.bootstrap import (
     DEFAULT_CONFIDENCE,
     bootstrap_mean_interval,

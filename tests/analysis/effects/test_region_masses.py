@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from i2am.analysis import cell_order, object_patches, open_run, region_masses, sram
-from i2am.analysis.maps.region_masses import mean_over_layers
+from i2am.analysis.effects.region_masses import mean_over_layers
 from i2am.schemas import AnalysisError
 from tests.support import reference_maps
 from tests.support.effects_store import even_boxes

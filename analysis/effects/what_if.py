@@ -10,9 +10,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
+from i2am.analysis.effects.region_masses import layer_masses, masses_on_grid
 from i2am.analysis.kernel.resize import Grid, largest_grid
 from i2am.analysis.maps.levels import MapsOfLayer, stack_layers
-from i2am.analysis.maps.region_masses import layer_masses, masses_on_grid
 from i2am.analysis.maps.regions import layers_with_sram, resolve_regions
 from i2am.analysis.stores.boxes import image_box, pixel_coordinates
 from i2am.analysis.stores.layers import Labels, SelectedLayer, select_layers, step_labels
