@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from i2am.analysis.kernel.resize import Grid
 from i2am.analysis.maps.analyze import analyze, check_options
 from i2am.analysis.maps.dask_cluster import Executor, ProgressCallback, open_executor
-from i2am.analysis.stores.effects import Effects, check_same_capture
+from i2am.analysis.stores.effects import Effects, causal_weights, check_same_capture
 from i2am.analysis.stores.layers import Labels, head_labels, step_labels
 from i2am.analysis.stores.maps_writer import (
     Source,
@@ -211,7 +211,7 @@ class _Analysis:
             if self._strikes.is_out:
                 break
             untried.remove(name)
-            if is_finished(self.root, name, source):
+            if self.measured is None and is_finished(self.root, name, source):
                 self.advance(1.0)
                 continue
             self._try(name, partial(self._start, name, source))
@@ -227,6 +227,11 @@ class _Analysis:
             raise _explained(error, name, self.opened, others) from error
 
     def _start(self, name: str, source: Source) -> None:
+        if self.measured is not None:  # Measured again, a layer has another weight.
+            source = replace(source, layer_weights=causal_weights(self.measured[name]))
+            if is_finished(self.root, name, source):
+                self.advance(1.0)
+                return
         maps = self.prepared.pop(name, None)
         if maps is None:
             options = self.options | _own_effects(self.measured, name)

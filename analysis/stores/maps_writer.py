@@ -11,6 +11,7 @@ import functools
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -172,16 +173,20 @@ class Source:
         When it was captured.
     contents : str, optional
         A checksum of its inventory, if it has one: tells two apart that were captured in one second.
+    layer_weights : mapping of layer to float, optional
+        By which the maps weigh the layers, if they do.
     """
 
     created: str
     contents: str | None = None
+    layer_weights: Mapping[str, float] | None = None
 
     def attributes(self, status: str) -> dict[str, Any]:
         """Return what the maps' own attributes hold."""
         own = {"kind": "maps", "schema": SCHEMA_VERSION, "status": status}
         contents = {} if self.contents is None else {"source_contents": self.contents}
-        return own | {"source_created": self.created} | contents
+        weights = {} if self.layer_weights is None else {"layer_weights": dict(self.layer_weights)}
+        return own | {"source_created": self.created} | contents | weights
 
 
 def is_finished(root: zarr.Group, name: str, source: Source) -> bool:

@@ -43,7 +43,7 @@ def _add_repair(commands: Any) -> None:
     command.add_argument(
         "--apply",
         action="store_true",
-        help="mark them as failed, so that the next capture or analyze makes them again",
+        help="mark them as failed, so that the next run of their command makes them again",
     )
 
 
@@ -94,7 +94,7 @@ def _repair(options: argparse.Namespace) -> int:
     if options.apply:
         take_out(options.store, condition.faults, "damaged")
         print(
-            f"{len(condition.faults)} taken out; the next 'i2am capture' or 'i2am analyze' makes them again"
+            f"{len(condition.faults)} taken out; the next run of the command that wrote them makes them again"
         )
         return 1 if of_store else 0
     if condition.faults:

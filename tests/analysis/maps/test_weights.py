@@ -21,6 +21,7 @@ from i2am.cli import main
 from i2am.schemas import AnalysisError, StoreError
 from tests.support import reference_maps
 from tests.support.effects_store import effect_arrays, write_effects
+from tests.support.figure_reading import values_of
 from tests.support.synthetic_run import SyntheticLayer, write_run
 
 # Layers of other grids and head counts, and one without a reference grid.
@@ -144,6 +145,20 @@ def test_maps_of_a_run_say_how_they_were_weighed(
     assert "weights" not in open_maps(plain).attributes["options"]
     assert "weights" not in summarise_store(plain)
     assert unit(open_maps(plain)["a"]) == "attention per position"
+
+
+def test_maps_are_made_again_when_a_layer_was_measured_again(folder: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"weights": "causal", "progress": False}
+    path, out = tmp_path / "effects.zarr", tmp_path / "maps.zarr"
+    analyze_run(folder / "run.zarr", out, effects=_effects(path), **options)
+    before = values_of(open_maps(out)["a"], "r2g/ulam")
+    written = (out / "a" / "zarr.json").stat().st_mtime_ns
+    analyze_run(folder / "run.zarr", out, effects=path, **options)
+    assert (out / "a" / "zarr.json").stat().st_mtime_ns == written
+    layer = reference_maps.stored(path / "a")["layer"]
+    layer[...] = layer[...][::-1]
+    analyze_run(folder / "run.zarr", out, effects=path, **options)
+    assert not np.array_equal(values_of(open_maps(out)["a"], "r2g/ulam"), before)
 
 
 def test_what_cannot_be_weighed_is_refused(folder: Path, tmp_path: Path, sample: Any) -> None:

@@ -186,6 +186,11 @@ def test_effects_of_a_sample_that_was_captured_again_are_told_apart(
     reference_maps.change_attributes(tmp_path / "run.zarr" / "a", created="2026-02-02T00:00:00Z")
     with pytest.raises(StoreError, match="Measure the sample again"):
         check_same_capture(effects, open_run(tmp_path / "run.zarr"), "a")
+    # Two that were captured in one second differ in their inventories.
+    own = {"source_contents": "another"}
+    other = open_effects(write_effects(tmp_path / "other.zarr", {"a": arrays}, own=own))
+    with pytest.raises(StoreError, match="Measure the sample again"):
+        check_same_capture(other, run, "a")
 
 
 def test_effects_lie_beside_their_run(tmp_path: Path, arrays: Arrays) -> None:
@@ -228,6 +233,26 @@ def test_damaged_samples_are_taken_out(tmp_path: Path, arrays: Arrays) -> None:
     assert list(open_effects(path)) == ["b"]
     own: Any = zarr.open_group(path / "a", mode="r").attrs["i2am"]
     assert own["status"] == "failed"
+
+
+def test_the_commands_look_at_every_value_and_take_damaged_samples_out(
+    tmp_path: Path, arrays: Arrays, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_effects(tmp_path / "effects.zarr", {"a": arrays, "b": arrays})
+    assert main(["validate", "--deep", str(path)]) == 0
+    assert "a: without checksums" in capsys.readouterr().out
+    (path / "a" / "zarr.json").write_text("{}")
+    assert main(["repair", str(path), "--apply"]) == 0
+    assert "1 taken out" in capsys.readouterr().out
+    assert list(open_effects(path)) == ["b"]
+
+
+def test_attributes_of_effects_are_checked(tmp_path: Path, arrays: Arrays) -> None:
+    own = {"repaint_difference": -1.0, "pictures": "many"}
+    path = write_effects(tmp_path / "effects.zarr", {"a": arrays}, own=own)
+    reference_maps.change_attributes(path, source=3)
+    places = [fault.place for fault in find_faults(describe_store(path))]
+    assert places == ["/attributes", "a/attributes", "a/attributes"]
 
 
 def test_no_share_is_told_where_the_reference_has_no_effect() -> None:
