@@ -7,7 +7,7 @@ the two rank the regions of the reference alike, the map may be believed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -90,6 +90,7 @@ def score_effects(
     kind: EffectKind = "total",
     layers: str | Iterable[str] | None = None,
     randomised: StoreLike | None = None,
+    objects: Mapping[str, Any] | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -111,6 +112,9 @@ def score_effects(
         Names or patterns; by default all that have SRAM.
     randomised : str, Path or zarr Store, optional
         A run of the same samples by the same model with random weights.
+    objects : mapping of sample to box or mask, optional
+        Where the object is in the generated image, for samples whose inpainting mask says it not, or not
+        closely; as `sram` takes a region.
     seed : int
         Of the random baseline.
     out : str or Path, optional
@@ -137,7 +141,7 @@ def score_effects(
 
     Notes
     -----
-    The object's patches are those of the stored inpainting mask; without one, those that change more
+    The object's patches are those of `objects`, or of the stored inpainting mask; without, those that change more
     than the median patch when all of the reference is cut. A patch on which all cuts have the same
     effect has no rank correlation; a map that is the same for all regions has one of 0.
 
@@ -157,7 +161,13 @@ def score_effects(
     for number, name in enumerate(dict.fromkeys(measured if samples is None else samples)):
         check_same_capture(measured, opened, name)
         effects_of_sample = measured[name]
-        compared = compare_with_effects(opened[name], effects_of_sample, kind=kind, layers=named)
+        compared = compare_with_effects(
+            opened[name],
+            effects_of_sample,
+            kind=kind,
+            layers=named,
+            region=None if objects is None else objects.get(name),
+        )
         maps = compared.maps | compared.baselines(np.random.default_rng([seed, number]))
         if others is not None:
             masses = region_masses(
@@ -245,6 +255,7 @@ def compare_with_effects(
     *,
     kind: EffectKind = "total",
     layers: str | Iterable[str] | None = None,
+    region: Any = None,
 ) -> ComparedSample:
     """Compute the attention of a sample to the regions whose effects were measured.
 
@@ -256,6 +267,8 @@ def compare_with_effects(
         This sample of `open_effects`.
     kind, layers
         As in `score_effects`.
+    region : box or mask, optional
+        Where the object is, as in ``objects`` there.
 
     Raises
     ------
@@ -269,7 +282,7 @@ def compare_with_effects(
         )
         raise AnalysisError(msg)
     boxes = effects[CUT_BOX].to_numpy()
-    inside = object_or_changed(sample, effects[_CEILINGS[kind]])
+    inside = object_or_changed(sample, effects[_CEILINGS[kind]], region)
     masses = region_masses(sample, boxes, grid=_grid_of(inside), layers=layers).compute()
     planes = {MEAN: mean_over_layers(masses)}
     if "layer_effect" in effects:
@@ -289,7 +302,9 @@ def _grid_of(inside: NDArray[np.bool_]) -> Grid:
     return height, width
 
 
-def object_or_changed(sample: xr.DataTree, ceiling: xr.DataArray) -> NDArray[np.bool_]:
+def object_or_changed(
+    sample: xr.DataTree, ceiling: xr.DataArray, region: Any = None
+) -> NDArray[np.bool_]:
     """Return the patches that are compared: the object's, or those that change more than the median.
 
     Parameters
@@ -298,13 +313,15 @@ def object_or_changed(sample: xr.DataTree, ceiling: xr.DataArray) -> NDArray[np.
         As `open_run` gives it.
     ceiling : DataArray, dims (y, x)
         The effect of cutting all of the reference.
+    region : box or mask, optional
+        See `object_patches`.
 
     Returns
     -------
     array (y, x) of bool
     """
     whole = ceiling.transpose(*GENERATED_PLANE).to_numpy()
-    inside = object_patches(sample, (whole.shape[0], whole.shape[1]))
+    inside = object_patches(sample, (whole.shape[0], whole.shape[1]), region)
     if inside is not None:
         return inside
     changed = np.asarray(whole > np.median(whole))

@@ -221,7 +221,7 @@ def masses_on_grid(masses: xr.DataArray, grid: Grid) -> xr.DataArray:
     return masses.isel(picked)
 
 
-def object_patches(sample: xr.DataTree, grid: Grid) -> NDArray[np.bool_] | None:
+def object_patches(sample: xr.DataTree, grid: Grid, region: Any = None) -> NDArray[np.bool_] | None:
     """Return which patches hold pixels of the generated object, by the stored inpainting mask.
 
     Parameters
@@ -230,12 +230,24 @@ def object_patches(sample: xr.DataTree, grid: Grid) -> NDArray[np.bool_] | None:
         As `open_run` gives it.
     grid : (height, width)
         Of the patches, over the part of the image that the model saw.
+    region : box or mask, optional
+        The object, instead of the inpainting mask; one region of the generated image, as `sram` takes it.
 
     Returns
     -------
     array (height, width) of bool, or None
         None where no mask is stored, or it tells nothing: it is empty, or no patch is outside.
+
+    Raises
+    ------
+    AnalysisError
+        If `region` is not valid.
     """
+    if region is not None:
+        (own,) = resolve_regions(sample, region, R2G.image).patches(grid)
+        inside = np.zeros(grid[0] * grid[1], bool)
+        inside[own] = True
+        return inside.reshape(grid)
     images = sample.children["images"].dataset if "images" in sample.children else {}
     if R2G.mask not in images or R2G.image not in images:
         return None

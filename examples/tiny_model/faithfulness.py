@@ -15,6 +15,7 @@ import csv
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -111,8 +112,13 @@ def measure(out: Path, names: list[str], grid: int, also: int) -> None:
 def report(out: Path, pairs: Compositions, names: list[str], also: int) -> None:
     """Print what was found, and write the table and the sheet."""
     run, effects = open_run(out / "run.zarr"), open_effects(out / "effects.zarr")
+    batches = {name: pairs.batch(index, index + 1) for index, name in enumerate(names)}
+    objects = {name: object_mask(batches[name], effects[name]) for name in names}
     scores = score_effects(
-        out / "run.zarr", out / "effects.zarr", randomised=out / "randomised.zarr"
+        out / "run.zarr",
+        out / "effects.zarr",
+        randomised=out / "randomised.zarr",
+        objects=objects,
     )
     scores.to_csv(out / "faithfulness.csv", index=False)
     print_agreement(scores)
@@ -123,11 +129,10 @@ def report(out: Path, pairs: Compositions, names: list[str], also: int) -> None:
         ).compute()
         for name in names
     }
-    batches = {name: pairs.batch(index, index + 1) for index, name in enumerate(names)}
     print_sources(effects, masses, batches)
     print_curves(effects, names)
-    print_kinds(out, effects, names, also, batches)
-    print_cost(out, effects, names, also, batches)
+    print_kinds(out, effects, names, also, batches, objects)
+    print_cost(out, effects, names, also, batches, objects)
     draw(run, effects, masses, batches, names[:SHOWN], out / "effects.png")
 
 
@@ -218,6 +223,16 @@ def true_sources(batch: Batch, grid: tuple[int, int]) -> tuple[NDArray[np.intp],
     return patches, (centres - [top, left]) / side * SIZE_PX
 
 
+def object_mask(batch: Batch, effects: xr.Dataset) -> NDArray[np.bool_]:
+    """Return the object's patches as a mask of the image's pixels; the inpainting mask is its box."""
+    grid = patch_grid(effects)
+    patches, _ = true_sources(batch, grid)
+    inside = np.zeros(grid, bool)
+    inside[patches[:, 0], patches[:, 1]] = True
+    mask: NDArray[np.bool_] = inside.repeat(SIZE_PX // grid[0], 0).repeat(SIZE_PX // grid[1], 1)
+    return mask
+
+
 def print_curves(effects: Effects, names: list[str]) -> None:
     """Print the deletion curves, and how often the orders are in the expected order."""
     curves, areas = [], []
@@ -250,6 +265,7 @@ def print_kinds(
     names: list[str],
     also: int,
     batches: Mapping[str, Batch],
+    objects: Mapping[str, Any],
 ) -> None:
     """Print how the kinds of effects agree with the total one, and the maps with each."""
     pairs: dict[EffectKind, tuple[Effects, str, list[str]]] = {
@@ -269,7 +285,7 @@ def print_kinds(
             correlations.append(rank_correlation(one, other))
             peaks.append(float((one.argmax(0) == other.argmax(0)).mean()))
         own = summarise_effect_scores(
-            score_effects(out / "run.zarr", store.path, kind=kind, samples=some)
+            score_effects(out / "run.zarr", store.path, kind=kind, samples=some, objects=objects)
         )
         of_maps = [interval(own, name, "rank_correlation") for name in MAPS if name in own.index]
         of_maps += ["–"] * (len(MAPS) - len(of_maps))
@@ -286,7 +302,12 @@ def print_kinds(
 
 
 def print_cost(
-    out: Path, effects: Effects, names: list[str], also: int, batches: Mapping[str, Batch]
+    out: Path,
+    effects: Effects,
+    names: list[str],
+    also: int,
+    batches: Mapping[str, Batch],
+    objects: Mapping[str, Any],
 ) -> None:
     """Print how many pictures were painted, and what adaptive regions save and keep."""
     painted = [effects[name].attrs["i2am"]["pictures"] for name in names]
@@ -296,7 +317,7 @@ def print_cost(
     full, adaptive = open_effects(out / "occlusion.zarr"), open_effects(out / "adaptive.zarr")
     rows = []
     for kind, store in (("full grid", full), ("adaptive", adaptive)):
-        scores = score_effects(out / "run.zarr", store.path, samples=names[:also])
+        scores = score_effects(out / "run.zarr", store.path, samples=names[:also], objects=objects)
         own = summarise_effect_scores(scores)
         cuts = np.mean([store[name].sizes["cut"] for name in names[:also]])
         rows.append(
