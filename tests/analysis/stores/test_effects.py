@@ -120,14 +120,14 @@ def test_unknown_arrays_groups_and_wrong_types_are_faults(tmp_path: Path, arrays
     path = write_effects(tmp_path / "effects.zarr", {"a": arrays})
     group = reference_maps.stored(path / "a")
     group.create_group("more")
-    group.create_array("regoin", data=np.zeros(2), dimension_names=["cut"])
+    group.create_array("regiom", data=np.zeros(2), dimension_names=["cut"])
     del group["floor"]
     group.create_array("floor", data=np.zeros((8, 8)), dimension_names=["y", "x"])
     faults = [str(fault) for fault in find_faults(describe_store(path))]
     assert faults == [
         "a/more: expected no group here, got one",
         "a/floor: expected dtype float32, got float64",
-        "a/regoin: unknown array. Did you mean 'region'?",
+        "a/regiom: unknown array. Did you mean 'region'?",
     ]
 
 
