@@ -179,7 +179,10 @@ def score_effects(
             for own, plane in maps.items()
             for score, value in compared.agreement(plane)
         ]
-        rows += [(name, own, score, value) for own, score, value in _measured(effects_of_sample)]
+        rows += [
+            (name, own, score, value)
+            for own, score, value in _measured(effects_of_sample, compared.inside)
+        ]
     if not rows:
         msg = (
             f"Expected measured samples, got none, at {measured.path}. Measure some: 'i2am causal'."
@@ -360,7 +363,7 @@ def _touching(boxes: Floats) -> NDArray[np.bool_]:
     return np.asarray(meets.all(axis=-1))
 
 
-def _measured(effects: xr.Dataset) -> Iterator[tuple[str, str, float]]:
+def _measured(effects: xr.Dataset, inside: NDArray[np.bool_]) -> Iterator[tuple[str, str, float]]:
     """Yield map, score and value of what was measured of whole layers and along curves."""
     if "layer_effect" in effects:
         of_layers = effect_share(effects["layer_effect"], effects["ceiling"]).to_numpy()
@@ -369,32 +372,37 @@ def _measured(effects: xr.Dataset) -> Iterator[tuple[str, str, float]]:
     for curve in ("deletion", "insertion"):
         if curve not in effects:
             continue
-        taken, shares = curve_shares(effects, curve)
+        taken, shares = curve_shares(effects, curve, inside)
         for name, own in zip(effects[ORDER].values, shares, strict=True):
             if len(taken) > 1:
                 area = np.trapezoid(own, taken) / (taken[-1] - taken[0])
                 yield _MAP_OF_ORDER.get(str(name), str(name)), f"{curve}_area", float(area)
 
 
-def curve_shares(effects: xr.Dataset, curve: str) -> tuple[Floats, Floats]:
-    """Return a curve of cuts: the share of the regions that were taken, and of the effect.
+def curve_shares(
+    effects: xr.Dataset, curve: str, inside: NDArray[np.bool_]
+) -> tuple[Floats, Floats]:
+    """Return a curve of cuts: the share of the regions that were taken, and of the effect on the object.
 
     Parameters
     ----------
     effects : Dataset
         One sample of `open_effects`.
     curve : "deletion" or "insertion"
+    inside : array (y, x) of bool
+        The object's patches: orders are by what these read.
 
     Returns
     -------
     taken : array (count,), 0..1
     shares : array (order, count)
-        Of the effect of cutting all regions.
+        Of the effect of cutting all tokens. At the end of a curve all regions are cut, and the special
+        tokens, which belong to none, are left alone: that may do more.
     """
     taken: Floats = effects[COUNT].to_numpy() / effects.sizes[CUT]
-    shares: Floats = (
-        effect_share(effects[curve], effects["ceiling"]).transpose(ORDER, COUNT).to_numpy()
-    )
+    plane = xr.DataArray(inside, dims=GENERATED_PLANE)
+    own, whole = (effects[name].where(plane) for name in (curve, "ceiling"))
+    shares: Floats = effect_share(own, whole).transpose(ORDER, COUNT).to_numpy()
     return taken, shares
 
 

@@ -265,6 +265,7 @@ def cell_order(
     boxes: ArrayLike | xr.DataArray,
     by: str = "map",
     *,
+    region: Any = None,
     weights: Mapping[str, float] | None = None,
     seed: int = 0,
     **selection: Any,
@@ -280,6 +281,8 @@ def cell_order(
     by : str
         "map": what the object reads most comes first, by the mean over all layers; "least": what it
         reads least; "random"; or a layer's name: by what the object reads most in that layer alone.
+    region : box or mask, optional
+        The object, as in `object_patches`.
     weights : mapping of layer to float, optional
         Of the layers in the mean, as `causal_weights` gives them.
     seed : int
@@ -290,8 +293,8 @@ def cell_order(
     Returns
     -------
     list of int
-        Indices of the regions. The object is what the stored inpainting mask marks; without one, the
-        whole picture.
+        Indices of the regions. Without `region`, the object is what the stored inpainting mask marks;
+        without one, the whole picture.
 
     Raises
     ------
@@ -315,7 +318,7 @@ def cell_order(
     else:
         one = masses.sel({LAYER: by})
     values = one.compute().to_numpy()
-    inside = object_patches(sample, values.shape[1:])
+    inside = object_patches(sample, values.shape[1:], region)
     of_object = values.mean((1, 2)) if inside is None else values[:, inside].mean(1)
     # Stable, so that equal regions stay in their order whatever the machine.
     order = np.argsort(of_object if by == "least" else -of_object, kind="stable")

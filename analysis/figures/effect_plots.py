@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from i2am.analysis.effects.faithfulness import NO_EFFECT_SHARE, curve_shares
+from i2am.analysis.effects.faithfulness import NO_EFFECT_SHARE, curve_shares, object_or_changed
 from i2am.analysis.figures.effect_words import short_layer_names
 from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle
 from i2am.analysis.figures.panels import FIGURE_DPI
@@ -58,6 +58,7 @@ def curves(
         This sample of `open_effects`, with curves.
     style : MapStyle
     """
+    inside = object_or_changed(sample, effects["ceiling"])
     shown = [curve for curve in _TITLES if curve in effects]
     names = [str(name) for name in effects[ORDER].values]
     width, height = _PLOT
@@ -70,7 +71,7 @@ def curves(
         axes = figure.add_axes(
             (left / whole, 1 - (_TOP + height) / tall, width / whole, height / tall)
         )
-        taken, shares = curve_shares(effects, curve)
+        taken, shares = curve_shares(effects, curve, inside)
         for order, (name, own) in enumerate(zip(names, shares, strict=True)):
             color = _GREY if name == "random" else colors[order % len(colors)]
             label = safe_text(_ORDERS.get(name, f"most read first in {name}"))
@@ -78,7 +79,7 @@ def curves(
         axes.set_xlim(0, 1)
         axes.set_ylim(0, None)
         _label(
-            axes, "share of the regions", "share of the effect of cutting all" if not number else ""
+            axes, "share of the regions", "share of the effect on the object" if not number else ""
         )
         figure.text(
             left / whole, 1 - 0.25 / tall, _TITLES[curve], size=_FONT_PT + 0.5, weight="bold"

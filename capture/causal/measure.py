@@ -375,23 +375,25 @@ class _Measurement:
             self._cuts["edge"] = [Cut(edges=(edge,)) for edge in apart]
         known = list(self._cuts)
         boxes: list[Box] = []
-        if "region" in options.per:
+        is_apart = "region" in options.per
+        if is_apart or orders is not None or options.occlusion:
             regions = RegionGrid(self._around.reference_box(), options.regions)
-            boxes = regions.boxes(regions.largest() if options.adaptive else 1)
+            boxes = regions.boxes(regions.largest() if options.adaptive and is_apart else 1)
+        if is_apart:
             known.append("region")
             self._cuts["region"] = [Cut(edges=edges, region=box) for box in boxes]
         # Together, so that the calls are full.
         changes = dict(zip(known, self._grouped(known), strict=True))
-        if options.adaptive and boxes:
+        if options.adaptive and is_apart:
             boxes, changes["region"] = self._refined(regions, boxes, changes["region"])
             self._cuts["region"] = [Cut(edges=edges, region=box) for box in boxes]
         for name, found in changes.items():
             self._keep(name, found)
         taken: Mapping[str, tuple[int, ...]] = {}
         counts: tuple[int, ...] = ()
-        if orders is not None and boxes:
+        if orders is not None:
             taken, counts = self._curves(orders, boxes)
-        if options.occlusion and boxes:
+        if options.occlusion:
             self._occlusion(boxes, reference)
         direct_steps = self._direct() if options.forced else None
         return MeasuredEffects(

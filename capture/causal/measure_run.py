@@ -263,10 +263,11 @@ def _direct_steps(sample: StoredSample) -> list[int]:
 
 def _described(options: EffectOptions, order_names: Sequence[str]) -> dict[str, Any]:
     """Return what the root of the store says of the measurement; JSON types."""
-    has_regions = "region" in options.per
+    is_apart = "region" in options.per
+    has_regions = is_apart or options.occlusion or bool(order_names)
     return {
         "grid": list(options.regions) if has_regions else None,
-        "adaptive": options.adaptive and has_regions,
+        "adaptive": options.adaptive and is_apart,
         "kinds": kinds_of(options),
         "layers": "layer" in options.per,
         "edges": list(options.edges) if "edge" in options.per else [],

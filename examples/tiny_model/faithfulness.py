@@ -28,14 +28,17 @@ from torch.nn import functional
 from i2am.analysis import (
     Effects,
     causal_weights,
-    effect_share,
+    cell_order,
     open_effects,
     open_run,
     region_masses,
     score_effects,
     summarise_effect_scores,
 )
+from i2am.analysis.effects.faithfulness import curve_shares
 from i2am.analysis.scores.bootstrap import bootstrap_mean_interval
+from i2am.capture import SHIPPED_MODEL, EffectOptions
+from i2am.capture.causal.measure_run import measure_run
 from i2am.cli import main as i2am
 from i2am.schemas.choices import EffectKind
 
@@ -44,6 +47,7 @@ STEPS = 25  # as in the demo
 SEED = 2024  # of the compositions; training uses 0
 SHOWN = 8
 MAPS = ("mean", "causal")
+ORDERS = ("map", "random", "least")
 BASELINES = ("random", "uniform", "position", "randomised")
 
 Floats = NDArray[np.float64]
@@ -61,6 +65,7 @@ def main() -> None:
     pairs = Compositions(read_objects(HERE / "held-out.zip", held_out=True), seed=SEED)
     names = write_pictures(pairs, arguments.compositions, arguments.out)
     measure(arguments.out, names, arguments.grid, arguments.also)
+    measure_curves(arguments.out, pairs, names, arguments.grid)
     report(arguments.out, pairs, names, arguments.also)
 
 
@@ -96,7 +101,7 @@ def measure(out: Path, names: list[str], grid: int, also: int) -> None:
     commands = [
         f"{capture} --out {run}",
         f"{capture} --out {out}/randomised.zarr --randomize-weights 0",
-        f"{causal} --layers --direct --curves --out {out}/effects.zarr",
+        f"{causal} --layers --direct --out {out}/effects.zarr",
     ]
     if some:
         commands += [
@@ -109,11 +114,36 @@ def measure(out: Path, names: list[str], grid: int, also: int) -> None:
             raise SystemExit(code)
 
 
+def measure_curves(out: Path, pairs: Compositions, names: list[str], grid: int) -> None:
+    """Measure deletion curves, in the order of what the object reads: we know where it is exactly.
+
+    `i2am causal --curves` takes the inpainting mask for the object; here that is the object's box.
+    """
+    run, effects = open_run(out / "run.zarr"), open_effects(out / "effects.zarr")
+
+    def orders(name: str, boxes: Any) -> dict[str, list[int]]:
+        index = names.index(name)
+        region = as_mask(object_plane(pairs.batch(index, index + 1), patch_grid(effects[name])))
+        return {by: cell_order(run[name], boxes, by, region=region) for by in ORDERS}
+
+    print("\ndeletion curves", flush=True)
+    summary = measure_run(
+        SHIPPED_MODEL,
+        out / "run.zarr",
+        out / "curves.zarr",
+        options=EffectOptions(regions=(grid, grid), per=(), batch=16),
+        orders=orders,
+        order_names=ORDERS,
+    )
+    print(summary)
+
+
 def report(out: Path, pairs: Compositions, names: list[str], also: int) -> None:
     """Print what was found, and write the table and the sheet."""
     run, effects = open_run(out / "run.zarr"), open_effects(out / "effects.zarr")
     batches = {name: pairs.batch(index, index + 1) for index, name in enumerate(names)}
-    objects = {name: object_mask(batches[name], effects[name]) for name in names}
+    planes = {name: object_plane(batches[name], patch_grid(effects[name])) for name in names}
+    objects = {name: as_mask(plane) for name, plane in planes.items()}
     scores = score_effects(
         out / "run.zarr",
         out / "effects.zarr",
@@ -130,7 +160,7 @@ def report(out: Path, pairs: Compositions, names: list[str], also: int) -> None:
         for name in names
     }
     print_sources(effects, masses, batches)
-    print_curves(effects, names)
+    print_curves(open_effects(out / "curves.zarr"), names, planes)
     print_kinds(out, effects, names, also, batches, objects)
     print_cost(out, effects, names, also, batches, objects)
     draw(run, effects, masses, batches, names[:SHOWN], out / "effects.png")
@@ -223,40 +253,42 @@ def true_sources(batch: Batch, grid: tuple[int, int]) -> tuple[NDArray[np.intp],
     return patches, (centres - [top, left]) / side * SIZE_PX
 
 
-def object_mask(batch: Batch, effects: xr.Dataset) -> NDArray[np.bool_]:
-    """Return the object's patches as a mask of the image's pixels; the inpainting mask is its box."""
-    grid = patch_grid(effects)
+def object_plane(batch: Batch, grid: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return which patches are the object's; the inpainting mask is its box."""
     patches, _ = true_sources(batch, grid)
     inside = np.zeros(grid, bool)
     inside[patches[:, 0], patches[:, 1]] = True
-    mask: NDArray[np.bool_] = inside.repeat(SIZE_PX // grid[0], 0).repeat(SIZE_PX // grid[1], 1)
-    return mask
+    return inside
 
 
-def print_curves(effects: Effects, names: list[str]) -> None:
-    """Print the deletion curves, and how often the orders are in the expected order."""
-    curves, areas = [], []
+def as_mask(plane: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return patches as a mask of the image's pixels."""
+    return np.kron(plane, np.ones(SIZE_PX // np.array(plane.shape), bool))
+
+
+def print_curves(
+    curves: Effects, names: list[str], planes: Mapping[str, NDArray[np.bool_]]
+) -> None:
+    """Print the deletion curves, and in how many compositions the orders are in the expected order."""
+    found, areas = [], []
     for name in names:
-        sample = effects[name]
-        share = effect_share(sample["deletion"], sample["ceiling"])
-        curves.append(share.sel(order=["map", "random", "least"]))
-        taken = sample["count"].to_numpy() / sample.sizes["cut"]
-        own = np.trapezoid(curves[-1].transpose("order", "count").to_numpy(), taken)
-        areas.append(own)
-    mean = xr.concat(curves, "sample").mean("sample")
-    counts = [str(int(count)) for count in effects[names[0]]["count"].values]
+        taken, own = curve_shares(curves[name], "deletion", planes[name])
+        found.append(own)
+        areas.append(np.trapezoid(own, taken))
+    header = [str(count) for count in curves[names[0]]["count"].values]
     rows = [
-        [str(order), *(f"{value:.2f}" for value in mean.sel(order=order).values)]
-        for order in mean["order"].values
+        [order, *(f"{value:.2f}" for value in own)]
+        for order, own in zip(ORDERS, np.mean(found, axis=0), strict=True)
     ]
-    table(
-        "Deletion: share of the whole effect, when so many regions are cut",
-        ["order", *counts],
-        rows,
-    )
-    by_order = np.array(areas)
-    ordered = (by_order[:, 0] > by_order[:, 1]) & (by_order[:, 1] > by_order[:, 2])
-    print(f"\nDeletion area map > random > least: {ordered.sum()} of {len(names)} compositions")
+    title = "Deletion: share of the effect on the object, when so many regions are cut"
+    table(title, ["order", *header], rows)
+    by_map, random, least = np.array(areas).T
+    for what, holds in (
+        ("map > random > least", (by_map > random) & (random > least)),
+        ("map > random", by_map > random),
+        ("random > least", random > least),
+    ):
+        print(f"\nDeletion area {what}: {holds.sum()} of {len(names)} compositions")
 
 
 def print_kinds(
@@ -311,7 +343,7 @@ def print_cost(
 ) -> None:
     """Print how many pictures were painted, and what adaptive regions save and keep."""
     painted = [effects[name].attrs["i2am"]["pictures"] for name in names]
-    print(f"\nPictures a sample, with layers, direct effects and curves: {np.mean(painted):.0f}")
+    print(f"\nPictures a sample, with layers and direct effects: {np.mean(painted):.0f}")
     if not also:
         return
     full, adaptive = open_effects(out / "occlusion.zarr"), open_effects(out / "adaptive.zarr")
