@@ -112,9 +112,9 @@ def score_effects(
         Names or patterns; by default all that have SRAM.
     randomised : str, Path or zarr Store, optional
         A run of the same samples by the same model with random weights.
-    objects : mapping of sample to box or mask, optional
-        Where the object is in the generated image, for samples whose inpainting mask says it not, or not
-        closely; as `sram` takes a region.
+    objects : mapping of sample to mask (y, x) of bool, optional
+        The object, in pixels of the stored generated image, where the inpainting mask does not mark it, or
+        more than it.
     seed : int
         Of the random baseline.
     out : str or Path, optional
@@ -270,7 +270,7 @@ def compare_with_effects(
         This sample of `open_effects`.
     kind, layers
         As in `score_effects`.
-    region : box or mask, optional
+    region : mask (y, x) of bool, optional
         Where the object is, as in ``objects`` there.
 
     Raises
@@ -316,7 +316,7 @@ def object_or_changed(
         As `open_run` gives it.
     ceiling : DataArray, dims (y, x)
         The effect of cutting all of the reference.
-    region : box or mask, optional
+    region : mask (y, x) of bool, optional
         See `object_patches`.
 
     Returns

@@ -230,8 +230,8 @@ def object_patches(sample: xr.DataTree, grid: Grid, region: Any = None) -> NDArr
         As `open_run` gives it.
     grid : (height, width)
         Of the patches, over the part of the image that the model saw.
-    region : box or mask, optional
-        The object, instead of the inpainting mask; one region of the generated image, as `sram` takes it.
+    region : mask (y, x) of bool, optional
+        The object, instead of the inpainting mask, in pixels of the stored generated image.
 
     Returns
     -------
@@ -281,7 +281,7 @@ def cell_order(
     by : str
         "map": what the object reads most comes first, by the mean over all layers; "least": what it
         reads least; "random"; or a layer's name: by what the object reads most in that layer alone.
-    region : box or mask, optional
+    region : mask (y, x) of bool, optional
         The object, as in `object_patches`.
     weights : mapping of layer to float, optional
         Of the layers in the mean, as `causal_weights` gives them.

@@ -134,6 +134,21 @@ def test_shares_and_areas_are_those_of_the_curves(table: pd.DataFrame) -> None:
     assert _value(table, "a", "random", "insertion_area") == pytest.approx(1 - wanted, rel=1e-5)
 
 
+def test_an_object_that_is_given_takes_the_place_of_the_mask(folder: Path, tmp_path: Path) -> None:
+    arrays = _arrays(folder / "run.zarr", "a")
+    arrays["region"][:, :2] = arrays["region"][::-1, :2]  # There the map is wrong,
+    arrays["deletion"][..., :2, :] = 0  # and cutting does nothing.
+    path = write_effects(tmp_path / "effects.zarr", {"a": arrays}, source="../run.zarr")
+    mask = np.zeros((32, 32), bool)
+    mask[:8] = True
+    own = score_effects(folder / "run.zarr", path, objects={"a": mask})
+    other = score_effects(folder / "run.zarr", path, objects={"a": ~mask})
+    assert _value(own, "a", "good", "rank_correlation") < 0.5
+    assert _value(other, "a", "good", "rank_correlation") == pytest.approx(1)
+    assert _value(own, "a", "mean", "deletion_area") == 0
+    assert _value(other, "a", "mean", "deletion_area") == pytest.approx(0.5, rel=1e-5)
+
+
 def test_without_a_mask_the_patches_are_those_that_change_most(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run.zarr", ["a"], LAYERS, steps=1)
     del reference_maps.stored(run / "a" / "images")["inpainting_mask"]

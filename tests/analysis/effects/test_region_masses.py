@@ -114,6 +114,13 @@ def test_an_order_begins_with_what_the_object_reads_most(run_path: Path, sample:
     weights = {"factors": 0.0, "coarse": 3.0, "shared": 1.0, "masked": 0.0}
     weighted = np.argsort(-(3 * each[1] + each[2]))
     assert cell_order(sample, BOXES, weights=weights) == weighted.tolist()
+    corner = [
+        own[:, :2, :2].mean((1, 2)) for own in (expected(one, BOXES, (8, 8)) for one in layers)
+    ]
+    mask = np.zeros((32, 32), bool)
+    mask[:8, :8] = True
+    of_corner = cell_order(sample, BOXES, region=mask)
+    assert of_corner == np.argsort(-np.mean(corner, axis=0)).tolist() != by_map
     drawn = cell_order(sample, BOXES, "random", seed=3)
     assert sorted(drawn) == list(range(5))
     assert drawn == cell_order(sample, BOXES, "random", seed=3)

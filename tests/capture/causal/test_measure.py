@@ -248,6 +248,11 @@ def test_curves_begin_with_nothing_cut_and_go_by_the_order(
     np.testing.assert_allclose(deletion[1], effects["region"][3], atol=1e-5)
     np.testing.assert_allclose(insertion[3], effects["region"][0], atol=1e-5)
     np.testing.assert_array_equal(deletion[4], insertion[0])
+    alone = knock_out(pipeline, call, regions=(2, 2), per=[], orders=orders, batch=6)
+    assert sorted(alone.arrays)[:2] == ["ceiling", "ceiling_pixels"]
+    assert not any("region" in name for name in alone.arrays)
+    np.testing.assert_allclose(alone["deletion"], effects["deletion"], atol=1e-5)
+    np.testing.assert_array_equal(alone.boxes, effects.boxes)
 
 
 def test_an_order_that_misses_a_region_is_refused(pipeline: Any, call: dict[str, Any]) -> None:
