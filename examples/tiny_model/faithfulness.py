@@ -46,7 +46,7 @@ HERE = Path(__file__).parent
 STEPS = 25  # as in the demo
 SEED = 2024  # of the compositions; training uses 0
 SHOWN = 8
-MAPS = ("mean", "causal")
+MAPS = ("mean", "causal", "mean rank", "causal rank")
 ORDERS = ("map", "random", "least")
 BASELINES = ("random", "uniform", "position", "randomised")
 
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--compositions", type=int, default=40, help="default 40")
     parser.add_argument("--grid", type=int, default=8, help="regions on a side; default 8")
     parser.add_argument(
-        "--also", type=int, default=8, help="samples with occlusion, and with adaptive regions"
+        "--also", type=int, default=4, help="samples with occlusion, and with adaptive regions"
     )
     arguments = parser.parse_args()
     pairs = Compositions(read_objects(HERE / "held-out.zip", held_out=True), seed=SEED)
@@ -178,7 +178,7 @@ def print_agreement(scores: pd.DataFrame) -> None:
     )
     rows = [
         [name, *(interval(summary, name, column) for column in columns)]
-        for name in (*MAPS, *BASELINES, "causal - mean")
+        for name in (*MAPS, *BASELINES, "causal - mean", "causal rank - mean rank")
     ]
     table("Agreement with the total effect, mean [95 % interval]", ["map", *columns], rows)
 
@@ -319,16 +319,14 @@ def print_kinds(
         own = summarise_effect_scores(
             score_effects(out / "run.zarr", store.path, kind=kind, samples=some, objects=objects)
         )
-        of_maps = [interval(own, name, "rank_correlation") for name in MAPS if name in own.index]
-        of_maps += ["–"] * (len(MAPS) - len(of_maps))
+        of_maps = [interval(own, name, "rank_correlation") for name in MAPS]
         rows.append([kind, str(len(some)), told(correlations), f"{np.mean(peaks):.2f}", *of_maps])
     header = [
         "kind",
         "samples",
         "rho with total",
         "same peak",
-        "rho of the mean map",
-        "rho of the causal map",
+        *(f"rho of {name}" for name in MAPS),
     ]
     table("Kinds of effects", header, rows)
 
@@ -356,7 +354,7 @@ def print_cost(
             [
                 kind,
                 f"{cuts:.0f}",
-                *(interval(own, "mean", c) for c in ("rank_correlation", "near_peak")),
+                *(interval(own, "mean rank", c) for c in ("rank_correlation", "near_peak")),
             ]
         )
     agreement = []
@@ -372,7 +370,7 @@ def print_cost(
         agreement.append(
             rank_correlation(*(own[:, patches[:, 0], patches[:, 1]] for own in (fine, coarse)))
         )
-    table("Adaptive regions", ["regions", "cuts", "rho of the mean map", "near peak"], rows)
+    table("Adaptive regions", ["regions", "cuts", "rho of mean rank", "near peak"], rows)
     print(f"\nrho of adaptive with full effects, over the finest regions: {told(agreement)}")
 
 

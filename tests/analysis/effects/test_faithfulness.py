@@ -66,7 +66,8 @@ def test_a_map_that_is_the_effect_agrees_with_it_in_everything(table: pd.DataFra
         assert _value(table, "a", "good", score) == pytest.approx(1)
     assert _value(table, "a", "idle", "rank_correlation") < 0.5
     assert table["map"].unique().tolist() == [
-        "mean", "causal", "good", "idle", "random", "uniform", "position", "randomised",
+        "mean", "causal", "mean rank", "causal rank", "good", "idle",
+        "random", "uniform", "position", "randomised",
     ]  # fmt: skip
 
 
@@ -87,6 +88,24 @@ def test_the_causal_mean_weighs_layers_by_what_they_do(table: pd.DataFrame) -> N
     # 90 to 1: the idle layer's map is next to nothing in it.
     assert _value(table, "a", "causal", "rank_correlation") > 0.98
     assert _value(table, "a", "mean", "rank_correlation") < 0.98
+
+
+def test_in_a_mean_of_ranks_a_diffuse_layer_does_not_decide(folder: Path, tmp_path: Path) -> None:
+    run = open_run(folder / "run.zarr")["a"]
+    masses = region_masses(run, CUTS).sel(layer=["idle", "good"]).values[OBJECT].reshape(2, 16, -1)
+    ranks = stats.rankdata(masses, axis=1)
+    arrays = _arrays(folder / "run.zarr", "a")
+    path = write_effects(tmp_path / "effects.zarr", {"a": arrays}, source="../run.zarr")
+    table = score_effects(folder / "run.zarr", path)
+    effect = arrays["region"][OBJECT].reshape(16, -1)
+    for name, weights in (("mean rank", (1, 1)), ("causal rank", (0.01, 0.9))):
+        own = np.tensordot(weights, ranks, 1)
+        each = [stats.spearmanr(a, b).statistic for a, b in zip(own.T, effect.T, strict=True)]
+        assert _value(table, "a", name, "rank_correlation") == pytest.approx(
+            np.mean(each), abs=1e-6
+        )
+    summary: Any = summarise_effect_scores(table)
+    assert summary.loc[("causal rank - mean rank", "rank_correlation"), "mean"] > 0
 
 
 def test_baselines_know_nothing(table: pd.DataFrame) -> None:
