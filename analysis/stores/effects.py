@@ -165,11 +165,8 @@ def check_same_capture(effects: Effects, run: Run, sample: str) -> None:
         check_same_capture(open_effects("effects.zarr"), open_run("run.zarr"), "shirt-001")
     """
     measured, captured = effects.attributes_of(sample), run.attributes_of(sample)
-    told = measured.get("source_contents")
-    is_same = measured.get("source_created") == captured.get("created") and (
-        told is None or told == captured.get("contents")
-    )
-    if not is_same:
+    own = measured.get("source_created"), measured.get("source_contents")
+    if own != (captured.get("created"), captured.get("contents")):
         msg = (
             f"Expected the effects of this capture, got those of one of {measured.get('source_created')}, "
             f"at {sample!r} of {effects.path}. Measure the sample again: it was captured since."
