@@ -106,7 +106,7 @@ def measure(out: Path, names: list[str], grid: int, also: int) -> None:
     if some:
         commands += [
             f"{causal} --adaptive --out {out}/adaptive.zarr --samples {some}",
-            f"{causal} --occlusion --out {out}/occlusion.zarr --samples {some}",
+            f"{causal} --no-regions --occlusion --out {out}/occlusion.zarr --samples {some}",
         ]
     for command in commands:
         print(f"$ i2am {command}", flush=True)
@@ -311,8 +311,8 @@ def print_kinds(
         for name in some:
             patches, _ = true_sources(batches[name], patch_grid(store[name]))
             one, other = (
-                store[name][own].to_numpy()[:, patches[:, 0], patches[:, 1]]
-                for own in ("region", array)
+                own.to_numpy()[:, patches[:, 0], patches[:, 1]]
+                for own in (effects[name]["region"], store[name][array])
             )
             correlations.append(rank_correlation(one, other))
             peaks.append(float((one.argmax(0) == other.argmax(0)).mean()))
@@ -340,11 +340,12 @@ def print_cost(
     objects: Mapping[str, Any],
 ) -> None:
     """Print how many pictures were painted, and what adaptive regions save and keep."""
+    # A call paints a fixed number of images; untouched ones fill the last call.
     painted = [effects[name].attrs["i2am"]["pictures"] for name in names]
-    print(f"\nPictures a sample, with layers and direct effects: {np.mean(painted):.0f}")
+    print(f"\nImages a sample, with layers and direct effects: {np.median(painted):.0f}")
     if not also:
         return
-    full, adaptive = open_effects(out / "occlusion.zarr"), open_effects(out / "adaptive.zarr")
+    full, adaptive = effects, open_effects(out / "adaptive.zarr")
     rows = []
     for kind, store in (("full grid", full), ("adaptive", adaptive)):
         scores = score_effects(out / "run.zarr", store.path, samples=names[:also], objects=objects)
