@@ -122,3 +122,36 @@ def test_random_weights_with_full_attention_give_finite_hints_and_gradients(
     guided = unet.up_blocks[1].attentions[0].transformer_blocks[0].attn2.to_q.weight.grad
     assert guided is not None
     assert guided.abs().sum() > 0
+
+
+def test_faithfulness_is_measured_from_pictures_to_tables(
+    compositions: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    faithfulness: Any = importlib.import_module("faithfulness")
+    monkeypatch.setattr(faithfulness, "STEPS", 2)
+    arguments = ["--compositions", "2", "--grid", "2", "--also", "1"]
+    monkeypatch.setattr(sys, "argv", ["faithfulness.py", str(tmp_path / "out"), *arguments])
+    faithfulness.main()
+    printed = capsys.readouterr().out
+    for title in (
+        "Agreement with the total effect",
+        "Layers",
+        "Peak at the true source, of ",
+        "Deletion: share of the effect on the object",
+        "Kinds of effects",
+        "Adaptive regions",
+    ):
+        assert f"\n{title}" in printed
+    assert "Deletion area map > random > least: " in printed
+    assert (tmp_path / "out" / "effects.png").stat().st_size > 10_000
+    # Started again it finds everything done.
+    faithfulness.measure(tmp_path / "out", ["0000", "0001"], 2, 1)
+    assert capsys.readouterr().out.count("0 failed") == 5
+
+
+def test_a_true_source_is_near_its_own_region_alone(compositions: Any) -> None:
+    faithfulness: Any = importlib.import_module("faithfulness")
+    boxes = np.array([[0, 0, 8, 8], [0, 8, 8, 16], [32, 32, 40, 40]])
+    source = np.array([[4.0, 7.0], [4.0, 7.0], [4.0, 7.0]])
+    found = faithfulness.near(boxes, source)
+    assert found.tolist() == [[1, 1, 1], [0, 1, 1], [0, 0, 0]]

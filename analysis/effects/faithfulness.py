@@ -17,20 +17,23 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from i2am.analysis.effects.region_masses import mean_over_layers, object_patches, region_masses
+from i2am.analysis.effects.region_masses import (
+    mean_over_layers,
+    nearness,
+    object_patches,
+    region_masses,
+)
 from i2am.analysis.kernel.resize import Grid
 from i2am.analysis.scores.bootstrap import (
     DEFAULT_CONFIDENCE,
     bootstrap_mean_interval,
     check_confidence,
 )
-from i2am.analysis.stores.boxes import image_box
 from i2am.analysis.stores.effects import (
     causal_weights,
     check_same_capture,
     effect_share,
 )
-from i2am.analysis.stores.layers import sram_layers
 from i2am.analysis.stores.reader import open_run
 from i2am.analysis.stores.related import effects_of
 from i2am.analysis.stores.tables import check_table_path, write_table
@@ -230,22 +233,8 @@ class ComparedSample:
         return {
             "random": rng.uniform(size=self.effect.shape),
             "uniform": np.broadcast_to(areas[:, None, None], self.effect.shape),
-            "position": self._nearness(),
+            "position": nearness(self.sample, self.boxes, _grid_of(self.inside)),
         }
-
-    def _nearness(self) -> Floats:
-        """Return minus the distance of a patch and a region, each at its relative place in its picture."""
-        layers = sram_layers(self.sample).values()
-        seen = image_box(self.sample, next(iter(layers)).reference_image())
-        centres = (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
-        regions = (centres - [seen.y0, seen.x0]) / [seen.height, seen.width]
-        height, width = self.inside.shape
-        y, x = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
-        distances: Floats = np.hypot(
-            regions[:, 0, None, None] - y[:, None], regions[:, 1, None, None] - x
-        )
-        nearness: Floats = -distances.round(_AREA_DECIMALS)
-        return nearness
 
     def agreement(self, plane: Floats) -> Iterator[tuple[str, float]]:
         """Yield how well a map (cut, y, x) agrees with the effects; nothing for a single region."""

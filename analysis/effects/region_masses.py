@@ -20,7 +20,13 @@ from i2am.analysis.maps.layer_maps import map_layer_blocks
 from i2am.analysis.maps.regions import layers_with_sram, resolve_regions
 from i2am.analysis.stores.boxes import image_box, pixel_coordinates
 from i2am.analysis.stores.effects import weights_of_layers
-from i2am.analysis.stores.layers import Labels, SelectedLayer, select_layers, step_labels
+from i2am.analysis.stores.layers import (
+    Labels,
+    SelectedLayer,
+    select_layers,
+    sram_layers,
+    step_labels,
+)
 from i2am.schemas import AnalysisError, Box
 from i2am.schemas.choices import check_choice
 from i2am.schemas.dims import (
@@ -30,6 +36,8 @@ from i2am.schemas.dims import (
     HEAD,
     LAYER,
     STEP,
+    X,
+    Y,
 )
 from i2am.schemas.directions import R2G
 
@@ -39,11 +47,13 @@ __all__ = [
     "layer_masses",
     "masses_on_grid",
     "mean_over_layers",
+    "nearness",
     "object_patches",
     "region_masses",
 ]
 
-ORDERS: Final = ("map", "least", "random")
+ORDERS: Final = ("map", "least", "random", "position")
+_DECIMALS: Final = 9
 _PATCHES: Final = ("generated_y", "generated_x")
 
 
@@ -280,7 +290,8 @@ def cell_order(
         As in `region_masses`.
     by : str
         "map": what the object reads most comes first, by the mean over all layers; "least": what it
-        reads least; "random"; or a layer's name: by what the object reads most in that layer alone.
+        reads least; "random"; "position": what lies at the object's place in the picture comes first; or a
+        layer's name: by what the object reads most in that layer alone.
     region : mask (y, x) of bool, optional
         The object, as in `object_patches`.
     weights : mapping of layer to float, optional
@@ -314,15 +325,44 @@ def cell_order(
     known = [str(name) for name in masses[LAYER].values]
     if by not in known:
         check_choice("order", by, (*ORDERS, *known), AnalysisError)
-        one = mean_over_layers(masses, weights)
+    values: NDArray[Any]
+    if by == "position":
+        values = nearness(sample, corners, (masses.sizes[Y], masses.sizes[X]))
     else:
-        one = masses.sel({LAYER: by})
-    values = one.compute().to_numpy()
+        one = masses.sel({LAYER: by}) if by in known else mean_over_layers(masses, weights)
+        values = one.compute().to_numpy()
     inside = object_patches(sample, values.shape[1:], region)
     of_object = values.mean((1, 2)) if inside is None else values[:, inside].mean(1)
     # Stable, so that equal regions stay in their order whatever the machine.
     order = np.argsort(of_object if by == "least" else -of_object, kind="stable")
     return [int(cut) for cut in order]
+
+
+def nearness(sample: xr.DataTree, boxes: NDArray[np.float64], grid: Grid) -> NDArray[np.float64]:
+    """Return minus the distance of each region and patch, each at its relative place in its picture.
+
+    Parameters
+    ----------
+    sample : DataTree
+        As `open_run` gives it.
+    boxes : array (cut, corner)
+        As in `region_masses`.
+    grid : (height, width)
+        Of patches.
+
+    Returns
+    -------
+    array (cut, y, x), in sides of the picture
+    """
+    layers = sram_layers(sample).values()
+    seen = image_box(sample, next(iter(layers)).reference_image())
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    regions = (centres - [seen.y0, seen.x0]) / [seen.height, seen.width]
+    y, x = ((np.arange(count) + 0.5) / count for count in grid)
+    distances = np.hypot(regions[:, 0, None, None] - y[:, None], regions[:, 1, None, None] - x)
+    # Rounded, so that equal distances are equal on every machine.
+    found: NDArray[np.float64] = -distances.round(_DECIMALS)
+    return found
 
 
 def mean_over_layers(

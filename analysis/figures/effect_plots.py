@@ -40,6 +40,7 @@ _ORDERS: Final = {
     "map": "most read first (mean over layers)",
     "least": "least read first",
     "random": "random",
+    "position": "at the object's own place first",
 }
 
 

@@ -113,8 +113,8 @@ def _add_measuring(group: Any) -> None:
         "--curves",
         nargs="*",
         metavar="ORDER",
-        help=f"also deletion and insertion curves: {', '.join(_CURVES)} (default: these), or a layer's "
-        "name, whose map gives the order",
+        help=f"also deletion and insertion curves: {', '.join(_CURVES)} (default: these), position, or a "
+        "layer's name, whose map gives the order",
     )
     group.add_argument(
         "--guidance",

@@ -121,6 +121,9 @@ def test_an_order_begins_with_what_the_object_reads_most(run_path: Path, sample:
     mask[:8, :8] = True
     of_corner = cell_order(sample, BOXES, region=mask)
     assert of_corner == np.argsort(-np.mean(corner, axis=0)).tolist() != by_map
+    nearest = [[0, 0, 16, 16], [16, 16, 32, 32], [0, 16, 16, 32]]
+    assert cell_order(sample, nearest, "position", region=mask)[0] == 0
+    assert cell_order(sample, nearest, "position", region=mask[::-1, ::-1])[0] == 1
     drawn = cell_order(sample, BOXES, "random", seed=3)
     assert sorted(drawn) == list(range(5))
     assert drawn == cell_order(sample, BOXES, "random", seed=3)
