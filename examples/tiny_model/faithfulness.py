@@ -169,13 +169,7 @@ def report(out: Path, pairs: Compositions, names: list[str], also: int) -> None:
 def print_agreement(scores: pd.DataFrame) -> None:
     """Print how maps and baselines agree with the total effect."""
     summary = summarise_effect_scores(scores)
-    columns = (
-        "rank_correlation",
-        "same_peak",
-        "near_peak",
-        "g2r_rank_correlation",
-        "deletion_area",
-    )
+    columns = ("rank_correlation", "same_peak", "near_peak", "g2r_rank_correlation")
     rows = [
         [name, *(interval(summary, name, column) for column in columns)]
         for name in (*MAPS, *BASELINES, "causal - mean", "causal rank - mean rank")
