@@ -15,9 +15,10 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from i2am.capture.batch.batch_summary import BatchSummary
 from i2am.capture.batch.input_files import find_unreadable
 from i2am.capture.batch.load_model import load_model
-from i2am.capture.batch.manifest_shard import ManifestShard, find_shard
+from i2am.capture.batch.manifest_shard import find_shard
 from i2am.capture.batch.run_settings import (
     EarlierSamples,
     call_settings,
@@ -77,24 +78,13 @@ _LEAST_SEED, _LARGEST_SEED = -(2**63), 2**64 - 1
 
 
 @dataclass
-class CaptureSummary:
+class CaptureSummary(BatchSummary):
     """The result of `capture_manifest`.
 
     Parameters
     ----------
-    shard : ManifestShard
-        The rows that this process took; ``str(shard)`` is I/N.
-    finished, skipped : list of str
-        Samples that were captured now, and those that were complete before.
-    failed : dict of str to str
-        The reason, by sample.
-    untried : list of str
-        Samples that were not tried any more: the store had failed two in a row, or did not even take
-        a sample's status.
-    taken : dict of str to str
-        Which process captures them at this time, by sample.
-    elapsed_s : float
-        Seconds of generation and capture together, without loading the model.
+    shard, finished, skipped, failed, untried, taken, elapsed_s
+        See `BatchSummary`; the time is that of generation and capture together.
     bytes_written : int
         Size of the finished samples in the store.
 
@@ -105,27 +95,11 @@ class CaptureSummary:
     '2 captured, 0 were complete, 0 failed; 20.0 samples a minute, 2.0 MB a sample'
     """
 
-    shard: ManifestShard = field(default_factory=ManifestShard)
-    finished: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    untried: list[str] = field(default_factory=list)
-    taken: dict[str, str] = field(default_factory=dict)
-    elapsed_s: float = 0
     bytes_written: int = 0
 
     def __str__(self) -> str:
         """Return a summary in one line."""
-        counts = (
-            f"{len(self.finished)} captured, {len(self.skipped)} were complete, "
-            f"{len(self.failed)} failed"
-        )
-        if self.untried:
-            counts += f", {len(self.untried)} not tried"
-        if self.taken:
-            counts = f"{counts}, {len(self.taken)} left to other processes"
-        if self.shard.count > 1:
-            counts = f"shard {self.shard}: {counts}"
+        counts = self.counts("captured")
         if not self.finished or not self.elapsed_s:
             return counts
         rate = 60 * len(self.finished) / self.elapsed_s

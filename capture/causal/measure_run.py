@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from i2am.capture.batch.batch_summary import BatchSummary
 from i2am.capture.batch.capture_manifest import painted_size, row_inputs
 from i2am.capture.batch.load_model import load_model
-from i2am.capture.batch.manifest_shard import ManifestShard, find_shard
+from i2am.capture.batch.manifest_shard import find_shard
 from i2am.capture.batch.sample_images import SampleImages
 from i2am.capture.causal.effects_store import (
     enter_effects,
@@ -63,23 +64,13 @@ _ROUNDINGS: Final = 4.0
 
 
 @dataclass
-class EffectsSummary:
+class EffectsSummary(BatchSummary):
     """The result of `measure_run`.
 
     Parameters
     ----------
-    shard : ManifestShard
-        The samples that this process took; ``str(shard)`` is I/N.
-    finished, skipped : list of str
-        Samples that were measured now, and those that were before.
-    failed : dict of str to str
-        The reason, by sample.
-    untried : list of str
-        Samples that were not tried any more: the store had failed two in a row.
-    taken : dict of str to str
-        Which process measures them at this time, by sample.
-    elapsed_s : float
-        Seconds of the measurement, without loading the model.
+    shard, finished, skipped, failed, untried, taken, elapsed_s
+        See `BatchSummary`.
     pictures : int
         Number of images that were painted for the finished samples.
 
@@ -89,27 +80,11 @@ class EffectsSummary:
     '2 measured, 0 were complete, 0 failed; 75 pictures and 30.0 s a sample'
     """
 
-    shard: ManifestShard = field(default_factory=ManifestShard)
-    finished: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    untried: list[str] = field(default_factory=list)
-    taken: dict[str, str] = field(default_factory=dict)
-    elapsed_s: float = 0
     pictures: int = 0
 
     def __str__(self) -> str:
         """Return a summary in one line."""
-        counts = (
-            f"{len(self.finished)} measured, {len(self.skipped)} were complete, "
-            f"{len(self.failed)} failed"
-        )
-        if self.untried:
-            counts += f", {len(self.untried)} not tried"
-        if self.taken:
-            counts = f"{counts}, {len(self.taken)} left to other processes"
-        if self.shard.count > 1:
-            counts = f"shard {self.shard}: {counts}"
+        counts = self.counts("measured")
         if not self.finished:
             return counts
         each = len(self.finished)

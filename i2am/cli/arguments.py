@@ -14,12 +14,15 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from i2am.disk import has_no_room
 from i2am.schemas import Fault, I2AMError, find_faults
 from i2am.schemas.errors import shorten
 from i2am.schemas.text import safe_text
+
+if TYPE_CHECKING:
+    from i2am.capture.batch.batch_summary import BatchSummary
 
 __all__ = [
     "Parser",
@@ -37,6 +40,7 @@ __all__ = [
     "number",
     "positive",
     "print_error",
+    "print_summary",
     "sample_name",
     "seed",
     "shard",
@@ -90,6 +94,21 @@ def print_error(message: str) -> None:
     """Write one line to standard error, whatever line breaks, controls or lengths `message` holds."""
     words = (shorten(safe_text(word), _LONGEST_WORD) for word in message.split())
     sys.stderr.write(f"i2am: {shorten(' '.join(words), _LONGEST_MESSAGE)}\n")
+
+
+def print_summary(address: Any, summary: BatchSummary) -> int:
+    """Print what became of a batch's samples, and return the exit code."""
+    for reason in summary.taken.values():
+        print_error(reason)
+    for sample, reason in summary.failed.items():
+        print_error(f"sample {sample!r} failed: {reason}")
+    if summary.untried:
+        print_error(
+            f"stopped, as the store failed: {len(summary.untried)} samples were not tried. The same "
+            "command goes on from here"
+        )
+    sys.stdout.write(f"{address}: {summary}\n")
+    return 1 if summary.failed else 0
 
 
 def explain(error: Exception, options: argparse.Namespace) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Any
 
 from i2am.cli.arguments import (
@@ -15,7 +14,7 @@ from i2am.cli.arguments import (
     new_address,
     number,
     positive,
-    print_error,
+    print_summary,
     seed,
     shard,
 )
@@ -106,17 +105,7 @@ def _capture(options: argparse.Namespace) -> int:
         loading=loading_options(options),
         options=_keeping(options),
     )
-    for reason in summary.taken.values():
-        print_error(reason)
-    for sample, reason in summary.failed.items():
-        print_error(f"sample {sample!r} failed: {reason}")
-    if summary.untried:
-        print_error(
-            f"stopped, as the store failed: {len(summary.untried)} samples were not tried. The same "
-            "command goes on from here"
-        )
-    sys.stdout.write(f"{options.out}: {summary}\n")
-    return 1 if summary.failed else 0
+    return print_summary(options.out, summary)
 
 
 def _keeping(options: argparse.Namespace) -> CaptureOptions:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from i2am.cli.arguments import (
     new_address,
     number,
     positive,
-    print_error,
+    print_summary,
     sample_name,
     shard,
 )
@@ -179,17 +178,7 @@ def _causal(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         durable=not options.no_fsync,
     )
-    for reason in summary.taken.values():
-        print_error(reason)
-    for sample, reason in summary.failed.items():
-        print_error(f"sample {sample!r} failed: {reason}")
-    if summary.untried:
-        print_error(
-            f"stopped, as the store failed: {len(summary.untried)} samples were not tried. The same "
-            "command goes on from here"
-        )
-    sys.stdout.write(f"{out}: {summary}\n")
-    return 1 if summary.failed else 0
+    return print_summary(out, summary)
 
 
 def _measuring(options: argparse.Namespace) -> EffectOptions:
