@@ -129,7 +129,7 @@ def test_faithfulness_is_measured_from_pictures_to_tables(
 ) -> None:
     faithfulness: Any = importlib.import_module("faithfulness")
     monkeypatch.setattr(faithfulness, "STEPS", 2)
-    arguments = ["--compositions", "2", "--grid", "2", "--also", "1"]
+    arguments = ["--compositions", "2", "--grid", "4", "--also", "1"]
     monkeypatch.setattr(sys, "argv", ["faithfulness.py", str(tmp_path / "out"), *arguments])
     faithfulness.main()
     printed = capsys.readouterr().out
@@ -145,7 +145,7 @@ def test_faithfulness_is_measured_from_pictures_to_tables(
     assert "Deletion area map > random > least: " in printed
     assert (tmp_path / "out" / "effects.png").stat().st_size > 10_000
     # Started again it finds everything done.
-    faithfulness.measure(tmp_path / "out", ["0000", "0001"], 2, 1)
+    faithfulness.measure(tmp_path / "out", ["0000", "0001"], 4, 1)
     assert capsys.readouterr().out.count("0 failed") == 5
 
 

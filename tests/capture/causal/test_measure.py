@@ -12,7 +12,7 @@ from PIL import Image
 
 from i2am.capture import cut, load_pipeline
 from i2am.capture.causal.forced import chosen_steps
-from i2am.capture.causal.measure import MeasuredEffects, knock_out
+from i2am.capture.causal.measure import EffectOptions, MeasuredEffects, knock_out
 from i2am.capture.causal.patches import change_of_patches, strength
 from i2am.schemas import CaptureError, SchemaError
 from tests.support.joint_toy import GRID, TEXT, JointToy, toy_profile
@@ -292,6 +292,12 @@ def test_nothing_is_left_on_the_model(pipeline: Any, call: dict[str, Any]) -> No
 def test_steps_of_direct_effects_spread_over_the_run() -> None:
     assert chosen_steps(6, 4) == [0, 2, 3, 5]
     assert chosen_steps(1, 4) == [0]
+
+
+@pytest.mark.parametrize("regions", [(2, 2), (8, 4), (12, 12)])
+def test_a_grid_that_cannot_be_adaptive_is_refused_before_any_image(regions: Any) -> None:
+    with pytest.raises(SchemaError, match="Expected a grid of 4×4, 8×8, 16×16 … for adaptive"):
+        EffectOptions(regions=regions, adaptive=True)
 
 
 @pytest.mark.parametrize(
