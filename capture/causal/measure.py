@@ -109,7 +109,7 @@ class EffectOptions:
             msg = f"Expected a grid (height, width) from 1 on, got {self.regions!r}, at regions. "
             raise SchemaError(msg + "Give another.")
         if self.adaptive:
-            RegionGrid(Box(0, 0, 1, 1), self.regions).largest()
+            RegionGrid(Box(0, 0, *self.regions), self.regions).largest()
         if not isinstance(self.batch, int) or self.batch < 1:
             msg = f"Expected a whole number from 1 on, got {self.batch!r}, at batch. Give another."
             raise SchemaError(msg)
