@@ -30,6 +30,7 @@ from i2am.analysis.scores.bootstrap import (
     check_confidence,
 )
 from i2am.analysis.stores.effects import (
+    NO_EFFECT_SHARE,
     causal_weights,
     check_same_capture,
     effect_share,
@@ -45,7 +46,6 @@ from i2am.storage.addresses import StoreLike
 __all__ = [
     "BASELINES",
     "EFFECT_SCORES",
-    "NO_EFFECT_SHARE",
     "ComparedSample",
     "compare_with_effects",
     "curve_shares",
@@ -54,8 +54,6 @@ __all__ = [
     "summarise_effect_scores",
 ]
 
-# Below it cutting a layer's whole reference changes next to nothing: its map tells of no cause.
-NO_EFFECT_SHARE: Final = 0.02
 BASELINES: Final = ("random", "uniform", "position", "randomised")
 EFFECT_SCORES: Final = {
     "rank_correlation": "Spearman's rank correlation of a patch's attention to the regions with what "

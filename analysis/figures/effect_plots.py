@@ -10,11 +10,11 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from i2am.analysis.effects.faithfulness import NO_EFFECT_SHARE, curve_shares, object_or_changed
+from i2am.analysis.effects.faithfulness import curve_shares, object_or_changed
 from i2am.analysis.figures.effect_words import short_layer_names
 from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle
 from i2am.analysis.figures.panels import FIGURE_DPI
-from i2am.analysis.stores.effects import effect_share
+from i2am.analysis.stores.effects import NO_EFFECT_SHARE, effect_share
 from i2am.schemas.dims import LAYER, ORDER
 from i2am.schemas.text import safe_text
 

@@ -9,12 +9,11 @@ import numpy as np
 import xarray as xr
 
 from i2am.analysis.effects.faithfulness import (
-    NO_EFFECT_SHARE,
     ComparedSample,
     compare_with_effects,
 )
 from i2am.analysis.figures.captions import layer_titles
-from i2am.analysis.stores.effects import effect_share
+from i2am.analysis.stores.effects import NO_EFFECT_SHARE, effect_share
 from i2am.schemas.dims import LAYER
 
 __all__ = ["agreement_note", "belief_sentences", "short_layer_names"]

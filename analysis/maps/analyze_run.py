@@ -28,7 +28,6 @@ from i2am.analysis.stores.maps_writer import (
     finish_sample,
     is_finished,
     open_output,
-    source_of,
     start_sample,
 )
 from i2am.analysis.stores.reader import Run, open_run
@@ -46,6 +45,7 @@ from i2am.schemas.dims import CONDITIONAL
 from i2am.storage.addresses import StoreLike, is_url
 from i2am.storage.failures import reported_as_store_error, storage_error
 from i2am.storage.owners import SampleTaken, Writer
+from i2am.storage.sources import source_of
 from i2am.storage.strikes import StoreStrikes
 
 __all__ = ["analyze_run"]

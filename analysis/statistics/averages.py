@@ -28,7 +28,6 @@ from i2am.analysis.statistics.groups import (
 )
 from i2am.analysis.stores.maps_writer import (
     MAP_CODECS,
-    source_of,
     write_coordinate,
     write_coordinates,
 )
@@ -39,6 +38,7 @@ from i2am.schemas import SCHEMA_VERSION, AnalysisError, I2AMError, StoreError, d
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.choices import LEVEL_NAMES
 from i2am.storage.addresses import StoreLike, is_url, open_group, own_attributes
+from i2am.storage.sources import source_of
 
 __all__ = [
     "RunningMoments",

@@ -37,7 +37,9 @@ from i2am.storage.inventory import without_inventory
 from i2am.storage.sample_state import SampleState
 
 __all__ = [
+    "NO_EFFECT_SHARE",
     "Effects",
+    "are_of_capture",
     "causal_weights",
     "check_same_capture",
     "effect_share",
@@ -47,6 +49,8 @@ __all__ = [
     "weights_of_layers",
 ]
 
+# Below it cutting a layer's whole reference changes next to nothing: its map tells of no cause.
+NO_EFFECT_SHARE: Final = 0.02
 # A variable of xarray must not have the name of a dimension.
 _RENAMED: Final = {
     LAYER: "layer_effect",
@@ -150,6 +154,13 @@ def _check_values(values: Mapping[str, NDArray[Any]], place: str) -> None:
             raise StoreError(msg)
 
 
+def are_of_capture(effects: Effects, run: Run, sample: str) -> bool:
+    """Return whether a sample's effects were measured on the capture that the run holds by now."""
+    measured, captured = effects.attributes_of(sample), run.attributes_of(sample)
+    own = measured.get("source_created"), measured.get("source_contents")
+    return own == (captured.get("created"), captured.get("contents"))
+
+
 def check_same_capture(effects: Effects, run: Run, sample: str) -> None:
     """Check that a sample's effects were measured on the capture that the run holds by now.
 
@@ -164,12 +175,11 @@ def check_same_capture(effects: Effects, run: Run, sample: str) -> None:
 
         check_same_capture(open_effects("effects.zarr"), open_run("run.zarr"), "shirt-001")
     """
-    measured, captured = effects.attributes_of(sample), run.attributes_of(sample)
-    own = measured.get("source_created"), measured.get("source_contents")
-    if own != (captured.get("created"), captured.get("contents")):
+    if not are_of_capture(effects, run, sample):
+        created = effects.attributes_of(sample).get("source_created")
         msg = (
-            f"Expected the effects of this capture, got those of one of {measured.get('source_created')}, "
-            f"at {sample!r} of {effects.path}. Measure the sample again: it was captured since."
+            f"Expected the effects of this capture, got those of one of {created}, at {sample!r} of "
+            f"{effects.path}. Measure the sample again: it was captured since."
         )
         raise StoreError(msg)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,31 +20,28 @@ import numpy as np
 import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.storage import StorePath
 
 from i2am.analysis.stores.reader import open_root
-from i2am.schemas import SCHEMA_VERSION, MapsAttributes, StoreError
+from i2am.schemas import MapsAttributes, StoreError
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import LAYER, STEP
-from i2am.storage.addresses import StoreLike, is_url, own_attributes, path_to_write
+from i2am.storage.addresses import own_attributes, path_to_write
 from i2am.storage.inventory import (
     DIGEST,
     METADATA_KEY,
     OBJECTS,
     inventory_below,
-    own_facts,
     with_digest,
 )
 from i2am.storage.objects import (
     create_object,
-    folder_names,
     make_durable,
     put_objects,
-    read_object,
     to_buffer,
 )
-from i2am.storage.owners import OWNERS, Writer
-from i2am.storage.replacement import delete_sample, write_metadata
+from i2am.storage.owners import Writer
+from i2am.storage.replacement import delete_sample, empty_store, write_metadata
+from i2am.storage.sources import CaptureSource, is_complete
 
 __all__ = [
     "COORDINATE_CODECS",
@@ -54,7 +50,6 @@ __all__ = [
     "finish_sample",
     "is_finished",
     "open_output",
-    "source_of",
     "start_sample",
     "write_coordinate",
     "write_coordinates",
@@ -69,16 +64,6 @@ MAP_CODECS: Final[dict[str, Any]] = {
     "config": {"write_empty_chunks": True},
 }
 COORDINATE_CODECS: Final[dict[str, Any]] = MAP_CODECS | {"compressors": (Crc32cCodec(),)}
-
-
-def source_of(run: StoreLike, out: Path) -> str:
-    """Return where the run is: relative when it lies beside the maps, so that both may move."""
-    if not isinstance(run, str | Path) or is_url(run):
-        return str(run)
-    path = Path(run).resolve()
-    return (
-        os.path.relpath(path, out.resolve()) if path.parent == out.resolve().parent else str(path)
-    )
 
 
 def open_output(out: Path, source: str, options: dict[str, Any], *, overwrite: bool) -> Writer:
@@ -124,7 +109,7 @@ def open_output(out: Path, source: str, options: dict[str, Any], *, overwrite: b
         writer = Writer(root)
         if changed:
             try:
-                _empty(root, writer)
+                empty_store(root, writer.others())
                 put_objects([(root / METADATA_KEY, to_buffer(with_digest(node, "")))], durable=True)
             except BaseException:
                 writer.close()
@@ -153,46 +138,29 @@ def _changed_options(out: Path, wanted: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(name for name, _ in changed))
 
 
-def _empty(root: StorePath, writer: Writer) -> None:
-    """Remove all samples; until the last one is gone the root says what they are."""
-    if others := writer.others():
-        msg = f"Expected a store that nobody writes, got one that {others[0]} writes, at {root}. "
-        raise StoreError(msg + "Wait for it, or give another output.")
-    for name in folder_names(root):
-        if name not in (METADATA_KEY, OWNERS):
-            delete_sample(root / name)
-
-
 @dataclass(frozen=True)
-class Source:
+class Source(CaptureSource):
     """The captured sample that maps are made from.
 
     Parameters
     ----------
-    created : str
-        When it was captured.
-    contents : str, optional
-        A checksum of its inventory, if it has one: tells two apart that were captured in one second.
+    created, contents
+        See `CaptureSource`.
     layer_weights : mapping of layer to float, optional
         By which the maps weigh the layers, if they do.
     """
 
-    created: str
-    contents: str | None = None
     layer_weights: Mapping[str, float] | None = None
 
     def attributes(self, status: str) -> dict[str, Any]:
         """Return what the maps' own attributes hold."""
-        own = {"kind": "maps", "schema": SCHEMA_VERSION, "status": status}
-        contents = {} if self.contents is None else {"source_contents": self.contents}
         weights = {} if self.layer_weights is None else {"layer_weights": dict(self.layer_weights)}
-        return own | {"source_created": self.created} | contents | weights
+        return self.described("maps", status, **weights)
 
 
 def is_finished(root: zarr.Group, name: str, source: Source) -> bool:
     """Return whether a sample's maps are complete and were made from this capture."""
-    own = own_facts(read_object(root.store_path / name / METADATA_KEY))
-    return all(own.get(key) == value for key, value in source.attributes("complete").items())
+    return is_complete(root.store_path / name, source.attributes("complete"))
 
 
 def start_sample(

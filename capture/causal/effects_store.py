@@ -7,8 +7,7 @@ sample's arrays come first, then their metadata, its status last, when all of it
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from i2am.capture.writer.zarr_objects import (
     write_text_array,
 )
 from i2am.files import check_not_in_store
-from i2am.schemas import SCHEMA_VERSION, Box, EffectsAttributes, StoreError
+from i2am.schemas import Box, EffectsAttributes, StoreError
 from i2am.schemas.attributes import ATTRIBUTE_KEY, check_schema
 from i2am.schemas.dims import (
     COUNT,
@@ -43,52 +42,31 @@ from i2am.schemas.dims import (
     X,
     Y,
 )
-from i2am.storage.addresses import is_url, path_to_write, reported_as_store_error, to_store
+from i2am.storage.addresses import path_to_write, reported_as_store_error, to_store
 from i2am.storage.inventory import METADATA_KEY, own_facts, with_digest
 from i2am.storage.objects import (
     create_object,
-    folder_names,
     make_durable,
     put_objects,
     read_object,
     to_buffer,
 )
-from i2am.storage.owners import OWNERS, Owner, Writer
-from i2am.storage.replacement import delete_sample
+from i2am.storage.owners import Writer
+from i2am.storage.replacement import delete_sample, empty_store
+from i2am.storage.sources import CaptureSource, is_complete
 
-__all__ = ["EffectsSource", "enter_effects", "is_measured", "source_of", "start_sample"]
+__all__ = ["EffectsSource", "enter_effects", "is_measured", "start_sample"]
 
 _TEXT_DIMS = {LAYER_NAME: LAYER, EDGE_NAME: EDGE, ORDER_NAME: ORDER}
 
 
-def source_of(run: str | Path, out: str | Path) -> str:
-    """Return where the run is: relative when it lies beside the effects, so that both may move."""
-    if is_url(run) or is_url(out):
-        return str(run)
-    path, other = Path(run).resolve(), Path(out).resolve()
-    return os.path.relpath(path, other) if path.parent == other.parent else str(path)
-
-
 @dataclass(frozen=True)
-class EffectsSource:
-    """The captured sample whose effects are measured.
-
-    Parameters
-    ----------
-    created : str
-        When it was captured.
-    contents : str, optional
-        A checksum of its inventory, if it has one.
-    """
-
-    created: str
-    contents: str | None = None
+class EffectsSource(CaptureSource):
+    """The captured sample whose effects are measured; see `CaptureSource`."""
 
     def attributes(self, status: str, **facts: Any) -> dict[str, Any]:
         """Return what the effects' own attributes hold."""
-        own = {"kind": "effects", "schema": SCHEMA_VERSION, "status": status}
-        contents = {} if self.contents is None else {"source_contents": self.contents}
-        return own | {"source_created": self.created} | contents | facts
+        return self.described("effects", status, **facts)
 
 
 def enter_effects(
@@ -143,7 +121,7 @@ def enter_effects(
         try:
             others = writer.others()  # Takes out what processes that are gone have left, too.
             if changed:
-                _empty(root, others)
+                empty_store(root, others)
                 put_objects([(root / METADATA_KEY, to_buffer(wanted))], durable=True)
         except BaseException:
             writer.close()
@@ -153,8 +131,7 @@ def enter_effects(
 
 def is_measured(root: StorePath, sample: str, source: EffectsSource) -> bool:
     """Return whether a sample's effects are complete, and are of this capture."""
-    own = own_facts(read_object(root / sample / METADATA_KEY))
-    return all(own.get(key) == value for key, value in source.attributes("complete").items())
+    return is_complete(root / sample, source.attributes("complete"))
 
 
 def start_sample(
@@ -267,13 +244,3 @@ def _changed_options(
     return [
         name for name in dict.fromkeys([*after, *before]) if before.get(name) != after.get(name)
     ]
-
-
-def _empty(root: StorePath, others: Sequence[Owner]) -> None:
-    """Remove all samples; until the last one is gone the root says what they are."""
-    if others:
-        msg = f"Expected a store that nobody writes, got one that {others[0]} writes, at {root}. "
-        raise StoreError(msg + "Wait for it, or give another output.")
-    for name in folder_names(root):
-        if name not in (METADATA_KEY, OWNERS):
-            delete_sample(root / name)

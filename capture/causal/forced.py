@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -24,15 +24,18 @@ from i2am.capture.hooks.step_clock import step_of_evaluation
 from i2am.capture.profiles.denoisers import find_denoisers
 from i2am.schemas import CaptureError
 
-__all__ = ["ForcedPainter", "chosen_steps"]
+__all__ = ["DIRECT_STEPS", "ForcedPainter", "chosen_steps"]
+
+# At how many steps direct effects are measured where nobody says it.
+DIRECT_STEPS: Final = 4
 
 
-def chosen_steps(count: int, most: int) -> list[int]:
+def chosen_steps(count: int, most: int = DIRECT_STEPS) -> list[int]:
     """Return steps that are spread evenly over a run, the first and the last among them.
 
     Examples
     --------
-    >>> chosen_steps(50, 4), chosen_steps(3, 4)
+    >>> chosen_steps(50), chosen_steps(3)
     ([0, 16, 33, 49], [0, 1, 2])
     """
     return sorted({round(step) for step in np.linspace(0, count - 1, min(most, count)).tolist()})
@@ -53,8 +56,7 @@ class ForcedPainter:
     ----------
     painter : Painter
     steps : sequence of int, optional
-        At which is measured; None takes `most_steps` of them.
-    most_steps : int
+        At which is measured; None takes `DIRECT_STEPS` of them.
 
     Attributes
     ----------
@@ -62,10 +64,8 @@ class ForcedPainter:
         At which is measured; known after the first measurement.
     """
 
-    def __init__(
-        self, painter: Painter, steps: Sequence[int] | None = None, most_steps: int = 4
-    ) -> None:
-        self._painter, self._most = painter, most_steps
+    def __init__(self, painter: Painter, steps: Sequence[int] | None = None) -> None:
+        self._painter = painter
         self._scheduler = getattr(painter.target, "scheduler", None)
         if not hasattr(self._scheduler, "step"):
             msg = (
@@ -135,7 +135,7 @@ class ForcedPainter:
         at = [step_of_evaluation(self._scheduler, number) for number in range(len(self._clean))]
         count = 1 + max(step for step in at if step is not None)
         if not self._has_steps:
-            self.steps = chosen_steps(count, self._most)
+            self.steps = chosen_steps(count)
         if beyond := [step for step in self.steps if step >= count]:
             msg = (
                 f"Expected steps from 0 to {count - 1}, which the pipeline runs, got {beyond}, at the steps "

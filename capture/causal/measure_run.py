@@ -22,7 +22,6 @@ from i2am.capture.batch.sample_images import SampleImages
 from i2am.capture.causal.effects_store import (
     enter_effects,
     is_measured,
-    source_of,
     start_sample,
 )
 from i2am.capture.causal.forced import chosen_steps
@@ -48,6 +47,7 @@ from i2am.schemas import (
     read_manifest,
 )
 from i2am.storage.owners import SampleTaken, Writer
+from i2am.storage.sources import source_of
 from i2am.storage.strikes import StoreStrikes
 
 __all__ = ["EffectsSummary", "SampleOrders", "measure_run"]
@@ -55,7 +55,6 @@ __all__ = ["EffectsSummary", "SampleOrders", "measure_run"]
 # From a sample's name and the boxes of its regions to their orders; see `Orders`.
 SampleOrders = Callable[[str, NDArray[np.float64]], Mapping[str, Sequence[int]]]
 
-_DIRECT_STEPS: Final = 4
 # An 8-bit level may round either way. Beyond that only what rounding does in this very model is taken for
 # the same image: the keys in another order change rounding in the attention alone, another batch size or
 # device in every layer.
@@ -233,7 +232,7 @@ def _direct_steps(sample: StoredSample) -> list[int]:
             f"{sample.name!r}. Give the steps: forced_steps=[…] (--direct-steps)."
         )
         raise StoreError(msg)
-    return chosen_steps(count, _DIRECT_STEPS)
+    return chosen_steps(count)
 
 
 def _described(options: EffectOptions, order_names: Sequence[str]) -> dict[str, Any]:

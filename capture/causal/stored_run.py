@@ -64,18 +64,11 @@ class StoredSample:
         if not self.layers:
             msg = f"Expected a sample with layers, got none, at {self.name!r}. Capture it again."
             raise StoreError(msg)
-        finest = max(self.layers.values(), key=LayerAttributes.generated_tokens)
-        paths = [
+        paths = (
             name.removesuffix(f".{layer.reference_image()}") if layer.reference_index else name
             for name, layer in self.layers.items()
-        ]
-        return Surroundings(
-            tuple(dict.fromkeys(paths)),
-            finest.generated_grid,
-            finest.frames,
-            any(one.reference_grid and not one.reference_index for one in self.layers.values()),
-            self.boxes,
         )
+        return Surroundings.of(paths, self.layers.values(), self.boxes)
 
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Return (height, width) of the stored pictures that regions may be of, in pixels."""

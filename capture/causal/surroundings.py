@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from i2am.capture.causal.painting import Painting, WatchedDecoder
 from i2am.capture.causal.repeated_call import PaintingCall
 from i2am.capture.cuts.placing import Size
+from i2am.capture.hooks.attention import layer_attributes
 from i2am.capture.hooks.denoiser import LayerCall
 from i2am.capture.profiles.profile import Profile
 from i2am.capture.recording.hooked_target import hook_target
@@ -46,6 +47,20 @@ class Surroundings:
     has_regions: bool = True
     boxes: Mapping[str, Box] = field(default_factory=dict)
     painting: Painting | None = None
+
+    @classmethod
+    def of(
+        cls, paths: Iterable[str], layers: Collection[LayerAttributes], boxes: Mapping[str, Box]
+    ) -> Surroundings:
+        """Return them from what is known of each layer and each of its references."""
+        finest = max(layers, key=LayerAttributes.generated_tokens)
+        return cls(
+            tuple(dict.fromkeys(paths)),
+            finest.generated_grid,
+            finest.frames,
+            any(layer.reference_grid and not layer.reference_index for layer in layers),
+            boxes,
+        )
 
     def reference_box(self) -> Box:
         """Return the part of the reference that the model saw, which regions tile.
@@ -110,20 +125,13 @@ def look(
         raise CaptureError(msg)
     found = list(sink.layers.values())
     layers = [layer for each in found for layer in each]
-    finest = max(layers, key=LayerAttributes.generated_tokens)
     known = dict(boxes)
     for name, (height, width) in sizes.items():
         if name not in known:
             box = sink.placement.box(name, height, width, layers, "that is cut")
             known[name] = Box.whole(height, width) if box is None else box
-    return Surroundings(
-        tuple(sink.layers),
-        finest.generated_grid,
-        finest.frames,
-        any(layer.reference_grid and not layer.reference_index for layer in layers),
-        known,
-        decoder.painting(output, 1, finest.frames),
-    )
+    around = Surroundings.of(sink.layers, layers, known)
+    return replace(around, painting=decoder.painting(output, 1, around.frames))
 
 
 class _Sink:
@@ -141,17 +149,7 @@ class _Sink:
         if call.tap.name in self.layers or not any(one.references for one in call.inputs):
             return
         self.layers[call.tap.name] = [
-            LayerAttributes(
-                scale=inputs.scale,
-                generated_grid=inputs.grid,
-                reference_grid=own.layout.grid,
-                special_tokens=own.layout.special_tokens,
-                order=len(self.layers),
-                block=call.tap.block,
-                representation="factors",
-                reference_index=own.index,
-                frames=inputs.frames,
-            )
+            layer_attributes(inputs, own, call.tap.block, order=len(self.layers))
             for inputs in call.inputs
             for own in inputs.references
         ]

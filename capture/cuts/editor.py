@@ -18,12 +18,17 @@ from i2am.capture.cuts.placing import (
     checked_region,
     reference_name,
 )
-from i2am.capture.hooks.attention import AttentionInputs, ReferenceKeys, Tokens
+from i2am.capture.hooks.attention import (
+    AttentionInputs,
+    ReferenceKeys,
+    Tokens,
+    layer_attributes,
+)
 from i2am.capture.hooks.attention_cut import AttentionCut, KeyCut
 from i2am.capture.hooks.denoiser import LayerCall
 from i2am.capture.hooks.kernel_watch import CallShape
 from i2am.capture.recording.options import CaptureOptions, StepsOption
-from i2am.schemas import CaptureError, LayerAttributes, SchemaError
+from i2am.schemas import CaptureError, SchemaError
 from i2am.schemas.choices import EDGE_NAMES, EdgeName, check_choice
 
 __all__ = ["Cut", "CutEditor"]
@@ -217,13 +222,15 @@ class CutEditor:
         layout = own.layout
         if layout.grid is None:
             return tokens[:0]
-        box = self._places.box(reference_name(own.index), region, _attributes(call, inputs, own))
+        box = self._places.box(
+            reference_name(own.index), region, layer_attributes(inputs, own, call.tap.block)
+        )
         cells = cells_of_region(region, box, layout.grid)
         return tokens[layout.special_tokens :][cells.ravel()]
 
     def _patches(self, call: LayerCall, inputs: AttentionInputs, region: Region) -> Indices:
         own = inputs.references[0]
-        box = self._places.box("generated", region, _attributes(call, inputs, own))
+        box = self._places.box("generated", region, layer_attributes(inputs, own, call.tap.block))
         return np.flatnonzero(cells_of_region(region, box, inputs.grid))
 
 
@@ -293,21 +300,6 @@ class _Rows:
             msg = f"Expected text in the rows of the batch, got frames, at layer {layer!r}. Leave it out."
             raise CaptureError(msg)
         yield KeyCut(keys, (row,), queries)
-
-
-def _attributes(call: LayerCall, inputs: AttentionInputs, own: ReferenceKeys) -> LayerAttributes:
-    """Return what a store would say of a layer, by which its picture's shape is checked."""
-    return LayerAttributes(
-        scale=inputs.scale,
-        generated_grid=inputs.grid,
-        reference_grid=own.layout.grid,
-        special_tokens=own.layout.special_tokens,
-        order=0,
-        block=call.tap.block,
-        representation="factors",
-        reference_index=own.index,
-        frames=inputs.frames,
-    )
 
 
 def _indices(tokens: Tokens, count: int) -> Indices:

@@ -11,9 +11,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+
+from i2am.schemas import LayerAttributes
+from i2am.schemas.choices import Representation
 
 __all__ = [
     "AttentionInputs",
@@ -22,6 +25,7 @@ __all__ = [
     "ReferenceLayout",
     "TextTokens",
     "Tokens",
+    "layer_attributes",
     "query_grid_layout",
     "square_layout",
 ]
@@ -256,6 +260,43 @@ class AttentionInputs:
         if isinstance(tokens, slice):
             return len(range(*tokens.indices(self.key.shape[2])))
         return len(tokens)
+
+
+def layer_attributes(
+    inputs: AttentionInputs,
+    reference: ReferenceKeys,
+    block: str,
+    *,
+    order: int = 0,
+    representation: Representation = "factors",
+    **others: Any,
+) -> LayerAttributes:
+    """Return what a store says of a layer and one of its references.
+
+    Parameters
+    ----------
+    inputs : AttentionInputs
+    reference : ReferenceKeys
+    block : str
+        That the layer is in.
+    order : int
+        Of the layer, in execution.
+    representation : {"logits", "factors", "maps"}
+    **others
+        Further fields.
+    """
+    return LayerAttributes(
+        scale=inputs.scale,
+        generated_grid=inputs.grid,
+        reference_grid=reference.layout.grid,
+        special_tokens=reference.layout.special_tokens,
+        order=order,
+        block=block,
+        representation=representation,
+        reference_index=reference.index,
+        frames=inputs.frames,
+        **others,
+    )
 
 
 def _of_batch_index(mask: torch.Tensor | None, one: slice) -> torch.Tensor | None:

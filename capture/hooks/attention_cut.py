@@ -314,16 +314,18 @@ def _take(
 
 
 def _put(found: torch.Tensor, piece: torch.Tensor, part: _Part) -> None:
-    batch, heads, queries = (
-        torch.arange(count, device=found.device) if own is None else own
-        for count, own in zip(found.shape[:3], (part.rows, part.heads, part.queries), strict=True)
-    )
+    batch, heads, queries = _members(found, part)
     found[batch[:, None, None], heads[:, None], queries] = piece
 
 
 def _where(logits: torch.Tensor, part: _Part, keys: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    batch, heads, queries = (
-        torch.arange(count, device=logits.device) if own is None else own
-        for count, own in zip(logits.shape[:3], (part.rows, part.heads, part.queries), strict=True)
-    )
+    batch, heads, queries = _members(logits, part)
     return batch[:, None, None, None], heads[:, None, None], queries[:, None], keys
+
+
+def _members(states: torch.Tensor, part: _Part) -> list[torch.Tensor]:
+    """Return the rows, heads and queries of a part, all of them by their indices."""
+    return [
+        torch.arange(count, device=states.device) if own is None else own
+        for count, own in zip(states.shape[:3], (part.rows, part.heads, part.queries), strict=True)
+    ]

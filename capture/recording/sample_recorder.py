@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from i2am.capture.hooks.attention import AttentionInputs, ReferenceLayout
+from i2am.capture.hooks.attention import AttentionInputs, ReferenceLayout, layer_attributes
 from i2am.capture.hooks.denoiser import LayerCall
 from i2am.capture.hooks.taps import LayerTap
 from i2am.capture.images.added_images import read_images
@@ -294,17 +294,13 @@ class SampleRecorder:
             )
             raise CaptureError(msg)
         extra: dict[str, Any] = {} if reference.weight == 1 else {"weight": reference.weight}
-        return LayerAttributes(
-            scale=inputs.scale,
-            generated_grid=inputs.grid,
-            reference_grid=reference.layout.grid,
-            special_tokens=reference.layout.special_tokens,
+        return layer_attributes(
+            inputs,
+            reference,
+            tap.block,
             order=len(self._layers),
-            block=tap.block,
             representation=kept.representation,
-            reference_index=reference.index,
             heads=None if heads is None else tuple(heads),
-            frames=inputs.frames,
             causal=inputs.is_shared(reference) or inputs.key.shape[2] > 1,
             **extra,
         )

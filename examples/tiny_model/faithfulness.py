@@ -36,6 +36,7 @@ from i2am.analysis import (
     summarise_effect_scores,
 )
 from i2am.analysis.effects.faithfulness import curve_shares
+from i2am.analysis.effects.region_masses import mean_over_layers
 from i2am.analysis.scores.bootstrap import bootstrap_mean_interval
 from i2am.capture import SHIPPED_MODEL, EffectOptions
 from i2am.capture.causal.measure_run import measure_run
@@ -203,8 +204,8 @@ def print_sources(
         planes = {
             "total effect": sample["region"],
             "direct effect": sample["direct_region"],
-            "mean map": mass.mean("layer"),
-            "causally weighted map": weighted(mass, causal_weights(sample)),
+            "mean map": mean_over_layers(mass),
+            "causally weighted map": mean_over_layers(mass, causal_weights(sample)),
             **{f"map of {short(str(one))}": mass.sel(layer=one) for one in mass["layer"].values},
         }
         count += len(patches)
@@ -398,9 +399,11 @@ def draw(
         reference = sample["images/reference"].to_numpy()
         painted = sample["images/generated"].to_numpy()
         causal = (
-            weighted(masses[name], causal_weights(effect)).transpose("cut", "y", "x").to_numpy()
+            mean_over_layers(masses[name], causal_weights(effect))
+            .transpose("cut", "y", "x")
+            .to_numpy()
         )
-        mean = masses[name].mean("layer").transpose("cut", "y", "x").to_numpy()
+        mean = mean_over_layers(masses[name]).transpose("cut", "y", "x").to_numpy()
         region = effect["region"].to_numpy()
         one = patches[len(patches) // 2]
         planes = [own[:, patches[:, 0], patches[:, 1]].mean(1) for own in (mean, causal, region)]
@@ -427,11 +430,6 @@ def draw(
     figure.savefig(path, dpi=110)
     plt.close(figure)
     print(f"\nRed: the patch. Cyan: its true source. Wrote {path}")
-
-
-def weighted(masses: xr.DataArray, weights: Mapping[str, float]) -> xr.DataArray:
-    own = xr.DataArray([weights[str(name)] for name in masses["layer"].values], dims="layer")
-    return masses.weighted(own).mean("layer")
 
 
 def rank_correlation(one: Floats, other: Floats) -> float:

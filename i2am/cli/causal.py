@@ -56,7 +56,9 @@ def add(commands: Any) -> None:
         "--samples", type=sample_name, nargs="+", metavar="NAME", help="default: all"
     )
     command.add_argument(
-        "--overwrite", action="store_true", help="replace effects of other options"
+        "--overwrite",
+        action="store_true",
+        help="replace effects that were measured with other options",
     )
     _add_repainting(command)
     _add_measuring(command.add_argument_group("what is measured"))

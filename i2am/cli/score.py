@@ -101,7 +101,7 @@ def _score(options: argparse.Namespace) -> None:
 def _score_effects(options: argparse.Namespace) -> None:
     """Hold the maps against measured effects, and print one line for each map."""
     from i2am.analysis import open_maps, score_effects, summarise_effect_scores
-    from i2am.analysis.effects.faithfulness import NO_EFFECT_SHARE
+    from i2am.analysis.stores.effects import NO_EFFECT_SHARE
     from i2am.analysis.stores.related import run_of
 
     run = run_of(open_maps(options.store), options.source).path

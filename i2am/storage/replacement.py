@@ -6,11 +6,12 @@ an order in which any process can bring to an end what another has begun.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from zarr.storage import StorePath
 
+from i2am.schemas import StoreError
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import TIMESTEP
 from i2am.storage.inventory import (
@@ -33,10 +34,11 @@ from i2am.storage.objects import (
     read_object,
     to_buffer,
 )
-from i2am.storage.owners import SampleTaken, Writer
+from i2am.storage.owners import OWNERS, Owner, SampleTaken, Writer
 
 __all__ = [
     "delete_sample",
+    "empty_store",
     "finish_replacements",
     "move_over",
     "place_for_replacement",
@@ -139,6 +141,28 @@ def delete_sample(path: StorePath) -> None:
         if name != METADATA_KEY:
             delete_tree(path / name)
     delete_tree(path)
+
+
+def empty_store(root: StorePath, others: Sequence[Owner]) -> None:
+    """Remove all samples of a store; until the last one is gone the root says what they are.
+
+    Parameters
+    ----------
+    root : StorePath
+    others : sequence of Owner
+        The other processes that write it, as `Writer.others` gives them.
+
+    Raises
+    ------
+    StoreError
+        If there are any.
+    """
+    if others:
+        msg = f"Expected a store that nobody writes, got one that {others[0]} writes, at {root}. "
+        raise StoreError(msg + "Wait for it, or give another output.")
+    for name in folder_names(root):
+        if name not in (METADATA_KEY, OWNERS):
+            delete_sample(root / name)
 
 
 def _leave_no_empty_folder(root: StorePath) -> None:

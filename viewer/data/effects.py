@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from i2am.analysis.stores.effects import NO_EFFECT_SHARE, are_of_capture, effect_share
 from i2am.schemas.boxes import Box
 from i2am.schemas.dims import X, Y
 from i2am.schemas.errors import StoreError
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from i2am.viewer.data.sample import SampleView
 
 __all__ = [
-    "LEAST_SHARE",
     "Effects",
     "NoEffects",
     "check_effects",
@@ -41,8 +41,6 @@ Floats = NDArray[np.float32]
 Store = str | PathLike[str]
 Area = tuple[int, int, int, int]
 
-# Of a layer: less of the effect of cutting everything is none.
-LEAST_SHARE: Final = 0.02
 _REGION: Final = "region"
 _LAYERS: Final = "layer_effect"
 _WANTED: Final = (_REGION, "ceiling", "floor", _LAYERS)
@@ -230,7 +228,7 @@ def share_label(share: float | None) -> str:
     """
     if share is None:
         return ""
-    return "no effect" if share < LEAST_SHARE else f"{share:.0%}"
+    return "no effect" if share < NO_EFFECT_SHARE else f"{share:.0%}"
 
 
 def share_in_words(share: float | None) -> str:
@@ -243,14 +241,14 @@ def share_in_words(share: float | None) -> str:
     """
     if share is None:
         return "Effect: not measured of this layer."
-    percent = f"{share:.1%}" if share < LEAST_SHARE else f"{share:.0%}"
+    percent = f"{share:.1%}" if share < NO_EFFECT_SHARE else f"{share:.0%}"
     words = (
         f"Cutting the reference in this layer alone changed the latent by {percent} of what cutting "
         "it in all layers did."
     )
-    if share >= LEAST_SHARE:
+    if share >= NO_EFFECT_SHARE:
         return words
-    return f"No effect: less than {LEAST_SHARE:.0%}. Whatever its map shows moved next to nothing.\n{words}"
+    return f"No effect: less than {NO_EFFECT_SHARE:.0%}. Whatever its map shows moved next to nothing.\n{words}"
 
 
 def check_effects(effects: Store) -> None:
@@ -307,9 +305,7 @@ def read_effects(run: Store, sample: str, effects: Store | None = None) -> Effec
         return NoEffects(f"{name} has the effects of another run, {source!r}.", is_refused=True)
     if not store.holds(sample):
         return NoEffects(f"{name} holds no finished effects of {sample!r}.")
-    own, captured = store.attributes_of(sample), open_run(os.fspath(run)).attributes_of(sample)
-    measured = own.get("source_created"), own.get("source_contents")
-    if measured != (captured.get("created"), captured.get("contents")):
+    if not are_of_capture(store, open_run(os.fspath(run)), sample):
         reason = f"The effects of {sample!r} in {name} are of another sample: it was captured anew."
         return NoEffects(reason, is_refused=True)
     return _loaded(store[sample], f"{sample} of {path}", str(path))
@@ -317,8 +313,6 @@ def read_effects(run: Store, sample: str, effects: Store | None = None) -> Effec
 
 def _loaded(measured: xr.Dataset, place: str, path: str) -> Effects | NoEffects:
     import dask
-
-    from i2am.analysis.stores.effects import effect_share
 
     if _REGION not in measured:
         return NoEffects(f"No total effects of regions were measured: {place} holds others alone.")
