@@ -15,13 +15,13 @@ from qtpy.QtWidgets import (
     QListWidget,
     QListWidgetItem,
     QVBoxLayout,
-    QWidget,
 )
 
 from i2am.viewer.picking.pick import Pick
 from i2am.viewer.picking.pick_table import read_picks, write_picks
 from i2am.viewer.picking.sram_controller import sram_controller_of
 from i2am.viewer.session.attach import session_of
+from i2am.viewer.widgets.docks import DockPanel
 from i2am.viewer.widgets.neighbours import NeighbourGrid
 from i2am.viewer.widgets.qt import make_button, notify_errors, plain_tip
 
@@ -35,7 +35,7 @@ _FILES: Final = "Table of picks (*.csv)"
 _OWN: Final = Qt.ItemDataRole.UserRole
 
 
-class PicksWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
+class PicksWidget(DockPanel):
     """List what was picked in the window.
 
     Parameters
@@ -66,7 +66,7 @@ class PicksWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         row = QGridLayout()
         for number, button in enumerate(self.buttons.values()):
             row.addWidget(button, number // 3, number % 3)
-        layout = QVBoxLayout(self)
+        layout = QVBoxLayout(self.content)
         for part in (help_text, self.list):
             layout.addWidget(part)
         layout.addLayout(row)
