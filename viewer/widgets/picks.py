@@ -29,7 +29,7 @@ __all__ = ["PicksWidget"]
 
 _HELP: Final = (
     "Click a patch, or drag an area with Shift: on the generated picture to see what it read "
-    "from the reference, on the reference to see where it went. Escape clears."
+    "from the reference, on the reference to see where it went. Q or Escape clears."
 )
 _FILES: Final = "Table of picks (*.csv)"
 _OWN: Final = Qt.ItemDataRole.UserRole
@@ -57,7 +57,9 @@ class PicksWidget(DockPanel):
             "3×3": make_button(
                 "3×3", "Ask the pick and its eight neighbours", self.fill_neighbours
             ),
-            "Clear": make_button("Clear", "Ask nothing: the maps come back (Escape)", self._clear),
+            "Clear": make_button(
+                "Clear", "Ask nothing: the maps come back (Q or Escape)", self._clear
+            ),
             "Rename": make_button("Rename", "Give the chosen pick a name (F2)", self._rename),
             "Remove": make_button("Remove", "Take the chosen pick off the list", self.remove),
             "Save": make_button("Save…", "Save the list as a table (CSV)", self._ask_where_to_save),

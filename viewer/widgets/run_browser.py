@@ -106,7 +106,8 @@ class RunBrowser(DockPanel):
         )
         self.loading = QProgressBar()
         self.loading.setRange(0, 100)
-        sample_tip = "The generated image in view, with its reference and maps (S, Shift+S)"
+        keys = f"{_key('next_sample')}, {_key('last_sample')}"
+        sample_tip = f"The generated image in view, with its reference and maps ({keys})"
         self._add("Sample", self.samples, sample_tip)
         self._add("Made by", self.provenance)
         self._add("Maps", self.maps)
@@ -264,7 +265,7 @@ def _offer(box: QComboBox, known: Sequence[str], current: str) -> None:
 
 
 def _key(action: str) -> str:
-    return SHORTCUTS[action].key
+    return SHORTCUTS[action].label
 
 
 def _text(tool_tip: str) -> QLabel:

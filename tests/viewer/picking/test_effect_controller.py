@@ -237,7 +237,7 @@ def test_the_choice_in_the_browser_and_the_key_switch(
         browser.shows.textActivated.emit(name)
         assert controller_in(viewer).is_on is is_on
     for is_on in (True, False):
-        QTest.keyClick(canvas(viewer), Qt.Key.Key_E)
+        QTest.keyClick(canvas(viewer), Qt.Key.Key_E, Qt.KeyboardModifier.ShiftModifier)
         QApplication.processEvents()
         assert controller_in(viewer).is_on is is_on
         assert viewer.layers["R2G"].visible is not is_on
