@@ -20,6 +20,7 @@ __all__ = [
     "POLARITIES",
     "REPRESENTATION_OPTIONS",
     "STORED_DTYPES",
+    "WITHIN",
     "Contrast",
     "Convention",
     "EdgeName",
@@ -33,6 +34,7 @@ __all__ = [
     "Representation",
     "RepresentationOption",
     "StoredDtype",
+    "Within",
     "check_choice",
 ]
 
@@ -51,6 +53,8 @@ Convention = Literal["i2am", "official"]
 Normalisation = Literal["mass", "density"]
 # What a mean over layers weighs each of them by; by default nothing does.
 LayerWeights = Literal["causal"]
+# Which patches the maps are made from: all, or those that the inpainting mask marks.
+Within = Literal["image", "mask"]
 Polarity = Literal["direct", "inverted"]
 Contrast = Literal["shared", "panel"]
 LevelName = Literal["ulam", "tlam", "hlam", "llam", "volume", "mass"]
@@ -64,6 +68,7 @@ MODEL_DTYPES: Final = get_args(ModelDtype)
 CONVENTIONS: Final = get_args(Convention)
 NORMALISATIONS: Final = get_args(Normalisation)
 LAYER_WEIGHTS: Final = get_args(LayerWeights)
+WITHIN: Final = get_args(Within)
 POLARITIES: Final = get_args(Polarity)
 CONTRASTS: Final = get_args(Contrast)
 LEVEL_NAMES: Final = get_args(LevelName)

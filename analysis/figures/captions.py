@@ -10,6 +10,7 @@ from typing import Final
 
 import xarray as xr
 
+from i2am.analysis.maps.levels import UNITS
 from i2am.analysis.stores.boxes import describe_box, image_box, is_whole_image
 from i2am.analysis.stores.layers import (
     image_under,
@@ -105,8 +106,7 @@ def time_titles(sample: xr.DataTree, tlam: xr.DataArray) -> list[str]:
 def unit(maps: xr.DataTree) -> str:
     """Return what the maps' values are, as a label of a scale."""
     attributes = maps.root.attrs.get(ATTRIBUTE_KEY) or maps.attrs.get(ATTRIBUTE_KEY) or {}
-    is_density = attributes.get("normalisation") == "density"
-    label = "attention (uniform = 1)" if is_density else "attention per position"
+    label = UNITS[attributes.get("normalisation", "mass")]
     weighted = any(dims.LAYER_WEIGHT in node.coords for node in maps.subtree)
     return f"{label}, layers by effect" if weighted else label
 
