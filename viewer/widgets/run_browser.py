@@ -27,11 +27,11 @@ from i2am.viewer.picking.effect_controller import effect_controller_of
 from i2am.viewer.scene.contrast import COLORMAPS
 from i2am.viewer.session.attach import session_of
 from i2am.viewer.session.shortcuts import SHORTCUTS, show_shortcuts
+from i2am.viewer.widgets.docks import DockPanel
 from i2am.viewer.widgets.qt import plain_label
 
 __all__ = ["RunBrowser"]
 
-_MOST_WIDTH_PX: Final = 380
 _MAPS_TIP: Final = (
     "R2G, over the generated image: where it draws on the reference.\n"
     "G2R, over the reference: which parts of it were used."
@@ -67,7 +67,7 @@ _CHOICES: Final[Mapping[str, tuple[str, Sequence[str], str]]] = {
 }
 
 
-class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
+class RunBrowser(DockPanel):
     """Choose the sample in view, what is averaged over, and how maps are drawn.
 
     Parameters
@@ -81,8 +81,7 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
         self._session = session_of(napari_viewer)
         self._effects = effect_controller_of(self._session)
         self._shown: Any = None
-        self.setMaximumWidth(_MOST_WIDTH_PX)  # the images need the room
-        self._form = QFormLayout(self)
+        self._form = QFormLayout(self.content)
         self._add_sample()
         self._add_effects()
         self._add_averaged()
@@ -107,7 +106,8 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
         )
         self.loading = QProgressBar()
         self.loading.setRange(0, 100)
-        sample_tip = "The generated image in view, with its reference and maps (S, Shift+S)"
+        keys = f"{_key('next_sample')}, {_key('last_sample')}"
+        sample_tip = f"The generated image in view, with its reference and maps ({keys})"
         self._add("Sample", self.samples, sample_tip)
         self._add("Made by", self.provenance)
         self._add("Maps", self.maps)
@@ -265,7 +265,7 @@ def _offer(box: QComboBox, known: Sequence[str], current: str) -> None:
 
 
 def _key(action: str) -> str:
-    return SHORTCUTS[action].key
+    return SHORTCUTS[action].label
 
 
 def _text(tool_tip: str) -> QLabel:
