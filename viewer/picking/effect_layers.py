@@ -130,21 +130,14 @@ class EffectLayers:
         is_shared = appearance.contrast == "shared" and is_single
         scale = effects.region if is_shared else values
         box = effects.box if side == "generated" else effects.reference_box
-        drawing = Drawing(
+        drawing = Drawing.of_appearance(
+            appearance,
             self._placed(side).over(box, picture.shape),
             effect_limits(scale, effects.noise),
-            appearance.colormap,
-            appearance.opacity,
-            is_inverted=appearance.polarity == "inverted",
-            of="effect",
+            "effect",
         )
         # Regions are drawn as what was cut: with their edges.
-        overlay.show(
-            _above_threshold(picture, appearance.threshold),
-            drawing,
-            interpolation="nearest",
-            index=lambda: self._above(side),
-        )
+        overlay.show(picture, drawing, interpolation="nearest", index=lambda: self._above(side))
         self._drawn[side] = drawn
 
     def _outline(
@@ -220,13 +213,3 @@ def _largest(effects: Effects, values: NDArray[np.float32]) -> Box:
     row, column = np.unravel_index(int(np.argmax(values)), values.shape)
     height, width = values.shape
     return cell_box(effects.box, (height, width), int(row), int(column))
-
-
-def _above_threshold(picture: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
-    """Return a picture that is clear (NaN) below a share of its own range, as maps are."""
-    if threshold <= 0:
-        return picture
-    low, high = np.nanmin(picture), np.nanmax(picture)
-    clear = picture - low < threshold * (high - low)
-    shown: NDArray[np.float32] = np.where(clear, np.float32(np.nan), picture)
-    return shown

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from i2am.schemas.boxes import Box
 from i2am.viewer.picking.overlay import Drawing, Outlines, Overlay, Rectangle, outline_of
 from i2am.viewer.picking.pick import Pick, patch_of
-from i2am.viewer.scene.contrast import contrast_limits
+from i2am.viewer.scene.contrast import Limits
 from i2am.viewer.scene.layers import caption_texts, own_layers, write_captions
 from i2am.viewer.scene.placement import PlacedImage, cell_box
 
@@ -50,15 +50,11 @@ class SramLayers:
         placed = self._placed(pick.side)
         self.outlines.draw(placed, outline_of(placed, Box(*pick.area)))
 
-    def show(self, pick: Pick, values: NDArray[Any]) -> None:
+    def show(self, pick: Pick, values: NDArray[Any], limits: Limits) -> None:
         """Show an SRAM in place of the maps on its image, and outline where it is highest."""
         placed = self._placed(pick.target_side)
-        appearance = self._session.appearance
-        drawing = Drawing(
-            placed.over_box(values.shape),
-            contrast_limits(values),
-            appearance.colormap,
-            appearance.opacity,
+        drawing = Drawing.of_appearance(
+            self._session.appearance, placed.over_box(values.shape), limits
         )
         maps = self._map_layer(pick)
         self._answer.show(

@@ -170,9 +170,14 @@ def test_the_controls_of_the_maps_draw_the_effects(window: Any) -> None:
     np.testing.assert_allclose(layer.contrast_limits, [1e-6, np.quantile(own, 0.995)], rtol=1e-5)
     assert layer.colormap.name == "effect viridis inverted"
     assert layer.opacity == 0.5
+    low, high = layer.contrast_limits
+    position = np.clip((own - low) / (high - low), 0, 1)
+    whole = layer.colormap.map(position)[:, 3]
     session.set_appearance(threshold=0.5)
-    is_clear = own < own.min() + 0.5 * np.ptp(own)
-    np.testing.assert_array_equal(np.isnan(layer.data).ravel(), is_clear)
+    is_clear = own > own.min() + 0.5 * np.ptp(own)  # inverted
+    assert whole[is_clear].any()
+    np.testing.assert_allclose(layer.colormap.map(position)[:, 3], np.where(is_clear, 0, whole))
+    np.testing.assert_allclose(layer.data.ravel(), own, rtol=1e-6)
     session.set_appearance(direction="r2g")
     assert not layer.visible
     assert window.layers["effect on generated"].visible
