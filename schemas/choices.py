@@ -12,6 +12,8 @@ __all__ = [
     "CONVENTIONS",
     "EDGE_NAMES",
     "EFFECT_KINDS",
+    "FIGURE_BASES",
+    "FIGURE_FORMATS",
     "GUIDANCE_OPTIONS",
     "LAYER_WEIGHTS",
     "LEVEL_NAMES",
@@ -24,6 +26,8 @@ __all__ = [
     "Convention",
     "EdgeName",
     "EffectKind",
+    "FigureBase",
+    "FigureFormat",
     "GuidanceOption",
     "LayerWeights",
     "LevelName",
@@ -53,6 +57,9 @@ Normalisation = Literal["mass", "density"]
 LayerWeights = Literal["causal"]
 Polarity = Literal["direct", "inverted"]
 Contrast = Literal["shared", "panel"]
+# What lies under the heat of a figure, and the files that figures are written as.
+FigureBase = Literal["grey", "picture", "none"]
+FigureFormat = Literal["png", "pdf", "svg"]
 LevelName = Literal["ulam", "tlam", "hlam", "llam", "volume", "mass"]
 
 REPRESENTATION_OPTIONS: Final = get_args(RepresentationOption)
@@ -66,6 +73,8 @@ NORMALISATIONS: Final = get_args(Normalisation)
 LAYER_WEIGHTS: Final = get_args(LayerWeights)
 POLARITIES: Final = get_args(Polarity)
 CONTRASTS: Final = get_args(Contrast)
+FIGURE_BASES: Final = get_args(FigureBase)
+FIGURE_FORMATS: Final = get_args(FigureFormat)
 LEVEL_NAMES: Final = get_args(LevelName)
 
 
