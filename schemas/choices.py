@@ -12,6 +12,8 @@ __all__ = [
     "CONVENTIONS",
     "EDGE_NAMES",
     "EFFECT_KINDS",
+    "FIGURE_BASES",
+    "FIGURE_FORMATS",
     "GUIDANCE_OPTIONS",
     "LAYER_WEIGHTS",
     "LEVEL_NAMES",
@@ -25,6 +27,8 @@ __all__ = [
     "Convention",
     "EdgeName",
     "EffectKind",
+    "FigureBase",
+    "FigureFormat",
     "GuidanceOption",
     "LayerWeights",
     "LevelName",
@@ -57,6 +61,9 @@ LayerWeights = Literal["causal"]
 Within = Literal["image", "mask"]
 Polarity = Literal["direct", "inverted"]
 Contrast = Literal["shared", "panel"]
+# What lies under the heat of a figure, and the files that figures are written as.
+FigureBase = Literal["grey", "picture", "none"]
+FigureFormat = Literal["png", "pdf", "svg"]
 LevelName = Literal["ulam", "tlam", "hlam", "llam", "volume", "mass"]
 
 REPRESENTATION_OPTIONS: Final = get_args(RepresentationOption)
@@ -71,6 +78,8 @@ LAYER_WEIGHTS: Final = get_args(LayerWeights)
 WITHIN: Final = get_args(Within)
 POLARITIES: Final = get_args(Polarity)
 CONTRASTS: Final = get_args(Contrast)
+FIGURE_BASES: Final = get_args(FigureBase)
+FIGURE_FORMATS: Final = get_args(FigureFormat)
 LEVEL_NAMES: Final = get_args(LevelName)
 
 
