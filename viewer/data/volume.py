@@ -228,6 +228,10 @@ class MapVolume:
         chosen: Floats = values[lead][..., full[4], :][..., full[5]]
         return chosen
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> MapVolume:
+        """Return the same: of a layer's copy, which napari makes with its data, a thread fills this."""
+        return self
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Floats:
         return np.asarray(self[()], dtype)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from i2am.schemas.boxes import Box
 from i2am.viewer.picking.overlay import Drawing, Outlines, Overlay, outline_of
 from i2am.viewer.scene.contrast import effect_limits
-from i2am.viewer.scene.layers import caption_texts, own_layers, write_captions
+from i2am.viewer.scene.layers import own_layers
 from i2am.viewer.scene.placement import PlacedImage, cell_box
 
 if TYPE_CHECKING:
@@ -75,19 +75,14 @@ class EffectLayers:
             self._show_side(side, effects, values, own, is_single=is_single)
         self._outline(effects, pick, found)
         self._activate()
-        write_captions(
-            self._session.viewer,
-            self._view_index,
-            [f"{side} · measured effect" for side in _NAMES],
-        )
+        self._session.write_captions(self._view_index, dict.fromkeys(_NAMES, "measured effect"))
 
     def show_nothing(self) -> None:
         """Show neither effects nor maps: there are none of this sample, or not yet."""
         self._cover()
         self._hide_overlays()
         self._outlines.hide()
-        texts = [f"{side} · no measured effect" for side in _NAMES]
-        write_captions(self._session.viewer, self._view_index, texts)
+        self._session.write_captions(self._view_index, dict.fromkeys(_NAMES, "no measured effect"))
 
     def hide(self) -> None:
         """Show the maps again."""
@@ -102,9 +97,15 @@ class EffectLayers:
                 layer.visible = True
         self._covered.clear()
         self._direction = ""
-        if self._view_index < len(self._session.views):
-            view = self._session.views[self._view_index]
-            write_captions(self._session.viewer, self._view_index, caption_texts(view))
+        self._session.write_captions(self._view_index)
+
+    def remove(self) -> None:
+        """Take the layers away: their sample is gone."""
+        self._is_on, self._direction = False, ""
+        self._covered.clear()
+        self._drawn.clear()
+        for overlay in self._overlays.values():
+            overlay.remove()
 
     def _show_side(
         self,

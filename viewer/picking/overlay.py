@@ -18,6 +18,7 @@ from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.boxes import Box
 from i2am.schemas.dims import X, Y
 from i2am.viewer.scene.contrast import Limits, heat_colormap
+from i2am.viewer.scene.layers import remove_layers
 from i2am.viewer.scene.placement import PlacedImage, Transform
 from i2am.viewer.scene.threshold import Cut, ThresholdedColors, value_range
 
@@ -116,6 +117,12 @@ class _OwnLayer:
         """Hide it, if it is there."""
         if self.is_there and self.layer.visible:
             self.layer.visible = False
+
+    def remove(self) -> None:
+        """Take it away, if it is there."""
+        if self.is_there:
+            remove_layers(self._session.viewer, [self.layer])
+        self.layer = None
 
     def _exchange(self, values: NDArray[Any]) -> None:
         """Show other values."""

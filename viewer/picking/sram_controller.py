@@ -361,6 +361,11 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
     def _reopen(self) -> None:
         """Request the same region of another sample."""
         views = self._session.views
+        for gone in range(len(views), len(self._layers)):
+            self._layers[gone].remove()
+            if (request := self._requests.pop(gone, None)) is not None:
+                request.stop()
+            self._shown.pop(gone, None)
         awaited, self._awaited = self._awaited, None
         if awaited is not None and views and views[0].source.sample == awaited.sample:
             self._try_to_restore(awaited)
@@ -370,8 +375,6 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         if self.view_index >= len(views) or self.pick.side not in views[self.view_index].images:
             self.clear()
             return
-        for layers in self._layers[len(views) :]:
-            layers.hide()
         source = views[self.view_index].source
         if (source.run, source.sample) != (self.pick.run, self.pick.sample):
             self.pick = self.pick.on(views[self.view_index], self._size)

@@ -90,7 +90,7 @@ def test_the_switch_shows_effects_in_place_of_the_maps(window: Any) -> None:
     np.testing.assert_allclose(shown(window, "reference"), by_region().reshape(4, 4), rtol=1e-6)
     assert not window.layers["R2G"].visible
     assert not window.layers["G2R"].visible
-    assert captions(window) == ["generated · measured effect", "reference · measured effect"]
+    assert captions(window) == ["first: generated · measured effect", "reference · measured effect"]
     assert text(window).startswith(
         "measured effect: change of the latent when the reference is cut"
     )
@@ -196,7 +196,7 @@ def test_switched_off_the_maps_are_back_and_the_pick_has_its_sram(run: Path, win
     np.testing.assert_allclose(window.layers["SRAM"].data, wanted, rtol=1e-5)
     assert not window.layers["effect of reference"].visible
     assert not window.layers["effect on generated"].visible
-    assert captions(window) == ["generated · R2G", "reference · SRAM"]
+    assert captions(window) == ["first: generated · R2G", "reference · SRAM"]
     assert not text(window).startswith("measured")
     sram_controller_of(session).clear()
     assert window.layers["R2G"].visible
@@ -222,7 +222,7 @@ def test_a_sample_without_effects_shows_its_maps_and_the_next_one_its_effects(wi
     assert session.views[0].source.sample == "second"
     assert window.layers["R2G"].visible
     assert not window.layers["effect on generated"].visible
-    assert captions(window) == ["generated · R2G", "reference · G2R"]
+    assert captions(window) == ["second: generated · R2G", "reference · G2R"]
     assert not browser.shows.isEnabled()
     assert browser.shows.currentText() == "attention map"
     assert browser.effects.text() == "effects.zarr holds no finished effects of 'second'."
@@ -298,7 +298,7 @@ def test_a_compared_sample_has_its_own_effects(tmp_path: Path, run: Path, window
     assert not below.visible
     assert not own_layers(window, view_index=1)["r2g"].visible
     below_captions = own_layers(window, view_index=1)["captions"].features["caption"]
-    assert below_captions[0] == "generated · no measured effect"
+    assert below_captions[0] == "second: generated · no measured effect"
     session.stop_comparing()
 
 

@@ -190,7 +190,7 @@ def test_one_reference_token_gives_no_g2r_and_says_why(tmp_path: Path) -> None:
     assert "G2R" not in layers
     assert "reference" in layers
     assert list(layers["captions"][1]["features"]["caption"])[:2] == [
-        "generated · R2G",
+        "first: generated · R2G",
         "reference · no G2R",
     ]
     assert "one reference token" in view.note()
