@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from i2am.schemas.boxes import Box
 from i2am.viewer.picking.overlay import Drawing, Outlines, Overlay, outline_of
 from i2am.viewer.scene.contrast import effect_limits
-from i2am.viewer.scene.layers import caption_texts, own_layers, write_captions
+from i2am.viewer.scene.layers import own_layers
 from i2am.viewer.scene.placement import PlacedImage, cell_box
 
 if TYPE_CHECKING:
@@ -75,19 +75,14 @@ class EffectLayers:
             self._show_side(side, effects, values, own, is_single=is_single)
         self._outline(effects, pick, found)
         self._activate()
-        write_captions(
-            self._session.viewer,
-            self._view_index,
-            [f"{side} · measured effect" for side in _NAMES],
-        )
+        self._session.write_captions(self._view_index, dict.fromkeys(_NAMES, "measured effect"))
 
     def show_nothing(self) -> None:
         """Show neither effects nor maps: there are none of this sample, or not yet."""
         self._cover()
         self._hide_overlays()
         self._outlines.hide()
-        texts = [f"{side} · no measured effect" for side in _NAMES]
-        write_captions(self._session.viewer, self._view_index, texts)
+        self._session.write_captions(self._view_index, dict.fromkeys(_NAMES, "no measured effect"))
 
     def hide(self) -> None:
         """Show the maps again."""
@@ -102,9 +97,15 @@ class EffectLayers:
                 layer.visible = True
         self._covered.clear()
         self._direction = ""
-        if self._view_index < len(self._session.views):
-            view = self._session.views[self._view_index]
-            write_captions(self._session.viewer, self._view_index, caption_texts(view))
+        self._session.write_captions(self._view_index)
+
+    def remove(self) -> None:
+        """Take the layers away: their sample is gone."""
+        self._is_on, self._direction = False, ""
+        self._covered.clear()
+        self._drawn.clear()
+        for overlay in self._overlays.values():
+            overlay.remove()
 
     def _show_side(
         self,
@@ -130,21 +131,14 @@ class EffectLayers:
         is_shared = appearance.contrast == "shared" and is_single
         scale = effects.region if is_shared else values
         box = effects.box if side == "generated" else effects.reference_box
-        drawing = Drawing(
+        drawing = Drawing.of_appearance(
+            appearance,
             self._placed(side).over(box, picture.shape),
             effect_limits(scale, effects.noise),
-            appearance.colormap,
-            appearance.opacity,
-            is_inverted=appearance.polarity == "inverted",
-            of="effect",
+            "effect",
         )
         # Regions are drawn as what was cut: with their edges.
-        overlay.show(
-            _above_threshold(picture, appearance.threshold),
-            drawing,
-            interpolation="nearest",
-            index=lambda: self._above(side),
-        )
+        overlay.show(picture, drawing, interpolation="nearest", index=lambda: self._above(side))
         self._drawn[side] = drawn
 
     def _outline(
@@ -220,13 +214,3 @@ def _largest(effects: Effects, values: NDArray[np.float32]) -> Box:
     row, column = np.unravel_index(int(np.argmax(values)), values.shape)
     height, width = values.shape
     return cell_box(effects.box, (height, width), int(row), int(column))
-
-
-def _above_threshold(picture: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
-    """Return a picture that is clear (NaN) below a share of its own range, as maps are."""
-    if threshold <= 0:
-        return picture
-    low, high = np.nanmin(picture), np.nanmax(picture)
-    clear = picture - low < threshold * (high - low)
-    shown: NDArray[np.float32] = np.where(clear, np.float32(np.nan), picture)
-    return shown

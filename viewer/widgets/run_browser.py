@@ -20,6 +20,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from i2am.schemas.choices import WITHIN
+from i2am.schemas.directions import R2G
 from i2am.viewer.data.axes import AVERAGEABLE_DIMS, LEVELS
 from i2am.viewer.data.effects import Effects, NoEffects
 from i2am.viewer.data.sample import SampleView
@@ -35,6 +37,10 @@ __all__ = ["RunBrowser"]
 _MAPS_TIP: Final = (
     "R2G, over the generated image: where it draws on the reference.\n"
     "G2R, over the reference: which parts of it were used."
+)
+_WITHIN_TIP: Final = (
+    "Image: maps of all patches. Mask: of those inside the inpainting mask alone, which were painted;\n"
+    "the others need nothing from the reference, and their attention lies on its empty parts."
 )
 _LEVEL_TIPS: Final = {
     "ULAM": "One map of everything: the mean over all layers, steps and heads",
@@ -104,6 +110,7 @@ class RunBrowser(DockPanel):
         self.normalisation = _choice(
             ("mass", "density"), lambda name: self._session.reanalyze(normalisation=name)
         )
+        self.within = _choice(WITHIN, lambda name: self._session.reanalyze(within=name))
         self.loading = QProgressBar()
         self.loading.setRange(0, 100)
         keys = f"{_key('next_sample')}, {_key('last_sample')}"
@@ -118,6 +125,7 @@ class RunBrowser(DockPanel):
             self.normalisation,
             "Mass: each map sums to 1 on its layer's own grid. Density: even attention is 1.",
         )
+        self._add("Patches", self.within, _WITHIN_TIP)
 
     def _add_effects(self) -> None:
         self.shows = _choice(
@@ -188,6 +196,7 @@ class RunBrowser(DockPanel):
         view = self._session.views[0] if self._session.views else None
         for widget in (self.samples, self.guidance, self.normalisation):
             widget.setEnabled(view is not None)
+        self.within.setEnabled(view is not None and R2G.mask in view.images)
         self.provenance.setText(view.provenance() if view else "Open a run: drop it on the window.")
         self.maps.setText(_describe_maps(view) if view else "")
         if view is not None:
@@ -195,6 +204,7 @@ class RunBrowser(DockPanel):
             _offer(self.samples, self._session.samples or (own.sample,), own.sample)
             _offer(self.guidance, view.guidance_labels, own.guidance)
             _offer(self.normalisation, ("mass", "density"), own.normalisation)
+            _offer(self.within, WITHIN, own.within)
         else:
             _offer(self.samples, (), "")
         self._show_moved()
