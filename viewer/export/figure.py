@@ -76,7 +76,6 @@ class _Line:
     text: str
     x: float
     y: float
-    is_centred: bool
 
 
 class _Band(NamedTuple):
@@ -139,8 +138,7 @@ class SceneFigure:
             whole.paste(Image.fromarray(np.ascontiguousarray(row.picture[..., :3])), (0, top))
         draw, font = ImageDraw.Draw(whole), _font_of(self._font_px)
         for line in lines:
-            anchor = "mm" if line.is_centred else "lm"
-            draw.text((line.x, line.y), line.text, fill=self.ink, font=font, anchor=anchor)
+            draw.text((line.x, line.y), line.text, fill=self.ink, font=font, anchor="lm")
         return np.asarray(whole)
 
     def drawn(self) -> Any:
@@ -162,7 +160,6 @@ class SceneFigure:
                 line.text,
                 color=self.ink,
                 fontsize=self._font_px / inch * _POINTS,
-                ha="center" if line.is_centred else "left",
                 va="center",
                 parse_math=False,
             )
@@ -173,7 +170,9 @@ class SceneFigure:
         """The largest size, up to what reads well, in which every line has room."""
         size = round(min(max(self.width * _FONT_SHARE, _FONT_PX[0]), _FONT_PX[1]))
         rooms = [(line, float(self.width - size)) for line in self.caption.splitlines()]
-        rooms += [(one.text, one.right - one.left) for row in self.rows for one in row.titles]
+        rooms += [
+            (one.text, one.right - one.left - size) for row in self.rows for one in row.titles
+        ]
         taken = max((_font_of(size).getlength(text) / room for text, room in rooms), default=0)
         return size if taken <= 1 else max(4, math.floor(size / taken))
 
@@ -185,16 +184,14 @@ class SceneFigure:
         y = 0
         for row in self.rows:
             if row.titles:
-                lines += [
-                    _Line(one.text, (one.left + one.right) / 2, y + 0.65 * line, True)
-                    for one in row.titles
-                ]
+                indent = self._font_px // 2
+                lines += [_Line(one.text, one.left + indent, y + 0.65 * line) for one in row.titles]
                 y += math.ceil(1.3 * line)
             tops.append(y)
             y += row.picture.shape[0]
         below = self.caption.splitlines()
         lines += [
-            _Line(text, self._font_px // 2, y + (number + 0.75) * line, False)
+            _Line(text, self._font_px // 2, y + (number + 0.75) * line)
             for number, text in enumerate(below)
         ]
         return tops, lines, y + (math.ceil((len(below) + 0.5) * line) if below else 0)
