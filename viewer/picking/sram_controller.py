@@ -239,13 +239,15 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
             If the pick is of a run that is not in view, or not in its image.
         """
         view = self._session.views[0] if self._session.views else None
-        if view is None or view.source.run != pick.run:
+        names = () if view is None else (view.source.sample, *self._session.samples)
+        is_in_view = view is not None and view.source.sample == pick.sample
+        if view is None or pick.sample not in names or (is_in_view and not pick.is_of(view)):
             msg = (
                 f"Expected a pick of the run in view, got one of {pick.run}, at {pick.title()}. "
-                "Open that run first."
+                "Open that run first; one that was captured anew is another."
             )
             raise AnalysisError(msg)
-        if view.source.sample != pick.sample:
+        if not is_in_view:  # Its capture is known when it is open.
             self._awaited = pick
             self._session.show_sample(pick.sample)
             return
