@@ -158,10 +158,10 @@ class RunBrowser(DockPanel):
             self.averaged[dim] = switch
             switches.addWidget(switch)
         for averaged_dims, level in {**LEVELS, frozenset(): "single"}.items():
-            button = QPushButton(level)
+            # Bindings differ in what a partial gets of `clicked`: nothing, or whether it is checked.
+            show = partial(self._session.set_averaged_dims, averaged_dims)
+            button = make_button(level, _LEVEL_TIPS[level], show)
             button.setCheckable(True)
-            button.setToolTip(_LEVEL_TIPS[level])
-            button.clicked.connect(partial(self._set_averaged_dims, averaged_dims))
             button.setMinimumWidth(30)
             self.levels[level] = button
             buttons.addWidget(button)
@@ -203,9 +203,6 @@ class RunBrowser(DockPanel):
     def _show_bars(self, on: bool) -> None:
         if self._session.viewer is not None:
             show_color_bars(self._session.viewer, on)
-
-    def _set_averaged_dims(self, averaged_dims: frozenset[str], _is_checked: bool) -> None:
-        self._session.set_averaged_dims(averaged_dims)
 
     def _set_appearance(self, setting: str, value: str) -> None:
         self._session.set_appearance(**{setting: value})
