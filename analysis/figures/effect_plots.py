@@ -23,7 +23,9 @@ __all__ = ["curves", "layer_effects"]
 
 _PLOT: Final = (2.6, 2.1)  # width and height of one plot; all sizes in inches
 _LEFT: Final = 0.6
-_GAP: Final = 0.75
+_GAP: Final = 0.15
+# Beside the last number of an axis, on a page.
+_RIGHT: Final = 0.12
 _TOP: Final = 0.42
 _BELOW: Final = 0.5
 _LEGEND_LINE: Final = 0.2
@@ -67,18 +69,20 @@ def curves(
     names = [str(name) for name in effects[ORDER].values]
     width, height = _PLOT
     columns = len(shown) if style.width is None or style.width >= _PAGE else 1
+    share = _LEFT + width + _GAP
     if style.width is not None:
-        width = (style.width - _LEFT) / columns - _GAP
+        share = style.width / columns
+        width = share - _LEFT - _RIGHT
     rows = -(-len(shown) // columns)
     pitch = _TOP + height + _BELOW
-    whole = style.width or _LEFT + columns * (width + _GAP)
+    whole = columns * share
     tall = _TITLE + rows * pitch + _LEGEND_LINE * len(names)
     figure = Figure(figsize=(whole, tall), dpi=style.dpi, facecolor="white")
     _write(figure, figure_title(sample, "effects as regions are cut"), 0.08, 0.06, style, "bold")
     colors = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
     for number, curve in enumerate(shown):
         row, column = divmod(number, columns)
-        left, top = _LEFT + column * (width + _GAP), _TITLE + row * pitch
+        left, top = _LEFT + column * share, _TITLE + row * pitch
         axes = figure.add_axes(
             (left / whole, 1 - (top + _TOP + height) / tall, width / whole, height / tall)
         )

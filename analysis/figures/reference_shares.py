@@ -77,7 +77,7 @@ def references(
         panels.append(_reference_panel(sample, name, title, palette[number], style))
     sure = np.clip(1 - most["entropy"].to_numpy(), 0, 1)
     highest = float(sure.max()) or 1.0
-    title = "generated: the reference\nthat each patch reads most"
+    title = "generated: the reference read most"
     panels.append(patches_panel(sample, title, colors, sure / highest, style))
     words = ["which reference each patch reads", *selection_words(selection)]
     note = f"At full strength the entropy of a patch's shares is {highest:.0%} below that of equal ones."
