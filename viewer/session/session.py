@@ -23,7 +23,7 @@ from i2am.viewer.data.volume import AXES
 from i2am.viewer.notices import notify_error, what_failed
 from i2am.viewer.scene.appearance import Appearance, AppearanceController
 from i2am.viewer.scene.box_layers import IMAGE_ROLES, hide_without_image, show_with_image
-from i2am.viewer.scene.camera import Fit
+from i2am.viewer.scene.camera import Fit, wrapped
 from i2am.viewer.scene.layers import (
     caption_texts,
     own_layers,
@@ -31,6 +31,7 @@ from i2am.viewer.scene.layers import (
     remove_layers,
     sample_layers,
     show_layers,
+    size_captions,
     view_of,
     write_captions,
 )
@@ -187,7 +188,8 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     def fit(self) -> None:
         """Show all pictures as large as they can be, with the text below them."""
         if self.viewer is not None:
-            self._fit.fit(self.viewer, self._line_count())
+            self._fit.fit(self.viewer)
+            self._size_captions()
 
     def write_captions(self, view_index: int, shown: Mapping[str, str] | None = None) -> None:
         """Write above the images of a sample in view what they are, and what lies over them.
@@ -203,6 +205,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         beside = self.views[1 - view_index] if len(self.views) > 1 else None
         texts = caption_texts(self.views[view_index], shown, beside)
         write_captions(self.viewer, view_index, texts)
+        self._size_captions()
 
     def show_sample(self, name: str) -> None:
         """Put another sample of the run into view as soon as it is open."""
@@ -559,9 +562,13 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         """Fit the view again, unless the user has moved or enlarged it."""
         if self.views and self.viewer is not None:
             self._fit.follow(self.viewer)
+            self._size_captions()
+            self._write_soon.throttle()
 
-    def _line_count(self) -> int:
-        return len(self.description.splitlines()) if self.views else 0
+    def _size_captions(self) -> None:
+        for view_index, placed in enumerate(self.placed):
+            room = placed["generated"].width * self.viewer.scene.camera.zoom
+            size_captions(self.viewer, view_index, room)
 
     def _write(self) -> None:
         """Name the map in view on the canvas."""
@@ -575,8 +582,10 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         elif waits_for_maps and self.share_loaded < 1:
             text += f"\nloading maps: {self.share_loaded:.0%}"
         overlay = self.viewer.canvas.overlays.text
+        text = wrapped(text, self.viewer.canvas.size[1])
         if overlay.text != text:
             overlay.text = text
+            self._fit.make_room(self.viewer, len(text.splitlines()))
 
     def _redraw(self, *, only_new: bool = False) -> None:
         for view_index, view in enumerate(self.views):
