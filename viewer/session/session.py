@@ -15,7 +15,13 @@ from qtpy.QtCore import QObject, Signal
 from superqt.utils import qdebounced, qthrottled
 
 from i2am.schemas.dims import CONDITIONAL
-from i2am.viewer.data.axes import AVERAGEABLE_DIMS, SliderPosition, describe_map
+from i2am.viewer.data.axes import (
+    AVERAGEABLE_DIMS,
+    PLANE,
+    SliderPosition,
+    describe_map,
+    describe_turned,
+)
 from i2am.viewer.data.loader import Loader
 from i2am.viewer.data.open_sample import Store
 from i2am.viewer.data.sample import SampleSource, SampleView
@@ -36,7 +42,7 @@ from i2am.viewer.scene.layers import (
     write_captions,
 )
 from i2am.viewer.scene.placement import PlacedImage, place_images
-from i2am.viewer.scene.time_axis import show_volume
+from i2am.viewer.scene.time_axis import STEP_AXIS, is_stretched, show_volume, unstretch
 from i2am.viewer.session.arrivals import Arrivals
 from i2am.viewer.session.samples import SampleOpener
 
@@ -97,6 +103,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         self._loaders: list[Loader] = []
         self._is_moving_sliders = False
         self._is_exchanging = False  # the layers of a sample
+        self._is_turning = False
         self._fit = Fit()
         self.arrivals = Arrivals(self)
         self._refresh_soon = qthrottled(
@@ -111,6 +118,8 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         viewer.layers.events.inserted.connect(self._sync_with_layers)
         viewer.layers.events.removed.connect(self._sync_with_layers)
         viewer.dims.events.current_step.connect(self._on_sliders_moved)
+        for event in (viewer.dims.events.ndisplay, viewer.dims.events.order):
+            event.connect(self._on_turned)
         viewer.canvas.events.size.connect(self._on_resized)
         self._sync_with_layers()
 
@@ -137,7 +146,14 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     @property
     def is_volume(self) -> bool:
         """Whether timesteps are the third axis."""
-        return bool(self.viewer.dims.ndisplay == 3)
+        return self.displayed_axes == (AXES[STEP_AXIS], *PLANE)
+
+    @property
+    def displayed_axes(self) -> tuple[str, ...]:
+        """Names of the axes that are seen: y and x, a third one before them, or what a user turned to."""
+        dims = self.viewer.dims
+        first = dims.ndim - len(AXES)
+        return tuple(AXES[axis - first] for axis in dims.displayed) if first >= 0 else PLANE
 
     @property
     def position(self) -> SliderPosition:
@@ -258,6 +274,8 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             viewer.layers.events.inserted.disconnect(self._sync_with_layers)
             viewer.layers.events.removed.disconnect(self._sync_with_layers)
             viewer.dims.events.current_step.disconnect(self._on_sliders_moved)
+            for event in (viewer.dims.events.ndisplay, viewer.dims.events.order):
+                event.disconnect(self._on_turned)
             viewer.canvas.events.size.disconnect(self._on_resized)
         self.views, self.placed, self._loaders = [], [], []
         self.closed.emit()
@@ -346,15 +364,26 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             return self._effects_description
         view = self.views[0]
         present = {direction: volume.loaded.present for direction, volume in view.volumes.items()}
-        return describe_map(
-            self.position, self.averaged_dims, view.axes, present, is_volume=self.is_volume
+        displayed = self.displayed_axes
+        turned = describe_turned(displayed)
+        if turned and displayed[-2:] != PLANE[::-1]:
+            return turned
+        text = describe_map(
+            self.position, self.averaged_dims, view.axes, present, displayed=displayed
         )
+        return f"{text}\n{turned}" if turned else text
 
     def set_volume(self, on: bool) -> None:
         """Show the timesteps as the third axis, rendered as a volume, or as a slider again."""
-        show_volume(
-            self.viewer, [own_layers(self.viewer, i) for i in range(len(self.views))], on=on
-        )
+        self._is_turning = True
+        try:
+            show_volume(
+                self.viewer, [own_layers(self.viewer, i) for i in range(len(self.views))], on=on
+            )
+        finally:
+            self._is_turning = False
+        if not on:
+            self.fit()
         self._on_sliders_moved()
 
     def refresh(self) -> None:
@@ -557,6 +586,23 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         else:
             self._write_soon.throttle()
         self.moved.emit()
+
+    def _on_turned(self, event: Any = None) -> None:
+        """Follow napari's own buttons for the third axis, rolling and transposing."""
+        if self._is_turning or not self.views or self.viewer is None:
+            return
+        layers = [own_layers(self.viewer, i) for i in range(len(self.views))]
+        if "r2g" not in layers[0]:
+            return  # The layers are being removed.
+        if is_stretched(layers) and not self.is_volume:
+            if self.viewer.dims.ndisplay == 2:
+                self.set_volume(False)
+                return
+            unstretch(layers)
+        for own in layers:
+            if "captions" in own:  # They belong above upright pictures.
+                own["captions"].visible = self.displayed_axes == PLANE
+        self._on_sliders_moved()
 
     def _on_resized(self, event: Any = None) -> None:
         """Fit the view again, unless the user has moved or enlarged it."""
