@@ -12,6 +12,8 @@ __all__ = [
     "CONVENTIONS",
     "EDGE_NAMES",
     "EFFECT_KINDS",
+    "FIGURE_BASES",
+    "FIGURE_FORMATS",
     "GUIDANCE_OPTIONS",
     "LAYER_WEIGHTS",
     "LEVEL_NAMES",
@@ -20,10 +22,13 @@ __all__ = [
     "POLARITIES",
     "REPRESENTATION_OPTIONS",
     "STORED_DTYPES",
+    "WITHIN",
     "Contrast",
     "Convention",
     "EdgeName",
     "EffectKind",
+    "FigureBase",
+    "FigureFormat",
     "GuidanceOption",
     "LayerWeights",
     "LevelName",
@@ -33,6 +38,7 @@ __all__ = [
     "Representation",
     "RepresentationOption",
     "StoredDtype",
+    "Within",
     "check_choice",
 ]
 
@@ -51,8 +57,13 @@ Convention = Literal["i2am", "official"]
 Normalisation = Literal["mass", "density"]
 # What a mean over layers weighs each of them by; by default nothing does.
 LayerWeights = Literal["causal"]
+# Which patches the maps are made from: all, or those that the inpainting mask marks.
+Within = Literal["image", "mask"]
 Polarity = Literal["direct", "inverted"]
 Contrast = Literal["shared", "panel"]
+# What lies under the heat of a figure, and the files that figures are written as.
+FigureBase = Literal["grey", "picture", "none"]
+FigureFormat = Literal["png", "pdf", "svg"]
 LevelName = Literal["ulam", "tlam", "hlam", "llam", "volume", "mass"]
 
 REPRESENTATION_OPTIONS: Final = get_args(RepresentationOption)
@@ -64,8 +75,11 @@ MODEL_DTYPES: Final = get_args(ModelDtype)
 CONVENTIONS: Final = get_args(Convention)
 NORMALISATIONS: Final = get_args(Normalisation)
 LAYER_WEIGHTS: Final = get_args(LayerWeights)
+WITHIN: Final = get_args(Within)
 POLARITIES: Final = get_args(Polarity)
 CONTRASTS: Final = get_args(Contrast)
+FIGURE_BASES: Final = get_args(FigureBase)
+FIGURE_FORMATS: Final = get_args(FigureFormat)
 LEVEL_NAMES: Final = get_args(LevelName)
 
 

@@ -5,13 +5,16 @@ One place for it, so that a figure and the page that shows it say the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import xarray as xr
 
+from i2am.analysis.kernel.resize import Grid
+from i2am.analysis.maps.levels import UNITS
 from i2am.analysis.stores.boxes import describe_box, image_box, is_whole_image
 from i2am.analysis.stores.layers import (
+    format_labels,
     image_under,
     is_noncausal,
     is_one_token,
@@ -21,13 +24,18 @@ from i2am.analysis.stores.layers import (
 )
 from i2am.schemas import dims
 from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.dims import CONDITIONAL
 from i2am.schemas.directions import DIRECTIONS, DirectionName
 
 __all__ = [
     "UNSEEN",
     "absence",
+    "figure_title",
+    "layer_grids",
     "layer_titles",
+    "map_options",
     "seen_notes",
+    "selection_words",
     "similarity_note",
     "time_titles",
     "unit",
@@ -35,6 +43,54 @@ __all__ = [
 
 # For a figure of several samples; `seen_notes` says more of one.
 UNSEEN: Final = "What the models did not see is dimmed."
+
+
+def figure_title(sample: xr.DataTree, shown: str, maps: xr.DataTree | None = None) -> str:
+    """Return which sample and which map a figure shows, and what of the sample the maps are made of.
+
+    Parameters
+    ----------
+    sample : DataTree
+        One sample of a run.
+    shown : str
+        The map, in words.
+    maps : DataTree, optional
+        The sample's maps, whose options are named where they are not the usual ones.
+    """
+    words = [f"{sample.name}: {shown}" if sample.name else shown]
+    return ", ".join(words + ([] if maps is None else selection_words(map_options(maps))))
+
+
+def map_options(maps: xr.DataTree) -> dict[str, Any]:
+    """Return the options that maps were made with, as far as they tell."""
+    own: Mapping[str, Any] = maps.attrs.get(ATTRIBUTE_KEY) or {}
+    own = own or maps.root.attrs.get(ATTRIBUTE_KEY) or {}
+    return {**own, **(own.get("options") or {})}
+
+
+def selection_words(options: Mapping[str, Any]) -> list[str]:
+    """Return what was selected of a sample, in words; nothing of what is usual.
+
+    Examples
+    --------
+    >>> selection_words({"guidance": "unconditional", "steps": [0, 1, 2], "heads": None})
+    ['unconditional branch', 'steps 0 to 2']
+    """
+    words = []
+    if options.get("within", "image") != "image":
+        words.append("of the painted patches")
+    if options.get("convention", "i2am") != "i2am":
+        words.append(f"{options['convention']} convention")
+    if (layers := options.get("layers")) is not None:
+        words.append(f"layers {layers if isinstance(layers, str) else ', '.join(layers)}")
+    if options.get("guidance", CONDITIONAL) != CONDITIONAL:
+        words.append(f"{options['guidance']} branch")
+    for what in ("steps", "heads"):
+        if (labels := options.get(what)) is not None:
+            known = labels if isinstance(labels, list | tuple) else [labels]
+            is_one = len(known) == 1
+            words.append(f"{what[:-1] if is_one else what} {format_labels(known)}")
+    return words
 
 
 def similarity_note(sample: xr.DataTree, maps: xr.DataTree) -> str:
@@ -78,15 +134,20 @@ def absence(sample: xr.DataTree, direction: DirectionName) -> str:
 
 def layer_titles(sample: xr.DataTree, names: Sequence[str], direction: DirectionName) -> list[str]:
     """Return each layer's path without the end that all share, and its grid where it is known."""
-    known = layer_attributes(sample)
     titles = []
-    for name, short in zip(names, _without_shared_end(names), strict=True):
-        attributes = known.get(name)
-        grid = attributes and (
-            attributes.generated_grid if direction == "r2g" else attributes.reference_grid
-        )
+    grids = layer_grids(sample, names, direction)
+    for grid, short in zip(grids, _without_shared_end(names), strict=True):
         titles.append(f"{short}\n{grid[0]}×{grid[1]}" if grid else short)
     return titles
+
+
+def layer_grids(
+    sample: xr.DataTree, names: Sequence[str], direction: DirectionName
+) -> list[Grid | None]:
+    """Return the grid of each layer's own maps of a direction; None where it is not known."""
+    known = layer_attributes(sample)
+    side = "generated_grid" if direction == "r2g" else "reference_grid"
+    return [getattr(known[name], side) if name in known else None for name in names]
 
 
 def time_titles(sample: xr.DataTree, tlam: xr.DataArray) -> list[str]:
@@ -104,9 +165,7 @@ def time_titles(sample: xr.DataTree, tlam: xr.DataArray) -> list[str]:
 
 def unit(maps: xr.DataTree) -> str:
     """Return what the maps' values are, as a label of a scale."""
-    attributes = maps.root.attrs.get(ATTRIBUTE_KEY) or maps.attrs.get(ATTRIBUTE_KEY) or {}
-    is_density = attributes.get("normalisation") == "density"
-    label = "attention (uniform = 1)" if is_density else "attention per position"
+    label = UNITS[map_options(maps).get("normalisation", "mass")]
     weighted = any(dims.LAYER_WEIGHT in node.coords for node in maps.subtree)
     return f"{label}, layers by effect" if weighted else label
 

@@ -13,14 +13,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from i2am.analysis.figures.captions import UNSEEN, similarity_note
-from i2am.analysis.figures.heat import Pixels, dim_unseen, frame_of
-from i2am.analysis.figures.overlay import (
-    DEFAULT_STYLE,
-    colorbar_colors,
-    overlay,
-    value_range,
-)
-from i2am.analysis.figures.panels import outline_seen, seen_part, stored_image
+from i2am.analysis.figures.heat import Pixels, dim_unseen, frame_of, in_grey
+from i2am.analysis.figures.overlay import colorbar_colors, overlay, value_range
+from i2am.analysis.figures.panels import seen_part, stored_image
+from i2am.analysis.figures.sheet import outline_seen
+from i2am.analysis.figures.style import DEFAULT_STYLE
 from i2am.analysis.scores.masks import masks_of
 from i2am.analysis.statistics.differences import shares
 from i2am.analysis.statistics.run_pair import SampleWithMaps, lie_alike
@@ -65,7 +62,8 @@ def draw_comparison(a: SampleWithMaps, b: SampleWithMaps, note: str = "") -> Fig
     ]
     images = [[_SeenImage.under(captured, direction) for captured in (a, b)] for direction in rows]
     heights = [max(p.frame.height / p.frame.width for p in pair) * _PANEL_WIDTH for pair in images]
-    figure = Figure(figsize=(_WIDTH, sum(heights) + 0.55 * len(rows) + 0.4), layout="constrained")
+    size = (_WIDTH, sum(heights) + 0.55 * len(rows) + 0.4)
+    figure = Figure(figsize=size, dpi=DEFAULT_STYLE.dpi, layout="constrained")
     parts = figure.subfigures(len(rows), height_ratios=heights, squeeze=False).ravel()
     for part, direction, pair in zip(parts, rows, images, strict=True):
         part.suptitle(
@@ -135,7 +133,7 @@ def _draw_row(
     if not lie_alike(a, b, direction):
         _say_why_not(shown[2])
         return
-    grey = _in_grey(pair[1].pixels)
+    grey = in_grey(pair[1].pixels, *_GREY)
     grey = grey if pair[1].seen is None else dim_unseen(grey, pair[1].seen)
     _show(shown[2], grey, pair[1], "B − A", masks[1])
     scale = _show_difference(shown[2], values[1] - values[0], pair[1].box)
@@ -149,14 +147,6 @@ def _say_why_not(axes: Axes) -> None:
         0.5, 0.5, "None: A and B saw\nother parts\nof the image.", ha="center", va="center",
         fontsize=_FONT_PT, color="0.25", transform=axes.transAxes,
     )  # fmt: skip
-
-
-def _in_grey(image: Pixels) -> Pixels:
-    low, high = _GREY
-    light = image.astype(float).mean(axis=-1, keepdims=True) / 255
-    grey = (low + (high - low) * light).repeat(3, axis=-1)
-    pixels: Pixels = np.rint(grey * 255).astype(np.uint8)
-    return pixels
 
 
 def _show(

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 
 from i2am.analysis.effects.faithfulness import curve_shares, object_or_changed
 from i2am.analysis.figures.effect_words import short_layer_names
-from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle
-from i2am.analysis.figures.panels import FIGURE_DPI
+from i2am.analysis.figures.style import DEFAULT_STYLE, FigureStyle
 from i2am.analysis.stores.effects import NO_EFFECT_SHARE, effect_share
 from i2am.schemas.dims import LAYER, ORDER
 from i2am.schemas.text import safe_text
@@ -47,7 +46,7 @@ _ORDERS: Final = {
 def curves(
     sample: xr.DataTree,
     effects: xr.Dataset,
-    style: MapStyle = DEFAULT_STYLE,
+    style: FigureStyle = DEFAULT_STYLE,
 ) -> Figure:
     """Draw how the effect grows as regions are cut in several orders, and how it falls as they stay.
 
@@ -57,7 +56,7 @@ def curves(
         One sample of a run.
     effects : Dataset
         This sample of `open_effects`, with curves.
-    style : MapStyle
+    style : FigureStyle
     """
     inside = object_or_changed(sample, effects["ceiling"])
     shown = [curve for curve in _TITLES if curve in effects]
@@ -65,7 +64,7 @@ def curves(
     width, height = _PLOT
     whole = _LEFT + len(shown) * (width + _GAP)
     tall = _TOP + height + _BELOW + _LEGEND_LINE * len(names)
-    figure = Figure(figsize=(whole, tall), dpi=FIGURE_DPI, facecolor="white")
+    figure = Figure(figsize=(whole, tall), dpi=style.dpi, facecolor="white")
     colors = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
     for number, curve in enumerate(shown):
         left = _LEFT + number * (width + _GAP)
@@ -96,7 +95,7 @@ def curves(
 def layer_effects(
     sample: xr.DataTree,
     effects: xr.Dataset,
-    style: MapStyle = DEFAULT_STYLE,
+    style: FigureStyle = DEFAULT_STYLE,
 ) -> Figure:
     """Draw the share of the effect that each layer has alone; those without are grey, and say so.
 
@@ -106,7 +105,7 @@ def layer_effects(
         One sample of a run.
     effects : Dataset
         This sample of `open_effects`, with effects of layers.
-    style : MapStyle
+    style : FigureStyle
     """
     shares = effect_share(effects["layer_effect"], effects["ceiling"]).to_numpy()
     titles = short_layer_names(sample, [str(name) for name in effects[LAYER].values])
@@ -114,7 +113,7 @@ def layer_effects(
     left = 0.25 + _LETTER * max(map(len, names))
     whole = left + _BAR_WIDTH + 0.7
     tall = _TOP + _BAR * len(names) + _BELOW
-    figure = Figure(figsize=(whole, tall), dpi=FIGURE_DPI, facecolor="white")
+    figure = Figure(figsize=(whole, tall), dpi=style.dpi, facecolor="white")
     axes = figure.add_axes(
         (left / whole, _BELOW / tall, _BAR_WIDTH / whole, _BAR * len(names) / tall)
     )

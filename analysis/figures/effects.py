@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from i2am.analysis.effects.faithfulness import ComparedSample, compare_with_effects
+from i2am.analysis.figures.captions import figure_title
 from i2am.analysis.figures.effect_words import agreement_note
-from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle, value_range
+from i2am.analysis.figures.overlay import value_range
 from i2am.analysis.figures.panels import (
     ColorBar,
     Marker,
     Panel,
     PanelGroup,
-    draw,
     heat_panel,
     image_panel,
     inpainting_mask,
@@ -26,6 +26,8 @@ from i2am.analysis.figures.panels import (
     seen_part,
     stored_image,
 )
+from i2am.analysis.figures.sheet import draw
+from i2am.analysis.figures.style import DEFAULT_STYLE, FigureStyle
 from i2am.analysis.stores.boxes import image_box
 from i2am.analysis.stores.layers import sram_layers
 from i2am.schemas import Box
@@ -42,7 +44,7 @@ Floats = NDArray[np.float64]
 
 
 def effects_beside_maps(
-    sample: xr.DataTree, effects: xr.Dataset, style: MapStyle = DEFAULT_STYLE
+    sample: xr.DataTree, effects: xr.Dataset, style: FigureStyle = DEFAULT_STYLE
 ) -> Figure:
     """Draw what the object and two of its patches read of each region, beside the measured effects.
 
@@ -52,7 +54,7 @@ def effects_beside_maps(
         One sample of a run.
     effects : Dataset
         This sample of `open_effects`.
-    style : MapStyle
+    style : FigureStyle
 
     Raises
     ------
@@ -79,10 +81,10 @@ def effects_beside_maps(
         place = seen_panel(sample, "generated", "generated, and the patch", (marker,))
         own = tuple(_panels(compared, lambda plane, at=(row, column): plane[:, *at], style))
         groups.append(PanelGroup(f"Patch {number}", (place, *own), columns=1 + len(own)))
-    return draw(tuple(groups))
+    return draw(groups, style, figure_title(sample, "attention beside measured effects"))
 
 
-def _panels(compared: ComparedSample, values_of: Any, style: MapStyle) -> Iterator[Panel]:
+def _panels(compared: ComparedSample, values_of: Any, style: FigureStyle) -> Iterator[Panel]:
     """Yield the maps and then the effect on the reference, each on a scale of its own."""
     image = next(iter(sram_layers(compared.sample).values())).reference_image()
     picture, seen = stored_image(compared.sample, image), seen_part(compared.sample, image)
@@ -115,7 +117,7 @@ def _heat(
     seen: Box | None,
     title: str,
     label: str,
-    style: MapStyle,
+    style: FigureStyle,
 ) -> Panel:
     raster = _raster(values, compared.boxes, box)
     return heat_panel(

@@ -30,7 +30,7 @@ from i2am.schemas.dims import LAYER, STEP
 from i2am.storage.addresses import StoreLike, is_url
 
 if TYPE_CHECKING:
-    from i2am.analysis.figures.overlay import MapStyle
+    from i2am.analysis.figures.style import FigureStyle
 
 __all__ = ["figure_path", "write_comparison", "write_figures"]
 
@@ -48,7 +48,7 @@ def write_figures(
     out_dir: Path,
     kinds: Sequence[str] | None = None,
     overwrite: bool = False,
-    style: MapStyle | None = None,
+    style: FigureStyle | None = None,
     progress: bool = False,
     effects: Mapping[str, xr.Dataset] | None = None,
 ) -> list[Path]:
@@ -67,7 +67,7 @@ def write_figures(
         Of `FIGURES`; by default those that the report shows.
     overwrite : bool
         Whether the files may exist.
-    style : MapStyle, optional
+    style : FigureStyle, optional
     progress : bool
         Show a bar over the figures.
     effects : Mapping of str to Dataset, optional
@@ -81,8 +81,8 @@ def write_figures(
     StoreError
         If a file exists and `overwrite` is false, or `out_dir` is a store or inside one.
     """
-    from i2am.analysis.figures.overlay import DEFAULT_STYLE  # Bring Matplotlib.
-    from i2am.analysis.figures.panels import render
+    from i2am.analysis.figures.sheet import render  # Bring Matplotlib.
+    from i2am.analysis.figures.style import DEFAULT_STYLE
 
     style = style or DEFAULT_STYLE
     names = list(dict.fromkeys(sample_names))
@@ -233,7 +233,7 @@ def _write_sample(
     name: str, a: SampleWithMaps, b: SampleWithMaps, folder: Path, note: str
 ) -> pd.DataFrame:
     from i2am.analysis.figures.comparison import draw_comparison  # Brings matplotlib.
-    from i2am.analysis.figures.panels import render
+    from i2am.analysis.figures.sheet import render
 
     for direction, node in differences_of(a, b).children.items():
         _write_levels(node.to_dataset(), folder / _STORE, f"{name}/{direction}")

@@ -11,16 +11,29 @@ from scipy import ndimage
 
 from i2am.schemas import Box
 
-__all__ = ["Heat", "Pixels", "blend", "dim_unseen", "enlarge", "frame_of", "place", "upsample"]
+__all__ = [
+    "CANVAS_PX",
+    "Heat",
+    "Pixels",
+    "blend",
+    "dim_unseen",
+    "enlarge",
+    "frame_of",
+    "in_grey",
+    "place",
+    "upsample",
+]
 
 Pixels = npt.NDArray[np.uint8]
 Heat = npt.NDArray[np.float64]
 
 # Small images are repeated up to this size, so that heat is smooth over crisp pixels.
-_CANVAS_PX: Final = 384
+CANVAS_PX: Final = 384
 # What a model saw beyond an image's edge: no picture, so an even grey.
 _PADDING: Final = 200
 _VEIL_OPACITY: Final = 0.65
+# How light red, green and blue look (ITU-R BT.601).
+_LUMA: Final = (0.299, 0.587, 0.114)
 
 
 def blend(image: Pixels, colors: npt.NDArray[np.floating], opacity: Heat) -> Pixels:
@@ -47,7 +60,7 @@ def blend(image: Pixels, colors: npt.NDArray[np.floating], opacity: Heat) -> Pix
     return blended
 
 
-def enlarge(image: Pixels, min_px: int = _CANVAS_PX) -> Pixels:
+def enlarge(image: Pixels, min_px: int = CANVAS_PX) -> Pixels:
     """Repeat the pixels of a small image, or of a mask, until its shorter side has `min_px`.
 
     Parameters
@@ -98,7 +111,30 @@ def frame_of(size: tuple[int, int], box: Box) -> Box:
     )
 
 
-def dim_unseen(image: Pixels, box: Box) -> Pixels:
+def in_grey(image: Pixels, low: float, high: float) -> Pixels:
+    """Return an image without its colors, as greys between two ends: any color over it is seen.
+
+    Parameters
+    ----------
+    image : array (y, x, rgb), uint8
+    low, high : float, 0..1
+        The greys of black and of white.
+
+    Returns
+    -------
+    array (y, x, rgb), uint8
+
+    Examples
+    --------
+    >>> in_grey(np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8), 0.2, 0.6)[0].tolist()
+    [[51, 51, 51], [153, 153, 153]]
+    """
+    light = image @ np.array(_LUMA)
+    grey: Pixels = np.rint(255 * low + (high - low) * light).astype(np.uint8)
+    return grey[..., None].repeat(3, axis=-1)
+
+
+def dim_unseen(image: Pixels, box: Box, min_px: int = CANVAS_PX) -> Pixels:
     """Return what is drawn of an image of which a model saw the box: the rest lies under a veil.
 
     Parameters
@@ -106,6 +142,8 @@ def dim_unseen(image: Pixels, box: Box) -> Pixels:
     image : array (y, x, rgb), uint8
     box : Box
         In pixels of the image.
+    min_px : int
+        As in `enlarge`.
 
     Returns
     -------
@@ -116,7 +154,7 @@ def dim_unseen(image: Pixels, box: Box) -> Pixels:
     top, left = -int(frame.y0), -int(frame.x0)
     framed = np.full((int(frame.height), int(frame.width), 3), _PADDING, np.uint8)
     framed[top : top + image.shape[0], left : left + image.shape[1]] = image
-    canvas = enlarge(framed)
+    canvas = enlarge(framed, min_px)
     rows, columns = (
         _positions(canvas.shape[axis], frame[axis], frame[axis + 2], box[axis], box[axis + 2])
         for axis in (0, 1)

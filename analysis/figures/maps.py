@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import xarray as xr
 from matplotlib.figure import Figure
 
 from i2am.analysis.figures.captions import (
     absence,
+    figure_title,
+    layer_grids,
     layer_titles,
     similarity_note,
     time_titles,
     unit,
 )
 from i2am.analysis.figures.heat import Pixels
-from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle, value_range
+from i2am.analysis.figures.overlay import value_range
 from i2am.analysis.figures.panels import (
     ColorBar,
     Panel,
     PanelGroup,
     compute_together,
-    draw,
     heat_panel,
     heat_panels,
     image_panel,
@@ -30,14 +32,23 @@ from i2am.analysis.figures.panels import (
     seen_part,
     stored_image,
 )
+from i2am.analysis.figures.sheet import draw
+from i2am.analysis.figures.style import DEFAULT_STYLE, FigureStyle
+from i2am.analysis.kernel.resize import Grid
 from i2am.analysis.stores.layers import image_under, reference_image
 from i2am.schemas import AnalysisError, dims
 from i2am.schemas.directions import DIRECTIONS, DirectionName
 
 __all__ = ["hlam", "llam", "overview", "tlam"]
 
+_LEVEL_TITLES: Final = {
+    "tlam": "TLAM, attention by denoising steps",
+    "hlam": "HLAM, attention by heads",
+    "llam": "LLAM, attention by layers",
+}
 
-def overview(sample: xr.DataTree, maps: xr.DataTree, style: MapStyle = DEFAULT_STYLE) -> Figure:
+
+def overview(sample: xr.DataTree, maps: xr.DataTree, style: FigureStyle = DEFAULT_STYLE) -> Figure:
     """Draw the images and the unified maps in one row, each map with its own scale.
 
     A direction that does not exist has a panel that says why.
@@ -48,7 +59,7 @@ def overview(sample: xr.DataTree, maps: xr.DataTree, style: MapStyle = DEFAULT_S
         One sample of a run, with images (y, x, rgb) and masks (y, x), uint8.
     maps : DataTree
         The sample's maps.
-    style : MapStyle
+    style : FigureStyle
     """
     images = sample.children["images"].dataset
     mask = inpainting_mask(sample)
@@ -59,14 +70,15 @@ def overview(sample: xr.DataTree, maps: xr.DataTree, style: MapStyle = DEFAULT_S
         shown.append(image_panel(sample, "source", title, mask))
     shown.append(image_panel(sample, "generated"))
     shown.extend(_unified_panels(sample, maps, style, mask))
-    return draw((PanelGroup("", tuple(shown), columns=len(shown)),))
+    title = figure_title(sample, "overview", maps)
+    return draw((PanelGroup("", tuple(shown), columns=len(shown)),), style, title)
 
 
 def tlam(
     sample: xr.DataTree,
     maps: xr.DataTree,
     direction: DirectionName | None = None,
-    style: MapStyle = DEFAULT_STYLE,
+    style: FigureStyle = DEFAULT_STYLE,
 ) -> Figure:
     """Draw one map per time group, noisiest first.
 
@@ -76,7 +88,7 @@ def tlam(
         One sample of a run, and its maps.
     direction : {"r2g", "g2r"}, optional
         None draws every direction that the maps hold, one below the other.
-    style : MapStyle
+    style : FigureStyle
 
     Raises
     ------
@@ -90,7 +102,7 @@ def hlam(
     sample: xr.DataTree,
     maps: xr.DataTree,
     direction: DirectionName | None = None,
-    style: MapStyle = DEFAULT_STYLE,
+    style: FigureStyle = DEFAULT_STYLE,
 ) -> Figure:
     """Draw one map per head; parameters as in `tlam`."""
     return _level(sample, maps, "hlam", direction, style)
@@ -100,14 +112,14 @@ def llam(
     sample: xr.DataTree,
     maps: xr.DataTree,
     direction: DirectionName | None = None,
-    style: MapStyle = DEFAULT_STYLE,
+    style: FigureStyle = DEFAULT_STYLE,
 ) -> Figure:
     """Draw one map per layer; parameters as in `tlam`."""
     return _level(sample, maps, "llam", direction, style)
 
 
 def _unified_panels(
-    sample: xr.DataTree, maps: xr.DataTree, style: MapStyle, mask: Pixels | None
+    sample: xr.DataTree, maps: xr.DataTree, style: FigureStyle, mask: Pixels | None
 ) -> Iterator[Panel]:
     for direction, own in DIRECTIONS.items():
         under = image_under(sample, maps, direction)
@@ -135,7 +147,7 @@ def _level(
     maps: xr.DataTree,
     level: str,
     direction: DirectionName | None,
-    style: MapStyle,
+    style: FigureStyle,
 ) -> Figure:
     present = [known for known in DIRECTIONS if known in maps.children]
     wanted = present if direction is None else [direction]
@@ -143,23 +155,58 @@ def _level(
         if name not in present:
             msg = f"Expected maps of direction {name!r}, got {present}, at {level}. "
             raise AnalysisError(msg + absence(sample, name))
-    return draw(tuple(_level_group(sample, maps, level, name, style) for name in wanted))
+    groups = [g for name in wanted for g in _level_groups(sample, maps, level, name, style)]
+    return draw(groups, style, figure_title(sample, _LEVEL_TITLES[level], maps))
 
 
-def _level_group(
-    sample: xr.DataTree, maps: xr.DataTree, level: str, direction: DirectionName, style: MapStyle
-) -> PanelGroup:
+def _level_groups(
+    sample: xr.DataTree, maps: xr.DataTree, level: str, direction: DirectionName, style: FigureStyle
+) -> Iterator[PanelGroup]:
+    """Yield the maps of a direction under one scale; those of layers under one for each grid."""
     values = maps.children[direction].dataset[level]
-    if level == "tlam":
-        titles = time_titles(sample, values)
-    elif level == "llam":
-        titles = layer_titles(sample, [str(name) for name in values[dims.LAYER].values], direction)
-    else:
-        titles = [f"head {int(head)}" for head in values[dims.HEAD].values]
     under = image_under(sample, maps, direction)
     image, seen = stored_image(sample, under), seen_part(sample, under)
     note = similarity_note(sample, maps) if direction == "r2g" else ""
-    shown, colorbar = heat_panels(
-        image, list(compute_together([values])[0]), titles, style, unit(maps), seen
-    )
-    return PanelGroup(DIRECTIONS[direction].meaning, shown, colorbar, note)
+    (planes,) = compute_together([values])
+    heading = DIRECTIONS[direction].meaning
+    for grid, members in _members(sample, values, level, direction).items():
+        titles = _titles(sample, values, level, direction)
+        shown, colorbar = heat_panels(
+            image,
+            [planes[index] for index in members],
+            [titles[index] for index in members],
+            style,
+            unit(maps),
+            seen,
+        )
+        name = f"{heading}; layers of {grid[0]}×{grid[1]}" if grid else heading
+        yield PanelGroup(name, shown, colorbar, note)
+
+
+def _members(
+    sample: xr.DataTree, values: xr.DataArray, level: str, direction: DirectionName
+) -> dict[Grid | None, list[int]]:
+    """Return which maps share a scale.
+
+    A softmax over four times as many positions has a quarter of the value at each, so layers of
+    other grids cannot be read against each other.
+    """
+    if level != "llam":
+        return {None: list(range(len(values)))}
+    grids = layer_grids(sample, [str(name) for name in values[dims.LAYER].values], direction)
+    if len(set(grids)) == 1:
+        return {None: list(range(len(values)))}
+    found: dict[Grid | None, list[int]] = {}
+    for index, grid in enumerate(grids):
+        found.setdefault(grid, []).append(index)
+    return found
+
+
+def _titles(
+    sample: xr.DataTree, values: xr.DataArray, level: str, direction: DirectionName
+) -> list[str]:
+    if level == "tlam":
+        return time_titles(sample, values)
+    if level == "llam":
+        return layer_titles(sample, [str(name) for name in values[dims.LAYER].values], direction)
+    return [f"head {int(head)}" for head in values[dims.HEAD].values]

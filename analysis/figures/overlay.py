@@ -8,7 +8,6 @@ higher a value, the more opaque its heat, so the image stays readable where the 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import matplotlib as mpl
@@ -16,86 +15,37 @@ import numpy as np
 import numpy.typing as npt
 
 from i2am.analysis.figures.heat import (
+    CANVAS_PX,
     Heat,
     Pixels,
     blend,
     dim_unseen,
     enlarge,
     frame_of,
+    in_grey,
     place,
     upsample,
 )
-from i2am.schemas import AnalysisError, Box
-from i2am.schemas.choices import CONTRASTS, POLARITIES, Contrast, Polarity, check_choice
+from i2am.analysis.figures.style import DEFAULT_STYLE, FigureStyle
+from i2am.schemas import Box
 
-__all__ = [
-    "DEFAULT_STYLE",
-    "MapStyle",
-    "colorbar_colors",
-    "heat_of",
-    "overlay",
-    "value_range",
-]
+__all__ = ["Limits", "colorbar_colors", "heat_of", "overlay", "value_range"]
 
 Limits = tuple[float, float]
 
-
-@dataclass(frozen=True)
-class MapStyle:
-    """How maps are shown; values are never changed by it.
-
-    Parameters
-    ----------
-    polarity : {"direct", "inverted"}
-        Whether high or low attention is hot. The authors' code shows R2G inverted.
-    threshold : float, in [0, 1)
-        Heat at or below it is not drawn; 0 is a figure's lowest value, 1 its highest.
-    colormap : str
-        A matplotlib colormap; a perceptually uniform one does not distort the values.
-    opacity : float, in (0, 1]
-        Opacity of the hottest pixel.
-    contrast : {"shared", "panel"}
-        Whether one scale spans the panels of a direction, or each panel has its own.
-
-    Raises
-    ------
-    AnalysisError
-        If a value is none of these.
-    """
-
-    polarity: Polarity = "direct"
-    threshold: float = 0.0
-    colormap: str = "inferno"
-    opacity: float = 0.7
-    contrast: Contrast = "shared"
-
-    def __post_init__(self) -> None:
-        check_choice("polarity", self.polarity, POLARITIES, AnalysisError)
-        check_choice("contrast", self.contrast, CONTRASTS, AnalysisError)
-        check_choice("colormap", self.colormap, list(mpl.colormaps), AnalysisError)
-        if not 0 <= self.threshold < 1:
-            msg = (
-                f"Expected a threshold in [0, 1), got {self.threshold}, at MapStyle. "
-                "Give it as a share of the figure's range."
-            )
-            raise AnalysisError(msg)
-        if not 0 < self.opacity <= 1:
-            msg = (
-                f"Expected an opacity in (0, 1], got {self.opacity}, at MapStyle. "
-                "1 hides the image under the hottest pixel."
-            )
-            raise AnalysisError(msg)
-
-
-DEFAULT_STYLE: Final = MapStyle()
+# Dark greys: the hottest colors of a map are light, and stand out against no others.
+_UNDER_HEAT: Final = (0.15, 0.6)
+# Where heat is shown alone, and there is no value or it is below the threshold.
+_NO_VALUE: Final = 200
 
 
 def overlay(
     image: Pixels,
     values: npt.ArrayLike,
     limits: Limits,
-    style: MapStyle = DEFAULT_STYLE,
+    style: FigureStyle = DEFAULT_STYLE,
     box: Box | None = None,
+    min_px: int = CANVAS_PX,
 ) -> Pixels:
     """Return the image with the map's heat over it.
 
@@ -106,9 +56,11 @@ def overlay(
         A map that covers the whole image, or the box, on whatever grid; NaN is not drawn.
     limits : tuple of float
         Values shown as the two ends of the scale, see `value_range`.
-    style : MapStyle
+    style : FigureStyle
     box : Box, optional
         The part of the image that the model saw, in pixels; what lies outside is dimmed.
+    min_px : int
+        What the shorter side has at least.
 
     Returns
     -------
@@ -124,12 +76,18 @@ def overlay(
     """
     size = image.shape[0], image.shape[1]
     if box is None or box.is_whole(*size):
-        canvas = enlarge(image)
+        canvas = enlarge(image, min_px)
         placed = upsample(values, (canvas.shape[0], canvas.shape[1]))
     else:
-        canvas = dim_unseen(image, box)
+        canvas = dim_unseen(image, box, min_px)
         placed = place(values, (canvas.shape[0], canvas.shape[1]), frame_of(size, box), box)
-    return _blend(canvas, heat_of(placed, limits, style), style)
+    heat = heat_of(placed, limits, style)
+    if style.base == "none":
+        return _alone(placed, heat, style)
+    if style.base == "grey":
+        canvas = in_grey(canvas, *_UNDER_HEAT)
+    # The root, as heat that is half of the highest must not look like a tint.
+    return blend(canvas, _colors(heat, style), style.opacity * np.sqrt(heat))
 
 
 def value_range(maps: Iterable[npt.ArrayLike]) -> Limits:
@@ -141,16 +99,16 @@ def value_range(maps: Iterable[npt.ArrayLike]) -> Limits:
     return float(min(v.min() for v in kept)), float(max(v.max() for v in kept))
 
 
-def heat_of(values: npt.ArrayLike, limits: Limits, style: MapStyle = DEFAULT_STYLE) -> Heat:
+def heat_of(values: npt.ArrayLike, limits: Limits, style: FigureStyle = DEFAULT_STYLE) -> Heat:
     """Return how hot each value is, in [0, 1]: min-max, then polarity, then threshold.
 
     NaN is cold, and so is everything when the limits leave no range.
 
     Examples
     --------
-    >>> heat_of([0.0, 1.0, 4.0], (0.0, 4.0), MapStyle(threshold=0.5)).tolist()
+    >>> heat_of([0.0, 1.0, 4.0], (0.0, 4.0), FigureStyle(threshold=0.5)).tolist()
     [0.0, 0.0, 1.0]
-    >>> heat_of([0.0, 1.0, 4.0], (0.0, 4.0), MapStyle(polarity="inverted")).tolist()
+    >>> heat_of([0.0, 1.0, 4.0], (0.0, 4.0), FigureStyle(polarity="inverted")).tolist()
     [1.0, 0.75, 0.0]
     """
     low, high = limits
@@ -163,22 +121,29 @@ def heat_of(values: npt.ArrayLike, limits: Limits, style: MapStyle = DEFAULT_STY
     return heat
 
 
-def colorbar_colors(style: MapStyle = DEFAULT_STYLE, count: int = 256) -> npt.NDArray[np.float64]:
+def colorbar_colors(
+    style: FigureStyle = DEFAULT_STYLE, count: int = 256
+) -> npt.NDArray[np.float64]:
     """Return the colors of a color bar, from the lowest value to the highest.
 
-    They are what the heat looks like over mid-grey, so that the bar shows the opacity as well.
+    They are the colormap's own, whatever the opacity; grey below the threshold, where nothing is drawn.
 
     Returns
     -------
     ndarray, dims (value, rgb), float64, in [0, 1]
     """
-    grey = np.full((1, count, 3), 128, np.uint8)
-    ramp = heat_of(np.linspace(0, 1, count)[None], (0.0, 1.0), style)
-    colors: npt.NDArray[np.float64] = _blend(grey, ramp, style)[0] / 255.0
+    ramp = np.linspace(0, 1, count)[None]
+    colors: npt.NDArray[np.float64] = _alone(ramp, heat_of(ramp, (0.0, 1.0), style), style)[0] / 255
     return colors
 
 
-def _blend(canvas: Pixels, heat: Heat, style: MapStyle) -> Pixels:
-    colors: Any = mpl.colormaps[style.colormap](heat)[..., :3] * 255
-    opacity = style.opacity * heat
-    return blend(canvas, colors, opacity)
+def _alone(values: Heat, heat: Heat, style: FigureStyle) -> Pixels:
+    """Return heat without a picture; grey where there is no value, or none above the threshold."""
+    is_shown = np.isfinite(values) & ((heat > 0) | (style.threshold == 0))
+    shown: Pixels = np.rint(_colors(heat, style)).astype(np.uint8)
+    shown[~is_shown] = _NO_VALUE
+    return shown
+
+
+def _colors(heat: Heat, style: FigureStyle) -> Any:
+    return mpl.colormaps[style.colormap](heat)[..., :3] * 255

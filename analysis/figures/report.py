@@ -24,8 +24,8 @@ from i2am.analysis.figures import FIGURES, existing_kinds, load_figure, report_k
 from i2am.analysis.figures.captions import absence, seen_notes, similarity_note
 from i2am.analysis.figures.effect_words import belief_sentences
 from i2am.analysis.figures.files import figure_path
-from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle
-from i2am.analysis.figures.panels import FIGURE_DPI, render
+from i2am.analysis.figures.sheet import render
+from i2am.analysis.figures.style import DEFAULT_STYLE, FigureStyle
 from i2am.analysis.scores.registry import score_meanings
 from i2am.analysis.stores.effects import own_effects
 from i2am.files import check_new_file, written_whole
@@ -52,7 +52,7 @@ def write_report(
     *,
     overwrite: bool = False,
     max_samples: int = 50,
-    style: MapStyle = DEFAULT_STYLE,
+    style: FigureStyle = DEFAULT_STYLE,
     figures_dir: Path | None = None,
     effects: Mapping[str, xr.Dataset] | None = None,
 ) -> Path:
@@ -70,7 +70,7 @@ def write_report(
         Whether `out` may exist.
     max_samples : int
         Samples with figures; the summary counts them all, and the page says how many it leaves out.
-    style : MapStyle
+    style : FigureStyle
     figures_dir : Path, optional
         Where `write_figures` has written these samples' figures in this style: what is there is
         taken, not drawn again.
@@ -184,7 +184,7 @@ def _section(
     sample: xr.DataTree,
     maps: xr.DataTree,
     scores: pd.DataFrame | None,
-    style: MapStyle,
+    style: FigureStyle,
     figures_dir: Path | None,
     effects: Mapping[str, xr.Dataset] | None,
 ) -> _Section:
@@ -216,7 +216,7 @@ def _figure(
     name: str,
     sample: xr.DataTree,
     shown: xr.DataTree | xr.Dataset,
-    style: MapStyle,
+    style: FigureStyle,
     figures_dir: Path | None,
 ) -> _Figure:
     path = None if figures_dir is None else figure_path(figures_dir, name, kind)
@@ -233,7 +233,7 @@ def _figure(
     caption = FIGURES[kind].caption
     title = kind.capitalize() if kind in ("overview", _BELIEF) else kind.upper()
     alt = f"{title} of sample {name}. {caption}"
-    width_px, height_px = (round(pixels * _CSS_PX_PER_INCH / FIGURE_DPI) for pixels in size)
+    width_px, height_px = (round(pixels * _CSS_PX_PER_INCH / style.dpi) for pixels in size)
     notes = tuple(seen_notes(sample, shown)) if isinstance(shown, xr.DataTree) else ()
     return _Figure(title, caption, alt, source, width_px, height_px, notes)
 

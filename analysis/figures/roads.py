@@ -5,18 +5,20 @@ from __future__ import annotations
 import xarray as xr
 from matplotlib.figure import Figure
 
-from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle, value_range
+from i2am.analysis.figures.captions import figure_title
+from i2am.analysis.figures.overlay import value_range
 from i2am.analysis.figures.panels import (
     ColorBar,
     Panel,
     PanelGroup,
     compute_together,
-    draw,
     heat_panel,
     heat_panels,
     seen_part,
     stored_image,
 )
+from i2am.analysis.figures.sheet import draw
+from i2am.analysis.figures.style import DEFAULT_STYLE, FigureStyle
 from i2am.analysis.maps.roads import source_mass, two_hop
 from i2am.analysis.stores.layers import reference_image
 from i2am.schemas.dims import LAYER, SOURCE, STEP
@@ -27,14 +29,14 @@ _SHARE = "share of attention"
 _NAMES = {"own": "own picture", "text and own": "text and own picture"}
 
 
-def roads(sample: xr.DataTree, maps: xr.DataTree, style: MapStyle = DEFAULT_STYLE) -> Figure:
+def roads(sample: xr.DataTree, maps: xr.DataTree, style: FigureStyle = DEFAULT_STYLE) -> Figure:
     """Draw the direct road and the one through the text, on both images.
 
     Parameters
     ----------
     sample, maps : DataTree
         One sample of a run that holds the roads, and its maps.
-    style : MapStyle
+    style : FigureStyle
 
     Raises
     ------
@@ -55,11 +57,11 @@ def roads(sample: xr.DataTree, maps: xr.DataTree, style: MapStyle = DEFAULT_STYL
         if "share" in own:
             levels.append(own["share"])
         groups.append(_group(sample, images[direction], levels, heading, style))
-    return draw(tuple(groups))
+    return draw(groups, style, figure_title(sample, "the two roads of the reference"))
 
 
 def _group(
-    sample: xr.DataTree, name: str, levels: list[xr.DataArray], heading: str, style: MapStyle
+    sample: xr.DataTree, name: str, levels: list[xr.DataArray], heading: str, style: FigureStyle
 ) -> PanelGroup:
     image, seen = stored_image(sample, name), seen_part(sample, name)
     values = compute_together(levels)
@@ -74,14 +76,14 @@ def _group(
     return PanelGroup(heading, tuple(panels), columns=3)
 
 
-def sources(sample: xr.DataTree, _maps: xr.DataTree, style: MapStyle = DEFAULT_STYLE) -> Figure:
+def sources(sample: xr.DataTree, _maps: xr.DataTree, style: FigureStyle = DEFAULT_STYLE) -> Figure:
     """Draw how the attention of each patch is shared among text, its own picture and each reference.
 
     Parameters
     ----------
     sample : DataTree
         One sample of a run with layers whose softmax is shared.
-    style : MapStyle
+    style : FigureStyle
 
     Raises
     ------
@@ -94,4 +96,4 @@ def sources(sample: xr.DataTree, _maps: xr.DataTree, style: MapStyle = DEFAULT_S
     values = list(compute_together([mass])[0])
     shown, colorbar = heat_panels(image, values, titles, style, _SHARE, seen)
     heading = "What each patch reads: the shares sum to 1"
-    return draw((PanelGroup(heading, shown, colorbar),))
+    return draw((PanelGroup(heading, shown, colorbar),), style, figure_title(sample, "sources"))

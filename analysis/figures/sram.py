@@ -11,13 +11,11 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from i2am.analysis.figures.captions import absence
-from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle
+from i2am.analysis.figures.captions import absence, figure_title
 from i2am.analysis.figures.panels import (
     Marker,
     PanelGroup,
     compute_together,
-    draw,
     heat_panels,
     image_size,
     inpainting_mask,
@@ -25,6 +23,8 @@ from i2am.analysis.figures.panels import (
     seen_part,
     stored_image,
 )
+from i2am.analysis.figures.sheet import draw
+from i2am.analysis.figures.style import DEFAULT_STYLE, FigureStyle
 from i2am.analysis.maps.sram import sram
 from i2am.analysis.stores.boxes import image_box
 from i2am.analysis.stores.layers import layers_with_reference_grid, sram_layers
@@ -36,7 +36,7 @@ __all__ = ["default_points", "sram_grid"]
 def sram_grid(
     sample: xr.DataTree,
     points: Sequence[tuple[float, float]] | None = None,
-    style: MapStyle = DEFAULT_STYLE,
+    style: FigureStyle = DEFAULT_STYLE,
     **selection: Any,
 ) -> Figure:
     """Draw picked generated patches, and where on the reference each of them looks.
@@ -47,7 +47,7 @@ def sram_grid(
         One sample of a run.
     points : sequence of (y, x), optional
         Places in the generated image, in its pixels; `default_points` if none are given.
-    style : MapStyle
+    style : FigureStyle
     **selection
         ``layers``, ``steps`` and ``heads``, as in `sram`.
 
@@ -64,7 +64,7 @@ def sram_grid(
         _patch(point, image_box(sample, "generated"), _finest_grid(sample)) for point in points
     ]
     markers = tuple(Marker(str(number), *patch) for number, patch in enumerate(patches, start=1))
-    main_panel = seen_panel(sample, "generated", "generated, with the patches at (y, x)", markers)
+    main_panel = seen_panel(sample, "generated", "generated, and the patches", markers)
     titles = [f"{number}: at ({y:g}, {x:g})" for number, (y, x) in enumerate(points, start=1)]
     under = maps[0].attrs["reference_image"]
     shown, colorbar = heat_panels(
@@ -76,9 +76,8 @@ def sram_grid(
         seen_part(sample, under),
     )
     heading = "SRAM: where on the reference a generated patch looks"
-    return draw(
-        (PanelGroup(heading, shown, colorbar, main_panel=main_panel, columns=min(3, len(points))),)
-    )
+    group = PanelGroup(heading, shown, colorbar, main_panel=main_panel, columns=min(3, len(points)))
+    return draw((group,), style, figure_title(sample, "SRAM"))
 
 
 def default_points(sample: xr.DataTree) -> list[tuple[int, int]]:
@@ -136,7 +135,7 @@ def _patch(
 
 
 def sram_of_default_points(
-    sample: xr.DataTree, _maps: xr.DataTree, style: MapStyle = DEFAULT_STYLE
+    sample: xr.DataTree, _maps: xr.DataTree, style: FigureStyle = DEFAULT_STYLE
 ) -> Figure:
     """Draw `sram_grid` of the points that it chooses itself."""
     return sram_grid(sample, None, style)

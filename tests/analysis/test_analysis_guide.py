@@ -29,7 +29,7 @@ def test_the_commands_and_the_code_of_the_guide_run(
     arrays = effect_arrays(layers=[layer.name for layer in LAYERS], orders=("map", "random"))
     write_effects(tmp_path / "effects.zarr", dict.fromkeys(("shirt", "skirt"), arrays))
     commands = ["analyze", "score", "figure", "analyze", "average"]
-    assert run_guide(GUIDE) == (commands, 4)
+    assert run_guide(GUIDE) == (commands, 5)
 
 
 def test_the_guide_names_every_option_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:

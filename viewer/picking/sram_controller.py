@@ -32,6 +32,7 @@ from i2am.viewer.picking.pick import (
 from i2am.viewer.picking.sram_layers import SramLayers
 from i2am.viewer.picking.sram_request import Result, SramRequest
 from i2am.viewer.scene.contrast import contrast_limits
+from i2am.viewer.session.shortcuts import CLEAR_KEYS
 
 if TYPE_CHECKING:
     from i2am.viewer.data.sample import SampleView
@@ -107,7 +108,8 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         session.reopened.connect(self._reopen)
         session.closed.connect(self.close)
         self._picker = MousePicker(session, self)
-        session.viewer.bind_key("Escape", self._on_escape, overwrite=True)
+        for key in CLEAR_KEYS:
+            session.viewer.bind_key(key, self._on_escape, overwrite=True)
 
     def request(self, pick: Pick, view_index: int = 0) -> None:
         """Compute the SRAM of a pick, with the layers, steps and heads that it names.

@@ -228,14 +228,21 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         if self.views and name != self.views[0].source.sample:
             self._open(replace(self.views[0].source, sample=name))
 
-    def reanalyze(self, *, guidance: str | None = None, normalisation: str | None = None) -> None:
-        """Show another branch of the guidance, or another normalisation."""
+    def reanalyze(
+        self,
+        *,
+        guidance: str | None = None,
+        normalisation: str | None = None,
+        within: str | None = None,
+    ) -> None:
+        """Show another branch of the guidance, another normalisation, or maps of other patches."""
         for view_index, view in enumerate(self.views):
             own = view.source
             changed = replace(
                 own,
                 guidance=guidance or own.guidance,
                 normalisation=normalisation or own.normalisation,
+                within=within or own.within,
             )
             self._open(changed, view_index)
 
@@ -249,6 +256,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             sample,
             guidance=own.guidance,
             normalisation=own.normalisation,
+            within=own.within,
             effects=own.effects if str(run) == own.run else None,
             view_index=1,
         )
@@ -402,6 +410,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             source.maps,
             guidance=source.guidance,
             normalisation=source.normalisation,
+            within=source.within,
             effects=source.effects,
             view_index=view_index,
         )

@@ -36,6 +36,7 @@ from i2am.viewer.export.script import map_script, sram_script
 from i2am.viewer.notices import notify_error, notify_info
 from i2am.viewer.picking.sram_controller import sram_controller_of
 from i2am.viewer.session.attach import session_of
+from i2am.viewer.widgets.docks import DockPanel
 from i2am.viewer.widgets.qt import Background, make_button, notify_errors
 
 __all__ = ["ExportWidget"]
@@ -43,7 +44,7 @@ __all__ = ["ExportWidget"]
 _COMMON: Final = (".png", ".jpg", ".tiff", ".webp")  # offered by name; others by their ending
 
 
-class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
+class ExportWidget(DockPanel):
     """Save what is in view as a picture or an animation, or copy the Python that makes it.
 
     Parameters
@@ -129,7 +130,7 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         for which in ("r2g", "g2r", "sram"):
             self.which.addItem(which.upper(), which)
         self.cancel_button.setEnabled(False)
-        layout = QVBoxLayout(self)
+        layout = QVBoxLayout(self.content)
         figure = [("scale", self.scale), ("", self.caption)]
         buttons = [self.figure_button, self.canvas_button, self.window_button]
         layout.addWidget(_group("Picture", figure, buttons))

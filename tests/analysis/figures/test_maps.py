@@ -13,11 +13,13 @@ from matplotlib.patches import Rectangle
 
 from i2am.analysis.figures.heat import enlarge
 from i2am.analysis.figures.maps import hlam, llam, overview, tlam
-from i2am.analysis.figures.overlay import MapStyle
+from i2am.analysis.figures.style import FigureStyle
 from i2am.schemas import AnalysisError
 from i2am.schemas.directions import DIRECTIONS
 from tests.support.figure_reading import brightest, panels_of, texts_of, titles_of, values_of
 from tests.support.pictured import BOX, GRID, HEADS, pictured
+
+PICTURE = FigureStyle(base="picture")
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -57,7 +59,7 @@ def test_each_panel_is_hottest_where_its_map_peaks(level: str, direction: Any) -
     case = pictured(dark=True)
     draw = {"tlam": tlam, "hlam": hlam, "llam": llam}[level]
     # Per-panel contrast, so that each panel reaches its own hottest color.
-    figure = draw(case.sample, case.maps, direction, MapStyle(contrast="panel"))
+    figure = draw(case.sample, case.maps, direction, FigureStyle(contrast="panel"))
     stack = values_of(case.maps, f"{direction}/{level}")
     for axes, values in zip(panels_of(figure), stack, strict=True):
         y, x = (int(share * GRID) for share in brightest(axes))
@@ -79,7 +81,7 @@ def test_shared_contrast_gives_each_direction_one_scale_over_all_its_panels() ->
 
 def test_panel_contrast_gives_each_panel_its_own_scale() -> None:
     case = pictured(dark=True)
-    figure = tlam(case.sample, case.maps, "g2r", MapStyle(contrast="panel"))
+    figure = tlam(case.sample, case.maps, "g2r", FigureStyle(contrast="panel"))
     keys = [axes.get_xlim() for axes in figure.axes if axes not in panels_of(figure)]
     expected = [(v.min(), v.max()) for v in values_of(case.maps, "g2r/tlam")]
     np.testing.assert_allclose(keys, expected, rtol=1e-6)
@@ -91,7 +93,7 @@ def test_a_head_that_is_missing_everywhere_shows_the_bare_picture() -> None:
     case = pictured()
     maps = case.maps["r2g"].to_dataset()
     maps["hlam"] = maps["hlam"].where(maps["head"] != 2)
-    figure = hlam(case.sample, xr.DataTree.from_dict({"r2g": maps}))
+    figure = hlam(case.sample, xr.DataTree.from_dict({"r2g": maps}), style=PICTURE)
     shown = np.asarray(panels_of(figure)[2].images[0].get_array())
     np.testing.assert_array_equal(shown, enlarge(values_of(case.sample, "images/generated")))
 
@@ -100,7 +102,7 @@ def test_a_head_that_is_missing_everywhere_shows_the_bare_picture() -> None:
 def test_a_map_over_a_part_of_the_reference_is_drawn_there(level: str) -> None:
     case, whole = pictured(dark=True, wide=True), pictured(dark=True)
     figures = [
-        overview(*one.both) if level == "overview" else tlam(*one.both, "g2r")
+        overview(*one.both, PICTURE) if level == "overview" else tlam(*one.both, "g2r", PICTURE)
         for one in (case, whole)
     ]
     wide, own = (panels_of(figure)[-1] for figure in figures)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import xarray as xr
 
 from i2am.analysis.figures import FIGURES, load_figure
 from i2am.analysis.figures.maps import llam
-from i2am.analysis.figures.overlay import DEFAULT_STYLE, MapStyle
 from i2am.analysis.figures.sram import sram_grid
+from i2am.analysis.figures.style import DEFAULT_STYLE, FigureStyle
 from i2am.schemas.directions import DIRECTIONS
-from tests.support.figure_reading import check_words, panels_of
+from tests.support.figure_reading import check_words, font_sizes, panels_of
 from tests.support.pictured import Pictured, pictured
 
 # Of any sample; the others have tests of their own.
@@ -24,17 +22,31 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize("tokens", ["grid", "one"])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("contrast", ["shared", "panel"])
-def test_words_neither_overlap_nor_leave_the_figure(kind: str, contrast: Any, tokens: str) -> None:
-    check_words(load_figure(kind)(*pictured(tokens=tokens).both, style=MapStyle(contrast=contrast)))
+@pytest.mark.parametrize(
+    ("tokens", "style"),
+    [
+        pytest.param("grid", FigureStyle(), id="screen"),
+        pytest.param("one", FigureStyle(contrast="panel"), id="own scales"),
+        pytest.param("grid", FigureStyle(width=3.3), id="column"),
+        pytest.param("one", FigureStyle(width=3.3, contrast="panel"), id="column, own scales"),
+        pytest.param("grid", FigureStyle(width=7), id="page"),
+    ],
+)
+def test_words_neither_overlap_nor_leave_the_figure(tokens: str, style: FigureStyle) -> None:
+    case = pictured(tokens=tokens)
+    for kind in KINDS:
+        figure = load_figure(kind)(*case.both, style=style)
+        check_words(figure)
+        if style.width:
+            assert figure.get_size_inches()[0] == style.width
+            assert font_sizes(figure) == {7}
 
 
 def test_words_of_portrait_pictures_and_many_layers_fit() -> None:
     case = _portrait_with_many_layers()
     for kind in KINDS:
-        check_words(load_figure(kind)(case.sample, case.maps, style=DEFAULT_STYLE))
+        for style in (DEFAULT_STYLE, FigureStyle(width=3.3)):
+            check_words(load_figure(kind)(case.sample, case.maps, style=style))
     check_words(sram_grid(pictured().sample))
 
 

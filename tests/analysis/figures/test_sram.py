@@ -9,8 +9,8 @@ import pytest
 import xarray as xr
 from matplotlib.patches import Rectangle
 
-from i2am.analysis.figures.overlay import MapStyle
 from i2am.analysis.figures.sram import default_points, sram_grid
+from i2am.analysis.figures.style import FigureStyle
 from i2am.schemas import AnalysisError
 from tests.support.figure_reading import brightest, panels_of
 from tests.support.pictured import BOX, GRID, SIZE_PX, pictured
@@ -20,12 +20,13 @@ def test_sram_is_hottest_where_each_patchs_content_comes_from() -> None:
     case = pictured(dark=True)
     top, left, height, width = BOX
     points = [(20, 28), (30, 40), (44, 34)]
-    lead, *panels = panels_of(sram_grid(case.sample, points, MapStyle(contrast="panel")))
+    lead, *panels = panels_of(sram_grid(case.sample, points, FigureStyle(contrast="panel")))
     assert len(panels) == 3
     boxes = [p for p in lead.patches if isinstance(p, Rectangle)][::2]
     for number, ((y, x), axes, box) in enumerate(zip(points, panels, boxes, strict=True), start=1):
         assert axes.get_title().startswith(f"{number}:")
-        assert lead.texts[number - 1].get_text() == str(number)
+        # A number, and below it its rim.
+        assert [t.get_text() for t in lead.texts][2 * number - 1] == str(number)
         assert box.get_x() < x < box.get_x() + box.get_width()
         assert box.get_y() < y < box.get_y() + box.get_height()
         # The patch's centre, as a share of the mask's box, is the place on the reference.

@@ -14,9 +14,9 @@ from i2am.analysis import analyze, analyze_run, open_run, score_maps, summarise_
 from i2am.analysis.figures.captions import similarity_note, time_titles
 from i2am.analysis.figures.files import write_figures
 from i2am.analysis.figures.maps import hlam, overview, tlam
-from i2am.analysis.figures.overlay import MapStyle
 from i2am.analysis.figures.report import write_report
 from i2am.analysis.figures.sram import sram_grid
+from i2am.analysis.figures.style import FigureStyle
 from i2am.schemas import AnalysisError
 from tests.support import reference_maps
 from tests.support.figure_reading import panels_of, texts_of, titles_of
@@ -116,7 +116,7 @@ def picture_below(figure: Figure, number: int) -> Any:
 
 def test_maps_lie_on_the_picture_of_their_own_reference(tmp_path: Path) -> None:
     sample = sample_of(tmp_path, FIRST, SECOND)
-    clear = MapStyle(opacity=0.01)
+    clear = FigureStyle(opacity=0.01)
     for layers, name, size in (
         (None, "reference", (32, 32)),
         (SECOND.name, "reference_1", (24, 16)),

@@ -213,7 +213,7 @@ def test_switched_off_the_maps_are_back_and_the_pick_has_its_sram(run: Path, win
 
 def test_a_sample_without_effects_shows_its_maps_and_the_next_one_its_effects(window: Any) -> None:
     session, controller = session_of(window), controller_in(window)
-    browser = window.window.dock_widgets["Run browser"]
+    browser = window.window.dock_widgets["Run browser (i2am)"]
     assert browser.shows.isEnabled()
     assert browser.shows.currentText() == "measured effect"
     assert browser.effects.text() == "read from effects.zarr"
@@ -236,13 +236,13 @@ def test_the_choice_in_the_browser_and_the_key_switch(
     run: Path, open_window: Callable[..., Any]
 ) -> None:
     viewer = opened(open_window, run)
-    browser = viewer.window.dock_widgets["Run browser"]
+    browser = viewer.window.dock_widgets["Run browser (i2am)"]
     for name, is_on in (("measured effect", True), ("attention map", False)):
         browser.shows.setCurrentText(name)
         browser.shows.textActivated.emit(name)
         assert controller_in(viewer).is_on is is_on
     for is_on in (True, False):
-        QTest.keyClick(canvas(viewer), Qt.Key.Key_E)
+        QTest.keyClick(canvas(viewer), Qt.Key.Key_E, Qt.KeyboardModifier.ShiftModifier)
         QApplication.processEvents()
         assert controller_in(viewer).is_on is is_on
         assert viewer.layers["R2G"].visible is not is_on
@@ -271,7 +271,7 @@ def test_effects_of_something_else_are_refused_with_one_notice(
     notices = [str(record.message) for record in notification_manager.records[before:]]
     assert len([notice for notice in notices if message in notice]) == 1
     assert not controller_in(viewer).is_on
-    assert not viewer.window.dock_widgets["Run browser"].shows.isEnabled()
+    assert not viewer.window.dock_widgets["Run browser (i2am)"].shows.isEnabled()
     assert viewer.layers["R2G"].visible
     assert "effect on generated" not in viewer.layers or not (
         viewer.layers["effect on generated"].visible

@@ -311,6 +311,8 @@ def test_escape_clears_the_pick_and_brings_the_map_back(window: Any) -> None:
     click(window, 9, 30)
     assert shown_sram(window).visible
     assert window.layers["pick"].visible
+    QTest.keyClick(canvas(window), Qt.Key.Key_Q)
+    assert controller_in(window).pick is None
 
 
 def test_a_map_that_was_hidden_stays_hidden(window: Any) -> None:
