@@ -15,7 +15,13 @@ from qtpy.QtCore import QObject, Signal
 from superqt.utils import qdebounced, qthrottled
 
 from i2am.schemas.dims import CONDITIONAL
-from i2am.viewer.data.axes import AVERAGEABLE_DIMS, SliderPosition, describe_map
+from i2am.viewer.data.axes import (
+    AVERAGEABLE_DIMS,
+    PLANE,
+    SliderPosition,
+    describe_map,
+    describe_turned,
+)
 from i2am.viewer.data.loader import Loader
 from i2am.viewer.data.open_sample import Store
 from i2am.viewer.data.sample import SampleSource, SampleView
@@ -23,7 +29,7 @@ from i2am.viewer.data.volume import AXES
 from i2am.viewer.notices import notify_error, what_failed
 from i2am.viewer.scene.appearance import Appearance, AppearanceController
 from i2am.viewer.scene.box_layers import IMAGE_ROLES, hide_without_image, show_with_image
-from i2am.viewer.scene.camera import Fit
+from i2am.viewer.scene.camera import Fit, wrapped
 from i2am.viewer.scene.layers import (
     caption_texts,
     own_layers,
@@ -31,11 +37,12 @@ from i2am.viewer.scene.layers import (
     remove_layers,
     sample_layers,
     show_layers,
+    size_captions,
     view_of,
     write_captions,
 )
 from i2am.viewer.scene.placement import PlacedImage, place_images
-from i2am.viewer.scene.time_axis import show_volume
+from i2am.viewer.scene.time_axis import STEP_AXIS, is_stretched, show_volume, unstretch
 from i2am.viewer.session.arrivals import Arrivals
 from i2am.viewer.session.samples import SampleOpener
 
@@ -96,6 +103,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         self._loaders: list[Loader] = []
         self._is_moving_sliders = False
         self._is_exchanging = False  # the layers of a sample
+        self._is_turning = False
         self._fit = Fit()
         self.arrivals = Arrivals(self)
         self._refresh_soon = qthrottled(
@@ -110,6 +118,8 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         viewer.layers.events.inserted.connect(self._sync_with_layers)
         viewer.layers.events.removed.connect(self._sync_with_layers)
         viewer.dims.events.current_step.connect(self._on_sliders_moved)
+        for event in (viewer.dims.events.ndisplay, viewer.dims.events.order):
+            event.connect(self._on_turned)
         viewer.canvas.events.size.connect(self._on_resized)
         self._sync_with_layers()
 
@@ -136,7 +146,14 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     @property
     def is_volume(self) -> bool:
         """Whether timesteps are the third axis."""
-        return bool(self.viewer.dims.ndisplay == 3)
+        return self.displayed_axes == (AXES[STEP_AXIS], *PLANE)
+
+    @property
+    def displayed_axes(self) -> tuple[str, ...]:
+        """Names of the axes that are seen: y and x, a third one before them, or what a user turned to."""
+        dims = self.viewer.dims
+        first = dims.ndim - len(AXES)
+        return tuple(AXES[axis - first] for axis in dims.displayed) if first >= 0 else PLANE
 
     @property
     def position(self) -> SliderPosition:
@@ -187,7 +204,8 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     def fit(self) -> None:
         """Show all pictures as large as they can be, with the text below them."""
         if self.viewer is not None:
-            self._fit.fit(self.viewer, self._line_count())
+            self._fit.fit(self.viewer)
+            self._size_captions()
 
     def write_captions(self, view_index: int, shown: Mapping[str, str] | None = None) -> None:
         """Write above the images of a sample in view what they are, and what lies over them.
@@ -203,6 +221,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         beside = self.views[1 - view_index] if len(self.views) > 1 else None
         texts = caption_texts(self.views[view_index], shown, beside)
         write_captions(self.viewer, view_index, texts)
+        self._size_captions()
 
     def show_sample(self, name: str) -> None:
         """Put another sample of the run into view as soon as it is open."""
@@ -263,6 +282,8 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             viewer.layers.events.inserted.disconnect(self._sync_with_layers)
             viewer.layers.events.removed.disconnect(self._sync_with_layers)
             viewer.dims.events.current_step.disconnect(self._on_sliders_moved)
+            for event in (viewer.dims.events.ndisplay, viewer.dims.events.order):
+                event.disconnect(self._on_turned)
             viewer.canvas.events.size.disconnect(self._on_resized)
         self.views, self.placed, self._loaders = [], [], []
         self.closed.emit()
@@ -351,15 +372,26 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             return self._effects_description
         view = self.views[0]
         present = {direction: volume.loaded.present for direction, volume in view.volumes.items()}
-        return describe_map(
-            self.position, self.averaged_dims, view.axes, present, is_volume=self.is_volume
+        displayed = self.displayed_axes
+        turned = describe_turned(displayed)
+        if turned and displayed[-2:] != PLANE[::-1]:
+            return turned
+        text = describe_map(
+            self.position, self.averaged_dims, view.axes, present, displayed=displayed
         )
+        return f"{text}\n{turned}" if turned else text
 
     def set_volume(self, on: bool) -> None:
         """Show the timesteps as the third axis, rendered as a volume, or as a slider again."""
-        show_volume(
-            self.viewer, [own_layers(self.viewer, i) for i in range(len(self.views))], on=on
-        )
+        self._is_turning = True
+        try:
+            show_volume(
+                self.viewer, [own_layers(self.viewer, i) for i in range(len(self.views))], on=on
+            )
+        finally:
+            self._is_turning = False
+        if not on:
+            self.fit()
         self._on_sliders_moved()
 
     def refresh(self) -> None:
@@ -564,13 +596,34 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             self._write_soon.throttle()
         self.moved.emit()
 
+    def _on_turned(self, event: Any = None) -> None:
+        """Follow napari's own buttons for the third axis, rolling and transposing."""
+        if self._is_turning or not self.views or self.viewer is None:
+            return
+        layers = [own_layers(self.viewer, i) for i in range(len(self.views))]
+        if "r2g" not in layers[0]:
+            return  # The layers are being removed.
+        if is_stretched(layers) and not self.is_volume:
+            if self.viewer.dims.ndisplay == 2:
+                self.set_volume(False)
+                return
+            unstretch(layers)
+        for own in layers:
+            if "captions" in own:  # They belong above upright pictures.
+                own["captions"].visible = self.displayed_axes == PLANE
+        self._on_sliders_moved()
+
     def _on_resized(self, event: Any = None) -> None:
         """Fit the view again, unless the user has moved or enlarged it."""
         if self.views and self.viewer is not None:
             self._fit.follow(self.viewer)
+            self._size_captions()
+            self._write_soon.throttle()
 
-    def _line_count(self) -> int:
-        return len(self.description.splitlines()) if self.views else 0
+    def _size_captions(self) -> None:
+        for view_index, placed in enumerate(self.placed):
+            room = placed["generated"].width * self.viewer.scene.camera.zoom
+            size_captions(self.viewer, view_index, room)
 
     def _write(self) -> None:
         """Name the map in view on the canvas."""
@@ -584,8 +637,10 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         elif waits_for_maps and self.share_loaded < 1:
             text += f"\nloading maps: {self.share_loaded:.0%}"
         overlay = self.viewer.canvas.overlays.text
+        text = wrapped(text, self.viewer.canvas.size[1])
         if overlay.text != text:
             overlay.text = text
+            self._fit.make_room(self.viewer, len(text.splitlines()))
 
     def _redraw(self, *, only_new: bool = False) -> None:
         for view_index, view in enumerate(self.views):
