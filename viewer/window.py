@@ -32,7 +32,8 @@ def open_viewer(
     Parameters
     ----------
     run_path : str or path
-        A capture store: a folder, or a URL ``s3://``, ``gs://`` or ``az://``.
+        A capture store: a folder, or a URL ``s3://``, ``gs://`` or ``az://``. Or a maps store, whose
+        run is opened.
     sample : str, optional
         The sample in view at first; the run's first one if left out.
     maps : str or path, optional
@@ -61,19 +62,19 @@ def open_viewer(
     """
     check_qt()
     from i2am.viewer.data.effects import check_effects
-    from i2am.viewer.data.open_sample import open_view
+    from i2am.viewer.data.open_sample import open_store
 
     # The stores before the display: a wrong path is wrong on any machine.
     if effects is not None:
         check_effects(effects)
-    view = open_view(run_path, sample, maps, effects=effects)
+    view = open_store(run_path, sample, maps, effects=effects)
     check_display()
     import napari
     from qtpy.QtWidgets import QApplication
 
     from i2am.viewer.widgets.docks import reopen_docks
 
-    viewer = napari.Viewer(title=f"{Path(run_path).name} - I²AM", show=show)
+    viewer = napari.Viewer(title=f"{Path(view.source.run).name} - I²AM", show=show)
     _enlarge(viewer)
     serve(viewer)
     reopen_docks(viewer)

@@ -26,9 +26,56 @@ if TYPE_CHECKING:
 
     from i2am.analysis import Maps, Run
 
-__all__ = ["Store", "open_view", "run_of_maps"]
+__all__ = ["Store", "open_store", "open_view", "run_of_maps"]
 
 Store = str | PathLike[str]
+
+
+def open_store(
+    path: Store,
+    sample: str | None = None,
+    maps: Store | None = None,
+    *,
+    effects: Store | None = None,
+) -> SampleView:
+    """Open one sample of a run; or of maps, with the run that they were made from.
+
+    Maps are shown as they are: of their guidance branch, normalisation and patches.
+
+    Parameters
+    ----------
+    path : str or path
+        A capture store, or a maps store.
+    sample : str, optional
+        Which sample; the first one if left out, of maps the first that they hold.
+    maps, effects
+        As in `open_view`. A maps store as `path` has no other maps.
+
+    Raises
+    ------
+    StoreError
+        As `open_view`; also if the run of maps is not where they say, or they hold no sample.
+    """
+    from i2am.analysis.stores.reader import open_root
+    from i2am.storage.addresses import own_attributes
+
+    own = own_attributes(open_root(os.fspath(path)))
+    if own["kind"] != "maps":
+        return open_view(path, sample, maps, effects=effects)
+    if maps is not None:
+        msg = f"Expected a run beside --maps {maps}, got a maps store, at {path}. Give one of the two."
+        raise StoreError(msg)
+    run, first = run_of_maps(path)
+    options = own.get("options") or {}
+    return open_view(
+        run,
+        sample or first,
+        path,
+        guidance=options.get("guidance") or CONDITIONAL,
+        normalisation=own["normalisation"],
+        within=options.get("within") or "image",
+        effects=effects,
+    )
 
 
 def open_view(
@@ -120,7 +167,11 @@ def run_of_maps(maps: Store) -> tuple[Run, str]:
     if first is None:
         msg = f"Expected maps of at least one sample, got none, at {maps}. Run 'i2am analyze'."
         raise StoreError(msg)
-    return run_of(store), first
+    try:
+        return run_of(store), first
+    except StoreError as e:
+        msg = f"{e}\nThe maps alone show no picture. Say where their run is: i2am view RUN --maps {maps}"
+        raise StoreError(msg) from e
 
 
 def _stored_view(
