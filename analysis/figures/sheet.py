@@ -70,7 +70,7 @@ class _Sizes:
             )  # fmt: skip
         least = 0.75 if style.width < _PAGE else 1.02
         return cls(
-            style.font_pt, style.width, panel=least, widest_panel=1.7, beside_main=least,
+            style.font_pt, style.width, panel=least, widest_panel=1.6 if style.width < _PAGE else 2.4, beside_main=least,
             main=1.9 if style.width < _PAGE else 0.4 * style.width,
             gap=0.06, margin=0.04, bar=0.07, beside=0.0, most_columns=6, tile=0.9, label=0.8,
         )  # fmt: skip
@@ -129,12 +129,13 @@ def draw(
     width = max(width, 0 if sizes.width else sizes.needed(title, "") + 2 * sizes.margin)
     title = sizes.fit_heading(title)
     top = _text_height(title, sizes.heading_pt) + sizes.gap / 2 if title else 0.0
-    height = top + sum(layout.height for layout in layouts)
+    between = sizes.line / 2
+    height = top + sum(layout.height for layout in layouts) + between * (len(layouts) - 1)
     figure = Figure(figsize=(width, height), dpi=style.dpi, facecolor="white")
     _write(figure, title, sizes.margin, sizes.gap / 2, size=sizes.heading_pt, weight="bold")
     for group, layout in zip(groups, layouts, strict=True):
         _draw_group(figure, group, layout, sizes, top)
-        top += layout.height
+        top += layout.height + between
     return figure
 
 

@@ -372,6 +372,11 @@ class _MapsOnDemand(Mapping[str, xr.DataTree]):
     def __init__(self, run: Mapping[str, xr.DataTree], stored: Maps | None) -> None:
         self._run, self._stored = run, stored
 
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """The attributes of the store, for its samples, which do not repeat them; empty without one."""
+        return {} if self._stored is None else self._stored.attributes
+
     def __getitem__(self, name: str) -> xr.DataTree:
         if self._stored is not None and self._stored.holds(name):
             return self._stored[name]
