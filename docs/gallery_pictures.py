@@ -98,7 +98,7 @@ def demo_figures(folder: Path) -> Iterator[tuple[str, str, Any]]:
     for name, seed in (("run", 0), ("after", 7)):
         i2am(
             ["capture", "--model", "i2am-tiny", "--manifest", str(manifest), "--guidance", "both",
-             "--steps", "10", "--seed", str(seed), "--out", str(folder / f"{name}.zarr")]
+             "--steps", "6", "--seed", str(seed), "--out", str(folder / f"{name}.zarr")]
         )  # fmt: skip
     i2am(
         ["causal", str(folder / "run.zarr"), "--model", "i2am-tiny", "--samples", "doughnut",

@@ -133,7 +133,9 @@ def session(viewer: Any) -> Any:
 
 def dock(viewer: Any, name: str) -> Any:
     """Open a dock widget of the plugin, and return it."""
-    _, widget = viewer.window.add_plugin_dock_widget("i2am", name, tabify=True)
+    from i2am.viewer.widgets.docks import open_dock
+
+    widget = open_dock(viewer, name)
     pump(0.5)
     return widget
 

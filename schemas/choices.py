@@ -22,6 +22,7 @@ __all__ = [
     "POLARITIES",
     "REPRESENTATION_OPTIONS",
     "STORED_DTYPES",
+    "WITHIN",
     "Contrast",
     "Convention",
     "EdgeName",
@@ -37,6 +38,7 @@ __all__ = [
     "Representation",
     "RepresentationOption",
     "StoredDtype",
+    "Within",
     "check_choice",
 ]
 
@@ -55,6 +57,8 @@ Convention = Literal["i2am", "official"]
 Normalisation = Literal["mass", "density"]
 # What a mean over layers weighs each of them by; by default nothing does.
 LayerWeights = Literal["causal"]
+# Which patches the maps are made from: all, or those that the inpainting mask marks.
+Within = Literal["image", "mask"]
 Polarity = Literal["direct", "inverted"]
 Contrast = Literal["shared", "panel"]
 # What lies under the heat of a figure, and the files that figures are written as.
@@ -71,6 +75,7 @@ MODEL_DTYPES: Final = get_args(ModelDtype)
 CONVENTIONS: Final = get_args(Convention)
 NORMALISATIONS: Final = get_args(Normalisation)
 LAYER_WEIGHTS: Final = get_args(LayerWeights)
+WITHIN: Final = get_args(Within)
 POLARITIES: Final = get_args(Polarity)
 CONTRASTS: Final = get_args(Contrast)
 FIGURE_BASES: Final = get_args(FigureBase)

@@ -66,18 +66,14 @@ def read_layers(path: PathOrPaths) -> list[LayerData]:
     StoreError
         If the store, or the run that maps were made from, cannot be read.
     """
-    from i2am.viewer.data.open_sample import open_view, run_of_maps
+    from i2am.viewer.data.open_sample import open_store
     from i2am.viewer.scene.layers import sample_layers
     from i2am.viewer.scene.placement import place_images
 
     one = _only(path)
     if one is None:
         return []
-    if kind_of(one) == "maps":
-        run, sample = run_of_maps(one)
-        view = open_view(run, sample, one)
-    else:
-        view = open_view(one)
+    view = open_store(one)
     loader = view.loader()
     for volume in view.volumes.values():
         volume.request = loader.read_blocking

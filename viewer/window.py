@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from i2am.viewer.data.sample import SampleView
     from i2am.viewer.session.session import Session
 
-__all__ = ["open_viewer", "serve", "show_view", "view"]
+__all__ = ["fit_window", "open_viewer", "serve", "show_view", "view"]
 
 _WINDOW_PX: Final = (1500, 900)
 
@@ -32,7 +32,8 @@ def open_viewer(
     Parameters
     ----------
     run_path : str or path
-        A capture store: a folder, or a URL ``s3://``, ``gs://`` or ``az://``.
+        A capture store: a folder, or a URL ``s3://``, ``gs://`` or ``az://``. Or a maps store, whose
+        run is opened.
     sample : str, optional
         The sample in view at first; the run's first one if left out.
     maps : str or path, optional
@@ -61,22 +62,22 @@ def open_viewer(
     """
     check_qt()
     from i2am.viewer.data.effects import check_effects
-    from i2am.viewer.data.open_sample import open_view
+    from i2am.viewer.data.open_sample import open_store
 
     # The stores before the display: a wrong path is wrong on any machine.
     if effects is not None:
         check_effects(effects)
-    view = open_view(run_path, sample, maps, effects=effects)
+    view = open_store(run_path, sample, maps, effects=effects)
     check_display()
     import napari
     from qtpy.QtWidgets import QApplication
 
-    from i2am.viewer.widgets.run_browser import RunBrowser
+    from i2am.viewer.widgets.docks import reopen_docks
 
-    viewer = napari.Viewer(title=f"{Path(run_path).name} - I²AM", show=show)
+    viewer = napari.Viewer(title=f"{Path(view.source.run).name} - I²AM", show=show)
     _enlarge(viewer)
     serve(viewer)
-    viewer.window.add_dock_widget(RunBrowser(viewer), name="Run browser", area="right")
+    reopen_docks(viewer)
     QApplication.processEvents()  # so that the canvas has its size when the view is fitted to it
     show_view(viewer, view)
     return viewer
@@ -119,13 +120,35 @@ def view(
 
 
 def _enlarge(viewer: napari.Viewer) -> None:
-    """Give two images and a dock the room they need, if the screen has it."""
-    from qtpy.QtGui import QGuiApplication
+    """Give two images and a dock the room they need, as far as the screen has it."""
+    window = viewer.window.main_menu.window()
+    screen = window.screen().availableGeometry()
+    # What the window manager draws around the window, as far as that is known.
+    frame = window.frameGeometry().size() - window.size()
+    room = (screen.width() - frame.width(), screen.height() - frame.height())
+    x, width = fit_window(window.x(), window.width(), _WINDOW_PX[0], screen.x(), room[0])
+    y, height = fit_window(window.y(), window.height(), _WINDOW_PX[1], screen.y(), room[1])
+    viewer.window.resize(width, height)
+    if (x, y) != (window.x(), window.y()):
+        window.move(x, y)
 
-    screen = QGuiApplication.primaryScreen().availableGeometry()
-    _, _, width, height = viewer.window.geometry()
-    wanted = (
-        max(width, min(_WINDOW_PX[0], screen.width())),
-        max(height, min(_WINDOW_PX[1], screen.height())),
-    )
-    viewer.window.resize(*wanted)
+
+def fit_window(start: int, size: int, wanted: int, screen: int, room: int) -> tuple[int, int]:
+    """Return where a window begins along one axis, and its size: nothing is beyond the screen.
+
+    Parameters
+    ----------
+    start, size : int
+        As napari remembers them, perhaps from a larger screen.
+    wanted : int
+        The least size that is wanted.
+    screen, room : int
+        Where the screen begins, and how much of it a window may take.
+
+    Examples
+    --------
+    >>> fit_window(300, 800, 1500, 0, 1366), fit_window(10, 900, 900, 0, 1000)
+    ((0, 1366), (10, 900))
+    """
+    size = min(max(size, wanted), room)
+    return max(screen, min(start, screen + room - size)), size

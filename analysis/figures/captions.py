@@ -11,6 +11,7 @@ from typing import Any, Final
 import xarray as xr
 
 from i2am.analysis.kernel.resize import Grid
+from i2am.analysis.maps.levels import UNITS
 from i2am.analysis.stores.boxes import describe_box, image_box, is_whole_image
 from i2am.analysis.stores.layers import (
     format_labels,
@@ -164,8 +165,7 @@ def time_titles(sample: xr.DataTree, tlam: xr.DataArray) -> list[str]:
 
 def unit(maps: xr.DataTree) -> str:
     """Return what the maps' values are, as a label of a scale."""
-    is_density = map_options(maps).get("normalisation") == "density"
-    label = "attention (uniform = 1)" if is_density else "attention per position"
+    label = UNITS[map_options(maps).get("normalisation", "mass")]
     weighted = any(dims.LAYER_WEIGHT in node.coords for node in maps.subtree)
     return f"{label}, layers by effect" if weighted else label
 

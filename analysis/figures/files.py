@@ -196,18 +196,7 @@ def _draw(
         return draw(sample, own_effects(effects, name, sample), style=style)
     if FIGURES[kind].needs_other and options.other is not None:
         given["other"] = options.other[name]
-    return draw(sample, _with_options(maps[name], maps), style=style, **given)
-
-
-def _with_options(own: xr.DataTree, maps: Mapping[str, xr.DataTree]) -> xr.DataTree:
-    """Return a sample's maps with the options that their store was written with, for titles and units."""
-    of_store = getattr(maps, "attributes", None)
-    known = own.attrs.get(ATTRIBUTE_KEY) or {}
-    if not of_store or "convention" in known:  # Made on demand, they tell themselves.
-        return own
-    named = own.copy(deep=False)
-    named.attrs = {**own.attrs, ATTRIBUTE_KEY: {**of_store, **known}}
-    return named
+    return draw(sample, maps[name], style=style, **given)
 
 
 def selected_maps(

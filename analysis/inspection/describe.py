@@ -98,6 +98,8 @@ def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
     options = own.get("options")
     if isinstance(options, dict) and options.get("weights"):
         facts["weights"] = f"{options['weights']}, of {options.get('effects')}"
+    if isinstance(options, dict) and options.get("within"):
+        facts["within"] = "the inpainting mask"
     shown = ", ".join(names[:_SHOWN_NAMES]) + (", …" if names[_SHOWN_NAMES:] else "")
     facts["samples"] = f"{len(names)} complete{f', {unfinished} not' if unfinished else ''}" + (
         f": {shown}" if shown else ""

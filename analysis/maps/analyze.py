@@ -18,18 +18,21 @@ from i2am.analysis.maps.levels import (
     MapsOfLayer,
     add_step_coordinates,
     compute_levels,
+    describe_levels,
     mean_float32,
     mean_of_layers,
     split_time_groups,
     stack_layers,
 )
 from i2am.analysis.maps.official import official_levels, official_plan
+from i2am.analysis.maps.within import painted_patches
 from i2am.analysis.stores.boxes import pixel_coordinates
 from i2am.analysis.stores.effects import causal_weights, weights_of_layers
 from i2am.analysis.stores.layers import (
     Labels,
     SelectedLayer,
     check_one_reference,
+    head_labels,
     select_layers,
     step_labels,
 )
@@ -40,9 +43,11 @@ from i2am.schemas.choices import (
     CONVENTIONS,
     LAYER_WEIGHTS,
     NORMALISATIONS,
+    WITHIN,
     Convention,
     LayerWeights,
     Normalisation,
+    Within,
     check_choice,
 )
 from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, STEP, TIMESTEP
@@ -68,6 +73,7 @@ def analyze(
     grid: Grid | None = None,
     weights: LayerWeights | None = None,
     effects: xr.Dataset | None = None,
+    within: Within = "image",
 ) -> xr.DataTree:
     """Return every map of a captured sample, in both directions, lazily.
 
@@ -95,6 +101,9 @@ def analyze(
         nothing do not count. By default each map of the volume counts alike.
     effects : Dataset, optional
         This sample of `open_effects`, for `weights`.
+    within : "image" or "mask"
+        Of which patches the maps are: all, or those that hold a pixel of the stored inpainting mask. Then
+        G2R is the mean over these, what the painted part read, and R2G's softmax runs over these alone.
 
     Returns
     -------
@@ -105,6 +114,8 @@ def analyze(
         ``r2g`` also mass (plane) where layers have it; float32, at least 0, lazy. Heads that a
         layer lacks are NaN; means skip them. Where the image is stored, the plane's coordinates
         are the centres of its cells in pixels of that image: a map fills the part that the model saw.
+        Each has ``long_name`` and ``units``; the attribute ``i2am`` tells the options.
+        Within the mask, r2g is 0 at the other patches.
         With weights they are the coordinate ``layer_weight`` (layer).
 
     Raises
@@ -112,7 +123,8 @@ def analyze(
     AnalysisError
         If an option is unknown, a label was not captured, the named layers look at different
         reference images, or `sample` is a run; or weights are asked for and a layer has no measured
-        effect, no effects are given, or convention is "official".
+        effect, no effects are given, or convention is "official"; or within is "mask" and there is no
+        mask, a layer was reduced to maps at capture, or convention is "official".
 
     Notes
     -----
@@ -138,31 +150,42 @@ def analyze(
     >>> maps["r2g/ulam"].values.tolist(), maps["g2r/ulam"].values.round(2).tolist()
     ([[0.25, 0.25], [0.25, 0.25]], [[0.0, 1.0], [0.0, 0.0]])
     """
-    check_options(convention, normalisation, grid)
+    check_options(convention, normalisation, grid, within)
     grid = None if grid is None else (grid[0], grid[1])
+    named = layers if layers is None or isinstance(layers, str) else list(layers)
     kept_steps = step_labels(sample, steps)
-    selected = select_layers(sample, layers, kept_steps, heads, guidance)
+    selected = select_layers(sample, named, kept_steps, heads, guidance)
     check_one_reference(selected)
+    if within == "mask":
+        selected = painted_patches(sample, selected)
     coordinates = sample.coords.to_dataset()[[STEP, TIMESTEP]]
     if steps is not None:
         coordinates = coordinates.sel({STEP: kept_steps})
     spans = split_time_groups(coordinates.sizes[STEP], time_groups)
     density = normalisation == "density"
     of_layers = check_weights(weights, effects, convention)
-    attributes = {
+    attributes: dict[str, Any] = {
         "kind": "maps",
         "schema": SCHEMA_VERSION,
         "convention": convention,
         "normalisation": normalisation,
     }
-    if weights is not None:
-        attributes["weights"] = weights
+    told = {
+        "layers": named,
+        "steps": None if steps is None else kept_steps,
+        "heads": None if heads is None else head_labels(sample, named, heads),
+        "guidance": guidance,
+        "weights": weights,
+        "within": None if within == "image" else within,
+    }
+    attributes |= {name: value for name, value in told.items() if value is not None}
     if convention == "official":
         directions = _official(sample, selected, coordinates, spans, grid)
     else:
         directions = _i2am(selected, coordinates, spans, grid, of_layers, density=density)
     for name, levels in directions.items():
-        directions[name] = levels.assign_coords(_pixels(sample, selected, levels, name))
+        placed = levels.assign_coords(_pixels(sample, selected, levels, name))
+        directions[name] = describe_levels(placed, name, normalisation, within)
     tree: dict[str, xr.Dataset] = {"/": xr.Dataset(attrs={ATTRIBUTE_KEY: attributes})}
     return xr.DataTree.from_dict(tree | directions, name=sample.name)
 
@@ -196,10 +219,19 @@ def check_weights(
     return causal_weights(effects)
 
 
-def check_options(convention: str, normalisation: str, grid: Grid | None = None) -> None:
+def check_options(
+    convention: str, normalisation: str, grid: Grid | None = None, within: str = "image"
+) -> None:
     """Raise an AnalysisError if an option is unknown or two options exclude each other."""
     check_choice("convention", convention, CONVENTIONS, AnalysisError)
     check_choice("normalisation", normalisation, NORMALISATIONS, AnalysisError)
+    check_choice("within", within, WITHIN, AnalysisError)
+    if convention == "official" and within != "image":
+        msg = (
+            f"Expected maps of the whole image with convention 'official', got {within!r}, at within. "
+            "Leave one of the two at its default."
+        )
+        raise AnalysisError(msg)
     if convention == "official" and normalisation != "mass":
         msg = (
             f"Expected normalisation 'mass' with convention 'official', got {normalisation!r}, "
@@ -339,11 +371,6 @@ def maps_of(
 class _MapsOnDemand(Mapping[str, xr.DataTree]):
     def __init__(self, run: Mapping[str, xr.DataTree], stored: Maps | None) -> None:
         self._run, self._stored = run, stored
-
-    @property
-    def attributes(self) -> Mapping[str, Any]:
-        """The attributes of the store, for its samples, which do not repeat them; empty without one."""
-        return {} if self._stored is None else self._stored.attributes
 
     def __getitem__(self, name: str) -> xr.DataTree:
         if self._stored is not None and self._stored.holds(name):

@@ -39,6 +39,7 @@ from i2am.schemas.choices import (
     Convention,
     LayerWeights,
     Normalisation,
+    Within,
     check_choice,
 )
 from i2am.schemas.dims import CONDITIONAL
@@ -75,6 +76,7 @@ def analyze_run(
     grid: Grid | None = None,
     weights: LayerWeights | None = None,
     effects: StoreLike | None = None,
+    within: Within = "image",
     progress: bool = True,
     overwrite: bool = False,
     durable: bool = True,
@@ -95,7 +97,7 @@ def analyze_run(
     workers : int, optional
         Start a local cluster of that many processes, of one thread each. By default Dask's own:
         threads, or the client that is active in this process.
-    convention, normalisation, layers, steps, heads, guidance, time_groups, grid, weights
+    convention, normalisation, layers, steps, heads, guidance, time_groups, grid, weights, within
         As in `analyze`.
     effects : str, Path or zarr Store, optional
         What was measured on the run, for `weights`; by default the store beside the run.
@@ -123,7 +125,7 @@ def analyze_run(
     AnalysisError
         If an option is unknown, a label was not captured, or the cluster does not answer.
     """
-    check_options(convention, normalisation, grid)
+    check_options(convention, normalisation, grid, within)
     patterns = None if layers is None else [layers] if isinstance(layers, str) else list(layers)
     # Workers elsewhere may have another working folder.
     opened = open_run(run if scheduler is None else _absolute(run))
@@ -139,6 +141,8 @@ def analyze_run(
         "time_groups": time_groups,
         "grid": None if grid is None else (grid[0], grid[1]),
     }
+    if within != "image":
+        options["within"] = within
     if is_url(out):
         msg = f"Expected a local folder for the maps, got a URL, at {out}. Write them locally."
         raise StoreError(msg)

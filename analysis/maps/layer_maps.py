@@ -78,7 +78,8 @@ def layer_maps(
     -------
     LayerMaps
         r2g and mass over (step, head, y, x), g2r over (step, head, reference_y, reference_x);
-        float32, lazy. Mass is there where other keys share the layer's softmax.
+        float32, lazy. Mass is there where other keys share the layer's softmax. Of a layer that is
+        cut to some patches, R2G and mass are 0 elsewhere.
 
     Raises
     ------
@@ -105,9 +106,10 @@ def layer_maps(
         own_generated=layer.attributes.generated_grid,
         own_reference=own_reference,
         special_tokens=layer.attributes.special_tokens,
-        factors=(layer.attributes.generated_tokens(), layer.tokens) if density else (1, 1),
+        factors=(layer.blocks.sizes[GENERATED], layer.tokens) if density else (1, 1),
         frames=layer.attributes.frames,
         region=layer.region,
+        patches=layer.patches,
     )
     found = iter(maps)
     r2g = next(found)
@@ -158,8 +160,13 @@ def _block_maps(
     factors: tuple[int, int],
     frames: int,
     region: NDArray[np.float32] | None,
+    patches: NDArray[np.intp] | None,
 ) -> tuple[NDArray[Any], ...] | NDArray[Any]:
     (r2g, g2r, mass), shape = _means(arrays, names, scale, region)
+    if patches is not None:
+        count = math.prod(own_generated)
+        r2g = _put_back(r2g, patches, count)
+        mass = None if mass is None else _put_back(mass, patches, count)
     maps = [resize_to_grid(r2g, own_generated, grids[0], shape, factors[0], frames)]
     if own_reference is not None:
         spatial = g2r[:, special_tokens:]
@@ -167,6 +174,13 @@ def _block_maps(
     if mass is not None:
         maps.append(resize_to_grid(mass, own_generated, grids[-1], shape, 1, frames))
     return tuple(maps) if len(maps) > 1 else maps[0]
+
+
+def _put_back(maps: NDArray[Any], patches: NDArray[np.intp], count: int) -> NDArray[Any]:
+    """Return maps (n, patch) among all patches of the grid; 0 at the others."""
+    whole = np.zeros((len(maps), count), maps.dtype)
+    whole[:, patches] = maps
+    return whole
 
 
 def _means(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from uuid import uuid4
 
 import dask.array as da
@@ -20,12 +20,15 @@ from numpy.typing import NDArray
 
 from i2am.analysis.stores.layers import SelectedLayer
 from i2am.schemas import AnalysisError
+from i2am.schemas.choices import Normalisation, Within
 from i2am.schemas.dims import FIRST_STEP, HEAD, LAST_STEP, LAYER, LAYER_WEIGHT, STEP, TIME
 
 __all__ = [
+    "UNITS",
     "MapsOfLayer",
     "add_step_coordinates",
     "compute_levels",
+    "describe_levels",
     "mean_float32",
     "mean_of_layers",
     "split_time_groups",
@@ -35,6 +38,19 @@ __all__ = [
 # A layer and its maps, dims (step, head, plane), on the grid that all layers share.
 MapsOfLayer = tuple[SelectedLayer, xr.DataArray]
 Floats = NDArray[np.float64]
+
+# What a value of a map is, by its normalisation.
+UNITS: Final[dict[Normalisation, str]] = {
+    "mass": "attention per position",
+    "density": "attention (uniform = 1)",
+}
+_MEANS_OVER: Final = {
+    "volume": "",
+    "ulam": ", mean over layers, steps and heads",
+    "tlam": ", mean over layers, steps of a group, and heads",
+    "hlam": ", mean over layers and steps",
+    "llam": ", mean over steps and heads",
+}
 
 
 def stack_layers(maps: Sequence[MapsOfLayer]) -> xr.DataArray:
@@ -101,6 +117,23 @@ def compute_levels(
     if weights is not None:
         coordinates[LAYER_WEIGHT] = xr.DataArray(weights, dims=LAYER)
     return xr.Dataset(levels).assign_coords(coordinates)
+
+
+def describe_levels(
+    levels: xr.Dataset, direction: str, normalisation: Normalisation, within: Within
+) -> xr.Dataset:
+    """Return the levels of a direction with ``long_name`` and ``units``, as plots write them."""
+    painted = " of the painted part" if within == "mask" else ""
+    found = levels.copy()
+    for name, over in _MEANS_OVER.items():
+        if name in found:
+            found[name].attrs |= {
+                "long_name": f"{direction.upper()}{painted}{over}",
+                "units": UNITS[normalisation],
+            }
+    if "mass" in found:
+        found["mass"].attrs |= {"long_name": f"attention to the reference{painted}", "units": "1"}
+    return found
 
 
 def mean_of_layers(

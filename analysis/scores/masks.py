@@ -15,11 +15,26 @@ from i2am.analysis.kernel.resize import Grid
 from i2am.analysis.stores.boxes import box_of_maps, describe_box, image_box, is_whole_image
 from i2am.analysis.stores.layers import reference_image
 from i2am.schemas import AnalysisError, Box
+from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.directions import G2R, R2G, DirectionName
 
-__all__ = ["area_mean", "box_pixels", "check_mask", "cut_to_box", "mask_over", "masks_of"]
+__all__ = [
+    "area_mean",
+    "box_pixels",
+    "check_mask",
+    "cut_to_box",
+    "is_within_mask",
+    "mask_over",
+    "masks_of",
+]
 
 _DECIMALS: Final = 9
+
+
+def is_within_mask(maps: xr.DataTree) -> bool:
+    """Return whether maps are of the inpainting mask's patches alone: R2G is 0 elsewhere by its making."""
+    own = maps.attrs.get(ATTRIBUTE_KEY) or {}
+    return bool(own.get("within") == "mask")
 
 
 def masks_of(sample: xr.DataTree, maps: xr.DataTree) -> dict[DirectionName, NDArray[np.float64]]:
@@ -27,10 +42,10 @@ def masks_of(sample: xr.DataTree, maps: xr.DataTree) -> dict[DirectionName, NDAr
 
     R2G has the inpainting mask, G2R the reference's, which belongs to the first reference image alone.
     Each is cut to the part of its image that the model saw. A mask that is empty or whole there has
-    no inside or no outside, and is left out.
+    no inside or no outside, and is left out; so is that of R2G maps which are of its inside alone.
     """
     images = sample.children["images"].dataset
-    directions = [R2G]
+    directions = [] if is_within_mask(maps) else [R2G]
     if G2R.name in maps.children and reference_image(sample, maps) == G2R.image:
         directions.append(G2R)
     found: dict[DirectionName, NDArray[np.float64]] = {}

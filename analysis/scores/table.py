@@ -15,7 +15,7 @@ from i2am.analysis.scores.bootstrap import (
     check_confidence,
 )
 from i2am.analysis.scores.imacs import check_weights
-from i2am.analysis.scores.masks import masks_of
+from i2am.analysis.scores.masks import is_within_mask, masks_of
 from i2am.analysis.scores.registry import compute_score, known_scores
 from i2am.analysis.scores.score import (
     DEFAULT_PENALTY,
@@ -28,7 +28,7 @@ from i2am.analysis.stores.related import run_of
 from i2am.analysis.stores.tables import check_table_path, write_table
 from i2am.schemas import AnalysisError, SchemaError, StoreError
 from i2am.schemas.choices import POLARITIES, Polarity, check_choice
-from i2am.schemas.directions import DIRECTIONS
+from i2am.schemas.directions import DIRECTIONS, R2G
 from i2am.storage.addresses import StoreLike
 
 __all__ = ["read_scores", "score_maps", "summarise_scores"]
@@ -74,7 +74,8 @@ def score_maps(
         whole_image_iou and random_box_iou (the mean of 100 boxes); then of the ULAM of each
         direction, as `spread` defines them, r2g_entropy, r2g_concentration, r2g_inside and
         r2g_inside_chance, and the same of g2r; then those that were registered or that installed
-        packages publish. A score that does not exist for a sample has no row: no mask, no G2R.
+        packages publish. A score that does not exist for a sample has no row: no mask, no G2R. Of maps
+        within the inpainting mask G2R alone is scored, as R2G is 0 outside by its making.
 
     Raises
     ------
@@ -196,7 +197,7 @@ def _scores(
     ulam = {
         direction: maps.children[direction].dataset["ulam"].compute().to_numpy()
         for direction in DIRECTIONS
-        if direction in maps.children
+        if direction in maps.children and not (direction == R2G.name and is_within_mask(maps))
     }
     masks = masks_of(sample, maps)
     for score in known_scores():

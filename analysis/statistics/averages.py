@@ -125,6 +125,7 @@ def average_maps(
         "kind": _KIND,
         "schema": SCHEMA_VERSION,
         **{key: opened.attributes.get(key) for key in ("convention", "normalisation")},
+        **opened.not_default,
         "source": str(maps) if path is None else source_of(maps, path),
         "by": columns,
     }

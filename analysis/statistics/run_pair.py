@@ -152,7 +152,8 @@ def pair_runs(
         If a store is missing or of the wrong kind, the runs share no sample, none is named, or one
         that is named is not in both.
     AnalysisError
-        If the maps differ in convention or normalisation, or share no direction.
+        If the maps differ in convention, normalisation, weights or the patches that they are of, or share
+        no direction.
     """
     opened_a, opened_b = open_run(run_a), open_run(run_b)
     stored_a, stored_b = _stored(run_a, maps_a), _stored(run_b, maps_b)
@@ -172,7 +173,7 @@ def pair_runs(
     if not names:
         msg = f"Expected at least one sample, got none, at samples. Known: {_few(shared)}."
         raise StoreError(msg)
-    kinds = _kinds(names, stored_a, stored_b)
+    convention, normalisation, *_ = _kinds(names, stored_a, stored_b)
     mapped_a = maps_of(opened_a, None if stored_a is None else stored_a.path)
     mapped_b = maps_of(opened_b, None if stored_b is None else stored_b.path)
     # Lazy: an error comes before anything is computed or written.
@@ -187,7 +188,8 @@ def pair_runs(
         mapped_a,
         mapped_b,
         names,
-        *kinds,
+        convention,
+        normalisation,
         only_a=len(all_a) - len(shared),
         only_b=len(all_b) - len(shared),
     )
@@ -210,8 +212,11 @@ def _stored(run: StoreLike, maps: StoreLike | None) -> Maps | None:
     return None if maps is None else open_maps(maps)
 
 
-def _kinds(names: Iterable[str], a: Maps | None, b: Maps | None) -> tuple[str, str]:
-    """Return convention and normalisation of all the maps; an error if two differ."""
+def _kinds(names: Iterable[str], a: Maps | None, b: Maps | None) -> tuple[str, ...]:
+    """Return convention and normalisation of all the maps, and what else is not the default.
+
+    An error if two differ.
+    """
     held_a, held_b = (set() if maps is None else set(maps) for maps in (a, b))
     wanted = None
     for name in names:
@@ -219,7 +224,8 @@ def _kinds(names: Iterable[str], a: Maps | None, b: Maps | None) -> tuple[str, s
             kind = _DEFAULT
             if maps is not None and name in held:
                 own = maps.attributes
-                kind = (own["convention"], own["normalisation"])
+                more = [f"{key}={value!r}" for key, value in sorted(maps.not_default.items())]
+                kind = (own["convention"], own["normalisation"], *more)
             wanted = wanted or kind
             if kind != wanted:
                 msg = (

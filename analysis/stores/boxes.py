@@ -9,7 +9,7 @@ import xarray as xr
 
 from i2am.schemas import AnalysisError, Box, ImageAttributes
 from i2am.schemas.attributes import ATTRIBUTE_KEY
-from i2am.schemas.dims import PIXEL_UNITS
+from i2am.schemas.dims import PIXEL_UNITS, X, Y
 
 __all__ = ["box_of_maps", "describe_box", "image_box", "is_whole_image", "pixel_coordinates"]
 
@@ -82,7 +82,8 @@ def pixel_coordinates(
     Returns
     -------
     dict of str to Variable
-        The centre of each cell, float64, with the units "px"; empty where the image is not stored.
+        The centre of each cell, float64, with ``long_name`` and the units "px"; empty where the image is
+        not stored.
 
     Examples
     --------
@@ -91,14 +92,19 @@ def pixel_coordinates(
     >>> sample = xr.DataTree.from_dict({"/images": xr.Dataset({"generated": image})})
     >>> found = pixel_coordinates(sample, "generated", ("y", "x"), (2, 4))
     >>> found["y"].values.tolist(), found["x"].values.tolist(), found["x"].attrs
-    ([8.0, 24.0], [8.0, 24.0, 40.0, 56.0], {'units': 'px'})
+    ([8.0, 24.0], [8.0, 24.0, 40.0, 56.0], {'units': 'px', 'long_name': 'x in the generated image'})
     """
     if _image(sample, name) is None:
         return {}
     centres = image_box(sample, name).cell_centres(grid)
+    words = f"in the {name.replace('_', ' ')} image"
     return {
-        dim: xr.Variable(dim, np.array(own, np.float64), {"units": PIXEL_UNITS})
-        for dim, own in zip(plane, centres, strict=True)
+        dim: xr.Variable(
+            dim,
+            np.array(own, np.float64),
+            {"units": PIXEL_UNITS, "long_name": f"{axis} {words}"},
+        )
+        for dim, axis, own in zip(plane, (Y, X), centres, strict=True)
     }
 
 

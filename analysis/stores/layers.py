@@ -73,6 +73,8 @@ class SelectedLayer:
         The labels of its steps, for messages.
     sample : str
         The sample's name, for messages.
+    patches : array (generated,) of int, or None
+        The indices of the generated patches that arrays, blocks and region hold; None holds all.
     """
 
     name: str
@@ -83,6 +85,7 @@ class SelectedLayer:
     region: NDArray[np.float32] | None = None
     steps: tuple[int, ...] = ()
     sample: str = ""
+    patches: NDArray[np.intp] | None = None
 
     @property
     def tokens(self) -> int:

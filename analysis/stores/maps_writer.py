@@ -213,6 +213,7 @@ def start_sample(
                     dtype=values.dtype,
                     chunks=chunks,
                     dimension_names=[str(dim) for dim in values.dims],
+                    attributes={str(key): value for key, value in values.attrs.items()},
                     **MAP_CODECS,
                 )
             )

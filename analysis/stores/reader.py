@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 # Attributes of arrays: the box of an image, the units of a coordinate.
-_KEPT: Final = (ATTRIBUTE_KEY, "units")
+_KEPT: Final = (ATTRIBUTE_KEY, "units", "long_name")
 # Of a whole number that is held as a float.
 _LARGEST_EXACT: Final = 2**53
 _SAID_OF_ALL: Final = ("kind", "schema", "status", "contents")
@@ -372,6 +372,22 @@ class Maps(_Trees):
     kind = "maps"
     unstated_status = "complete"
     other_kind_hint = "Run 'i2am analyze' on it first, and give the maps."
+
+    def _open(self, group: zarr.Group, name: str, state: SampleState) -> xr.DataTree:
+        # What the store says of all its samples goes with each, as `analyze` has it.
+        sample = super()._open(group, name, state)
+        own = self.attributes
+        options = own.get("options") or {}
+        told = {key: own[key] for key in ("convention", "normalisation") if key in own}
+        told |= {key: value for key, value in options.items() if value is not None}
+        sample.attrs[ATTRIBUTE_KEY] = told | sample.attrs.get(ATTRIBUTE_KEY, {})
+        return sample
+
+    @property
+    def not_default(self) -> dict[str, str]:
+        """The options that make values of another kind, where they were given: weights, within."""
+        options = self.attributes.get("options") or {}
+        return {key: options[key] for key in ("weights", "within") if options.get(key)}
 
 
 class _NoSample(StoreError, KeyError):

@@ -16,7 +16,7 @@ from i2am.cli.arguments import (
     sample_name,
     worker_count,
 )
-from i2am.schemas.choices import CONVENTIONS, LAYER_WEIGHTS, NORMALISATIONS
+from i2am.schemas.choices import CONVENTIONS, LAYER_WEIGHTS, NORMALISATIONS, WITHIN
 
 __all__ = ["add"]
 
@@ -60,6 +60,12 @@ def add(commands: Any) -> None:
         metavar="EFFECTS.zarr",
         help="of --weights: what 'i2am causal' measured; default: beside the run",
     )
+    command.add_argument(
+        "--within",
+        choices=WITHIN,
+        default="image",
+        help="maps of all patches, or of those inside the inpainting mask alone; default: image",
+    )
     command.add_argument("--overwrite", action="store_true", help="replace an existing store")
     command.add_argument(
         "--no-fsync", action="store_true", help="do not wait until a sample is on the disk"
@@ -86,6 +92,7 @@ def _analyze(options: argparse.Namespace) -> None:
         grid=options.grid,
         weights=options.weights,
         effects=options.effects,
+        within=options.within,
         overwrite=options.overwrite,
         durable=not options.no_fsync,
     )

@@ -18,12 +18,14 @@ from i2am.cli.arguments import (
     sample_name,
 )
 from i2am.schemas import AnalysisError, StoreError, did_you_mean
-from i2am.schemas.choices import CONTRASTS, FIGURE_BASES, FIGURE_FORMATS, POLARITIES
+from i2am.schemas.choices import CONTRASTS, FIGURE_BASES, FIGURE_FORMATS, POLARITIES, WITHIN
 from i2am.schemas.errors import shorten
 
 __all__ = ["add"]
 
 _COLORMAP: Final = "inferno"
+# What `analyze` is asked for.
+_SELECTION: Final = ("layers", "steps", "heads", "guidance", "within")
 # Of a printed figure, in inches.
 _WIDTHS: Final = (2.0, 20.0)
 
@@ -73,6 +75,11 @@ def _add_selection(group: Any) -> None:
     group.add_argument("--steps", type=labels, metavar="A:B[:S]|LIST")
     group.add_argument("--heads", type=labels, metavar="A:B[:S]|LIST")
     group.add_argument("--guidance", metavar="BRANCH", help="default: conditional")
+    group.add_argument(
+        "--within",
+        choices=WITHIN,
+        help="mask: maps of the patches inside the inpainting mask alone",
+    )
     group.add_argument(
         "--at",
         nargs="+",
@@ -199,8 +206,8 @@ def _figure(options: argparse.Namespace) -> None:
             f"Expected a complete sample to draw, got none, at {options.store}. Capture one first."
         )
         raise StoreError(msg)
-    # What is asked of analyze(): with any of it the maps are made from the run.
-    selection = {name: getattr(options, name) for name in ("layers", "steps", "heads", "guidance")}
+    # With any of it the maps are made from the run.
+    selection = {name: getattr(options, name) for name in _SELECTION}
     kinds = _asked_kinds(options)
     written = write_figures(
         run,

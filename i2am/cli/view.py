@@ -12,8 +12,10 @@ __all__ = ["add"]
 
 def add(commands: Any) -> None:
     """Add the command to a parser's commands."""
-    command = add_command(commands, "view", _view, "open a run in napari", ["viewer"])
-    command.add_argument("store", type=existing_store, metavar="RUN.zarr")
+    command = add_command(
+        commands, "view", _view, "open a run, or the run of maps, in napari", ["viewer"]
+    )
+    command.add_argument("store", type=existing_store, metavar="RUN.zarr|MAPS.zarr")
     command.add_argument("--maps", type=existing_store, metavar="MAPS.zarr")
     command.add_argument("--effects", type=existing_store, metavar="EFFECTS.zarr")
     command.add_argument("--sample", type=sample_name, help="default: the first")

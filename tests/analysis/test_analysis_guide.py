@@ -31,7 +31,7 @@ def test_the_commands_and_the_code_of_the_guide_run(
     arrays = effect_arrays(layers=[layer.name for layer in LAYERS], orders=("map", "random"))
     write_effects(tmp_path / "effects.zarr", dict.fromkeys(("shirt", "skirt"), arrays))
     commands = ["analyze", "figure", "score", "figure", "analyze", "average"]
-    assert run_guide(GUIDE) == (commands, 5)
+    assert run_guide(GUIDE) == (commands, 6)
 
 
 @pytest.mark.parametrize("command", ["analyze", "figure"])

@@ -77,6 +77,7 @@ class SharedWindow:
         from i2am.viewer.window import show_view
 
         if self._viewer is None:
+            _forget_docks()
             self._application.enter_context(_own_napari_application())
             self._viewer = open_viewer(path)
         else:
@@ -106,7 +107,7 @@ class SharedWindow:
 
         viewer, session = self._viewer, session_of(self._viewer)
         for name, widget in list(viewer.window.dock_widgets.items()):
-            if name != "Run browser":
+            if name != "Run browser (i2am)":
                 viewer.window.remove_dock_widget(widget)
                 widget.deleteLater()
         viewer.dims.ndisplay = 2
@@ -186,6 +187,12 @@ def open_window(shared_window: SharedWindow) -> Callable[[Path], Any]:
 @pytest.fixture
 def _without_shared_window(shared_window: SharedWindow) -> None:
     shared_window.close()
+    _forget_docks()
+
+
+def _forget_docks() -> None:
+    """Have the next window open with the docks of a first start."""
+    (Path(_settings) / "i2am-docks.json").unlink(missing_ok=True)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from qtpy.QtCore import Qt
 from i2am.analysis import open_run, sram
 from i2am.schemas import AnalysisError, Box
 from i2am.viewer.data.open_sample import open_view
-from i2am.viewer.export.pictures import figure_picture
+from i2am.viewer.export.figure import take_figure
 from i2am.viewer.export.script import map_script, sram_script
 from i2am.viewer.picking.pick import Pick
 from i2am.viewer.scene.box_layers import VEIL
@@ -217,9 +217,10 @@ def test_the_exported_picture_has_the_map_in_the_box_and_the_rest_dimmed(window:
     for name in ("R2G", "G2R"):
         window.layers[name].contrast_limits = (0, 1)
         window.layers[name].refresh()
-    shot = figure_picture(window, 4)[..., :3].astype(int)
-    window.layers["captions"].visible = True
+    (row,) = take_figure(window, 4).rows
+    shot = row.picture[..., :3].astype(int)
     high, low = window.layers.extent.world[1, -2:], window.layers.extent.world[0, -2:]
+    low[0] = min(window.layers[name].extent.world[0, -2] for name in ("generated", "R2G", "G2R"))
     assert shot.shape[0] == pytest.approx(4 * (high[0] - low[0]), abs=4)
     heat = 0.85 * 255 * np.array([0.988, 0.998, 0.645]) + 0.15 * 200  # inferno's last colour
     veiled = np.full(3, 200 * (1 - VEIL[3]))

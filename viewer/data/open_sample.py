@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2am.schemas.boxes import Box
-from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, STEP
+from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, LAYER_WEIGHT, STEP
 from i2am.schemas.directions import DIRECTIONS, Direction
 from i2am.schemas.errors import StoreError
 from i2am.viewer.data.axes import AVERAGEABLE_DIMS, MapAxes, read_axes
@@ -24,11 +24,58 @@ from i2am.viewer.data.volume import LoadedMaps, MapVolume
 if TYPE_CHECKING:
     import xarray as xr
 
-    from i2am.analysis import Run
+    from i2am.analysis import Maps, Run
 
-__all__ = ["Store", "open_view", "run_of_maps"]
+__all__ = ["Store", "open_store", "open_view", "run_of_maps"]
 
 Store = str | PathLike[str]
+
+
+def open_store(
+    path: Store,
+    sample: str | None = None,
+    maps: Store | None = None,
+    *,
+    effects: Store | None = None,
+) -> SampleView:
+    """Open one sample of a run; or of maps, with the run that they were made from.
+
+    Maps are shown as they are: of their guidance branch, normalisation and patches.
+
+    Parameters
+    ----------
+    path : str or path
+        A capture store, or a maps store.
+    sample : str, optional
+        Which sample; the first one if left out, of maps the first that they hold.
+    maps, effects
+        As in `open_view`. A maps store as `path` has no other maps.
+
+    Raises
+    ------
+    StoreError
+        As `open_view`; also if the run of maps is not where they say, or they hold no sample.
+    """
+    from i2am.analysis.stores.reader import open_root
+    from i2am.storage.addresses import own_attributes
+
+    own = own_attributes(open_root(os.fspath(path)))
+    if own["kind"] != "maps":
+        return open_view(path, sample, maps, effects=effects)
+    if maps is not None:
+        msg = f"Expected a run beside --maps {maps}, got a maps store, at {path}. Give one of the two."
+        raise StoreError(msg)
+    run, first = run_of_maps(path)
+    options = own.get("options") or {}
+    return open_view(
+        run,
+        sample or first,
+        path,
+        guidance=options.get("guidance") or CONDITIONAL,
+        normalisation=own["normalisation"],
+        within=options.get("within") or "image",
+        effects=effects,
+    )
 
 
 def open_view(
@@ -38,6 +85,7 @@ def open_view(
     *,
     guidance: str = CONDITIONAL,
     normalisation: str = "mass",
+    within: str = "image",
     effects: Store | None = None,
 ) -> SampleView:
     """Open one sample of a run.
@@ -51,7 +99,7 @@ def open_view(
     maps : str or path, optional
         A maps store. Without it the one that lies beside the run is read, if there is one (see
         `i2am.analysis.find_maps`). What it does not hold is computed from the run.
-    guidance, normalisation
+    guidance, normalisation, within
         As in `i2am.analysis.analyze`.
     effects : str or path, optional
         A store of measured effects, kept in the sample's source; nothing of it is read here.
@@ -60,6 +108,8 @@ def open_view(
     ------
     StoreError
         If a store cannot be read, or the run has no such sample, or none at all.
+    AnalysisError
+        If maps within the mask are asked for and do not exist.
     """
     from i2am.analysis import find_maps, open_maps, open_run
 
@@ -81,14 +131,24 @@ def open_view(
         False,
         guidance,
         normalisation,
+        within,
         None if effects is None else os.fspath(effects),
     )
     if found is not None:
         store = open_maps(found)
-        options = store.attributes.get("options") or {}
-        if (options.get("guidance") or CONDITIONAL) == guidance and store.holds(name):
+        if _are_asked_for(store, source) and store.holds(name):
             return _stored_view(capture, store[name], source, store.attributes["normalisation"])
     return _computed_view(capture, replace(source, computed=True))
+
+
+def _are_asked_for(store: Maps, source: SampleSource) -> bool:
+    """Return whether a store's maps are of the branch and the patches that are asked for."""
+    options = store.attributes.get("options") or {}
+    within = store.not_default.get("within", "image")
+    # By how many positions the two normalisations differ is known of whole images.
+    is_scaled = within == "image" or store.attributes["normalisation"] == source.normalisation
+    branch = options.get("guidance") or CONDITIONAL
+    return branch == source.guidance and within == source.within and is_scaled
 
 
 def run_of_maps(maps: Store) -> tuple[Run, str]:
@@ -107,7 +167,11 @@ def run_of_maps(maps: Store) -> tuple[Run, str]:
     if first is None:
         msg = f"Expected maps of at least one sample, got none, at {maps}. Run 'i2am analyze'."
         raise StoreError(msg)
-    return run_of(store), first
+    try:
+        return run_of(store), first
+    except StoreError as e:
+        msg = f"{e}\nThe maps alone show no picture. Say where their run is: i2am view RUN --maps {maps}"
+        raise StoreError(msg) from e
 
 
 def _stored_view(
@@ -130,7 +194,7 @@ def _stored_view(
     images, boxes = _images(capture, reference), _boxes(capture, reference)
     is_as_stored = normalisation == source.normalisation
     factors = {} if is_as_stored else _factors(capture, axes, volumes, source.normalisation)
-    spreads = _spreads(axes, images, boxes, volumes)
+    spreads = _spreads(axes, images, boxes, volumes, source.within)
     shown = {}
     for direction, one in volumes.items():
         loaded = LoadedMaps(
@@ -147,9 +211,12 @@ def _stored_view(
 
 def _computed_view(capture: xr.DataTree, source: SampleSource) -> SampleView:
     from i2am.analysis.kernel.resize import largest_grid
+    from i2am.analysis.maps.within import painted_patches
     from i2am.analysis.stores.layers import select_layers
 
     selected = select_layers(capture, guidance=source.guidance)
+    if source.within == "mask":
+        selected = painted_patches(capture, selected)
     heads = sorted({head for layer in selected for head in layer.heads})
     steps = [int(step) for step in capture.coords[STEP].values]
     axes = read_axes(capture, [layer.name for layer in selected], steps, heads)
@@ -160,7 +227,7 @@ def _computed_view(capture: xr.DataTree, source: SampleSource) -> SampleView:
     if references:
         grids["g2r"] = largest_grid(references)
     own = {layer.name: layer for layer in selected}
-    spreads = _spreads(axes, images, boxes, grids)
+    spreads = _spreads(axes, images, boxes, grids, source.within)
     volumes = {}
     for direction, grid in grids.items():
         present = np.zeros((len(selected), len(heads)), bool)
@@ -204,12 +271,12 @@ def _spreads(
     images: dict[str, NDArray[np.uint8]],
     boxes: dict[str, Box],
     present: Collection[str],
+    within: str,
 ) -> dict[str, MapSpread]:
-    return {
-        name: MapSpread(axes.shape, _mask(images, boxes, direction))
-        for name, direction in DIRECTIONS.items()
-        if name in present
-    }
+    masks = {name: _mask(images, boxes, direction) for name, direction in DIRECTIONS.items()}
+    if within == "mask":
+        masks["r2g"] = None  # All of it lies inside, by its making.
+    return {name: MapSpread(axes.shape, mask) for name, mask in masks.items() if name in present}
 
 
 def _mask(
@@ -260,10 +327,12 @@ def _levels(
 ) -> dict[frozenset[str], NDArray[np.float32]]:
     """Return the stored means by what they are over, where they run over all layers and heads.
 
-    Not those of time groups: the slider has every step.
+    Not those of time groups: the slider has every step; nor those that weigh the layers.
     """
     found = {}
-    kept = {"ulam": (), "hlam": (HEAD,), "llam": (LAYER,)}
+    kept: dict[str, tuple[str, ...]] = {"ulam": (), "hlam": (HEAD,), "llam": (LAYER,)}
+    if LAYER_WEIGHT in node.dataset.coords:
+        kept = {"llam": (LAYER,)}
     full = {LAYER: list(axes.layers), HEAD: list(axes.heads)}
     for level, dims in kept.items():
         if level in node.dataset and all(volume[dim].values.tolist() == full[dim] for dim in dims):

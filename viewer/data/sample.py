@@ -41,9 +41,11 @@ class SampleSource:
         The maps store that was named or found.
     computed : bool
         Maps are computed from the run: there is no such store, the sample is not in it, or it holds
-        another branch of the guidance.
+        another branch of the guidance, or maps of other patches.
     guidance : str
     normalisation : str
+    within : "image" or "mask"
+        Which patches the maps are of: all, or those inside the inpainting mask.
     effects : str or None
         The store of measured effects that was named; without it the one beside the run is looked at.
     """
@@ -54,6 +56,7 @@ class SampleSource:
     computed: bool = False
     guidance: str = CONDITIONAL
     normalisation: str = "mass"
+    within: str = "image"
     effects: str | None = None
 
 

@@ -1,8 +1,8 @@
 """One direction's maps of a sample: loaded piece by piece, sliced by napari, never waited for.
 
 `LoadedMaps` holds what has come so far; a thread fills it. `MapVolume` is the array that napari
-slices: what is averaged over, and what is drawn clear, are its switches, so that a slider's
-positions stay what they are whatever is switched on.
+slices: what is averaged over is its switch, so that a slider's positions stay what they are whatever
+is switched on.
 """
 
 from __future__ import annotations
@@ -158,8 +158,6 @@ class MapVolume:
         Length of the sample axis.
     averaged_dims : frozenset of str
         What is averaged over.
-    threshold : float
-        Of a map's own range: what is below is drawn clear.
     request : callable (layers, steps)
         Called when maps are displayed that are not loaded.
     is_display_final : bool
@@ -173,7 +171,6 @@ class MapVolume:
         self.loaded = loaded
         self.samples = 1
         self.averaged_dims: frozenset[str] = frozenset()
-        self.threshold = 0.0
         self.request: Callable[[Sequence[int], Sequence[int]], object] = lambda *_: None
         self.is_display_final = False
         self._outer = loaded.axes
@@ -213,12 +210,7 @@ class MapVolume:
             self.is_display_final = False
             self.request(*self.loaded.selection(own, self.averaged_dims))
         plane = None if own is None else self.loaded.plane(own, self.averaged_dims)
-        if plane is None:
-            return np.full(self.loaded.grid, np.nan, np.float32)
-        if self.threshold <= 0:
-            return plane
-        low, high = plane.min(), plane.max()
-        return np.where(plane - low < self.threshold * (high - low), np.float32(np.nan), plane)
+        return np.full(self.loaded.grid, np.nan, np.float32) if plane is None else plane
 
     def __getitem__(self, key: Any) -> Floats:
         """Return what napari draws of a selection: integers and slices along `AXES`."""
@@ -235,6 +227,10 @@ class MapVolume:
         lead = tuple(slice(None) if isinstance(k, slice) or np.ndim(k) else 0 for k in full[:4])
         chosen: Floats = values[lead][..., full[4], :][..., full[5]]
         return chosen
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MapVolume:
+        """Return the same: of a layer's copy, which napari makes with its data, a thread fills this."""
+        return self
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Floats:
         return np.asarray(self[()], dtype)

@@ -18,7 +18,8 @@ from i2am.schemas.dims import STEP
 from i2am.schemas.errors import AnalysisError, StoreError
 from i2am.schemas.optional import require
 from i2am.viewer.data.volume import MapVolume
-from i2am.viewer.export.pictures import Pixels, check_export_file, figure_picture, with_caption
+from i2am.viewer.export.figure import SceneFigure, take_figure
+from i2am.viewer.export.pictures import Pixels, check_export_file
 
 __all__ = ["SUFFIXES", "TimestepAnimation", "caption_of", "check_animation_file", "write_animation"]
 
@@ -151,7 +152,7 @@ class TimestepAnimation(QObject):  # type: ignore[misc]  # Qt has no types here
         Which steps are shown: every n-th, from the noisiest on.
     frames_per_second : float
     scale : float, optional
-        As in `figure_picture`.
+        As in `take_figure`.
     overwrite : bool
         Whether the file may exist.
 
@@ -195,7 +196,7 @@ class TimestepAnimation(QObject):  # type: ignore[misc]  # Qt has no types here
         self._taken = 0
         self._refreshed = False
         self._stopped_by: Exception | None = None
-        self._frames: queue.SimpleQueue[tuple[Pixels, str] | None] = queue.SimpleQueue()
+        self._frames: queue.SimpleQueue[SceneFigure | None] = queue.SimpleQueue()
         self._written.connect(self._end)
         session.closed.connect(self.cancel)
         self._timer = QTimer(self)
@@ -246,8 +247,8 @@ class TimestepAnimation(QObject):  # type: ignore[misc]  # Qt has no types here
         if self._taken == len(self.stops):
             self._stop(None)
         elif self._frames.qsize() < _FRAMES_WAITING and self._is_drawn(self.stops[self._taken]):
-            picture = figure_picture(self._session.viewer, self._scale)
-            self._frames.put((picture, caption_of(self._session)))
+            caption = caption_of(self._session)
+            self._frames.put(take_figure(self._session.viewer, self._scale, caption))
             self._taken += 1
             self._refreshed = False
             self.progressed.emit(self._taken, len(self.stops))
@@ -295,7 +296,7 @@ class TimestepAnimation(QObject):  # type: ignore[misc]  # Qt has no types here
 
     def _arriving(self) -> Iterator[Pixels]:
         while (taken := self._frames.get()) is not None:
-            yield with_caption(*taken)
+            yield taken.painted()
         if self._stopped_by is not None:
             raise self._stopped_by
 

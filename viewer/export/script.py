@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from i2am.analysis.stores.layers import token_count
 from i2am.analysis.stores.reader import open_maps
-from i2am.schemas.dims import HEAD, LAYER, STEP
+from i2am.schemas.dims import HEAD, LAYER, LAYER_WEIGHT, STEP
 from i2am.schemas.directions import DirectionName
 from i2am.schemas.errors import AnalysisError
 from i2am.viewer.data.axes import AVERAGEABLE_DIMS, SliderPosition, level_name
@@ -148,7 +148,12 @@ def _opening(view: SampleView) -> list[str]:
         "from i2am.analysis import analyze, open_run",
         "",
         _open_sample(view),
-        f"maps = analyze(sample, guidance={own.guidance!r}, normalisation={own.normalisation!r})",
+        "maps = analyze(",
+        "    sample,",
+        f"    guidance={own.guidance!r},",
+        f"    normalisation={own.normalisation!r},",
+        *([] if own.within == "image" else [f"    within={own.within!r},"]),
+        ")",
     ]
 
 
@@ -198,6 +203,8 @@ def _stored_level(view: SampleView, direction: str, averaged_dims: frozenset[str
     if view.stored is None or name not in _STORED:
         return ""
     node = view.stored[direction].dataset
+    if LAYER_WEIGHT in node.coords and LAYER in averaged_dims:
+        return ""  # In view all layers count alike.
     full = {LAYER: list(view.axes.layers), HEAD: list(view.axes.heads)}
     is_full = all(node[dim].values.tolist() == full[dim] for dim in _STORED[name])
     return name.lower() if is_full and name.lower() in node else ""

@@ -6,6 +6,7 @@ cutting it changed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from i2am.schemas.boxes import Box
 from i2am.viewer.picking.overlay import Drawing, Outlines, Overlay, outline_of
 from i2am.viewer.scene.contrast import effect_limits
-from i2am.viewer.scene.layers import caption_texts, own_layers, write_captions
+from i2am.viewer.scene.layers import own_layers
 from i2am.viewer.scene.placement import PlacedImage, cell_box
 
 if TYPE_CHECKING:
@@ -55,10 +56,20 @@ class EffectLayers:
         # What is drawn on each side: sliders move often, and these effects are of all positions.
         self._drawn: dict[Side, tuple[Any, ...]] = {}
         self._is_on = False
+        self._beside: Sequence[Effects] = ()
 
-    def show(self, effects: Effects, pick: Pick | None) -> None:
-        """Show the effects of a sample: of a pick on the other image, and of everything elsewhere."""
+    def show(self, effects: Effects, pick: Pick | None, beside: Sequence[Effects]) -> None:
+        """Show the effects of a sample: of a pick on the other image, and of everything elsewhere.
+
+        Parameters
+        ----------
+        effects : Effects
+        pick : Pick or None
+        beside : sequence of Effects
+            Of all samples in view: a shared scale is theirs.
+        """
         self._cover()
+        self._beside = beside
         found: dict[Side, NDArray[np.float32] | None] = {
             "generated": effects.ceiling,
             "reference": effects.by_region,
@@ -75,19 +86,14 @@ class EffectLayers:
             self._show_side(side, effects, values, own, is_single=is_single)
         self._outline(effects, pick, found)
         self._activate()
-        write_captions(
-            self._session.viewer,
-            self._view_index,
-            [f"{side} · measured effect" for side in _NAMES],
-        )
+        self._session.write_captions(self._view_index, dict.fromkeys(_NAMES, "measured effect"))
 
     def show_nothing(self) -> None:
         """Show neither effects nor maps: there are none of this sample, or not yet."""
         self._cover()
         self._hide_overlays()
         self._outlines.hide()
-        texts = [f"{side} · no measured effect" for side in _NAMES]
-        write_captions(self._session.viewer, self._view_index, texts)
+        self._session.write_captions(self._view_index, dict.fromkeys(_NAMES, "no measured effect"))
 
     def hide(self) -> None:
         """Show the maps again."""
@@ -102,9 +108,15 @@ class EffectLayers:
                 layer.visible = True
         self._covered.clear()
         self._direction = ""
-        if self._view_index < len(self._session.views):
-            view = self._session.views[self._view_index]
-            write_captions(self._session.viewer, self._view_index, caption_texts(view))
+        self._session.write_captions(self._view_index)
+
+    def remove(self) -> None:
+        """Take the layers away: their sample is gone."""
+        self._is_on, self._direction = False, ""
+        self._covered.clear()
+        self._drawn.clear()
+        for overlay in self._overlays.values():
+            overlay.remove()
 
     def _show_side(
         self,
@@ -122,29 +134,24 @@ class EffectLayers:
             self._drawn.pop(side, None)
             return
         appearance = self._session.appearance
-        drawn = (id(effects), asked, appearance)
+        drawn = (*map(id, self._beside), id(effects), asked, appearance)
         if self._drawn.get(side) == drawn and overlay.is_there and overlay.layer.visible:
             return
         picture = values if side == "generated" else effects.paint(values)
         # Shared, patches and regions compare; what is of more than one has a scale of its own.
         is_shared = appearance.contrast == "shared" and is_single
-        scale = effects.region if is_shared else values
+        sharing = self._beside if is_shared else [effects]
+        every = [one.region.ravel() for one in sharing] if is_shared else [values.ravel()]
+        limits = effect_limits(np.concatenate(every), max(one.noise for one in sharing))
         box = effects.box if side == "generated" else effects.reference_box
-        drawing = Drawing(
+        drawing = Drawing.of_appearance(
+            appearance,
             self._placed(side).over(box, picture.shape),
-            effect_limits(scale, effects.noise),
-            appearance.colormap,
-            appearance.opacity,
-            is_inverted=appearance.polarity == "inverted",
-            of="effect",
+            limits,
+            "effect",
         )
         # Regions are drawn as what was cut: with their edges.
-        overlay.show(
-            _above_threshold(picture, appearance.threshold),
-            drawing,
-            interpolation="nearest",
-            index=lambda: self._above(side),
-        )
+        overlay.show(picture, drawing, interpolation="nearest", index=lambda: self._above(side))
         self._drawn[side] = drawn
 
     def _outline(
@@ -220,13 +227,3 @@ def _largest(effects: Effects, values: NDArray[np.float32]) -> Box:
     row, column = np.unravel_index(int(np.argmax(values)), values.shape)
     height, width = values.shape
     return cell_box(effects.box, (height, width), int(row), int(column))
-
-
-def _above_threshold(picture: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
-    """Return a picture that is clear (NaN) below a share of its own range, as maps are."""
-    if threshold <= 0:
-        return picture
-    low, high = np.nanmin(picture), np.nanmax(picture)
-    clear = picture - low < threshold * (high - low)
-    shown: NDArray[np.float32] = np.where(clear, np.float32(np.nan), picture)
-    return shown

@@ -18,9 +18,12 @@ from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.boxes import Box
 from i2am.schemas.dims import X, Y
 from i2am.viewer.scene.contrast import Limits, heat_colormap
+from i2am.viewer.scene.layers import remove_layers
 from i2am.viewer.scene.placement import PlacedImage, Transform
+from i2am.viewer.scene.threshold import Cut, ThresholdedColors, value_range
 
 if TYPE_CHECKING:
+    from i2am.viewer.scene.appearance import Appearance
     from i2am.viewer.session.session import Session
 
 __all__ = ["Drawing", "Outlines", "Overlay", "Rectangle", "outline_of"]
@@ -47,6 +50,8 @@ class Drawing:
     opacity : float
     is_inverted : bool
         Draw what is cold.
+    threshold : float
+        Of the map's own range: what is below is clear.
     of : str
         What the colours stand for.
     """
@@ -56,7 +61,23 @@ class Drawing:
     colormap: str
     opacity: float
     is_inverted: bool = False
+    threshold: float = 0.0
     of: str = "attention"
+
+    @classmethod
+    def of_appearance(
+        cls, appearance: Appearance, transform: Transform, limits: Limits, of: str = "attention"
+    ) -> Drawing:
+        """Return how a map is drawn that has the appearance of the window's maps."""
+        return cls(
+            transform,
+            limits,
+            appearance.colormap,
+            appearance.opacity,
+            appearance.polarity == "inverted",
+            appearance.threshold,
+            of,
+        )
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of a napari layer; the colormap as what `heat_colormap` takes."""
@@ -97,6 +118,12 @@ class _OwnLayer:
         if self.is_there and self.layer.visible:
             self.layer.visible = False
 
+    def remove(self) -> None:
+        """Take it away, if it is there."""
+        if self.is_there:
+            remove_layers(self._session.viewer, [self.layer])
+        self.layer = None
+
     def _exchange(self, values: NDArray[Any]) -> None:
         """Show other values."""
         layer = self.layer
@@ -135,6 +162,7 @@ class Overlay(_OwnLayer):
 
     # What was set last: each setting that is set again is drawn again.
     _shown: dict[str, Any]
+    _colors: ThresholdedColors
 
     def show(
         self,
@@ -159,6 +187,7 @@ class Overlay(_OwnLayer):
         if self.is_there:
             for name in (name for name in shown if shown[name] != self._shown[name]):
                 setattr(self.layer, name, _setting(name, shown[name]))
+            self._cut(values, drawing)
             self._exchange(values)
         else:
             from napari.layers import Image
@@ -173,8 +202,21 @@ class Overlay(_OwnLayer):
                 metadata=self._metadata(),
                 **{name: _setting(name, value) for name, value in shown.items()},
             )
+            self._colors = ThresholdedColors(layer.colormap)
             self._insert(layer, index())
+            self._cut(values, drawing)
         self._shown = shown
+
+    def _cut(self, values: NDArray[Any], drawing: Drawing) -> None:
+        low, high = self.layer.contrast_limits
+        cut = Cut.at(
+            drawing.threshold,
+            value_range(values),
+            (float(low), float(high)),
+            gamma=self.layer.gamma,
+            is_inverted=drawing.is_inverted,
+        )
+        self._colors.draw(self.layer, cut)
 
 
 class Outlines(_OwnLayer):

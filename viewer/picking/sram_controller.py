@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
+import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 from superqt.utils import qdebounced
 
@@ -30,6 +31,8 @@ from i2am.viewer.picking.pick import (
 )
 from i2am.viewer.picking.sram_layers import SramLayers
 from i2am.viewer.picking.sram_request import Result, SramRequest
+from i2am.viewer.scene.contrast import contrast_limits
+from i2am.viewer.session.shortcuts import CLEAR_KEYS
 
 if TYPE_CHECKING:
     from i2am.viewer.data.sample import SampleView
@@ -105,7 +108,8 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         session.reopened.connect(self._reopen)
         session.closed.connect(self.close)
         self._picker = MousePicker(session, self)
-        session.viewer.bind_key("Escape", self._on_escape, overwrite=True)
+        for key in CLEAR_KEYS:
+            session.viewer.bind_key(key, self._on_escape, overwrite=True)
 
     def request(self, pick: Pick, view_index: int = 0) -> None:
         """Compute the SRAM of a pick, with the layers, steps and heads that it names.
@@ -194,7 +198,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         elif request is None:
             layers.hide()
         elif isinstance(request.latest, SramEstimate):
-            layers.show(request.pick, request.latest.values.to_numpy())
+            self._draw()
         else:
             layers.outline(request.pick)
 
@@ -306,7 +310,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
             return
         self._shown[view_index] = found
         if isinstance(found, SramEstimate):
-            self._layers[view_index].show(request.pick, found.values.to_numpy())
+            self._draw()
         else:
             self._layers[view_index].hide_sram()
             self._layers[view_index].outline(request.pick)
@@ -315,6 +319,19 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         if view_index == self.view_index:
             self.estimate = found if isinstance(found, SramEstimate) else None
             self.estimated.emit()
+
+    def _draw(self) -> None:
+        """Draw the latest SRAM of each sample in view; of a shared contrast on one scale."""
+        found = {
+            view_index: (request.pick, request.latest.values.to_numpy())
+            for view_index, request in self._requests.items()
+            if isinstance(request.latest, SramEstimate)
+        }
+        is_shared = self._session.appearance.contrast == "shared"
+        every = [values.ravel() for _, values in found.values()]
+        for view_index, (pick, values) in found.items():
+            limits = contrast_limits(np.concatenate(every) if is_shared else values)
+            self._layers[view_index].show(pick, values, limits)
 
     def _report_error(self, error: Exception) -> None:
         """Show once why there is no SRAM; while sliders move, in the status bar alone."""
@@ -339,13 +356,16 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
             self.request(pick, self.view_index)
             self._is_reported = was_reported
             return
-        for view_index, request in self._requests.items():
-            if isinstance(request.latest, SramEstimate):  # The appearance may have changed.
-                self._layers[view_index].show(request.pick, request.latest.values.to_numpy())
+        self._draw()  # The appearance may have changed.
 
     def _reopen(self) -> None:
         """Request the same region of another sample."""
         views = self._session.views
+        for gone in range(len(views), len(self._layers)):
+            self._layers[gone].remove()
+            if (request := self._requests.pop(gone, None)) is not None:
+                request.stop()
+            self._shown.pop(gone, None)
         awaited, self._awaited = self._awaited, None
         if awaited is not None and views and views[0].source.sample == awaited.sample:
             self._try_to_restore(awaited)
@@ -355,8 +375,6 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         if self.view_index >= len(views) or self.pick.side not in views[self.view_index].images:
             self.clear()
             return
-        for layers in self._layers[len(views) :]:
-            layers.hide()
         source = views[self.view_index].source
         if (source.run, source.sample) != (self.pick.run, self.pick.sample):
             self.pick = self.pick.on(views[self.view_index], self._size)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from i2am.schemas.boxes import Box
 from i2am.viewer.picking.overlay import Drawing, Outlines, Overlay, Rectangle, outline_of
 from i2am.viewer.picking.pick import Pick, patch_of
-from i2am.viewer.scene.contrast import contrast_limits
-from i2am.viewer.scene.layers import caption_texts, own_layers, write_captions
+from i2am.viewer.scene.contrast import Limits
+from i2am.viewer.scene.layers import own_layers
 from i2am.viewer.scene.placement import PlacedImage, cell_box
 
 if TYPE_CHECKING:
@@ -50,15 +50,11 @@ class SramLayers:
         placed = self._placed(pick.side)
         self.outlines.draw(placed, outline_of(placed, Box(*pick.area)))
 
-    def show(self, pick: Pick, values: NDArray[Any]) -> None:
+    def show(self, pick: Pick, values: NDArray[Any], limits: Limits) -> None:
         """Show an SRAM in place of the maps on its image, and outline where it is highest."""
         placed = self._placed(pick.target_side)
-        appearance = self._session.appearance
-        drawing = Drawing(
-            placed.over_box(values.shape),
-            contrast_limits(values),
-            appearance.colormap,
-            appearance.opacity,
+        drawing = Drawing.of_appearance(
+            self._session.appearance, placed.over_box(values.shape), limits
         )
         maps = self._map_layer(pick)
         self._answer.show(
@@ -79,13 +75,18 @@ class SramLayers:
         """Hide the SRAM, and show the maps on its image again."""
         self._answer.hide()
         self._uncover()
-        if self._view_index < len(self._session.views):
-            self._caption(None)
+        self._caption(None)
 
     def hide(self) -> None:
         """Hide SRAM and outlines."""
         self.hide_sram()
         self.outlines.hide()
+
+    def remove(self) -> None:
+        """Take the layers away: their sample is gone."""
+        self._covered = None
+        self._answer.remove()
+        self.outlines.remove()
 
     @property
     def _view(self) -> Any:
@@ -122,10 +123,8 @@ class SramLayers:
 
     def _caption(self, pick: Pick | None) -> None:
         """Write above the images which map lies over them."""
-        texts = caption_texts(self._view)
-        if pick is not None:
-            texts[pick.target_side == "reference"] = f"{pick.target_side} · SRAM"
-        write_captions(self._session.viewer, self._view_index, texts)
+        shown: dict[str, str] = {} if pick is None else {pick.target_side: "SRAM"}
+        self._session.write_captions(self._view_index, shown)
 
     def _map_layer(self, pick: Pick) -> Any:
         direction = "g2r" if pick.side == "generated" else "r2g"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
-from weakref import WeakSet
+from typing import Any, Final, Literal, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
 
 from i2am.schemas.choices import Polarity
 from i2am.schemas.dims import LAYER
-from i2am.viewer.data.axes import SliderPosition
+from i2am.viewer.data.axes import AVERAGEABLE_DIMS, SliderPosition
 from i2am.viewer.data.sample import SampleView
-from i2am.viewer.data.volume import MapVolume
+from i2am.viewer.data.volume import AXES, MapVolume
 from i2am.viewer.scene.contrast import (
     COLORMAPS,
     Limits,
@@ -20,8 +22,13 @@ from i2am.viewer.scene.contrast import (
     shared_contrast_limits,
 )
 from i2am.viewer.scene.layers import own_layers
+from i2am.viewer.scene.threshold import Cut, ThresholdedColors, value_range
 
 __all__ = ["Appearance", "AppearanceController"]
+
+# Every sample has the mean over everything.
+_ANYWHERE: Final = SliderPosition(0, 0, 0)
+_EVERYTHING: Final = frozenset(AVERAGEABLE_DIMS)
 
 
 @dataclass(frozen=True)
@@ -35,13 +42,15 @@ class Appearance:
     polarity : "direct" or "inverted"
         Inverted, the heat is where attention is low.
     threshold : float
-        Of each map's own range, 0..1: what is below is drawn clear.
+        Of each map's own range, 0..1: what is below is drawn clear. Inverted, it is of how low
+        attention is.
     colormap : str
         Of napari's.
     opacity : float
         0..1.
     contrast : "shared" or "slice"
-        One scale for all steps and heads of a layer, so that they compare; or each map its own.
+        One scale for all steps and heads of a layer and for both samples in view, so that they
+        compare; or each map its own.
     """
 
     direction: Literal["both", "r2g", "g2r"] = "both"
@@ -57,8 +66,9 @@ class AppearanceController:
 
     def __init__(self) -> None:
         self.appearance = Appearance()
-        self._styled: WeakSet[Any] = WeakSet()
+        self._styled: WeakKeyDictionary[Any, _Style] = WeakKeyDictionary()
         self._drawn: dict[tuple[int, str], tuple[Any, Limits, bool]] = {}
+        self._is_drawing = False
 
     def change(self, **changes: Any) -> set[str]:
         """Change settings, and return the names of those that differ; draws nothing."""
@@ -87,16 +97,43 @@ class AppearanceController:
         changed : set of str, optional
             Names of settings; without them new layers alone are drawn.
         """
-        for _, role, layer, volume in _map_layers(viewer, views):
-            volume.threshold = self.appearance.threshold
-            if changed is not None:
-                self._restyle(role, layer, changed)
-            elif layer not in self._styled:
-                self._restyle(role, layer, {f.name for f in fields(Appearance)} - {"threshold"})
-            self._styled.add(layer)
+        for own in _maps_in_view(viewer, views):
+            if own.layer not in self._styled:
+                self._restyle(own.role, own.layer, {f.name for f in fields(Appearance)})
+                self._styled[own.layer] = _Style(ThresholdedColors(own.layer.colormap))
+                for event in (own.layer.events.contrast_limits, own.layer.events.gamma):
+                    event.connect(self._on_scale_changed)
+            elif changed is not None:
+                self._restyle(own.role, own.layer, changed)
+            self._styled[own.layer].role = own.role
         if changed is not None and "contrast" in changed:
             self._drawn.clear()
         self.draw_limits(viewer, views, position, averaged_dims)
+
+    def draw_limits(
+        self,
+        viewer: Any,
+        views: Sequence[SampleView],
+        position: SliderPosition,
+        averaged_dims: frozenset[str],
+    ) -> None:
+        """Set the limits of the maps in view where they are others than before, and the threshold.
+
+        Of a shared contrast also the samples in view share them. Within the same limits a user's
+        own stay.
+        """
+        maps = _maps_in_view(viewer, views, position, averaged_dims)
+        by_role = {role: [one for one in maps if one.role == role] for role in ("r2g", "g2r")}
+        is_own_scale = self.appearance.contrast == "slice"
+        groups = [[one] for one in maps] if is_own_scale else list(by_role.values())
+        self._is_drawing = True
+        try:
+            for group in groups:
+                if group:
+                    self._draw_group(group, averaged_dims, is_own_scale=is_own_scale)
+            self._draw_threshold(viewer, maps, averaged_dims)
+        finally:
+            self._is_drawing = False
 
     def _restyle(self, role: str, layer: Any, changed: set[str]) -> None:
         appearance = self.appearance
@@ -107,47 +144,132 @@ class AppearanceController:
             layer.colormap = heat_colormap(appearance.colormap, is_inverted=is_inverted)
         if "opacity" in changed:
             layer.opacity = appearance.opacity
-        if "threshold" in changed:
-            layer.refresh(extent=False, thumbnail=False)
 
-    def draw_limits(
-        self,
-        viewer: Any,
-        views: Sequence[SampleView],
-        position: SliderPosition,
-        averaged_dims: frozenset[str],
+    def _draw_group(
+        self, group: Sequence[_Map], averaged_dims: frozenset[str], *, is_own_scale: bool
     ) -> None:
-        """Set each map's limits where they are others than before; within them, a user's stay."""
-        for view_index, role, layer, volume in _map_layers(viewer, views):
-            own = volume.to_own_position(position, averaged_dims)
-            if own is None:
-                continue
-            is_own_scale = self.appearance.contrast == "slice"
-            key: Any = own if is_own_scale else None if LAYER in averaged_dims else own.layer
-            known = self._drawn.get((view_index, role))
-            is_known = known is not None and known[0] == (id(volume), key, averaged_dims)
-            if known is not None and is_known and known[2]:
-                continue
-            plane = volume.loaded.plane(own, averaged_dims)
-            shared = (
-                None if is_own_scale else shared_contrast_limits(volume.loaded, own, averaged_dims)
+        """Draw maps within the same limits."""
+        places = tuple(
+            (
+                id(one.volume),
+                one.at if is_own_scale else None if LAYER in averaged_dims else one.at.layer,
             )
-            limits = shared or (None if plane is None else contrast_limits(plane))
-            if limits is None:
+            for one in group
+        )
+        key = (places, averaged_dims)
+        known = [self._drawn.get((one.view_index, one.role)) for one in group]
+        if all(one is not None and one[0] == key and one[2] for one in known):
+            return
+        loaded = [(one.volume.loaded, one.at) for one in group]
+        planes = [own.plane(at, averaged_dims) for own, at in loaded]
+        shared = None if is_own_scale else shared_contrast_limits(loaded, averaged_dims)
+        there = [plane.ravel() for plane in planes if plane is not None]
+        limits = shared or (contrast_limits(np.concatenate(there)) if there else None)
+        if limits is None:
+            return
+        is_final = shared is not None
+        if is_own_scale:
+            is_final = all(own.is_whole(at, averaged_dims) for own, at in loaded)
+        for one, before in zip(group, known, strict=True):
+            is_known = before is not None and before[0] == key
+            drawn = before[1] if before is not None and is_known else None
+            if drawn is None or tuple(one.layer.contrast_limits) == drawn:  # else a user's
+                one.layer.contrast_limits = limits
+            low, high = one.layer.contrast_limits
+            self._drawn[one.view_index, one.role] = key, (float(low), float(high)), is_final
+
+    def _draw_threshold(
+        self, viewer: Any, maps: Sequence[_Map], averaged_dims: frozenset[str]
+    ) -> None:
+        """Leave clear what lies below the threshold in each map's own range."""
+        for one in maps:
+            style = self._styled.get(one.layer)
+            if style is None:
                 continue
-            is_final = (
-                volume.loaded.is_whole(own, averaged_dims) if is_own_scale else shared is not None
-            )
-            is_users = known is not None and is_known and tuple(layer.contrast_limits) != known[1]
-            if not is_users:
-                layer.contrast_limits = limits
-            limits = (float(layer.contrast_limits[0]), float(layer.contrast_limits[1]))
-            self._drawn[view_index, role] = ((id(volume), key, averaged_dims), limits, is_final)
+            style.values = None
+            if self.appearance.threshold > 0:
+                planes = [
+                    one.volume.loaded.plane(at, averaged_dims)
+                    for at in _positions_in_space(viewer, one)
+                ]
+                style.values = value_range(*planes)
+            self._cut(one.layer, style)
+
+    def _cut(self, layer: Any, style: _Style) -> None:
+        appearance = self.appearance
+        low, high = layer.contrast_limits
+        cut = Cut.at(
+            appearance.threshold,
+            style.values,
+            (float(low), float(high)),
+            gamma=layer.gamma,
+            is_inverted=appearance.polarity == "inverted",
+        )
+        style.colors.draw(layer, cut)
+
+    def _on_scale_changed(self, event: Any) -> None:
+        """Follow limits and gamma that a user sets: the other sample's share them."""
+        layer = event.source
+        style = self._styled.get(layer)
+        if self._is_drawing or style is None:
+            return
+        self._cut(layer, style)
+        if self.appearance.contrast != "shared":
+            return
+        self._is_drawing = True
+        try:
+            for other, own in list(self._styled.items()):
+                if other is not layer and own.role == style.role:
+                    other.contrast_limits, other.gamma = layer.contrast_limits, layer.gamma
+                    self._cut(other, own)
+        finally:
+            self._is_drawing = False
 
 
-def _map_layers(viewer: Any, views: Sequence[SampleView]) -> list[tuple[int, str, Any, MapVolume]]:
+@dataclass
+class _Style:
+    """What is kept of a layer: its colours, and the range of what it shows."""
+
+    colors: ThresholdedColors
+    role: str = ""
+    values: Limits | None = None
+
+
+class _Map(NamedTuple):
+    """A map layer of a sample in view, and its own indices of the slider position."""
+
+    view_index: int
+    role: str
+    layer: Any
+    volume: MapVolume
+    at: SliderPosition
+
+
+def _maps_in_view(
+    viewer: Any,
+    views: Sequence[SampleView],
+    position: SliderPosition = _ANYWHERE,
+    averaged_dims: frozenset[str] = _EVERYTHING,
+) -> list[_Map]:
+    """Return the map layers of the samples in view that have the position."""
     found = []
     for view_index, view in enumerate(views):
         layers = own_layers(viewer, view_index=view_index)
-        found += [(view_index, d, layers[d], v) for d, v in view.volumes.items() if d in layers]
+        for role, volume in view.volumes.items():
+            at = volume.to_own_position(position, averaged_dims)
+            if role in layers and at is not None:
+                found.append(_Map(view_index, role, layers[role], volume, at))
     return found
+
+
+def _positions_in_space(viewer: Any, own: _Map) -> list[SliderPosition]:
+    """Return the positions that are seen at once: several where the third axis is one of a slider."""
+    shape = own.volume.loaded.axes.shape
+    first = viewer.dims.ndim - len(AXES)
+    positions = [own.at]
+    for axis in viewer.dims.displayed[:-2]:
+        at = axis - first - 1  # The first of the axes is that of the samples.
+        if 0 <= at < len(shape):
+            name = own.at._fields[at]
+            positions = [own.at._replace(**{name: index}) for index in range(shape[at])]
+    return positions

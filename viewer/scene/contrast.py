@@ -7,6 +7,7 @@ means at or below what the layer's attention is on average, and is drawn clear.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -45,28 +46,30 @@ def contrast_limits(values: NDArray[Any]) -> Limits:
 
 
 def shared_contrast_limits(
-    loaded: LoadedMaps, position: SliderPosition, averaged_dims: frozenset[str]
+    maps: Sequence[tuple[LoadedMaps, SliderPosition]], averaged_dims: frozenset[str]
 ) -> Limits | None:
-    """Return the limits that all steps and heads of the layer in view share.
+    """Return the limits that all steps and heads of the layer in view share, in all samples in view.
 
     Of the first, middle and last step; None until these are loaded.
 
     Parameters
     ----------
-    loaded : LoadedMaps
-    position : SliderPosition
-        Positions of the sliders.
+    maps : sequence of (LoadedMaps, SliderPosition)
+        Of each sample, with its own indices of the slider position.
     averaged_dims : frozenset of str
         What is averaged over.
     """
-    _, steps, heads = loaded.axes.shape
-    probed = [position.step] if STEP in averaged_dims else sorted({0, (steps - 1) // 2, steps - 1})
-    every = range(1 if HEAD in averaged_dims else heads)
-    positions = [position._replace(step=step, head=head) for step in probed for head in every]
-    if not all(loaded.is_whole(at, averaged_dims) for at in positions):
-        return None
-    planes = [loaded.plane(at, averaged_dims) for at in positions]
-    return contrast_limits(np.array([plane for plane in planes if plane is not None]))
+    planes = []
+    for loaded, position in maps:
+        _, steps, heads = loaded.axes.shape
+        is_mean = STEP in averaged_dims
+        probed = [position.step] if is_mean else sorted({0, (steps - 1) // 2, steps - 1})
+        every = range(1 if HEAD in averaged_dims else heads)
+        positions = [position._replace(step=step, head=head) for step in probed for head in every]
+        if not all(loaded.is_whole(at, averaged_dims) for at in positions):
+            return None
+        planes += [loaded.plane(at, averaged_dims) for at in positions]
+    return contrast_limits(np.concatenate([one.ravel() for one in planes if one is not None]))
 
 
 def effect_limits(effects: NDArray[Any], noise: float) -> Limits:

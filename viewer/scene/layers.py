@@ -5,8 +5,10 @@ Exchanging keeps what a user has set (visibility, colormap, opacity, sliders, zo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import PurePath
 from typing import Any, Final
 
 import numpy as np
@@ -25,14 +27,23 @@ __all__ = [
     "caption_texts",
     "own_layers",
     "own_metadata",
+    "remove_layers",
     "sample_layers",
+    "set_aside",
     "show_layers",
+    "size_captions",
     "view_of",
     "write_captions",
 ]
 
 LayerData = tuple[Any, dict[str, Any], str]
-_CAPTION_RISE: Final = 1 / 20  # of the generated image's height
+# Of the generated image's height: where a caption begins above an image, and the room that it has.
+_CAPTION_RISE: Final = 1 / 100
+_CAPTION_ROOM: Final = 1 / 12
+_CAPTION_SIZE: Final = 9.0
+_LEAST_SIZE: Final = 5.0
+_LETTER: Final = 0.92  # width of a letter in pixels, of one of size 1
+_MOST_LETTERS: Final = 28  # of a sample's name in a caption: the other image's begins beside it
 _VIEW_KEY: Final = f"{ATTRIBUTE_KEY}.view"  # of a layer's metadata: the sample that it belongs to
 _MASK_COLORS: Final = ((0.0, 0.0, 0.0, 0.0), (0.0, 0.9, 0.9, 0.45))
 
@@ -82,16 +93,49 @@ def sample_layers(
     return layers
 
 
-def caption_texts(view: SampleView) -> list[str]:
-    """Return the line above each image."""
-    return ["generated · R2G", "reference · G2R" if "g2r" in view.volumes else "reference · no G2R"]
+def caption_texts(
+    view: SampleView, shown: Mapping[str, str] | None = None, beside: SampleView | None = None
+) -> list[str]:
+    """Return the line above each image: the sample, the image, and what lies over it.
+
+    Parameters
+    ----------
+    view : SampleView
+    shown : mapping of "generated" and "reference" to str, optional
+        What lies over an image in place of its maps.
+    beside : SampleView, optional
+        The sample that this one is compared with: what tells them apart is named, too.
+    """
+    words = {
+        "generated": "R2G",
+        "reference": "G2R" if "g2r" in view.volumes else "no G2R",
+        **(shown or {}),
+    }
+    own, name = view.source, view.source.sample
+    if len(name) > _MOST_LETTERS:
+        name = f"{name[: _MOST_LETTERS // 2]}…{name[1 - _MOST_LETTERS // 2 :]}"
+    if beside is not None and beside.source.run != own.run:
+        name += f" of {PurePath(own.run).name}"
+    if beside is not None and beside.source.guidance != own.guidance:
+        name += f", {own.guidance}"
+    return [f"{name}: generated · {words['generated']}", f"reference · {words['reference']}"]
 
 
 def write_captions(viewer: Any, view_index: int, texts: Sequence[str]) -> None:
     """Write a line above each of the two images of a sample in view."""
     captions = own_layers(viewer, view_index).get("captions")
     if captions is not None and list(captions.features["caption"][:2]) != list(texts):
-        captions.features = {"caption": [*texts, "", ""]}
+        captions.features = {"caption": [*texts, "", "", ""]}
+
+
+def size_captions(viewer: Any, view_index: int, room_px: float) -> None:
+    """Write as large as the lines of a sample have room above their images, each so wide."""
+    captions = own_layers(viewer, view_index).get("captions")
+    if captions is not None:
+        longest = max(map(len, captions.features["caption"]))
+        size = round(min(_CAPTION_SIZE, max(_LEAST_SIZE, room_px / (_LETTER * longest))), 1)
+        if captions.text.size != size:
+            captions.text.size = size
 
 
 def _image_layer(name: str, values: NDArray[Any], placed: PlacedImage) -> LayerData:
@@ -130,19 +174,25 @@ def _volume(direction: str, view: SampleView, placed: PlacedImage) -> LayerData:
 def _captions(view: SampleView, placed: Mapping[str, PlacedImage]) -> LayerData:
     """Return the lowest layer: a line above each image that names it and its map.
 
-    napari fits the view to the first layer that it is given, so this one also has an unseen point
-    in each lower corner.
+    napari fits the view to the first layer that it is given, so this one also has unseen points in
+    both lower corners, and above the captions.
     """
     images = placed["generated"], placed["reference"]
     tops, lefts, bottoms, rights = zip(*(one.bounds for one in images), strict=True)
-    above = min(tops) - _CAPTION_RISE * images[0].height
-    points = [[above, one.left + one.width / 2] for one in images]
+    height = images[0].height
+    points = [[min(tops) - _CAPTION_RISE * height, one.left] for one in images]
+    points += [[min(tops) - _CAPTION_ROOM * height, min(lefts)]]
     points += [[max(bottoms), min(lefts)], [max(bottoms), max(rights)]]
     options = {
         "name": "captions",
         "metadata": {"role": "captions"},
-        "features": {"caption": [*caption_texts(view), "", ""]},
-        "text": {"string": "{caption}", "color": "white", "size": 9, "anchor": "center"},
+        "features": {"caption": [*caption_texts(view), "", "", ""]},
+        "text": {
+            "string": "{caption}",
+            "color": "white",
+            "size": _CAPTION_SIZE,
+            "anchor": "upper_left",
+        },
         "axis_labels": (Y, X),
         "size": 1e-3,  # napari measures the scene with it
         "face_color": "transparent",
@@ -177,15 +227,37 @@ def view_of(layer: Any) -> SampleView | None:
 
 
 def own_layers(viewer: Any, view_index: int = 0) -> dict[str, Any]:
-    """Return our layers of a sample in view by role; of the run that was added last."""
-    ours = [(own, layer) for layer in viewer.layers if (own := own_metadata(layer))]
-    ours = [(own, layer) for own, layer in ours if own.get("view_index", 0) == view_index]
-    return {own["role"]: layer for own, layer in ours if own["run"] == ours[-1][0]["run"]}
+    """Return our layers of a sample in view by role; a user's copies of them are the user's."""
+    found: dict[str, Any] = {}
+    for layer in viewer.layers:
+        own = own_metadata(layer)
+        if own and own.get("view_index", 0) == view_index:
+            found.setdefault(own["role"], layer)
+    return found
 
 
-def show_layers(
-    viewer: Any, layers: Sequence[LayerData], *, view_index: int = 0, is_new: bool = False
-) -> None:
+def set_aside(layer: Any) -> None:
+    """Hide one of our layers, and have it belong to no sample in view."""
+    layer.visible = False
+    own = {**(own_metadata(layer) or {}), "view_index": None}
+    layer.metadata = {**layer.metadata, ATTRIBUTE_KEY: own}
+
+
+def remove_layers(viewer: Any, layers: Iterable[Any]) -> None:
+    """Remove layers, those that are there.
+
+    napari collects garbage after each, among all that is in memory: a third of a second. What is
+    there already is spared that.
+    """
+    gc.freeze()
+    try:
+        for layer in [one for one in layers if one in viewer.layers]:
+            viewer.layers.remove(layer)
+    finally:
+        gc.unfreeze()
+
+
+def show_layers(viewer: Any, layers: Sequence[LayerData], *, view_index: int = 0) -> bool:
     """Put a sample's layers into the viewer, in place of those of the sample that was there.
 
     Parameters
@@ -195,12 +267,15 @@ def show_layers(
         As `i2am.viewer.scene.layers.sample_layers` gives them.
     view_index : int
         Which sample in view.
-    is_new : bool
-        Exchange nothing, add them all.
+
+    Returns
+    -------
+    bool
+        Whether the scene begins or ends elsewhere now.
     """
     from napari.layers import Layer
 
-    there = {} if is_new else own_layers(viewer, view_index)
+    there = own_layers(viewer, view_index)
     extent = viewer.layers.extent.world[:, -2:]
     below = -1 if not view_index else len(viewer.layers) - 1
     for values, options, kind in layers:
@@ -211,10 +286,8 @@ def show_layers(
         else:
             _exchange(layer, values, options)
             below = viewer.layers.index(layer)
-    for layer in there.values():
-        viewer.layers.remove(layer)
-    if not np.array_equal(extent, viewer.layers.extent.world[:, -2:]):
-        viewer.reset_view()
+    remove_layers(viewer, there.values())
+    return not np.array_equal(extent, viewer.layers.extent.world[:, -2:])
 
 
 def _exchange(layer: Any, values: Any, options: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+from i2am.viewer.scene.theme import follow_theme
 from i2am.viewer.session.samples import SampleOpener
 from i2am.viewer.session.session import Session
 from i2am.viewer.session.shortcuts import bind_shortcuts
@@ -21,6 +22,7 @@ def session_of(viewer: Any) -> Session:
     if own not in _windows:
         session = _windows[own] = Session(own, SampleOpener())
         bind_shortcuts(own, session)
+        follow_theme(own)
         _close_with_window(own, session)
     return _windows[own]
 

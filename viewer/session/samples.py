@@ -47,6 +47,7 @@ class SampleOpener(QObject):  # type: ignore[misc]  # Qt has no types here
         *,
         guidance: str,
         normalisation: str,
+        within: str = "image",
         effects: Store | None = None,
         view_index: int = 0,
     ) -> None:
@@ -68,6 +69,7 @@ class SampleOpener(QObject):  # type: ignore[misc]  # Qt has no types here
                 maps,
                 guidance=guidance,
                 normalisation=normalisation,
+                within=within,
                 effects=effects,
             )
 

@@ -6,6 +6,8 @@ Widgets read and change the session; it alone changes the layers of maps.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
@@ -13,7 +15,13 @@ from qtpy.QtCore import QObject, Signal
 from superqt.utils import qdebounced, qthrottled
 
 from i2am.schemas.dims import CONDITIONAL
-from i2am.viewer.data.axes import AVERAGEABLE_DIMS, SliderPosition, describe_map
+from i2am.viewer.data.axes import (
+    AVERAGEABLE_DIMS,
+    PLANE,
+    SliderPosition,
+    describe_map,
+    describe_turned,
+)
 from i2am.viewer.data.loader import Loader
 from i2am.viewer.data.open_sample import Store
 from i2am.viewer.data.sample import SampleSource, SampleView
@@ -21,9 +29,21 @@ from i2am.viewer.data.volume import AXES
 from i2am.viewer.notices import notify_error, what_failed
 from i2am.viewer.scene.appearance import Appearance, AppearanceController
 from i2am.viewer.scene.box_layers import IMAGE_ROLES, hide_without_image, show_with_image
-from i2am.viewer.scene.layers import own_layers, sample_layers, show_layers, view_of
+from i2am.viewer.scene.camera import Fit, wrapped
+from i2am.viewer.scene.layers import (
+    caption_texts,
+    own_layers,
+    own_metadata,
+    remove_layers,
+    sample_layers,
+    show_layers,
+    size_captions,
+    view_of,
+    write_captions,
+)
 from i2am.viewer.scene.placement import PlacedImage, place_images
-from i2am.viewer.scene.time_axis import show_volume
+from i2am.viewer.scene.time_axis import STEP_AXIS, is_stretched, show_volume, unstretch
+from i2am.viewer.session.arrivals import Arrivals
 from i2am.viewer.session.samples import SampleOpener
 
 __all__ = ["Session"]
@@ -48,6 +68,8 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         Of each sample in view, where its images lie.
     samples : tuple of str
         The complete samples of the first one's run, once they are listed.
+    arrivals : Arrivals
+        Asks what to do with another sample that is opened in the window.
     averaged_dims : frozenset of str
         What is averaged over: of "layer", "step" and "head".
     shows_effects : bool
@@ -81,6 +103,9 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         self._loaders: list[Loader] = []
         self._is_moving_sliders = False
         self._is_exchanging = False  # the layers of a sample
+        self._is_turning = False
+        self._fit = Fit()
+        self.arrivals = Arrivals(self)
         self._refresh_soon = qthrottled(
             self.refresh, timeout=_REFRESH_MS, leading=False, parent=self
         )
@@ -93,6 +118,9 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         viewer.layers.events.inserted.connect(self._sync_with_layers)
         viewer.layers.events.removed.connect(self._sync_with_layers)
         viewer.dims.events.current_step.connect(self._on_sliders_moved)
+        for event in (viewer.dims.events.ndisplay, viewer.dims.events.order):
+            event.connect(self._on_turned)
+        viewer.canvas.events.size.connect(self._on_resized)
         self._sync_with_layers()
 
     @property
@@ -118,7 +146,14 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     @property
     def is_volume(self) -> bool:
         """Whether timesteps are the third axis."""
-        return bool(self.viewer.dims.ndisplay == 3)
+        return self.displayed_axes == (AXES[STEP_AXIS], *PLANE)
+
+    @property
+    def displayed_axes(self) -> tuple[str, ...]:
+        """Names of the axes that are seen: y and x, a third one before them, or what a user turned to."""
+        dims = self.viewer.dims
+        first = dims.ndim - len(AXES)
+        return tuple(AXES[axis - first] for axis in dims.displayed) if first >= 0 else PLANE
 
     @property
     def position(self) -> SliderPosition:
@@ -143,7 +178,12 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         return min(shares, default=1.0)
 
     def show(self, view: SampleView, view_index: int = 0) -> None:
-        """Put a sample into view, in place of the one with that index."""
+        """Put a sample into view, in place of the one with that index.
+
+        As the second one it is compared with the first; without a first it is not shown.
+        """
+        if self.viewer is None or view_index > len(self.views):
+            return  # What it was to be compared with is gone.
         placed = place_images(view, self.placed[0] if view_index else None)
         if view_index:
             for volume in view.volumes.values():
@@ -152,54 +192,84 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             volume.samples = max(1, len(self.samples))
         layers = sample_layers(view, placed, view_index)
         active = self.viewer.layers.selection.active
-        events = self.viewer.layers.events
-        with (
-            events.inserted.blocker(self._sync_with_layers),
-            events.removed.blocker(self._sync_with_layers),
-        ):
-            is_new = view_index >= len(self.views)
-            self._is_exchanging = True
-            try:
-                show_layers(self.viewer, layers, view_index=view_index, is_new=is_new)
-            finally:
-                self._is_exchanging = False
+        with self._without_syncing():
+            is_elsewhere = show_layers(self.viewer, layers, view_index=view_index)
         if active in self.viewer.layers:
             self.viewer.layers.selection.active = active
         self._set_view(view, placed, view_index)
         self._follow_images()
+        if is_elsewhere:
+            self.fit()
+
+    def fit(self) -> None:
+        """Show all pictures as large as they can be, with the text below them."""
+        if self.viewer is not None:
+            self._fit.fit(self.viewer)
+            self._size_captions()
+
+    def write_captions(self, view_index: int, shown: Mapping[str, str] | None = None) -> None:
+        """Write above the images of a sample in view what they are, and what lies over them.
+
+        Parameters
+        ----------
+        view_index : int
+        shown : mapping of "generated" and "reference" to str, optional
+            What lies over an image in place of its maps.
+        """
+        if self.viewer is None or view_index >= len(self.views):
+            return
+        beside = self.views[1 - view_index] if len(self.views) > 1 else None
+        texts = caption_texts(self.views[view_index], shown, beside)
+        write_captions(self.viewer, view_index, texts)
+        self._size_captions()
 
     def show_sample(self, name: str) -> None:
         """Put another sample of the run into view as soon as it is open."""
         if self.views and name != self.views[0].source.sample:
             self._open(replace(self.views[0].source, sample=name))
 
-    def reanalyze(self, *, guidance: str | None = None, normalisation: str | None = None) -> None:
-        """Show another branch of the guidance, or another normalisation."""
+    def reanalyze(
+        self,
+        *,
+        guidance: str | None = None,
+        normalisation: str | None = None,
+        within: str | None = None,
+    ) -> None:
+        """Show another branch of the guidance, another normalisation, or maps of other patches."""
         for view_index, view in enumerate(self.views):
             own = view.source
             changed = replace(
                 own,
                 guidance=guidance or own.guidance,
                 normalisation=normalisation or own.normalisation,
+                within=within or own.within,
             )
             self._open(changed, view_index)
 
     def compare(self, run: Store, sample: str | None = None) -> None:
         """Show another sample below, with the same sliders."""
+        if not self.views:
+            return
         own = self.views[0].source
         self._opener.open(
             run,
             sample,
             guidance=own.guidance,
             normalisation=own.normalisation,
+            within=own.within,
             effects=own.effects if str(run) == own.run else None,
             view_index=1,
         )
 
     def stop_comparing(self) -> None:
-        """Take the second sample away."""
-        for layer in own_layers(self.viewer, view_index=1).values():
-            self.viewer.layers.remove(layer)
+        """Take the second sample away, and what was drawn for it."""
+        self._opener.cancel(1)
+        if len(self.views) < 2 or self.viewer is None:
+            return
+        with self._without_syncing():
+            remove_layers(self.viewer, own_layers(self.viewer, view_index=1).values())
+        self._remove_views(1)
+        self.fit()
 
     def close(self) -> None:
         """Stop all threads and follow the window no more."""
@@ -212,6 +282,9 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             viewer.layers.events.inserted.disconnect(self._sync_with_layers)
             viewer.layers.events.removed.disconnect(self._sync_with_layers)
             viewer.dims.events.current_step.disconnect(self._on_sliders_moved)
+            for event in (viewer.dims.events.ndisplay, viewer.dims.events.order):
+                event.disconnect(self._on_turned)
+            viewer.canvas.events.size.disconnect(self._on_resized)
         self.views, self.placed, self._loaders = [], [], []
         self.closed.emit()
 
@@ -299,15 +372,26 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             return self._effects_description
         view = self.views[0]
         present = {direction: volume.loaded.present for direction, volume in view.volumes.items()}
-        return describe_map(
-            self.position, self.averaged_dims, view.axes, present, is_volume=self.is_volume
+        displayed = self.displayed_axes
+        turned = describe_turned(displayed)
+        if turned and displayed[-2:] != PLANE[::-1]:
+            return turned
+        text = describe_map(
+            self.position, self.averaged_dims, view.axes, present, displayed=displayed
         )
+        return f"{text}\n{turned}" if turned else text
 
     def set_volume(self, on: bool) -> None:
         """Show the timesteps as the third axis, rendered as a volume, or as a slider again."""
-        show_volume(
-            self.viewer, [own_layers(self.viewer, i) for i in range(len(self.views))], on=on
-        )
+        self._is_turning = True
+        try:
+            show_volume(
+                self.viewer, [own_layers(self.viewer, i) for i in range(len(self.views))], on=on
+            )
+        finally:
+            self._is_turning = False
+        if not on:
+            self.fit()
         self._on_sliders_moved()
 
     def refresh(self) -> None:
@@ -326,15 +410,15 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             source.maps,
             guidance=source.guidance,
             normalisation=source.normalisation,
+            within=source.within,
             effects=source.effects,
             view_index=view_index,
         )
 
     def _set_view(self, view: SampleView, placed: dict[str, PlacedImage], view_index: int) -> None:
         """Make a sample whose layers are there one of the session's: load its maps."""
-        is_other_run = view_index == 0 and (
-            not self.views or self.views[0].source.run != view.source.run
-        )
+        before = self.views[0].source if self.views else None
+        is_other_run = view_index == 0 and (before is None or before.run != view.source.run)
         loader = view.loader(
             lambda: self._arrived.emit(), lambda error: self._loading_failed.emit(error)
         )
@@ -350,21 +434,27 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             volume.averaged_dims, volume.request = self.averaged_dims, loader.prioritize
         loader.prioritize([self.position.layer], [self.position.step])
         loader.start()
-        if view_index == 0 and len(self.views) > 1:
-            self._keep_comparing(view)
+        if view_index == 0 and len(self.views) > 1 and before is not None:
+            self._keep_comparing(before)
         if is_other_run:
             self.samples = ()
             self._opener.list_samples(view.source.run)
         elif view_index == 0 and view.source.sample in self.samples:
             self._set_sample_slider(view.source.sample)
+        for index in range(len(self.views)):
+            self.write_captions(index)
         self._on_view_shown(is_other_run=is_other_run)
         self.reopened.emit()
 
-    def _keep_comparing(self, view: SampleView) -> None:
-        """Bring the second sample in step: of another run the one of the same name, or as it is."""
-        other = self.views[1]
-        if other.source.run != view.source.run and other.source.sample != view.source.sample:
-            self._open(replace(other.source, sample=view.source.sample), 1)
+    def _keep_comparing(self, before: SampleSource) -> None:
+        """Bring the second sample in step with the first, which was another one before.
+
+        Of another run the one of the same name comes; of this run the same sample's other branch.
+        """
+        own, other = self.views[0].source, self.views[1]
+        follows = other.source.run != own.run or other.source.sample == before.sample
+        if follows and other.source.sample != own.sample:
+            self._open(replace(other.source, sample=own.sample), 1)
         else:
             self.show(other, 1)
 
@@ -377,8 +467,9 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             for volume in view.volumes.values():
                 volume.samples = max(1, len(names))
             for role in view.volumes:
-                layer = own_layers(self.viewer, view_index=view_index)[role]
-                layer.data = layer.data  # napari measures it again
+                layer = own_layers(self.viewer, view_index=view_index).get(role)
+                if layer is not None:
+                    layer.data = layer.data  # napari measures it again
         if self.views[0].source.sample in names:
             self._set_sample_slider(self.views[0].source.sample)
         self.reopened.emit()
@@ -390,18 +481,55 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         self.viewer.dims.set_point(axis, self.samples.index(sample))
         self._is_moving_sliders = False
 
+    @contextmanager
+    def _without_syncing(self) -> Iterator[None]:
+        """Exchange layers without following each of them."""
+        events = self.viewer.layers.events
+        self._is_exchanging = True
+        try:
+            with (
+                events.inserted.blocker(self._sync_with_layers),
+                events.removed.blocker(self._sync_with_layers),
+            ):
+                yield
+        finally:
+            self._is_exchanging = False
+
     def _sync_with_layers(self, event: Any = None) -> None:
         """Bring the samples in step with the layers that are there, whoever put them there."""
-        for view_index in (0, 1):
-            layers = own_layers(self.viewer, view_index=view_index)
-            view = view_of(layers["r2g"]) if "r2g" in layers else None
-            if view is None and view_index < len(self.views):
+        for view_index in range(len(self.views)):
+            layers = own_layers(self.viewer, view_index)
+            if "r2g" not in layers or view_of(layers["r2g"]) is not self.views[view_index]:
                 self._remove_views(view_index)
-            elif view is not None and view not in self.views and view_index == 0:
-                self._set_view(view, place_images(view), view_index)
-            elif view is not None:
-                self._appearance.apply(*self._in_view())
+                self.arrivals.discard(own_layers(self.viewer, 1).values())
+                break
+        if not self.views:
+            self._adopt()
+        if self.views:
+            self._take_arrivals()
+            self._appearance.apply(*self._in_view())
         self._follow_images()
+
+    def _adopt(self) -> None:
+        """Put the sample into view whose layers somebody else has put into the window."""
+        ours = [
+            (own["role"], layer)
+            for layer in self.viewer.layers
+            if (own := own_metadata(layer)) and own.get("view_index", 0) == 0
+        ]
+        known = [view for role, layer in ours if role == "r2g" and (view := view_of(layer))]
+        if known:
+            self.arrivals.discard(one for _, one in ours if view_of(one) not in known)
+            self._set_view(known[0], place_images(known[0]), 0)
+
+    def _take_arrivals(self) -> None:
+        """Set aside the layers of a sample that is not in view."""
+        arrived = []
+        for layer in self.viewer.layers:
+            view, own = view_of(layer), own_metadata(layer) or {}
+            if view is not None and own.get("view_index") is not None and view not in self.views:
+                arrived.append(layer)
+        self.arrivals.take(arrived)
 
     def _follow_images(self) -> None:
         """Hide and show the box of an image with it from now on."""
@@ -419,13 +547,16 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
 
     def _remove_views(self, view_index: int) -> None:
         """Forget a sample whose layers are gone, and those below it."""
-        for gone in range(view_index, len(self.views)):
-            self._loaders[gone].stop()
+        for gone in (0, 1)[view_index:]:
             self._opener.cancel(gone)
+        for loader in self._loaders[view_index:]:
+            loader.stop()
         del self.views[view_index:], self.placed[view_index:], self._loaders[view_index:]
         if not view_index:
             self.samples = ()
             self._on_views_cleared()
+        else:
+            self.write_captions(0)
         self.reopened.emit()
 
     def _on_view_shown(self, *, is_other_run: bool) -> None:
@@ -465,6 +596,35 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             self._write_soon.throttle()
         self.moved.emit()
 
+    def _on_turned(self, event: Any = None) -> None:
+        """Follow napari's own buttons for the third axis, rolling and transposing."""
+        if self._is_turning or not self.views or self.viewer is None:
+            return
+        layers = [own_layers(self.viewer, i) for i in range(len(self.views))]
+        if "r2g" not in layers[0]:
+            return  # The layers are being removed.
+        if is_stretched(layers) and not self.is_volume:
+            if self.viewer.dims.ndisplay == 2:
+                self.set_volume(False)
+                return
+            unstretch(layers)
+        for own in layers:
+            if "captions" in own:  # They belong above upright pictures.
+                own["captions"].visible = self.displayed_axes == PLANE
+        self._on_sliders_moved()
+
+    def _on_resized(self, event: Any = None) -> None:
+        """Fit the view again, unless the user has moved or enlarged it."""
+        if self.views and self.viewer is not None:
+            self._fit.follow(self.viewer)
+            self._size_captions()
+            self._write_soon.throttle()
+
+    def _size_captions(self) -> None:
+        for view_index, placed in enumerate(self.placed):
+            room = placed["generated"].width * self.viewer.scene.camera.zoom
+            size_captions(self.viewer, view_index, room)
+
     def _write(self) -> None:
         """Name the map in view on the canvas."""
         self._write_soon.cancel()
@@ -477,8 +637,10 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         elif waits_for_maps and self.share_loaded < 1:
             text += f"\nloading maps: {self.share_loaded:.0%}"
         overlay = self.viewer.canvas.overlays.text
+        text = wrapped(text, self.viewer.canvas.size[1])
         if overlay.text != text:
             overlay.text = text
+            self._fit.make_room(self.viewer, len(text.splitlines()))
 
     def _redraw(self, *, only_new: bool = False) -> None:
         for view_index, view in enumerate(self.views):

@@ -1,4 +1,8 @@
-"""What keys do, listed in one place for the window, its tooltips and its help."""
+"""What keys do, listed in one place for the window, its tooltips and its help.
+
+A key that napari gives to a kind of layer never reaches the window while such a layer is active, so
+none of these is one of napari's, for any kind of layer or menu.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from i2am.viewer.data.axes import AVERAGEABLE_DIMS
 if TYPE_CHECKING:
     from i2am.viewer.session.session import Session
 
-__all__ = ["SHORTCUTS", "Shortcut", "bind_shortcuts", "show_shortcuts"]
+__all__ = ["CLEAR_KEYS", "SHORTCUTS", "Shortcut", "bind_shortcuts", "show_shortcuts"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,11 @@ class Shortcut:
     key: str
     what: str
     do: Callable[[Session], None]
+
+    @property
+    def label(self) -> str:
+        """The key as people write it."""
+        return self.key.replace("-", "+")
 
 
 def _step(dim: str, by: int) -> Callable[[Session], None]:
@@ -70,32 +79,38 @@ def _toggle_everything(session: Session) -> None:
 
 
 SHORTCUTS: Final[dict[str, Shortcut]] = {
-    "next_layer": Shortcut("L", "next layer", _step(LAYER, 1)),
-    "last_layer": Shortcut("Shift-L", "previous layer", _step(LAYER, -1)),
-    "next_step": Shortcut("T", "next timestep", _step(STEP, 1)),
-    "last_step": Shortcut("Shift-T", "previous timestep", _step(STEP, -1)),
+    "next_layer": Shortcut("K", "next layer", _step(LAYER, 1)),
+    "last_layer": Shortcut("J", "previous layer", _step(LAYER, -1)),
+    "next_step": Shortcut(".", "next timestep", _step(STEP, 1)),
+    "last_step": Shortcut(",", "previous timestep", _step(STEP, -1)),
     "next_head": Shortcut("H", "next head", _step(HEAD, 1)),
-    "last_head": Shortcut("Shift-H", "previous head", _step(HEAD, -1)),
-    "next_sample": Shortcut("S", "next sample", _step("sample", 1)),
-    "last_sample": Shortcut("Shift-S", "previous sample", _step("sample", -1)),
-    "mean_layer": Shortcut("Alt-L", "mean over layers, on or off", _toggle(LAYER)),
-    "mean_step": Shortcut("Alt-T", "mean over timesteps, on or off", _toggle(STEP)),
-    "mean_head": Shortcut("Alt-H", "mean over heads, on or off", _toggle(HEAD)),
+    "last_head": Shortcut("G", "previous head", _step(HEAD, -1)),
+    "next_sample": Shortcut("N", "next sample", _step("sample", 1)),
+    "last_sample": Shortcut("Shift-N", "previous sample", _step("sample", -1)),
+    "mean_layer": Shortcut("Shift-K", "mean over layers, on or off", _toggle(LAYER)),
+    "mean_step": Shortcut("Shift-T", "mean over timesteps, on or off", _toggle(STEP)),
+    "mean_head": Shortcut("Shift-H", "mean over heads, on or off", _toggle(HEAD)),
     "everything": Shortcut("U", "the mean over everything (ULAM), or one map", _toggle_everything),
-    "direction": Shortcut("D", "R2G and G2R, R2G alone, G2R alone", _next_direction),
+    "direction": Shortcut("Shift-D", "R2G and G2R, R2G alone, G2R alone", _next_direction),
     "contrast": Shortcut(
-        "C", "contrast shared by a layer's maps, or each its own", _toggle_contrast
+        "Shift-C", "contrast shared by a layer's maps, or each its own", _toggle_contrast
     ),
-    "polarity": Shortcut("I", "heat where attention is high, or low", _toggle_polarity),
+    "polarity": Shortcut("Shift-I", "heat where attention is high, or low", _toggle_polarity),
     "effects": Shortcut(
-        "E",
+        "Shift-E",
         "attention maps, or measured effects",
         lambda s: s.set_shows_effects(not s.shows_effects),
     ),
     "volume": Shortcut(
-        "V", "timesteps as the third axis, or as a slider", lambda s: s.set_volume(not s.is_volume)
+        "Shift-Y",
+        "timesteps as the third axis, or as a slider",
+        lambda s: s.set_volume(not s.is_volume),
     ),
 }
+
+
+# Take the question away. napari's Shapes and Labels keep Escape for themselves while they are active.
+CLEAR_KEYS: Final = ("Q", "Escape")
 
 
 def bind_shortcuts(viewer: Any, session: Session) -> None:
@@ -114,13 +129,13 @@ def show_shortcuts(parent: Any) -> Any:
     from qtpy.QtWidgets import QMessageBox
 
     rows = "".join(
-        f"<tr><td><b>{one.key.replace('-', '+')}</b></td><td>&nbsp;{one.what}</td></tr>"
+        f"<tr><td><b>{one.label}</b></td><td>&nbsp;{one.what}</td></tr>"
         for one in SHORTCUTS.values()
     )
     extra = (
         "<tr><td><b>click</b></td><td>&nbsp;on a picture: what belongs to this patch</td></tr>"
         "<tr><td><b>Shift+drag</b></td><td>&nbsp;the same of a region</td></tr>"
-        "<tr><td><b>Esc</b></td><td>&nbsp;take the question away</td></tr>"
+        "<tr><td><b>Q, Esc</b></td><td>&nbsp;take the question away</td></tr>"
     )
     box = QMessageBox(parent)
     box.setWindowTitle("I²AM: keyboard and mouse")

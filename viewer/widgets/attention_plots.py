@@ -7,18 +7,15 @@ import weakref
 from typing import Any, Final
 
 import numpy as np
-from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
-    QFrame,
     QGridLayout,
     QHBoxLayout,
     QLabel,
-    QScrollArea,
     QSizePolicy,
     QVBoxLayout,
-    QWidget,
 )
 from superqt.utils import qthrottled
 
@@ -37,13 +34,13 @@ from i2am.viewer.data.scores import (
 )
 from i2am.viewer.picking.effect_controller import effect_controller_of
 from i2am.viewer.session.attach import session_of
+from i2am.viewer.widgets.docks import DockPanel
 from i2am.viewer.widgets.plots import (
     LayerHeadMatrix,
     LayerHeadMatrixPlot,
     MaskShareCurves,
     MaskShareCurvesPlot,
     mean_of_last,
-    stack,
 )
 from i2am.viewer.widgets.qt import Background, plain_label, plain_tip
 
@@ -51,12 +48,11 @@ __all__ = ["AttentionPlots"]
 
 _SOON_MS: Final = 40  # after the sliders: the canvas is drawn first
 _LOADING_MS: Final = 300
-_LEAST_PX: Final = (320, 320)  # of the dock; beyond it is scrolled
 _PLOT_PX: Final = 210  # less cannot be read
 _NONE: Final = "—"
 
 
-class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
+class AttentionPlots(DockPanel):
     """Curves, matrix and scores of the sample in view; clicks on them move the sliders.
 
     Parameters
@@ -137,8 +133,7 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
         choices = QHBoxLayout()
         for widget in (self.samples, self.direction, self.outside):
             choices.addWidget(widget)
-        content = QWidget()
-        layout = QVBoxLayout(content)
+        layout = QVBoxLayout(self.content)
         layout.addLayout(choices)
         layout.addWidget(self.message)
         layout.addWidget(self.title)
@@ -147,13 +142,6 @@ class AttentionPlots(QWidget):  # type: ignore[misc]  # Qt has no types here
             layout.addWidget(plot, stretch)
         layout.addLayout(self._score_table())
         layout.addWidget(self.note)
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setWidget(content)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setMinimumSize(*_LEAST_PX)
-        stack(self, scroll)
 
     def _score_table(self) -> QGridLayout:
         table = QGridLayout()

@@ -12,16 +12,16 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLineEdit,
     QPushButton,
-    QWidget,
 )
 
 from i2am.viewer.session.attach import session_of
+from i2am.viewer.widgets.docks import DockPanel
 from i2am.viewer.widgets.qt import plain_label
 
 __all__ = ["CompareWidget"]
 
 
-class CompareWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
+class CompareWidget(DockPanel):
     """Show a second sample below the first: the same sliders, switches and colours for both.
 
     Parameters
@@ -56,7 +56,7 @@ class CompareWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         self._show()
 
     def _lay_out(self) -> None:
-        form = QFormLayout(self)
+        form = QFormLayout(self.content)
         where = QHBoxLayout()
         where.addWidget(self.run)
         where.addWidget(self.browse)

@@ -22,28 +22,30 @@ from qtpy.QtWidgets import (
 )
 
 from i2am.schemas.errors import AnalysisError
-from i2am.viewer.export.animation import SUFFIXES, TimestepAnimation, caption_of
-from i2am.viewer.export.pictures import (
-    Pixels,
-    canvas_picture,
-    figure_picture,
-    picture_suffixes,
-    window_picture,
-    with_caption,
-    write_picture,
+from i2am.viewer.export.animation import SUFFIXES as ANIMATION_SUFFIXES
+from i2am.viewer.export.animation import TimestepAnimation, caption_of
+from i2am.viewer.export.figure import (
+    FIGURE_SUFFIXES,
+    SceneFigure,
+    largest_scale,
+    take_figure,
+    write_figure,
 )
+from i2am.viewer.export.pictures import SUFFIXES as PICTURE_SUFFIXES
+from i2am.viewer.export.pictures import Pixels, canvas_picture, window_picture, write_picture
 from i2am.viewer.export.script import map_script, sram_script
 from i2am.viewer.notices import notify_error, notify_info
 from i2am.viewer.picking.sram_controller import sram_controller_of
 from i2am.viewer.session.attach import session_of
+from i2am.viewer.widgets.docks import DockPanel
 from i2am.viewer.widgets.qt import Background, make_button, notify_errors
 
 __all__ = ["ExportWidget"]
 
-_COMMON: Final = (".png", ".jpg", ".tiff", ".webp")  # offered by name; others by their ending
+_MOST_SCALE: Final = 32
 
 
-class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
+class ExportWidget(DockPanel):
     """Save what is in view as a picture or an animation, or copy the Python that makes it.
 
     Parameters
@@ -76,25 +78,37 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         self._lay_out()
         self._connect()
 
-    def save_picture(self, take: Callable[[], tuple[Pixels, str]], name: str) -> None:
-        """Take a picture and its caption, ask where to, and write it while the window goes on."""
+    def save_picture(self, take: Callable[[Any], Pixels], name: str) -> None:
+        """Take a picture of the window or canvas, ask where to, and write it."""
 
         def save() -> None:
-            picture, caption = take()  # before the dialog covers the window
-            path = self._ask_path(f"Save {name}", f"{name}.png", _COMMON, picture_suffixes())
-            if path is not None:
-                self._background.run(
-                    lambda: _write(picture, caption, path),
-                    lambda written: notify_info(f"Saved {written}"),
-                )
+            picture = take(self._viewer)  # before the dialog covers the window
+            self._save(
+                name,
+                PICTURE_SUFFIXES,
+                lambda path, **overwrite: write_picture(picture, path, **overwrite),
+            )
 
         notify_errors(save)
 
-    def take_figure(self) -> tuple[Pixels, str]:
-        """Return the figure of the current view, and its caption if one is wanted."""
-        figure = figure_picture(self._viewer, self.scale.value() or None)
+    def save_figure(self) -> None:
+        """Take the figure, ask where to, and write it."""
+
+        def save() -> None:
+            figure = self.take_figure()
+            self._save(
+                "figure",
+                FIGURE_SUFFIXES,
+                lambda path, **overwrite: write_figure(figure, path, **overwrite),
+            )
+
+        notify_errors(save)
+
+    def take_figure(self) -> SceneFigure:
+        """Return the figure of the current view, with its caption if one is wanted."""
         has_caption = self.caption.isChecked() and self._session.views
-        return figure, caption_of(self._session) if has_caption else ""
+        caption = caption_of(self._session) if has_caption else ""
+        return take_figure(self._viewer, self.scale.value() or None, caption)
 
     def animate(self) -> None:
         """Ask for a path, and write the animation."""
@@ -115,7 +129,7 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         super().closeEvent(event)
 
     def _lay_out(self) -> None:
-        self.scale.setRange(0, 32)
+        self._bound_scale()
         self.scale.setSpecialValueText("fitting")
         self.scale.setToolTip("Pixels of the figure a pixel of the generated image")
         self.caption.setChecked(True)
@@ -129,7 +143,7 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         for which in ("r2g", "g2r", "sram"):
             self.which.addItem(which.upper(), which)
         self.cancel_button.setEnabled(False)
-        layout = QVBoxLayout(self)
+        layout = QVBoxLayout(self.content)
         figure = [("scale", self.scale), ("", self.caption)]
         buttons = [self.figure_button, self.canvas_button, self.window_button]
         layout.addWidget(_group("Picture", figure, buttons))
@@ -139,29 +153,41 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         layout.addStretch()
 
     def _connect(self) -> None:
-        self.window_button.clicked.connect(
-            lambda: self.save_picture(lambda: (window_picture(self._viewer), ""), "window")
-        )
-        self.canvas_button.clicked.connect(
-            lambda: self.save_picture(lambda: (canvas_picture(self._viewer), ""), "canvas")
-        )
-        self.figure_button.clicked.connect(lambda: self.save_picture(self.take_figure, "figure"))
+        self.window_button.clicked.connect(lambda: self.save_picture(window_picture, "window"))
+        self.canvas_button.clicked.connect(lambda: self.save_picture(canvas_picture, "canvas"))
+        self.figure_button.clicked.connect(self.save_figure)
+        self._session.reopened.connect(self._bound_scale)
         self.animation_button.clicked.connect(self.animate)
         self.cancel_button.clicked.connect(self.cancel)
         self.copy_button.clicked.connect(self.copy_python)
 
+    def _bound_scale(self) -> None:
+        """Offer no scale that the graphics card cannot draw."""
+        self.scale.setRange(0, min(_MOST_SCALE, largest_scale(self._viewer)))
+
+    def _save(self, name: str, suffixes: tuple[str, ...], write: Callable[..., Path]) -> None:
+        """Ask where to, and write there while the window goes on."""
+        chosen = self._ask_path(f"Save {name}", f"{name}{suffixes[0]}", suffixes)
+        if chosen is not None:
+            path, overwrite = chosen
+            self._background.run(
+                lambda: write(path, overwrite=overwrite),
+                lambda written: notify_info(f"Saved {written}"),
+            )
+
     def _start_animation(self) -> None:
         TimestepAnimation.check(self._session)
-        path = self._ask_path("Save animation", "timesteps.gif", SUFFIXES, SUFFIXES)
-        if path is None:
+        chosen = self._ask_path("Save animation", "timesteps.gif", ANIMATION_SUFFIXES)
+        if chosen is None:
             return
+        path, overwrite = chosen
         animation = TimestepAnimation(
             self._session,
             path,
             every=self.every.value(),
             frames_per_second=self.frames_per_second.value(),
             scale=self.scale.value() or None,
-            overwrite=True,  # the dialog has asked
+            overwrite=overwrite,
         )
         from napari.utils import progress
 
@@ -212,18 +238,19 @@ class ExportWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
             raise AnalysisError(msg)
         return lambda: sram_script(view, pick)
 
-    def _ask_path(self, title: str, name: str, offered: tuple[str, ...], known: Any) -> Path | None:
-        """Ask where to save; None if the user does not want to after all."""
-        first = f"Common ({' '.join(f'*{suffix}' for suffix in offered)})"
-        every = f"All ({' '.join(f'*{suffix}' for suffix in known)})"
-        options = first if tuple(known) == offered else f"{first};;{every}"
-        chosen, _ = QFileDialog.getSaveFileName(self, title, name, options)
-        return Path(chosen) if chosen else None
-
-
-def _write(picture: Pixels, caption: str, path: Path) -> Path:
-    whole = with_caption(picture, caption) if caption else picture
-    return write_picture(whole, path, overwrite=True)  # The dialog has asked.
+    def _ask_path(
+        self, title: str, name: str, suffixes: tuple[str, ...]
+    ) -> tuple[Path, bool] | None:
+        """Ask where to save, and whether what is there may be replaced; None for nowhere."""
+        kinds = ";;".join(f"{suffix[1:].upper()} (*{suffix})" for suffix in suffixes)
+        every = f"All of these ({' '.join(f'*{suffix}' for suffix in suffixes)})"
+        chosen, kind = QFileDialog.getSaveFileName(self, title, name, f"{every};;{kinds}")
+        if not chosen:
+            return None
+        if Path(chosen).suffix:
+            return Path(chosen), True  # The dialog has asked.
+        own = next((suffix for suffix in suffixes if f"(*{suffix})" in kind), suffixes[0])
+        return Path(f"{chosen}{own}"), False
 
 
 def _group(title: str, fields: list[tuple[str, QWidget]], buttons: list[QPushButton]) -> QGroupBox:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NeighbourGrid", "draw_tile", "neighbour_picks"]
 
-_TILE_PX: Final = 108
+_TILE_PX: Final = 104
 _AROUND: Final = (-1, 0, 1)
 
 
@@ -89,6 +89,7 @@ class NeighbourGrid(QWidget):  # type: ignore[misc]  # Qt has no types here
         for number, tile in enumerate(self.tiles):
             grid.addWidget(tile, number // 3, number % 3)
         layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.caption)
         layout.addLayout(grid)
 

@@ -15,13 +15,13 @@ from qtpy.QtWidgets import (
     QListWidget,
     QListWidgetItem,
     QVBoxLayout,
-    QWidget,
 )
 
 from i2am.viewer.picking.pick import Pick
 from i2am.viewer.picking.pick_table import read_picks, write_picks
 from i2am.viewer.picking.sram_controller import sram_controller_of
 from i2am.viewer.session.attach import session_of
+from i2am.viewer.widgets.docks import DockPanel
 from i2am.viewer.widgets.neighbours import NeighbourGrid
 from i2am.viewer.widgets.qt import make_button, notify_errors, plain_tip
 
@@ -29,13 +29,13 @@ __all__ = ["PicksWidget"]
 
 _HELP: Final = (
     "Click a patch, or drag an area with Shift: on the generated picture to see what it read "
-    "from the reference, on the reference to see where it went. Escape clears."
+    "from the reference, on the reference to see where it went. Q or Escape clears."
 )
 _FILES: Final = "Table of picks (*.csv)"
 _OWN: Final = Qt.ItemDataRole.UserRole
 
 
-class PicksWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
+class PicksWidget(DockPanel):
     """List what was picked in the window.
 
     Parameters
@@ -57,7 +57,9 @@ class PicksWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
             "3×3": make_button(
                 "3×3", "Ask the pick and its eight neighbours", self.fill_neighbours
             ),
-            "Clear": make_button("Clear", "Ask nothing: the maps come back (Escape)", self._clear),
+            "Clear": make_button(
+                "Clear", "Ask nothing: the maps come back (Q or Escape)", self._clear
+            ),
             "Rename": make_button("Rename", "Give the chosen pick a name (F2)", self._rename),
             "Remove": make_button("Remove", "Take the chosen pick off the list", self.remove),
             "Save": make_button("Save…", "Save the list as a table (CSV)", self._ask_where_to_save),
@@ -66,7 +68,7 @@ class PicksWidget(QWidget):  # type: ignore[misc]  # Qt has no types here
         row = QGridLayout()
         for number, button in enumerate(self.buttons.values()):
             row.addWidget(button, number // 3, number % 3)
-        layout = QVBoxLayout(self)
+        layout = QVBoxLayout(self.content)
         for part in (help_text, self.list):
             layout.addWidget(part)
         layout.addLayout(row)

@@ -20,6 +20,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from i2am.schemas.choices import WITHIN
+from i2am.schemas.directions import R2G
 from i2am.viewer.data.axes import AVERAGEABLE_DIMS, LEVELS
 from i2am.viewer.data.effects import Effects, NoEffects
 from i2am.viewer.data.sample import SampleView
@@ -27,14 +29,18 @@ from i2am.viewer.picking.effect_controller import effect_controller_of
 from i2am.viewer.scene.contrast import COLORMAPS
 from i2am.viewer.session.attach import session_of
 from i2am.viewer.session.shortcuts import SHORTCUTS, show_shortcuts
+from i2am.viewer.widgets.docks import DockPanel
 from i2am.viewer.widgets.qt import plain_label
 
 __all__ = ["RunBrowser"]
 
-_MOST_WIDTH_PX: Final = 380
 _MAPS_TIP: Final = (
     "R2G, over the generated image: where it draws on the reference.\n"
     "G2R, over the reference: which parts of it were used."
+)
+_WITHIN_TIP: Final = (
+    "Image: maps of all patches. Mask: of those inside the inpainting mask alone, which were painted;\n"
+    "the others need nothing from the reference, and their attention lies on its empty parts."
 )
 _LEVEL_TIPS: Final = {
     "ULAM": "One map of everything: the mean over all layers, steps and heads",
@@ -67,7 +73,7 @@ _CHOICES: Final[Mapping[str, tuple[str, Sequence[str], str]]] = {
 }
 
 
-class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
+class RunBrowser(DockPanel):
     """Choose the sample in view, what is averaged over, and how maps are drawn.
 
     Parameters
@@ -81,8 +87,7 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
         self._session = session_of(napari_viewer)
         self._effects = effect_controller_of(self._session)
         self._shown: Any = None
-        self.setMaximumWidth(_MOST_WIDTH_PX)  # the images need the room
-        self._form = QFormLayout(self)
+        self._form = QFormLayout(self.content)
         self._add_sample()
         self._add_effects()
         self._add_averaged()
@@ -105,9 +110,11 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
         self.normalisation = _choice(
             ("mass", "density"), lambda name: self._session.reanalyze(normalisation=name)
         )
+        self.within = _choice(WITHIN, lambda name: self._session.reanalyze(within=name))
         self.loading = QProgressBar()
         self.loading.setRange(0, 100)
-        sample_tip = "The generated image in view, with its reference and maps (S, Shift+S)"
+        keys = f"{_key('next_sample')}, {_key('last_sample')}"
+        sample_tip = f"The generated image in view, with its reference and maps ({keys})"
         self._add("Sample", self.samples, sample_tip)
         self._add("Made by", self.provenance)
         self._add("Maps", self.maps)
@@ -118,6 +125,7 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
             self.normalisation,
             "Mass: each map sums to 1 on its layer's own grid. Density: even attention is 1.",
         )
+        self._add("Patches", self.within, _WITHIN_TIP)
 
     def _add_effects(self) -> None:
         self.shows = _choice(
@@ -188,6 +196,7 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
         view = self._session.views[0] if self._session.views else None
         for widget in (self.samples, self.guidance, self.normalisation):
             widget.setEnabled(view is not None)
+        self.within.setEnabled(view is not None and R2G.mask in view.images)
         self.provenance.setText(view.provenance() if view else "Open a run: drop it on the window.")
         self.maps.setText(_describe_maps(view) if view else "")
         if view is not None:
@@ -195,6 +204,7 @@ class RunBrowser(QWidget):  # type: ignore[misc]  # Qt has no types here
             _offer(self.samples, self._session.samples or (own.sample,), own.sample)
             _offer(self.guidance, view.guidance_labels, own.guidance)
             _offer(self.normalisation, ("mass", "density"), own.normalisation)
+            _offer(self.within, WITHIN, own.within)
         else:
             _offer(self.samples, (), "")
         self._show_moved()
@@ -265,7 +275,7 @@ def _offer(box: QComboBox, known: Sequence[str], current: str) -> None:
 
 
 def _key(action: str) -> str:
-    return SHORTCUTS[action].key
+    return SHORTCUTS[action].label
 
 
 def _text(tool_tip: str) -> QLabel:

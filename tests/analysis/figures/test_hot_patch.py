@@ -33,7 +33,7 @@ HEAT = FigureStyle(base="none", colormap="gray", contrast="panel")
 SIZES = {"generated": GENERATED_PX, "reference": REFERENCE_PX}
 # Panels of heat by kind: how many lie over each image.
 PANELS: Final = {
-    "overview": (2, 1),  # R2G and the mass; G2R
+    "overview": (2, 2),  # R2G and the mass; G2R of the painted part and of the whole
     "tlam": (STEPS, STEPS),
     "hlam": (HEADS, HEADS),
     "llam": (len(GRIDS), len(GRIDS)),

@@ -67,6 +67,15 @@ def test_a_selection_is_drawn_from_the_run_and_named(
     assert len(titles_of(hlam(run["a"], chosen, "r2g"))) == 2
 
 
+def test_the_painted_patches_alone_are_drawn_and_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    command = "figure run.zarr --out painted --samples a --kinds llam --within mask --format svg"
+    assert main(command.split()) == 0
+    assert "of the painted patches" in words_of(Path("painted/a-llam.svg"))
+
+
 def test_the_style_changes_the_picture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     pixels = {}

@@ -50,7 +50,7 @@ def coordinates(maps: Any) -> dict[str, list[float]]:
     found = {name: maps.coords[name] for name in maps.dims if str(name)[-1] in "yx"}
     for one in found.values():
         assert one.dtype == np.float64
-        assert one.attrs == {"units": "px"}
+        assert one.attrs["units"] == "px"
     return {str(name): one.values.tolist() for name, one in found.items()}
 
 
@@ -242,3 +242,27 @@ def test_a_place_that_the_model_never_saw_is_refused(
     assert len(str(caught.value).splitlines()) <= 3
     with pytest.raises(AnalysisError, match=match):
         LiveSram(sample).ask(generated=place, layers="down.0")
+
+
+def test_xarrays_own_plot_lays_a_map_over_its_image(sample: xr.DataTree) -> None:
+    # xarray draws y upwards unless it is told that rows go down.
+    import matplotlib.pyplot as plt
+
+    maps = analyze(sample, layers="down.0", normalisation="density")
+    for found, title in (
+        (maps["r2g/ulam"], "R2G, mean over layers, steps and heads [attention (uniform = 1)]"),
+        (sram(sample, reference=(16, 48), layers="down.0", keep="head"), None),
+    ):
+        plane = found if found.ndim == 2 else found.isel(head=0)
+        figure, axes = plt.subplots()
+        drawn: Any = plane.plot.pcolormesh(ax=axes, yincrease=False)
+        assert axes.get_xlabel() == "x in the generated image [px]"
+        assert axes.get_ylabel() == "y in the generated image [px]"
+        assert axes.yaxis_inverted()
+        # Rows 8 to 24 and columns 16 to 48: what the model saw.
+        assert axes.get_xlim() == (16, 48)
+        assert axes.get_ylim() == (24, 8)
+        np.testing.assert_array_equal(drawn.get_array().ravel(), plane.to_numpy().ravel())
+        wanted = title or "SRAM, mean over layers and steps [attention per position]"
+        assert drawn.colorbar.ax.get_ylabel().replace("\n", " ") == wanted
+        plt.close(figure)

@@ -54,7 +54,7 @@ def test_a_sample_is_labelled_and_lazy(tmp_path: Path, arrays: Arrays) -> None:
         assert found["layer"].values.tolist() == list(NAMES)
         assert found["order"].values.tolist() == ["map", "random"]
         assert found["cut_box"].values[1].tolist() == [0, 16, 16, 32]
-        assert found["y"].attrs == {"units": "px"}
+        assert found["y"].attrs["units"] == "px"
         assert found["y"].values[:2].tolist() == [2, 6]
     np.testing.assert_array_equal(found["layer_effect"], arrays["layer"].astype(np.float32))
     np.testing.assert_array_equal(found["order_cut"], arrays["order_cut"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 from obstore.store import from_url
 from zarr.storage import ObjectStore
 
-from i2am.analysis import analyze, open_run
-from i2am.viewer.data.open_sample import open_view
+from i2am.analysis import analyze, analyze_run, open_run
+from i2am.cli import main
+from i2am.schemas import StoreError
+from i2am.viewer.data.open_sample import open_store, open_view
 from i2am.viewer.reader import get_reader, kind_of
 from i2am.viewer.session.attach import session_of
 from tests.support.s3_bucket import credentials, serve_bucket
@@ -66,3 +69,31 @@ def test_a_run_in_a_bucket_opens_and_its_maps_come(
         np.testing.assert_allclose(shown[0, 1, 2, 1], truth[1, 2, 1], rtol=1e-5)
         qtbot.waitUntil(lambda: session.samples == ("a", "b"), timeout=60_000)
         assert viewer.dims.current_step[0] == 1
+
+
+def test_maps_open_with_their_run_as_they_were_made(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run.zarr", ("first", "second"))
+    beside, other = tmp_path / "maps.zarr", tmp_path / "other.zarr"
+    analyze_run(run, beside, progress=False)
+    analyze_run(run, other, samples=["second"], normalisation="density", progress=False)
+    own = open_store(other).source
+    assert (own.run, own.sample, own.maps) == (str(run), "second", str(other))
+    assert (own.normalisation, own.computed) == ("density", False)
+    assert open_store(run).source.maps == str(beside)
+    assert open_store(beside, "second").source.sample == "second"
+    with pytest.raises(
+        StoreError, match=r"got a maps store, at .*maps\.zarr\. Give one of the two"
+    ):
+        open_store(beside, maps=other)
+
+
+def test_maps_whose_run_is_gone_say_how_to_name_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run.zarr", ("first",))
+    analyze_run(run, maps := tmp_path / "maps.zarr", progress=False)
+    run.rename(moved := tmp_path / "moved.zarr")
+    assert main(["view", str(maps)]) != 0
+    told = capsys.readouterr().err
+    assert re.search(rf"got nothing, at .*run\.zarr.*i2am view RUN --maps {maps}", told, re.DOTALL)
+    assert open_view(moved, maps=maps).source.maps == str(maps)

@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from i2am.schemas import AnalysisError, MissingExtra, StoreError
-from i2am.viewer.export.pictures import with_caption, write_picture
+from i2am.viewer.export.figure import FigureRow, SceneFigure
+from i2am.viewer.export.pictures import write_picture
 from tests.support.maps_store import spot_volume, write_maps
 from tests.support.synthetic_run import write_run
 
@@ -28,6 +29,10 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (20, 31, 4), np.uint8)
 
 def _frames(height: int = 32, width: int = 48) -> list[Pixels]:
     return [np.full((height, width, 3), color, np.uint8) for color in COLORS]
+
+
+def _captioned(picture: Pixels, caption: str) -> Pixels:
+    return SceneFigure((FigureRow(picture),), caption).painted()
 
 
 def _read_gif(path: Path) -> list[Pixels]:
@@ -86,7 +91,7 @@ def test_a_name_or_place_that_cannot_be_is_told_with_what_to_do(tmp_path: Path) 
 
 def test_a_caption_stands_below_the_picture_which_stays_as_it_is() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (40, 300, 4), np.uint8)
-    captioned = with_caption(picture, "step 3: timestep 1\nhead 0")
+    captioned = _captioned(picture, "step 3: timestep 1\nhead 0")
     np.testing.assert_array_equal(captioned[:40], picture[..., :3])
     below = captioned[40:].max(axis=2)
     lines = np.flatnonzero(below.max(axis=1) > 128)
@@ -98,7 +103,7 @@ def test_a_caption_stands_below_the_picture_which_stays_as_it_is() -> None:
 
 def test_a_long_caption_is_written_small_enough_to_fit() -> None:
     picture = np.zeros((40, 200, 3), np.uint8)
-    captioned = with_caption(picture, "down_blocks.0.attentions.0.transformer_blocks.0.attn2")
+    captioned = _captioned(picture, "down_blocks.0.attentions.0.transformer_blocks.0.attn2")
     assert captioned[40:].any()
     assert not captioned[40:, -2:].any()
 
@@ -254,7 +259,7 @@ def test_a_dialog_that_is_closed_saves_nothing(
 
 
 def test_a_figure_is_the_pictures_and_maps_alone_at_any_zoom(window: Any) -> None:
-    from i2am.viewer.export.pictures import figure_picture
+    from i2am.viewer.export.figure import figure_picture
 
     viewer, _, _ = window
     del viewer.layers["captions"]
@@ -282,16 +287,19 @@ def test_a_figures_caption_says_which_map_it_is(
     _choose(monkeypatch, path := tmp_path / "figure.png")
     _press(widget.figure_button, qtbot)
     captioned = _saved(path, qtbot)
-    figure, caption = widget.take_figure()
-    assert caption.splitlines() == [
+    figure = widget.take_figure()
+    assert figure.caption.splitlines() == [
         "first · down_blocks.0.attentions.0.transformer_blocks.0.attn2",
         "8×8 patches · step 1: timestep 654.333 · head 1",
     ]
-    np.testing.assert_array_equal(captioned, with_caption(figure, caption))
+    np.testing.assert_array_equal(captioned, figure.painted())
     widget.caption.setChecked(False)
     _choose(monkeypatch, path := tmp_path / "plain.png")
     _press(widget.figure_button, qtbot)
-    np.testing.assert_array_equal(_saved(path, qtbot), figure)
+    plain = widget.take_figure()
+    assert plain.caption == ""
+    np.testing.assert_array_equal(_saved(path, qtbot), plain.painted())
+    np.testing.assert_array_equal(plain.rows[0].picture, figure.rows[0].picture)
 
 
 def test_an_animation_shows_the_timesteps_and_puts_the_slider_back(
@@ -320,7 +328,7 @@ def test_an_animation_shows_the_timesteps_and_puts_the_slider_back(
             assert session.position == (0, 1, 1)
             assert widget.animation_button.isEnabled()
             assert not widget.cancel_button.isEnabled()
-            height = len(widget.take_figure()[0])
+            height = len(widget.take_figure().rows[0].picture)
             assert [_hot_patch(frame[:height], 8) for frame in frames] == [
                 (step, 1) for step in range(0, 4, every)
             ]
@@ -466,7 +474,7 @@ def test_a_wrong_name_is_shown_as_a_notification(
     window: Any, tmp_path: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, _, widget = window
-    _choose(monkeypatch, tmp_path / "moving")
+    _choose(monkeypatch, tmp_path / "moving.avi")
     _press(widget.animation_button, qtbot)
     assert "Call it moving.gif" in _messages()[-1]
     _press(widget.canvas_button, qtbot)

@@ -90,7 +90,7 @@ def test_the_switch_shows_effects_in_place_of_the_maps(window: Any) -> None:
     np.testing.assert_allclose(shown(window, "reference"), by_region().reshape(4, 4), rtol=1e-6)
     assert not window.layers["R2G"].visible
     assert not window.layers["G2R"].visible
-    assert captions(window) == ["generated · measured effect", "reference · measured effect"]
+    assert captions(window) == ["first: generated · measured effect", "reference · measured effect"]
     assert text(window).startswith(
         "measured effect: change of the latent when the reference is cut"
     )
@@ -170,9 +170,14 @@ def test_the_controls_of_the_maps_draw_the_effects(window: Any) -> None:
     np.testing.assert_allclose(layer.contrast_limits, [1e-6, np.quantile(own, 0.995)], rtol=1e-5)
     assert layer.colormap.name == "effect viridis inverted"
     assert layer.opacity == 0.5
+    low, high = layer.contrast_limits
+    position = np.clip((own - low) / (high - low), 0, 1)
+    whole = layer.colormap.map(position)[:, 3]
     session.set_appearance(threshold=0.5)
-    is_clear = own < own.min() + 0.5 * np.ptp(own)
-    np.testing.assert_array_equal(np.isnan(layer.data).ravel(), is_clear)
+    is_clear = own > own.min() + 0.5 * np.ptp(own)  # inverted
+    assert whole[is_clear].any()
+    np.testing.assert_allclose(layer.colormap.map(position)[:, 3], np.where(is_clear, 0, whole))
+    np.testing.assert_allclose(layer.data.ravel(), own, rtol=1e-6)
     session.set_appearance(direction="r2g")
     assert not layer.visible
     assert window.layers["effect on generated"].visible
@@ -191,7 +196,7 @@ def test_switched_off_the_maps_are_back_and_the_pick_has_its_sram(run: Path, win
     np.testing.assert_allclose(window.layers["SRAM"].data, wanted, rtol=1e-5)
     assert not window.layers["effect of reference"].visible
     assert not window.layers["effect on generated"].visible
-    assert captions(window) == ["generated · R2G", "reference · SRAM"]
+    assert captions(window) == ["first: generated · R2G", "reference · SRAM"]
     assert not text(window).startswith("measured")
     sram_controller_of(session).clear()
     assert window.layers["R2G"].visible
@@ -208,7 +213,7 @@ def test_switched_off_the_maps_are_back_and_the_pick_has_its_sram(run: Path, win
 
 def test_a_sample_without_effects_shows_its_maps_and_the_next_one_its_effects(window: Any) -> None:
     session, controller = session_of(window), controller_in(window)
-    browser = window.window.dock_widgets["Run browser"]
+    browser = window.window.dock_widgets["Run browser (i2am)"]
     assert browser.shows.isEnabled()
     assert browser.shows.currentText() == "measured effect"
     assert browser.effects.text() == "read from effects.zarr"
@@ -217,7 +222,7 @@ def test_a_sample_without_effects_shows_its_maps_and_the_next_one_its_effects(wi
     assert session.views[0].source.sample == "second"
     assert window.layers["R2G"].visible
     assert not window.layers["effect on generated"].visible
-    assert captions(window) == ["generated · R2G", "reference · G2R"]
+    assert captions(window) == ["second: generated · R2G", "reference · G2R"]
     assert not browser.shows.isEnabled()
     assert browser.shows.currentText() == "attention map"
     assert browser.effects.text() == "effects.zarr holds no finished effects of 'second'."
@@ -231,13 +236,13 @@ def test_the_choice_in_the_browser_and_the_key_switch(
     run: Path, open_window: Callable[..., Any]
 ) -> None:
     viewer = opened(open_window, run)
-    browser = viewer.window.dock_widgets["Run browser"]
+    browser = viewer.window.dock_widgets["Run browser (i2am)"]
     for name, is_on in (("measured effect", True), ("attention map", False)):
         browser.shows.setCurrentText(name)
         browser.shows.textActivated.emit(name)
         assert controller_in(viewer).is_on is is_on
     for is_on in (True, False):
-        QTest.keyClick(canvas(viewer), Qt.Key.Key_E)
+        QTest.keyClick(canvas(viewer), Qt.Key.Key_E, Qt.KeyboardModifier.ShiftModifier)
         QApplication.processEvents()
         assert controller_in(viewer).is_on is is_on
         assert viewer.layers["R2G"].visible is not is_on
@@ -266,7 +271,7 @@ def test_effects_of_something_else_are_refused_with_one_notice(
     notices = [str(record.message) for record in notification_manager.records[before:]]
     assert len([notice for notice in notices if message in notice]) == 1
     assert not controller_in(viewer).is_on
-    assert not viewer.window.dock_widgets["Run browser"].shows.isEnabled()
+    assert not viewer.window.dock_widgets["Run browser (i2am)"].shows.isEnabled()
     assert viewer.layers["R2G"].visible
     assert "effect on generated" not in viewer.layers or not (
         viewer.layers["effect on generated"].visible
@@ -293,7 +298,7 @@ def test_a_compared_sample_has_its_own_effects(tmp_path: Path, run: Path, window
     assert not below.visible
     assert not own_layers(window, view_index=1)["r2g"].visible
     below_captions = own_layers(window, view_index=1)["captions"].features["caption"]
-    assert below_captions[0] == "generated · no measured effect"
+    assert below_captions[0] == "second: generated · no measured effect"
     session.stop_comparing()
 
 

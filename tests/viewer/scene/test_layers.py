@@ -118,11 +118,11 @@ def test_contrast_limits_run_from_each_layers_mean_to_its_hottest(tmp_path: Path
     write_maps(tmp_path / "maps.zarr", {"first": {"r2g": maps}})
     volume = _open(run).volumes["r2g"]
     assert (
-        shared_contrast_limits(volume.loaded, SliderPosition(0, 0, 0), frozenset()) is None
+        shared_contrast_limits([(volume.loaded, SliderPosition(0, 0, 0))], frozenset()) is None
     )  # nothing is loaded
     np.asarray(volume)
     limits = [
-        shared_contrast_limits(volume.loaded, SliderPosition(layer, 0, 0), frozenset())
+        shared_contrast_limits([(volume.loaded, SliderPosition(layer, 0, 0))], frozenset())
         for layer in range(3)
     ]
     np.testing.assert_allclose(limits[:2], [(1 / 64, 1), (10 / 64, 10)])  # type: ignore[arg-type]
@@ -190,7 +190,7 @@ def test_one_reference_token_gives_no_g2r_and_says_why(tmp_path: Path) -> None:
     assert "G2R" not in layers
     assert "reference" in layers
     assert list(layers["captions"][1]["features"]["caption"])[:2] == [
-        "generated · R2G",
+        "first: generated · R2G",
         "reference · no G2R",
     ]
     assert "one reference token" in view.note()

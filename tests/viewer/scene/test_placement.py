@@ -80,7 +80,7 @@ def test_what_reaches_beyond_a_picture_has_room_of_its_own(tmp_path: Path) -> No
     captions, options, _ = sample_layers(view, first)[0]
     assert options["name"] == "captions"
     assert captions[:2, 0].max() < -32.5
-    assert captions[2:].tolist() == [[63.5, -16.5], [63.5, 111.5 + 6 + 96]]
+    assert captions[3:].tolist() == [[63.5, -16.5], [63.5, 111.5 + 6 + 96]]
 
 
 @pytest.mark.parametrize(

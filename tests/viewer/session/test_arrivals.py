@@ -1,0 +1,141 @@
+"""A second run opened in one window, as File > Open does: it replaces the first or is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from i2am.viewer.picking.pick import Pick
+from i2am.viewer.picking.sram_controller import sram_controller_of
+from i2am.viewer.session.attach import session_of
+from tests.support.synthetic_run import write_run
+from tests.support.wait import wait
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """Return a run of larger pictures."""
+    return write_run(tmp_path / "other.zarr", ("second",), size_px=(48, 96), seed=5)
+
+
+@pytest.fixture
+def window(run: Path, open_window: Callable[..., Any]) -> Any:
+    viewer = open_window(run)
+    wait(lambda: bool(session_of(viewer).samples) and session_of(viewer).share_loaded == 1)
+    return viewer
+
+
+def _open(viewer: Any, path: Path) -> Any:
+    """Open a run as File > Open does, and return the question."""
+    viewer.open(str(path), plugin="i2am")
+    arrivals = session_of(viewer).arrivals
+    wait(lambda: arrivals.question is not None)
+    return arrivals.question
+
+
+def _answer(question: Any, name: str) -> None:
+    next(one for one in question.buttons() if one.text().replace("&", "") == name).click()
+
+
+def _names(viewer: Any) -> list[str]:
+    return [layer.name for layer in viewer.layers]
+
+
+def _is_in_view(viewer: Any) -> bool:
+    """Whether the whole scene is seen, and fills the canvas in one direction."""
+    height, width = viewer.canvas.size
+    camera = viewer.scene.camera
+    extent = viewer.layers.extent.world[:, -2:]
+    corners = (extent - np.asarray(camera.center)[-2:]) * camera.zoom + np.array(
+        [height, width]
+    ) / 2
+    inside = (corners >= -1).all() and (corners <= [height + 1, width + 1]).all()
+    return bool(inside and (np.ptp(corners, axis=0) / [height, width]).max() > 0.75)
+
+
+def test_a_second_run_replaces_the_first_where_the_user_says_so(
+    window: Any, other: Path, run: Path
+) -> None:
+    session, names = session_of(window), _names(window)
+    mine = window.add_points([[1, 1]], name="mine")
+    source = session.views[0].source
+    controller = sram_controller_of(session)
+    controller.request(Pick(source.run, "first", "generated", (9, 30, 10, 31)))
+    wait(lambda: controller.estimate is not None and controller.estimate.share == 1)
+    question = _open(window, other)
+    assert f"first of {run}" in question.text()
+    assert f"second of {other}" in question.text()
+    # Meanwhile nothing has changed.
+    assert session.views[0].source.sample == "first"
+    assert {*names, "mine", "SRAM", "pick"} == set(_names(window))
+    _answer(question, "Replace")
+    assert session.views[0].source.run == str(other)
+    assert len(session.views) == 1
+    assert {*names, "mine", "SRAM", "pick"} == set(_names(window))
+    assert mine in window.layers
+    shown = window.layers["generated"].data
+    np.testing.assert_array_equal(shown, zarr.open_group(other)["second/images/generated"])
+    assert _is_in_view(window)
+    # What is asked now lies over the picture that is seen.
+    assert controller.pick is not None
+    assert controller.pick.run == str(other)
+    wait(lambda: controller.estimate is not None and controller.estimate.share == 1)
+    order = _names(window)
+    assert order.index("SRAM") > order.index("reference")
+    assert window.layers["captions"].features["caption"][0].startswith("second: generated")
+    window.layers.remove(mine)
+
+
+def test_a_second_run_is_compared_where_the_user_says_so(window: Any, other: Path) -> None:
+    session, names = session_of(window), _names(window)
+    _answer(_open(window, other), "Compare")
+    assert [view.source.sample for view in session.views] == ["first", "second"]
+    assert sorted(_names(window)) == sorted([*names, *(f"{name} (2)" for name in names)])
+    assert _is_in_view(window)
+    above = window.layers["captions"].features["caption"][0]
+    below = window.layers["captions (2)"].features["caption"][0]
+    assert above.startswith("first of run.zarr: generated")
+    assert below.startswith("second of other.zarr: generated")
+    session.stop_comparing()
+
+
+def test_a_second_run_that_nobody_wants_leaves_no_trace(
+    window: Any, other: Path, run: Path
+) -> None:
+    session, layers = session_of(window), list(window.layers)
+    _answer(_open(window, other), "Cancel")
+    assert list(window.layers) == layers
+    assert [view.source.run for view in session.views] == [str(run)]
+    # Neither does the same run, opened again.
+    _answer(_open(window, run), "Cancel")
+    assert list(window.layers) == layers
+
+
+def test_a_run_takes_the_place_of_what_is_left_of_another(window: Any, other: Path) -> None:
+    session, names = session_of(window), _names(window)
+    del window.layers["R2G"]
+    assert not session.views
+    window.open(str(other), plugin="i2am")
+    wait(lambda: sorted(_names(window)) == sorted(names))
+    assert session.views[0].source.run == str(other)
+    assert session.arrivals.question is None, session.arrivals.question.text()
+
+
+def test_a_copy_of_a_layer_is_the_users(window: Any, run: Path) -> None:
+    from napari.layers._layer_actions import _duplicate_layer
+
+    session = session_of(window)
+    window.layers.selection = {window.layers["R2G"]}
+    _duplicate_layer(window.layers)
+    copy = window.layers["R2G copy"]
+    session.show_sample("second")
+    wait(lambda: session.views[0].source.sample == "second")
+    assert copy.data is not session.views[0].volumes["r2g"]
+    assert window.layers["R2G"].data is session.views[0].volumes["r2g"]
+    assert session.arrivals.question is None, session.arrivals.question.text()
+    window.layers.remove(copy)
