@@ -141,7 +141,8 @@ def test_the_buttons_put_the_switches_into_the_methods_positions(
         assert {
             dim for dim, switch in browser.averaged.items() if switch.isChecked()
         } == averaged_dims
-        assert viewer.canvas.overlays.text.text.splitlines()[-1].startswith(level)
+        lines = viewer.canvas.overlays.text.text.splitlines()
+        assert any(line.startswith(f"{level} · ") for line in lines)
     browser.levels["single"].click()
     assert not session_of(viewer).averaged_dims
 
@@ -378,9 +379,17 @@ def test_the_overlay_names_layer_timestep_and_head(
     overlay = viewer.canvas.overlays.text
     assert overlay.visible
     assert overlay.text.splitlines() == [
+        "first · R2G and G2R · conditional branch · mass · direct polarity",
         NAMES[2],
         "8×8 patches · step 3: timestep 1 · head 1",
+        "highest: R2G 1 at (22, 6), G2R 1 at (22, 26)",
     ]
+    session_of(viewer).set_appearance(direction="r2g", polarity="inverted", threshold=0.5)
+    wait(lambda: "inverted" in overlay.text)
+    assert overlay.text.splitlines()[0] == (
+        "first · R2G · conditional branch · mass · inverted polarity · clear below 50%"
+    )
+    assert overlay.text.splitlines()[-1] == "highest: R2G 1 at (22, 6)"
     before = viewer.screenshot(flash=False)
     overlay.visible = False
     changed = np.argwhere((viewer.screenshot(flash=False) != before).any(axis=2))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
 import numpy as np
+from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 from superqt.utils import qdebounced
 
@@ -33,6 +34,7 @@ from i2am.viewer.picking.sram_layers import SramLayers
 from i2am.viewer.picking.sram_request import Result, SramRequest
 from i2am.viewer.scene.contrast import contrast_limits
 from i2am.viewer.session.shortcuts import CLEAR_KEYS
+from i2am.viewer.session.words import peak_pixel
 
 if TYPE_CHECKING:
     from i2am.viewer.data.sample import SampleView
@@ -138,6 +140,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
             self._layers[index].hide_sram()
             self._layers[index].outline(own)
             if index == view_index:
+                self._session.describe_pick("")
                 show_status(self._session.viewer, why_unseen(own.side))
                 self.estimated.emit()
         self._outline_soon.throttle()
@@ -263,6 +266,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         self.pick = self.estimate = self._awaited = None
         for layers in self._layers:
             layers.hide()
+        self._session.describe_pick("")
         self.cleared.emit()
 
     def close(self) -> None:
@@ -315,6 +319,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
             self._layers[view_index].hide_sram()
             self._layers[view_index].outline(request.pick)
             if view_index == self.view_index:
+                self._session.describe_pick("")
                 self._report_error(found)
         if view_index == self.view_index:
             self.estimate = found if isinstance(found, SramEstimate) else None
@@ -332,6 +337,18 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         for view_index, (pick, values) in found.items():
             limits = contrast_limits(np.concatenate(every) if is_shared else values)
             self._layers[view_index].show(pick, values, limits)
+            if view_index == self.view_index:
+                self._describe(pick, values)
+
+    def _describe(self, pick: Pick, values: NDArray[np.float32]) -> None:
+        """Say what is asked, and where its SRAM is highest."""
+        box = self._session.placed[self.view_index][pick.target_side].box
+        y, x = peak_pixel(values, box)
+        sample = f"{pick.sample}, " if self.view_index else ""
+        self._session.describe_pick(
+            f"asked: {sample}{pick.region_in_words()}, "
+            f"SRAM up to {np.nanmax(values):.3g} at {pick.target_side} ({y}, {x})"
+        )
 
     def _report_error(self, error: Exception) -> None:
         """Show once why there is no SRAM; while sliders move, in the status bar alone."""

@@ -19,8 +19,6 @@ from i2am.viewer.data.axes import (
     AVERAGEABLE_DIMS,
     PLANE,
     SliderPosition,
-    describe_map,
-    describe_turned,
 )
 from i2am.viewer.data.loader import Loader
 from i2am.viewer.data.open_sample import Store
@@ -45,6 +43,7 @@ from i2am.viewer.scene.placement import PlacedImage, place_images
 from i2am.viewer.scene.time_axis import STEP_AXIS, is_stretched, show_volume, unstretch
 from i2am.viewer.session.arrivals import Arrivals
 from i2am.viewer.session.samples import SampleOpener
+from i2am.viewer.session.words import describe_peaks, describe_view, heading
 
 __all__ = ["Session"]
 
@@ -98,7 +97,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         self.samples: tuple[str, ...] = ()
         self.averaged_dims: frozenset[str] = frozenset()
         self.shows_effects = False
-        self._effects_description = ""
+        self._effects_description = self._pick_description = ""
         self._appearance = AppearanceController()
         self._loaders: list[Loader] = []
         self._is_moving_sliders = False
@@ -346,6 +345,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         """Draw the maps otherwise; see `Appearance`."""
         changed = self._appearance.change(**changes)
         self._appearance.apply(*self._in_view(), changed)
+        self._write_soon.throttle()
         self.moved.emit()
 
     def set_shows_effects(self, on: bool) -> None:
@@ -368,18 +368,25 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     @property
     def description(self) -> str:
         """What lies over the images of the first sample in view, in words."""
-        if self._effects_description:
-            return self._effects_description
         view = self.views[0]
-        present = {direction: volume.loaded.present for direction, volume in view.volumes.items()}
-        displayed = self.displayed_axes
-        turned = describe_turned(displayed)
-        if turned and displayed[-2:] != PLANE[::-1]:
-            return turned
-        text = describe_map(
-            self.position, self.averaged_dims, view.axes, present, displayed=displayed
-        )
-        return f"{text}\n{turned}" if turned else text
+        if self._effects_description:
+            lines = [f"{view.source.sample} · {self._effects_description}"]
+        else:
+            seen = own_layers(self.viewer)
+            directions = [role for role in view.volumes if role in seen and seen[role].visible]
+            lines = [
+                heading(view, self.appearance),
+                describe_view(view, self.position, self.averaged_dims, self.displayed_axes),
+                describe_peaks(view, self.placed[0], self.position, self.averaged_dims, directions),
+                self._pick_description,
+            ]
+        return "\n".join(filter(None, lines))
+
+    def describe_pick(self, text: str) -> None:
+        """Say in words what is asked, and the highest value of the answer; empty for nothing."""
+        if text != self._pick_description:
+            self._pick_description = text
+            self._write_soon.throttle()  # The answer is drawn first.
 
     def set_volume(self, on: bool) -> None:
         """Show the timesteps as the third axis, rendered as a volume, or as a slider again."""
@@ -608,6 +615,8 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
                 self.set_volume(False)
                 return
             unstretch(layers)
+        if self.viewer.dims.ndisplay == 2:
+            self.fit()
         for own in layers:
             if "captions" in own:  # They belong above upright pictures.
                 own["captions"].visible = self.displayed_axes == PLANE

@@ -448,3 +448,19 @@ def test_a_region_without_an_sram_is_reported_once_and_the_map_stays(
     wanted = sram(sample_of(run), generated=(9, 20))
     np.testing.assert_allclose(shown_sram(viewer).data, wanted, rtol=1e-5)
     assert len(notification_manager.records) == before + 1
+
+
+def test_the_words_name_what_is_asked_and_the_pixel_of_the_highest_value(window: Any) -> None:
+    click(window, 9, 30)
+    values = shown_sram(window).data
+    row, column = np.unravel_index(values.argmax(), values.shape)
+    size = 32 // values.shape[0]
+    y, x = row * size + size // 2, column * size + size // 2
+    told = f"asked: generated (9, 30), SRAM up to {values.max():.3g} at reference ({y}, {x})"
+    overlay = window.canvas.overlays.text
+    wait(lambda: told in overlay.text)
+    # Of G2R, which it hides, nothing is said.
+    assert "highest: R2G" in overlay.text
+    assert "G2R" not in overlay.text.splitlines()[-2]
+    QTest.keyClick(canvas(window), Qt.Key.Key_Escape)
+    wait(lambda: "asked" not in overlay.text)
