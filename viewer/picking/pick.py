@@ -48,7 +48,7 @@ class Pick:
     Parameters
     ----------
     run, sample : str
-        As in `i2am.viewer.data.sample.SampleSource`.
+        The run by its identity, not as it was typed: as in `i2am.viewer.data.sample.SampleSource`.
     side : "generated" or "reference"
         The image that the region is in.
     area : (top, left, bottom, right)

@@ -22,7 +22,7 @@ from i2am.viewer.data.axes import (
 )
 from i2am.viewer.data.loader import Loader
 from i2am.viewer.data.open_sample import Store
-from i2am.viewer.data.sample import SampleSource, SampleView
+from i2am.viewer.data.sample import SampleSource, SampleView, run_identity
 from i2am.viewer.data.volume import AXES
 from i2am.viewer.notices import notify_error, what_failed
 from i2am.viewer.scene.appearance import Appearance, AppearanceController
@@ -234,29 +234,36 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         normalisation: str | None = None,
         within: str | None = None,
     ) -> None:
-        """Show another branch of the guidance, another normalisation, or maps of other patches."""
+        """Show another branch of the guidance, another normalisation, or maps of other patches.
+
+        Where two branches are compared the lower one stays.
+        """
+        branch = self.guidance
         for view_index, view in enumerate(self.views):
             own = view.source
             changed = replace(
                 own,
-                guidance=guidance or own.guidance,
+                guidance=(guidance if own.guidance == branch else None) or own.guidance,
                 normalisation=normalisation or own.normalisation,
                 within=within or own.within,
             )
             self._open(changed, view_index)
 
-    def compare(self, run: Store, sample: str | None = None) -> None:
-        """Show another sample below, with the same sliders."""
+    def compare(
+        self, run: Store, sample: str | None = None, *, guidance: str | None = None
+    ) -> None:
+        """Show another sample below, or another branch of the guidance, with the same sliders."""
         if not self.views:
             return
         own = self.views[0].source
         self._opener.open(
             run,
             sample,
-            guidance=own.guidance,
+            own.maps if run_identity(run) == own.run else None,
+            guidance=guidance or own.guidance,
             normalisation=own.normalisation,
             within=own.within,
-            effects=own.effects if str(run) == own.run else None,
+            effects=own.effects if run_identity(run) == own.run else None,
             view_index=1,
         )
 

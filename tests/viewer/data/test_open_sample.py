@@ -12,7 +12,9 @@ from zarr.storage import ObjectStore
 
 from i2am.analysis import analyze, open_run
 from i2am.viewer.data.open_sample import open_view
+from i2am.viewer.picking.pick import pick_in
 from i2am.viewer.reader import get_reader, kind_of
+from i2am.viewer.scene.placement import place_images
 from i2am.viewer.session.attach import session_of
 from tests.support.s3_bucket import credentials, serve_bucket
 from tests.support.store_reads import watch_reads
@@ -66,3 +68,15 @@ def test_a_run_in_a_bucket_opens_and_its_maps_come(
         np.testing.assert_allclose(shown[0, 1, 2, 1], truth[1, 2, 1], rtol=1e-5)
         qtbot.waitUntil(lambda: session.samples == ("a", "b"), timeout=60_000)
         assert viewer.dims.current_step[0] == 1
+
+
+def test_a_run_is_the_same_however_its_place_was_typed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    typed = (run, "run.zarr", "./run.zarr/", tmp_path / ".." / tmp_path.name / "run.zarr")
+    views = [open_view(place) for place in typed]
+    assert {view.source.run for view in views} == {str(run)}
+    assert not [view for view in views if view.source.computed]
+    placed = place_images(views[1])["generated"]
+    assert pick_in(views[1], "generated", placed, ((9, 30), (9, 30))).run == str(run)
