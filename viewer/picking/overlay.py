@@ -132,6 +132,7 @@ class _OwnLayer:
             layer.data[...] = values
         else:
             layer.data = values.copy()
+            layer.scale = layer.scale  # Of what is hidden napari would not see how large it is now.
         metadata = self._metadata()
         if layer.metadata != metadata:
             layer.metadata = metadata

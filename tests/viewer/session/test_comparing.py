@@ -17,7 +17,6 @@ from tests.support.maps_store import spot_volume, write_maps
 from tests.support.synthetic_run import write_run
 from tests.support.wait import wait
 
-
 PICKS = {"SRAM", "pick"}
 
 
