@@ -13,7 +13,7 @@ _LINE_PX: Final = 19  # of the text in the lower left, with what lies between li
 _LETTER_PX: Final = 7.5
 _LEAST_LETTERS: Final = 24
 # So many there are mostly: sliders that move should not move the pictures.
-_LEAST_LINES: Final = 4
+_LEAST_LINES: Final = 5
 
 
 def wrapped(text: str, width_px: float) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from i2am.viewer.data.axes import PLANE
 from i2am.viewer.data.volume import AXES
 
-__all__ = ["STEP_AXIS", "is_stretched", "show_volume", "unstretch"]
+__all__ = ["STEP_AXIS", "displayed_axes", "follow_turn", "is_stretched", "show_volume"]
 
 STEP_AXIS: Final = AXES.index("timestep")
 # Seen from above at a slant: the images lie at the first, noisiest step.
@@ -70,9 +71,19 @@ def is_stretched(views: Sequence[Mapping[str, Any]]) -> bool:
     return any(scale != 1 for scale in _scales(views))
 
 
-def unstretch(views: Sequence[Mapping[str, Any]]) -> None:
-    """Take the steps' length in the scene away again: another axis is the third one."""
+def displayed_axes(viewer: Any) -> tuple[str, ...]:
+    """Return the names of the axes that are seen; y and x where there are no maps."""
+    first = viewer.dims.ndim - len(AXES)
+    return tuple(AXES[axis - first] for axis in viewer.dims.displayed) if first >= 0 else PLANE
+
+
+def follow_turn(viewer: Any, views: Sequence[Mapping[str, Any]]) -> None:
+    """Bring layers in step with axes that a user turned: steps without a length, captions or none."""
+    displayed = displayed_axes(viewer)
+    is_volume = displayed == (AXES[STEP_AXIS], *PLANE)
     for layers in views:
         for role in ("r2g", "g2r"):
-            if role in layers:
+            if role in layers and not is_volume and layers[role].scale[STEP_AXIS] != 1:
                 _stretch(layers[role], on=False)
+        if "captions" in layers:  # They belong above upright pictures.
+            layers["captions"].visible = displayed == PLANE

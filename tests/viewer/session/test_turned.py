@@ -50,7 +50,7 @@ def test_the_third_axis_of_naparis_own_button_is_named(window: Any) -> None:
     assert "timesteps" not in text
     np.testing.assert_array_equal(window.layers["R2G"]._slice.image.raw, spot_volume()[1, 2])
     assert not window.layers["captions"].visible
-    browser = window.window.dock_widgets["Run browser"]
+    browser = window.window.dock_widgets["Run browser (i2am)"]
     assert not browser.volume.isChecked()
     # From there to our own, and back with napari's button.
     session.set_volume(True)
