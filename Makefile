@@ -5,10 +5,11 @@ JOBS ?= 3
 BIN := .venv/bin
 SETUP := .venv/.setup-done
 LOWEST := .venv-lowest
+PYSIDE := .venv-pyside6
 # Tests and sweeps start dozens of processes; each would compile everything anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup lock demo test test-lowest faults lint build bench clean
+.PHONY: setup lock demo test test-lowest test-pyside6 faults lint build bench clean
 
 setup: $(SETUP)
 
@@ -55,6 +56,23 @@ $(LOWEST)/.setup-done: pyproject.toml requirements-lowest.lock tools/system_pack
 		--editable '.[all]' --group dev
 	touch $@
 
+# The viewer's tests with the other Qt binding: once a release. PySide6 warns of connections that are
+# gone with their widget; pytest-qt makes such, and so does napari. PySide6 6.12.0 ended Python 3.11 in
+# a long file of tests ("none_dealloc: deallocating None"); 6.10 did not.
+test-pyside6: $(PYSIDE)/.setup-done
+	QT_API=pyside6 OMP_NUM_THREADS=1 $(PYSIDE)/bin/python -m pytest -n $(JOBS) --dist loadfile \
+		--no-loadscope-reorder -o qt_api=pyside6 -W "ignore:.*libpyside.*:RuntimeWarning" tests/viewer
+
+$(PYSIDE)/.setup-done: pyproject.toml requirements.lock tools/system_packages.sh
+	sh tools/system_packages.sh
+	test -x $(PYSIDE)/bin/python || $(PYTHON) -m venv $(PYSIDE)
+	$(PYSIDE)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	grep -v -i '^pyqt6' requirements.lock > $(PYSIDE)/constraints.txt
+	$(PYSIDE)/bin/python -m pip install --quiet --constraint $(PYSIDE)/constraints.txt \
+		--editable '.[viewer]' 'napari[pyside6]' 'pyside6<6.11' hypothesis 'moto[server]' pytest pytest-qt \
+		pytest-randomly pytest-xdist
+	touch $@
+
 # Everything that may happen to a store: what was tried, how often, and what became of it. CI tries
 # one round, in about two minutes; the default takes an hour.
 ROUNDS ?= 25
@@ -87,4 +105,4 @@ bench: $(SETUP)
 	$(BIN)/python benchmarks/on_gpu.py $(QUICK)
 
 clean:
-	rm -rf .venv $(LOWEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis i2am-demo
+	rm -rf .venv $(LOWEST) $(PYSIDE) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis i2am-demo

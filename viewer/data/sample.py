@@ -135,6 +135,15 @@ class SampleView:
         halves = self.capture.coords.get(GUIDANCE)
         return [CONDITIONAL] if halves is None else [str(half) for half in halves.to_numpy()]
 
+    @property
+    def identity(self) -> str:
+        """What tells this capture from every other, wherever it lies: when it was made, and a checksum.
+
+        The checksum is missing where the sample has no inventory.
+        """
+        own = self.capture.attrs[ATTRIBUTE_KEY]
+        return " ".join(filter(None, (own["created"], own.get("contents"))))
+
     def provenance(self) -> str:
         """Return how the sample was made, in a few short lines."""
         own = CaptureAttributes.model_validate(self.capture.attrs[ATTRIBUTE_KEY])

@@ -19,6 +19,7 @@ import numpy as np
 from i2am.files import written_whole
 from i2am.schemas.errors import AnalysisError, StoreError
 from i2am.viewer.export.pictures import SUFFIXES, Pixels, check_export_file, write_picture
+from i2am.viewer.scene.color_bars import bars_of
 from i2am.viewer.scene.layers import own_layers
 from i2am.viewer.scene.theme import canvas_color, text_color
 
@@ -305,7 +306,8 @@ def _check_drawn(scene: Pixels) -> None:
 def _without_text(viewer: Any) -> Iterator[None]:
     """Have no text in the scene, and no room for it, for a while."""
     captions = [own["captions"] for i in (0, 1) if "captions" in (own := own_layers(viewer, i))]
-    texts = [viewer.canvas.overlays.text, *(layer.text for layer in captions)]
+    bars = [bar for _, bar in bars_of(viewer)]  # They would lie over the pictures.
+    texts = [viewer.canvas.overlays.text, *(layer.text for layer in captions), *bars]
     visible = [text.visible for text in texts]
     points = [(layer.data.copy(), layer.size.copy()) for layer in captions]
     try:

@@ -7,6 +7,7 @@ Pixels are those of the image as it is stored, so that a pick means the same in 
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -48,7 +49,7 @@ class Pick:
     Parameters
     ----------
     run, sample : str
-        The run by its identity, not as it was typed: as in `i2am.viewer.data.sample.SampleSource`.
+        As in `i2am.viewer.data.sample.SampleSource`: where the run lay when it was picked.
     side : "generated" or "reference"
         The image that the region is in.
     area : (top, left, bottom, right)
@@ -57,6 +58,9 @@ class Pick:
         All of the maps, where there are none.
     note : str
         The user's words.
+    capture : str
+        The sample's identity (`SampleView.identity`), by which it is known wherever its run lies;
+        empty where that was not kept.
     """
 
     run: str
@@ -67,6 +71,15 @@ class Pick:
     steps: tuple[int, ...] = ()
     heads: tuple[int, ...] = ()
     note: str = ""
+    capture: str = ""
+
+    def is_of(self, view: SampleView) -> bool:
+        """Return whether this is a pick of that sample, as it was captured."""
+        if self.sample != view.source.sample:
+            return False
+        if self.capture:
+            return self.capture == view.identity
+        return _address(self.run) == _address(view.source.run)
 
     @property
     def is_point(self) -> bool:
@@ -96,7 +109,8 @@ class Pick:
         top, left = int(ys[0]), int(xs[0])
         bottom, right = max(round(ys[1]), top + 1), max(round(xs[1]), left + 1)
         area = (top, left, top + 1, left + 1) if self.is_point else (top, left, bottom, right)
-        return replace(self, run=view.source.run, sample=view.source.sample, area=area)
+        own = view.source
+        return replace(self, run=own.run, sample=own.sample, area=area, capture=view.identity)
 
     def selection(self, view: SampleView) -> dict[str, Any]:
         """Return layers, steps and heads as `sram` takes them; of the layers those that have an SRAM."""
@@ -166,7 +180,7 @@ def pick_in(
     rows = [int(np.clip(y, 0, height - 1)) for y in ys]
     columns = [int(np.clip(x, 0, width - 1)) for x in xs]
     area = (min(rows), min(columns), max(rows) + 1, max(columns) + 1)
-    return Pick(view.source.run, view.source.sample, side, area)
+    return Pick(view.source.run, view.source.sample, side, area, capture=view.identity)
 
 
 def pick_in_view(
@@ -180,6 +194,11 @@ def pick_in_view(
         steps=() if STEP in averaged_dims else (axes.steps[position.step],),
         heads=() if HEAD in averaged_dims else (axes.heads[position.head],),
     )
+
+
+def _address(run: str) -> str:
+    """Return a path as it is from any folder; a URL is that already."""
+    return run if "://" in run else os.path.realpath(run)
 
 
 def seen_part(pick: Pick, view: SampleView) -> Pick | None:

@@ -20,7 +20,6 @@ from superqt.utils import qdebounced
 from i2am.analysis import SramEstimate
 from i2am.schemas.errors import AnalysisError, I2AMError
 from i2am.viewer.data.axes import AVERAGEABLE_DIMS
-from i2am.viewer.data.sample import run_identity
 from i2am.viewer.notices import notify_error, show_status, what_failed
 from i2am.viewer.picking.mouse import MousePicker
 from i2am.viewer.picking.overlay import Outlines
@@ -255,13 +254,15 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
             If the pick is of a run that is not in view, or not in its image.
         """
         view = self._session.views[0] if self._session.views else None
-        if view is None or view.source.run != run_identity(pick.run):
+        names = () if view is None else (view.source.sample, *self._session.samples)
+        is_in_view = view is not None and view.source.sample == pick.sample
+        if view is None or pick.sample not in names or (is_in_view and not pick.is_of(view)):
             msg = (
                 f"Expected a pick of the run in view, got one of {pick.run}, at {pick.title()}. "
-                "Open that run first."
+                "Open that run first; one that was captured anew is another."
             )
             raise AnalysisError(msg)
-        if view.source.sample != pick.sample:
+        if not is_in_view:  # Its capture is known when it is open.
             self._awaited = pick
             self._session.show_sample(pick.sample)
             return

@@ -34,6 +34,7 @@ __all__ = ["DOCKS", "DockPanel", "dock_name", "open_dock", "reopen_docks"]
 # Display names of napari.yaml, and their classes in this folder.
 DOCKS: Final = {
     "Run browser": "run_browser:RunBrowser",
+    "Samples": "samples:SamplesWidget",
     "Ask a patch": "picks:PicksWidget",
     "Panels": "attention_plots:AttentionPlots",
     "Compare": "compare:CompareWidget",

@@ -91,7 +91,9 @@ class PicksWidget(DockPanel):
             for pick in picks:
                 item = QListWidgetItem(pick.title())
                 item.setData(_OWN, pick)
+                captured = pick.capture.partition(" ")[0]
                 tip = f"{pick.sample}: {replace(pick, note='').title()}\n{pick.run}"
+                tip += f"\ncaptured {captured}" if captured else ""
                 item.setToolTip(plain_tip(tip))
                 item.setFlags(item.flags() | Qt.ItemFlag.ItemIsEditable)
                 self.list.addItem(item)

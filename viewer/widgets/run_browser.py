@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
+    QFileDialog,
     QFormLayout,
     QHBoxLayout,
     QLabel,
@@ -24,13 +26,15 @@ from i2am.schemas.choices import WITHIN
 from i2am.schemas.directions import R2G
 from i2am.viewer.data.axes import AVERAGEABLE_DIMS, LEVELS
 from i2am.viewer.data.effects import Effects, NoEffects
+from i2am.viewer.data.open_sample import open_store
 from i2am.viewer.data.sample import SampleView
 from i2am.viewer.picking.effect_controller import effect_controller_of
+from i2am.viewer.scene.color_bars import show_color_bars
 from i2am.viewer.scene.contrast import COLORMAPS
 from i2am.viewer.session.attach import session_of
 from i2am.viewer.session.shortcuts import SHORTCUTS, show_shortcuts
 from i2am.viewer.widgets.docks import DockPanel
-from i2am.viewer.widgets.qt import plain_label
+from i2am.viewer.widgets.qt import Background, make_button, plain_label
 
 __all__ = ["RunBrowser"]
 
@@ -86,6 +90,7 @@ class RunBrowser(DockPanel):
         super().__init__()
         self._session = session_of(napari_viewer)
         self._effects = effect_controller_of(self._session)
+        self._background = Background(self)
         self._shown: Any = None
         self._form = QFormLayout(self.content)
         self._add_sample()
@@ -95,6 +100,7 @@ class RunBrowser(DockPanel):
         for key in ("reopened", "moved", "loaded"):
             getattr(self._session, key).connect(getattr(self, f"_show_{key}"))
         self._effects.changed.connect(self._show_effects)
+        _follow_layers(self, napari_viewer.layers.events.inserted)
         self._show_reopened()
         self._show_effects()
 
@@ -115,6 +121,12 @@ class RunBrowser(DockPanel):
         self.loading.setRange(0, 100)
         keys = f"{_key('next_sample')}, {_key('last_sample')}"
         sample_tip = f"The generated image in view, with its reference and maps ({keys})"
+        self.open_button = make_button(
+            "Open run…",
+            "Choose a run, or a maps store, to see in place of this one",
+            self.choose_run,
+        )
+        self._form.addRow(self.open_button)
         self._add("Sample", self.samples, sample_tip)
         self._add("Made by", self.provenance)
         self._add("Maps", self.maps)
@@ -146,10 +158,10 @@ class RunBrowser(DockPanel):
             self.averaged[dim] = switch
             switches.addWidget(switch)
         for averaged_dims, level in {**LEVELS, frozenset(): "single"}.items():
-            button = QPushButton(level)
+            # Bindings differ in what a partial gets of `clicked`: nothing, or whether it is checked.
+            show = partial(self._session.set_averaged_dims, averaged_dims)
+            button = make_button(level, _LEVEL_TIPS[level], show)
             button.setCheckable(True)
-            button.setToolTip(_LEVEL_TIPS[level])
-            button.clicked.connect(partial(self._set_averaged_dims, averaged_dims))
             button.setMinimumWidth(30)
             self.levels[level] = button
             buttons.addWidget(button)
@@ -168,13 +180,29 @@ class RunBrowser(DockPanel):
         self.volume.setToolTip(f"How attention forms, as a volume ({_key('volume')})")
         self.volume.toggled.connect(self._session.set_volume)
         self._form.addRow("3-D", self.volume)
+        self.bars = QCheckBox("on the canvas")
+        self.bars.setToolTip("What the colours stand for, at each picture's side")
+        self.bars.toggled.connect(self._show_bars)
+        self._form.addRow("Colour bars", self.bars)
         shortcuts = QPushButton("Keyboard shortcuts")
         shortcuts.setToolTip("List what keys do here")
         shortcuts.clicked.connect(lambda: show_shortcuts(self))
         self._form.addRow("Help", shortcuts)
 
-    def _set_averaged_dims(self, averaged_dims: frozenset[str], _is_checked: bool) -> None:
-        self._session.set_averaged_dims(averaged_dims)
+    def choose_run(self) -> None:
+        """Ask for a folder, and open the run or the maps in it."""
+        folder = QFileDialog.getExistingDirectory(self, "A run's, or a maps store's, folder")
+        if folder:
+            self._background.run(lambda: open_store(folder), self._replace)
+
+    def _replace(self, view: SampleView) -> None:
+        self._session.stop_comparing()
+        self._session.show(view)
+        self._session.viewer.title = f"{Path(view.source.run).name} - I²AM"
+
+    def _show_bars(self, on: bool) -> None:
+        if self._session.viewer is not None:
+            show_color_bars(self._session.viewer, on)
 
     def _set_appearance(self, setting: str, value: str) -> None:
         self._session.set_appearance(**{setting: value})
@@ -209,6 +237,8 @@ class RunBrowser(DockPanel):
             _offer(self.samples, (), "")
         self._show_moved()
         self._show_loaded()
+        if self.bars.isChecked():
+            self._show_bars(True)
 
     def _show_effects(self) -> None:
         """Offer measured effects where the sample in view has some; else say why it has none."""
@@ -251,6 +281,19 @@ class RunBrowser(DockPanel):
         percent = int(100 * self._session.share_loaded)
         self.loading.setValue(percent)
         self.loading.setVisible(percent < 100 and self._session.load_error is None)
+
+
+def _follow_layers(browser: RunBrowser, inserted: Any) -> None:
+    """Have layers that come later their colour bars, too, until the browser is closed."""
+    known = weakref.ref(browser)
+
+    def show(_: Any) -> None:
+        own = known()
+        if own is not None and own.bars.isChecked():
+            own._show_bars(True)
+
+    inserted.connect(show)
+    browser.destroyed.connect(lambda: inserted.disconnect(show))
 
 
 def _describe_maps(view: SampleView) -> str:

@@ -72,7 +72,7 @@ def test_captions_are_whole_at_every_scale_and_in_every_theme(
                 (row,) = figure.rows
                 assert row.picture.shape[:2] == (32 * zoom, 66 * zoom)
                 assert [title.text for title in row.titles] == [
-                    "generated · R2G",
+                    "first: generated · R2G",
                     "reference · G2R",
                 ]
                 above, below = _text_pixels(figure.painted(), figure)

@@ -13,6 +13,7 @@ import zarr
 from i2am.analysis import imacs
 from tests.support.maps_store import NAMES, write_maps
 from tests.support.synthetic_run import SyntheticLayer, write_run
+from tests.support.wait import wait
 
 STEPS, HEADS = 4, 2
 
@@ -271,15 +272,14 @@ def test_the_plots_take_the_colours_of_the_theme(run: Path, open_plots: Callable
 
 
 def test_plots_that_are_closed_follow_the_theme_no_more(
-    run: Path, open_plots: Callable[..., Any], qtbot: Any
+    run: Path, open_plots: Callable[..., Any]
 ) -> None:
     session, widget = open_plots(run)
     theme = session.viewer.events.theme
     followers = len(theme.callbacks)
     session.viewer.window.remove_dock_widget(widget)
-    with qtbot.waitSignal(widget.destroyed):
-        widget.deleteLater()
-    assert len(theme.callbacks) == followers - 1
+    widget.deleteLater()
+    wait(lambda: len(theme.callbacks) == followers - 1)
     session.viewer.theme = "light"
 
 

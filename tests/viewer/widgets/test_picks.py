@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +19,8 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QFileDialog, QPushButton
 
 from i2am.analysis import open_run, sram
-from i2am.schemas import Box, SchemaError, StoreError
+from i2am.schemas import AnalysisError, Box, SchemaError, StoreError
+from i2am.viewer.data.open_sample import open_view
 from i2am.viewer.picking.pick import Pick, pick_in
 from i2am.viewer.picking.pick_table import read_picks, write_picks
 from i2am.viewer.scene.placement import PlacedImage
@@ -44,12 +47,15 @@ _picks = st.builds(
     steps=_numbers,
     heads=_numbers,
     note=_text,
+    capture=_text,
 )
 PICKS = [
     Pick(
         "run.zarr", "first", "generated", (9, 30, 10, 31), (NAMES[1],), (1,), (0,), "button, left"
     ),
-    Pick("run.zarr", "second", "reference", (0, 0, 8, 9)),
+    Pick(
+        "run.zarr", "second", "reference", (0, 0, 8, 9), capture="2026-11-29T07:00:00+00:00 c0ffee"
+    ),
 ]
 
 
@@ -64,9 +70,9 @@ def test_a_table_that_is_read_is_the_one_that_was_written(
 def test_a_table_is_what_a_spreadsheet_reads(tmp_path: Path) -> None:
     path = write_picks(PICKS, tmp_path / "picks.csv")
     assert path.read_text(encoding="utf-8").splitlines() == [
-        "run,sample,side,y0,x0,y1,x1,layers,steps,heads,note",
-        f'run.zarr,first,generated,9,30,10,31,{NAMES[1]},1,0,"button, left"',
-        "run.zarr,second,reference,0,0,8,9,,,,",
+        "run,sample,side,y0,x0,y1,x1,layers,steps,heads,note,capture",
+        f'run.zarr,first,generated,9,30,10,31,{NAMES[1]},1,0,"button, left",',
+        "run.zarr,second,reference,0,0,8,9,,,,,2026-11-29T07:00:00+00:00 c0ffee",
     ]
 
 
@@ -117,7 +123,7 @@ def test_a_file_that_is_not_there_is_reported(tmp_path: Path) -> None:
 def view_of_size(size: tuple[int, int]) -> Any:
     images = {"generated": np.zeros((*size, 3), np.uint8)}
     source = SimpleNamespace(run="run.zarr", sample="a")
-    return SimpleNamespace(images=images, source=source)
+    return SimpleNamespace(images=images, source=source, identity="now")
 
 
 @pytest.mark.parametrize(
@@ -133,13 +139,13 @@ def test_points_of_the_scene_are_pixels_of_the_stored_image(points: Any, area: A
     # 10 by 10 pixels, shown twice as large, ten to the right.
     placed = PlacedImage((10, 10), Box.whole(10, 10), left=9.5, zoom=2)
     pick = pick_in(view_of_size((10, 10)), "generated", placed, points)
-    assert pick == Pick("run.zarr", "a", "generated", area)
+    assert pick == Pick("run.zarr", "a", "generated", area, capture="now")
 
 
 def test_a_region_in_an_image_of_another_size_is_as_far_along() -> None:
     point = Pick("run.zarr", "b", "generated", (8, 4, 9, 5))
     assert point.on(view_of_size((10, 40)), (20, 20)) == Pick(
-        "run.zarr", "a", "generated", (4, 8, 5, 9)
+        "run.zarr", "a", "generated", (4, 8, 5, 9), capture="now"
     )
     area = Pick("run.zarr", "b", "generated", (8, 4, 18, 20))
     assert area.on(view_of_size((10, 40)), (20, 20)).area == (4, 8, 9, 40)
@@ -279,3 +285,40 @@ def test_a_tile_is_the_image_where_it_is_cold_and_the_heat_where_it_is_hot(
     # The last colour of inferno, 0.85 of it.
     prefetched = 0.85 * 255 * np.array([0.988, 0.998, 0.645]) + 0.15 * np.array([10, 200, 30])
     np.testing.assert_allclose((hot.red(), hot.green(), hot.blue()), prefetched, atol=12)
+
+
+def test_a_table_of_an_older_version_has_no_captures(tmp_path: Path) -> None:
+    path = tmp_path / "old.csv"
+    path.write_text(HEADER + "run.zarr,a,generated,0,0,1,1,,,,\n")
+    assert read_picks(path) == [Pick("run.zarr", "a", "generated", (0, 0, 1, 1))]
+
+
+def test_a_pick_is_known_by_its_capture_wherever_the_run_lies(
+    run: Path, window: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, widget = window
+    session = session_of(viewer)
+    click(viewer, 9, 30)
+    last_sram(widget)
+    (pick,) = widget.picks
+    assert pick.capture == session.views[0].identity
+    assert "captured 20" in widget.list.item(0).toolTip()
+    moved = shutil.copytree(run, tmp_path / "elsewhere" / "moved.zarr")
+    session.show(open_view(moved))
+    wait(lambda: session.samples == ("first", "second"))
+    session.show_sample("second")
+    wait(lambda: session.views[0].source.sample == "second")
+    widget.list.itemClicked.emit(widget.list.item(0))
+    wait(lambda: session.views[0].source.sample == "first")
+    wait(lambda: widget.controller.pick is not None and widget.controller.pick.area == pick.area)
+    # By its path as well, however it is written, where no capture was kept.
+    monkeypatch.chdir(moved.parent)
+    for kept in (replace(pick, run="moved.zarr", capture=""), replace(pick, run="x.zarr")):
+        widget.controller.restore(kept)
+    for other in (
+        replace(pick, capture=""),
+        replace(pick, run=str(moved), capture="2020-01-01"),
+        replace(pick, sample="third"),
+    ):
+        with pytest.raises(AnalysisError, match="Expected a pick of the run in view, got one of"):
+            widget.controller.restore(other)
