@@ -33,6 +33,7 @@ BARS = {
     "first frame, ours / plain": 1.3,
     "slider move, ours / plain": 1.25,
     "slider move, our share, ms": 10,
+    "first click of a window, ms": 150,
     "click, one layer's answer computed, ms": 50,
     "click on screen / plain redraw": 2,
     "click, everything, first estimate, ms": 300,
@@ -111,7 +112,8 @@ class Session:
         windows.pump(1)
 
     def measure(self, rounds: int) -> None:
-        """Print moves, then clicks; then do some again, and print what held up the window."""
+        """Print the first click, moves, clicks; then do some again, and print what held up the window."""
+        tell("first click of a window, ms", [1e3 * self.click(self.pixels(1)[0])[0]])
         self.compute(rounds)
         self.tell_moves(*self.moves(rounds))
         self.tell_clicks(self.clicks(rounds))

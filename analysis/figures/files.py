@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +13,7 @@ import zarr
 from tqdm.auto import tqdm
 
 from i2am.analysis.figures import FIGURES, existing_kinds, load_figure, report_kinds
+from i2am.analysis.maps.analyze import analyze
 from i2am.analysis.scores.bootstrap import DEFAULT_CONFIDENCE, check_confidence
 from i2am.analysis.statistics.comparison import compare_sample, summarise_comparison
 from i2am.analysis.statistics.run_pair import RunPair, SampleWithMaps, differences_of
@@ -26,19 +28,60 @@ from i2am.files import (
 )
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.choices import FIGURE_FORMATS, FigureFormat, check_choice
 from i2am.schemas.dims import LAYER, STEP
 from i2am.storage.addresses import StoreLike, is_url
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from i2am.analysis.figures.style import FigureStyle
 
-__all__ = ["figure_path", "write_comparison", "write_figures"]
+__all__ = [
+    "FigureOptions",
+    "figure_path",
+    "selected_maps",
+    "write_comparison",
+    "write_figures",
+]
 
 
 _STORE: Final = "differences.zarr"
 _TABLE: Final = "comparison.csv"
 _SUMMARY: Final = "summary.csv"
 _CHUNK_BYTES: Final = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class FigureOptions:
+    """What is drawn of each sample, beyond the style.
+
+    Parameters
+    ----------
+    at : sequence of (y, x), optional
+        Places in the generated image, in its pixels, for the kinds that ask single patches.
+    selection : mapping
+        ``layers``, ``steps``, ``heads`` and ``guidance``, as `analyze` takes them, for the kinds that
+        are drawn from the sample itself. The maps of the others are selected by `selected_maps`.
+    other : Mapping of str to DataTree, optional
+        A second run, for ``before-after``.
+    formats : sequence of "png", "pdf" and "svg"
+        A figure is written as each of them.
+    """
+
+    at: Sequence[tuple[float, float]] | None = None
+    selection: Mapping[str, Any] = field(default_factory=dict)
+    other: Mapping[str, xr.DataTree] | None = None
+    formats: Sequence[FigureFormat] = ("png",)
+
+    def __post_init__(self) -> None:
+        for one in self.formats:
+            check_choice("format", one, FIGURE_FORMATS, AnalysisError)
+
+    def of(self, kind: str) -> dict[str, Any]:
+        """Return what a kind of figure takes of them."""
+        given = {"at": self.at, **self.selection}
+        return {name: given[name] for name in FIGURES[kind].takes if given.get(name) is not None}
 
 
 def write_figures(
@@ -51,11 +94,12 @@ def write_figures(
     style: FigureStyle | None = None,
     progress: bool = False,
     effects: Mapping[str, xr.Dataset] | None = None,
+    options: FigureOptions | None = None,
 ) -> list[Path]:
     """Write ``SAMPLE-KIND.png`` for each sample and kind, and return the paths.
 
-    A figure that does not exist for a sample is left out. Names and existing files are checked before
-    anything is drawn.
+    A figure that does not exist for a sample is left out; one of the whole run is ``KIND.png``. Names
+    and existing files are checked before anything is drawn.
 
     Parameters
     ----------
@@ -73,6 +117,7 @@ def write_figures(
     effects : Mapping of str to Dataset, optional
         As `open_effects` gives it, for figures of measured effects. A sample that was captured again
         since has none.
+    options : FigureOptions, optional
 
     Raises
     ------
@@ -84,46 +129,119 @@ def write_figures(
     from i2am.analysis.figures.sheet import render  # Bring Matplotlib.
     from i2am.analysis.figures.style import DEFAULT_STYLE
 
-    style = style or DEFAULT_STYLE
+    style, options = style or DEFAULT_STYLE, options or FigureOptions()
     names = list(dict.fromkeys(sample_names))
     kinds = report_kinds() if kinds is None else kinds
     _check_known(kinds, FIGURES, "figure")
     _check_known(names, run, "sample of the run")
     _check_known(names, maps, "sample of the maps")
     check_not_in_store(out_dir, is_folder=True)
-    wanted = {name: _existing(run[name], name, kinds, effects) for name in names}
-    paths = [figure_path(out_dir, name, kind) for name in names for kind in wanted[name]]
-    for path in paths:
-        check_new_file(path, overwrite=overwrite)
+    wanted = _existing(run, names, kinds, effects, options)
+    for name, kind in wanted:
+        for one in options.formats:
+            check_new_file(figure_path(out_dir, name, kind, one), overwrite=overwrite)
     Path(out_dir).mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(paths), desc="figures", unit="figure", disable=not progress) as bar:
-        for name in names:
-            sample, own_maps = run[name], maps[name]
-            measured = own_effects(effects, name, sample)
-            for kind in wanted[name]:
-                shown = measured if FIGURES[kind].needs else own_maps
-                with written_whole(figure_path(out_dir, name, kind)) as unfinished:
-                    unfinished.write_bytes(render(load_figure(kind)(sample, shown, style=style)))
-                bar.update()
+    paths = []
+    with tqdm(total=len(wanted), desc="figures", unit="figure", disable=not progress) as bar:
+        for name, kind in wanted:
+            figure = _draw(name, kind, run, maps, names, style, effects, options)
+            for one in options.formats:
+                path = figure_path(out_dir, name, kind, one)
+                with written_whole(path) as unfinished:
+                    unfinished.write_bytes(render(figure, one))
+                paths.append(path)
+            bar.update()
     return paths
 
 
 def _existing(
-    sample: xr.DataTree,
-    name: str,
+    run: Mapping[str, xr.DataTree],
+    names: Iterable[str],
     kinds: Iterable[str],
     effects: Mapping[str, xr.Dataset] | None,
-) -> list[str]:
-    wanted = list(kinds)
-    needs_effects = any(FIGURES[kind].needs for kind in wanted)
-    return existing_kinds(
-        sample, wanted, own_effects(effects, name, sample) if needs_effects else None
-    )
+    options: FigureOptions,
+) -> list[tuple[str | None, str]]:
+    """Return sample and kind of each figure that there is; None is the whole run."""
+    kinds = list(dict.fromkeys(kinds))
+    needs_effects = any(FIGURES[kind].needs for kind in kinds)
+    found: list[tuple[str | None, str]] = []
+    of_run = set()
+    for name in names:
+        sample = run[name]
+        measured = own_effects(effects, name, sample) if needs_effects else None
+        has_other = options.other is not None and name in options.other
+        for kind in existing_kinds(sample, kinds, measured, has_other=has_other):
+            if FIGURES[kind].is_of_run:
+                of_run.add(kind)
+            else:
+                found.append((name, kind))
+    return found + [(None, kind) for kind in kinds if kind in of_run]
 
 
-def figure_path(out_dir: str | Path, sample: str, kind: str) -> Path:
-    """Return where `write_figures` writes a sample's figure of a kind."""
-    return Path(out_dir) / f"{sample}-{kind}.png"
+def _draw(
+    name: str | None,
+    kind: str,
+    run: Mapping[str, xr.DataTree],
+    maps: Mapping[str, xr.DataTree],
+    names: list[str],
+    style: FigureStyle,
+    effects: Mapping[str, xr.Dataset] | None,
+    options: FigureOptions,
+) -> Figure:
+    draw, given = load_figure(kind), options.of(kind)
+    if name is None:
+        return draw(run, maps, samples=names, style=style, **given)
+    sample = run[name]
+    if FIGURES[kind].needs:
+        return draw(sample, own_effects(effects, name, sample), style=style)
+    if FIGURES[kind].needs_other and options.other is not None:
+        given["other"] = options.other[name]
+    return draw(sample, maps[name], style=style, **given)
+
+
+def selected_maps(
+    run: Mapping[str, xr.DataTree],
+    maps: Mapping[str, xr.DataTree],
+    selection: Mapping[str, Any],
+) -> Mapping[str, xr.DataTree]:
+    """Return the maps of a part of each sample: made from the run, unless all of it is asked for.
+
+    Parameters
+    ----------
+    run, maps : Mapping of str to DataTree
+        As `open_run` and `maps_of` give them.
+    selection : mapping
+        What `analyze` takes, by name; None is its default.
+    """
+    given = {name: value for name, value in selection.items() if value is not None}
+    return _SelectedMaps(run, given) if given else maps
+
+
+class _SelectedMaps(Mapping[str, xr.DataTree]):
+    """Maps of a run's samples, each analyzed when it is asked for."""
+
+    def __init__(self, run: Mapping[str, xr.DataTree], selection: Mapping[str, Any]) -> None:
+        self._run, self._selection = run, selection
+
+    def __getitem__(self, name: str) -> xr.DataTree:
+        maps = analyze(self._run[name], **self._selection)
+        own = maps.attrs[ATTRIBUTE_KEY]
+        maps.attrs[ATTRIBUTE_KEY] = {**own, "options": dict(self._selection)}
+        return maps
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._run)
+
+    def __len__(self) -> int:
+        return len(self._run)
+
+
+def figure_path(
+    out_dir: str | Path, sample: str | None, kind: str, file_format: FigureFormat = "png"
+) -> Path:
+    """Return where `write_figures` writes a figure: of a sample, or with None of the whole run."""
+    stem = kind if sample is None else f"{sample}-{kind}"
+    return Path(out_dir) / f"{stem}.{file_format}"
 
 
 def _check_known(names: Iterable[str], known: Mapping[str, object], what: str) -> None:

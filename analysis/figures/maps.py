@@ -19,6 +19,7 @@ from i2am.analysis.figures.captions import (
 )
 from i2am.analysis.figures.heat import Pixels
 from i2am.analysis.figures.overlay import value_range
+from i2am.analysis.figures.painted import PARKED, painted_g2r
 from i2am.analysis.figures.panels import (
     ColorBar,
     Panel,
@@ -51,7 +52,8 @@ _LEVEL_TITLES: Final = {
 def overview(sample: xr.DataTree, maps: xr.DataTree, style: FigureStyle = DEFAULT_STYLE) -> Figure:
     """Draw the images and the unified maps in one row, each map with its own scale.
 
-    A direction that does not exist has a panel that says why.
+    A direction that does not exist has a panel that says why. Where an inpainting mask divides the image,
+    G2R is shown twice: of the painted part, which is what the model used, and of the whole image.
 
     Parameters
     ----------
@@ -69,9 +71,11 @@ def overview(sample: xr.DataTree, maps: xr.DataTree, style: FigureStyle = DEFAUL
         title = "source and the mask's outline" if mask is not None else "source"
         shown.append(image_panel(sample, "source", title, mask))
     shown.append(image_panel(sample, "generated"))
-    shown.extend(_unified_panels(sample, maps, style, mask))
+    painted = painted_g2r(sample, maps)
+    shown.extend(_unified_panels(sample, maps, style, mask, painted))
     title = figure_title(sample, "overview", maps)
-    return draw((PanelGroup("", tuple(shown), columns=len(shown)),), style, title)
+    note = "" if painted is None else PARKED
+    return draw((PanelGroup("", tuple(shown), note=note, columns=len(shown)),), style, title)
 
 
 def tlam(
@@ -119,7 +123,11 @@ def llam(
 
 
 def _unified_panels(
-    sample: xr.DataTree, maps: xr.DataTree, style: FigureStyle, mask: Pixels | None
+    sample: xr.DataTree,
+    maps: xr.DataTree,
+    style: FigureStyle,
+    mask: Pixels | None,
+    painted: xr.DataArray | None,
 ) -> Iterator[Panel]:
     for direction, own in DIRECTIONS.items():
         under = image_under(sample, maps, direction)
@@ -129,14 +137,20 @@ def _unified_panels(
             yield Panel(direction.upper(), image_size(image), sentence=sentence)
             continue
         note = similarity_note(sample, maps) if direction == "r2g" else ""
-        shown = [("ulam", f"{own.meaning}\n({note})" if note else own.meaning, unit(maps))]
-        if "mass" in maps.children[direction].dataset:
-            shown.append(
-                ("mass", "reference mass: share of attention\nthat goes to the reference", "share")
-            )
+        levels = maps.children[direction].dataset
+        shown = [(levels["ulam"], f"{own.meaning}\n({note})" if note else own.meaning, unit(maps))]
+        if direction == "g2r" and painted is not None:
+            parts = (painted, "painted part"), (levels["ulam"], "whole image")
+            shown = [
+                (one, own.meaning.replace(":", f" of the {part}:"), unit(maps))
+                for one, part in parts
+            ]
+        if "mass" in levels:
+            title = "reference mass: share of attention\nthat goes to the reference"
+            shown.append((levels["mass"], title, "share"))
         outline = mask if direction == "r2g" else None
         for level, title, label in shown:
-            values = compute_together([maps.children[direction].dataset[level]])
+            values = compute_together([level])
             limits = value_range(values)
             colorbar = ColorBar(limits, style, label)
             yield heat_panel(image, values[0], title, colorbar, outline, seen=seen)

@@ -29,7 +29,7 @@ from i2am.analysis.figures.heat import (
 from i2am.analysis.figures.style import DEFAULT_STYLE, FigureStyle
 from i2am.schemas import Box
 
-__all__ = ["Limits", "colorbar_colors", "heat_of", "overlay", "value_range"]
+__all__ = ["Limits", "colorbar_colors", "heat_of", "overlay", "under_heat", "value_range"]
 
 Limits = tuple[float, float]
 
@@ -84,10 +84,16 @@ def overlay(
     heat = heat_of(placed, limits, style)
     if style.base == "none":
         return _alone(placed, heat, style)
-    if style.base == "grey":
-        canvas = in_grey(canvas, *_UNDER_HEAT)
+    canvas = under_heat(canvas, style)
     # The root, as heat that is half of the highest must not look like a tint.
     return blend(canvas, _colors(heat, style), style.opacity * np.sqrt(heat))
+
+
+def under_heat(canvas: Pixels, style: FigureStyle) -> Pixels:
+    """Return what lies under heat: the image in dark greys, as it is, or a white ground."""
+    if style.base == "grey":
+        return in_grey(canvas, *_UNDER_HEAT)
+    return canvas if style.base == "picture" else np.full_like(canvas, 255)
 
 
 def value_range(maps: Iterable[npt.ArrayLike]) -> Limits:

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import xarray as xr
 from PIL import Image
 
-from i2am.analysis.figures.heat import Pixels, dim_unseen, frame_of
-from i2am.analysis.figures.overlay import Limits, overlay, value_range
+from i2am.analysis.figures.heat import Pixels, blend, dim_unseen, enlarge, frame_of, place
+from i2am.analysis.figures.overlay import Limits, overlay, under_heat, value_range
 from i2am.analysis.figures.style import FigureStyle
 from i2am.analysis.stores.boxes import image_box, is_whole_image
 from i2am.schemas import Box
@@ -26,12 +26,15 @@ __all__ = [
     "PanelGroup",
     "TileGroup",
     "compute_together",
+    "ground",
     "heat_panel",
     "heat_panels",
     "heat_tiles",
     "image_panel",
     "image_size",
     "inpainting_mask",
+    "patches_panel",
+    "placing",
     "seen_panel",
     "seen_part",
     "stored_image",
@@ -182,7 +185,7 @@ def seen_panel(
     """Return a panel of a stored image with what the model did not see dimmed."""
     image, seen = stored_image(sample, name), seen_part(sample, name)
     pixels = image if seen is None else dim_unseen(image, seen)
-    return Panel(title, pixels=pixels, markers=markers, **_placing(image, seen))
+    return Panel(title, pixels=pixels, markers=markers, **placing(image, seen))
 
 
 def heat_panels(
@@ -192,16 +195,23 @@ def heat_panels(
     style: FigureStyle,
     label: str,
     seen: Box | None = None,
+    outline: Pixels | None = None,
+    limits: Limits | None = None,
 ) -> tuple[tuple[Panel, ...], ColorBar | None]:
-    """Return a panel per map, and the color bar that they share, if they share one."""
+    """Return a panel per map, and the color bar that they share, if they share one.
+
+    `limits` are those of a shared bar, where other panels share it, too.
+    """
     if style.contrast == "shared":
-        shared = ColorBar(value_range(maps), style, label)
+        shared = ColorBar(limits or value_range(maps), style, label)
         return tuple(
-            heat_panel(image, values, title, shared, own_colorbar=False, seen=seen)
+            heat_panel(image, values, title, shared, outline, own_colorbar=False, seen=seen)
             for values, title in zip(maps, titles, strict=True)
         ), shared
     return tuple(
-        heat_panel(image, values, title, ColorBar(value_range([values]), style, label), seen=seen)
+        heat_panel(
+            image, values, title, ColorBar(value_range([values]), style, label), outline, seen=seen
+        )
         for values, title in zip(maps, titles, strict=True)
     ), None
 
@@ -222,7 +232,7 @@ def heat_panel(
     """
     pixels = overlay(image, values, colorbar.limits, colorbar.style, seen)
     shown = colorbar if own_colorbar else None
-    return Panel(title, pixels=pixels, outline=outline, colorbar=shown, **_placing(image, seen))
+    return Panel(title, pixels=pixels, outline=outline, colorbar=shown, **placing(image, seen))
 
 
 def heat_tiles(
@@ -274,7 +284,50 @@ def _shrunk(image: Pixels, seen: Box | None) -> tuple[Pixels, Box | None]:
     return small, Box(seen.y0 * y, seen.x0 * x, seen.y1 * y, seen.x1 * x)
 
 
-def _placing(image: Pixels, seen: Box | None) -> dict[str, Any]:
+def patches_panel(
+    sample: xr.DataTree,
+    title: str,
+    colors: npt.NDArray[np.floating],
+    strength: npt.NDArray[np.floating],
+    style: FigureStyle,
+) -> Panel:
+    """Return a panel of the generated image in which each patch has a color of its own.
+
+    Parameters
+    ----------
+    sample : DataTree
+    title : str
+    colors : array (patch_y, patch_x, rgb), 0..255
+        Over what the model saw of the image. A patch has one color up to its edge: what lies between two
+        colors would say something else.
+    strength : array (patch_y, patch_x), 0..1
+        How strong each color is; times the style's opacity.
+    style : FigureStyle
+    """
+    image, seen = stored_image(sample, "generated"), seen_part(sample, "generated")
+    canvas, box, frame = ground(image, seen, style)
+    shape = canvas.shape[0], canvas.shape[1]
+    at = [
+        place(np.broadcast_to(own, strength.shape), shape, frame, box)
+        for own in np.ogrid[: strength.shape[0], : strength.shape[1]]
+    ]
+    inside = np.isfinite(at[0])
+    row, column = (np.rint(np.nan_to_num(own)).astype(int) for own in at)
+    opacity = np.where(inside, strength[row, column], 0.0) * style.opacity
+    pixels = blend(canvas, colors[row, column], opacity)
+    outline = inpainting_mask(sample)
+    return Panel(title, pixels=pixels, outline=outline, **placing(image, seen))
+
+
+def ground(image: Pixels, seen: Box | None, style: FigureStyle) -> tuple[Pixels, Box, Box]:
+    """Return what lies under colors: an image in a style; the part that the model saw; what is drawn."""
+    size = image_size(image)
+    box = seen or Box.whole(*size)
+    canvas = enlarge(image) if seen is None else dim_unseen(image, seen)
+    return under_heat(canvas, style), box, frame_of(size, box)
+
+
+def placing(image: Pixels, seen: Box | None) -> dict[str, Any]:
     """Return where a panel's pixels lie on the stored image."""
     size = image_size(image)
     if seen is None:

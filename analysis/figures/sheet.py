@@ -70,15 +70,20 @@ class _Sizes:
             )  # fmt: skip
         least = 0.75 if style.width < _PAGE else 1.02
         return cls(
-            style.font_pt, style.width, panel=least, widest_panel=1.7, beside_main=least,
+            style.font_pt, style.width, panel=least, widest_panel=1.6 if style.width < _PAGE else 2.4, beside_main=least,
             main=1.9 if style.width < _PAGE else 0.4 * style.width,
-            gap=0.06, margin=0.04, bar=0.07, beside=0.0, most_columns=6, tile=0.9, label=0.8,
+            gap=0.06, margin=0.04, bar=0.07, beside=0.0, most_columns=6, tile=0.5 if style.width < _PAGE else 0.7, label=0.8,
         )  # fmt: skip
 
     @property
     def main_is_above(self) -> bool:
         """Whether a main panel stands above the others, as there is no room beside them."""
         return self.width is not None and self.width < _PAGE
+
+    @property
+    def inset(self) -> float:
+        """How far the ends of a panel's own bar lie inside it: its numbers stand out."""
+        return 0.1 if self.width is None else 0.05
 
     @property
     def line(self) -> float:
@@ -129,12 +134,13 @@ def draw(
     width = max(width, 0 if sizes.width else sizes.needed(title, "") + 2 * sizes.margin)
     title = sizes.fit_heading(title)
     top = _text_height(title, sizes.heading_pt) + sizes.gap / 2 if title else 0.0
-    height = top + sum(layout.height for layout in layouts)
+    between = sizes.line / 2
+    height = top + sum(layout.height for layout in layouts) + between * (len(layouts) - 1)
     figure = Figure(figsize=(width, height), dpi=style.dpi, facecolor="white")
     _write(figure, title, sizes.margin, sizes.gap / 2, size=sizes.heading_pt, weight="bold")
     for group, layout in zip(groups, layouts, strict=True):
         _draw_group(figure, group, layout, sizes, top)
-        top += layout.height
+        top += layout.height + between
     return figure
 
 
@@ -230,7 +236,8 @@ def _panel_layout(
 
 def _row(panels: Sequence[Panel], width: float, sizes: _Sizes) -> _Row:
     lines = max(sizes.fit(panel.title, width).count("\n") + 1 for panel in panels)
-    bars = [_bar_height(panel.colorbar, width, sizes) for panel in panels if panel.colorbar]
+    length = width - 2 * sizes.inset
+    bars = [_bar_height(panel.colorbar, length, sizes) for panel in panels if panel.colorbar]
     tallest = max(width * panel.size[0] / panel.size[1] for panel in panels)
     return _Row(sizes.line * lines + sizes.gap / 2, tallest, max(bars, default=0.0))
 
@@ -371,8 +378,9 @@ def _draw_panel(
     for marker in panel.markers:
         _draw_marker(axes, marker, sizes.font_pt, thin)
     if panel.colorbar:
-        inset = 0.1 if sizes.width is None else 0.05
-        below = (left + inset, top + height + sizes.gap / 2, width - 2 * inset, sizes.bar)
+        below = (
+            left + sizes.inset, top + height + sizes.gap / 2, width - 2 * sizes.inset, sizes.bar,
+        )  # fmt: skip
         _draw_colorbar(figure, panel.colorbar, below, sizes, is_vertical=False)
 
 

@@ -12,8 +12,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["find_not_finite", "is_all_finite", "not_finite"]
+from i2am.schemas.dims import GENERATED, GUIDANCE, HEAD, REFERENCE, STEP
 
+__all__ = ["describe_place", "find_not_finite", "is_all_finite", "not_finite"]
+
+_PLACES: Final = (GUIDANCE, STEP, HEAD, GENERATED, REFERENCE)
 _MAY_BE_MINUS_INFINITY: Final = frozenset({"logits", "logsumexp"})
 
 
@@ -66,3 +69,14 @@ def find_not_finite(arrays: Mapping[str, NDArray[Any]]) -> tuple[str, tuple[int,
         if found.any():
             return name, tuple(int(at) for at in np.unravel_index(found.argmax(), found.shape))
     return None
+
+
+def describe_place(at: dict[str, Any]) -> str:
+    """Return a place in words, from the labels of its dimensions; channels say nothing.
+
+    Examples
+    --------
+    >>> describe_place({"step": 3, "head": 0, "generated": 17, "channel": 5})
+    'step 3, head 0, generated 17'
+    """
+    return ", ".join(f"{dim} {at[dim]}" for dim in _PLACES if dim in at)

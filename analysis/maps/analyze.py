@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import xarray as xr
@@ -32,6 +32,7 @@ from i2am.analysis.stores.layers import (
     Labels,
     SelectedLayer,
     check_one_reference,
+    head_labels,
     select_layers,
     step_labels,
 )
@@ -113,7 +114,7 @@ def analyze(
         ``r2g`` also mass (plane) where layers have it; float32, at least 0, lazy. Heads that a
         layer lacks are NaN; means skip them. Where the image is stored, the plane's coordinates
         are the centres of its cells in pixels of that image: a map fills the part that the model saw.
-        Each has ``long_name`` and ``units``.
+        Each has ``long_name`` and ``units``; the attribute ``i2am`` tells the options.
         Within the mask, r2g is 0 at the other patches.
         With weights they are the coordinate ``layer_weight`` (layer).
 
@@ -151,8 +152,9 @@ def analyze(
     """
     check_options(convention, normalisation, grid, within)
     grid = None if grid is None else (grid[0], grid[1])
+    named = layers if layers is None or isinstance(layers, str) else list(layers)
     kept_steps = step_labels(sample, steps)
-    selected = select_layers(sample, layers, kept_steps, heads, guidance)
+    selected = select_layers(sample, named, kept_steps, heads, guidance)
     check_one_reference(selected)
     if within == "mask":
         selected = painted_patches(sample, selected)
@@ -162,16 +164,21 @@ def analyze(
     spans = split_time_groups(coordinates.sizes[STEP], time_groups)
     density = normalisation == "density"
     of_layers = check_weights(weights, effects, convention)
-    attributes = {
+    attributes: dict[str, Any] = {
         "kind": "maps",
         "schema": SCHEMA_VERSION,
         "convention": convention,
         "normalisation": normalisation,
     }
-    if weights is not None:
-        attributes["weights"] = weights
-    if within != "image":
-        attributes["within"] = within
+    told = {
+        "layers": named,
+        "steps": None if steps is None else kept_steps,
+        "heads": None if heads is None else head_labels(sample, named, heads),
+        "guidance": guidance,
+        "weights": weights,
+        "within": None if within == "image" else within,
+    }
+    attributes |= {name: value for name, value in told.items() if value is not None}
     if convention == "official":
         directions = _official(sample, selected, coordinates, spans, grid)
     else:

@@ -16,11 +16,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from i2am.analysis.kernel.finite import find_not_finite, is_all_finite
+from i2am.analysis.kernel.finite import describe_place, find_not_finite, is_all_finite
 from i2am.analysis.kernel.logits import block_logits
 from i2am.analysis.kernel.resize import Grid, resize_to_grid
 from i2am.analysis.kernel.softmax import DirectionalMeans, directional_means, softmax_over_patches
-from i2am.analysis.maps.finite import describe_place
 from i2am.analysis.stores.layers import SelectedLayer
 from i2am.schemas import AnalysisError
 from i2am.schemas.dims import (

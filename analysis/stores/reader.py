@@ -377,8 +377,10 @@ class Maps(_Trees):
         # What the store says of all its samples goes with each, as `analyze` has it.
         sample = super()._open(group, name, state)
         own = self.attributes
+        options = own.get("options") or {}
         told = {key: own[key] for key in ("convention", "normalisation") if key in own}
-        sample.attrs[ATTRIBUTE_KEY] = told | self.not_default | sample.attrs.get(ATTRIBUTE_KEY, {})
+        told |= {key: value for key, value in options.items() if value is not None}
+        sample.attrs[ATTRIBUTE_KEY] = told | sample.attrs.get(ATTRIBUTE_KEY, {})
         return sample
 
     @property

@@ -5,12 +5,29 @@ from __future__ import annotations
 import argparse
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from i2am.cli.arguments import add_command, existing_file, existing_store, new_path, sample_name
-from i2am.schemas import StoreError
+from i2am.cli.arguments import (
+    add_command,
+    existing_file,
+    existing_store,
+    labels,
+    new_path,
+    number,
+    print_error,
+    sample_name,
+)
+from i2am.schemas import AnalysisError, StoreError, did_you_mean
+from i2am.schemas.choices import CONTRASTS, FIGURE_BASES, FIGURE_FORMATS, POLARITIES, WITHIN
+from i2am.schemas.errors import shorten
 
 __all__ = ["add"]
+
+_COLORMAP: Final = "inferno"
+# What `analyze` is asked for.
+_SELECTION: Final = ("layers", "steps", "heads", "guidance", "within")
+# Of a printed figure, in inches.
+_WIDTHS: Final = (2.0, 20.0)
 
 
 class _Kinds(Collection[str]):
@@ -35,7 +52,9 @@ def add(commands: Any) -> None:
 
 
 def _add_figure(commands: Any) -> None:
-    command = add_command(commands, "figure", _figure, "draw the paper's panels as PNG files")
+    command = add_command(
+        commands, "figure", _figure, "draw a paper's figures as PNG, PDF or SVG files"
+    )
     _add_pictures(command)
     command.add_argument(
         "--samples", nargs="+", type=sample_name, metavar="SAMPLE", help="default: all"
@@ -43,7 +62,67 @@ def _add_figure(commands: Any) -> None:
     command.add_argument(
         "--kinds", nargs="+", choices=_Kinds(), metavar="KIND", help="such as tlam; default: all"
     )
+    command.add_argument(
+        "--after", type=existing_store, metavar="RUN.zarr", help="a second run, for before-after"
+    )
     command.add_argument("--out", type=new_path, default=Path("figures"), metavar="DIR")
+    _add_selection(command.add_argument_group("what of a sample is shown; default: all"))
+    _add_style(command.add_argument_group("how it looks"))
+
+
+def _add_selection(group: Any) -> None:
+    group.add_argument("--layers", metavar="GLOB")
+    group.add_argument("--steps", type=labels, metavar="A:B[:S]|LIST")
+    group.add_argument("--heads", type=labels, metavar="A:B[:S]|LIST")
+    group.add_argument("--guidance", metavar="BRANCH", help="default: conditional")
+    group.add_argument(
+        "--within",
+        choices=WITHIN,
+        help="mask: maps of the patches inside the inpainting mask alone",
+    )
+    group.add_argument(
+        "--at",
+        nargs="+",
+        type=_place,
+        metavar="Y,X",
+        help="pixels of the generated image whose patches sram and before-after show",
+    )
+
+
+def _add_style(group: Any) -> None:
+    group.add_argument(
+        "--width",
+        type=_inches,
+        metavar="INCHES",
+        help="of the printed figure, with text of 7 pt: 3.3 for a column, 7 for a page; "
+        "default: as wide as a screen",
+    )
+    group.add_argument(
+        "--format", nargs="+", choices=FIGURE_FORMATS, default=["png"], help="default: png"
+    )
+    group.add_argument(
+        "--base",
+        choices=FIGURE_BASES,
+        default="grey",
+        help="what lies under the heat: the picture in grey (default) or as it is, or nothing",
+    )
+    group.add_argument(
+        "--colormap",
+        type=_colormap,
+        default=_COLORMAP,
+        metavar="NAME",
+        help="one of Matplotlib's; default inferno",
+    )
+    group.add_argument(
+        "--opacity", type=_opacity, default=0.9, help="of the hottest pixel; default 0.9"
+    )
+    group.add_argument("--polarity", choices=POLARITIES, default="direct")
+    group.add_argument(
+        "--contrast",
+        choices=CONTRASTS,
+        default="shared",
+        help="one scale for the maps of a direction (default), or one for each map",
+    )
 
 
 def _add_report(commands: Any) -> None:
@@ -67,9 +146,59 @@ def _add_pictures(command: argparse.ArgumentParser) -> None:
     command.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
+def _place(text: str) -> tuple[float, float]:
+    """Return (y, x) of "Y,X"."""
+    parts = text.split(",")
+    if len(parts) != 2:
+        msg = f"expected a place Y,X such as 200,120, got {shorten(repr(text))}"
+        raise argparse.ArgumentTypeError(msg)
+    return number(parts[0]), number(parts[1])
+
+
+def _inches(text: str) -> float:
+    """Return the width of a figure, in inches."""
+    value = number(text)
+    if not _WIDTHS[0] <= value <= _WIDTHS[1]:
+        msg = f"expected inches from {_WIDTHS[0]:g} to {_WIDTHS[1]:g}, got {value:g}"
+        raise argparse.ArgumentTypeError(msg)
+    return value
+
+
+def _opacity(text: str) -> float:
+    """Return a number above 0, up to 1."""
+    value = number(text)
+    if not 0 < value <= 1:
+        msg = f"expected an opacity above 0, up to 1, got {value:g}"
+        raise argparse.ArgumentTypeError(msg)
+    return value
+
+
+def _colormap(text: str) -> str:
+    """Return the name of one of Matplotlib's colormaps."""
+    if text == _COLORMAP:  # Without Matplotlib, for those who only ask for help.
+        return text
+    import matplotlib as mpl
+
+    if text not in mpl.colormaps:
+        hint = did_you_mean(text, list(mpl.colormaps))
+        msg = f"expected one of Matplotlib's colormaps, got {shorten(repr(text))}. {hint}"
+        raise argparse.ArgumentTypeError(msg)
+    return text
+
+
 def _figure(options: argparse.Namespace) -> None:
+    from i2am.analysis import open_run
+    from i2am.analysis.figures import FigureOptions, FigureStyle, selected_maps
     from i2am.analysis.figures.files import write_figures
 
+    style = FigureStyle(
+        polarity=options.polarity,
+        colormap=options.colormap,
+        opacity=options.opacity,
+        contrast=options.contrast,
+        base=options.base,
+        width=options.width,
+    )
     run, maps = _open_pair(options)
     names = options.samples or list(run)
     if not names:
@@ -77,17 +206,56 @@ def _figure(options: argparse.Namespace) -> None:
             f"Expected a complete sample to draw, got none, at {options.store}. Capture one first."
         )
         raise StoreError(msg)
+    # With any of it the maps are made from the run.
+    selection = {name: getattr(options, name) for name in _SELECTION}
+    kinds = _asked_kinds(options)
     written = write_figures(
         run,
-        maps,
+        selected_maps(run, maps, selection),
         names,
         options.out,
-        options.kinds or list(_Kinds()),
+        kinds,
         options.overwrite,
+        style,
         progress=True,
         effects=_open_effects(options),
+        options=FigureOptions(
+            at=options.at,
+            selection=selection,
+            other=open_run(options.after) if options.after else None,
+            formats=tuple(dict.fromkeys(options.format)),
+        ),
     )
+    for kind in options.kinds or ():
+        if not any(path.stem == kind or path.stem.endswith(f"-{kind}") for path in written):
+            _tell_missing(kind, options.store)
     print(f"Figures: {len(written)} in {options.out}")
+
+
+def _asked_kinds(options: argparse.Namespace) -> list[str]:
+    """Return the kinds to draw: those that were named, or all.
+
+    Raises
+    ------
+    AnalysisError
+        If places are given, and none of the kinds asks single patches.
+    """
+    from i2am.analysis.figures import FIGURES
+
+    kinds = list(options.kinds or _Kinds())
+    if options.at and not any("at" in FIGURES[kind].takes for kind in kinds):
+        those = " or ".join(kind for kind, own in FIGURES.items() if "at" in own.takes)
+        msg = f"Expected a kind that shows single patches, got {', '.join(kinds)}, at --at. Draw {those}."
+        raise AnalysisError(msg)
+    return kinds
+
+
+def _tell_missing(kind: str, store: str) -> None:
+    """Say of a kind that was asked for why no sample has it."""
+    from i2am.analysis.figures import FIGURES
+
+    hint = FIGURES[kind].missing or "Its layers do not hold what it shows."
+    print_error(f"no sample of {store} has the figure {kind!r}. {hint}")
 
 
 def _report(options: argparse.Namespace) -> None:

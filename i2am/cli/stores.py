@@ -70,7 +70,7 @@ def _validate(options: argparse.Namespace) -> int:
 def _iter_not_finite(store: str, left_out: Set[str]) -> Iterator[Fault]:
     """Yield the values of a run's samples that are not finite; some are left out."""
     from i2am.analysis import open_run
-    from i2am.analysis.maps.finite import iter_not_finite
+    from i2am.analysis.inspection.finite import iter_not_finite
     from i2am.analysis.stores.reader import open_root
     from i2am.storage.addresses import own_attributes
 

@@ -46,7 +46,7 @@ def words_of(figure: Figure) -> list[Text]:
     words = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
     for axes in figure.axes:
         words += [axes.title, axes.xaxis.label, axes.yaxis.label]
-        for axis in (axes.xaxis, axes.yaxis):
+        for axis in (axes.xaxis, axes.yaxis) if axes.axison else ():
             low, high = sorted(axis.get_view_interval())
             ticks = zip(axis.get_majorticklocs(), axis.get_ticklabels(), strict=True)
             words += [label for place, label in ticks if low <= place <= high]

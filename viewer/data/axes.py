@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from i2am.schemas.attributes import ATTRIBUTE_KEY, LayerAttributes
-from i2am.schemas.dims import HEAD, LAYER, STEP, TIMESTEP
+from i2am.schemas.dims import HEAD, LAYER, STEP, TIMESTEP, X, Y
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 __all__ = [
     "AVERAGEABLE_DIMS",
     "LEVELS",
+    "PLANE",
     "MapAxes",
     "SliderPosition",
     "describe_map",
+    "describe_turned",
     "level_name",
     "read_axes",
 ]
@@ -33,6 +35,10 @@ LEVELS: Final = {
     frozenset({LAYER, STEP}): "HLAM",
     frozenset({STEP, HEAD}): "LLAM",
 }
+
+
+# The axes of a picture.
+PLANE: Final = (Y, X)
 
 
 class SliderPosition(NamedTuple):
@@ -120,7 +126,7 @@ def describe_map(
     axes: MapAxes,
     present: Mapping[str, NDArray[np.bool_]],
     *,
-    is_volume: bool = False,
+    displayed: Sequence[str] = PLANE,
 ) -> str:
     """Say in words which map is in view, and what a reader must know of it.
 
@@ -132,8 +138,8 @@ def describe_map(
     axes : MapAxes
     present : mapping of "r2g" and, where it exists, "g2r" to bool array (layer, head)
         Which layers and heads have maps.
-    is_volume : bool
-        Whether the timesteps are an axis in space.
+    displayed : sequence of str
+        Names of the axes that are seen, as napari has them: y and x, in a volume a third one before.
 
     Examples
     --------
@@ -148,9 +154,7 @@ def describe_map(
         STEP: f"step {axes.steps[position.step]}: timestep {axes.timesteps[position.step]:g}",
         HEAD: f"head {axes.heads[position.head]}",
     }
-    if is_volume and STEP not in averaged_dims:
-        first, last = axes.timesteps[0], axes.timesteps[-1]
-        parts[STEP] = f"timesteps {first:g} (at the pictures) to {last:g}"
+    parts.update(_in_space(displayed, averaged_dims, axes))
     words = [parts[dim] for dim in AVERAGEABLE_DIMS if dim not in averaged_dims]
     if averaged_dims:
         *others, final = (f"{dim}s" for dim in AVERAGEABLE_DIMS if dim in averaged_dims)
@@ -158,7 +162,7 @@ def describe_map(
     lines = [" · ".join(words)]
     if level := level_name(averaged_dims):
         lines[0] = f"{level} · {lines[0]}"
-    if LAYER not in averaged_dims:
+    if LAYER not in averaged_dims and "layer" not in displayed:
         lines.insert(0, axes.layers[position.layer])
         lines += [
             f"no {role.upper()} map {why}"
@@ -167,6 +171,41 @@ def describe_map(
         if not axes.causal[position.layer]:
             lines.append("one reference token: R2G is a similarity, not a cause")
     return "\n".join(lines)
+
+
+def describe_turned(displayed: Sequence[str]) -> str:
+    """Say in words that no picture is seen as it lies, and how it comes back; empty where it is.
+
+    Examples
+    --------
+    >>> print(describe_turned(("head", "y")))
+    turned: what is seen is head and y, not a picture
+    roll the dimensions on until y and x are seen, or switch the third axis on and off
+    >>> describe_turned(("timestep", "y", "x"))
+    ''
+    """
+    if tuple(displayed[-2:]) == PLANE:
+        return ""
+    if tuple(displayed[-2:]) == PLANE[::-1]:
+        return "transposed: x runs down and y to the right\ntranspose again to turn it back"
+    return (
+        f"turned: what is seen is {' and '.join(displayed)}, not a picture\n"
+        "roll the dimensions on until y and x are seen, or switch the third axis on and off"
+    )
+
+
+def _in_space(
+    displayed: Sequence[str], averaged_dims: frozenset[str], axes: MapAxes
+) -> dict[str, str]:
+    """Return what to say of the third axis, if there is one, and it is not averaged over."""
+    first, last = axes.timesteps[0], axes.timesteps[-1]
+    known = {
+        "layer": (LAYER, f"layers {axes.layers[0]} (at the pictures) to {axes.layers[-1]}"),
+        "timestep": (STEP, f"timesteps {first:g} (at the pictures) to {last:g}"),
+        "head": (HEAD, f"heads {axes.heads[0]} (at the pictures) to {axes.heads[-1]}"),
+    }
+    spoken = [known[name] for name in displayed[:-2] if name in known]
+    return {dim: words for dim, words in spoken if dim not in averaged_dims}
 
 
 def _absent(

@@ -17,7 +17,7 @@ from i2am.schemas.directions import DIRECTIONS, Direction
 from i2am.schemas.errors import StoreError
 from i2am.viewer.data.axes import AVERAGEABLE_DIMS, MapAxes, read_axes
 from i2am.viewer.data.map_readers import ComputedMapReader, StoredMapReader
-from i2am.viewer.data.sample import SampleSource, SampleView
+from i2am.viewer.data.sample import SampleSource, SampleView, run_identity
 from i2am.viewer.data.scores import MapSpread
 from i2am.viewer.data.volume import LoadedMaps, MapVolume
 
@@ -114,7 +114,7 @@ def open_view(
     from i2am.analysis import find_maps, open_maps, open_run
 
     opened = open_run(os.fspath(run)) if isinstance(run, str | PathLike) else run
-    path = str(opened.path)
+    path = run_identity(str(opened.path))
     name = opened.first() if sample is None else sample
     if name is None:
         msg = (

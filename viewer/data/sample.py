@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +27,21 @@ if TYPE_CHECKING:
 
     from i2am.analysis import LiveSram
 
-__all__ = ["SampleSource", "SampleView"]
+__all__ = ["SampleSource", "SampleView", "run_identity"]
+
+
+def run_identity(run: str | PathLike[str]) -> str:
+    """Return what tells a run from others, however its place was typed: its full path, or its URL.
+
+    Examples
+    --------
+    >>> run_identity("s3://bucket/run.zarr/")
+    's3://bucket/run.zarr'
+    """
+    place = os.fspath(run)
+    if "://" in place:
+        return place.rstrip("/")
+    return os.path.abspath(place)  # noqa: PTH100  # a link to a run has maps of its own beside it
 
 
 @dataclass(frozen=True)
@@ -35,7 +51,7 @@ class SampleSource:
     Parameters
     ----------
     run : str
-        Path or URL of the capture store.
+        Full path or URL of the capture store; see `run_identity`.
     sample : str
     maps : str or None
         The maps store that was named or found.

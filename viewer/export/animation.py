@@ -319,7 +319,7 @@ class _Cancelled(Exception):  # no error: the user wanted it
 
 def caption_of(session: Any) -> str:
     """Return what is in view in words, for below a picture; of the first sample where two are."""
-    return f"{session.views[0].source.sample} · {session.description}"
+    return str(session.description)
 
 
 def _is_whole(volume: MapVolume, session: Any) -> bool:

@@ -155,7 +155,8 @@ class EffectController(QObject):  # type: ignore[misc]  # Qt has no types here
     def _show_view(self, view_index: int, layers: EffectLayers) -> None:
         found, pick = self.effects_at(view_index), self._sram.pick_in(view_index)
         if isinstance(found, Effects):
-            layers.show(found, pick)
+            known = [self.effects_at(index) for index in range(len(self._session.views))]
+            layers.show(found, pick, [one for one in known if isinstance(one, Effects)])
             words = describe_effects(found, pick)
         else:
             layers.show_nothing()

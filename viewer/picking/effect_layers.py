@@ -6,6 +6,7 @@ cutting it changed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -55,10 +56,20 @@ class EffectLayers:
         # What is drawn on each side: sliders move often, and these effects are of all positions.
         self._drawn: dict[Side, tuple[Any, ...]] = {}
         self._is_on = False
+        self._beside: Sequence[Effects] = ()
 
-    def show(self, effects: Effects, pick: Pick | None) -> None:
-        """Show the effects of a sample: of a pick on the other image, and of everything elsewhere."""
+    def show(self, effects: Effects, pick: Pick | None, beside: Sequence[Effects]) -> None:
+        """Show the effects of a sample: of a pick on the other image, and of everything elsewhere.
+
+        Parameters
+        ----------
+        effects : Effects
+        pick : Pick or None
+        beside : sequence of Effects
+            Of all samples in view: a shared scale is theirs.
+        """
         self._cover()
+        self._beside = beside
         found: dict[Side, NDArray[np.float32] | None] = {
             "generated": effects.ceiling,
             "reference": effects.by_region,
@@ -123,18 +134,20 @@ class EffectLayers:
             self._drawn.pop(side, None)
             return
         appearance = self._session.appearance
-        drawn = (id(effects), asked, appearance)
+        drawn = (*map(id, self._beside), id(effects), asked, appearance)
         if self._drawn.get(side) == drawn and overlay.is_there and overlay.layer.visible:
             return
         picture = values if side == "generated" else effects.paint(values)
         # Shared, patches and regions compare; what is of more than one has a scale of its own.
         is_shared = appearance.contrast == "shared" and is_single
-        scale = effects.region if is_shared else values
+        sharing = self._beside if is_shared else [effects]
+        every = [one.region.ravel() for one in sharing] if is_shared else [values.ravel()]
+        limits = effect_limits(np.concatenate(every), max(one.noise for one in sharing))
         box = effects.box if side == "generated" else effects.reference_box
         drawing = Drawing.of_appearance(
             appearance,
             self._placed(side).over(box, picture.shape),
-            effect_limits(scale, effects.noise),
+            limits,
             "effect",
         )
         # Regions are drawn as what was cut: with their edges.

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
+from i2am.viewer.notices import show_status
 from i2am.viewer.picking.pick import Pick, Side, pick_in
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ __all__ = ["MousePicker", "PickHandler"]
 
 _STILL_PX: Final = 4  # A hand shakes: less is no drag.
 _BOX_KEY: Final = ("Shift",)
+_TURNED: Final = "Patches are asked where pictures lie flat: in 2-D, y down and x to the right."
 
 Point = tuple[float, float]
 
@@ -66,6 +68,9 @@ class MousePicker:
 
     def _on_press(self, viewer: Any, event: Any) -> Iterator[None]:
         """Follow the mouse from press to release, as napari has it: one step an event."""
+        if self._is_turned(event):
+            show_status(viewer, _TURNED)
+            return
         start = self._point_in_image(event)
         is_area = tuple(event.modifiers) == _BOX_KEY
         if start is None or not self._is_ours(event, is_area=is_area):
@@ -91,17 +96,22 @@ class MousePicker:
             end = _point(event) if is_drag else start.point
             self._handler.ask(self._pick(start, end), start.view_index)
 
+    def _is_turned(self, event: Any) -> bool:
+        """Whether this press would pick, were the pictures seen as they lie."""
+        viewer = self._session.viewer
+        plane = (viewer.dims.ndim - 2, viewer.dims.ndim - 1)
+        return bool(
+            self._session.views
+            and event.button == 1
+            and tuple(event.modifiers) in ((), _BOX_KEY)
+            and tuple(viewer.dims.displayed) != plane
+        )
+
     def _is_ours(self, event: Any, *, is_area: bool) -> bool:
-        """Whether this press picks; not where a layer's tool, or a turned view, needs the mouse."""
+        """Whether this press picks; not where a layer's tool needs the mouse."""
         viewer = self._session.viewer
         mode = str(getattr(viewer.layers.selection.active, "mode", "pan_zoom"))
-        axes = tuple(viewer.dims.displayed)
-        return bool(
-            event.button == 1
-            and (is_area or not event.modifiers)
-            and mode == "pan_zoom"
-            and axes == (viewer.dims.ndim - 2, viewer.dims.ndim - 1)
-        )
+        return bool(event.button == 1 and (is_area or not event.modifiers) and mode == "pan_zoom")
 
     def _point_in_image(self, event: Any) -> _ImagePoint | None:
         point = _point(event)

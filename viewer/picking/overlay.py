@@ -132,6 +132,7 @@ class _OwnLayer:
             layer.data[...] = values
         else:
             layer.data = values.copy()
+            layer.scale = layer.scale  # Of what is hidden napari would not see how large it is now.
         metadata = self._metadata()
         if layer.metadata != metadata:
             layer.metadata = metadata
@@ -233,7 +234,14 @@ class Outlines(_OwnLayer):
         super().__init__(session, view_index, "pick", "pick")
         self._width = 0.0
 
-    def draw(self, placed: PlacedImage, own: Rectangle, highest: Rectangle | None = None) -> None:
+    def draw(
+        self,
+        placed: PlacedImage,
+        own: Rectangle,
+        highest: Rectangle | None = None,
+        *,
+        opacity: float = 1.0,
+    ) -> None:
         """Draw two outlines, as wide as suits an image; one alone where there is one alone."""
         width = _WIDTH * placed.height
         squares = np.concatenate([_squares(one, width) for one in (own, highest or own)])
@@ -251,7 +259,7 @@ class Outlines(_OwnLayer):
             size=width,
             face_color=[color for pair in _COLORS for color in pair * (2 * _SQUARES)],
             border_width=0,
-            opacity=1,
+            opacity=opacity,
             axis_labels=(Y, X),
             metadata=self._metadata(),
         )

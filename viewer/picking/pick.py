@@ -123,24 +123,34 @@ class Pick:
         }
 
     def title(self) -> str:
-        """Return the note, or else region, layers, steps and heads in words.
+        """Return the note, or else sample, region, layers, steps and heads in words.
 
         Examples
         --------
         >>> Pick("run.zarr", "a", "generated", (9, 30, 10, 31), ("mid.attn2",), (3,)).title()
-        'generated (9, 30) · mid.attn2 · step 3'
+        'a · generated (9, 30) · mid.attn2 · step 3 · all heads'
         >>> Pick("run.zarr", "a", "reference", (0, 0, 8, 9), heads=(0, 2)).title()
-        'reference (0, 0)-(7, 8) · heads 0, 2'
+        'a · reference (0, 0)-(7, 8) · all layers · all steps · heads 0, 2'
         """
         if self.note:
             return self.note
-        top, left, bottom, right = self.area
-        region = f"({top}, {left})" + ("" if self.is_point else f"-({bottom - 1}, {right - 1})")
-        parts = [f"{self.side} {region}", *self.layers]
+        parts = [self.sample, self.region_in_words(), *(self.layers or ("all layers",))]
         for dim, labels in ((STEP, self.steps), (HEAD, self.heads)):
-            if labels:
-                parts.append(f"{dim}{'s' * (len(labels) > 1)} {', '.join(map(str, labels))}")
+            several = f"{dim}{'s' * (len(labels) > 1)} {', '.join(map(str, labels))}"
+            parts.append(several if labels else f"all {dim}s")
         return " · ".join(parts)
+
+    def region_in_words(self) -> str:
+        """Return image and pixels.
+
+        Examples
+        --------
+        >>> Pick("run.zarr", "a", "generated", (9, 30, 10, 31)).region_in_words()
+        'generated (9, 30)'
+        """
+        top, left, bottom, right = self.area
+        end = "" if self.is_point else f"-({bottom - 1}, {right - 1})"
+        return f"{self.side} ({top}, {left}){end}"
 
 
 def other_side(side: Side) -> Side:

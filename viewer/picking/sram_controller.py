@@ -7,11 +7,13 @@ press of the mouse may become a click, and its SRAM is computed already: it is t
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
 import numpy as np
+from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 from superqt.utils import qdebounced
 
@@ -33,6 +35,7 @@ from i2am.viewer.picking.sram_layers import SramLayers
 from i2am.viewer.picking.sram_request import Result, SramRequest
 from i2am.viewer.scene.contrast import contrast_limits
 from i2am.viewer.session.shortcuts import CLEAR_KEYS
+from i2am.viewer.session.words import peak_pixel
 
 if TYPE_CHECKING:
     from i2am.viewer.data.sample import SampleView
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
 __all__ = ["SramController", "sram_controller_of"]
 
 _OUTLINE_AFTER_MS: Final = 100  # An outline before the SRAM is another redraw.
+_PREPARE_AFTER_MS: Final = 500
+_DRAWN_AFTER_MS: Final = 100
 _WAIT_FOR_RESULT_S: Final = 0.025  # The window waits so long, once a click.
 
 
@@ -103,11 +108,18 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         self._idle = QTimer(self)
         self._idle.setSingleShot(True)
         self._idle.timeout.connect(self._start_prefetched)
+        self._prepare_soon = QTimer(self)
+        self._prepare_soon.setSingleShot(True)
+        self._prepare_soon.timeout.connect(self._prepare)
+        self._drawn_soon = QTimer(self)
+        self._drawn_soon.setSingleShot(True)
+        self._drawn_soon.timeout.connect(self._end_preparation)
         self._arrived.connect(self._show)
         session.moved.connect(self._follow)
         session.reopened.connect(self._reopen)
         session.closed.connect(self.close)
         self._picker = MousePicker(session, self)
+        self._prepare_soon.start(_PREPARE_AFTER_MS)
         for key in CLEAR_KEYS:
             session.viewer.bind_key(key, self._on_escape, overwrite=True)
 
@@ -119,6 +131,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         says so, and there is no SRAM.
         """
         self._stop()
+        self._end_preparation()
         self.pick, self.view_index, self.estimate = pick, view_index, None
         self._is_reported = False
         views = self._session.views
@@ -138,6 +151,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
             self._layers[index].hide_sram()
             self._layers[index].outline(own)
             if index == view_index:
+                self._session.describe_pick("")
                 show_status(self._session.viewer, why_unseen(own.side))
                 self.estimated.emit()
         self._outline_soon.throttle()
@@ -186,6 +200,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
 
     def preview_area(self, pick: Pick, view_index: int) -> None:
         """Show an area as long as it is being picked: what the model saw of it."""
+        self._end_preparation()
         seen = seen_part(pick, self._session.views[view_index])
         self._layers[view_index].preview_area(seen or pick)
 
@@ -265,6 +280,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         self.pick = self.estimate = self._awaited = None
         for layers in self._layers:
             layers.hide()
+        self._session.describe_pick("")
         self.cleared.emit()
 
     def close(self) -> None:
@@ -287,6 +303,29 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
     def _start_prefetched(self) -> None:
         if self._prefetched is not None:
             self._prefetched.start(self._thread)
+
+    def _prepare(self) -> None:
+        """Make layers, and have the thread read what a first click needs, before there is one."""
+        session = self._session
+        if not session.views or self.pick is not None or self._is_paused:
+            return
+        if session.share_loaded < 1 and session.load_error is None:
+            self._prepare_soon.start(_PREPARE_AFTER_MS)  # What is in view comes first.
+            return
+        for view, layers in zip(session.views, self._layers, strict=False):
+            if not {"generated", "reference"} <= view.images.keys() or not view.sram_layers:
+                continue
+            height, width = image_size(view, "generated")
+            area = (height // 2, width // 2, height // 2 + 1, width // 2 + 1)
+            pick = Pick(view.source.run, view.source.sample, "generated", area)
+            maps = view.volumes.get("g2r", view.volumes["r2g"])
+            layers.prepare(pick, maps.loaded.grid)
+            self._thread.submit(_read_once, ref(view))
+        self._drawn_soon.start(_DRAWN_AFTER_MS)
+
+    def _end_preparation(self) -> None:
+        for layers in self._layers:
+            layers.end_preparation()
 
     def _stop(self) -> None:
         """Stop the requests that are under way."""
@@ -317,6 +356,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
             self._layers[view_index].hide_sram()
             self._layers[view_index].outline(request.pick)
             if view_index == self.view_index:
+                self._session.describe_pick("")
                 self._report_error(found)
         if view_index == self.view_index:
             self.estimate = found if isinstance(found, SramEstimate) else None
@@ -334,6 +374,18 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
         for view_index, (pick, values) in found.items():
             limits = contrast_limits(np.concatenate(every) if is_shared else values)
             self._layers[view_index].show(pick, values, limits)
+            if view_index == self.view_index:
+                self._describe(pick, values)
+
+    def _describe(self, pick: Pick, values: NDArray[np.float32]) -> None:
+        """Say what is asked, and where its SRAM is highest."""
+        box = self._session.placed[self.view_index][pick.target_side].box
+        y, x = peak_pixel(values, box)
+        sample = f"{pick.sample}, " if self.view_index else ""
+        self._session.describe_pick(
+            f"asked: {sample}{pick.region_in_words()}, "
+            f"SRAM up to {np.nanmax(values):.3g} at {pick.target_side} ({y}, {x})"
+        )
 
     def _report_error(self, error: Exception) -> None:
         """Show once why there is no SRAM; while sliders move, in the status bar alone."""
@@ -362,6 +414,7 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
 
     def _reopen(self) -> None:
         """Request the same region of another sample."""
+        self._prepare_soon.start(_PREPARE_AFTER_MS)
         views = self._session.views
         for gone in range(len(views), len(self._layers)):
             self._layers[gone].remove()
@@ -402,3 +455,16 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
             elif len(labels) == 1 and labels[0] in known:
                 moves[dim] = known.index(labels[0])
         self._session.go_to(**moves)
+
+
+def _read_once(known: ref[SampleView]) -> None:
+    """Compute one SRAM in the thread, of one step: what is imported and opened then stays so."""
+    view = known()
+    if view is None:
+        return
+    name = next(one for one in view.axes.layers if one in view.sram_layers)
+    with contextlib.suppress(Exception):  # A click tells what is wrong.
+        middle = tuple(size // 2 for size in image_size(view, "generated"))
+        asked: Any = {"generated": middle, "layers": [name], "steps": [view.axes.steps[0]]}
+        for _ in view.live_sram.ask(**asked):
+            pass

@@ -39,7 +39,46 @@ class SramLayers:
         self._session, self._view_index = session, view_index
         self._answer = Overlay(session, view_index, "SRAM", "sram")
         self.outlines = Outlines(session, view_index)
+        self._is_prepared = False
         self._covered: Any = None  # the layer of maps that is hidden meanwhile
+
+    def prepare(self, pick: Pick, shape: tuple[int, ...]) -> None:
+        """Make the layers, and have them drawn clear: both would have a first click wait.
+
+        Until `end_preparation`.
+
+        Parameters
+        ----------
+        pick : Pick
+            Of the side that is likely to be picked.
+        shape : (height, width)
+            Of its SRAM.
+        """
+        if self._answer.is_there or self.outlines.is_there:
+            return
+        placed = self._placed(pick.target_side)
+        drawing = Drawing.of_appearance(
+            self._session.appearance, placed.over_box(shape), (0.0, 1.0)
+        )
+        maps = self._map_layer(pick)
+        self._answer.show(
+            np.full(shape, np.nan, np.float32),
+            drawing,
+            interpolation="linear" if maps is None else maps.interpolation2d,
+            index=lambda: self._above(pick),
+        )
+        own = self._placed(pick.side)
+        self.outlines.draw(own, self._pick_rectangle(pick), opacity=0)
+        self._is_prepared = True
+
+    def end_preparation(self) -> None:
+        """Hide what was prepared, as long as nothing is shown in it."""
+        if self._is_prepared:
+            self._is_prepared = False
+            self._answer.hide()
+            self.outlines.hide()
+            if self.outlines.is_there:
+                self.outlines.layer.opacity = 1
 
     def outline(self, pick: Pick) -> None:
         """Draw an outline around what was picked."""

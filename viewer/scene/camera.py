@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import Any, Final
 
-__all__ = ["Fit"]
+__all__ = ["Fit", "wrapped"]
 
 _MARGIN_PX: Final = 16
 _CAPTION_PX: Final = 8  # The scene has room for the upper captions itself.
-_LINE_PX: Final = 15  # of the text in the lower left, with what lies between lines
+_LINE_PX: Final = 19  # of the text in the lower left, with what lies between lines
+_LETTER_PX: Final = 7.5
+_LEAST_LETTERS: Final = 24
+# So many there are mostly: sliders that move should not move the pictures.
+_LEAST_LINES: Final = 5
+
+
+def wrapped(text: str, width_px: float) -> str:
+    """Return text whose lines are no wider than the canvas."""
+    letters = max(_LEAST_LETTERS, int((width_px - 2 * _MARGIN_PX) / _LETTER_PX))
+    return "\n".join(part for line in text.splitlines() for part in wrap(line, letters) or [""])
 
 
 class Fit:
@@ -16,28 +27,25 @@ class Fit:
 
     def __init__(self) -> None:
         self._fitted: tuple[float, ...] | None = None
-        self._lines = 0
+        self._lines = _LEAST_LINES
 
-    def fit(self, viewer: Any, lines: int) -> None:
+    def fit(self, viewer: Any, lines: int = 0) -> None:
         """Show the whole scene, with room below it for lines of text."""
         viewer.reset_view()
-        self._lines = lines
+        self._lines = max(lines, _LEAST_LINES)
         if viewer.dims.ndisplay == 2 and len(viewer.layers):
             self._leave_room(viewer)
         self._fitted = _state(viewer)
 
-    def follow(self, viewer: Any, lines: int | None = None) -> None:
-        """Fit again what is as it was fitted; what a user has moved or enlarged stays.
+    def follow(self, viewer: Any) -> None:
+        """Fit the view again to a window of another size; what a user has moved or enlarged stays."""
+        if _state(viewer) == self._fitted:
+            self.fit(viewer, self._lines)
 
-        Parameters
-        ----------
-        viewer : napari.Viewer
-        lines : int, optional
-            Of the text now; as before if left out.
-        """
-        is_users = self._fitted is not None and _state(viewer) != self._fitted
-        if not is_users and viewer.dims.ndisplay == 2:
-            self.fit(viewer, self._lines if lines is None else lines)
+    def make_room(self, viewer: Any, lines: int) -> None:
+        """Fit the view again where there are more lines of text than it has room for."""
+        if lines > self._lines and _state(viewer) == self._fitted:
+            self.fit(viewer, lines)
 
     def _leave_room(self, viewer: Any) -> None:
         canvas_height, canvas_width = viewer.canvas.size

@@ -31,6 +31,7 @@ __all__ = [
     "sample_layers",
     "set_aside",
     "show_layers",
+    "size_captions",
     "view_of",
     "write_captions",
 ]
@@ -39,6 +40,9 @@ LayerData = tuple[Any, dict[str, Any], str]
 # Of the generated image's height: where a caption begins above an image, and the room that it has.
 _CAPTION_RISE: Final = 1 / 100
 _CAPTION_ROOM: Final = 1 / 12
+_CAPTION_SIZE: Final = 9.0
+_LEAST_SIZE: Final = 5.0
+_LETTER: Final = 0.92  # width of a letter in pixels, of one of size 1
 _MOST_LETTERS: Final = 28  # of a sample's name in a caption: the other image's begins beside it
 _VIEW_KEY: Final = f"{ATTRIBUTE_KEY}.view"  # of a layer's metadata: the sample that it belongs to
 _MASK_COLORS: Final = ((0.0, 0.0, 0.0, 0.0), (0.0, 0.9, 0.9, 0.45))
@@ -124,6 +128,16 @@ def write_captions(viewer: Any, view_index: int, texts: Sequence[str]) -> None:
         captions.features = {"caption": [*texts, "", "", ""]}
 
 
+def size_captions(viewer: Any, view_index: int, room_px: float) -> None:
+    """Write as large as the lines of a sample have room above their images, each so wide."""
+    captions = own_layers(viewer, view_index).get("captions")
+    if captions is not None:
+        longest = max(map(len, captions.features["caption"]))
+        size = round(min(_CAPTION_SIZE, max(_LEAST_SIZE, room_px / (_LETTER * longest))), 1)
+        if captions.text.size != size:
+            captions.text.size = size
+
+
 def _image_layer(name: str, values: NDArray[Any], placed: PlacedImage) -> LayerData:
     options = _options(name, name, values.shape[:2], placed.over_image(values.shape[:2]))
     return values, {**options, "rgb": True, "visible": name != "source"}, "image"
@@ -173,7 +187,12 @@ def _captions(view: SampleView, placed: Mapping[str, PlacedImage]) -> LayerData:
         "name": "captions",
         "metadata": {"role": "captions"},
         "features": {"caption": [*caption_texts(view), "", "", ""]},
-        "text": {"string": "{caption}", "color": "white", "size": 9, "anchor": "lower_left"},
+        "text": {
+            "string": "{caption}",
+            "color": "white",
+            "size": _CAPTION_SIZE,
+            "anchor": "upper_left",
+        },
         "axis_labels": (Y, X),
         "size": 1e-3,  # napari measures the scene with it
         "face_color": "transparent",

@@ -61,6 +61,7 @@ class Arrivals(QObject):  # type: ignore[misc]  # Qt has no types here
         self._session = session
         self.question: QMessageBox | None = None
         self._layers: list[Any] = []
+        self._active: Any = None  # before napari made each new layer the active one
         self._arrived: SampleView | None = None  # the latest
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
@@ -76,6 +77,8 @@ class Arrivals(QObject):  # type: ignore[misc]  # Qt has no types here
     def discard(self, layers: Iterable[Any]) -> None:
         """Take layers away whose sample is shown no more, when napari has done what it does now."""
         for layer in layers:
+            if not self._layers:
+                self._active = self._session.viewer.layers.selection.active
             set_aside(layer)
             self._layers.append(layer)
             self._soon.start(0)
@@ -85,7 +88,10 @@ class Arrivals(QObject):  # type: ignore[misc]  # Qt has no types here
         session = self._session
         layers, self._layers = self._layers, []
         if session.viewer is not None:
+            selection = session.viewer.layers.selection
             remove_layers(session.viewer, layers)
+            if selection.active is None and self._active in session.viewer.layers:
+                selection.active = self._active
             for layer in own_layers(session.viewer).values() if layers else ():
                 # While those were there, napari numbered what has the same name.
                 layer.name = re.sub(r" \[\d+\]$", "", layer.name)

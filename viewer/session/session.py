@@ -15,29 +15,38 @@ from qtpy.QtCore import QObject, Signal
 from superqt.utils import qdebounced, qthrottled
 
 from i2am.schemas.dims import CONDITIONAL
-from i2am.viewer.data.axes import AVERAGEABLE_DIMS, SliderPosition, describe_map
+from i2am.viewer.data.axes import (
+    AVERAGEABLE_DIMS,
+    PLANE,
+    SliderPosition,
+)
 from i2am.viewer.data.loader import Loader
 from i2am.viewer.data.open_sample import Store
-from i2am.viewer.data.sample import SampleSource, SampleView
+from i2am.viewer.data.sample import SampleSource, SampleView, run_identity
 from i2am.viewer.data.volume import AXES
 from i2am.viewer.notices import notify_error, what_failed
 from i2am.viewer.scene.appearance import Appearance, AppearanceController
 from i2am.viewer.scene.box_layers import IMAGE_ROLES, hide_without_image, show_with_image
-from i2am.viewer.scene.camera import Fit
 from i2am.viewer.scene.layers import (
-    caption_texts,
     own_layers,
     own_metadata,
     remove_layers,
     sample_layers,
     show_layers,
     view_of,
-    write_captions,
 )
 from i2am.viewer.scene.placement import PlacedImage, place_images
-from i2am.viewer.scene.time_axis import show_volume
+from i2am.viewer.scene.time_axis import (
+    STEP_AXIS,
+    displayed_axes,
+    follow_turn,
+    is_stretched,
+    show_volume,
+)
 from i2am.viewer.session.arrivals import Arrivals
 from i2am.viewer.session.samples import SampleOpener
+from i2am.viewer.session.screen import Screen
+from i2am.viewer.session.words import describe_peaks, describe_view, heading
 
 __all__ = ["Session"]
 
@@ -91,12 +100,13 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         self.samples: tuple[str, ...] = ()
         self.averaged_dims: frozenset[str] = frozenset()
         self.shows_effects = False
-        self._effects_description = ""
+        self._effects_description = self._pick_description = ""
         self._appearance = AppearanceController()
         self._loaders: list[Loader] = []
         self._is_moving_sliders = False
         self._is_exchanging = False  # the layers of a sample
-        self._fit = Fit()
+        self._is_turning = False
+        self._screen = Screen()
         self.arrivals = Arrivals(self)
         self._refresh_soon = qthrottled(
             self.refresh, timeout=_REFRESH_MS, leading=False, parent=self
@@ -110,6 +120,8 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         viewer.layers.events.inserted.connect(self._sync_with_layers)
         viewer.layers.events.removed.connect(self._sync_with_layers)
         viewer.dims.events.current_step.connect(self._on_sliders_moved)
+        for event in (viewer.dims.events.ndisplay, viewer.dims.events.order):
+            event.connect(self._on_turned)
         viewer.canvas.events.size.connect(self._on_resized)
         self._sync_with_layers()
 
@@ -136,7 +148,12 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     @property
     def is_volume(self) -> bool:
         """Whether timesteps are the third axis."""
-        return bool(self.viewer.dims.ndisplay == 3)
+        return self.displayed_axes == (AXES[STEP_AXIS], *PLANE)
+
+    @property
+    def displayed_axes(self) -> tuple[str, ...]:
+        """Names of the axes that are seen: y and x, a third one before them, or what a user turned to."""
+        return displayed_axes(self.viewer)
 
     @property
     def position(self) -> SliderPosition:
@@ -187,7 +204,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     def fit(self) -> None:
         """Show all pictures as large as they can be, with the text below them."""
         if self.viewer is not None:
-            self._fit.fit(self.viewer, self._line_count())
+            self._screen.fit(self.viewer, self.placed)
 
     def write_captions(self, view_index: int, shown: Mapping[str, str] | None = None) -> None:
         """Write above the images of a sample in view what they are, and what lies over them.
@@ -200,9 +217,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         """
         if self.viewer is None or view_index >= len(self.views):
             return
-        beside = self.views[1 - view_index] if len(self.views) > 1 else None
-        texts = caption_texts(self.views[view_index], shown, beside)
-        write_captions(self.viewer, view_index, texts)
+        self._screen.write_captions(self.viewer, self.views, self.placed, view_index, shown)
 
     def show_sample(self, name: str) -> None:
         """Put another sample of the run into view as soon as it is open."""
@@ -216,29 +231,36 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         normalisation: str | None = None,
         within: str | None = None,
     ) -> None:
-        """Show another branch of the guidance, another normalisation, or maps of other patches."""
+        """Show another branch of the guidance, another normalisation, or maps of other patches.
+
+        Where two branches are compared the lower one stays.
+        """
+        branch = self.guidance
         for view_index, view in enumerate(self.views):
             own = view.source
             changed = replace(
                 own,
-                guidance=guidance or own.guidance,
+                guidance=(guidance if own.guidance == branch else None) or own.guidance,
                 normalisation=normalisation or own.normalisation,
                 within=within or own.within,
             )
             self._open(changed, view_index)
 
-    def compare(self, run: Store, sample: str | None = None) -> None:
-        """Show another sample below, with the same sliders."""
+    def compare(
+        self, run: Store, sample: str | None = None, *, guidance: str | None = None
+    ) -> None:
+        """Show another sample below, or another branch of the guidance, with the same sliders."""
         if not self.views:
             return
         own = self.views[0].source
         self._opener.open(
             run,
             sample,
-            guidance=own.guidance,
+            own.maps if run_identity(run) == own.run else None,
+            guidance=guidance or own.guidance,
             normalisation=own.normalisation,
             within=own.within,
-            effects=own.effects if str(run) == own.run else None,
+            effects=own.effects if run_identity(run) == own.run else None,
             view_index=1,
         )
 
@@ -263,6 +285,8 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             viewer.layers.events.inserted.disconnect(self._sync_with_layers)
             viewer.layers.events.removed.disconnect(self._sync_with_layers)
             viewer.dims.events.current_step.disconnect(self._on_sliders_moved)
+            for event in (viewer.dims.events.ndisplay, viewer.dims.events.order):
+                event.disconnect(self._on_turned)
             viewer.canvas.events.size.disconnect(self._on_resized)
         self.views, self.placed, self._loaders = [], [], []
         self.closed.emit()
@@ -325,6 +349,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         """Draw the maps otherwise; see `Appearance`."""
         changed = self._appearance.change(**changes)
         self._appearance.apply(*self._in_view(), changed)
+        self._write_soon.throttle()
         self.moved.emit()
 
     def set_shows_effects(self, on: bool) -> None:
@@ -347,19 +372,37 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     @property
     def description(self) -> str:
         """What lies over the images of the first sample in view, in words."""
-        if self._effects_description:
-            return self._effects_description
         view = self.views[0]
-        present = {direction: volume.loaded.present for direction, volume in view.volumes.items()}
-        return describe_map(
-            self.position, self.averaged_dims, view.axes, present, is_volume=self.is_volume
-        )
+        if self._effects_description:
+            lines = [f"{view.source.sample} · {self._effects_description}"]
+        else:
+            seen = own_layers(self.viewer)
+            directions = [role for role in view.volumes if role in seen and seen[role].visible]
+            lines = [
+                heading(view, self.appearance),
+                describe_view(view, self.position, self.averaged_dims, self.displayed_axes),
+                describe_peaks(view, self.placed[0], self.position, self.averaged_dims, directions),
+                self._pick_description,
+            ]
+        return "\n".join(filter(None, lines))
+
+    def describe_pick(self, text: str) -> None:
+        """Say in words what is asked, and the highest value of the answer; empty for nothing."""
+        if text != self._pick_description:
+            self._pick_description = text
+            self._write_soon.throttle()  # The answer is drawn first.
 
     def set_volume(self, on: bool) -> None:
         """Show the timesteps as the third axis, rendered as a volume, or as a slider again."""
-        show_volume(
-            self.viewer, [own_layers(self.viewer, i) for i in range(len(self.views))], on=on
-        )
+        self._is_turning = True
+        try:
+            show_volume(
+                self.viewer, [own_layers(self.viewer, i) for i in range(len(self.views))], on=on
+            )
+        finally:
+            self._is_turning = False
+        if not on:
+            self.fit()
         self._on_sliders_moved()
 
     def refresh(self) -> None:
@@ -564,13 +607,26 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             self._write_soon.throttle()
         self.moved.emit()
 
+    def _on_turned(self, event: Any = None) -> None:
+        """Follow napari's own buttons for the third axis, rolling and transposing."""
+        if self._is_turning or not self.views or self.viewer is None:
+            return
+        layers = [own_layers(self.viewer, i) for i in range(len(self.views))]
+        if "r2g" not in layers[0]:
+            return  # The layers are being removed.
+        if is_stretched(layers) and not self.is_volume and self.viewer.dims.ndisplay == 2:
+            self.set_volume(False)
+            return
+        follow_turn(self.viewer, layers)
+        if self.viewer.dims.ndisplay == 2:
+            self.fit()
+        self._on_sliders_moved()
+
     def _on_resized(self, event: Any = None) -> None:
         """Fit the view again, unless the user has moved or enlarged it."""
         if self.views and self.viewer is not None:
-            self._fit.follow(self.viewer)
-
-    def _line_count(self) -> int:
-        return len(self.description.splitlines()) if self.views else 0
+            self._screen.follow(self.viewer, self.placed)
+            self._write_soon.throttle()
 
     def _write(self) -> None:
         """Name the map in view on the canvas."""
@@ -583,9 +639,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             text += f"\n{1 - self.share_loaded:.0%} of the maps could not be read"
         elif waits_for_maps and self.share_loaded < 1:
             text += f"\nloading maps: {self.share_loaded:.0%}"
-        overlay = self.viewer.canvas.overlays.text
-        if overlay.text != text:
-            overlay.text = text
+        self._screen.write(self.viewer, text)
 
     def _redraw(self, *, only_new: bool = False) -> None:
         for view_index, view in enumerate(self.views):

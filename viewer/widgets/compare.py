@@ -43,6 +43,10 @@ class CompareWidget(DockPanel):
         self.sample.setToolTip(
             "Its sample; of another run, the one of the same name if left as it is"
         )
+        self.guidance = QComboBox()
+        self.guidance.setToolTip(
+            "Its branch of the guidance: another one of the same sample shows what guidance does"
+        )
         self.start = QPushButton("Compare")
         self.start.setToolTip("Show it below; layers, timesteps and heads are met by their labels")
         self.start.clicked.connect(self._compare)
@@ -62,6 +66,7 @@ class CompareWidget(DockPanel):
         where.addWidget(self.browse)
         form.addRow("Run", where)
         form.addRow("Sample", self.sample)
+        form.addRow("Guidance", self.guidance)
         buttons = QHBoxLayout()
         buttons.addWidget(self.start)
         buttons.addWidget(self.stop)
@@ -78,7 +83,8 @@ class CompareWidget(DockPanel):
             own = self._session.views[0].source
             run = self.run.text().strip() or own.run
             self.state.setText("opening …")
-            self._session.compare(run, self.sample.currentText().strip() or own.sample)
+            sample = self.sample.currentText().strip() or own.sample
+            self._session.compare(run, sample, guidance=self.guidance.currentText() or None)
 
     def _show(self) -> None:
         """Bring the widget in step with what is in view."""
@@ -90,6 +96,12 @@ class CompareWidget(DockPanel):
             with QSignalBlocker(self.sample):
                 self.sample.clear()
                 self.sample.addItems(names)
+        branches = views[0].guidance_labels if views else []
+        if [self.guidance.itemText(i) for i in range(self.guidance.count())] != branches:
+            self.guidance.clear()
+            self.guidance.addItems(branches)
+            self.guidance.setCurrentText(self._session.guidance)
+        self.guidance.setEnabled(len(branches) > 1)
         if not views:
             self.state.setText("Open a run first: drop it on the window.")
         elif len(views) == 1:
@@ -97,4 +109,8 @@ class CompareWidget(DockPanel):
         else:
             first, second = (view.source for view in views)
             where = "" if first.run == second.run else f" of {second.run}"
-            self.state.setText(f"{first.sample} above, {second.sample}{where} below")
+            branch = ["", ""]
+            if first.guidance != second.guidance:
+                branch = [f" ({one.guidance})" for one in (first, second)]
+            above, below = first.sample + branch[0], second.sample + branch[1]
+            self.state.setText(f"{above} above, {below}{where} below")

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
-from i2am.analysis import analyze_run
+from i2am.analysis import analyze_run, figures
 from i2am.analysis.figures import FIGURES, FigureKind, load_figure, report_kinds
 from i2am.analysis.figures.files import write_figures
 from i2am.analysis.figures.report import write_report
@@ -67,3 +67,35 @@ def test_the_command_line_takes_a_new_kind(
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(AnalysisError, match=r"got 'tlma', at kinds\. Did you mean 'tlam'"):
         load_figure("tlma")
+
+
+def test_every_kind_is_a_public_function() -> None:
+    for kind in FIGURES:
+        name = kind.replace("-", "_")
+        assert name in figures.__all__
+        assert getattr(figures, name) is load_figure(kind)
+    assert all(hasattr(figures, name) for name in figures.__all__)
+
+
+def test_a_figure_that_a_sample_lacks_says_what_to_do() -> None:
+    sample = pictured(tokens="one", mask=False).sample
+    with pytest.raises(
+        AnalysisError, match=r"'conditional' alone, .* Capture with guidance='both'"
+    ):
+        figures.guidance(sample)
+    with pytest.raises(AnalysisError, match="grid of reference tokens, got none"):
+        figures.sram(sample)
+    with pytest.raises(AnalysisError, match="reference"):
+        figures.flow(sample)
+    with pytest.raises(AnalysisError, match="whose softmax other keys share"):
+        figures.references(sample)
+    with pytest.raises(AnalysisError, match=r"an inpainting mask or a reference's mask, got 1"):
+        figures.evolution({"a": sample}, {"a": pictured(tokens="one").maps})
+    wider = pictured().sample.copy()
+    images = wider["images"].to_dataset()
+    wider["images"] = xr.DataTree(images.isel(x=list(range(64)) * 2))
+    with pytest.raises(AnalysisError, match=r"of one size, got \(64, 64\) and \(64, 128\)"):
+        figures.before_after(pictured().sample, other=wider)
+    # And every kind that may be missing says so on the command line.
+    always = {"overview", "tlam", "hlam", "llam", "matrix", "time-heads"}
+    assert {kind for kind, own in FIGURES.items() if not own.missing} == always

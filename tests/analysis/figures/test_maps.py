@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 from matplotlib.patches import Rectangle
 
+from i2am.analysis import analyze
 from i2am.analysis.figures.heat import enlarge
 from i2am.analysis.figures.maps import hlam, llam, overview, tlam
 from i2am.analysis.figures.style import FigureStyle
@@ -120,16 +121,21 @@ def test_a_map_over_a_part_of_the_reference_is_drawn_there(level: str) -> None:
 def test_overview_shows_pictures_as_stored_and_both_maps() -> None:
     case = pictured()
     figure = overview(case.sample, case.maps)
-    starts = ["reference", "source", "generated", "R2G", "G2R"]
+    starts = ["reference", "source", "generated", "R2G", "G2R", "G2R"]
     assert [t.replace(":", " ").split()[0] for t in titles_of(figure)] == starts
     for axes, name in zip(panels_of(figure), starts[:3], strict=False):
         shown = np.asarray(axes.images[0].get_array())
         np.testing.assert_array_equal(shown, enlarge(values_of(case.sample, f"images/{name}")))
     keys = [axes.get_xlabel() for axes in figure.axes if axes not in panels_of(figure)]
-    assert len(keys) == 2
+    assert len(keys) == 3
     assert all("attention" in label for label in keys)
     limits = [axes.get_xlim() for axes in figure.axes if axes not in panels_of(figure)]
-    unified = [values_of(case.maps, f"{direction}/ulam") for direction in DIRECTIONS]
+    painted = analyze(case.sample, within="mask")
+    unified = [
+        values_of(case.maps, "r2g/ulam"),
+        values_of(painted, "g2r/ulam"),
+        values_of(case.maps, "g2r/ulam"),
+    ]
     np.testing.assert_allclose(limits, [(v.min(), v.max()) for v in unified], rtol=1e-6)
 
 

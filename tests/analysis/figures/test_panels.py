@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from i2am.analysis.figures import FIGURES, load_figure
+from i2am.analysis.figures import FIGURES, existing_kinds, load_figure
 from i2am.analysis.figures.maps import llam
-from i2am.analysis.figures.sram import sram_grid
+from i2am.analysis.figures.patch_maps import sram_grid
 from i2am.analysis.figures.style import DEFAULT_STYLE, FigureStyle
 from i2am.schemas.directions import DIRECTIONS
 from tests.support.figure_reading import check_words, font_sizes, panels_of
@@ -17,8 +17,8 @@ from tests.support.pictured import Pictured, pictured
 # Of any sample; the others have tests of their own.
 KINDS = [
     kind
-    for kind, figure in FIGURES.items()
-    if not figure.needs and kind not in ("sram", "roads", "sources")
+    for kind in existing_kinds(pictured(tokens="one").sample, FIGURES)
+    if not FIGURES[kind].is_of_run
 ]
 
 

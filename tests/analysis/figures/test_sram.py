@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 from matplotlib.patches import Rectangle
 
-from i2am.analysis.figures.sram import default_points, sram_grid
+from i2am.analysis.figures.patch_maps import default_points, sram_grid
 from i2am.analysis.figures.style import FigureStyle
 from i2am.schemas import AnalysisError
 from tests.support.figure_reading import brightest, panels_of
@@ -73,7 +73,7 @@ def test_places_are_marked_in_pixels_of_the_image_and_lie_in_its_box() -> None:
     # 16 patches over 32 columns from 16 on: 2 pixels each; 3 pixels high over 48 rows from 8 on.
     sample = boxed("generated", (8, 16, 56, 48))
     lead, first = panels_of(sram_grid(sample, [(30.5, 17)]))
-    assert first.get_title() == "1: at (30.5, 17)"
+    assert first.get_title() == "1: (30.5, 17)"
     marks = [p.get_bbox().bounds for p in lead.patches if isinstance(p, Rectangle)]
     assert marks == [(15.5, 7.5, 32, 48)] * 2 + [(15.5, 28.5, 2, 3)] * 2
     shown = np.asarray(lead.images[0].get_array())

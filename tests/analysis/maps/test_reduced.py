@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 
 from i2am.analysis import analyze, open_run, sram
-from i2am.analysis.figures.sram import default_points
+from i2am.analysis.figures.patch_maps import default_points
 from i2am.schemas import AnalysisError
 from i2am.schemas.choices import NORMALISATIONS
 from i2am.schemas.dims import LEVELS

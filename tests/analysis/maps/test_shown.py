@@ -14,8 +14,8 @@ from i2am.analysis import analyze, analyze_run, open_run, score_maps, summarise_
 from i2am.analysis.figures.captions import similarity_note, time_titles
 from i2am.analysis.figures.files import write_figures
 from i2am.analysis.figures.maps import hlam, overview, tlam
+from i2am.analysis.figures.patch_maps import sram_grid
 from i2am.analysis.figures.report import write_report
-from i2am.analysis.figures.sram import sram_grid
 from i2am.analysis.figures.style import FigureStyle
 from i2am.schemas import AnalysisError
 from tests.support import reference_maps

@@ -15,7 +15,9 @@ from i2am.analysis import analyze, analyze_run, open_run
 from i2am.cli import main
 from i2am.schemas import StoreError
 from i2am.viewer.data.open_sample import open_store, open_view
+from i2am.viewer.picking.pick import pick_in
 from i2am.viewer.reader import get_reader, kind_of
+from i2am.viewer.scene.placement import place_images
 from i2am.viewer.session.attach import session_of
 from tests.support.s3_bucket import credentials, serve_bucket
 from tests.support.store_reads import watch_reads
@@ -97,3 +99,15 @@ def test_maps_whose_run_is_gone_say_how_to_name_it(
     told = capsys.readouterr().err
     assert re.search(rf"got nothing, at .*run\.zarr.*i2am view RUN --maps {maps}", told, re.DOTALL)
     assert open_view(moved, maps=maps).source.maps == str(maps)
+
+
+def test_a_run_is_the_same_however_its_place_was_typed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    typed = (run, "run.zarr", "./run.zarr/", tmp_path / ".." / tmp_path.name / "run.zarr")
+    views = [open_view(place) for place in typed]
+    assert {view.source.run for view in views} == {str(run)}
+    assert not [view for view in views if view.source.computed]
+    placed = place_images(views[1])["generated"]
+    assert pick_in(views[1], "generated", placed, ((9, 30), (9, 30))).run == str(run)

@@ -92,7 +92,7 @@ def test_the_switch_shows_effects_in_place_of_the_maps(window: Any) -> None:
     assert not window.layers["G2R"].visible
     assert captions(window) == ["first: generated · measured effect", "reference · measured effect"]
     assert text(window).startswith(
-        "measured effect: change of the latent when the reference is cut"
+        "first · measured effect: change of the latent when the reference is cut"
     )
     assert "rounding alone 1e-06" in text(window)
     assert window.layers.selection.active.name == "effect on generated"
@@ -111,7 +111,7 @@ def test_a_click_on_the_generated_image_shows_which_regions_changed_that_patch(
     wanted = ARRAYS["region"][:, 2, 7]
     np.testing.assert_allclose(shown(window, "reference"), wanted.reshape(4, 4), rtol=1e-6)
     np.testing.assert_allclose(shown(window, "generated"), ARRAYS["ceiling"], rtol=1e-6)
-    assert text(window).startswith(LEGEND)
+    assert text(window).startswith(f"first · {LEGEND}")
     assert "attention" not in text(window)
     assert f"up to {wanted.max():.2g}" in text(window)
     assert "SRAM" not in window.layers
@@ -147,7 +147,7 @@ def test_sliders_and_escape_leave_the_effects_what_they_are(window: Any) -> None
     session.set_averaged("head", True)
     np.testing.assert_array_equal(shown(window, "reference"), before)
     assert not window.layers["R2G"].visible
-    assert text(window).startswith(LEGEND)
+    assert text(window).startswith(f"first · {LEGEND}")
     # Of an area, those of all its patches.
     source = session.views[0].source
     pick = Pick(source.run, source.sample, "generated", (1, 1, 7, 3))
@@ -305,7 +305,7 @@ def test_a_compared_sample_has_its_own_effects(tmp_path: Path, run: Path, window
 def test_pictures_say_that_it_is_an_effect_and_timesteps_are_not_animated(window: Any) -> None:
     click(window, 9, 30)
     session = session_of(window)
-    assert caption_of(session) == f"first · {text(window)}"
+    assert caption_of(session) == text(window)
     with pytest.raises(AnalysisError, match="got measured effects, which are of all timesteps"):
         TimestepAnimation.check(session)
 

@@ -257,7 +257,7 @@ def test_a_press_is_requested_before_the_release(
     wait(lambda: bool(requested))
     QApplication.processEvents()
     assert controller_in(window).pick is None
-    assert "SRAM" not in window.layers
+    assert "SRAM" not in window.layers or not window.layers["SRAM"].visible
     QTest.mouseRelease(native, left, pos=pixel(window, 9, 30))
     wanted = sram(sample_of(run), generated=(9, 30), layers=[NAMES[1]], steps=[1], heads=[0])
     np.testing.assert_allclose(shown_sram(window).data, wanted, rtol=1e-5)
@@ -406,7 +406,8 @@ def test_a_compared_sample_shows_the_sram_of_the_same_region(run: Path, window: 
     wait(lambda: len(session.views) == 2)
     click(window, 9, 30)
     shown_sram(window)
-    wait(lambda: "SRAM (2)" in window.layers)
+    wait(lambda: "SRAM (2)" in window.layers and window.layers["SRAM (2)"].visible)
+    wait(lambda: bool(np.isfinite(window.layers["SRAM (2)"].data).all()))
     options: Any = {"layers": [NAMES[1]], "steps": [1], "heads": [0]}
     wanted = sram(sample_of(run, "second"), generated=(9, 30), **options)
     np.testing.assert_allclose(window.layers["SRAM (2)"].data, wanted, rtol=1e-5)
@@ -448,3 +449,32 @@ def test_a_region_without_an_sram_is_reported_once_and_the_map_stays(
     wanted = sram(sample_of(run), generated=(9, 20))
     np.testing.assert_allclose(shown_sram(viewer).data, wanted, rtol=1e-5)
     assert len(notification_manager.records) == before + 1
+
+
+def test_the_words_name_what_is_asked_and_the_pixel_of_the_highest_value(window: Any) -> None:
+    click(window, 9, 30)
+    values = shown_sram(window).data
+    row, column = np.unravel_index(values.argmax(), values.shape)
+    size = 32 // values.shape[0]
+    y, x = row * size + size // 2, column * size + size // 2
+    told = f"asked: generated (9, 30), SRAM up to {values.max():.3g} at reference ({y}, {x})"
+    overlay = window.canvas.overlays.text
+    wait(lambda: told in overlay.text)
+    # Of G2R, which it hides, nothing is said.
+    assert "highest: R2G" in overlay.text
+    assert "G2R" not in overlay.text.splitlines()[-2]
+    QTest.keyClick(canvas(window), Qt.Key.Key_Escape)
+    wait(lambda: "asked" not in overlay.text)
+
+
+def test_the_layers_of_an_answer_are_there_before_the_first_click_and_unseen(
+    run: Path, open_window: Callable[..., Any]
+) -> None:
+    viewer = open_window(run)
+    names = {"SRAM", "pick"}
+    wait(lambda: names <= {layer.name for layer in viewer.layers})
+    made = [viewer.layers[name] for name in sorted(names)]
+    wait(lambda: not any(layer.visible for layer in made))
+    click(viewer, 9, 30)
+    assert shown_sram(viewer) is made[0]
+    assert [layer.visible and layer.opacity == 1 for layer in made] == [True, True]

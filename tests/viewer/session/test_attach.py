@@ -9,9 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from i2am.viewer.data import open_sample
+from i2am.viewer.data.map_readers import ComputedMapReader
 from i2am.viewer.picking.pick import Pick
 from i2am.viewer.picking.sram_controller import sram_controller_of
 from i2am.viewer.session.attach import session_of
+from tests.support.synthetic_run import write_run
 from tests.support.wait import wait
 
 
@@ -60,6 +65,37 @@ def test_a_closed_window_leaves_no_thread_and_no_session(
     del viewer
     wait(lambda: not _threads())
     wait(lambda: _is_gone(session))
+
+
+def test_a_window_that_is_closed_while_it_loads_leaves_no_thread(
+    tmp_path: Path, open_new_window: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait(lambda: not _threads())  # those of windows before
+    go, open_view, read = threading.Event(), open_sample.open_view, ComputedMapReader.read
+
+    def open_slowly(*given: Any, **options: Any) -> Any:
+        assert go.wait(20)
+        return open_view(*given, **options)
+
+    def read_slowly(self: ComputedMapReader, layer: int, steps: Any) -> Any:
+        assert go.wait(20)
+        return read(self, layer, steps)
+
+    monkeypatch.setattr("i2am.viewer.session.samples.open_view", open_slowly)
+    monkeypatch.setattr(ComputedMapReader, "read", read_slowly)
+    run = write_run(tmp_path / "run.zarr", ("first", "second"))
+    viewer = open_new_window(run)
+    session = session_of(viewer)
+    assert session.share_loaded < 1
+    session.compare(run, "second")
+    sram_controller_of(session).request(Pick(str(run), "first", "generated", (9, 30, 10, 31)))
+    wait(lambda: {"i2am-open_0", "i2am-maps", "i2am-ask_0"} <= set(_threads()))
+    known = weakref.ref(session)
+    viewer.close()
+    del viewer, session
+    go.set()
+    wait(lambda: not _threads())
+    wait(lambda: _is_gone(known))
 
 
 def test_a_closed_window_stops_an_animation(

@@ -4,6 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from i2am.analysis import analyze, open_run
 from i2am.viewer.session.attach import session_of
 from i2am.viewer.widgets.compare import CompareWidget
 from tests.support.synthetic_run import write_run
@@ -44,6 +47,33 @@ def test_a_sample_of_another_run_comes_below(
     widget.start.click()
     wait(lambda: len(session.views) == 2)
     assert widget.state.text() == f"first above, first of {other} below"
+
+
+def test_the_branches_of_the_guidance_come_one_below_the_other(
+    tmp_path: Path, open_window: Callable[..., Any]
+) -> None:
+    run = write_run(tmp_path / "guided.zarr", ("first", "second"), guidance=True)
+    viewer = open_window(run)
+    session, widget = session_of(viewer), _dock(viewer)
+    wait(lambda: widget.sample.count() == 2)
+    assert widget.guidance.currentText() == "conditional"
+    widget.guidance.setCurrentText("unconditional")
+    widget.start.click()
+    wait(lambda: len(session.views) == 2 and session.share_loaded == 1)
+    assert widget.state.text() == "first (conditional) above, first (unconditional) below"
+    for name, branch in (("R2G", "conditional"), ("R2G (2)", "unconditional")):
+        truth = analyze(open_run(run)["first"], guidance=branch)["r2g"].dataset["volume"]
+        np.testing.assert_allclose(viewer.layers[name].data[0, 1, 2, 1], truth[1, 2, 1], rtol=1e-5)
+    captions = [viewer.layers[name].features["caption"][0] for name in ("captions", "captions (2)")]
+    assert captions == [
+        "first, conditional: generated · R2G",
+        "first, unconditional: generated · R2G",
+    ]
+    # Both go to the next sample, and keep their branches.
+    session.show_sample("second")
+    wait(lambda: all(view.source.sample == "second" for view in session.views))
+    assert [view.source.guidance for view in session.views] == ["conditional", "unconditional"]
+    session.stop_comparing()
 
 
 def test_a_run_that_is_not_there_is_reported_and_nothing_changes(

@@ -176,7 +176,7 @@ def test_picks_are_kept_named_and_shown_again(run: Path, window: Any) -> None:
     click(viewer, 20, 5)
     wait(lambda: widget.controller.pick is not None and widget.controller.pick.area[0] == 20)
     assert [pick.area for pick in widget.picks] == [(9, 30, 10, 31), (20, 5, 21, 6)]
-    assert widget.list.item(1).text() == f"generated (20, 5) · {NAMES[2]} · step 3 · head 0"
+    assert widget.list.item(1).text() == f"first · generated (20, 5) · {NAMES[2]} · step 3 · head 0"
     widget.list.itemClicked.emit(widget.list.item(0))
     assert widget.controller.pick == widget.picks[0]
     assert session_of(viewer).position[:2] == (1, 1)
@@ -185,7 +185,7 @@ def test_picks_are_kept_named_and_shown_again(run: Path, window: Any) -> None:
     assert widget.picks[0].note == "cuff"
     assert widget.list.item(0).text() == "cuff"
     widget.list.item(0).setText("")
-    assert widget.list.item(0).text() == f"generated (9, 30) · {NAMES[1]} · step 1 · head 0"
+    assert widget.list.item(0).text() == f"first · generated (9, 30) · {NAMES[1]} · step 1 · head 0"
     widget.list.setCurrentRow(0)
     QTest.mouseClick(widget.buttons["Remove"], Qt.MouseButton.LeftButton)
     assert [pick.area[0] for pick in widget.picks] == [20]

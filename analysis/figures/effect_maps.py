@@ -32,7 +32,7 @@ from i2am.analysis.stores.boxes import image_box
 from i2am.analysis.stores.layers import sram_layers
 from i2am.schemas import Box
 
-__all__ = ["effects_beside_maps"]
+__all__ = ["effects"]
 
 # Cells along a side in which regions are drawn.
 _MOST_CELLS: Final = 512
@@ -43,8 +43,8 @@ _APART: Final = 0.5
 Floats = NDArray[np.float64]
 
 
-def effects_beside_maps(
-    sample: xr.DataTree, effects: xr.Dataset, style: FigureStyle = DEFAULT_STYLE
+def effects(
+    sample: xr.DataTree, measured: xr.Dataset, style: FigureStyle = DEFAULT_STYLE
 ) -> Figure:
     """Draw what the object and two of its patches read of each region, beside the measured effects.
 
@@ -52,7 +52,7 @@ def effects_beside_maps(
     ----------
     sample : DataTree
         One sample of a run.
-    effects : Dataset
+    measured : Dataset
         This sample of `open_effects`.
     style : FigureStyle
 
@@ -61,7 +61,7 @@ def effects_beside_maps(
     AnalysisError
         If no layer has SRAM, or the regions were not measured.
     """
-    compared = compare_with_effects(sample, effects)
+    compared = compare_with_effects(sample, measured)
     patches = _telling_patches(compared)
     outline = inpainting_mask(sample)
     title = "generated" if outline is None else "generated, and the object"

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from i2am.analysis.kernel.finite import not_finite
+from i2am.analysis.kernel.finite import describe_place, not_finite
 from i2am.schemas import Fault
-from i2am.schemas.dims import GENERATED, GUIDANCE, HEAD, REFERENCE, STEP
+from i2am.schemas.dims import GUIDANCE, STEP
 
-__all__ = ["describe_place", "iter_not_finite"]
-
-_PLACES: Final = (GUIDANCE, STEP, HEAD, GENERATED, REFERENCE)
+__all__ = ["iter_not_finite"]
 
 
 def iter_not_finite(sample: xr.DataTree) -> Iterator[Fault]:
@@ -71,14 +69,3 @@ def _blocks(array: xr.Variable) -> Iterator[tuple[tuple[int, ...], NDArray[Any]]
     for number in np.ndindex(*(len(lengths) for lengths in array.chunks)):
         block = array.data.blocks[number].compute()
         yield tuple(own[at] for own, at in zip(begins, number, strict=True)), block
-
-
-def describe_place(at: dict[str, Any]) -> str:
-    """Return a place in words, from the labels of its dimensions; channels say nothing.
-
-    Examples
-    --------
-    >>> describe_place({"step": 3, "head": 0, "generated": 17, "channel": 5})
-    'step 3, head 0, generated 17'
-    """
-    return ", ".join(f"{dim} {at[dim]}" for dim in _PLACES if dim in at)

@@ -10,7 +10,7 @@ import pytest
 import zarr
 
 from i2am.analysis import analyze, open_run, sram
-from i2am.analysis.maps.finite import iter_not_finite
+from i2am.analysis.inspection.finite import iter_not_finite
 from i2am.analysis.maps.live_sram import LiveSram
 from i2am.cli import main
 from i2am.schemas import AnalysisError

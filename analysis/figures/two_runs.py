@@ -1,0 +1,95 @@
+"""The same patches in two runs: what each reads before a change, and after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import xarray as xr
+from matplotlib.figure import Figure
+
+from i2am.analysis.figures.captions import figure_title, selection_words
+from i2am.analysis.figures.overlay import value_range
+from i2am.analysis.figures.panels import (
+    PanelGroup,
+    compute_together,
+    heat_panels,
+    image_size,
+    seen_panel,
+    seen_part,
+    stored_image,
+)
+from i2am.analysis.figures.patch_maps import Place, default_points, patch_markers
+from i2am.analysis.figures.sheet import draw
+from i2am.analysis.figures.style import DEFAULT_STYLE, FigureStyle
+from i2am.analysis.maps.sram import sram
+from i2am.schemas import AnalysisError
+
+__all__ = ["before_after"]
+
+
+def before_after(
+    sample: xr.DataTree,
+    maps: xr.DataTree | None = None,
+    style: FigureStyle = DEFAULT_STYLE,
+    *,
+    other: xr.DataTree,
+    at: Sequence[Place] | None = None,
+    **selection: Any,
+) -> Figure:
+    """Draw what picked patches read in a sample and in the same sample of another run, on one scale.
+
+    Parameters
+    ----------
+    sample : DataTree
+        One sample of a run: before.
+    maps : DataTree, optional
+        Not used: SRAM comes from the samples themselves.
+    style : FigureStyle
+    other : DataTree
+        The same sample of another run: after.
+    at : sequence of (y, x), optional
+        Places in both generated images, in their pixels; four by default.
+    **selection
+        ``layers``, ``steps``, ``heads`` and ``guidance``, as in `analyze`.
+
+    Raises
+    ------
+    AnalysisError
+        If the generated images differ in size, or as `sram`.
+    """
+    both = {"before": sample, "after": other}
+    sizes = [image_size(stored_image(one, "generated")) for one in both.values()]
+    if sizes[0] != sizes[1]:
+        msg = (
+            f"Expected generated images of one size, got {sizes[0]} and {sizes[1]}, at "
+            f"{sample.name or 'sample'}. Capture both runs at the same size: their places are pixels."
+        )
+        raise AnalysisError(msg)
+    points = default_points(sample, 2) if at is None else at
+    maps_of = {
+        when: [sram(one, generated=point, **selection) for point in points]
+        for when, one in both.items()
+    }
+    values = compute_together([one for own in maps_of.values() for one in own])
+    limits = value_range(values)
+    groups = []
+    for number, (when, one) in enumerate(both.items()):
+        under = maps_of[when][0].attrs["reference_image"]
+        shown, colorbar = heat_panels(
+            stored_image(one, under),
+            values[number * len(points) : (number + 1) * len(points)],
+            [f"{n}: ({y:g}, {x:g})" for n, (y, x) in enumerate(points, start=1)],
+            style,
+            "attention per token",
+            seen_part(one, under),
+            limits=limits,
+        )
+        main = seen_panel(one, "generated", f"generated {when}", patch_markers(one, points))
+        # One scale for both, named once.
+        bar = colorbar if number or colorbar is None else None
+        groups.append(
+            PanelGroup(f"{when.capitalize()}: where each patch looks", shown, bar, main_panel=main)
+        )
+    words = ["the same patches in two runs", *selection_words(selection)]
+    return draw(groups, style, figure_title(sample, ", ".join(words)))
