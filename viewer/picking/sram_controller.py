@@ -45,7 +45,7 @@ __all__ = ["SramController", "sram_controller_of"]
 
 _OUTLINE_AFTER_MS: Final = 100  # An outline before the SRAM is another redraw.
 _PREPARE_AFTER_MS: Final = 500
-_DRAWN_AFTER_MS: Final = 100
+_DRAWN_AFTER_MS: Final = 300  # Not before they are drawn once, also on a slow machine.
 _WAIT_FOR_RESULT_S: Final = 0.025  # The window waits so long, once a click.
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from textwrap import wrap
 from typing import Any, Final
 
+import numpy as np
+
 __all__ = ["Fit", "wrapped"]
 
 _MARGIN_PX: Final = 16
@@ -39,13 +41,21 @@ class Fit:
 
     def follow(self, viewer: Any) -> None:
         """Fit the view again to a window of another size; what a user has moved or enlarged stays."""
-        if _state(viewer) == self._fitted:
+        if self._is_fitted(viewer):
             self.fit(viewer, self._lines)
 
     def make_room(self, viewer: Any, lines: int) -> None:
         """Fit the view again where there are more lines of text than it has room for."""
-        if lines > self._lines and _state(viewer) == self._fitted:
+        if lines > self._lines and self._is_fitted(viewer):
             self.fit(viewer, lines)
+
+    def _is_fitted(self, viewer: Any) -> bool:
+        """Whether the view is as it was fitted; drawing rounds it a little."""
+        state = _state(viewer)
+        known = self._fitted
+        return (
+            known is not None and len(known) == len(state) and np.allclose(known, state, rtol=1e-4)
+        )
 
     def _leave_room(self, viewer: Any) -> None:
         canvas_height, canvas_width = viewer.canvas.size

@@ -112,6 +112,8 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             self.refresh, timeout=_REFRESH_MS, leading=False, parent=self
         )
         self._write_soon = qdebounced(self._write, timeout=_WRITE_MS, parent=self)
+        # A picture that is exported has another size for a moment.
+        self._fit_soon = qdebounced(self._follow_size, timeout=_WRITE_MS, parent=self)
         opener.opened.connect(self.show)
         opener.listed.connect(self._set_samples)
         opener.failed.connect(self._report_error)
@@ -281,6 +283,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         self._opener.close()
         self._refresh_soon.cancel()
         self._write_soon.cancel()
+        self._fit_soon.cancel()
         if (viewer := self.viewer) is not None:
             viewer.layers.events.inserted.disconnect(self._sync_with_layers)
             viewer.layers.events.removed.disconnect(self._sync_with_layers)
@@ -623,10 +626,13 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         self._on_sliders_moved()
 
     def _on_resized(self, event: Any = None) -> None:
+        self._fit_soon.throttle()
+
+    def _follow_size(self) -> None:
         """Fit the view again, unless the user has moved or enlarged it."""
         if self.views and self.viewer is not None:
             self._screen.follow(self.viewer, self.placed)
-            self._write_soon.throttle()
+            self._write()
 
     def _write(self) -> None:
         """Name the map in view on the canvas."""

@@ -289,8 +289,10 @@ def test_a_figures_caption_says_which_map_it_is(
     captioned = _saved(path, qtbot)
     figure = widget.take_figure()
     assert figure.caption.splitlines() == [
-        "first · down_blocks.0.attentions.0.transformer_blocks.0.attn2",
+        "first · R2G and G2R · conditional branch · mass · direct polarity",
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn2",
         "8×8 patches · step 1: timestep 654.333 · head 1",
+        "highest: R2G 1 at (6, 6), G2R 1 at (6, 26)",
     ]
     np.testing.assert_array_equal(captioned, figure.painted())
     widget.caption.setChecked(False)

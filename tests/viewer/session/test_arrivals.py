@@ -62,7 +62,7 @@ def _is_in_view(viewer: Any) -> bool:
         [height, width]
     ) / 2
     inside = (corners >= -1).all() and (corners <= [height + 1, width + 1]).all()
-    return bool(inside and (np.ptp(corners, axis=0) / [height, width]).max() > 0.75)
+    return bool(inside and (np.ptp(corners, axis=0) / [height, width]).max() > 0.6)
 
 
 def test_a_second_run_replaces_the_first_where_the_user_says_so(
@@ -146,3 +146,20 @@ def test_a_copy_of_a_layer_is_the_users(window: Any, run: Path) -> None:
     assert window.layers["R2G"].data is session.views[0].volumes["r2g"]
     assert session.arrivals.question is None, session.arrivals.question.text()
     window.layers.remove(copy)
+
+
+def test_the_view_follows_the_windows_size_unless_a_user_has_moved_it(window: Any) -> None:
+    session, camera = session_of(window), window.scene.camera
+    session.fit()
+    before, size = camera.zoom, window.window.geometry()[2:]
+    window.window.resize(1150, 700)
+    wait(lambda: camera.zoom != before)
+    assert _is_in_view(window)
+    camera.zoom = users = 20.0
+    window.window.resize(*size)
+    wait(lambda: window.window.geometry()[2:] == size)
+    session.refresh()
+    wait(lambda: not session._fit_soon._timer.isActive())
+    assert camera.zoom == users
+    session.fit()
+    assert camera.zoom == pytest.approx(before, rel=0.05)
