@@ -71,7 +71,8 @@ class Fit:
         spare = canvas_height - height * camera.zoom
         above = min(spare / 2, spare - below)
         middle = top + (canvas_height / 2 - above) / camera.zoom
-        camera.center = (*camera.center[:-2], middle, camera.center[-1])
+        # napari's own middle counts hidden layers at the size that they had when they were seen.
+        camera.center = (*camera.center[:-2], middle, (left + right) / 2)
 
 
 def _state(viewer: Any) -> tuple[float, ...]:
