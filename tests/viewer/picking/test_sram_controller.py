@@ -22,10 +22,11 @@ from i2am.viewer.picking.sram_controller import SramController, sram_controller_
 from i2am.viewer.scene.layers import own_layers
 from i2am.viewer.session.attach import session_of
 from tests.support.maps_store import NAMES
-from tests.support.synthetic_run import LAYERS, SyntheticLayer, write_run
+from tests.support.synthetic_run import LAYERS, PROVENANCE, SyntheticLayer, write_run
 from tests.support.wait import wait
 
 REFERENCE_X = 34  # 32 pixels and the gap of a sixteenth
+CAPTURE = str(PROVENANCE["created"])  # The run has no inventory.
 EDGE = 32 / 120  # An outline lies half its width inside the picture.
 MIDDLE = (1, 1, 0)  # of layers, steps and heads: where the sliders are put
 
@@ -130,7 +131,7 @@ def test_a_click_shows_the_sram_of_the_slice_in_view(run: Path, window: Any) -> 
     assert layer.metadata["i2am"]["role"] == "sram"
     assert layer.metadata["i2am"]["run"] == str(run)
     assert controller_in(window).pick == Pick(
-        str(run), "first", "generated", (9, 30, 10, 31), (NAMES[1],), (1,), (0,)
+        str(run), "first", "generated", (9, 30, 10, 31), (NAMES[1],), (1,), (0,), capture=CAPTURE
     )
     # Spread over the reference, whose corner is the centre of its first pixel less a half.
     corner = layer.data_to_world((-0.5, -0.5))
@@ -144,7 +145,9 @@ def test_what_is_averaged_over_is_requested_whole(run: Path, window: Any) -> Non
     click(window, 9, 30)
     wanted = sram(sample_of(run), generated=(9, 30))
     np.testing.assert_allclose(shown_sram(window).data, wanted, rtol=1e-5)
-    assert controller_in(window).pick == Pick(str(run), "first", "generated", (9, 30, 10, 31))
+    assert controller_in(window).pick == Pick(
+        str(run), "first", "generated", (9, 30, 10, 31), capture=CAPTURE
+    )
 
 
 def test_moving_sliders_and_switches_makes_a_new_request(run: Path, window: Any) -> None:
