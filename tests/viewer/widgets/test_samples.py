@@ -22,6 +22,8 @@ from tests.support.wait import wait
 from tests.viewer.picking.test_sram_controller import click
 
 NAMES = ("Doll", "cat", "dog", "eel")
+LAYERS = ["captions", "generated", "source", "inpainting mask", "R2G"]
+LAYERS += ["reference", "reference mask", "G2R"]
 
 
 @pytest.fixture
@@ -104,10 +106,6 @@ def test_a_table_of_something_else_is_told(scored: Any, open_window: Callable[..
     wait(lambda: "Expected columns sample, score and value" in widget.state.text())
 
 
-NAMES = ["captions", "generated", "source", "inpainting mask", "R2G"]
-NAMES += ["reference", "reference mask", "G2R"]
-
-
 def test_open_run_shows_another_run_or_maps_in_place_of_the_one_in_view(
     scored: Any, tmp_path: Path, open_window: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +125,7 @@ def test_open_run_shows_another_run_or_maps_in_place_of_the_one_in_view(
         assert session.views[0].source.run == str(other)
         # Those of an answer are made when the window has time.
         names = [layer.name for layer in viewer.layers if layer.name not in {"SRAM", "pick"}]
-        assert names == NAMES
+        assert names == LAYERS
         assert viewer.title == "other.zarr - I²AM"
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: "")
     browser.open_button.click()
