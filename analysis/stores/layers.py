@@ -386,14 +386,21 @@ def layers_with_reference_grid(sample: xr.DataTree) -> dict[str, LayerAttributes
     }
 
 
-def sram_layers(sample: xr.DataTree) -> dict[str, LayerAttributes]:
-    """Return the layers that `sram` uses by default: of the first reference, not reduced to maps."""
-    with_grid = layers_with_reference_grid(sample)
-    first = min((own.reference_index for own in layer_attributes(sample).values()), default=0)
+def sram_layers(sample: xr.DataTree, image: str = "") -> dict[str, LayerAttributes]:
+    """Return the layers that have SRAM on a reference and were not reduced to maps.
+
+    Parameters
+    ----------
+    sample : DataTree
+    image : str
+        The stored image of the reference; by default the first one, as `sram` takes it.
+    """
+    every = layer_attributes(sample).values()
+    first = min(every, key=lambda own: own.reference_index).reference_image() if every else ""
     return {
         name: own
-        for name, own in with_grid.items()
-        if own.reference_index == first and own.representation != "maps"
+        for name, own in layers_with_reference_grid(sample).items()
+        if own.reference_image() == (image or first) and own.representation != "maps"
     }
 
 

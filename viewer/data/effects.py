@@ -270,7 +270,7 @@ def effects_of_view(view: SampleView) -> Effects | NoEffects:
     found = read_effects(source.run, source.sample, source.effects)
     if isinstance(found, NoEffects):
         return found
-    if view.layers[view.axes.layers[0]].reference_image() != "reference":
+    if source.reference not in ("", "reference"):
         reason = "Effects are of the first reference: maps of another one are in view."
         return NoEffects(reason, is_refused=True)
     return found

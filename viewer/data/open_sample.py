@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from i2am.schemas.boxes import Box
 from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, LAYER_WEIGHT, STEP
 from i2am.schemas.directions import DIRECTIONS, Direction
-from i2am.schemas.errors import StoreError
+from i2am.schemas.errors import AnalysisError, StoreError, did_you_mean
 from i2am.viewer.data.axes import AVERAGEABLE_DIMS, MapAxes, read_axes
 from i2am.viewer.data.map_readers import ComputedMapReader, StoredMapReader
 from i2am.viewer.data.sample import SampleSource, SampleView, run_identity
@@ -86,6 +86,7 @@ def open_view(
     guidance: str = CONDITIONAL,
     normalisation: str = "mass",
     within: str = "image",
+    reference: str = "",
     effects: Store | None = None,
 ) -> SampleView:
     """Open one sample of a run.
@@ -101,6 +102,9 @@ def open_view(
         `i2am.analysis.find_maps`). What it does not hold is computed from the run.
     guidance, normalisation, within
         As in `i2am.analysis.analyze`.
+    reference : str
+        The stored image of the reference that maps are to be of: reference, reference_1, …; by default
+        that of the stored maps, or the first.
     effects : str or path, optional
         A store of measured effects, kept in the sample's source; nothing of it is read here.
 
@@ -109,9 +113,10 @@ def open_view(
     StoreError
         If a store cannot be read, or the run has no such sample, or none at all.
     AnalysisError
-        If maps within the mask are asked for and do not exist.
+        If maps within the mask are asked for and do not exist, or no layer attends to that reference.
     """
     from i2am.analysis import find_maps, open_maps, open_run
+    from i2am.analysis.stores.layers import reference_image
 
     opened = open_run(os.fspath(run)) if isinstance(run, str | PathLike) else run
     path = run_identity(str(opened.path))
@@ -132,12 +137,17 @@ def open_view(
         guidance,
         normalisation,
         within,
+        reference,
         None if effects is None else os.fspath(effects),
     )
     if found is not None:
         store = open_maps(found)
         if _are_asked_for(store, source) and store.holds(name):
-            return _stored_view(capture, store[name], source, store.attributes["normalisation"])
+            stored = store[name]
+            own = reference_image(capture, stored)
+            if reference in ("", own):
+                source = replace(source, reference=own)
+                return _stored_view(capture, stored, source, store.attributes["normalisation"])
     return _computed_view(capture, replace(source, computed=True))
 
 
@@ -214,13 +224,15 @@ def _computed_view(capture: xr.DataTree, source: SampleSource) -> SampleView:
     from i2am.analysis.maps.within import painted_patches
     from i2am.analysis.stores.layers import select_layers
 
-    selected = select_layers(capture, guidance=source.guidance)
+    named = _layers_of(capture, source.reference) if source.reference else None
+    selected = select_layers(capture, named, guidance=source.guidance)
+    reference = selected[0].attributes.reference_image()
+    source = replace(source, reference=reference)
     if source.within == "mask":
         selected = painted_patches(capture, selected)
     heads = sorted({head for layer in selected for head in layer.heads})
     steps = [int(step) for step in capture.coords[STEP].values]
     axes = read_axes(capture, [layer.name for layer in selected], steps, heads)
-    reference = selected[0].attributes.reference_image()
     images, boxes = _images(capture, reference), _boxes(capture, reference)
     grids = {"r2g": largest_grid(layer.attributes.generated_grid for layer in selected)}
     references = [g for one in selected if one.has_g2r and (g := one.attributes.reference_grid)]
@@ -239,6 +251,22 @@ def _computed_view(capture: xr.DataTree, source: SampleSource) -> SampleView:
     is_density = source.normalisation == "density"
     reader = ComputedMapReader([own[n] for n in axes.layers], axes, grids, density=is_density)
     return SampleView(source, capture, axes, images, boxes, volumes, spreads, reader)
+
+
+def _layers_of(capture: xr.DataTree, reference: str) -> list[str]:
+    """Return the layers that attend to a reference, by its stored image."""
+    from i2am.analysis.stores.layers import layer_attributes
+
+    every = layer_attributes(capture)
+    found = [name for name, own in every.items() if own.reference_image() == reference]
+    if not found:
+        known = {own.reference_image() for own in every.values()}
+        msg = (
+            f"Expected a reference that layers attend to, got {reference!r}, at {capture.name}. "
+            f"{did_you_mean(reference, known)}"
+        )
+        raise AnalysisError(msg)
+    return found
 
 
 def _images(capture: xr.DataTree, reference: str) -> dict[str, NDArray[np.uint8]]:

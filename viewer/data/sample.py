@@ -62,6 +62,9 @@ class SampleSource:
     normalisation : str
     within : "image" or "mask"
         Which patches the maps are of: all, or those inside the inpainting mask.
+    reference : str
+        The stored image of the reference that the maps are of; empty for the first one, or the one that
+        stored maps are of.
     effects : str or None
         The store of measured effects that was named; without it the one beside the run is looked at.
     """
@@ -73,6 +76,7 @@ class SampleSource:
     guidance: str = CONDITIONAL
     normalisation: str = "mass"
     within: str = "image"
+    reference: str = ""
     effects: str | None = None
 
 
@@ -118,8 +122,8 @@ class SampleView:
 
     @cached_property
     def sram_layers(self) -> frozenset[str]:
-        """The layers that have an SRAM."""
-        return frozenset(sram_layers(self.capture))
+        """The layers in view that have an SRAM."""
+        return frozenset(sram_layers(self.capture, self.source.reference))
 
     @cached_property
     def live_sram(self) -> LiveSram:
@@ -143,6 +147,12 @@ class SampleView:
         """
         own = self.capture.attrs[ATTRIBUTE_KEY]
         return " ".join(filter(None, (own["created"], own.get("contents"))))
+
+    @cached_property
+    def references(self) -> list[str]:
+        """The stored images of the references that captured layers attend to, the first one first."""
+        every = sorted((own.reference_index, own.reference_image()) for own in self.layers.values())
+        return list(dict.fromkeys(name for _, name in every))
 
     def provenance(self) -> str:
         """Return how the sample was made, in a few short lines."""

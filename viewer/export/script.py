@@ -81,7 +81,9 @@ def sram_script(view: SampleView, pick: Pick) -> str:
         name: labels
         for name, labels in pick.selection(view).items()
         # Stored maps may be of fewer steps than were captured: then they are all named.
-        if getattr(pick, name) or view.stored is not None
+        if getattr(pick, name)
+        or view.stored is not None
+        or (name == "layers" and not _is_of_first(view))
     }
     top, left, bottom, right = seen.area
     size = view.images[pick.side].shape[:2]
@@ -153,8 +155,14 @@ def _opening(view: SampleView) -> list[str]:
         f"    guidance={own.guidance!r},",
         f"    normalisation={own.normalisation!r},",
         *([] if own.within == "image" else [f"    within={own.within!r},"]),
+        *([] if _is_of_first(view) else [f"    layers={list(view.axes.layers)!r},"]),
         ")",
     ]
+
+
+def _is_of_first(view: SampleView) -> bool:
+    """Return whether the maps are of the first reference, as they are by default."""
+    return view.source.reference in ("", view.references[0])
 
 
 def _open_sample(view: SampleView) -> str:

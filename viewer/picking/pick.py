@@ -61,6 +61,8 @@ class Pick:
     capture : str
         The sample's identity (`SampleView.identity`), by which it is known wherever its run lies;
         empty where that was not kept.
+    reference : str
+        The stored image of the reference whose maps were in view.
     """
 
     run: str
@@ -72,6 +74,7 @@ class Pick:
     heads: tuple[int, ...] = ()
     note: str = ""
     capture: str = ""
+    reference: str = "reference"
 
     def is_of(self, view: SampleView) -> bool:
         """Return whether this is a pick of that sample, as it was captured."""
@@ -110,7 +113,14 @@ class Pick:
         bottom, right = max(round(ys[1]), top + 1), max(round(xs[1]), left + 1)
         area = (top, left, top + 1, left + 1) if self.is_point else (top, left, bottom, right)
         own = view.source
-        return replace(self, run=own.run, sample=own.sample, area=area, capture=view.identity)
+        return replace(
+            self,
+            run=own.run,
+            sample=own.sample,
+            area=area,
+            capture=view.identity,
+            reference=own.reference,
+        )
 
     def selection(self, view: SampleView) -> dict[str, Any]:
         """Return layers, steps and heads as `sram` takes them; of the layers those that have an SRAM."""
@@ -135,6 +145,8 @@ class Pick:
         if self.note:
             return self.note
         parts = [self.sample, self.region_in_words(), *(self.layers or ("all layers",))]
+        if self.reference != "reference":
+            parts.insert(2, f"maps of {self.reference.replace('_', ' ')}")
         for dim, labels in ((STEP, self.steps), (HEAD, self.heads)):
             several = f"{dim}{'s' * (len(labels) > 1)} {', '.join(map(str, labels))}"
             parts.append(several if labels else f"all {dim}s")
@@ -180,7 +192,8 @@ def pick_in(
     rows = [int(np.clip(y, 0, height - 1)) for y in ys]
     columns = [int(np.clip(x, 0, width - 1)) for x in xs]
     area = (min(rows), min(columns), max(rows) + 1, max(columns) + 1)
-    return Pick(view.source.run, view.source.sample, side, area, capture=view.identity)
+    own = view.source
+    return Pick(own.run, own.sample, side, area, capture=view.identity, reference=own.reference)
 
 
 def pick_in_view(

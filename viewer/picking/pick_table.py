@@ -17,7 +17,7 @@ _COLUMNS: Final = (
     *("run", "sample", "side", "y0", "x0", "y1", "x1"),
     *("layers", "steps", "heads", "note"),
 )
-_CAPTURE: Final = "capture"  # Tables of older versions lack it.
+_LATER: Final = ("capture", "reference")  # Tables of older versions lack them.
 _BETWEEN: Final = ";"
 
 
@@ -26,7 +26,8 @@ def write_picks(picks: Iterable[Pick], path: str | Path, *, overwrite: bool = Fa
 
     Columns run, sample, side, y0, x0, y1, x1 (pixels of the stored image; y1 and x1 are the first
     that do not belong), layers, steps, heads (labels with ``;`` between them; empty for all), note, capture
-    (when the sample was captured, and a checksum: it is known by them where its run was moved).
+    (when the sample was captured, and a checksum: it is known by them where its run was moved), reference
+    (the stored image of the one whose maps were in view).
 
     Raises
     ------
@@ -40,7 +41,7 @@ def write_picks(picks: Iterable[Pick], path: str | Path, *, overwrite: bool = Fa
             unfinished.open("w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.writer(file)
-            writer.writerow((*_COLUMNS, _CAPTURE))
+            writer.writerow((*_COLUMNS, *_LATER))
             writer.writerows(_cells(pick) for pick in picks)
     except OSError as e:
         msg = f"Expected a path that can be written, got '{e.strerror}', at {path}. Name another file."
@@ -86,7 +87,8 @@ def read_picks(path: str | Path) -> list[Pick]:
 
 def _cells(pick: Pick) -> list[str | int]:
     labels = [_BETWEEN.join(map(str, own)) for own in (pick.layers, pick.steps, pick.heads)]
-    return [pick.run, pick.sample, pick.side, *pick.area, *labels, pick.note, pick.capture]
+    later = (pick.capture, pick.reference)
+    return [pick.run, pick.sample, pick.side, *pick.area, *labels, pick.note, *later]
 
 
 def _pick(row: dict[str, str | None]) -> Pick:
@@ -108,7 +110,8 @@ def _pick(row: dict[str, str | None]) -> Pick:
         _numbers(cells["steps"], "steps"),
         _numbers(cells["heads"], "heads"),
         cells["note"],
-        row.get(_CAPTURE) or "",
+        row.get("capture") or "",
+        row.get("reference") or "reference",
     )
 
 

@@ -266,6 +266,10 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
             self._awaited = pick
             self._session.show_sample(pick.sample)
             return
+        if pick.reference != view.source.reference and pick.reference in view.references:
+            self._awaited = pick
+            self._session.reanalyze(reference=pick.reference)
+            return
         check_inside(pick, view)
         self._is_moving_sliders = True
         try:
@@ -431,7 +435,8 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
             self.clear()
             return
         source = views[self.view_index].source
-        if (source.run, source.sample) != (self.pick.run, self.pick.sample):
+        own = (self.pick.run, self.pick.sample, self.pick.reference)
+        if (source.run, source.sample, source.reference) != own:
             self.pick = self.pick.on(views[self.view_index], self._size)
         self._follow()
 

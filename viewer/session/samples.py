@@ -48,6 +48,7 @@ class SampleOpener(QObject):  # type: ignore[misc]  # Qt has no types here
         guidance: str,
         normalisation: str,
         within: str = "image",
+        reference: str = "",
         effects: Store | None = None,
         view_index: int = 0,
     ) -> None:
@@ -70,6 +71,7 @@ class SampleOpener(QObject):  # type: ignore[misc]  # Qt has no types here
                 guidance=guidance,
                 normalisation=normalisation,
                 within=within,
+                reference=reference,
                 effects=effects,
             )
 

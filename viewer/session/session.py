@@ -224,7 +224,10 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
     def show_sample(self, name: str) -> None:
         """Put another sample of the run into view as soon as it is open."""
         if self.views and name != self.views[0].source.sample:
-            self._open(replace(self.views[0].source, sample=name))
+            own = self.views[0]
+            # Of a later reference, where that was chosen; else of the sample's first.
+            chosen = own.source.reference if own.source.reference != own.references[0] else ""
+            self._open(replace(own.source, sample=name, reference=chosen))
 
     def reanalyze(
         self,
@@ -232,8 +235,9 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         guidance: str | None = None,
         normalisation: str | None = None,
         within: str | None = None,
+        reference: str | None = None,
     ) -> None:
-        """Show another branch of the guidance, another normalisation, or maps of other patches.
+        """Show another branch, another normalisation, or maps of other patches or another reference.
 
         Where two branches are compared the lower one stays.
         """
@@ -245,6 +249,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
                 guidance=(guidance if own.guidance == branch else None) or own.guidance,
                 normalisation=normalisation or own.normalisation,
                 within=within or own.within,
+                reference=reference or own.reference,
             )
             self._open(changed, view_index)
 
@@ -262,6 +267,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             guidance=guidance or own.guidance,
             normalisation=own.normalisation,
             within=own.within,
+            reference=own.reference if run_identity(run) == own.run else "",
             effects=own.effects if run_identity(run) == own.run else None,
             view_index=1,
         )
@@ -425,6 +431,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             guidance=source.guidance,
             normalisation=source.normalisation,
             within=source.within,
+            reference=source.reference,
             effects=source.effects,
             view_index=view_index,
         )

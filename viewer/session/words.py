@@ -32,6 +32,8 @@ def heading(view: SampleView, appearance: Appearance) -> str:
     parts = [own.sample, " and ".join(shown), f"{own.guidance} branch", own.normalisation]
     if own.within == "mask":
         parts.append("painted region only")
+    if own.reference not in ("", "reference"):
+        parts.append(own.reference.replace("_", " "))
     parts.append(f"{appearance.polarity} polarity")
     if appearance.threshold > 0:
         parts.append(f"clear below {appearance.threshold:.0%}")

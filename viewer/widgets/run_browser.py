@@ -116,6 +116,7 @@ class RunBrowser(DockPanel):
         self.normalisation = _choice(
             ("mass", "density"), lambda name: self._session.reanalyze(normalisation=name)
         )
+        self.reference = _choice((), lambda name: self._session.reanalyze(reference=name))
         self.within = _choice(WITHIN, lambda name: self._session.reanalyze(within=name))
         self.loading = QProgressBar()
         self.loading.setRange(0, 100)
@@ -131,6 +132,9 @@ class RunBrowser(DockPanel):
         self._add("Made by", self.provenance)
         self._add("Maps", self.maps)
         self._add("", self.loading, "Maps that are in memory; those in view come first")
+        self._add(
+            "Reference", self.reference, "Whose maps these are, where the model was given several"
+        )
         self._add("Guidance", self.guidance, "Which half of classifier-free guidance")
         self._add(
             "Normalisation",
@@ -224,6 +228,7 @@ class RunBrowser(DockPanel):
         view = self._session.views[0] if self._session.views else None
         for widget in (self.samples, self.guidance, self.normalisation):
             widget.setEnabled(view is not None)
+        self.reference.setEnabled(view is not None and len(view.references) > 1)
         self.within.setEnabled(view is not None and R2G.mask in view.images)
         self.provenance.setText(view.provenance() if view else "Open a run: drop it on the window.")
         self.maps.setText(_describe_maps(view) if view else "")
@@ -233,6 +238,7 @@ class RunBrowser(DockPanel):
             _offer(self.guidance, view.guidance_labels, own.guidance)
             _offer(self.normalisation, ("mass", "density"), own.normalisation)
             _offer(self.within, WITHIN, own.within)
+            _offer(self.reference, view.references, own.reference)
         else:
             _offer(self.samples, (), "")
         self._show_moved()
