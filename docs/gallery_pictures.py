@@ -28,7 +28,7 @@ from i2am.cli import main as i2am
 WIDTH: Final = 3.3
 # Half of a print's, so that the page stays small.
 DPI: Final = 140
-COLORS: Final = 80
+COLORS: Final = 256
 STEPS, HEADS, CHANNELS = 6, 3, 48
 SCENE_PX, CAT_PX, ROCKET_PX = (384, 512), (256, 384), (384, 256)
 # The painted part of the scene: top, left, height and width in pixels.

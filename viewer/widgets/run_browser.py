@@ -166,7 +166,7 @@ class RunBrowser(DockPanel):
             show = partial(self._session.set_averaged_dims, averaged_dims)
             button = make_button(level, _LEVEL_TIPS[level], show)
             button.setCheckable(True)
-            button.setMinimumWidth(30)
+            button.setStyleSheet("QPushButton { padding: 3px 0px; min-width: 30px; }")
             self.levels[level] = button
             buttons.addWidget(button)
         self._form.addRow("Mean over", switches)
