@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
@@ -23,6 +22,8 @@ def softmax(logits: NDArray[Any], axis: int) -> Floats:
 
 def resize(maps: NDArray[Any], grid: tuple[int, int]) -> Floats:
     """Bicubic by torch, over the last two axes."""
+    import torch  # What else is here serves an environment without it, too.
+
     planes = torch.from_numpy(np.ascontiguousarray(maps, np.float64)).reshape(
         -1, 1, *maps.shape[-2:]
     )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Final
 
-from qtpy.QtWidgets import QApplication
+from qtpy.QtTest import QTest
 
 __all__ = ["wait"]
+
+_POLL_MS: Final = 5
 
 
 def wait(is_so: Callable[[], bool], seconds: float = 20) -> None:
@@ -15,5 +18,4 @@ def wait(is_so: Callable[[], bool], seconds: float = 20) -> None:
     end = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < end
-        QApplication.processEvents()
-        time.sleep(0.005)
+        QTest.qWait(_POLL_MS)  # Also deletes what waits for it, as a running application does.

@@ -26,6 +26,7 @@ from tests.support.synthetic_run import LAYERS, PROVENANCE, SyntheticLayer, writ
 from tests.support.wait import wait
 
 REFERENCE_X = 34  # 32 pixels and the gap of a sixteenth
+NO_KEY, LEFT = Qt.KeyboardModifier.NoModifier, Qt.MouseButton.LeftButton
 CAPTURE = str(PROVENANCE["created"])  # The run has no inventory.
 EDGE = 32 / 120  # An outline lies half its width inside the picture.
 MIDDLE = (1, 1, 0)  # of layers, steps and heads: where the sliders are put
@@ -46,8 +47,9 @@ def canvas(viewer: Any) -> Any:
     return viewer.window._qt_viewer.canvas.native
 
 
-def click(viewer: Any, y: float, x: float, **options: Any) -> None:
-    QTest.mouseClick(canvas(viewer), Qt.MouseButton.LeftButton, pos=pixel(viewer, y, x), **options)
+def click(viewer: Any, y: float, x: float, modifier: Any = NO_KEY, button: Any = LEFT) -> None:
+    # By position: the two bindings name the parameters apart.
+    QTest.mouseClick(canvas(viewer), button, modifier, pixel(viewer, y, x))
 
 
 def drag(viewer: Any, start: Any, end: Any, modifier: Any) -> None:
@@ -283,7 +285,7 @@ def test_a_plain_drag_is_left_to_the_view(window: Any, monkeypatch: pytest.Monke
 def test_a_click_beside_the_pictures_or_with_other_keys_requests_nothing(window: Any) -> None:
     click(window, 9, 32.5)
     click(window, 9, 20, modifier=Qt.KeyboardModifier.ControlModifier)
-    QTest.mouseClick(canvas(window), Qt.MouseButton.RightButton, pos=pixel(window, 9, 20))
+    click(window, 9, 20, button=Qt.MouseButton.RightButton)
     assert controller_in(window).pick is None
 
 

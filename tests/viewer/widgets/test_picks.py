@@ -54,7 +54,9 @@ PICKS = [
         "run.zarr", "first", "generated", (9, 30, 10, 31), (NAMES[1],), (1,), (0,), "button, left"
     ),
     Pick(
-        "run.zarr", "second", "reference", (0, 0, 8, 9), capture="2026-11-29T07:00:00+00:00 c0ffee"
+        *("run.zarr", "second", "reference", (0, 0, 8, 9)),
+        capture="2026-11-29T07:00:00+00:00 c0ffee",
+        reference="reference_1",
     ),
 ]
 
@@ -70,9 +72,9 @@ def test_a_table_that_is_read_is_the_one_that_was_written(
 def test_a_table_is_what_a_spreadsheet_reads(tmp_path: Path) -> None:
     path = write_picks(PICKS, tmp_path / "picks.csv")
     assert path.read_text(encoding="utf-8").splitlines() == [
-        "run,sample,side,y0,x0,y1,x1,layers,steps,heads,note,capture",
-        f'run.zarr,first,generated,9,30,10,31,{NAMES[1]},1,0,"button, left",',
-        "run.zarr,second,reference,0,0,8,9,,,,,2026-11-29T07:00:00+00:00 c0ffee",
+        "run,sample,side,y0,x0,y1,x1,layers,steps,heads,note,capture,reference",
+        f'run.zarr,first,generated,9,30,10,31,{NAMES[1]},1,0,"button, left",,reference',
+        "run.zarr,second,reference,0,0,8,9,,,,,2026-11-29T07:00:00+00:00 c0ffee,reference_1",
     ]
 
 
@@ -122,7 +124,7 @@ def test_a_file_that_is_not_there_is_reported(tmp_path: Path) -> None:
 
 def view_of_size(size: tuple[int, int]) -> Any:
     images = {"generated": np.zeros((*size, 3), np.uint8)}
-    source = SimpleNamespace(run="run.zarr", sample="a")
+    source = SimpleNamespace(run="run.zarr", sample="a", reference="reference")
     return SimpleNamespace(images=images, source=source, identity="now")
 
 
