@@ -62,10 +62,13 @@ def main() -> None:
 
 
 def small(png: bytes) -> bytes:
-    """Return a PNG of fewer colors."""
+    """Return a PNG of few colors; dithered, so that the bars have no steps."""
     buffer = BytesIO()
     with Image.open(BytesIO(png)) as picture:
-        picture.convert("RGB").quantize(COLORS).save(buffer, "png", optimize=True)
+        whole = picture.convert("RGB")
+        palette = whole.quantize(COLORS)
+        shown = whole.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+        shown.save(buffer, "png", optimize=True)
     return buffer.getvalue()
 
 
