@@ -120,7 +120,7 @@ WRONG = [
     *(_wrong(1, f"{c} newer.zarr", "Upgrade i2am") for c in STORE_COMMANDS),
     *(
         _wrong(1, f"{c} maps.zarr", "Expected a run store, got a maps store at maps.zarr")
-        for c in ("analyze", "figure", "report", "view")
+        for c in ("analyze", "figure", "report")
     ),
     _wrong(1, "score run.zarr", "Expected a maps store, got a run store at run.zarr"),
     _wrong(1, "average run.zarr", "Expected a maps store, got a run store at run.zarr"),

@@ -123,7 +123,7 @@ def open_view(
     name = opened.first() if sample is None else sample
     if name is None:
         msg = (
-            f"Expected a run with at least one complete sample, got none, at {path}. "
+            f"Expected a run with at least one complete sample, got none, at {opened.path}. "
             "Capture one with 'i2am capture'."
         )
         raise StoreError(msg)
