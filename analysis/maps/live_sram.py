@@ -24,6 +24,7 @@ from i2am.analysis.kernel.resize import resize_to_grid
 from i2am.analysis.kernel.softmax import region_means, row_shares
 from i2am.analysis.maps.analyze import check_options
 from i2am.analysis.maps.layer_maps import check_frames
+from i2am.analysis.maps.levels import sram_attributes
 from i2am.analysis.maps.regions import REGION, Regions, SramRequest, check_one_side, check_request
 from i2am.analysis.stores.chunks import (
     CACHED_KEY_BYTES,
@@ -41,6 +42,7 @@ from i2am.schemas.dims import (
     GENERATED_PLANE,
     GUIDANCE,
     HEAD,
+    LAYER,
     REFERENCE,
     REFERENCE_PLANE,
     STEP,
@@ -284,7 +286,9 @@ def _estimate(request: SramRequest, layers: Sequence[LayerSram]) -> xr.DataArray
     with np.errstate(invalid="ignore"):  # NaN where no map has a value, as in the mean.
         means = (sums / counts).astype(np.float32)
     plane = GENERATED_PLANE if request.from_reference else REFERENCE_PLANE
-    return request.label(xr.DataArray(means, dims=(REGION, *plane)))
+    found = request.label(xr.DataArray(means, dims=(REGION, *plane)))
+    normalisation: Normalisation = "density" if layers[0].is_density else "mass"
+    return found.assign_attrs(sram_attributes((LAYER, STEP, HEAD), normalisation))
 
 
 class LayerSram:
@@ -342,7 +346,7 @@ class LayerSram:
         self._layer, self._from_reference, self._grid = layer, request.from_reference, request.grid
         if self._from_reference:
             check_frames(layer, self._grid)
-        self._is_density, self._guidance_index, self._reads = density, guidance_index, reads
+        self.is_density, self._guidance_index, self._reads = density, guidance_index, reads
         names = [name for name in ("query", "key", "logits", "logsumexp") if name in arrays]
         self._arrays = {
             n: arrays[n] for n in names if not (self._from_reference and n == "logsumexp")
@@ -403,7 +407,7 @@ class LayerSram:
                     "capture the sample again."
                 )
                 raise AnalysisError(msg)
-            factor = means.shape[2] if self._is_density else 1
+            factor = means.shape[2] if self.is_density else 1
             shape = (means.shape[0] * means.shape[1] // len(sums), len(sums))
             flat = means[..., special:]
             maps = resize_to_grid(flat, grid or (1, 1), self._grid, shape, factor, frames)

@@ -18,7 +18,7 @@ from i2am.analysis.kernel.resize import Grid, resize_to_grid
 from i2am.analysis.kernel.softmax import region_means, row_shares
 from i2am.analysis.maps.analyze import check_options, check_weights
 from i2am.analysis.maps.layer_maps import check_frames, map_layer_blocks
-from i2am.analysis.maps.levels import UNITS, mean_of_layers, stack_layers
+from i2am.analysis.maps.levels import mean_of_layers, sram_attributes, stack_layers
 from i2am.analysis.maps.regions import (
     REGION,
     Regions,
@@ -135,15 +135,8 @@ def sram(
     volumes = _volumes(request, density=normalisation == "density")
     parts = [mean_of_layers(one.assign_coords({STEP: labels}), averaged, own) for one in volumes]
     found = request.label(xr.concat(parts, REGION).transpose(REGION, ...))
-    found = found.assign_attrs(long_name=f"SRAM{_mean_over(averaged)}", units=UNITS[normalisation])
+    found = found.assign_attrs(sram_attributes(averaged, normalisation))
     return found if weights is None else found.assign_attrs(weights=weights)
-
-
-def _mean_over(dims: Sequence[str]) -> str:
-    names = [f"{dim}s" for dim in dims]
-    if not names:
-        return ""
-    return f", mean over {' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))}"
 
 
 def _weights(
