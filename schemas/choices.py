@@ -14,6 +14,7 @@ __all__ = [
     "EFFECT_KINDS",
     "FIGURE_BASES",
     "FIGURE_FORMATS",
+    "FIGURE_INCHES",
     "GUIDANCE_OPTIONS",
     "LAYER_WEIGHTS",
     "LEVEL_NAMES",
@@ -64,6 +65,8 @@ Contrast = Literal["shared", "panel"]
 # What lies under the heat of a figure, and the files that figures are written as.
 FigureBase = Literal["grey", "picture", "none"]
 FigureFormat = Literal["png", "pdf", "svg"]
+# The least and the most width of a printed figure: less has no room for a panel and its scale.
+FIGURE_INCHES: Final = (2.0, 20.0)
 LevelName = Literal["ulam", "tlam", "hlam", "llam", "volume", "mass"]
 
 REPRESENTATION_OPTIONS: Final = get_args(RepresentationOption)

@@ -19,6 +19,7 @@ import xarray as xr
 from i2am.analysis.stores.layers import layer_attributes, sram_layers
 from i2am.schemas import AnalysisError, did_you_mean
 from i2am.schemas.dims import GUIDANCE
+from i2am.schemas.directions import DIRECTIONS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,7 +83,7 @@ def _has_branches(sample: xr.DataTree) -> bool:
 
 def _has_mask(sample: xr.DataTree) -> bool:
     images = sample.children["images"].dataset
-    return "inpainting_mask" in images or "reference_mask" in images
+    return any(direction.mask in images for direction in DIRECTIONS.values())
 
 
 def _has_references(sample: xr.DataTree) -> bool:

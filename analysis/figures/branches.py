@@ -9,12 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from i2am.analysis.figures.captions import (
-    figure_title,
-    selection_words,
-    similarity_note,
-    unit,
-)
+from i2am.analysis.figures.captions import figure_title, similarity_note, unit
 from i2am.analysis.figures.panels import (
     PanelGroup,
     heat_panels,
@@ -69,8 +64,7 @@ def guidance(
         for direction in DIRECTIONS
         if direction in first.children
     ]
-    words = ["with and without the condition", *selection_words(selection)]
-    return draw(groups, style, figure_title(sample, ", ".join(words)))
+    return draw(groups, style, figure_title(sample, "with and without the condition", selection))
 
 
 def _branches(sample: xr.DataTree) -> list[str]:

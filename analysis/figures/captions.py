@@ -45,8 +45,8 @@ __all__ = [
 UNSEEN: Final = "What the models did not see is dimmed."
 
 
-def figure_title(sample: xr.DataTree, shown: str, maps: xr.DataTree | None = None) -> str:
-    """Return which sample and which map a figure shows, and what of the sample the maps are made of.
+def figure_title(sample: xr.DataTree, shown: str, options: Mapping[str, Any] | None = None) -> str:
+    """Return which sample and which map a figure shows, and what of the sample the map is made of.
 
     Parameters
     ----------
@@ -54,18 +54,16 @@ def figure_title(sample: xr.DataTree, shown: str, maps: xr.DataTree | None = Non
         One sample of a run.
     shown : str
         The map, in words.
-    maps : DataTree, optional
-        The sample's maps, whose options are named where they are not the usual ones.
+    options : mapping, optional
+        Of `analyze`; they are named where they are not the usual ones.
     """
-    words = [f"{sample.name}: {shown}" if sample.name else shown]
-    return ", ".join(words + ([] if maps is None else selection_words(map_options(maps))))
+    title = f"{sample.name}: {shown}" if sample.name else shown
+    return ", ".join([title, *selection_words(options or {})])
 
 
 def map_options(maps: xr.DataTree) -> dict[str, Any]:
     """Return the options that maps were made with, as far as they tell."""
-    own: Mapping[str, Any] = maps.attrs.get(ATTRIBUTE_KEY) or {}
-    own = own or maps.root.attrs.get(ATTRIBUTE_KEY) or {}
-    return {**own, **(own.get("options") or {})}
+    return maps.attrs.get(ATTRIBUTE_KEY) or maps.root.attrs.get(ATTRIBUTE_KEY) or {}
 
 
 def selection_words(options: Mapping[str, Any]) -> list[str]:
@@ -78,7 +76,7 @@ def selection_words(options: Mapping[str, Any]) -> list[str]:
     """
     words = []
     if options.get("within", "image") != "image":
-        words.append("of the painted patches")
+        words.append("of the painted part")
     if options.get("convention", "i2am") != "i2am":
         words.append(f"{options['convention']} convention")
     if (layers := options.get("layers")) is not None:

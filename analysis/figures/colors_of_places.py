@@ -6,7 +6,6 @@ of its own, and each generated patch takes the color of the place that it reads 
 
 from __future__ import annotations
 
-import math
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from skimage.color import lab2rgb
 
 from i2am.analysis.effects.region_masses import mean_over_layers, region_masses
-from i2am.analysis.figures.captions import figure_title, selection_words
+from i2am.analysis.figures.captions import figure_title
 from i2am.analysis.figures.heat import blend, place
 from i2am.analysis.figures.panels import (
     Panel,
@@ -29,6 +28,7 @@ from i2am.analysis.figures.panels import (
 )
 from i2am.analysis.figures.sheet import draw
 from i2am.analysis.figures.style import DEFAULT_STYLE, FigureStyle
+from i2am.analysis.kernel.resize import largest_grid
 from i2am.analysis.maps.regions import layers_with_sram
 from i2am.analysis.stores.boxes import image_box
 from i2am.analysis.stores.layers import select_layers, step_labels
@@ -88,13 +88,12 @@ def flow(
         _reference_panel(sample, under, style),
         patches_panel(sample, title, _colors(places), shown, style),
     )
-    words = ["where each patch comes from", *selection_words(selection)]
     note = (
         "Strength: the share of a patch's attention that lies around that place, beyond what an even map "
         f"has there; up to {highest:.0%}."
     )
     group = PanelGroup("", panels, note=note, columns=2)
-    return draw((group,), style, figure_title(sample, ", ".join(words)))
+    return draw((group,), style, figure_title(sample, "where each patch comes from", selection))
 
 
 def soft_peaks(masses: NDArray[Any]) -> tuple[Floats, Floats]:
@@ -155,10 +154,8 @@ def _masses(sample: xr.DataTree, **selection: Any) -> tuple[NDArray[np.float32],
     selected = select_layers(sample, named, steps, selection.get("heads"), **branch)
     layers = [layer.attributes for layer in layers_with_sram(sample, selected, named)]
     under = layers[0].reference_image()
-    patches = _bounded(max((own.generated_grid for own in layers), key=math.prod), _MOST_PATCHES)
-    cells = _bounded(
-        max((own.reference_grid or (1, 1) for own in layers), key=math.prod), _MOST_CELLS
-    )
+    patches = _bounded(largest_grid(own.generated_grid for own in layers), _MOST_PATCHES)
+    cells = _bounded(largest_grid(own.reference_grid or (1, 1) for own in layers), _MOST_CELLS)
     seen = image_box(sample, under)
     boxes = [
         (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,7 +13,7 @@ import zarr
 from tqdm.auto import tqdm
 
 from i2am.analysis.figures import FIGURES, existing_kinds, load_figure, report_kinds
-from i2am.analysis.maps.analyze import analyze
+from i2am.analysis.maps.analyze import maps_of
 from i2am.analysis.scores.bootstrap import DEFAULT_CONFIDENCE, check_confidence
 from i2am.analysis.statistics.comparison import compare_sample, summarise_comparison
 from i2am.analysis.statistics.run_pair import RunPair, SampleWithMaps, differences_of
@@ -214,26 +214,7 @@ def selected_maps(
         What `analyze` takes, by name; None is its default.
     """
     given = {name: value for name, value in selection.items() if value is not None}
-    return _SelectedMaps(run, given) if given else maps
-
-
-class _SelectedMaps(Mapping[str, xr.DataTree]):
-    """Maps of a run's samples, each analyzed when it is asked for."""
-
-    def __init__(self, run: Mapping[str, xr.DataTree], selection: Mapping[str, Any]) -> None:
-        self._run, self._selection = run, selection
-
-    def __getitem__(self, name: str) -> xr.DataTree:
-        maps = analyze(self._run[name], **self._selection)
-        own = maps.attrs[ATTRIBUTE_KEY]
-        maps.attrs[ATTRIBUTE_KEY] = {**own, "options": dict(self._selection)}
-        return maps
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._run)
-
-    def __len__(self) -> int:
-        return len(self._run)
+    return maps_of(run, **given) if given else maps
 
 
 def figure_path(

@@ -13,6 +13,7 @@ from i2am.analysis.figures.captions import (
     figure_title,
     layer_grids,
     layer_titles,
+    map_options,
     similarity_note,
     time_titles,
     unit,
@@ -73,7 +74,7 @@ def overview(sample: xr.DataTree, maps: xr.DataTree, style: FigureStyle = DEFAUL
     shown.append(image_panel(sample, "generated"))
     painted = painted_g2r(sample, maps)
     shown.extend(_unified_panels(sample, maps, style, mask, painted))
-    title = figure_title(sample, "overview", maps)
+    title = figure_title(sample, "overview", map_options(maps))
     note = "" if painted is None else PARKED
     return draw((PanelGroup("", tuple(shown), note=note, columns=len(shown)),), style, title)
 
@@ -170,7 +171,7 @@ def _level(
             msg = f"Expected maps of direction {name!r}, got {present}, at {level}. "
             raise AnalysisError(msg + absence(sample, name))
     groups = [g for name in wanted for g in _level_groups(sample, maps, level, name, style)]
-    return draw(groups, style, figure_title(sample, _LEVEL_TITLES[level], maps))
+    return draw(groups, style, figure_title(sample, _LEVEL_TITLES[level], map_options(maps)))
 
 
 def _level_groups(

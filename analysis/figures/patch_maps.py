@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from i2am.analysis.figures.captions import absence, figure_title, selection_words
+from i2am.analysis.figures.captions import absence, figure_title
+from i2am.analysis.figures.overlay import Limits
 from i2am.analysis.figures.panels import (
     Marker,
     PanelGroup,
@@ -25,14 +26,13 @@ from i2am.analysis.figures.panels import (
 )
 from i2am.analysis.figures.sheet import draw
 from i2am.analysis.figures.style import DEFAULT_STYLE, FigureStyle
+from i2am.analysis.kernel.resize import largest_grid
 from i2am.analysis.maps.sram import sram as ask
 from i2am.analysis.stores.boxes import image_box
 from i2am.analysis.stores.layers import layers_with_reference_grid, sram_layers
 from i2am.schemas import AnalysisError, Box
 
-__all__ = ["Place", "default_points", "patch_markers", "sram", "sram_grid"]
-
-_LABEL: Final = "attention per token"
+__all__ = ["Place", "default_points", "looks", "sram", "sram_grid"]
 
 Place = tuple[float, float]
 
@@ -71,11 +71,10 @@ def sram(
     there = _merged(peaks)
     back = _computed([ask(sample, reference=place, **selection) for place in there.values()])
     groups = (
-        _looks(sample, points, maps_of_points, style),
+        looks(sample, points, maps_of_points, style),
         _looked_at(sample, there, back, maps_of_points[0], style),
     )
-    words = ["SRAM, from both sides", *selection_words(selection)]
-    return draw(groups, style, figure_title(sample, ", ".join(words)))
+    return draw(groups, style, figure_title(sample, "SRAM, from both sides", selection))
 
 
 def sram_grid(
@@ -104,20 +103,37 @@ def sram_grid(
     """
     points = default_points(sample) if points is None else points
     maps = _computed([ask(sample, generated=point, **selection) for point in points])
-    words = ["SRAM", *selection_words(selection)]
-    title = figure_title(sample, ", ".join(words))
-    return draw((_looks(sample, points, maps, style),), style, title)
+    title = figure_title(sample, "SRAM", selection)
+    return draw((looks(sample, points, maps, style),), style, title)
 
 
-def _looks(
+def looks(
     sample: xr.DataTree,
     points: Sequence[Place],
     maps: Sequence[xr.DataArray],
     style: FigureStyle,
+    *,
+    title: str = "generated: patches at (y, x)",
+    heading: str = "SRAM: where on the reference a generated patch looks",
+    limits: Limits | None = None,
 ) -> PanelGroup:
-    """Return the generated image with its numbered patches, and where each looks."""
-    markers = patch_markers(sample, points)
-    main_panel = seen_panel(sample, "generated", "generated: patches at (y, x)", markers)
+    """Return the generated image with its numbered patches, and where each looks.
+
+    Parameters
+    ----------
+    sample : DataTree
+    points : sequence of (y, x)
+        Places in the generated image.
+    maps : sequence of DataArray
+        What `sram` gives for each, in memory.
+    style : FigureStyle
+    title, heading : str
+        Of the generated image, and of the group.
+    limits : (low, high), optional
+        Of the scale; by default those of the maps.
+    """
+    markers = _patch_markers(sample, points)
+    main_panel = seen_panel(sample, "generated", title, markers)
     titles = [f"{number}: ({y:g}, {x:g})" for number, (y, x) in enumerate(points, start=1)]
     under = maps[0].attrs["reference_image"]
     shown, colorbar = heat_panels(
@@ -125,10 +141,10 @@ def _looks(
         [values.to_numpy() for values in maps],
         titles,
         style,
-        _LABEL,
+        "attention per token",
         seen_part(sample, under),
+        limits=limits,
     )
-    heading = "SRAM: where on the reference a generated patch looks"
     columns = min(3, len(points)) if style.width is None else None
     return PanelGroup(heading, shown, colorbar, main_panel=main_panel, columns=columns)
 
@@ -161,7 +177,7 @@ def _looked_at(
     return PanelGroup(heading, shown, colorbar, main_panel=main_panel, columns=columns)
 
 
-def patch_markers(sample: xr.DataTree, points: Sequence[Place]) -> tuple[Marker, ...]:
+def _patch_markers(sample: xr.DataTree, points: Sequence[Place]) -> tuple[Marker, ...]:
     """Return a numbered box around the patch of each place, in pixels of the generated image."""
     box, grid = image_box(sample, "generated"), _finest_grid(sample)
     return tuple(
@@ -241,7 +257,7 @@ def _finest_grid(sample: xr.DataTree) -> tuple[int, int]:
             hint = absence(sample, "g2r")
         msg += f"at the captured sample. {hint}"
         raise AnalysisError(msg)
-    return max(grids, key=lambda grid: grid[0] * grid[1])
+    return largest_grid(grids)
 
 
 def _patch(

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from i2am.analysis.figures.captions import figure_title, selection_words
+from i2am.analysis.figures.captions import figure_title
 from i2am.analysis.figures.heat import blend
 from i2am.analysis.figures.panels import (
     Panel,
@@ -79,10 +79,10 @@ def references(
     highest = float(sure.max()) or 1.0
     title = "generated: the reference read most"
     panels.append(patches_panel(sample, title, colors, sure / highest, style))
-    words = ["which reference each patch reads", *selection_words(selection)]
     note = f"At full strength the entropy of a patch's shares is {highest:.0%} below that of equal ones."
     group = PanelGroup("", tuple(panels), note=note)
-    return draw((group,), style, figure_title(sample, ", ".join(words)))
+    title = figure_title(sample, "which reference each patch reads", selection)
+    return draw((group,), style, title)
 
 
 def _reference_panel(

@@ -14,6 +14,7 @@ from i2am.schemas import AnalysisError
 from i2am.schemas.choices import (
     CONTRASTS,
     FIGURE_BASES,
+    FIGURE_INCHES,
     POLARITIES,
     Contrast,
     FigureBase,
@@ -27,8 +28,6 @@ _SCREEN_DPI: Final = 150
 _PRINT_DPI: Final = 300
 _SCREEN_FONT_PT: Final = 8.5
 _PRINT_FONT_PT: Final = 7.0
-# A narrower figure has no room for one panel and its scale; a wider one is a poster.
-_WIDTHS: Final = (2.0, 20.0)
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class FigureStyle:
                 "1 hides the image under the hottest pixel."
             )
             raise AnalysisError(msg)
-        low, high = _WIDTHS
+        low, high = FIGURE_INCHES
         if self.width is not None and not low <= self.width <= high:
             msg = (
                 f"Expected a width of {low:g} to {high:g} inches, got {self.width}, at FigureStyle. "

@@ -14,6 +14,7 @@ from i2am.analysis.figures.captions import (
     figure_title,
     layer_grids,
     layer_titles,
+    map_options,
     similarity_note,
     unit,
 )
@@ -53,7 +54,8 @@ def matrix(sample: xr.DataTree, maps: xr.DataTree, style: FigureStyle = DEFAULT_
         for direction, of_direction in means.items()
         for group in _by_grid(sample, maps, direction, of_direction, style)
     ]
-    return draw(groups, style, figure_title(sample, "each head of each layer", maps))
+    title = figure_title(sample, "each head of each layer", map_options(maps))
+    return draw(groups, style, title)
 
 
 def time_heads(
@@ -80,7 +82,8 @@ def time_heads(
                 sample, maps, direction, planes.to_numpy(), (heading, heads, steps, _STEPS), style
             )
         )
-    return draw(groups, style, figure_title(sample, "each head as time goes on", maps))
+    title = figure_title(sample, "each head as time goes on", map_options(maps))
+    return draw(groups, style, title)
 
 
 def _compute(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -29,7 +31,9 @@ _SHARE = "share of attention"
 _NAMES = {"own": "own picture", "text and own": "text and own picture"}
 
 
-def roads(sample: xr.DataTree, maps: xr.DataTree, style: FigureStyle = DEFAULT_STYLE) -> Figure:
+def roads(
+    sample: xr.DataTree, maps: xr.DataTree, style: FigureStyle = DEFAULT_STYLE, **selection: Any
+) -> Figure:
     """Draw the direct road and the one through the text, on both images.
 
     Parameters
@@ -37,13 +41,15 @@ def roads(sample: xr.DataTree, maps: xr.DataTree, style: FigureStyle = DEFAULT_S
     sample, maps : DataTree
         One sample of a run that holds the roads, and its maps.
     style : FigureStyle
+    **selection
+        ``layers``, ``steps``, ``heads`` and ``guidance``, as in `analyze`.
 
     Raises
     ------
     AnalysisError
         If the sample does not hold the roads through the text.
     """
-    found = two_hop(sample)
+    found = two_hop(sample, **selection)
     groups = []
     images = {"r2g": "generated", "g2r": reference_image(sample, maps)}
     for direction, heading in (
@@ -57,7 +63,7 @@ def roads(sample: xr.DataTree, maps: xr.DataTree, style: FigureStyle = DEFAULT_S
         if "share" in own:
             levels.append(own["share"])
         groups.append(_group(sample, images[direction], levels, heading, style))
-    return draw(groups, style, figure_title(sample, "the two roads of the reference"))
+    return draw(groups, style, figure_title(sample, "the two roads of the reference", selection))
 
 
 def _group(
@@ -76,24 +82,34 @@ def _group(
     return PanelGroup(heading, tuple(panels), columns=3)
 
 
-def sources(sample: xr.DataTree, _maps: xr.DataTree, style: FigureStyle = DEFAULT_STYLE) -> Figure:
+def sources(
+    sample: xr.DataTree,
+    maps: xr.DataTree | None = None,
+    style: FigureStyle = DEFAULT_STYLE,
+    **selection: Any,
+) -> Figure:
     """Draw how the attention of each patch is shared among text, its own picture and each reference.
 
     Parameters
     ----------
     sample : DataTree
         One sample of a run with layers whose softmax is shared.
+    maps : DataTree, optional
+        Not used: the shares come from the sample itself.
     style : FigureStyle
+    **selection
+        ``layers``, ``steps``, ``heads`` and ``guidance``, as in `analyze`.
 
     Raises
     ------
     AnalysisError
         If no layer's softmax is shared.
     """
-    mass = source_mass(sample).mean((LAYER, STEP))
+    mass = source_mass(sample, **selection).mean((LAYER, STEP))
     image, seen = stored_image(sample, "generated"), seen_part(sample, "generated")
     titles = [_NAMES.get(label, label.replace("_", " ")) for label in mass[SOURCE].values.tolist()]
     values = list(compute_together([mass])[0])
     shown, colorbar = heat_panels(image, values, titles, style, _SHARE, seen)
     heading = "What each patch reads: the shares sum to 1"
-    return draw((PanelGroup(heading, shown, colorbar),), style, figure_title(sample, "sources"))
+    title = figure_title(sample, "sources", selection)
+    return draw((PanelGroup(heading, shown, colorbar),), style, title)

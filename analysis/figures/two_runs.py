@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import xarray as xr
 from matplotlib.figure import Figure
 
-from i2am.analysis.figures.captions import figure_title, selection_words
+from i2am.analysis.figures.captions import figure_title
 from i2am.analysis.figures.overlay import value_range
 from i2am.analysis.figures.panels import (
-    PanelGroup,
     compute_together,
-    heat_panels,
     image_size,
-    seen_panel,
-    seen_part,
     stored_image,
 )
-from i2am.analysis.figures.patch_maps import Place, default_points, patch_markers
+from i2am.analysis.figures.patch_maps import Place, default_points, looks
 from i2am.analysis.figures.sheet import draw
 from i2am.analysis.figures.style import DEFAULT_STYLE, FigureStyle
 from i2am.analysis.maps.sram import sram
@@ -71,25 +68,22 @@ def before_after(
         when: [sram(one, generated=point, **selection) for point in points]
         for when, one in both.items()
     }
-    values = compute_together([one for own in maps_of.values() for one in own])
-    limits = value_range(values)
-    groups = []
-    for number, (when, one) in enumerate(both.items()):
-        under = maps_of[when][0].attrs["reference_image"]
-        shown, colorbar = heat_panels(
-            stored_image(one, under),
-            values[number * len(points) : (number + 1) * len(points)],
-            [f"{n}: ({y:g}, {x:g})" for n, (y, x) in enumerate(points, start=1)],
+    computed = iter(compute_together([one for own in maps_of.values() for one in own]))
+    shown = {when: [one.copy(data=next(computed)) for one in own] for when, own in maps_of.items()}
+    limits = value_range([one for own in shown.values() for one in own])
+    groups = [
+        looks(
+            one,
+            points,
+            shown[when],
             style,
-            "attention per token",
-            seen_part(one, under),
+            title=f"generated {when}",
+            heading=f"{when.capitalize()}: where each patch looks",
             limits=limits,
         )
-        main = seen_panel(one, "generated", f"generated {when}", patch_markers(one, points))
-        # One scale for both, named once.
-        bar = colorbar if number or colorbar is None else None
-        groups.append(
-            PanelGroup(f"{when.capitalize()}: where each patch looks", shown, bar, main_panel=main)
-        )
-    words = ["the same patches in two runs", *selection_words(selection)]
-    return draw(groups, style, figure_title(sample, ", ".join(words)))
+        for when, one in both.items()
+    ]
+    # One scale for both, named once.
+    groups = [replace(groups[0], colorbar=None), *groups[1:]]
+    groups = [replace(group, columns=None) for group in groups]
+    return draw(groups, style, figure_title(sample, "the same patches in two runs", selection))

@@ -116,7 +116,7 @@ def analyze(
         are the centres of its cells in pixels of that image: a map fills the part that the model saw.
         Each has ``long_name`` and ``units``; the attribute ``i2am`` tells the options.
         Within the mask, r2g is 0 at the other patches.
-        With weights they are the coordinate ``layer_weight`` (layer).
+        Weights are the coordinate ``layer_weight`` (layer).
 
     Raises
     ------
@@ -343,7 +343,7 @@ def _maps(
 
 
 def maps_of(
-    run: Mapping[str, xr.DataTree], maps: StoreLike | None = None
+    run: Mapping[str, xr.DataTree], maps: StoreLike | None = None, **options: Any
 ) -> Mapping[str, xr.DataTree]:
     """Return the maps of every sample of a run, lazily.
 
@@ -354,6 +354,8 @@ def maps_of(
     maps : str, Path or zarr Store, optional
         The maps store. Samples that it does not hold, or all if there is none, are analyzed when
         they are asked for.
+    **options
+        What `analyze` takes, for the samples that are analyzed then.
 
     Returns
     -------
@@ -365,17 +367,19 @@ def maps_of(
     StoreError
         If the maps store is missing or of the wrong kind.
     """
-    return _MapsOnDemand(run, None if maps is None else open_maps(maps))
+    return _MapsOnDemand(run, None if maps is None else open_maps(maps), options)
 
 
 class _MapsOnDemand(Mapping[str, xr.DataTree]):
-    def __init__(self, run: Mapping[str, xr.DataTree], stored: Maps | None) -> None:
-        self._run, self._stored = run, stored
+    def __init__(
+        self, run: Mapping[str, xr.DataTree], stored: Maps | None, options: Mapping[str, Any]
+    ) -> None:
+        self._run, self._stored, self._options = run, stored, options
 
     def __getitem__(self, name: str) -> xr.DataTree:
         if self._stored is not None and self._stored.holds(name):
             return self._stored[name]
-        return analyze(self._run[name])
+        return analyze(self._run[name], **self._options)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._run)

@@ -32,7 +32,6 @@ __all__ = [
     "mean_float32",
     "mean_of_layers",
     "split_time_groups",
-    "sram_attributes",
     "stack_layers",
 ]
 
@@ -135,16 +134,6 @@ def describe_levels(
     if "mass" in found:
         found["mass"].attrs |= {"long_name": f"attention to the reference{painted}", "units": "1"}
     return found
-
-
-def sram_attributes(averaged: Sequence[str], normalisation: Normalisation) -> dict[str, str]:
-    """Return ``long_name`` and ``units`` of an SRAM that was averaged over some dimensions."""
-    names = [f"{dim}s" for dim in averaged]
-    over = " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
-    return {
-        "long_name": f"SRAM, mean over {over}" if over else "SRAM",
-        "units": UNITS[normalisation],
-    }
 
 
 def mean_of_layers(

@@ -24,7 +24,6 @@ from i2am.analysis.kernel.resize import resize_to_grid
 from i2am.analysis.kernel.softmax import region_means, row_shares
 from i2am.analysis.maps.analyze import check_options
 from i2am.analysis.maps.layer_maps import check_frames
-from i2am.analysis.maps.levels import sram_attributes
 from i2am.analysis.maps.regions import REGION, Regions, SramRequest, check_one_side, check_request
 from i2am.analysis.stores.chunks import (
     CACHED_KEY_BYTES,
@@ -39,12 +38,10 @@ from i2am.schemas.choices import Normalisation
 from i2am.schemas.dims import (
     CONDITIONAL,
     GENERATED,
-    GENERATED_PLANE,
     GUIDANCE,
     HEAD,
     LAYER,
     REFERENCE,
-    REFERENCE_PLANE,
     STEP,
 )
 
@@ -162,7 +159,7 @@ class LiveSram:
         check_options("i2am", normalisation)
         self._reading = reading or DEFAULT_READING
         self._sample, self._guidance = sample, guidance
-        self._is_density = normalisation == "density"
+        self._normalisation = normalisation
         self._reads = StoreReads(
             cached_key_bytes=self._reading.cached_key_bytes, use_zarrs=self._reading.use_zarrs
         )
@@ -228,7 +225,9 @@ class LiveSram:
                         return
                     task.layer.add(found, len(task.steps))
                 share = sum(layer.steps_done for layer in layers) / all_steps
-                yield SramEstimate(_estimate(request, layers), share)
+                means = _estimate(layers, request.plane)
+                values = request.label(means, (LAYER, STEP, HEAD), self._normalisation)
+                yield SramEstimate(values, share)
 
     def _layers(self, request: SramRequest, steps: Sequence[int]) -> list[LayerSram]:
         branches = self._sample.coords.get(GUIDANCE)
@@ -240,7 +239,7 @@ class LiveSram:
                 request,
                 steps=steps,
                 guidance_index=index,
-                density=self._is_density,
+                density=self._normalisation == "density",
                 reads=self._reads,
                 slow_chunk_bytes=self._reading.slow_chunk_bytes,
                 offset=number,
@@ -279,16 +278,13 @@ def _passes(layers: Sequence[LayerSram], reading: Reading) -> Iterator[list[Read
         begin, count = begin + count, max(1, reading.pass_bytes // batch_bytes)
 
 
-def _estimate(request: SramRequest, layers: Sequence[LayerSram]) -> xr.DataArray:
+def _estimate(layers: Sequence[LayerSram], plane: Sequence[str]) -> xr.DataArray:
     """Return the mean over layers, steps and heads, as if all steps of a layer were like those read."""
     sums: Any = sum(layer.sums * layer.weight for layer in layers)
     counts: Any = sum(layer.counts * layer.weight for layer in layers)
     with np.errstate(invalid="ignore"):  # NaN where no map has a value, as in the mean.
         means = (sums / counts).astype(np.float32)
-    plane = GENERATED_PLANE if request.from_reference else REFERENCE_PLANE
-    found = request.label(xr.DataArray(means, dims=(REGION, *plane)))
-    normalisation: Normalisation = "density" if layers[0].is_density else "mass"
-    return found.assign_attrs(sram_attributes((LAYER, STEP, HEAD), normalisation))
+    return xr.DataArray(means, dims=(REGION, *plane))
 
 
 class LayerSram:
@@ -346,7 +342,7 @@ class LayerSram:
         self._layer, self._from_reference, self._grid = layer, request.from_reference, request.grid
         if self._from_reference:
             check_frames(layer, self._grid)
-        self.is_density, self._guidance_index, self._reads = density, guidance_index, reads
+        self._is_density, self._guidance_index, self._reads = density, guidance_index, reads
         names = [name for name in ("query", "key", "logits", "logsumexp") if name in arrays]
         self._arrays = {
             n: arrays[n] for n in names if not (self._from_reference and n == "logsumexp")
@@ -407,7 +403,7 @@ class LayerSram:
                     "capture the sample again."
                 )
                 raise AnalysisError(msg)
-            factor = means.shape[2] if self.is_density else 1
+            factor = means.shape[2] if self._is_density else 1
             shape = (means.shape[0] * means.shape[1] // len(sums), len(sums))
             flat = means[..., special:]
             maps = resize_to_grid(flat, grid or (1, 1), self._grid, shape, factor, frames)

@@ -12,9 +12,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from i2am.analysis.kernel.resize import Grid, largest_grid
+from i2am.analysis.maps.levels import UNITS
 from i2am.analysis.stores.boxes import describe_box, image_box, pixel_coordinates
 from i2am.analysis.stores.layers import SelectedLayer, check_one_reference
 from i2am.schemas import AnalysisError, Box, did_you_mean
+from i2am.schemas.choices import Normalisation
 from i2am.schemas.dims import GENERATED_PLANE, HEAD, LAYER, REFERENCE_PLANE, STEP
 
 __all__ = [
@@ -257,24 +259,43 @@ class SramRequest:
         special = layer.attributes.special_tokens if self.from_reference else 0
         return [region + special for region in patches]
 
-    def label(self, maps: xr.DataArray) -> xr.DataArray:
-        """Return maps (region, …) with the regions' labels and the coordinates of their cells in pixels.
+    def label(
+        self, maps: xr.DataArray, averaged: Sequence[str], normalisation: Normalisation
+    ) -> xr.DataArray:
+        """Return maps (region, …) with the regions' labels, their cells' coordinates in pixels, and names.
 
         Without `region` if a single one was asked for.
+
+        Parameters
+        ----------
+        maps : DataArray
+        averaged : sequence of str
+            The dimensions that the maps are means over.
+        normalisation : "mass" or "density"
         """
         if self.regions.labels is None:
             maps = maps.isel({REGION: 0})
         else:
             maps = maps.assign_coords({REGION: list(self.regions.labels)})
         maps = maps.assign_coords(self._pixels)
-        return maps.rename("sram").assign_attrs(reference_image=self.reference_image)
+        names = [f"{dim}s" for dim in averaged]
+        over = " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+        return maps.rename("sram").assign_attrs(
+            reference_image=self.reference_image,
+            long_name=f"SRAM, mean over {over}" if over else "SRAM",
+            units=UNITS[normalisation],
+        )
+
+    @property
+    def plane(self) -> tuple[str, str]:
+        """The dimensions of the maps' plane."""
+        return GENERATED_PLANE if self.from_reference else REFERENCE_PLANE
 
     @cached_property
     def _pixels(self) -> dict[str, xr.Variable]:
         # Once, as each of many estimates is labelled.
         image = "generated" if self.from_reference else self.reference_image
-        plane = GENERATED_PLANE if self.from_reference else REFERENCE_PLANE
-        return pixel_coordinates(self.sample, image, plane, self.grid)
+        return pixel_coordinates(self.sample, image, self.plane, self.grid)
 
 
 def check_one_side(generated: Regions | None, reference: Regions | None) -> None:

@@ -18,7 +18,7 @@ from i2am.analysis.kernel.resize import Grid, resize_to_grid
 from i2am.analysis.kernel.softmax import region_means, row_shares
 from i2am.analysis.maps.analyze import check_options, check_weights
 from i2am.analysis.maps.layer_maps import check_frames, map_layer_blocks
-from i2am.analysis.maps.levels import mean_of_layers, sram_attributes, stack_layers
+from i2am.analysis.maps.levels import mean_of_layers, stack_layers
 from i2am.analysis.maps.regions import (
     REGION,
     Regions,
@@ -134,8 +134,7 @@ def sram(
     own = _weights(request, check_weights(weights, effects), kept)
     volumes = _volumes(request, density=normalisation == "density")
     parts = [mean_of_layers(one.assign_coords({STEP: labels}), averaged, own) for one in volumes]
-    found = request.label(xr.concat(parts, REGION).transpose(REGION, ...))
-    found = found.assign_attrs(sram_attributes(averaged, normalisation))
+    found = request.label(xr.concat(parts, REGION).transpose(REGION, ...), averaged, normalisation)
     return found if weights is None else found.assign_attrs(weights=weights)
 
 

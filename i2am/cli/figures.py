@@ -18,16 +18,22 @@ from i2am.cli.arguments import (
     sample_name,
 )
 from i2am.schemas import AnalysisError, StoreError, did_you_mean
-from i2am.schemas.choices import CONTRASTS, FIGURE_BASES, FIGURE_FORMATS, POLARITIES, WITHIN
+from i2am.schemas.choices import (
+    CONTRASTS,
+    FIGURE_BASES,
+    FIGURE_FORMATS,
+    FIGURE_INCHES,
+    POLARITIES,
+    WITHIN,
+)
 from i2am.schemas.errors import shorten
 
 __all__ = ["add"]
 
-_COLORMAP: Final = "inferno"
 # What `analyze` is asked for.
 _SELECTION: Final = ("layers", "steps", "heads", "guidance", "within")
-# Of a printed figure, in inches.
-_WIDTHS: Final = (2.0, 20.0)
+# What a figure's style is asked for; by default it is the style's own.
+_STYLE: Final = ("polarity", "colormap", "opacity", "contrast", "base", "width")
 
 
 class _Kinds(Collection[str]):
@@ -103,24 +109,19 @@ def _add_style(group: Any) -> None:
     group.add_argument(
         "--base",
         choices=FIGURE_BASES,
-        default="grey",
         help="what lies under the heat: the picture in grey (default) or as it is, or nothing",
     )
     group.add_argument(
         "--colormap",
         type=_colormap,
-        default=_COLORMAP,
         metavar="NAME",
         help="one of Matplotlib's; default inferno",
     )
-    group.add_argument(
-        "--opacity", type=_opacity, default=0.9, help="of the hottest pixel; default 0.9"
-    )
-    group.add_argument("--polarity", choices=POLARITIES, default="direct")
+    group.add_argument("--opacity", type=_opacity, help="of the hottest pixel; default 0.9")
+    group.add_argument("--polarity", choices=POLARITIES, help="default: direct")
     group.add_argument(
         "--contrast",
         choices=CONTRASTS,
-        default="shared",
         help="one scale for the maps of a direction (default), or one for each map",
     )
 
@@ -157,9 +158,9 @@ def _place(text: str) -> tuple[float, float]:
 
 def _inches(text: str) -> float:
     """Return the width of a figure, in inches."""
-    value = number(text)
-    if not _WIDTHS[0] <= value <= _WIDTHS[1]:
-        msg = f"expected inches from {_WIDTHS[0]:g} to {_WIDTHS[1]:g}, got {value:g}"
+    value, (low, high) = number(text), FIGURE_INCHES
+    if not low <= value <= high:
+        msg = f"expected inches from {low:g} to {high:g}, got {value:g}"
         raise argparse.ArgumentTypeError(msg)
     return value
 
@@ -175,8 +176,6 @@ def _opacity(text: str) -> float:
 
 def _colormap(text: str) -> str:
     """Return the name of one of Matplotlib's colormaps."""
-    if text == _COLORMAP:  # Without Matplotlib, for those who only ask for help.
-        return text
     import matplotlib as mpl
 
     if text not in mpl.colormaps:
@@ -191,14 +190,8 @@ def _figure(options: argparse.Namespace) -> None:
     from i2am.analysis.figures import FigureOptions, FigureStyle, selected_maps
     from i2am.analysis.figures.files import write_figures
 
-    style = FigureStyle(
-        polarity=options.polarity,
-        colormap=options.colormap,
-        opacity=options.opacity,
-        contrast=options.contrast,
-        base=options.base,
-        width=options.width,
-    )
+    given = {name: getattr(options, name) for name in _STYLE}
+    style = FigureStyle(**{name: value for name, value in given.items() if value is not None})
     run, maps = _open_pair(options)
     names = options.samples or list(run)
     if not names:

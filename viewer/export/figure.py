@@ -148,7 +148,7 @@ class SceneFigure:
 
         tops, lines, height = self._arranged()
         inch = self.width / _PAGE_INCHES
-        figure = Figure((_PAGE_INCHES, height / inch), facecolor=self.paper)
+        figure = Figure((_PAGE_INCHES, height / inch), dpi=inch, facecolor=self.paper)
         for row, top in zip(self.rows, tops, strict=True):
             share = row.picture.shape[0] / height
             axes = figure.add_axes((0, 1 - top / height - share, 1, share))
@@ -161,6 +161,7 @@ class SceneFigure:
                 line.text,
                 color=self.ink,
                 fontsize=self._font_px / inch * _POINTS,
+                family="DejaVu Sans",
                 va="center",
                 parse_math=False,
             )
@@ -252,17 +253,12 @@ def write_figure(figure: SceneFigure, path: str | Path, *, overwrite: bool = Fal
     path = check_export_file(path, FIGURE_SUFFIXES, overwrite=overwrite)
     if path.suffix.lower() not in VECTOR_SUFFIXES:
         return write_picture(figure.painted(), path, overwrite=overwrite)
-    import matplotlib as mpl
+    from i2am.analysis.figures import render
 
-    kind = path.suffix.lower()[1:]
-    # Fonts that can be searched and edited: TrueType in PDF, text in SVG.
-    as_text: Any = {"pdf.fonttype": 42, "svg.fonttype": "none", "font.family": "DejaVu Sans"}
+    kind: Any = path.suffix.lower()[1:]
     try:
-        with mpl.rc_context(as_text), written_whole(path) as unfinished:
-            drawn = figure.drawn()
-            drawn.savefig(
-                unfinished, format=kind, dpi=figure.width / _PAGE_INCHES, facecolor=figure.paper
-            )
+        with written_whole(path) as unfinished:
+            unfinished.write_bytes(render(figure.drawn(), kind))
     except OSError as e:
         msg = f"Expected to write a figure, got '{e}', at {path}. Choose another place."
         raise StoreError(msg) from e

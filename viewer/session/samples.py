@@ -10,6 +10,7 @@ from typing import Any
 from qtpy.QtCore import QObject, Signal
 
 from i2am.viewer.data.open_sample import Store, open_view
+from i2am.viewer.data.sample import SampleSource
 
 __all__ = ["SampleOpener"]
 
@@ -39,40 +40,30 @@ class SampleOpener(QObject):  # type: ignore[misc]  # Qt has no types here
         self._latest: dict[int, tuple[str | None, object]] = {}
         self._found.connect(self._deliver)
 
-    def open(
-        self,
-        run: Store,
-        sample: str | None = None,
-        maps: Store | None = None,
-        *,
-        guidance: str,
-        normalisation: str,
-        within: str = "image",
-        reference: str = "",
-        effects: Store | None = None,
-        view_index: int = 0,
-    ) -> None:
+    def open(self, source: SampleSource, view_index: int = 0) -> None:
         """Open a sample as `i2am.viewer.data.open_sample.open_view` does.
 
         Parameters
         ----------
+        source : SampleSource
+            What to open; whether its maps are computed is found out. Without a name the run's first.
         view_index : int
             The sample in view that it is to replace. An earlier request for the same is dropped.
         """
-        request = self._latest[view_index] = (sample, object())
+        request = self._latest[view_index] = (source.sample, object())
 
         def find() -> Any:
             if self._latest.get(view_index) is not request:
                 return None
             return open_view(
-                run,
-                sample,
-                maps,
-                guidance=guidance,
-                normalisation=normalisation,
-                within=within,
-                reference=reference,
-                effects=effects,
+                source.run,
+                source.sample or None,
+                source.maps,
+                guidance=source.guidance,
+                normalisation=source.normalisation,
+                within=source.within,
+                reference=source.reference,
+                effects=source.effects,
             )
 
         def receive(view: Any) -> None:

@@ -5,6 +5,7 @@ Widgets read and change the session; it alone changes the layers of maps.
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -227,7 +228,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             own = self.views[0]
             # Of a later reference, where that was chosen; else of the sample's first.
             chosen = own.source.reference if own.source.reference != own.references[0] else ""
-            self._open(replace(own.source, sample=name, reference=chosen))
+            self._opener.open(replace(own.source, sample=name, reference=chosen))
 
     def reanalyze(
         self,
@@ -251,7 +252,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
                 within=within or own.within,
                 reference=reference or own.reference,
             )
-            self._open(changed, view_index)
+            self._opener.open(changed, view_index)
 
     def compare(
         self, run: Store, sample: str | None = None, *, guidance: str | None = None
@@ -260,17 +261,10 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         if not self.views:
             return
         own = self.views[0].source
-        self._opener.open(
-            run,
-            sample,
-            own.maps if run_identity(run) == own.run else None,
-            guidance=guidance or own.guidance,
-            normalisation=own.normalisation,
-            within=own.within,
-            reference=own.reference if run_identity(run) == own.run else "",
-            effects=own.effects if run_identity(run) == own.run else None,
-            view_index=1,
-        )
+        wanted = replace(own, sample=sample or "", guidance=guidance or own.guidance)
+        if run_identity(run) != own.run:  # It has maps, references and effects of its own.
+            wanted = replace(wanted, run=os.fspath(run), maps=None, reference="", effects=None)
+        self._opener.open(wanted, 1)
 
     def stop_comparing(self) -> None:
         """Take the second sample away, and what was drawn for it."""
@@ -423,19 +417,6 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         self._write()
         self.loaded.emit()
 
-    def _open(self, source: SampleSource, view_index: int = 0) -> None:
-        self._opener.open(
-            source.run,
-            source.sample,
-            source.maps,
-            guidance=source.guidance,
-            normalisation=source.normalisation,
-            within=source.within,
-            reference=source.reference,
-            effects=source.effects,
-            view_index=view_index,
-        )
-
     def _set_view(self, view: SampleView, placed: dict[str, PlacedImage], view_index: int) -> None:
         """Make a sample whose layers are there one of the session's: load its maps."""
         before = self.views[0].source if self.views else None
@@ -475,7 +456,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
         own, other = self.views[0].source, self.views[1]
         follows = other.source.run != own.run or other.source.sample == before.sample
         if follows and other.source.sample != own.sample:
-            self._open(replace(other.source, sample=own.sample), 1)
+            self._opener.open(replace(other.source, sample=own.sample), 1)
         else:
             self.show(other, 1)
 

@@ -31,7 +31,7 @@ def heading(view: SampleView, appearance: Appearance) -> str:
     shown = [name.upper() for name in view.volumes if appearance.direction in ("both", name)]
     parts = [own.sample, " and ".join(shown), f"{own.guidance} branch", own.normalisation]
     if own.within == "mask":
-        parts.append("painted region only")
+        parts.append("painted part only")
     if own.reference not in ("", "reference"):
         parts.append(own.reference.replace("_", " "))
     parts.append(f"{appearance.polarity} polarity")

@@ -73,7 +73,7 @@ def test_the_painted_patches_alone_are_drawn_and_named(
     monkeypatch.chdir(folder)
     command = "figure run.zarr --out painted --samples a --kinds llam --within mask --format svg"
     assert main(command.split()) == 0
-    assert "of the painted patches" in words_of(Path("painted/a-llam.svg"))
+    assert "of the painted part" in words_of(Path("painted/a-llam.svg"))
 
 
 def test_the_style_changes_the_picture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def test_the_overview_names_both_and_says_why(folder: Path) -> None:
     assert PARKED in texts_of(shown).replace("\n", " ")
     within = overview(sample, analyze(sample, within="mask"))
     assert words(titles_of(within))[-1] == "G2R: parts of the reference that were used"
-    assert "of the painted patches" in texts_of(within)
+    assert "of the painted part" in texts_of(within)
 
 
 @pytest.mark.parametrize("why", ["no mask", "official", "reduced"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import xarray as xr
 
 from i2am.analysis import analyze, open_run
 from i2am.analysis.figures import existing_kinds, load_figure
-from tests.analysis.maps.test_roads import captured
-from tests.support.figure_reading import check_words, panels_of
+from i2am.cli import main
+from tests.analysis.maps.test_roads import captured, random_reads
+from tests.support.figure_reading import check_words, panels_of, texts_of
 from tests.support.synthetic_run import write_run
 
 KINDS = ("roads", "sources")
@@ -49,6 +51,28 @@ def test_the_road_through_the_text_is_bright_where_the_text_reads(sample: xr.Dat
     # The text reads the first cell of 3 × 2, the patches themselves read the last.
     for picture, place in ((through, (0, 0)), (direct, (-1, -1))):
         assert picture[place] == picture.max() > picture.min()
+
+
+def drawn(figure: Any) -> list[Any]:
+    """Return the pixels of all panels, and the numbers at all scales."""
+    pixels = [np.asarray(one.get_array()).tobytes() for a in figure.axes for one in a.images]
+    return [*pixels, *(label.get_text() for a in figure.axes for label in a.get_xticklabels())]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_part_of_a_sample_is_drawn_and_named(
+    kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sample = captured(tmp_path / "run.zarr", [random_reads(0), random_reads(1)])
+    first = next(iter(sample["layers"].children))
+    whole = load_figure(kind)(sample, analyze(sample))
+    part = load_figure(kind)(sample, analyze(sample), layers=first, steps=[0])
+    assert f"layers {first}, step 0" in texts_of(part).replace("\n", " ")
+    assert "step 0" not in texts_of(whole)
+    assert drawn(whole) != drawn(part)
+    monkeypatch.chdir(tmp_path)
+    assert main(f"figure run.zarr --kinds {kind} --steps 0 --layers {first}".split()) == 0
+    assert [path.name for path in Path("figures").iterdir()] == [f"a-{kind}.png"]
 
 
 def test_they_exist_where_their_layers_hold_what_they_need(
