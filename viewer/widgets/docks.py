@@ -67,14 +67,19 @@ class DockPanel(QWidget):  # type: ignore[misc]  # Qt has no types here
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._scroll)
-        self.setMinimumSize(*_LEAST_PX)
 
     def sizeHint(self) -> QSize:  # Qt's name
         """Return a size in which the content's width is seen whole."""
+        return QSize(max(_WANTED_PX[0], self._whole_width()), _WANTED_PX[1])
+
+    def minimumSizeHint(self) -> QSize:  # Qt's name
+        """Return a size that a laptop's window has room for; in most docks all of the width is seen."""
+        width = min(_WANTED_PX[0], max(_LEAST_PX[0], self._whole_width()))
+        return QSize(width, _LEAST_PX[1])
+
+    def _whole_width(self) -> int:
         bar = self._scroll.verticalScrollBar().sizeHint().width()
-        return QSize(
-            max(_WANTED_PX[0], self.content.minimumSizeHint().width() + bar), _WANTED_PX[1]
-        )
+        return int(self.content.minimumSizeHint().width() + bar)
 
     def showEvent(self, event: Any) -> None:  # Qt's name
         """Take a place among the docks when shown for the first time."""
