@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from i2am.analysis.kernel.arithmetic import as_float32
+
 __all__ = [
     "AttentionLogits",
     "FactoredLogits",
@@ -77,7 +79,7 @@ class FactoredLogits:
         key = key.swapaxes(1, 2)
 
         def fill(rows: slice, out: Floats) -> None:
-            np.matmul(query[:, rows].astype(np.float32, copy=False), key, out=out)
+            np.matmul(as_float32(query[:, rows]), key, out=out)
 
         return fill
 
@@ -85,7 +87,7 @@ class FactoredLogits:
         """Return logits (P, columns)."""
         key = self.key[matrix % len(self.key), columns]
         scaled = np.multiply(key, np.float32(self.scale), dtype=np.float32)
-        query = self.query[matrix % len(self.query)].astype(np.float32, copy=False)
+        query = as_float32(self.query[matrix % len(self.query)])
         product: Floats = np.matmul(query, scaled.T)
         return product
 
@@ -122,7 +124,7 @@ class StoredLogits:
         logits = self.logits[batch]
 
         def fill(rows: slice, out: Floats) -> None:
-            np.copyto(out, logits[:, rows], casting="same_kind")
+            as_float32(logits[:, rows], out)
 
         return fill
 

@@ -10,12 +10,13 @@ lost are computed again from their own maximum. NumPy alone; arithmetic in float
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from i2am.analysis.kernel.arithmetic import sum_columns, take_exponentials
 from i2am.analysis.kernel.logits import AttentionLogits, FillRows, Floats
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
     "inverse",
     "region_means",
     "row_shares",
-    "row_sums",
     "slices",
     "softmax_over_patches",
 ]
@@ -82,7 +82,7 @@ def directional_means(
 
     Examples
     --------
-    >>> from i2am.analysis.kernel.logits import StoredLogits
+    from i2am.analysis.kernel.logits import StoredLogits
     >>> means = directional_means(StoredLogits(np.zeros((1, 4, 2))))
     >>> means.r2g, means.g2r
     (array([[0.25, 0.25, 0.25, 0.25]], dtype=float32), array([[0.5, 0.5]], dtype=float32))
@@ -123,18 +123,27 @@ def _batch_means(
     g2r = np.zeros((size, tokens), np.float32)
     # float64: relative to the highest logit so far, which may leave a tile far behind.
     columns, top = np.zeros((size, tokens)), np.full((size, 1), -np.inf)
-    for rows, values in exponentials:
-        if logsumexp is None:
-            forward = inverse(sums[:, rows], sums[:, rows] > 0)
-        else:
+    ones = np.ones_like(peaks)
+    forward_sums = own_sums = g2r  # of the tile
+
+    def sum_tile(rows: slice, values: Floats) -> Floats:
+        nonlocal forward_sums, own_sums
+        own = np.exp(peaks[:, rows] - peaks[:, rows].max(axis=1, keepdims=True))
+        forward = ones[:, rows]
+        if logsumexp is not None:
             forward = np.exp(peaks[:, rows] - logsumexp[:, rows])
         if region is not None:
-            forward *= region[rows]
-        g2r += _weighted_sum(forward, values)
+            forward = forward * region[rows]
+        found, forward_sums, own_sums = sum_columns(
+            values, forward, own, is_share=logsumexp is None
+        )
+        return found
+
+    for rows, _ in exponentials.tiles(sum_tile):
+        g2r += forward_sums
         base = peaks[:, rows].max(axis=1, keepdims=True)
         higher = np.maximum(top, base)
-        own = _weighted_sum(np.exp(peaks[:, rows] - base), values)
-        columns = columns * np.exp(top - higher) + own * np.exp(base - higher)
+        columns = columns * np.exp(top - higher) + own_sums * np.exp(base - higher)
         top = higher
     lost = columns < MIN_SUM
     backwards = np.divide(1, columns, out=np.zeros_like(columns), where=~lost)
@@ -231,7 +240,8 @@ class Exponentials:
         matrix_bytes, row_bytes = 4 * self._patches * tokens, 4 * tokens
         self.batch_size = max(1, min(_TILE_BYTES, working_set_bytes) // matrix_bytes)
         max_rows = min(max(_TILE_BYTES // row_bytes, _MIN_ROWS), working_set_bytes // row_bytes)
-        self._tile = max(1, min(self._patches, max_rows))
+        tiles = -(-self._patches // max(1, max_rows))
+        self._tile = -(-self._patches // tiles)  # all tiles alike
         self._is_kept = self.batch_size * matrix_bytes <= working_set_bytes
         # Memory that is touched for the first time costs as much as the exponential.
         rows = self._patches if self._is_kept else self._tile
@@ -249,14 +259,22 @@ class Exponentials:
 
     def __iter__(self) -> Iterator[tuple[slice, Floats]]:
         """Yield the rows and exponentials of each tile, and store their peaks and sums."""
+        return self.tiles(lambda rows, values: take_exponentials(values))
+
+    def tiles(self, work: Callable[[slice, Floats], Floats]) -> Iterator[tuple[slice, Floats]]:
+        """Do the same by one's own work on a tile.
+
+        Parameters
+        ----------
+        work : callable (rows, values) -> sums
+            Given logits, less the peaks of their rows: takes the exponential in place, and returns the sums
+            of the rows. It is called again for a tile whose sums show that peaks are needed.
+        """
         for rows in slices(self._patches, self._tile):
             values = self._buffer(rows)
             if not self._is_shifted:
                 self._fill(rows, values)
-                # Infinite terms show in their sum; some BLAS multiply the padding by zero.
-                with np.errstate(over="ignore", invalid="ignore"):
-                    np.exp(values, out=values)
-                    sums = row_sums(values)
+                sums = work(rows, values)
                 self._is_shifted = not (sums.min() >= MIN_SUM and sums.max() <= 1 / MIN_SUM)
             if self._is_shifted:
                 self._fill(rows, values)
@@ -264,8 +282,7 @@ class Exponentials:
                 if self._may_hide:
                     self.peaks[:, rows][self.peaks[:, rows] == -np.inf] = 0  # It sees no token.
                 values -= self.peaks[:, rows, None]
-                np.exp(values, out=values)
-                sums = row_sums(values)
+                sums = work(rows, values)
             self.sums[:, rows] = sums
             yield rows, values
 
@@ -276,17 +293,12 @@ class Exponentials:
             if not self._is_kept:
                 self._fill(rows, values)
                 values -= self.peaks[:, rows, None]
-                np.exp(values, out=values)
+                take_exponentials(values)
             yield rows, values
 
     def _buffer(self, rows: slice) -> Floats:
         used = rows if self._is_kept else slice(0, rows.stop - rows.start)
         return self._memory[: self._size, used]
-
-
-def row_sums(values: Floats) -> Floats:
-    """Return the sums over the last axis; a matrix-vector product is the fastest way to them."""
-    return (values @ np.ones((values.shape[2], 1), np.float32))[..., 0]
 
 
 def inverse(values: Floats, where: NDArray[np.bool_]) -> Floats:
@@ -328,7 +340,7 @@ def region_means(
 
     Examples
     --------
-    >>> from i2am.analysis.kernel.logits import StoredLogits
+    from i2am.analysis.kernel.logits import StoredLogits
     >>> logits = StoredLogits(np.log([[[1.0, 3.0], [1.0, 1.0]]]))
     >>> region_means(logits, np.array([[1, 0], [0.5, 0.5]], np.float32)).round(3)
     array([[[0.25 , 0.75 ],

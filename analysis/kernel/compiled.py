@@ -1,0 +1,182 @@
+"""The compiled way of `arithmetic`; importing this module compiles it, or loads it from the cache.
+
+Numba makes vector instructions of the loops, which NumPy's calls, one operation each, cannot fuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.extending import intrinsic
+from numpy.polynomial import Chebyshev, Polynomial
+from numpy.typing import NDArray
+
+__all__ = ["column_sums", "exponentials", "read_halves"]
+
+_ZERO: Final = np.float32(0)
+_ONE: Final = np.float32(1)
+_LOG2_E: Final = np.float32(1.44269504)
+# Added and subtracted again, it leaves the nearest integer, which then is in the lowest bits.
+_ROUND: Final = np.float32(1.5 * 2**23)
+# Two parts of log(2), so that a product of the first with a small integer is exact in float32.
+_LOG_2_HIGH: Final = np.float32(0.693359375)
+_LOG_2_LOW: Final = np.float32(np.log(2) - 0.693359375)
+# (exp(r) - 1 - r) / r² as a polynomial, where r is what rounding leaves: at most log(2) / 2.
+_SERIES: Final = tuple(
+    Chebyshev.interpolate(
+        lambda r: (np.expm1(r) - r) / r**2, 5, domain=[-np.log(2) / 2, np.log(2) / 2]
+    )
+    .convert(kind=Polynomial)
+    .coef.astype(np.float32)
+)
+_MANTISSA_BITS: Final = np.int32(23)
+_BIAS: Final = np.int32(127)
+# Float32's exponentials end here: below is 0, and above a sum is too large to be used.
+_LOWEST, _HIGHEST = np.float32(-127 * np.log(2)), np.float32(88)
+
+# Sums may be taken in any order; nothing else may be changed, since the rounding is meant.
+_IN_ANY_ORDER: Final = {"reassoc", "contract"}
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+# What it makes is called without the first argument, which is the compiler's.
+_instruction: Callable[[Callable[[Any, Any], Any]], Callable[[Any], Any]] = intrinsic
+
+
+@_instruction
+def _bits(_: Any, __: Any) -> Any:
+    """Return the bits of a float32 as an integer."""
+
+    def build(_: Any, builder: Any, ___: Any, values: Any) -> Any:
+        return builder.bitcast(values[0], ir.IntType(32))
+
+    return numba.int32(numba.float32), build
+
+
+@_instruction
+def _number(_: Any, __: Any) -> Any:
+    """Return the float32 that has these bits."""
+
+    def build(_: Any, builder: Any, ___: Any, values: Any) -> Any:
+        return builder.bitcast(values[0], ir.FloatType())
+
+    return numba.float32(numba.int32), build
+
+
+@_instruction
+def _half(_: Any, __: Any) -> Any:
+    """Return the float32 of a float16's bits, for which processors have an instruction."""
+
+    def build(_: Any, builder: Any, ___: Any, values: Any) -> Any:
+        return builder.fpext(builder.bitcast(values[0], ir.HalfType()), ir.FloatType())
+
+    return numba.float32(numba.uint16), build
+
+
+def _compile(signature: str, **options: Any) -> Callable[[Function], Function]:
+    def compile_function(function: Function) -> Function:
+        try:
+            compiled: Function = numba.njit(signature, nogil=True, cache=True, **options)(function)
+        except RuntimeError:  # Nowhere to keep it: neither beside the module nor in a home.
+            compiled = numba.njit(signature, nogil=True, **options)(function)
+        return compiled
+
+    return compile_function
+
+
+@_compile("float32(float32)", fastmath={"contract"})
+def _exponential(x: Any) -> Any:
+    # exp(x) = 2^n · exp(r), with n the integer nearest to x / log(2); the polynomial gives exp(r). NaN is
+    # neither below nor above, and stays what it is.
+    bounded = _LOWEST if x < _LOWEST else x
+    bounded = _HIGHEST if bounded > _HIGHEST else bounded
+    rounded = bounded * _LOG2_E + _ROUND
+    n = rounded - _ROUND
+    r = (bounded - n * _LOG_2_HIGH) - n * _LOG_2_LOW
+    p = _SERIES[5]
+    p = p * r + _SERIES[4]
+    p = p * r + _SERIES[3]
+    p = p * r + _SERIES[2]
+    p = p * r + _SERIES[1]
+    p = p * r + _SERIES[0]
+    # The bits of a power of two are its exponent, plus 127: none are left where n is -127.
+    power = _number((_bits(rounded) + _BIAS) << _MANTISSA_BITS)
+    return (p * (r * r) + r + _ONE) * power
+
+
+@_compile("float32[:,::1](float32[:,:,::1])", fastmath=_IN_ANY_ORDER)
+def exponentials(values: Any) -> Any:
+    """Take the exponential of a tile (n, rows, R), float32, in place; return the sums (n, rows) of its rows.
+
+    Up to 88, to 2e-7 of each; above, as of 88, and the sum is then too large to be used. Below -87 it is 0.
+    """
+    matrices, rows, tokens = values.shape
+    sums = np.empty((matrices, rows), np.float32)
+    for matrix in range(matrices):
+        for row in range(rows):
+            total = _ZERO
+            for token in range(tokens):
+                own = _exponential(values[matrix, row, token])
+                values[matrix, row, token] = own
+                total += own
+            sums[matrix, row] = total
+    return sums
+
+
+@_compile(
+    "Tuple((float32[:,::1], float32[:,::1], float32[:,::1]))"
+    "(float32[:,:,::1], float32[:,::1], float32[:,::1], boolean)",
+    fastmath=_IN_ANY_ORDER,
+)
+def column_sums(values: Any, factors: Any, others: Any, is_share: Any) -> Any:
+    """Take the exponential in place; return the sums of rows, and of columns with two weights for each row.
+
+    Two rows at a time, while they are in the nearest cache: half the reads of the sums so far.
+    """
+    matrices, rows, tokens = values.shape
+    sums = np.empty((matrices, rows), np.float32)
+    found = np.zeros((matrices, tokens), np.float32)
+    other = np.zeros((matrices, tokens), np.float32)
+    for matrix in range(matrices):
+        for row in range(0, rows, 2):
+            last = min(row + 1, rows - 1)  # The same one, of weight 0, where it has no partner.
+            first_sum = second_sum = _ZERO
+            for token in range(tokens):
+                own = _exponential(values[matrix, row, token])
+                values[matrix, row, token] = own
+                first_sum += own
+            if last > row:
+                for token in range(tokens):
+                    own = _exponential(values[matrix, last, token])
+                    values[matrix, last, token] = own
+                    second_sum += own
+            sums[matrix, row] = first_sum
+            first, first_other = factors[matrix, row], others[matrix, row]
+            second = second_other = _ZERO
+            if is_share:
+                first = first / first_sum if first_sum > _ZERO else _ZERO
+            if last > row:
+                sums[matrix, last] = second_sum
+                second, second_other = factors[matrix, last], others[matrix, last]
+                if is_share:
+                    second = second / second_sum if second_sum > _ZERO else _ZERO
+            for token in range(tokens):
+                a, b = values[matrix, row, token], values[matrix, last, token]
+                found[matrix, token] += first * a + second * b
+                other[matrix, token] += first_other * a + second_other * b
+    return sums, found, other
+
+
+@_compile("void(uint16[::1], float32[::1])")
+def _read_halves(source: Any, target: Any) -> None:
+    for index in range(source.size):
+        target[index] = _half(source[index])
+
+
+def read_halves(source: NDArray[np.float16], target: NDArray[np.float32]) -> None:
+    """Write a float16 array into a float32 one of the same shape; both are contiguous."""
+    _read_halves(source.reshape(-1).view(np.uint16), target.reshape(-1))
