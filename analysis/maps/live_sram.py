@@ -53,6 +53,7 @@ __all__ = [
     "Reading",
     "SramEstimate",
     "van_der_corput_order",
+    "whole_sram",
 ]
 
 _THREADS: Final = min(4, os.cpu_count() or 1)
@@ -215,7 +216,9 @@ class LiveSram:
     def _estimates(
         self, request: SramRequest, steps: Sequence[int], stop: Callable[[], bool]
     ) -> Iterator[SramEstimate]:
-        layers = self._layers(request, steps)
+        layers = _layers(
+            request, steps, self._guidance, self._normalisation, self._reading, self._reads
+        )
         all_steps = len(steps) * len(layers)
         with ThreadPoolExecutor(_THREADS) as pool:
             for tasks in _passes(layers, self._reading):
@@ -225,27 +228,67 @@ class LiveSram:
                         return
                     task.layer.add(found, len(task.steps))
                 share = sum(layer.steps_done for layer in layers) / all_steps
-                means = _estimate(layers, request.plane)
+                means = xr.DataArray(_estimate(layers), dims=(REGION, *request.plane))
                 values = request.label(means, (LAYER, STEP, HEAD), self._normalisation)
                 yield SramEstimate(values, share)
 
-    def _layers(self, request: SramRequest, steps: Sequence[int]) -> list[LayerSram]:
-        branches = self._sample.coords.get(GUIDANCE)
-        index = 0 if branches is None else branches.to_numpy().tolist().index(self._guidance)
-        return [
-            LayerSram(
-                layer,
-                self._sample["layers"].children[layer.name].dataset,
-                request,
-                steps=steps,
-                guidance_index=index,
-                density=self._normalisation == "density",
-                reads=self._reads,
-                slow_chunk_bytes=self._reading.slow_chunk_bytes,
-                offset=number,
-            )
-            for number, layer in enumerate(request.layers)
-        ]
+
+def whole_sram(
+    request: SramRequest, steps: Sequence[int], guidance: str, normalisation: Normalisation
+) -> NDArray[np.float32]:
+    """Return the mean over all layers, steps and heads, read in one go.
+
+    Parameters
+    ----------
+    request : SramRequest
+        Of a few dozen regions at most.
+    steps : sequence of int
+        The positions of the requested steps, ascending.
+    guidance, normalisation
+        As in `analyze`.
+
+    Returns
+    -------
+    array (region, y, x), float32
+        On the request's grid.
+
+    Raises
+    ------
+    AnalysisError
+        If a layer's frames do not fit into the common grid, or a value is not finite.
+    """
+    layers = _layers(request, steps, guidance, normalisation, DEFAULT_READING, StoreReads())
+    tasks = [task for layer in layers for task in layer.tasks(0, layer.step_batches)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for task, found in zip(tasks, pool.map(ReadTask.maps, tasks), strict=True):
+            task.layer.add(found, len(task.steps))
+    return _estimate(layers)
+
+
+def _layers(
+    request: SramRequest,
+    steps: Sequence[int],
+    guidance: str,
+    normalisation: Normalisation,
+    reading: Reading,
+    reads: StoreReads,
+) -> list[LayerSram]:
+    branches = request.sample.coords.get(GUIDANCE)
+    index = 0 if branches is None else branches.to_numpy().tolist().index(guidance)
+    return [
+        LayerSram(
+            layer,
+            request.sample["layers"].children[layer.name].dataset,
+            request,
+            steps=steps,
+            guidance_index=index,
+            density=normalisation == "density",
+            reads=reads,
+            slow_chunk_bytes=reading.slow_chunk_bytes,
+            offset=number,
+        )
+        for number, layer in enumerate(request.layers)
+    ]
 
 
 @dataclass(frozen=True)
@@ -278,13 +321,13 @@ def _passes(layers: Sequence[LayerSram], reading: Reading) -> Iterator[list[Read
         begin, count = begin + count, max(1, reading.pass_bytes // batch_bytes)
 
 
-def _estimate(layers: Sequence[LayerSram], plane: Sequence[str]) -> xr.DataArray:
+def _estimate(layers: Sequence[LayerSram]) -> NDArray[np.float32]:
     """Return the mean over layers, steps and heads, as if all steps of a layer were like those read."""
     sums: Any = sum(layer.sums * layer.weight for layer in layers)
     counts: Any = sum(layer.counts * layer.weight for layer in layers)
     with np.errstate(invalid="ignore"):  # NaN where no map has a value, as in the mean.
-        means = (sums / counts).astype(np.float32)
-    return xr.DataArray(means, dims=(REGION, *plane))
+        means: NDArray[np.float32] = (sums / counts).astype(np.float32)
+    return means
 
 
 class LayerSram:

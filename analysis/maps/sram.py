@@ -6,9 +6,12 @@ so that SRAM costs a hundredth of the volumes.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
+from uuid import uuid4
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -19,6 +22,7 @@ from i2am.analysis.kernel.softmax import region_means, row_shares
 from i2am.analysis.maps.analyze import check_options, check_weights
 from i2am.analysis.maps.layer_maps import check_frames, map_layer_blocks
 from i2am.analysis.maps.levels import mean_of_layers, stack_layers
+from i2am.analysis.maps.live_sram import whole_sram
 from i2am.analysis.maps.regions import (
     REGION,
     Regions,
@@ -44,6 +48,8 @@ from i2am.schemas.dims import (
 
 __all__ = ["region_maps", "sram"]
 
+# So many are read at once; see `whole_sram`.
+_FEW_REGIONS: Final = 32
 # Regions in one task: with more, the maps of a block would fill the memory.
 _MAX_REGIONS: Final = 128
 
@@ -130,12 +136,37 @@ def sram(
     labels = step_labels(sample, steps)
     selected = select_layers(sample, named, labels, heads, guidance)
     request = check_request(sample, selected, named, generated, reference)
+    if request.from_reference:
+        for layer in request.layers:
+            check_frames(layer, request.grid)
     averaged = [dim for dim in (LAYER, STEP, HEAD) if dim not in kept]
     own = _weights(request, check_weights(weights, effects), kept)
+    if not kept and own is None and len(request.regions.places) <= _FEW_REGIONS:
+        known = sample[STEP].to_numpy().tolist()
+        read = partial(
+            whole_sram, request, [known.index(one) for one in labels], guidance, normalisation
+        )
+        return request.label(_in_one_task(read, request), averaged, normalisation)
     volumes = _volumes(request, density=normalisation == "density")
     parts = [mean_of_layers(one.assign_coords({STEP: labels}), averaged, own) for one in volumes]
     found = request.label(xr.concat(parts, REGION).transpose(REGION, ...), averaged, normalisation)
     return found if weights is None else found.assign_attrs(weights=weights)
+
+
+def _in_one_task(read: Callable[[], NDArray[np.float32]], request: SramRequest) -> xr.DataArray:
+    """Return what a function reads, (region, plane), lazily: a graph of one task.
+
+    Planning tasks for each block of each layer takes many times longer than to read a few regions.
+    """
+    shape = (len(request.regions.places), *request.grid)
+    lazy = da.map_blocks(
+        read,
+        name=f"sram-{uuid4().hex}",
+        chunks=tuple((length,) for length in shape),
+        dtype=np.float32,
+        meta=np.empty((0, 0, 0), np.float32),
+    )
+    return xr.DataArray(lazy, dims=(REGION, *request.plane))
 
 
 def _weights(
@@ -202,8 +233,6 @@ def region_maps(
     AnalysisError
         If the layer's frames do not fit into the common grid.
     """
-    if from_reference:
-        check_frames(layer, grid)
     rows, shares = row_shares(regions)
     dim = REFERENCE if from_reference else GENERATED
     arrays = (

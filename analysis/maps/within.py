@@ -67,12 +67,10 @@ def painted_patches(sample: xr.DataTree, layers: Sequence[SelectedLayer]) -> lis
     found = []
     for layer in layers:
         (patches,) = region.patches(layer.attributes.generated_grid)
-        picked = {GENERATED: patches}
         found.append(
             replace(
                 layer,
-                arrays=layer.arrays.isel(picked, missing_dims="ignore"),
-                blocks=layer.blocks.isel(picked, missing_dims="ignore"),
+                picked={**layer.picked, GENERATED: patches},
                 region=None if layer.region is None else layer.region[patches],
                 patches=patches,
             )

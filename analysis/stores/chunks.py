@@ -101,8 +101,12 @@ def in_blocks(lazy: xr.DataArray) -> xr.DataArray:
 
 
 def _from_array(array: StoredArray, chunks: Mapping[str, int]) -> da.Array:
-    # The read is part of the task that uses it; names need not be alike between two openings.
-    return da.from_array(array, chunks=tuple(chunks.values()), name=False, inline_array=True)
+    # The read is part of the task that uses it; names need not be alike between two openings. Without
+    # `meta`, Dask would read a part to learn the type.
+    nothing = np.empty((0,) * array.array.ndim, array.array.dtype)
+    return da.from_array(
+        array, chunks=tuple(chunks.values()), name=False, inline_array=True, meta=nothing
+    )
 
 
 def _step_bytes(array: zarr.Array[Any], sizes: Mapping[str, int]) -> int:

@@ -6,6 +6,7 @@ import fnmatch
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -60,10 +61,10 @@ class SelectedLayer:
     ----------
     name : str
     attributes : LayerAttributes
-    arrays : Dataset
-        As `schemas.dims.REPRESENTATIONS` names them, in the store's own chunks.
-    blocks : Dataset
-        The same in blocks of a few steps, for a pass over all of them.
+    stored : Dataset
+        All of its arrays, as `schemas.dims.REPRESENTATIONS` names them.
+    picked : mapping of str to int or list of int
+        What of their dimensions is selected.
     heads : tuple of int
         The labels of its heads.
     region : array (generated,), float32, 0..1, or None
@@ -74,23 +75,38 @@ class SelectedLayer:
     sample : str
         The sample's name, for messages.
     patches : array (generated,) of int, or None
-        The indices of the generated patches that arrays, blocks and region hold; None holds all.
+        The indices of the generated patches that are picked, and that region holds; None holds all.
+
+    Attributes
+    ----------
+    arrays : Dataset
+        The selection, in the store's own chunks.
+    blocks : Dataset
+        The same in blocks of a few steps, for a pass over all of them.
     """
 
     name: str
     attributes: LayerAttributes
-    arrays: xr.Dataset
-    blocks: xr.Dataset
+    stored: xr.Dataset
+    picked: Mapping[str, Any]
     heads: tuple[int, ...]
     region: NDArray[np.float32] | None = None
     steps: tuple[int, ...] = ()
     sample: str = ""
     patches: NDArray[np.intp] | None = None
 
+    @cached_property
+    def arrays(self) -> xr.Dataset:  # noqa: D102 - in the class's own words
+        return self.stored.isel(self.picked, missing_dims="ignore")
+
+    @cached_property
+    def blocks(self) -> xr.Dataset:  # noqa: D102 - in the class's own words
+        return self.stored.map(in_blocks).isel(self.picked, missing_dims="ignore")
+
     @property
     def tokens(self) -> int:
         """Number of reference tokens, special ones included."""
-        return token_count(self.arrays)
+        return token_count(self.stored)
 
     @property
     def has_g2r(self) -> bool:
@@ -100,7 +116,7 @@ class SelectedLayer:
     @property
     def has_mass(self) -> bool:
         """Whether other keys share the softmax."""
-        return _has_mass(self.arrays)
+        return _has_mass(self.stored)
 
     @property
     def has_logits(self) -> bool:
@@ -110,7 +126,7 @@ class SelectedLayer:
     @property
     def is_causal(self) -> bool:
         """Whether the layer's output can depend on its attention: no softmax over one token."""
-        return is_causal(self.attributes, self.arrays)
+        return is_causal(self.attributes, self.stored)
 
 
 def token_count(arrays: xr.Dataset) -> int:
@@ -349,12 +365,11 @@ def _select(
     attributes = _attributes(sample, name)
     for array in REPRESENTATIONS[attributes.representation][0]:
         arrays[array]  # A KeyError now, and not in the middle of the computation.
-    blocks = arrays.map(in_blocks)
     return SelectedLayer(
         name,
         attributes,
-        arrays.isel(picked),
-        blocks.isel(picked),
+        arrays,
+        picked,
         own_heads,
         region,
         tuple(steps),

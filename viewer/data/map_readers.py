@@ -119,7 +119,9 @@ class ComputedMapReader:
         whole = self._layers[layer]
         # Few steps are read by their chunks, many by their shards.
         arrays = whole.blocks if len(steps) > 1 else whole.arrays
-        some = replace(whole, blocks=arrays.isel({STEP: list(steps)}, missing_dims="ignore"))
+        some = replace(
+            whole, stored=arrays.isel({STEP: list(steps)}, missing_dims="ignore"), picked={}
+        )
         maps = layer_maps(some, self._grids["r2g"], self._grids.get("g2r"), density=self._density)
         lazy = {"r2g": maps.r2g.data} | ({} if maps.g2r is None else {"g2r": maps.g2r.data})
         (found,) = dask.compute(lazy, scheduler="synchronous")
