@@ -367,10 +367,10 @@ def test_estimates_are_shown_as_they_come(
     window: Any, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_passes = Reading(single_pass_bytes=0, slow_chunk_bytes=0)
-    monkeypatch.setattr("i2am.analysis.maps.live_sram.DEFAULT_READING", in_passes)
     ask = LiveSram.ask
 
     def slowly(self: LiveSram, **options: Any) -> Iterator[Any]:
+        self._reading = in_passes  # Also of one that the window has made before.
         for found in ask(self, **options):
             yield found
             time.sleep(1)
