@@ -101,7 +101,7 @@ class SealedArray:
             for index, size, length in zip(selection, self._array.shape, self._chunk, strict=True)
         ]
         shape = [sum(part.size for part in own) for own in parts]
-        values = np.full(shape, self._array.fill_value, self._dtype)
+        values = np.empty(shape, self._dtype)
         by_shard: dict[tuple[int, ...], list[tuple[_Part, ...]]] = {}
         for chunk in itertools.product(*parts):
             steps = zip(chunk, self._chunk, self._shard, strict=True)
@@ -114,12 +114,14 @@ class SealedArray:
     def _read(
         self, shard: tuple[int, ...], chunks: list[tuple[_Part, ...]], values: NDArray[Any]
     ) -> None:
-        """Read some chunks of a shard; what has no file keeps its fill value."""
+        """Read some chunks of a shard; what has no file gets its fill value."""
         key = self._array.metadata.encode_chunk_key(shard)
         path = self._root / self._array.path / key
         try:
             file = os.fdopen(os.open(path, _FLAGS), "rb", buffering=0)
         except FileNotFoundError:
+            for chunk in chunks:
+                values[_target(chunk)] = self._array.fill_value
             return
         with file:
             status = os.fstat(file.fileno())
@@ -130,21 +132,28 @@ class SealedArray:
             for chunk in chunks:
                 offset, length = index[self._number(chunk)]
                 if offset == ABSENT:
+                    values[_target(chunk)] = self._array.fill_value
                     continue
                 if length != self._chunk_bytes + CHECKSUM_BYTES:
                     msg = f"expected a chunk of {self._chunk_bytes} bytes and a checksum, got {length}"
                     raise ValueError(msg)
-                plain = _read_sealed(file, int(offset), int(length))
-                block = np.frombuffer(plain, self._dtype).reshape(self._chunk)
-                target = np.ix_(*(np.arange(part.begin, part.begin + part.size) for part in chunk))
-                slices = tuple(slice(part.begin, part.begin + part.size) for part in chunk)
-                if all(isinstance(part.inside, slice) for part in chunk):
-                    values[slices] = block[tuple(part.inside for part in chunk)]
-                else:
-                    inside = (
-                        np.arange(n)[p.inside] for n, p in zip(self._chunk, chunk, strict=True)
-                    )
-                    values[target] = block[np.ix_(*inside)]
+                self._read_chunk(file, int(offset), chunk, values)
+
+    def _read_chunk(
+        self, file: BinaryIO, offset: int, chunk: tuple[_Part, ...], values: NDArray[Any]
+    ) -> None:
+        target = values[_target(chunk)]
+        if target.shape == self._chunk and target.flags.c_contiguous:
+            _read_sealed(file, offset, target.reshape(-1).view(np.uint8).data)
+            return
+        content = bytearray(self._chunk_bytes)
+        _read_sealed(file, offset, memoryview(content))
+        block = np.frombuffer(content, self._dtype).reshape(self._chunk)
+        if all(isinstance(part.inside, slice) for part in chunk):
+            target[:] = block[tuple(part.inside for part in chunk)]
+        else:
+            inside = (np.arange(n)[p.inside] for n, p in zip(self._chunk, chunk, strict=True))
+            target[:] = block[np.ix_(*inside)]
 
     def _index(self, file: BinaryIO, size_bytes: int) -> NDArray[np.uint64]:
         """Return offset and length of each chunk of a file."""
@@ -153,7 +162,9 @@ class SealedArray:
         counts = (outer // inner for outer, inner in zip(self._shard, self._chunk, strict=True))
         length = math.prod(counts) * INDEX_ENTRY_BYTES + CHECKSUM_BYTES
         begin = 0 if self._has_index_first else max(0, size_bytes - length)
-        return np.frombuffer(_read_sealed(file, begin, length), "<u8").reshape(-1, 2)
+        content = bytearray(max(0, min(length, size_bytes) - CHECKSUM_BYTES))
+        _read_sealed(file, begin, memoryview(content))
+        return np.frombuffer(content, "<u8").reshape(-1, 2)
 
     def _number(self, chunk: tuple[_Part, ...]) -> int:
         """Return the position of a chunk in its shard."""
@@ -197,8 +208,13 @@ def _parts(positions: NDArray[np.intp], length: int) -> Iterator[_Part]:
         yield _Part(chunk, slice(int(own[0]), int(own[-1]) + 1) if is_run else own, begin, count)
 
 
-def _read_sealed(file: BinaryIO, offset: int, length: int) -> bytes:
-    """Return bytes without the checksum that they end in.
+def _target(chunk: tuple[_Part, ...]) -> tuple[slice, ...]:
+    """Return where what is taken of a chunk goes."""
+    return tuple(slice(part.begin, part.begin + part.size) for part in chunk)
+
+
+def _read_sealed(file: BinaryIO, offset: int, target: memoryview) -> None:
+    """Fill memory with bytes that their checksum follows.
 
     Raises
     ------
@@ -206,9 +222,11 @@ def _read_sealed(file: BinaryIO, offset: int, length: int) -> bytes:
         If it is another one, or the file is too short.
     """
     file.seek(offset)
-    content = file.read(length) or b""
-    plain, seal = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
-    if len(content) != length or crc32c.crc32c(plain).to_bytes(4, "little") != seal:
+    done = 0
+    while count := file.readinto(target[done:]):  # type: ignore[attr-defined]
+        done += count
+    if done < len(target) or crc32c.crc32c(target).to_bytes(4, "little") != file.read(
+        CHECKSUM_BYTES
+    ):
         msg = "the checksum is invalid"
         raise ValueError(msg)
-    return plain

@@ -40,6 +40,9 @@ class StoredArray:
         self.shape, self.ndim, self.dtype = array.shape, array.ndim, array.dtype
 
     def __getitem__(self, selection: Any) -> NDArray[Any]:
+        is_block = isinstance(selection, tuple) and all(isinstance(at, slice) for at in selection)
+        if is_block and isinstance(self._native, SealedArray):
+            return self.read(lambda array: array.oindex[selection], natively=True)
         return self.read(lambda array: array[selection])
 
     def __deepcopy__(self, memo: object) -> StoredArray:
