@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, Final
 
 import dask
+import dask.threaded
 from dask.callbacks import Callback
 from threadpoolctl import threadpool_limits
 
@@ -162,8 +164,10 @@ def _end_workers(cluster: Any, kind: type[BaseException] | None, *_: object) -> 
 
 def _start_here(writes: LazyWrites, advance: ProgressCallback) -> Callable[[], None]:
     def wait() -> None:
+        # Asked for no scheduler, Dask imports its cluster to look for a client, which takes half a second.
+        has_other = "distributed" in sys.modules or dask.config.get("scheduler", None) is not None
         with _Progress(advance):
-            dask.compute(*writes)
+            dask.compute(*writes, scheduler=None if has_other else dask.threaded.get)
 
     return wait
 

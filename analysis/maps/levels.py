@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Final
 from uuid import uuid4
 
+import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
@@ -74,7 +75,10 @@ def stack_layers(maps: Sequence[MapsOfLayer]) -> xr.DataArray:
         else one.assign_coords({HEAD: list(layer.heads)}).reindex({HEAD: heads}).data
         for layer, one in maps
     ]
-    return xr.DataArray(da.stack(padded), _coordinates(maps), (LAYER, *maps[0][1].dims))
+    # Few chunks each; asked for another way, Dask imports its scheduler first, which takes half a second.
+    with dask.config.set({"array.rechunk.method": "tasks"}):
+        stacked = da.stack(padded)
+    return xr.DataArray(stacked, _coordinates(maps), (LAYER, *maps[0][1].dims))
 
 
 def compute_levels(
