@@ -47,6 +47,7 @@ DOORS = {
     "help": (COMMAND.format(["analyze", "--help"]), set()),
     "viewer": ("import i2am.viewer", set()),
     "analysis": ("import i2am.analysis", set()),
+    "figures": ("from i2am.analysis.figures import FIGURES", STORE),
     "heat": ("import i2am.analysis.figures.heat, i2am.analysis.figures.captions", LABELLED),
     "all of analysis": ("from i2am.analysis import *", LABELLED),
     "open_run": ("from i2am.analysis import open_run\nlist(open_run('RUN'))", STORE),
