@@ -182,7 +182,7 @@ def measure_peak(setting: Setting, name: str) -> int:
     # Forked from a server without history: a plain child would start from its parent's peak.
     context = multiprocessing.get_context("forkserver")
     # Importing them may begin with the device, which no fork survives: each child imports anew.
-    preload = ["i2am.capture", "diffusers.models.unets.unet_2d_condition"]
+    preload = ["i2am.capture.recording.recorder", "diffusers.models.unets.unet_2d_condition"]
     context.set_forkserver_preload(preload if setting.device == "cpu" else [])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(run_for_peak, setting, name).result()

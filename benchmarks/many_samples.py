@@ -237,7 +237,9 @@ def begin_and_resume(folder: Path, run: Path, rows: int, formats: Sequence[str])
 
 def load_packages() -> None:
     """Start the process that others are forked from."""
-    _PROCESSES.set_forkserver_preload(["i2am.cli", "i2am.capture", "diffusers"])
+    _PROCESSES.set_forkserver_preload(
+        ["i2am.cli", "i2am.capture.batch.capture_manifest", "diffusers"]
+    )
     first = _PROCESSES.Process(target=os.getpid)
     first.start()
     first.join()

@@ -191,6 +191,30 @@ def test_more_rounds_know_their_median_better(import_benchmark: Callable[[str], 
     assert ratios.median_interval(range(100)) == (40, 59)
 
 
+def test_a_door_is_timed_with_its_process_and_judged_by_medians(
+    import_benchmark: Callable[[str], Any],
+) -> None:
+    start_up = import_benchmark("start_up")
+    sleeping, working = (
+        start_up.time_process(["-c", f"import time as t\n{code}"])
+        for code in ("t.sleep(0.5)", "while t.process_time() < 0.5: pass")
+    )
+    assert sleeping[0] > 0.5 > sleeping[1]
+    assert min(working) > 0.5
+    door = start_up.Door
+    opened = {"zarr": door(()), "a": door((), "zarr", most=3), "b": door((), "zarr", most_cpu_s=1)}
+    found = {
+        "zarr": [(1.0, 0.5), (2.0, 0.5), (4.0, 0.5)],
+        "a": [(3.0, 1.0), (2.0, 1.0), (12.0, 1.0)],  # 3, 1, 3; of the medians it would be 1.5.
+        "b": [(1.0, 2.0), (1.0, 1.5), (1.0, 0.5)],
+    }
+    assert start_up.format_doors(opened, found)[3:] == [
+        "| zarr | 2.00 | 0.50 |  |  |",
+        "| a | 3.00 | 1.00 | 3.00 (1.00–3.00) × zarr | ≤ 3 ×: met |",
+        "| b | 1.00 | 1.50 | 0.50 (0.25–1.00) × zarr | ≤ 1 s of the processor: missed |",
+    ]
+
+
 def test_a_bar_is_judged_by_the_median_of_the_rounds_ratios(
     import_benchmark: Callable[[str], Any],
 ) -> None:

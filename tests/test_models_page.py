@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from i2am.capture.profiles.profile import Profile, known_profiles
+from i2am.capture.families.lookup import known_profiles
+from i2am.capture.profiles.profile import Profile
 
 ROOT = Path(__file__).parents[1]
 PROFILES = known_profiles()

@@ -21,7 +21,9 @@ OUTPUTS = ("run.zarr", "maps.zarr", "scores.csv", "figures", "report.html")
 
 # Prints where the package lies, and reads the plugin's manifest off the installed files.
 _INSTALLED = """
-import i2am, i2am.analysis, i2am.capture, i2am.viewer
+import i2am, i2am.viewer
+from i2am.analysis import *
+from i2am.capture import *
 from npe2 import PluginManifest
 PluginManifest.from_distribution("i2am")
 print(i2am.__file__)

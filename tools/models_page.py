@@ -12,8 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from i2am.capture.families.lookup import known_profiles
 from i2am.capture.profiles.notes import ModelNotes
-from i2am.capture.profiles.profile import known_profiles
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 _HEADER = ("profile", "serves", "reference tokens", "grid", "shares the softmax", "text roads")

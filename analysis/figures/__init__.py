@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import xarray as xr
-
 from i2am.analysis.stores.layers import layer_attributes, sram_layers
 from i2am.schemas import AnalysisError, did_you_mean
 from i2am.schemas.dims import GUIDANCE
 from i2am.schemas.directions import DIRECTIONS
 
 if TYPE_CHECKING:
+    import xarray as xr
     from matplotlib.figure import Figure
 
 __all__ = [

@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import xarray as xr
+import numpy as np
 import zarr
 from zarr.errors import BaseZarrError
 from zarr.storage import StorePath
 
 from i2am.analysis.stores.checked import describe_array
-from i2am.analysis.stores.effects import effect_share, open_effects
-from i2am.analysis.stores.layers import format_labels, is_noncausal
+from i2am.analysis.stores.layers import format_labels, is_causal
 from i2am.analysis.stores.reader import open_maps, open_root, open_run
-from i2am.schemas import GroupDescription, I2AMError, LayerAttributes, StorageError, check_schema
+from i2am.schemas import (
+    ArrayDescription,
+    GroupDescription,
+    I2AMError,
+    LayerAttributes,
+    StorageError,
+    check_schema,
+)
 from i2am.schemas.attributes import ATTRIBUTE_KEY
-from i2am.schemas.dims import CUT, GUIDANCE, HEAD, LAYER, REFERENCE, REGION, STEP, WEIGHT, X, Y
+from i2am.schemas.dims import (
+    CUT,
+    GUIDANCE,
+    HEAD,
+    LAYER,
+    REFERENCE,
+    REGION,
+    STEP,
+    TIMESTEP,
+    WEIGHT,
+    X,
+    Y,
+)
 from i2am.storage.addresses import StoreLike, is_url, open_group, own_attributes
 from i2am.storage.inventory import METADATA_KEY
 from i2am.storage.listing import Unreadable, iter_groups
 from i2am.storage.objects import folder_names
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from i2am.analysis.stores.reader import StoredSamples
 
 __all__ = ["describe_store", "sample_names", "summarise_store"]
 
@@ -89,8 +113,7 @@ def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
         return _result_facts(result) | _stored_fact(path)
     root = open_root(path)
     own = own_attributes(root)
-    open_store, facts_of = _kinds()[own["kind"]]
-    opened = open_store(path)
+    opened, facts_of = _open(own["kind"], path)
     names = list(opened)
     unfinished = len(sample_names(root.store_path)) - len(names)
     facts: Facts = {"kind": own["kind"], "schema": str(own["schema"])}
@@ -107,7 +130,7 @@ def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
     damaged: list[str] = []
     for name in names:  # Of the first one, or where that is damaged, of the next.
         try:
-            facts |= facts_of(opened[name])
+            facts |= facts_of(name)
         except _UNREADABLE as e:
             damaged.append(f"{name}: {_reason(e)}")
         else:
@@ -151,37 +174,43 @@ def _result_facts(root: zarr.Group) -> Facts:
     return facts | {"samples": f"{len(names)}: {shown}"}
 
 
-def _run_facts(sample: xr.DataTree) -> Facts:
-    provenance = sample.attrs[ATTRIBUTE_KEY]
-    layers = [_layer_fact(name, node) for name, node in _ordered_layers(sample)]
-    timesteps = sample["timestep"].to_numpy()
-    steps = sample[STEP].to_numpy().tolist()
+def _run_facts(sample: GroupDescription) -> Facts:
+    provenance = sample.attributes[ATTRIBUTE_KEY]
+    steps, timesteps = _values(sample, STEP), _values(sample, TIMESTEP)
     kept = "" if steps == list(range(len(steps))) else f" ({format_labels(steps)})"
-    guidance = sample[GUIDANCE].to_numpy().tolist() if GUIDANCE in sample.coords else []
+    images, layers = sample.groups["images"], sample.groups["layers"].groups
     return {
         "pipeline": f"{provenance.get('pipeline')} ({provenance.get('model')})",
-        "steps": f"{timesteps.size}{kept}, timestep {timesteps[0]:g} to {timesteps[-1]:g}",
-        "guidance": ", ".join(guidance) or "conditional branch alone",
+        "steps": f"{len(timesteps)}{kept}, timestep {timesteps[0]:g} to {timesteps[-1]:g}",
+        "guidance": ", ".join(_values(sample, GUIDANCE)) or "conditional branch alone",
         "images": ", ".join(
             f"{name} {'x'.join(map(str, image.shape[:2]))}"
-            for name, image in sample["images"].data_vars.items()
+            for name, image in _data_arrays(images).items()
         ),
         "arrays": f"{_count_bytes(sample):,} bytes a sample",
-        "layers": layers,
+        "layers": [
+            _layer_fact(name, layer)
+            for name, layer in sorted(
+                layers.items(), key=lambda item: item[1].attributes[ATTRIBUTE_KEY]["order"]
+            )
+        ],
     }
 
 
-def _maps_facts(sample: xr.DataTree) -> Facts:
+def _maps_facts(sample: GroupDescription) -> Facts:
     lines = []
-    for direction, node in sample.children.items():
-        volume = node["volume"]
-        sizes = ", ".join(f"{size} {dim}" for dim, size in volume.sizes.items())
-        lines.append(f"{direction}: {sizes}{'; mass' if 'mass' in node else ''}")
-    first = next(iter(sample.children.values()))
-    return {"steps": str(first.sizes[STEP]), "directions": lines}
+    for direction, group in sample.groups.items():
+        sizes = ", ".join(
+            f"{size} {dim}" for dim, size in _sizes({"": group.arrays["volume"]}).items()
+        )
+        lines.append(f"{direction}: {sizes}{'; mass' if 'mass' in group.arrays else ''}")
+    first = next(iter(sample.groups.values()))
+    return {"steps": str(_sizes(first.arrays)[STEP]), "directions": lines}
 
 
 def _effects_facts(sample: xr.Dataset) -> Facts:
+    from i2am.analysis.stores.effects import effect_share
+
     own = sample.attrs[ATTRIBUTE_KEY]
     facts: Facts = {
         "grid": f"{sample.sizes[Y]} y, {sample.sizes[X]} x",
@@ -206,23 +235,24 @@ def _counts(array: xr.DataArray) -> str:
     return " ".join(f"({size} {dim})" for dim, size in array.sizes.items() if dim not in (Y, X))
 
 
-def _kinds() -> dict[str, tuple[Callable[[StoreLike], Mapping[str, Any]], Callable[[Any], Facts]]]:
-    """Return how the store and the first sample of each kind are opened and described."""
-    return {
-        "run": (open_run, _run_facts),
-        "maps": (open_maps, _maps_facts),
-        "effects": (open_effects, _effects_facts),
-    }
+def _open(kind: str, path: StoreLike) -> tuple[StoredSamples[Any], Callable[[str], Facts]]:
+    """Return a store of a kind, and what gives the facts of one of its samples."""
+    if kind == "effects":
+        from i2am.analysis.stores.effects import open_effects  # Of these, values are read.
+
+        effects = open_effects(path)
+        return effects, lambda name: _effects_facts(effects[name])
+    if kind == "run":
+        run = open_run(path)
+        return run, lambda name: _run_facts(run.describe(name))
+    maps = open_maps(path)
+    return maps, lambda name: _maps_facts(maps.describe(name))
 
 
-def _ordered_layers(sample: xr.DataTree) -> list[tuple[str, xr.DataTree]]:
-    layers = sample["layers"].children.items()
-    return sorted(layers, key=lambda item: item[1].attrs[ATTRIBUTE_KEY]["order"])
-
-
-def _layer_fact(name: str, layer: xr.DataTree) -> str:
-    own = LayerAttributes.model_validate(layer.attrs[ATTRIBUTE_KEY])
-    sizes = layer.to_dataset().sizes
+def _layer_fact(name: str, layer: GroupDescription) -> str:
+    own = LayerAttributes.model_validate(layer.attributes[ATTRIBUTE_KEY])
+    sizes = _sizes(layer.arrays)
+    tokens = sizes.get(REFERENCE, 1)
     height, width = own.generated_grid
     generated = f"{height // own.frames}x{width}"
     if own.frames > 1:
@@ -231,26 +261,43 @@ def _layer_fact(name: str, layer: xr.DataTree) -> str:
         special = f" + {own.special_tokens}" if own.special_tokens else ""
         reference = "x".join(map(str, own.reference_grid)) + special
     else:
-        count = sizes.get(REFERENCE, 1)
-        reference = f"{count} token{'s' if count > 1 else ''}"
+        reference = f"{tokens} token{'s' if tokens > 1 else ''}"
     if own.reference_index:
         reference += f" of {own.reference_image()}"
     heads = f"{sizes[HEAD]} heads" if own.heads is None else f"heads {format_labels(own.heads)}"
-    dtype = ", ".join(sorted({str(array.dtype) for array in layer.data_vars.values()}))
-    note = "; a similarity, not causal" if is_noncausal(layer) else ""
+    dtype = ", ".join(sorted({array.dtype for array in _data_arrays(layer).values()}))
+    note = "" if is_causal(own, tokens, layer.arrays) else "; a similarity, not causal"
     note += _contribution_fact(own, layer)
     return f"{name}: {generated} <- {reference}, {heads}, {own.representation} {dtype}{note}"
 
 
-def _contribution_fact(own: LayerAttributes, layer: xr.DataTree) -> str:
+def _contribution_fact(own: LayerAttributes, layer: GroupDescription) -> str:
     """Return by what the layer multiplies what the reference contributes, where it does."""
     note = "" if own.weight == 1 else f"; weight {own.weight:g}"
-    if WEIGHT in layer.variables:
-        weights = layer[WEIGHT].to_numpy()
-        note = f"; weight {weights.min():g} to {weights.max():g}, by step"
-    if REGION in layer.variables:
-        note += f"; masked, mean {layer[REGION].to_numpy().mean():.2f}"
+    if weights := _values(layer, WEIGHT):
+        note = f"; weight {min(weights):g} to {max(weights):g}, by step"
+    if region := _values(layer, REGION):
+        note += f"; masked, mean {np.mean(region):.2f}"
     return note
+
+
+def _values(group: GroupDescription, name: str) -> list[Any]:
+    """Return a coordinate's values; none where there is no such coordinate."""
+    array = group.arrays.get(name)
+    return list(array.values or ()) if array is not None else []
+
+
+def _data_arrays(group: GroupDescription) -> dict[str, ArrayDescription]:
+    """Return a group's arrays but its coordinates."""
+    return {name: array for name, array in group.arrays.items() if len(array.shape) != 1}
+
+
+def _sizes(arrays: Mapping[str, ArrayDescription]) -> dict[str | None, int]:
+    return {
+        dim: size
+        for array in arrays.values()
+        for dim, size in zip(array.dims or (), array.shape, strict=True)
+    }
 
 
 def _describe(group: zarr.Group) -> GroupDescription:
@@ -291,6 +338,9 @@ def _reason(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
-def _count_bytes(sample: xr.DataTree) -> int:
+def _count_bytes(group: GroupDescription) -> int:
     """Return the bytes of a sample's images and layers, uncompressed; coordinates are left out."""
-    return sum(v.nbytes for node in sample.subtree for v in node.data_vars.values())
+    own = _data_arrays(group).values()
+    return sum(np.dtype(array.dtype).itemsize * math.prod(array.shape) for array in own) + sum(
+        map(_count_bytes, group.groups.values())
+    )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from i2am.schemas import ArrayDescription, GroupDescription, StoreError, find_sample_faults
 
-__all__ = ["check_sample", "describe_array", "describe_nodes"]
+__all__ = ["Node", "check_sample", "describe_array", "describe_nodes"]
 
 # Values of a coordinate: more than any grid has tokens.
 _SHORT: Final = 2**20

@@ -7,17 +7,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import dask.array as da
 import numpy as np
-import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
 from i2am.analysis.stores.stored_array import StoredArray
 from i2am.schemas.dims import CHANNEL, GENERATED, GUIDANCE, HEAD, REFERENCE, STEP, TEXT
 from i2am.storage.sample_state import SampleState
+
+if TYPE_CHECKING:
+    import dask.array as da
+    import xarray as xr
 
 __all__ = [
     "StoreReads",
@@ -66,6 +68,8 @@ def in_chunks(
     state : SampleState, optional
         Of the sample that it belongs to.
     """
+    import xarray as xr
+
     chunks = dict(zip(dims, array.chunks, strict=True))
     if STEP in chunks and array.size:
         sizes = dict(zip(dims, array.shape, strict=True))
@@ -101,6 +105,8 @@ def in_blocks(lazy: xr.DataArray) -> xr.DataArray:
 
 
 def _from_array(array: StoredArray, chunks: Mapping[str, int]) -> da.Array:
+    import dask.array as da
+
     # The read is part of the task that uses it; names need not be alike between two openings. Without
     # `meta`, Dask would read a part to learn the type.
     nothing = np.empty((0,) * array.array.ndim, array.array.dtype)

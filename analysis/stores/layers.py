@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from i2am.analysis.stores.chunks import in_blocks
@@ -27,6 +26,9 @@ from i2am.schemas.dims import (
     WEIGHT,
 )
 from i2am.schemas.directions import DIRECTIONS, DirectionName
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = [
     "Labels",
@@ -126,7 +128,7 @@ class SelectedLayer:
     @property
     def is_causal(self) -> bool:
         """Whether the layer's output can depend on its attention: no softmax over one token."""
-        return is_causal(self.attributes, self.stored)
+        return is_causal(self.attributes, self.tokens, self.stored)
 
 
 def token_count(arrays: xr.Dataset) -> int:
@@ -134,15 +136,23 @@ def token_count(arrays: xr.Dataset) -> int:
     return arrays.sizes.get(REFERENCE, 1)  # Reduced from one token, it holds R2G alone.
 
 
-def is_causal(attributes: LayerAttributes, arrays: xr.Dataset) -> bool:
+def is_causal(attributes: LayerAttributes, tokens: int, arrays: Container[object]) -> bool:
     """Return whether a layer's output can depend on its attention.
 
     A softmax over one token is 1 whatever query and key are, unless other keys share it.
+
+    Parameters
+    ----------
+    attributes : LayerAttributes
+    tokens : int
+        Its reference tokens.
+    arrays : container of str
+        The names of its arrays.
     """
-    return attributes.causal and (token_count(arrays) > 1 or _has_mass(arrays))
+    return attributes.causal and (tokens > 1 or _has_mass(arrays))
 
 
-def _has_mass(arrays: xr.Dataset) -> bool:
+def _has_mass(arrays: Container[object]) -> bool:
     return "logsumexp" in arrays or "mass" in arrays
 
 
@@ -219,6 +229,8 @@ def _heads_of(sample: xr.DataTree, names: Sequence[str], heads: Labels) -> list[
 
 def check_sample(sample: object) -> None:
     """Raise an AnalysisError unless this is one captured sample: a run holds many, a path is not open."""
+    import xarray as xr
+
     if isinstance(sample, xr.DataTree):
         if "layers" in sample.children and sample["layers"].children:
             return
@@ -389,7 +401,7 @@ def layer_attributes(sample: xr.DataTree) -> dict[str, LayerAttributes]:
 def is_noncausal(layer: xr.DataTree) -> bool:
     """Return whether R2G of a captured layer shows similarity alone: its output cannot depend on it."""
     attributes = LayerAttributes.model_validate(layer.attrs[ATTRIBUTE_KEY])
-    return not is_causal(attributes, layer.dataset)
+    return not is_causal(attributes, token_count(layer.dataset), layer.dataset)
 
 
 def layers_with_reference_grid(sample: xr.DataTree) -> dict[str, LayerAttributes]:

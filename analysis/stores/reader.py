@@ -1,7 +1,8 @@
 """Open runs and maps: what was stored, as labelled lazy arrays.
 
 Opening reads one metadata file, whatever the number of samples; a sample is opened when it is
-asked for, its arrays when they are computed. Samples that are not complete are left out.
+asked for, its arrays when they are computed. Samples that are not complete are left out. xarray
+comes with the first sample: to list a store, or to describe a sample, zarr is enough.
 """
 
 from __future__ import annotations
@@ -11,15 +12,13 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, ClassVar, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
-from i2am.analysis.stores.checked import check_sample, describe_nodes
+from i2am.analysis.stores.checked import Node, check_sample, describe_nodes
 from i2am.analysis.stores.chunks import in_chunks
 from i2am.analysis.stores.stored_array import StoredArray
 from i2am.schemas import (
@@ -49,6 +48,10 @@ from i2am.storage.listing import (
 )
 from i2am.storage.objects import read_object
 from i2am.storage.sample_state import SampleState
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 __all__ = [
     "Maps",
@@ -224,6 +227,11 @@ class StoredSamples(Mapping[str, _Opened], Generic[_Opened]):
         StoreError
             If the sample breaks the contract: `i2am.schemas.find_sample_faults`.
         """
+        group, state = self._whole_group(name)
+        return self._open(group, name, state)
+
+    def _whole_group(self, name: str) -> tuple[zarr.Group, SampleState]:
+        """Return a complete sample's group that has all that was written."""
         group = self._complete_group(name)
         state = SampleState(group.store_path)
         state.check_whole(self.path)
@@ -233,7 +241,7 @@ class StoredSamples(Mapping[str, _Opened], Generic[_Opened]):
                 f"none, at {self.path}. 'i2am repair' lists the samples that must be made again."
             )
             raise StoreError(msg)
-        return self._open(group, name, state)
+        return group, state
 
     @abstractmethod
     def _open(self, group: zarr.Group, name: str, state: SampleState) -> _Opened:
@@ -311,8 +319,24 @@ class StoredSamples(Mapping[str, _Opened], Generic[_Opened]):
         return OBJECTS in own or bool(own.get("status", self.unstated_status) == "complete")
 
 
-class _Trees(StoredSamples[xr.DataTree]):
+class _Trees(StoredSamples["xr.DataTree"]):
     """Samples that are opened as trees of groups."""
+
+    def describe(self, name: str) -> GroupDescription:
+        """Return what one sample's metadata and coordinates tell; neither xarray nor Dask is loaded.
+
+        Raises
+        ------
+        KeyError
+            If there is no complete sample of that name; it is a StoreError, too.
+        StoreError
+            If the sample breaks the contract: `i2am.schemas.find_sample_faults`.
+        """
+        group, state = self._whole_group(name)
+        nodes = dict(group.members(max_depth=None))
+        description = describe_nodes(group, nodes, _read_lines(group, nodes, state))
+        check_sample(self.kind, name, description, at=self.path)
+        return description
 
     def _open(self, group: zarr.Group, name: str, state: SampleState) -> xr.DataTree:
         return open_tree(group, name, state, partial(check_sample, self.kind, name, at=self.path))
@@ -335,6 +359,8 @@ class Run(_Trees):
         DataFrame
             Column sample, then the provenance.
         """
+        import pandas as pd
+
         names: list[str] = []
         columns: dict[str, list[Any]] = {}
         same: dict[Any, Any] = {}  # Each text once: most are those of all samples.
@@ -353,6 +379,8 @@ class Run(_Trees):
 
 def _exact(values: list[Any]) -> list[Any] | pd.Series[Any]:
     """Return a column; where one is missing, pandas makes floats of whole numbers, and two seeds one."""
+    import pandas as pd
+
     if any(isinstance(value, int) and abs(value) > _LARGEST_EXACT for value in values):
         return pd.Series(values, dtype=object)
     return values
@@ -456,13 +484,10 @@ def open_tree(
     check : callable (GroupDescription), optional
         Raises what is wrong with the group, before xarray reads it.
     """
+    import xarray as xr
+
     nodes = dict(group.members(max_depth=None))
-    # No map and no score has one dimension.
-    lines = {
-        p: node for p, node in nodes.items() if isinstance(node, zarr.Array) and node.ndim == 1
-    }
-    check_read_whole(lines.values(), str(group.store_path))
-    values = {path: _plain(StoredArray(array, state)[:]) for path, array in lines.items()}
+    values = _read_lines(group, nodes, state)
     if check is not None:
         check(describe_nodes(group, nodes, values))
     groups = {"": group} | {p: node for p, node in nodes.items() if isinstance(node, zarr.Group)}
@@ -478,11 +503,24 @@ def open_tree(
     return xr.DataTree.from_dict(trees, name=name)
 
 
+def _read_lines(
+    group: zarr.Group, nodes: Mapping[str, Node], state: SampleState | None
+) -> dict[str, NDArray[Any]]:
+    """Return the arrays of one dimension below a group, by path: coordinates, no map and no score."""
+    lines = {
+        p: node for p, node in nodes.items() if isinstance(node, zarr.Array) and node.ndim == 1
+    }
+    check_read_whole(lines.values(), str(group.store_path))
+    return {path: _plain(StoredArray(array, state)[:]) for path, array in lines.items()}
+
+
 def _open_dataset(
     group: zarr.Group,
     arrays: dict[str, tuple[zarr.Array[Any], NDArray[Any] | None]],
     state: SampleState | None,
 ) -> xr.Dataset:
+    import xarray as xr
+
     variables: dict[str, xr.Variable] = {}
     coordinates = set()
     for name, (array, values) in sorted(arrays.items()):

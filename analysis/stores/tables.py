@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Protocol
 
 from i2am.files import check_new_file, written_whole
 from i2am.schemas import AnalysisError, require
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["TableWriter", "check_table_path", "write_table", "writing_table"]
 

@@ -28,6 +28,7 @@ from i2am.capture.batch.run_settings import (
     settings_of_pipeline,
 )
 from i2am.capture.batch.sample_images import SampleImages
+from i2am.capture.families.lookup import find_profile
 from i2am.capture.pipelines.call import (
     Generate,
     GenerationSettings,
@@ -48,7 +49,7 @@ from i2am.capture.pipelines.call import (
 )
 from i2am.capture.pipelines.load import LoadOptions, default_device
 from i2am.capture.profiles.denoisers import find_denoiser
-from i2am.capture.profiles.profile import find_profile, select_layers
+from i2am.capture.profiles.profile import select_layers
 from i2am.capture.recording.options import CaptureOptions, check_heads
 from i2am.capture.recording.provenance import describe_inputs, to_json_value
 from i2am.capture.recording.recorder import Recording, open_recording

@@ -29,6 +29,7 @@ from i2am.capture.causal.measure import EffectOptions, MeasuredEffects, kinds_of
 from i2am.capture.causal.painting import Painter, Painting
 from i2am.capture.causal.repeated_call import RepeatedCall
 from i2am.capture.causal.stored_run import StoredRun, StoredSample
+from i2am.capture.families.lookup import find_profile
 from i2am.capture.pipelines.call import (
     GenerationSettings,
     SampleInputs,
@@ -37,7 +38,7 @@ from i2am.capture.pipelines.call import (
 )
 from i2am.capture.pipelines.load import default_device
 from i2am.capture.profiles.denoisers import find_denoiser
-from i2am.capture.profiles.profile import Profile, find_profile
+from i2am.capture.profiles.profile import Profile
 from i2am.schemas import (
     CaptureError,
     ManifestRow,

@@ -9,18 +9,15 @@ registers its profiles. For your own model, pass a `Profile` to ``capture(profil
 from __future__ import annotations
 
 import fnmatch
-import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from i2am.capture.hooks.taps import LayerTap
-from i2am.capture.profiles.denoisers import find_denoiser
 from i2am.capture.profiles.recognition import class_names
-from i2am.capture.profiles.refusal import OWN_PROFILE, no_profile
+from i2am.capture.profiles.refusal import OWN_PROFILE
 from i2am.schemas import CaptureError, did_you_mean
 from i2am.schemas.dims import CONDITIONAL, UNCONDITIONAL
-from i2am.schemas.published import iter_published
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,17 +28,13 @@ if TYPE_CHECKING:
     from i2am.capture.profiles.running_call import CallInProgress, RunningCall
 
 __all__ = [
-    "ENTRY_POINTS",
     "Profile",
     "class_names",
-    "find_profile",
-    "known_profiles",
     "register",
+    "registered_profiles",
     "select_layers",
     "select_taps",
 ]
-
-ENTRY_POINTS = "i2am.profiles"
 
 
 @dataclass(frozen=True)
@@ -165,74 +158,12 @@ def register(profile: Profile) -> Profile:
     return profile
 
 
-def known_profiles() -> tuple[Profile, ...]:
-    """Return all registered profiles, in the order in which they were registered.
+def registered_profiles() -> dict[str, Profile]:
+    """Return the profiles by name, in the order in which they were registered.
 
-    Examples
-    --------
-    >>> "unet" in [profile.name for profile in known_profiles()]
-    True
+    Whoever looks one up asks `i2am.capture.families.lookup`, which has every family registered.
     """
-    _load_published()
-    return tuple(_profiles.values())
-
-
-def find_profile(
-    target: Any, wanted: str | Profile | None = None, denoiser: nn.Module | None = None
-) -> Profile:
-    """Return the profile for a pipeline or denoiser.
-
-    Parameters
-    ----------
-    target : object
-        The pipeline or the denoiser module.
-    wanted : str or Profile, optional
-        A registered profile's name, or a profile; None finds one by the target's class.
-    denoiser : Module, optional
-        The target's; None looks for it, see `find_denoisers`.
-
-    Raises
-    ------
-    CaptureError
-        If there is no such profile, or none that serves the target.
-    """
-    if isinstance(wanted, Profile):
-        return wanted
-    _load_published()
-    if wanted is not None:
-        return _named(wanted)
-    denoiser = find_denoiser(target) if denoiser is None else denoiser
-    for profile in reversed(_profiles.values()):
-        if profile.serves(target, denoiser):
-            unnamed = profile.find_unnamed_taps
-            return profile if unnamed is None else replace(profile, find_taps=unnamed)
-    # Nearest are those that the class alone decides; they come last.
-    ordered = sorted(_profiles.values(), key=lambda profile: profile.recognise is None)
-    served = {profile.name: profile.classes for profile in ordered}
-    raise CaptureError(no_profile(target, denoiser, served))
-
-
-def _named(wanted: object) -> Profile:
-    if isinstance(wanted, str) and wanted in _profiles:
-        return _profiles[wanted]
-    hint = "Give a name, such as 'unet', or a Profile."
-    if isinstance(wanted, str):
-        hint = did_you_mean(wanted, _profiles)
-    msg = f"Expected a known profile, got {wanted!r}. {hint}"
-    raise CaptureError(msg)
-
-
-@functools.cache
-def _load_published() -> None:
-    """Register the profiles that installed packages publish as entry points.
-
-    Raises
-    ------
-    CaptureError
-        If one of them cannot be loaded, or is not a profile.
-    """
-    for profile in iter_published(ENTRY_POINTS, Profile, CaptureError):
-        register(profile)
+    return dict(_profiles)
 
 
 def select_layers(

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from i2am.capture.families.lookup import find_profile
 from i2am.capture.hooks.denoiser import DenoiserHooks, GuidanceBranches, HookedDenoiser
 from i2am.capture.profiles.denoisers import find_denoisers, is_compiled
 from i2am.capture.profiles.guidance import batch_branches, has_side_calls, only_branch
-from i2am.capture.profiles.profile import Profile, find_profile, select_layers
+from i2am.capture.profiles.profile import Profile, select_layers
 from i2am.capture.recording.options import CaptureOptions
 from i2am.schemas import CaptureError
 

@@ -108,12 +108,11 @@ def _repair(options: argparse.Namespace) -> int:
 
 def _examine(store: str, *, deep: bool) -> Condition:
     """Return a store's condition; a bar shows how much of it was read."""
-    from tqdm.auto import tqdm
-
     from i2am.analysis.inspection.condition import examine_store, stored_bytes
 
     if not deep:
         return examine_store(store)
+    from tqdm.auto import tqdm
 
     def progress(count: int) -> None:
         bar.update(count)

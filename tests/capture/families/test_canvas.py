@@ -13,8 +13,8 @@ import torch
 
 from i2am.capture import Profile, RunningCall, SeenPart, capture
 from i2am.capture.families.canvas import Picture, box_tokens, canvas, canvas_part, picture_grid
+from i2am.capture.families.lookup import find_profile
 from i2am.capture.profiles.preparation import CanvasPart
-from i2am.capture.profiles.profile import find_profile
 from i2am.schemas import Box, CaptureError
 from tests.support.research.canvases import (
     SkipAttnProcessor,

@@ -10,7 +10,7 @@ import torch
 
 from i2am.capture import capture
 from i2am.capture.families import compvis
-from i2am.capture.profiles.profile import find_profile
+from i2am.capture.families.lookup import find_profile
 from i2am.schemas import CaptureError
 from tests.support.compvis.checks import DOWN, WARP, check_attention, record
 from tests.support.compvis.layers import CrossAttention

@@ -16,7 +16,7 @@ from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 
 from i2am.capture import GenerationSettings, SampleInputs, capture
 from i2am.capture.families.first_frame import VideoTokens
-from i2am.capture.profiles.profile import find_profile
+from i2am.capture.families.lookup import find_profile
 from i2am.schemas import CaptureError
 from tests.support.explicit_attention import Attended, explicit_attention
 from tests.support.reference_maps import stored_logits

@@ -15,9 +15,9 @@ import zarr
 from torch import nn
 
 from i2am.capture import Profile, capture, cross_attention
+from i2am.capture.families.lookup import find_profile, register
 from i2am.capture.profiles import profile as profiles
 from i2am.capture.profiles.denoisers import find_denoisers
-from i2am.capture.profiles.profile import find_profile, register
 from i2am.schemas import CaptureError
 from tests.support.compvis.models import (
     DDIMSampler,

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from i2am.capture import capture
+from i2am.capture.families.lookup import find_profile
 from i2am.capture.families.own_grid import own_grid_cross_attention
-from i2am.capture.profiles.profile import find_profile
 from i2am.schemas import CaptureError
 from tests.support.look_alikes import add_attention
 from tests.support.research.models import noise

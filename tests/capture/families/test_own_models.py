@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from i2am.capture.families import lookup
+from i2am.capture.families.lookup import find_profile
 from i2am.capture.profiles import profile as profiles
-from i2am.capture.profiles.profile import find_profile
 from i2am.schemas import CaptureError
 from tests.support.compvis.models import PLMSSampler, dci_vton
 
@@ -59,10 +60,10 @@ def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         (installed / "METADATA").write_text(about)
         (installed / "entry_points.txt").write_text(f"[i2am.profiles]\nmine = {value}\n")
         monkeypatch.syspath_prepend(tmp_path)
-        profiles._load_published.cache_clear()
+        lookup._load_published.cache_clear()
 
     yield install
-    profiles._load_published.cache_clear()
+    lookup._load_published.cache_clear()
     for name in [name for name in sys.modules if name.startswith("my_package")]:
         del sys.modules[name]
 

@@ -12,7 +12,7 @@ import torch
 
 from i2am.analysis import describe_store
 from i2am.capture import capture
-from i2am.capture.profiles.profile import find_profile
+from i2am.capture.families.lookup import find_profile
 from i2am.schemas import CaptureError, find_faults
 from i2am.schemas.dims import CONDITIONAL
 from tests.support.explicit_attention import Attended
