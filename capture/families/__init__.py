@@ -3,7 +3,8 @@
 Some hold a *generic profile*, a function with parameters that serves a kind of model: a further one is one
 line at the end of its file.
 
-May import `profiles` and `hooks`, and `pipelines` for its types. Importing this folder registers every family.
+May import `profiles` and `hooks`, and `pipelines` for its types. Importing this folder registers every family,
+and `lookup` finds the one that serves a target.
 """
 
 from i2am.capture.families import (
