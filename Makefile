@@ -101,6 +101,7 @@ bench: $(SETUP)
 	$(BIN)/python benchmarks/analysis_speed.py --workers $(QUICK)
 	$(BIN)/python benchmarks/analysis_memory.py $(QUICK)
 	$(BIN)/python benchmarks/many_samples.py $(QUICK)
+	$(BIN)/python benchmarks/start_up.py $(QUICK)
 	$(BIN)/python benchmarks/viewer_latency.py $(QUICK)
 	$(BIN)/python benchmarks/on_gpu.py $(QUICK)
 

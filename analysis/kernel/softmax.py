@@ -82,7 +82,7 @@ def directional_means(
 
     Examples
     --------
-    from i2am.analysis.kernel.logits import StoredLogits
+    >>> from i2am.analysis.kernel.logits import StoredLogits
     >>> means = directional_means(StoredLogits(np.zeros((1, 4, 2))))
     >>> means.r2g, means.g2r
     (array([[0.25, 0.25, 0.25, 0.25]], dtype=float32), array([[0.5, 0.5]], dtype=float32))
@@ -340,7 +340,7 @@ def region_means(
 
     Examples
     --------
-    from i2am.analysis.kernel.logits import StoredLogits
+    >>> from i2am.analysis.kernel.logits import StoredLogits
     >>> logits = StoredLogits(np.log([[[1.0, 3.0], [1.0, 1.0]]]))
     >>> region_means(logits, np.array([[1, 0], [0.5, 0.5]], np.float32)).round(3)
     array([[[0.25 , 0.75 ],
