@@ -287,9 +287,9 @@ def test_every_shortcut_does_what_its_help_says(run: Path, open_window: Callable
 
 
 def test_timesteps_become_the_third_axis_and_a_slider_again(
-    run: Path, open_window: Callable[..., Any]
+    run: Path, open_new_window: Callable[..., Any]
 ) -> None:
-    viewer = open_window(run)
+    viewer = open_new_window(run)
     _stand(viewer, 1, 2, 1)
     browser = viewer.window.dock_widgets["Run browser (i2am)"]
     before = viewer.screenshot(flash=False)
