@@ -39,10 +39,14 @@ def trials(specimens: Specimens, tmp_path_factory: pytest.TempPathFactory) -> Tr
     return Trials(specimens, tmp_path_factory.mktemp("trials"), is_thorough=False)
 
 
+@pytest.fixture(scope="module")
+def found(specimens: Specimens) -> list[Damage]:
+    return list(damages(specimens, 0))
+
+
 def test_damages_are_of_every_kind_of_file_and_a_seed_always_draws_the_same(
-    specimens: Specimens,
+    specimens: Specimens, found: list[Damage]
 ) -> None:
-    found = list(damages(specimens, 0))
     assert len(found) > 2000
     kinds = {damage.kind for damage in found if damage.store == RUN}
     stored = {"query", "key", "logits", "logsumexp", "region", "weight", "r2g", "g2r", "mass"}
@@ -57,7 +61,7 @@ def test_damages_are_of_every_kind_of_file_and_a_seed_always_draws_the_same(
     assert {str(damage) for damage in damages(specimens, 1)} != {str(damage) for damage in found}
 
 
-def first(found: Any, kind: str, action: str, store: str = "") -> Damage:
+def first(found: list[Damage], kind: str, action: str, store: str = "") -> Damage:
     one: Damage = next(
         d for d in found if (d.kind, d.action) == (kind, action) and store in d.store
     )
@@ -80,9 +84,9 @@ def first(found: Any, kind: str, action: str, store: str = "") -> Damage:
     ],
 )
 def test_what_was_once_unnoticed_is_told(
-    store: str, kind: str, action: str, specimens: Specimens, trials: Trials
+    store: str, kind: str, action: str, found: list[Damage], trials: Trials
 ) -> None:
-    trial = trials.attempt(first(damages(specimens, 0), kind, action, store))
+    trial = trials.attempt(first(found, kind, action, store))
     assert not trial.faults
     assert trial.outcome == "refused"
 
@@ -95,9 +99,9 @@ def test_what_was_once_unnoticed_is_told(
     ],
 )
 def test_what_repair_takes_out_is_made_again_as_it_was(
-    kind: str, action: str, specimens: Specimens, tmp_path: Path, capsys: Any
+    kind: str, action: str, specimens: Specimens, found: list[Damage], tmp_path: Path, capsys: Any
 ) -> None:
-    damage = first(damages(specimens, 3), kind, action)
+    damage = first(found, kind, action)
     stores = Path(shutil.copytree(specimens.new, tmp_path / "stores"))
     damage.apply(stores)
     store = stores / damage.store

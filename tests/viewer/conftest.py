@@ -58,16 +58,22 @@ def run(tmp_path: Path) -> Path:
     return path
 
 
+# Roles of layers that are made before a first click; to make them is half of filling a window.
+_PREPARED = {"sram", "pick"}
+# What a test may change of a layer, besides what is shown in it.
+_CHANGEABLE = ("visible", "opacity", "interpolation2d", "mode")
+
+
 class SharedWindow:
-    """One window for the tests of a file: to fill a new one takes longer than most tests.
+    """One window for all tests: to fill a new one takes longer than most of them.
 
     A test's run takes the place of the one before, as when a user opens a second run. What a test
-    did to the window is undone; layers that it changed are made anew.
+    did to the window is undone; layers that it removed or moved are made anew.
     """
 
     def __init__(self) -> None:
         self._viewer: Any = None
-        self._state: list[Any] = []
+        self._state: dict[Any, dict[str, Any]] = {}
         self._application = ExitStack()
 
     def show(self, path: Path) -> Any:
@@ -80,6 +86,9 @@ class SharedWindow:
             _forget_docks()
             self._application.enter_context(_own_napari_application())
             self._viewer = open_viewer(path)
+            # As in tests/conftest.py: what the first window imports and makes is not walked over
+            # each time that napari removes a layer.
+            gc.freeze()
         else:
             self._restore()
             show_view(self._viewer, open_view(path))
@@ -93,6 +102,7 @@ class SharedWindow:
 
             self._viewer.close()
             self._viewer = None
+            gc.unfreeze()
             gc.collect()
             self._application.close()
             assert not len(QtViewer._instances), "something holds a window that is closed"
@@ -103,6 +113,7 @@ class SharedWindow:
 
         from i2am.viewer.picking.sram_controller import sram_controller_of
         from i2am.viewer.scene.appearance import Appearance
+        from i2am.viewer.scene.layers import remove_layers
         from i2am.viewer.session.attach import session_of
 
         viewer, session = self._viewer, session_of(self._viewer)
@@ -111,37 +122,33 @@ class SharedWindow:
                 viewer.window.remove_dock_widget(widget)
                 widget.deleteLater()
         viewer.dims.ndisplay = 2
+        session.set_shows_effects(False)
         session.set_averaged_dims(frozenset())
         session.set_appearance(**asdict(Appearance()))
         sram_controller_of(session).clear()
         if len(session.views) > 1:
             session.stop_comparing()
-        for layer in list(viewer.layers):
-            if _role(layer) not in self._roles:
-                viewer.layers.remove(layer)
-        if self._layers_state() != self._state:
+        state = {layer: kept for layer, kept in self._state.items() if layer in viewer.layers}
+        roles = {_role(layer) for layer in self._state} | _PREPARED
+        remove_layers(viewer, [layer for layer in viewer.layers if _role(layer) not in roles])
+        for layer, kept in state.items():
+            for name, value in kept.items():
+                if getattr(layer, name) != value:
+                    setattr(layer, name, value)
+        if list(state) != [layer for layer in viewer.layers if _role(layer) not in _PREPARED]:
             viewer.layers.clear()
+        viewer.canvas.overlays.text.visible = True
         if viewer.theme != (theme := get_settings().appearance.theme):
             viewer.theme = theme
         QApplication.processEvents()
 
-    @property
-    def _roles(self) -> set[str]:
-        return {role for role, *_ in self._state}
-
-    def _layers_state(self) -> list[Any]:
-        """Return what a test may change of the layers, besides what is shown in them."""
-        return [
-            (
-                _role(layer),
-                id(layer),
-                layer.visible,
-                layer.opacity,
-                getattr(layer, "interpolation2d", None),
-                str(getattr(layer, "mode", None)),
-            )
+    def _layers_state(self) -> dict[Any, dict[str, Any]]:
+        """Return what a test may change of each layer, besides what is shown in it."""
+        return {
+            layer: {name: getattr(layer, name) for name in _CHANGEABLE if hasattr(layer, name)}
             for layer in self._viewer.layers
-        ]
+            if _role(layer) not in _PREPARED
+        }
 
 
 @contextmanager
@@ -171,7 +178,7 @@ def _role(layer: Any) -> str | None:
     return role
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def shared_window(qapp: Any) -> Iterator[SharedWindow]:
     window = SharedWindow()
     yield window
@@ -180,7 +187,7 @@ def shared_window(qapp: Any) -> Iterator[SharedWindow]:
 
 @pytest.fixture
 def open_window(shared_window: SharedWindow) -> Callable[[Path], Any]:
-    """Return `open_viewer`, in a window that the tests of a file share."""
+    """Return `open_viewer`, in a window that the tests share."""
     return shared_window.show
 
 

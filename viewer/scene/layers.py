@@ -247,14 +247,17 @@ def remove_layers(viewer: Any, layers: Iterable[Any]) -> None:
     """Remove layers, those that are there.
 
     napari collects garbage after each, among all that is in memory: a third of a second. What is
-    there already is spared that.
+    there already is spared that. What a program has frozen by itself stays so.
     """
-    gc.freeze()
+    is_spared = gc.get_freeze_count() > 0
+    if not is_spared:
+        gc.freeze()
     try:
         for layer in [one for one in layers if one in viewer.layers]:
             viewer.layers.remove(layer)
     finally:
-        gc.unfreeze()
+        if not is_spared:
+            gc.unfreeze()
 
 
 def show_layers(viewer: Any, layers: Sequence[LayerData], *, view_index: int = 0) -> bool:
@@ -291,10 +294,18 @@ def show_layers(viewer: Any, layers: Sequence[LayerData], *, view_index: int = 0
 
 
 def _exchange(layer: Any, values: Any, options: dict[str, Any]) -> None:
+    moved = {
+        name: options[name]
+        for name in ("scale", "translate")
+        if name in options and not np.array_equal(getattr(layer, name), options[name])
+    }
     visible = layer.visible
-    layer.visible = False  # nothing is sliced, so nothing computed, until all is in place
+    if moved or getattr(layer.data, "shape", None) != getattr(values, "shape", None):
+        layer.visible = False  # nothing is sliced, so nothing computed, until all is in place
     layer.data = values
-    for name in ("scale", "translate", "metadata", "features"):
+    for name in ("metadata", "features"):
         if name in options:
             setattr(layer, name, options[name])
+    for name, value in moved.items():
+        setattr(layer, name, value)
     layer.visible = visible

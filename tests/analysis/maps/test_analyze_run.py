@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +22,24 @@ from tests.support import reference_maps
 from tests.support.synthetic_run import write_run
 
 
+@pytest.fixture(scope="module")
+def analysed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a run and its maps; each test has copies of them."""
+    folder = tmp_path_factory.mktemp("analysed")
+    run = write_run(folder / "run.zarr", ["a", "b"], MIXED, steps=5)
+    analyze_run(run, folder / "maps.zarr", progress=False)
+    return folder
+
+
 @pytest.fixture
-def run_path(tmp_path: Path) -> Path:
-    return write_run(tmp_path / "run.zarr", ["a", "b"], MIXED, steps=5)
+def run_path(analysed: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(analysed / "run.zarr", tmp_path / "run.zarr"))
+
+
+@pytest.fixture
+def maps(analysed: Path, run_path: Path) -> Path:
+    """Return the maps of `run_path`, beside it."""
+    return Path(shutil.copytree(analysed / "maps.zarr", run_path.with_name("maps.zarr")))
 
 
 def modification_times(path: Path) -> dict[str, int]:
@@ -55,24 +71,21 @@ def test_the_store_holds_the_maps_and_keeps_the_contract(run_path: Path, tmp_pat
     assert root["a/g2r/layer"][:].tolist() == ["down", "mid", "up"]
 
 
-def test_xarray_alone_reads_the_store(run_path: Path, tmp_path: Path) -> None:
-    maps = analyze_run(run_path, tmp_path / "maps.zarr", progress=False)
+def test_xarray_alone_reads_the_store(maps: Path) -> None:
     with xr.open_datatree(maps, engine="zarr", consolidated=False) as tree:
         assert set(tree["a/r2g"].data_vars) == {"volume", "ulam", "tlam", "hlam", "llam"}
         assert {"layer", "head", "step", "timestep", "first_step"} <= set(tree["a/r2g"].coords)
 
 
-def test_a_second_run_leaves_what_is_finished(run_path: Path, tmp_path: Path) -> None:
-    maps = analyze_run(run_path, tmp_path / "maps.zarr", progress=False)
+def test_a_second_run_leaves_what_is_finished(run_path: Path, maps: Path) -> None:
     before = modification_times(maps)
     analyze_run(run_path, maps, progress=False)
     assert modification_times(maps) == before
 
 
 def test_a_sample_that_was_left_half_way_does_not_exist_and_is_done_again(
-    run_path: Path, tmp_path: Path
+    run_path: Path, maps: Path
 ) -> None:
-    maps = analyze_run(run_path, tmp_path / "maps.zarr", progress=False)
     unfinished = {"kind": "maps", "schema": 1, "status": "running"}
     zarr.open_group(maps / "b").update_attributes({"i2am": unfinished})
     reference_maps.stored(maps / "b" / "r2g" / "ulam")[:] = 7
@@ -109,8 +122,7 @@ def test_the_other_samples_are_done_when_one_fails(options: dict[str, Any], tmp_
     assert list(open_maps(maps)) == ["b", "d"]
 
 
-def test_a_sample_that_was_captured_anew_is_analysed_anew(run_path: Path, tmp_path: Path) -> None:
-    maps = analyze_run(run_path, tmp_path / "maps.zarr", progress=False)
+def test_a_sample_that_was_captured_anew_is_analysed_anew(run_path: Path, maps: Path) -> None:
     reference_maps.change_attributes(run_path / "a", created="2026-02-02T00:00:00Z")
     key = reference_maps.stored(run_path / "a" / "layers" / "down" / "key")
     key[:] = key[:] * 2
@@ -146,8 +158,7 @@ def test_other_options_refuse_a_store_until_overwrite_is_given(
     assert_holds_the_maps_of(maps, run_path, **options)
 
 
-def test_maps_of_another_run_are_refused(run_path: Path, tmp_path: Path) -> None:
-    maps = analyze_run(run_path, tmp_path / "maps.zarr", progress=False)
+def test_maps_of_another_run_are_refused(maps: Path, tmp_path: Path) -> None:
     other = write_run(tmp_path / "other.zarr", ["a"], MIXED)
     with pytest.raises(StoreError, match="got other source"):
         analyze_run(other, maps, progress=False)

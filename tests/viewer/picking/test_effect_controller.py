@@ -31,7 +31,13 @@ from tests.support.effects_store import effect_arrays, write_effects
 from tests.support.maps_store import NAMES
 from tests.support.synthetic_run import write_run
 from tests.support.wait import wait
-from tests.viewer.picking.test_sram_controller import REFERENCE_X, canvas, click, drag
+from tests.viewer.picking.test_sram_controller import (
+    REFERENCE_X,
+    canvas,
+    click,
+    drag,
+    drawn_answer,
+)
 
 SHIFT = Qt.KeyboardModifier.ShiftModifier
 ARRAYS = effect_arrays(cuts=(4, 4))
@@ -114,7 +120,7 @@ def test_a_click_on_the_generated_image_shows_which_regions_changed_that_patch(
     assert text(window).startswith(f"first · {LEGEND}")
     assert "attention" not in text(window)
     assert f"up to {wanted.max():.2g}" in text(window)
-    assert "SRAM" not in window.layers
+    assert "SRAM" not in drawn_answer(window)
     # The patch is outlined, and the region with the largest effect.
     squares = window.layers["pick"].data
     np.testing.assert_allclose(squares[:160].mean(0), [9.5, 29.5], atol=0.3)

@@ -253,15 +253,18 @@ def test_a_drag_with_shift_requests_an_area_and_leaves_the_view_still(
 
 
 def test_the_area_is_seen_while_it_is_dragged(window: Any) -> None:
-    seen = []
+    seen: list[tuple[list[str], object]] = []
 
-    def note(event: Any) -> None:
-        seen.append(event.value.name)
+    def look(viewer: Any, event: Any) -> Iterator[None]:
+        yield
+        while event.type == "mouse_move":
+            seen.append((drawn_answer(viewer), controller_in(viewer).pick))
+            yield
 
-    window.layers.events.inserted.connect(note)
+    window.mouse_drag_callbacks.append(look)
     drag(window, (6, 5), (20, 11), Qt.KeyboardModifier.ShiftModifier)
-    window.layers.events.inserted.disconnect(note)
-    assert seen[0] == "pick"  # Before there is an answer, or even a question.
+    window.mouse_drag_callbacks.remove(look)
+    assert seen[-1] == (["pick"], None)  # Before there is an answer, or even a question.
 
 
 def test_a_press_is_requested_before_the_release(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from i2am.viewer.data.axes import MapAxes, SliderPosition, describe_map
 from i2am.viewer.data.open_sample import open_view
 from i2am.viewer.data.sample import SampleView
 from i2am.viewer.scene.contrast import contrast_limits, shared_contrast_limits
-from i2am.viewer.scene.layers import sample_layers
+from i2am.viewer.scene.layers import remove_layers, sample_layers
 from i2am.viewer.scene.placement import place_images
 from tests.support.maps_store import NAMES, spot_volume, write_maps
 from tests.support.synthetic_run import SyntheticLayer, write_run
@@ -319,3 +320,16 @@ def test_kept_steps_and_heads_are_named_by_their_labels(tmp_path: Path) -> None:
     assert view.axes.steps == (0, 5, 10)
     assert view.axes.heads == (1, 3)
     assert "step 10: timestep 1 · head 3" in _describe(view, SliderPosition(0, 2, 1))
+
+
+def test_what_a_program_has_frozen_stays_frozen_when_layers_are_removed() -> None:
+    from napari.components import ViewerModel
+
+    viewer = ViewerModel()
+    gc.unfreeze()
+    remove_layers(viewer, [viewer.add_image(np.zeros((2, 2)))])
+    assert gc.get_freeze_count() == 0
+    gc.freeze()
+    remove_layers(viewer, [viewer.add_image(np.zeros((2, 2)))])
+    assert gc.get_freeze_count() > 0
+    assert not viewer.layers
