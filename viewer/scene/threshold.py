@@ -116,7 +116,8 @@ class ThresholdedColors:
         if self._own is None:
             from napari.utils.colormaps import Colormap
 
-            name = f"{self._base.name} with a threshold ({next(_numbers)})"
+            # Short: the longest name that napari knows bounds the width of its controls.
+            name = f"{self._base.name} ({next(_numbers)})"
             self._own = Colormap(colors, name=name, display_name=name)
         self._own.colors = colors
         layer.colormap, self._drawn = self._own, (self._base.name, cut)

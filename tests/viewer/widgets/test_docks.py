@@ -14,6 +14,8 @@ from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication, QComboBox, QDockWidget, QSlider, QSpinBox
 
+from i2am.viewer.scene.contrast import COLORMAPS
+from i2am.viewer.session.attach import session_of
 from i2am.viewer.widgets.docks import DOCKS, DockPanel, dock_name, open_dock, reopen_docks
 from tests.support.wait import wait
 
@@ -58,6 +60,10 @@ def test_all_docks_leave_a_laptops_window_its_size_and_its_sliders(
     window: Any, subtests: pytest.Subtests
 ) -> None:
     main = _main(window)
+    # The longest names of colormaps, which bound the width of napari's controls of a layer.
+    longest = max(COLORMAPS, key=len)
+    session_of(window).set_appearance(colormap=longest, polarity="inverted", threshold=0.5)
+    window.layers.selection.active = window.layers["R2G"]
     for name in DOCKS:
         window.window.add_plugin_dock_widget("i2am", name)  # as napari's menu does
     wait(lambda: len(main.tabifiedDockWidgets(_docks(window)["Run browser"])) == len(DOCKS) - 1)
