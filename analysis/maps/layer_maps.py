@@ -219,6 +219,7 @@ def map_layer_blocks(
     planes: Sequence[tuple[str, ...]],
     sizes: Sequence[tuple[int, ...]],
     names: Sequence[str] = _OF_REFERENCE,
+    rows: Mapping[str, NDArray[np.intp]] | None = None,
     **options: Any,
 ) -> list[xr.DataArray]:
     """Apply a function to each block of a layer's arrays, with one output for each plane.
@@ -236,6 +237,8 @@ def map_layer_blocks(
         Dimensions and sizes of each output after step and head.
     names : sequence of str
         Of the arrays that are given, where there are such; by default all but those of the text.
+    rows : mapping of dimension to array of int, optional
+        The positions that the arrays were cut to, for messages; by default the layer's patches.
     **options
         See `function`.
 
@@ -247,6 +250,8 @@ def map_layer_blocks(
         finite raises an AnalysisError with its place when it is computed.
     """
     names = [name for name in names if name in arrays]
+    if rows is None:
+        rows = {} if layer.patches is None else {GENERATED: layer.patches}
     # Patches, tokens and channels are whole in each block.
     whole = arrays[names].chunk(dict.fromkeys({dim for name in names for dim in _CORE[name]}, -1))
     unified = whole.unify_chunks()
@@ -263,7 +268,7 @@ def map_layer_blocks(
         *inputs,
         apply=apply,
         names=names,
-        blocks=_Blocks(layer.sample, layer.name, layer.steps, layer.heads, step_head),
+        blocks=_Blocks(layer.sample, layer.name, layer.steps, layer.heads, step_head, rows),
         chunks=(*step_head, *((size,) for size in shape)),
         meta=np.empty((0,) * (2 + len(shape)), np.float32),
     )
@@ -296,13 +301,14 @@ def _four_dims(array: xr.DataArray, name: str) -> da.Array:
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Of which steps and heads of which layer each block is."""
+    """Of which steps, heads and rows of which layer each block is."""
 
     sample: str
     layer: str
     steps: tuple[int, ...]
     heads: tuple[int, ...]
     chunks: tuple[tuple[int, ...], tuple[int, ...]]
+    rows: Mapping[str, NDArray[np.intp]]
 
     def check_finite(
         self, outputs: Sequence[NDArray[Any]], inputs: Mapping[str, NDArray[Any]], block: tuple[int]
@@ -323,6 +329,7 @@ class _Blocks:
             at = dict(zip(dims, index, strict=True))
             came = str(inputs[name][index])
             at |= {dim: self._label(dim, at[dim], block) for dim in (STEP, HEAD) if dim in at}
+            at |= {dim: int(own[at[dim]]) for dim, own in self.rows.items() if dim in at}
             where = f"{name} of layer {self.layer!r} at {describe_place(at)}"
         msg = (
             f"Expected finite numbers, got {came}, in {where}, in sample {self.sample!r}. "

@@ -8,7 +8,7 @@ layers gives an estimate in which every layer has the weight that it has in the 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from i2am.analysis.kernel.finite import is_all_finite
+from i2am.analysis.kernel.finite import describe_place, find_not_finite, is_all_finite
 from i2am.analysis.kernel.logits import AttentionLogits, block_logits
 from i2am.analysis.kernel.resize import resize_to_grid
 from i2am.analysis.kernel.softmax import region_means, row_shares
@@ -391,6 +391,7 @@ class LayerSram:
             n: arrays[n] for n in names if not (self._from_reference and n == "logsumexp")
         }
         self._rows, self._shares = row_shares(request.query_rows(layer))
+        self._step_labels = request.sample[STEP].to_numpy().tolist()
         known = layer.attributes.heads
         every_head = list(range(arrays.sizes[HEAD]) if known is None else known)
         self._heads = [every_head.index(head) for head in layer.heads]
@@ -435,17 +436,13 @@ class LayerSram:
         grid = own.generated_grid if self._from_reference else own.reference_grid
         frames, special = (own.frames, 0) if self._from_reference else (1, own.special_tokens)
         sums, counts = np.zeros_like(self.sums), np.zeros_like(self.sums)
-        for arrays, shares in self._blocks(self._read(steps)):
+        read = self._read(steps)
+        for arrays, shares in self._blocks(read):
             logits, total, _ = block_logits(tuple(arrays.values()), list(arrays), own.scale)
             with np.errstate(invalid="ignore", over="ignore"):
                 means = self._means(logits, shares, total)
             if not is_all_finite(means):
-                msg = (
-                    f"Expected finite numbers, got NaN or infinity, in layer {self._layer.name!r} "
-                    f"at the steps from {steps[0]} on. 'i2am validate --deep' tells the places; "
-                    "capture the sample again."
-                )
-                raise AnalysisError(msg)
+                raise self._not_finite(read, steps)
             factor = means.shape[2] if self._is_density else 1
             shape = (means.shape[0] * means.shape[1] // len(sums), len(sums))
             flat = means[..., special:]
@@ -453,6 +450,29 @@ class LayerSram:
             sums += np.nansum(maps, axis=0, dtype=np.float64)
             counts += np.count_nonzero(~np.isnan(maps), axis=0)
         return sums, counts
+
+    def _not_finite(
+        self, arrays: Mapping[str, NDArray[Any]], steps: Sequence[int]
+    ) -> AnalysisError:
+        """Return what to tell of values that are not finite, with the place of the first."""
+        came, where = "NaN or infinity", f"what is made of layer {self._layer.name!r}"
+        if found := find_not_finite(arrays):
+            name, index = found
+            dims = [dim for dim in self._arrays[name].dims if dim != GUIDANCE]
+            at: dict[str, Any] = dict(zip(map(str, dims), index, strict=True))
+            side = REFERENCE if self._from_reference else GENERATED
+            labels = {
+                STEP: [self._step_labels[step] for step in steps],
+                HEAD: self._layer.heads,
+                side: self._rows.tolist(),
+            }
+            at |= {dim: labels[dim][at[dim]] for dim in labels if dim in at}
+            came = str(arrays[name][index])
+            where = f"{name} of layer {self._layer.name!r} at {describe_place(at)}"
+        return AnalysisError(
+            f"Expected finite numbers, got {came}, in {where}, in sample {self._layer.sample!r}. "
+            "Capture it again; a model that overflows in float16 needs bfloat16 or float32."
+        )
 
     def _means(
         self,

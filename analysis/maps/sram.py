@@ -246,6 +246,7 @@ def region_maps(
         picked,
         [(REGION, *(GENERATED_PLANE if from_reference else REFERENCE_PLANE))],
         [(len(regions), *grid)],
+        rows={dim: rows},
         own=own,
         shares=shares,
         special_tokens=0 if from_reference else layer.attributes.special_tokens,

@@ -107,7 +107,12 @@ def test_the_label_of_the_step_is_told_and_not_its_number(run: Path, convention:
 def test_sram_of_such_values_is_refused_too(run: Path) -> None:
     _put(run, "factors.attn2/query", (2, 1, 5, 3), np.nan)
     sample = open_run(run)["shirt"]
-    with pytest.raises(AnalysisError, match="nan, in query"):
-        sram(sample, generated=(8, 8), layers="factors.attn2").compute()
-    with pytest.raises(AnalysisError, match=r"NaN or infinity, in layer 'factors.attn2'"):
-        list(LiveSram(sample).ask(generated=(8, 8), layers="factors.attn2"))
+    place = (
+        r"nan, in query of layer 'factors.attn2' at step 2, head 1, generated 5, in sample 'shirt'"
+    )
+    asked: Any = {"generated": (8, 8), "layers": "factors.attn2"}
+    for keep in ((), ("step",)):  # read at once, and by blocks
+        with pytest.raises(AnalysisError, match=place):
+            sram(sample, **asked, keep=keep).compute()
+    with pytest.raises(AnalysisError, match=place):
+        list(LiveSram(sample).ask(**asked))
