@@ -128,8 +128,9 @@ def _batch_means(
 
     def sum_tile(rows: slice, values: Floats) -> Floats:
         nonlocal forward_sums, own_sums
-        own = np.exp(peaks[:, rows] - peaks[:, rows].max(axis=1, keepdims=True))
-        forward = ones[:, rows]
+        forward = own = ones[:, rows]
+        if exponentials.is_shifted:
+            own = np.exp(peaks[:, rows] - peaks[:, rows].max(axis=1, keepdims=True))
         if logsumexp is not None:
             forward = np.exp(peaks[:, rows] - logsumexp[:, rows])
         if region is not None:
@@ -141,6 +142,10 @@ def _batch_means(
 
     for rows, _ in exponentials.tiles(sum_tile):
         g2r += forward_sums
+        if not exponentials.is_shifted:  # All peaks are 0 so far.
+            columns += own_sums
+            top[:] = 0
+            continue
         base = peaks[:, rows].max(axis=1, keepdims=True)
         higher = np.maximum(top, base)
         columns = columns * np.exp(top - higher) + own_sums * np.exp(base - higher)
@@ -150,9 +155,11 @@ def _batch_means(
     r2g = np.empty((size, patches), np.float32)
     for rows, values in exponentials.replay():
         # In two factors, of which neither leaves the range of float32.
-        base = peaks[:, rows].max(axis=1, keepdims=True)
+        base = peaks[:, rows].max(axis=1, keepdims=True) if exponentials.is_shifted else top
         backward = (backwards * np.exp(base - top)).astype(np.float32)
-        r2g[:, rows] = (values @ backward[..., None])[..., 0] * np.exp(peaks[:, rows] - base)
+        r2g[:, rows] = (values @ backward[..., None])[..., 0]
+        if exponentials.is_shifted:
+            r2g[:, rows] *= np.exp(peaks[:, rows] - base)
     seen = np.full((size, 1), tokens)
     for matrix in np.flatnonzero(lost.any(axis=1)):
         own, hidden = _columns_from_own_maximum(
@@ -228,6 +235,8 @@ class Exponentials:
     ----------
     batch_size : int
         Matrices of a batch.
+    is_shifted : bool
+        Whether peaks are subtracted by now.
     peaks, sums : array (batch, P)
         What was subtracted from each row, and the row's sum after that.
     """
@@ -246,7 +255,7 @@ class Exponentials:
         # Memory that is touched for the first time costs as much as the exponential.
         rows = self._patches if self._is_kept else self._tile
         self._memory = np.empty((self.batch_size, rows, tokens), np.float32)
-        self._is_shifted = False  # Needed once, it is most likely needed again.
+        self.is_shifted = False  # Needed once, it is most likely needed again.
         self.max_logits = rows * tokens
 
     def start_batch(self, fill: FillRows, size: int, logsumexp: Floats | None = None) -> None:
@@ -255,7 +264,7 @@ class Exponentials:
         self.peaks = np.zeros((size, self._patches), np.float32)
         self.sums = np.empty((size, self._patches), np.float32)
         if logsumexp is not None and np.abs(logsumexp).max() > _SAFE_LOGIT:
-            self._is_shifted = True
+            self.is_shifted = True
 
     def __iter__(self) -> Iterator[tuple[slice, Floats]]:
         """Yield the rows and exponentials of each tile, and store their peaks and sums."""
@@ -272,11 +281,11 @@ class Exponentials:
         """
         for rows in slices(self._patches, self._tile):
             values = self._buffer(rows)
-            if not self._is_shifted:
+            if not self.is_shifted:
                 self._fill(rows, values)
                 sums = work(rows, values)
-                self._is_shifted = not (sums.min() >= MIN_SUM and sums.max() <= 1 / MIN_SUM)
-            if self._is_shifted:
+                self.is_shifted = not (sums.min() >= MIN_SUM and sums.max() <= 1 / MIN_SUM)
+            if self.is_shifted:
                 self._fill(rows, values)
                 values.max(axis=2, out=self.peaks[:, rows])
                 if self._may_hide:
