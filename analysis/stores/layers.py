@@ -99,11 +99,11 @@ class SelectedLayer:
 
     @cached_property
     def arrays(self) -> xr.Dataset:  # noqa: D102 - in the class's own words
-        return self.stored.isel(self.picked, missing_dims="ignore")
+        return self.stored.chunk({}).isel(self.picked, missing_dims="ignore")
 
     @cached_property
     def blocks(self) -> xr.Dataset:  # noqa: D102 - in the class's own words
-        return self.stored.map(in_blocks).isel(self.picked, missing_dims="ignore")
+        return self.stored.chunk({}).map(in_blocks).isel(self.picked, missing_dims="ignore")
 
     @property
     def tokens(self) -> int:
@@ -284,7 +284,7 @@ def format_labels(labels: Sequence[int]) -> str:
 
 
 def _layer_names(sample: xr.DataTree, wanted: str | Iterable[str] | None) -> list[str]:
-    attributes = {name: _attributes(sample, name) for name in sample["layers"].children}
+    attributes = {name: _attributes(sample, name) for name in sample.children["layers"].children}
     known = sorted(
         attributes, key=lambda name: (attributes[name].order, attributes[name].reference_index)
     )
@@ -306,13 +306,17 @@ def _layer_names(sample: xr.DataTree, wanted: str | Iterable[str] | None) -> lis
     return chosen
 
 
+def _node(sample: xr.DataTree, name: str) -> xr.DataTree:
+    return sample.children["layers"].children[name]  # Many times as fast as by its path.
+
+
 def _attributes(sample: xr.DataTree, name: str) -> LayerAttributes:
-    return LayerAttributes.model_validate(sample[f"layers/{name}"].attrs[ATTRIBUTE_KEY])
+    return LayerAttributes.model_validate(_node(sample, name).attrs[ATTRIBUTE_KEY])
 
 
 def _head_labels(sample: xr.DataTree, name: str) -> Sequence[int]:
     kept = _attributes(sample, name).heads
-    return range(sample[f"layers/{name}"].sizes[HEAD]) if kept is None else kept
+    return range(_node(sample, name).sizes[HEAD]) if kept is None else kept
 
 
 def _labels_in_order(
@@ -352,7 +356,7 @@ def _chosen(wanted: int | slice | Iterable[int], known: Sequence[int]) -> set[in
 def _select(
     sample: xr.DataTree, name: str, steps: list[int], heads: list[int], guidance: str
 ) -> SelectedLayer:
-    arrays = sample[f"layers/{name}"].to_dataset()
+    arrays = _node(sample, name).to_dataset()
     labels_of_heads = list(_head_labels(sample, name))
     own_heads = tuple(head for head in heads if head in labels_of_heads)
     branches = sample.coords.get(GUIDANCE)
@@ -373,7 +377,7 @@ def _select(
         picked[GUIDANCE] = labels.index(guidance)
     region = arrays[REGION].to_numpy() if REGION in arrays.variables else None
     factors = {name for name in (REGION, WEIGHT) if name in arrays.variables}
-    arrays = arrays.drop_vars({*arrays.coords, *factors}).chunk({})
+    arrays = arrays.drop_vars({*arrays.coords, *factors})
     attributes = _attributes(sample, name)
     for array in REPRESENTATIONS[attributes.representation][0]:
         arrays[array]  # A KeyError now, and not in the middle of the computation.
