@@ -1,4 +1,4 @@
-"""Arithmetic on arrays: logits, softmax, resize. NumPy alone.
+"""Arithmetic on arrays: logits, softmax, resize. NumPy, and Numba where that pays (`arithmetic`).
 
 Imports no other folder of analysis.
 """

@@ -1,7 +1,7 @@
 """Attention logits of a block of matrices, computed tile by tile from what a layer stores.
 
 A block is n matrices of P generated patches and R reference tokens, one for each step and head.
-Arithmetic in float32 whatever is stored. NumPy alone.
+Arithmetic in float32 whatever is stored.
 """
 
 from __future__ import annotations

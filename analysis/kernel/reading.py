@@ -2,7 +2,7 @@
 
 Where other keys share the softmax, the attention of a query row to a key is exp(S - logsumexp), with the
 logsumexp over *all* keys of the layer. Its sums over rows or columns say how much of one kind of tokens
-another kind reads. NumPy alone; tile by tile, in float32.
+another kind reads. Tile by tile, in float32.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ averaged over the tokens, G2R the softmax over the tokens averaged over the patc
 are normalisations of one matrix E = exp(S), so a block costs one matrix product, one exponential
 and three matrix-vector products, all of them on tiles that stay in the processor's cache. Rows with
 logits that leave the range of float32 take exp(S - row maximum), and tokens whose sum would then be
-lost are computed again from their own maximum. NumPy alone; arithmetic in float32 whatever is stored.
+lost are computed again from their own maximum. Arithmetic in float32 whatever is stored.
 """
 
 from __future__ import annotations
