@@ -499,6 +499,6 @@ def _names(found: str, damage: Damage) -> bool:
     parts = Path(damage.path).parts
     node = list(itertools.takewhile(lambda part: part not in {"c", "zarr.json"}, parts))
     if damage.sample is None:
-        return damage.store in found or found.startswith("/:")
+        return damage.store in found or found.startswith(("/:", "/attributes:"))  # of the root
     wanted = "/".join(node[1:])
     return any(damage.sample in line and wanted in line for line in found.splitlines())
