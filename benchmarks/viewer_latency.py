@@ -31,7 +31,7 @@ from support.synthetic_run import STEPS, write_run
 
 BARS = {
     "first frame, ours / plain": 1.3,
-    "slider move, ours / plain": 1.25,
+    "slider moves, all of ours / of plain": 1.25,
     "slider move, our share, ms": 10,
     "first click of a window, ms": 150,
     "click, one layer's answer computed, ms": 50,
@@ -146,8 +146,9 @@ class Session:
         """Print what `moves` returns."""
         tell("slider move, plain napari, ms", [1e3 * s for s in plain])
         tell("slider move, ours, ms", [1e3 * s for s in ours])
-        ratio = [one / other for one, other in zip(ours, plain, strict=True)]
-        tell("slider move, ours / plain", ratio)
+        # Of all moves: plain napari's redraws are of two kinds, which take 15 and 45 ms, and a median is
+        # of the kind of which there happen to be more.
+        tell("slider moves, all of ours / of plain", [sum(ours) / sum(plain)])
         tell("slider move, our share, ms", [1e3 * s for s in share])
 
     def compute(self, rounds: int) -> None:
