@@ -38,12 +38,12 @@ from support.ratios import format_ratio, ratios_of
 from support.synthetic_run import HEADS, STEPS, Layer, layers, write_run
 from threadpoolctl import threadpool_limits
 
-import i2am
 from i2am.analysis import analyze_run, open_run, sram
 from i2am.analysis.kernel.arithmetic import Choice, use_arithmetic
 from i2am.analysis.kernel.logits import AttentionLogits, FactoredLogits, StoredLogits
 from i2am.analysis.kernel.softmax import directional_means
 from i2am.schemas.dims import STEP
+from i2am.viewer.reader import DEMO_RUN
 
 OURS = "ours"
 # Patches, tokens, channels of a head, and bars: what others take / what ours takes. The finest layer of
@@ -59,7 +59,6 @@ BLOCKS: dict[tuple[int, int, int], dict[str, float | None]] = {
     (3072, 3072, 40): {"ours, NumPy alone": 1.3},
 }
 END_TO_END_BAR, WORKERS_BAR = 0.65, 1.8
-SAMPLE_RUN = Path(i2am.__file__).parent / "viewer" / "demo.zarr"
 QUESTION_BARS_MS = {"the shipped run": 20, "Stable Diffusion 1.5's size": 150}
 
 
@@ -178,7 +177,7 @@ def measure_sample(run: Path, steps: int, rounds: int) -> None:
 def measure_question(run: Path, rounds: int) -> None:
     """Print what it takes to ask one patch of a run."""
     print("\none question: sram() of a patch, all layers, steps and heads")
-    runs = dict(zip(QUESTION_BARS_MS, (SAMPLE_RUN, run), strict=True))
+    runs = dict(zip(QUESTION_BARS_MS, (DEMO_RUN, run), strict=True))
     for name, path in runs.items():
         sample = next(iter(open_run(path).values()))
         places = iter(np.random.default_rng(0).integers(8, 56, (rounds + 1, 2)).tolist())

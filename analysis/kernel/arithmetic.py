@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from i2am.schemas import AnalysisError
 
-__all__ = ["as_float32", "sum_columns", "take_exponentials", "use_arithmetic"]
+__all__ = ["Choice", "as_float32", "sum_columns", "take_exponentials", "use_arithmetic"]
 
 Choice = Literal["auto", "numpy", "compiled"]
 Floats = NDArray[np.float32]

@@ -106,22 +106,28 @@ def _exponential(x: Any) -> Any:
     return (p * (r * r) + r + _ONE) * power
 
 
+@_compile("float32(float32[:,:,::1], intp, intp)", fastmath=_IN_ANY_ORDER)
+def _take_row(values: Any, matrix: Any, row: Any) -> Any:
+    """Take the exponential of a row in place; return its sum."""
+    total = _ZERO
+    for token in range(values.shape[2]):
+        own = _exponential(values[matrix, row, token])
+        values[matrix, row, token] = own
+        total += own
+    return total
+
+
 @_compile("float32[:,::1](float32[:,:,::1])", fastmath=_IN_ANY_ORDER)
 def exponentials(values: Any) -> Any:
     """Take the exponential of a tile (n, rows, R), float32, in place; return the sums (n, rows) of its rows.
 
     Up to 88, to 2e-7 of each; above, as of 88, and the sum is then too large to be used. Below -87 it is 0.
     """
-    matrices, rows, tokens = values.shape
+    matrices, rows, _ = values.shape
     sums = np.empty((matrices, rows), np.float32)
     for matrix in range(matrices):
         for row in range(rows):
-            total = _ZERO
-            for token in range(tokens):
-                own = _exponential(values[matrix, row, token])
-                values[matrix, row, token] = own
-                total += own
-            sums[matrix, row] = total
+            sums[matrix, row] = _take_row(values, matrix, row)
     return sums
 
 
@@ -147,12 +153,7 @@ def column_sums(values: Any, factors: Any, others: Any, is_share: Any) -> Any:
                 if row >= rows:  # The last one stands for it, without weight.
                     weight[place] = other_weight[place] = _ZERO
                     continue
-                total = _ZERO
-                for token in range(tokens):
-                    own = _exponential(values[matrix, row, token])
-                    values[matrix, row, token] = own
-                    total += own
-                sums[matrix, row] = total
+                sums[matrix, row] = total = _take_row(values, matrix, row)
                 weight[place] = factors[matrix, row]
                 if is_share:
                     weight[place] = weight[place] / total if total > _ZERO else _ZERO

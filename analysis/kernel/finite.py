@@ -6,15 +6,22 @@ any other value that is not finite makes nonsense of all that is computed from i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from i2am.schemas import AnalysisError
 from i2am.schemas.dims import GENERATED, GUIDANCE, HEAD, REFERENCE, STEP
 
-__all__ = ["describe_place", "find_not_finite", "is_all_finite", "not_finite"]
+__all__ = [
+    "describe_place",
+    "find_not_finite",
+    "is_all_finite",
+    "not_finite",
+    "not_finite_error",
+]
 
 _PLACES: Final = (GUIDANCE, STEP, HEAD, GENERATED, REFERENCE)
 _MAY_BE_MINUS_INFINITY: Final = frozenset({"logits", "logsumexp"})
@@ -80,3 +87,38 @@ def describe_place(at: dict[str, Any]) -> str:
     'step 3, head 0, generated 17'
     """
     return ", ".join(f"{dim} {at[dim]}" for dim in _PLACES if dim in at)
+
+
+def not_finite_error(
+    layer: str,
+    sample: str,
+    arrays: Mapping[str, NDArray[Any]],
+    dims: Mapping[str, Sequence[str]],
+    labels: Mapping[str, Sequence[int]],
+) -> AnalysisError:
+    """Return what to tell of a result that is not finite: the place of the first input that made it so.
+
+    Parameters
+    ----------
+    layer, sample : str
+        Their names.
+    arrays : mapping of str to array
+        What the result was made of, by the contract's names.
+    dims : mapping of str to sequence of str
+        Of each array.
+    labels : mapping of dimension to sequence of int
+        What the positions along a dimension are called, where that is not their number; of STEP always.
+    """
+    found = find_not_finite(arrays)
+    if found is None:
+        came = "a product beyond float32"
+        where = f"layer {layer!r} at the steps from {labels[STEP][0]} on"
+    else:
+        name, index = found
+        at = dict(zip(dims[name], index, strict=True))
+        at |= {dim: int(own[at[dim]]) for dim, own in labels.items() if dim in at}
+        came, where = str(arrays[name][index]), f"{name} of layer {layer!r} at {describe_place(at)}"
+    return AnalysisError(
+        f"Expected finite numbers, got {came}, in {where}, in sample {sample!r}. "
+        "Capture it again; a model that overflows in float16 needs bfloat16 or float32."
+    )

@@ -212,11 +212,6 @@ def softmax_over_patches(logits: AttentionLogits) -> Floats:
     return probability
 
 
-def _weighted_sum(weights: Floats, values: Floats) -> Floats:
-    """Return the weighted sum over the rows: (n, rows) and (n, rows, R) give (n, R)."""
-    return (weights[:, None] @ values)[:, 0]
-
-
 class Exponentials:
     """exp(S - peak) of a batch, tile by tile of its rows; the peaks are 0 while float32 allows it.
 

@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from i2am.analysis.kernel.finite import describe_place, find_not_finite, is_all_finite
+from i2am.analysis.kernel.finite import is_all_finite, not_finite_error
 from i2am.analysis.kernel.logits import block_logits
 from i2am.analysis.kernel.resize import Grid, resize_to_grid
 from i2am.analysis.kernel.softmax import DirectionalMeans, directional_means, softmax_over_patches
@@ -319,29 +319,16 @@ class _Blocks:
         """
         if all(map(is_all_finite, outputs)):
             return
-        found = find_not_finite(inputs)
-        if found is None:
-            steps = f"the steps from {self._label(STEP, 0, block)} on"
-            where, came = f"layer {self.layer!r} at {steps}", "a product beyond float32"
-        else:
-            name, index = found
-            dims = [STEP, HEAD, *_CORE[name]][-len(index) :]
-            at = dict(zip(dims, index, strict=True))
-            came = str(inputs[name][index])
-            at |= {dim: self._label(dim, at[dim], block) for dim in (STEP, HEAD) if dim in at}
-            at |= {dim: int(own[at[dim]]) for dim, own in self.rows.items() if dim in at}
-            where = f"{name} of layer {self.layer!r} at {describe_place(at)}"
-        msg = (
-            f"Expected finite numbers, got {came}, in {where}, in sample {self.sample!r}. "
-            "Capture it again; a model that overflows in float16 needs bfloat16 or float32."
-        )
-        raise AnalysisError(msg)
+        labels = {dim: self._labels(axis, block) for axis, dim in enumerate((STEP, HEAD))}
+        labels |= {dim: own.tolist() for dim, own in self.rows.items()}
+        dims = {name: [STEP, HEAD, *_CORE[name]][-values.ndim :] for name, values in inputs.items()}
+        raise not_finite_error(self.layer, self.sample, inputs, dims, labels)
 
-    def _label(self, dim: str, inside: int, block: tuple[int, ...]) -> int:
-        axis = (STEP, HEAD).index(dim)
-        at = sum(self.chunks[axis][: block[axis]]) + inside
-        labels = (self.steps, self.heads)[axis]
-        return labels[at] if at < len(labels) else at
+    def _labels(self, axis: int, block: tuple[int, ...]) -> Sequence[int]:
+        """Return the labels of a block's steps or heads."""
+        begin, count = sum(self.chunks[axis][: block[axis]]), self.chunks[axis][block[axis]]
+        known = (self.steps, self.heads)[axis]
+        return known[begin : begin + count] or range(begin, begin + count)
 
 
 def _apply(

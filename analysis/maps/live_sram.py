@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from i2am.analysis.kernel.finite import describe_place, find_not_finite, is_all_finite
+from i2am.analysis.kernel.finite import is_all_finite, not_finite_error
 from i2am.analysis.kernel.logits import AttentionLogits, block_logits
 from i2am.analysis.kernel.resize import resize_to_grid
 from i2am.analysis.kernel.softmax import region_means, row_shares
@@ -201,8 +201,7 @@ class LiveSram:
         labels = step_labels(self._sample, steps)
         selected = self._select(named, tuple(labels), _hashable(heads))
         request = check_request(self._sample, selected, named, generated, reference)
-        known = self._sample[STEP].to_numpy().tolist()
-        return self._estimates(request, [known.index(one) for one in labels], stop or _never)
+        return self._estimates(request, labels, stop or _never)
 
     def _select_layers(
         self,
@@ -243,7 +242,7 @@ def whole_sram(
     request : SramRequest
         Of a few dozen regions at most.
     steps : sequence of int
-        The positions of the requested steps, ascending.
+        The labels of the requested steps, in the order in which they were captured.
     guidance, normalisation
         As in `analyze`.
 
@@ -275,12 +274,14 @@ def _layers(
 ) -> list[LayerSram]:
     branches = request.sample.coords.get(GUIDANCE)
     index = 0 if branches is None else branches.to_numpy().tolist().index(guidance)
+    known = request.sample[STEP].to_numpy().tolist()
+    positions = [known.index(step) for step in steps]
     return [
         LayerSram(
             layer,
             request.sample["layers"].children[layer.name].dataset,
             request,
-            steps=steps,
+            steps=positions,
             guidance_index=index,
             density=normalisation == "density",
             reads=reads,
@@ -455,24 +456,17 @@ class LayerSram:
         self, arrays: Mapping[str, NDArray[Any]], steps: Sequence[int]
     ) -> AnalysisError:
         """Return what to tell of values that are not finite, with the place of the first."""
-        came, where = "NaN or infinity", f"what is made of layer {self._layer.name!r}"
-        if found := find_not_finite(arrays):
-            name, index = found
-            dims = [dim for dim in self._arrays[name].dims if dim != GUIDANCE]
-            at: dict[str, Any] = dict(zip(map(str, dims), index, strict=True))
-            side = REFERENCE if self._from_reference else GENERATED
-            labels = {
-                STEP: [self._step_labels[step] for step in steps],
-                HEAD: self._layer.heads,
-                side: self._rows.tolist(),
-            }
-            at |= {dim: labels[dim][at[dim]] for dim in labels if dim in at}
-            came = str(arrays[name][index])
-            where = f"{name} of layer {self._layer.name!r} at {describe_place(at)}"
-        return AnalysisError(
-            f"Expected finite numbers, got {came}, in {where}, in sample {self._layer.sample!r}. "
-            "Capture it again; a model that overflows in float16 needs bfloat16 or float32."
-        )
+        side = REFERENCE if self._from_reference else GENERATED
+        labels = {
+            STEP: [self._step_labels[step] for step in steps],
+            HEAD: self._layer.heads,
+            side: self._rows.tolist(),
+        }
+        dims = {
+            name: [str(dim) for dim in one.dims if dim != GUIDANCE]
+            for name, one in self._arrays.items()
+        }
+        return not_finite_error(self._layer.name, self._layer.sample, arrays, dims, labels)
 
     def _means(
         self,

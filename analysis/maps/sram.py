@@ -142,10 +142,7 @@ def sram(
     averaged = [dim for dim in (LAYER, STEP, HEAD) if dim not in kept]
     own = _weights(request, check_weights(weights, effects), kept)
     if not kept and own is None and len(request.regions.places) <= _FEW_REGIONS:
-        known = sample[STEP].to_numpy().tolist()
-        read = partial(
-            whole_sram, request, [known.index(one) for one in labels], guidance, normalisation
-        )
+        read = partial(whole_sram, request, labels, guidance, normalisation)
         return request.label(_in_one_task(read, request), averaged, normalisation)
     volumes = _volumes(request, density=normalisation == "density")
     parts = [mean_of_layers(one.assign_coords({STEP: labels}), averaged, own) for one in volumes]

@@ -41,7 +41,7 @@ class StoredArray:
 
     def __getitem__(self, selection: Any) -> NDArray[Any]:
         is_block = isinstance(selection, tuple) and all(isinstance(at, slice) for at in selection)
-        if is_block and isinstance(self._native, SealedArray):
+        if is_block and self._sealed is not None:
             return self.read(lambda array: array.oindex[selection], natively=True)
         return self.read(lambda array: array[selection])
 
@@ -49,7 +49,9 @@ class StoredArray:
         return self  # A deep copy of a store in memory would copy all that it holds.
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "_native"}
+        return {
+            key: value for key, value in vars(self).items() if key not in {"_native", "_sealed"}
+        }
 
     def read(
         self, read: Callable[[zarr.Array[Any]], Any], *, natively: bool = False
@@ -86,15 +88,17 @@ class StoredArray:
         return values
 
     @functools.cached_property
+    def _sealed(self) -> SealedArray | None:
+        """What reads the array without zarr or zarrs, if capture's own layout is what it has."""
+        native = native_array(self.array)
+        return SealedArray(native) if native is not None and is_sealed(native) else None
+
+    @functools.cached_property
     def _native(self) -> Any:
         """What reads parts of the array fast: not zarrs where it would pass over checksums."""
         native = native_array(self.array)
-        if native is None:
-            return None
-        if is_sealed(native):
-            return SealedArray(native)
-        if _has_checksums(native):
-            return None
+        if self._sealed is not None or native is None or _has_checksums(native):
+            return self._sealed
         with zarr.config.set(_ZARRS_PIPELINE):
             return native.with_config(native.config)
 

@@ -20,11 +20,7 @@ from i2am.analysis.kernel.logits import FactoredLogits
 from i2am.analysis.kernel.softmax import directional_means
 from i2am.schemas import AnalysisError
 
-
-@pytest.fixture(params=["numpy", "compiled"], scope="module", autouse=True)
-def _each_way(request: pytest.FixtureRequest) -> Any:
-    with use_arithmetic(request.param):
-        yield
+pytestmark = pytest.mark.usefixtures("each_way")
 
 
 def _tile(*shape: int, seed: int = 0, spread: float = 15) -> Any:

@@ -8,16 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2am.analysis.kernel.arithmetic import use_arithmetic
 from i2am.analysis.kernel.logits import AttentionLogits, FactoredLogits, StoredLogits
 from i2am.analysis.kernel.softmax import directional_means, region_means, softmax_over_patches
 from tests.support.reference_maps import softmax
 
-
-@pytest.fixture(params=["numpy", "compiled"], scope="module", autouse=True)
-def _each_way(request: pytest.FixtureRequest) -> Any:
-    with use_arithmetic(request.param):
-        yield
+pytestmark = pytest.mark.usefixtures("each_way")
 
 
 def mean_of_rows(logits: AttentionLogits, logsumexp: Any = None, **options: Any) -> Any:
