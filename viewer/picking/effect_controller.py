@@ -101,6 +101,8 @@ class EffectController(QObject):  # type: ignore[misc]  # Qt has no types here
         """Read the effects of the samples that have come into view."""
         for layers in self._layers[len(self._session.views) :]:
             layers.remove()
+        for layers in self._layers[: len(self._session.views)]:
+            layers.leave()
         for view in self._session.views:
             if view not in self._found:
                 self._found[view] = None

@@ -110,6 +110,11 @@ class EffectLayers:
         self._direction = ""
         self._session.write_captions(self._view_index)
 
+    def leave(self) -> None:
+        """Take the layers away if their images lie elsewhere now."""
+        for overlay in self._overlays.values():
+            overlay.leave()
+
     def remove(self) -> None:
         """Take the layers away: their sample is gone."""
         self._is_on, self._direction = False, ""

@@ -7,7 +7,7 @@ points, since other lines have the graphics card's program linked anew: half of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +18,7 @@ from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.boxes import Box
 from i2am.schemas.dims import X, Y
 from i2am.viewer.scene.contrast import Limits, heat_colormap
-from i2am.viewer.scene.layers import remove_layers
+from i2am.viewer.scene.layers import measure_again, remove_layers
 from i2am.viewer.scene.placement import PlacedImage, Transform
 from i2am.viewer.scene.threshold import Cut, ThresholdedColors, value_range
 
@@ -107,6 +107,7 @@ class _OwnLayer:
         self._session, self._view_index = session, view_index
         self._own_name, self._role = name, role
         self.layer: Any = None
+        self._images: Mapping[str, PlacedImage] = {}  # as they lay when it was last drawn
 
     @property
     def is_there(self) -> bool:
@@ -118,6 +119,11 @@ class _OwnLayer:
         if self.is_there and self.layer.visible:
             self.layer.visible = False
 
+    def leave(self) -> None:
+        """Take it away if the images lie elsewhere now: views and figures count hidden layers, too."""
+        if self._images != self._session.placed[self._view_index]:
+            self.remove()
+
     def remove(self) -> None:
         """Take it away, if it is there."""
         if self.is_there:
@@ -127,12 +133,13 @@ class _OwnLayer:
     def _exchange(self, values: NDArray[Any]) -> None:
         """Show other values."""
         layer = self.layer
+        self._images = self._session.placed[self._view_index]
         is_in_place = layer.data.shape == values.shape
         if is_in_place:
             layer.data[...] = values
         else:
             layer.data = values.copy()
-            layer.scale = layer.scale  # Of what is hidden napari would not see how large it is now.
+            measure_again(layer)
         metadata = self._metadata()
         if layer.metadata != metadata:
             layer.metadata = metadata
@@ -145,7 +152,7 @@ class _OwnLayer:
         """Add it, and leave the layer active that is: its tools hold the mouse."""
         layers = self._session.viewer.layers
         active = layers.selection.active
-        self.layer = layer
+        self.layer, self._images = layer, self._session.placed[self._view_index]
         layers.insert(index, layer)
         layers.selection.active = active
 

@@ -425,6 +425,8 @@ class SramController(QObject):  # type: ignore[misc]  # Qt has no types here
             if (request := self._requests.pop(gone, None)) is not None:
                 request.stop()
             self._shown.pop(gone, None)
+        for layers in self._layers[: len(views)]:
+            layers.leave()
         awaited, self._awaited = self._awaited, None
         if awaited is not None and views and views[0].source.sample == awaited.sample:
             self._try_to_restore(awaited)

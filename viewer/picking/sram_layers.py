@@ -121,6 +121,11 @@ class SramLayers:
         self.hide_sram()
         self.outlines.hide()
 
+    def leave(self) -> None:
+        """Take the layers away if their images lie elsewhere now."""
+        self._answer.leave()
+        self.outlines.leave()
+
     def remove(self) -> None:
         """Take the layers away: their sample is gone."""
         self._covered = None

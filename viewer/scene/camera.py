@@ -71,7 +71,6 @@ class Fit:
         spare = canvas_height - height * camera.zoom
         above = min(spare / 2, spare - below)
         middle = top + (canvas_height / 2 - above) / camera.zoom
-        # napari's own middle counts hidden layers at the size that they had when they were seen.
         camera.center = (*camera.center[:-2], middle, (left + right) / 2)
 
 

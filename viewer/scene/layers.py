@@ -25,6 +25,7 @@ from i2am.viewer.scene.placement import PlacedImage, Transform
 __all__ = [
     "LayerData",
     "caption_texts",
+    "measure_again",
     "own_layers",
     "own_metadata",
     "remove_layers",
@@ -260,7 +261,7 @@ def remove_layers(viewer: Any, layers: Iterable[Any]) -> None:
             gc.unfreeze()
 
 
-def show_layers(viewer: Any, layers: Sequence[LayerData], *, view_index: int = 0) -> bool:
+def show_layers(viewer: Any, layers: Sequence[LayerData], *, view_index: int = 0) -> None:
     """Put a sample's layers into the viewer, in place of those of the sample that was there.
 
     Parameters
@@ -270,16 +271,10 @@ def show_layers(viewer: Any, layers: Sequence[LayerData], *, view_index: int = 0
         As `i2am.viewer.scene.layers.sample_layers` gives them.
     view_index : int
         Which sample in view.
-
-    Returns
-    -------
-    bool
-        Whether the scene begins or ends elsewhere now.
     """
     from napari.layers import Layer
 
     there = own_layers(viewer, view_index)
-    extent = viewer.layers.extent.world[:, -2:]
     below = -1 if not view_index else len(viewer.layers) - 1
     for values, options, kind in layers:
         layer = there.pop(options["metadata"][ATTRIBUTE_KEY]["role"], None)
@@ -290,7 +285,15 @@ def show_layers(viewer: Any, layers: Sequence[LayerData], *, view_index: int = 0
             _exchange(layer, values, options)
             below = viewer.layers.index(layer)
     remove_layers(viewer, there.values())
-    return not np.array_equal(extent, viewer.layers.extent.world[:, -2:])
+
+
+def measure_again(layer: Any) -> None:
+    """Have napari see how large a hidden layer is now: it looks at data that are seen alone.
+
+    Views and figures are fitted to all layers, hidden ones, too.
+    """
+    if not layer.visible:
+        layer.scale = layer.scale
 
 
 def _exchange(layer: Any, values: Any, options: dict[str, Any]) -> None:
@@ -308,4 +311,5 @@ def _exchange(layer: Any, values: Any, options: dict[str, Any]) -> None:
             setattr(layer, name, options[name])
     for name, value in moved.items():
         setattr(layer, name, value)
+    measure_again(layer)
     layer.visible = visible

@@ -29,6 +29,7 @@ from i2am.viewer.notices import notify_error, what_failed
 from i2am.viewer.scene.appearance import Appearance, AppearanceController
 from i2am.viewer.scene.box_layers import IMAGE_ROLES, hide_without_image, show_with_image
 from i2am.viewer.scene.layers import (
+    measure_again,
     own_layers,
     own_metadata,
     remove_layers,
@@ -195,8 +196,9 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
             volume.samples = max(1, len(self.samples))
         layers = sample_layers(view, placed, view_index)
         active = self.viewer.layers.selection.active
+        is_elsewhere = self.placed[view_index : view_index + 1] != [placed]
         with self._without_syncing():
-            is_elsewhere = show_layers(self.viewer, layers, view_index=view_index)
+            show_layers(self.viewer, layers, view_index=view_index)
         if active in self.viewer.layers:
             self.viewer.layers.selection.active = active
         self._set_view(view, placed, view_index)
@@ -472,6 +474,7 @@ class Session(QObject):  # type: ignore[misc]  # Qt has no types here
                 layer = own_layers(self.viewer, view_index=view_index).get(role)
                 if layer is not None:
                     layer.data = layer.data  # napari measures it again
+                    measure_again(layer)
         if self.views[0].source.sample in names:
             self._set_sample_slider(self.views[0].source.sample)
         self.reopened.emit()

@@ -17,6 +17,7 @@ from i2am.analysis import open_run, sram
 from i2am.schemas import AnalysisError, StoreError
 from i2am.viewer import open_viewer
 from i2am.viewer.data.effects import Effects, NoEffects
+from i2am.viewer.data.open_sample import open_view
 from i2am.viewer.export.animation import TimestepAnimation, caption_of
 from i2am.viewer.picking.effect_controller import (
     LEGEND,
@@ -332,3 +333,15 @@ def test_a_named_store_is_read_and_a_wrong_one_opens_no_window(
     np.testing.assert_allclose(shown(viewer, "generated"), arrays["ceiling"], rtol=1e-6)
     with pytest.raises(StoreError, match="Expected an effects store, got a run store"):
         open_viewer(run, effects=run)
+
+
+def test_effects_that_are_hidden_are_no_part_of_a_scene_of_smaller_pictures(
+    window: Any, tmp_path: Path
+) -> None:
+    assert shown(window, "reference") is not None
+    session_of(window).set_shows_effects(False)
+    assert not window.layers["effect of reference"].visible
+    small = open_view(write_run(tmp_path / "small.zarr", ("first",), size_px=(16, 16)))
+    session_of(window).show(small)
+    end = window.layers["reference"].extent.world[1, -1] + 0.5
+    assert window.layers.extent.world[1, -1] == end

@@ -104,6 +104,27 @@ def test_a_second_run_replaces_the_first_where_the_user_says_so(
     window.layers.remove(mine)
 
 
+def test_what_is_hidden_of_larger_pictures_is_no_part_of_the_scene(
+    open_window: Callable[..., Any], other: Path, run: Path
+) -> None:
+    window = open_window(other)
+    session, controller = session_of(window), sram_controller_of(session_of(window))
+    wait(lambda: bool(session.samples) and session.share_loaded == 1)
+    controller.request(Pick(str(other), "second", "generated", (40, 90, 41, 91)))
+    wait(lambda: controller.estimate is not None and controller.estimate.share == 1)
+    controller.clear()
+    assert not window.layers["SRAM"].visible
+    assert not window.layers["source"].visible
+    _answer(_open(window, run), "Replace")
+    assert _is_in_view(window)
+    seen = [layer for layer in window.layers if layer.visible]
+    extents = [layer.extent.world[:, -2:] for layer in seen]
+    np.testing.assert_array_equal(
+        window.layers.extent.world[:, -2:],
+        [np.min(extents, axis=0)[0], np.max(extents, axis=0)[1]],
+    )
+
+
 def test_a_second_run_is_compared_where_the_user_says_so(window: Any, other: Path) -> None:
     session, names = session_of(window), _names(window)
     _answer(_open(window, other), "Compare")
