@@ -8,6 +8,9 @@ LOWEST := .venv-lowest
 PYSIDE := .venv-pyside6
 # Tests and sweeps start dozens of processes; each would compile everything anew.
 export PYTHONDONTWRITEBYTECODE :=
+# Numba's threads, which napari's compiled loops start, give PyTorch as many on the thread that
+# starts them: a model there differs in its last bits from the same on another.
+ONE_THREAD := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .PHONY: setup lock demo test test-lowest test-pyside6 faults lint build bench clean
 
@@ -39,13 +42,13 @@ demo: $(SETUP)
 
 # A file's tests share what takes long to make. The order of the files is that of tests/conftest.py.
 test: $(SETUP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # The same with the lowest versions that pyproject.toml allows, on the lowest Python. Only torch is
 # the one of `setup`: PyPI's build of its lower bound, 2.7, brings several GB of CUDA. Old packages
 # use what newer ones have deprecated since (matplotlib 3.9 of pyparsing, say): not ours to mend.
 test-lowest: $(LOWEST)/.setup-done
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(JOBS) --dist loadfile \
+	$(ONE_THREAD) $(LOWEST)/bin/python -m pytest -n $(JOBS) --dist loadfile \
 		--no-loadscope-reorder -W ignore::DeprecationWarning
 
 $(LOWEST)/.setup-done: pyproject.toml requirements-lowest.lock tools/system_packages.sh
@@ -60,7 +63,7 @@ $(LOWEST)/.setup-done: pyproject.toml requirements-lowest.lock tools/system_pack
 # gone with their widget; pytest-qt makes such, and so does napari. PySide6 6.12.0 ended Python 3.11 in
 # a long file of tests ("none_dealloc: deallocating None"); 6.10 did not.
 test-pyside6: $(PYSIDE)/.setup-done
-	QT_API=pyside6 OMP_NUM_THREADS=1 $(PYSIDE)/bin/python -m pytest -n $(JOBS) --dist loadfile \
+	QT_API=pyside6 $(ONE_THREAD) $(PYSIDE)/bin/python -m pytest -n $(JOBS) --dist loadfile \
 		--no-loadscope-reorder -o qt_api=pyside6 -W "ignore:.*libpyside.*:RuntimeWarning" tests/viewer
 
 $(PYSIDE)/.setup-done: pyproject.toml requirements.lock tools/system_packages.sh
@@ -79,7 +82,7 @@ ROUNDS ?= 25
 SEED ?= 0
 
 faults: $(SETUP)
-	OMP_NUM_THREADS=1 $(BIN)/python tools/faults.py --rounds $(ROUNDS) --seed $(SEED)
+	$(ONE_THREAD) $(BIN)/python tools/faults.py --rounds $(ROUNDS) --seed $(SEED)
 
 # The list of checks is in .pre-commit-config.yaml. Files that git does not know are not looked at.
 lint: $(SETUP)
