@@ -92,21 +92,12 @@ lint: $(SETUP)
 build: $(SETUP)
 	$(BIN)/python tools/check_wheel.py
 
-# An hour on a machine that does nothing else; benchmarks/README.md says what each prints. CI only
-# sees whether they work: QUICK=--quick.
+# An hour on a machine that does nothing else; figures are kept, and pages rendered from them, as
+# benchmarks/README.md says. CI only sees whether they work: QUICK=--quick.
 QUICK ?=
 
 bench: $(SETUP)
-	$(BIN)/python benchmarks/capture_overhead.py $(QUICK)
-	$(BIN)/python benchmarks/store_write.py $(QUICK)
-	$(BIN)/python benchmarks/store_read.py $(QUICK)
-	$(BIN)/python benchmarks/analysis_speed.py $(QUICK)
-	$(BIN)/python benchmarks/analysis_speed.py --workers $(QUICK)
-	$(BIN)/python benchmarks/analysis_memory.py $(QUICK)
-	$(BIN)/python benchmarks/many_samples.py $(QUICK)
-	$(BIN)/python benchmarks/start_up.py $(QUICK)
-	$(BIN)/python benchmarks/viewer_latency.py $(QUICK)
-	$(BIN)/python benchmarks/on_gpu.py $(QUICK)
+	$(BIN)/python benchmarks/run_all.py $(QUICK)
 
 clean:
 	rm -rf .venv $(LOWEST) $(PYSIDE) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis i2am-demo

@@ -10,7 +10,6 @@ are not among it. Then 1, 2, 4 and 8 samples are analysed, and a line is drawn t
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -21,9 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from support.synthetic_run import STEPS, write_run
+from support.figures import Figures, at_most, benchmark_parser
+from support.synthetic_run import STEPS, layers, write_run
 
-BAR_BYTES = 2 * 10**9
+BAR_MB = 2000
 LEAST_BYTES = 12 * 10**9
 COUNTS = (1, 2, 4, 8)
 _INTERVAL_S = 0.05
@@ -39,38 +39,43 @@ class Measured:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--dir", type=Path, help="where to write; default: the temporary directory")
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--samples", type=int, default=10)
     parser.add_argument("--workers", type=int, help="as in i2am analyze; default: threads")
-    parser.add_argument("--quick", action="store_true", help="only whether it works")
     options = parser.parse_args(arguments)
     counts = (1, 2) if options.quick else COUNTS
     names = [str(number) for number in range(2 if options.quick else options.samples)]
     more = [] if options.workers is None else ["--workers", str(options.workers)]
+    ways = "threads" if options.workers is None else f"{options.workers} worker processes"
+    figures = Figures("analysis_memory", options)
     with tempfile.TemporaryDirectory(dir=options.dir) as folder:
-        size = {"steps": 2, "max_side": 16} if options.quick else {"steps": STEPS}
-        run = write_run(Path(folder) / "run.zarr", names, **size)
-        run_bytes = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
-        print(f"a run of {len(names)} samples, {run_bytes / 1e9:.1f} GB", flush=True)
-        if run_bytes < LEAST_BYTES:
-            print(f"  less than {LEAST_BYTES / 1e9:.0f} GB: give more --samples")
-        every = analyse(run, Path(folder) / "maps.zarr", more)
-        verdict = "met" if every.peak_bytes < BAR_BYTES else "missed"
-        print(
-            f"  {every.seconds:.0f} s, {run_bytes / 1e6 / every.seconds:.0f} MB/s; peak of the "
-            f"process tree {every.peak_bytes / 1e6:.0f} MB, bar < {BAR_BYTES / 1e6:.0f}: {verdict}",
-            flush=True,
+        steps, max_side = (2, 16) if options.quick else (STEPS, 64)
+        run = write_run(
+            Path(folder) / "run.zarr", names, steps=steps, own_layers=tuple(layers(max_side))
         )
-        times = []
-        for count in counts:
-            chosen = ["--samples", *names[:count]]
-            one = analyse(run, Path(folder) / f"maps-{count}.zarr", [*chosen, *more])
-            times.append(one.seconds)
-            print(
-                f"  {count} samples: {one.seconds:.1f} s, {one.peak_bytes / 1e6:.0f} MB", flush=True
+        run_bytes = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
+        title = f"A run of {len(names)} samples, {run_bytes / 1e9:.1f} GB, {ways}"
+        if run_bytes < LEAST_BYTES:
+            title += f"; less than {LEAST_BYTES / 1e9:.0f} GB: give more --samples"
+        with figures.section("large-run", title) as section:
+            every = analyse(run, Path(folder) / "maps.zarr", more)
+            section.add("all samples", "time", every.seconds, "s")
+            section.add("all samples", "rate", run_bytes / 1e6 / every.seconds, "MB/s")
+            peak_mb = every.peak_bytes / 1e6
+            section.add(
+                "all samples", "peak of the process tree", peak_mb, "MB", bar=at_most(BAR_MB)
             )
-        print(describe_line(counts, times))
+        with figures.section("by-samples", f"Some of its samples, {ways}") as section:
+            times = []
+            for count in counts:
+                chosen = ["--samples", *names[:count]]
+                one = analyse(run, Path(folder) / f"maps-{count}.zarr", [*chosen, *more])
+                times.append(one.seconds)
+                section.add(f"samples: {count}", "time", one.seconds, "s")
+                section.add(
+                    f"samples: {count}", "peak of the process tree", one.peak_bytes / 1e6, "MB"
+                )
+            section.add("their line", "time", (), "s", note=describe_line(counts, times))
 
 
 def analyse(run: Path, out: Path, more: Sequence[str]) -> Measured:
@@ -106,7 +111,7 @@ def describe_line(counts: Sequence[int], times: Sequence[float]) -> str:
     fitted = np.polyval([slope, intercept], counts)
     furthest = np.abs(fitted / np.array(times) - 1).max()
     return (
-        f"  time = {intercept:.1f} s + {slope:.1f} s a sample; "
+        f"{intercept:.1f} s + {slope:.1f} s a sample; "
         f"no count is further from that line than {furthest:.0%}"
     )
 

@@ -18,11 +18,9 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import multiprocessing
 import resource
 import shutil
-import statistics
 import sys
 import tempfile
 import time
@@ -35,19 +33,22 @@ from typing import Any
 
 import zarr
 from support.capture_variants import VARIANTS, is_available
-from support.devices import describe_machine, wait_for
+from support.devices import wait_for
+from support.figures import Figures, Section, at_most, benchmark_parser
 from support.models import Model, build_model
-from support.ratios import format_ratio, median_interval, ratios_of
+from support.overheads import ACCELERATOR_BAR, ALONE, CPU_BAR, is_capture, tell_overheads
 from tqdm import tqdm
 
 from i2am.capture.recording.options import DEFAULT_MEMORY_BYTES
 
-ALONE, *OTHERS = VARIANTS
-CAPTURES = tuple(name for name in VARIANTS if name.startswith("capture()"))
-RIVALS = tuple(name for name in OTHERS if name not in CAPTURES)
-CPU_BAR, ACCELERATOR_BAR = 1.10, 1.05
+OTHERS = tuple(name for name in VARIANTS if name != ALONE)
 DEFAULTS = {"tiny": (50, 7), "sd15": (3, 3)}  # steps, repeats
 QUICK = (2, 1)
+FORMULAS = {
+    "logits": "formula: logits",
+    "factors": "formula: factors",
+    "smaller": "formula: the smaller one of each layer",
+}
 MIB = 2**20
 
 
@@ -73,10 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and return 0, whether or not the bars are met."""
     options = _parse(arguments)
     kinds = ("tiny", "sd15") if options.model == "both" else (options.model,)
-    machine = describe_machine(options.device)
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    results = []
-    with tempfile.TemporaryDirectory(dir=options.out) as folder:
+    figures = Figures("capture_overhead", options, device=options.device)
+    with tempfile.TemporaryDirectory(dir=options.dir) as folder:
         for kind in kinds:
             steps, repeats = QUICK if options.quick else DEFAULTS[kind]
             setting = Setting(
@@ -89,30 +88,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 Path(folder),
                 tuple(n for n in VARIANTS if is_available(n) and n not in options.leave_out),
             )
-            results.append(measure(setting))
-            print("\n".join(format_result(results[-1])), flush=True)
-    if options.json is not None:
-        found = {"machine": machine, "models": results}
-        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            model, measured = measure(setting)
+            dtype = str(model.denoiser.dtype).removeprefix("torch.")
+            title = f"{model.name}: {setting.steps} steps, {dtype}, rounds: {setting.repeats}"
+            with figures.section(kind, title) as section:
+                tell(section, setting, measured)
     return 0
 
 
-def measure(setting: Setting) -> dict[str, Any]:
-    """Return all figures of one model, ready for JSON."""
+@dataclass(frozen=True)
+class Measured:
+    """What was found of each variant: seconds of each round, peak memory, and what lies on disk."""
+
+    seconds: dict[str, list[float]]
+    peak_bytes: dict[str, int]
+    stored: dict[str, dict[str, int]]
+
+
+def measure(setting: Setting) -> tuple[Model, Measured]:
+    """Return a model and all that was found of it."""
     peaks = {name: measure_peak(setting, name) for name in setting.names}
     model = setting.build()
     times, stored = measure_times(setting, model, setting.names)
-    return {
-        "model": model.name,
-        "dtype": str(model.denoiser.dtype).removeprefix("torch."),
-        "steps": setting.steps,
-        "repeats": setting.repeats,
-        "memory_bytes": setting.memory_bytes,
-        "bar": CPU_BAR if setting.device == "cpu" else ACCELERATOR_BAR,
-        "seconds": times,
-        "peak_bytes": peaks,
-        "stored": stored,
-    }
+    return model, Measured(times, peaks, stored)
 
 
 def measure_times(
@@ -197,55 +195,26 @@ def run_for_peak(setting: Setting, name: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def format_result(result: dict[str, Any]) -> list[str]:
-    """Return the lines to print: a table, the bars, and what lies on disk."""
-    times, peaks = result["seconds"], result["peak_bytes"]
-    lines = [
-        f"\n{result['model']}: {result['steps']} steps, {result['dtype']}, "
-        f"rounds: {result['repeats']}",
-        f"{'':26}{'median s':>10}{'× generation alone':>22}{'peak memory, MiB':>20}",
-    ]
-    for name, seconds in times.items():
-        ratio = format_ratio(ratios_of(times[name], times[ALONE]))
-        extra = f"{peaks[name] / MIB:.0f}"
-        if name != ALONE:
-            extra = f"{(peaks[name] - peaks[ALONE]) / MIB:+.0f}"
-        lines.append(f"{name:26}{statistics.median(seconds):10.3f}{ratio:>22}{extra:>20}")
-    for name in (name for name in CAPTURES if name in times):
-        lines.append(_format_bar(name, f"≤ {result['bar']:.2f}", times, ALONE, result["bar"]))
-        lines += [_format_bar(name, "< 1", times, rival, 1) for rival in RIVALS if rival in times]
-        extra_bytes, bound = peaks[name] - peaks[ALONE], result["memory_bytes"]
-        verdict = "met" if extra_bytes <= bound else "missed"
-        lines.append(
-            f"bar ≤ {bound / MIB:.0f} MiB more than {ALONE}: {name} {extra_bytes / MIB:.0f}, "
-            f"{verdict}"
-        )
-    for name, stored in result["stored"].items():
-        lines.append(
-            f"on disk, {name}: {stored['layer_bytes'] / 1e6:.2f} MB of layers; "
-            f"{stored['bytes'] / 1e6:.2f} MB and {stored['files']} files a sample"
-        )
-        if "smaller_bytes" in stored:
-            lines.append(
-                f"  formulas: logits {stored['logits_bytes'] / 1e6:.2f} MB, factors "
-                f"{stored['factors_bytes'] / 1e6:.2f} MB, the smaller one of each layer "
-                f"{stored['smaller_bytes'] / 1e6:.2f} MB"
-            )
-    return lines
-
-
-def _format_bar(name: str, bar: str, times: Any, other: str, limit: float) -> str:
-    ratios = ratios_of(times[name], times[other])
-    median = statistics.median(ratios)
-    met = median < limit or (median == limit and bar.startswith("≤"))
-    verdict = "met" if met else "missed"
-    if (interval := median_interval(ratios)) is not None:
-        verdict += f"; median within {interval[0]:.3f}–{interval[1]:.3f}"
-    return f"bar {bar} × {other}: {name} {format_ratio(ratios)}, {verdict}"
+def tell(section: Section, setting: Setting, found: Measured) -> None:
+    """Record times, ratios within the rounds, memory and what lies on disk."""
+    peaks, memory_bar = found.peak_bytes, at_most(round(setting.memory_bytes / MIB))
+    bar = CPU_BAR if setting.device == "cpu" else ACCELERATOR_BAR
+    tell_overheads(section, found.seconds, bar)
+    section.add(ALONE, "peak memory", peaks[ALONE] / MIB, "MiB")
+    for name in (name for name in peaks if name != ALONE):
+        extra, own_bar = peaks[name] - peaks[ALONE], memory_bar if is_capture(name) else None
+        section.add(name, "more memory", extra / MIB, "MiB", bar=own_bar)
+    for name, stored in found.stored.items():
+        section.add(name, "layers on disk", stored["layer_bytes"] / 1e6, "MB")
+        section.add(name, "sample on disk", stored["bytes"] / 1e6, "MB")
+        section.add(name, "files", stored["files"])
+    formulas = next((one for one in found.stored.values() if "smaller_bytes" in one), {})
+    for name in FORMULAS if formulas else ():
+        section.add(FORMULAS[name], "layers on disk", formulas[f"{name}_bytes"] / 1e6, "MB")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Measure what capture costs.")
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--model", choices=("tiny", "sd15", "both"), default="both")
     parser.add_argument("--steps", type=int, help="denoising steps; 50 and 3")
     parser.add_argument("--repeats", type=int, help="measured rounds; 7 and 3")
@@ -254,12 +223,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--leave-out", action="append", default=[], choices=OTHERS, help="a variant; repeatable"
     )
     parser.add_argument("--memory-bytes", type=int, default=DEFAULT_MEMORY_BYTES)
-    parser.add_argument("--quick", action="store_true", help="only whether it works")
-    parser.add_argument("--out", type=Path, help="where to write; a temporary folder")
-    parser.add_argument("--json", type=Path, help="file for all figures")
     options = parser.parse_args(arguments)
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
+    if options.dir is not None:
+        options.dir.mkdir(parents=True, exist_ok=True)
     return options
 
 

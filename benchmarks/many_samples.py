@@ -1,6 +1,6 @@
 """What many samples cost beside few: time, memory, open files and threads; and a hundred thousand rows.
 
-    python benchmarks/many_samples.py [--dir DIR] [--samples 500] [--rows 100000] [--quick]
+    python benchmarks/many_samples.py [--dir DIR] [--samples 500] [--rows 100000] [--json FILE] [--quick]
 
 The shipped model paints the demo's pictures over and over, in four steps each, in one process: all
 samples are captured, then analysed, scored and put on one page. A thread notes the process's own
@@ -16,7 +16,6 @@ one that has loaded the packages. Last, readers list that run.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import statistics
@@ -33,6 +32,7 @@ from typing import Any
 import numpy as np
 import psutil
 import xarray as xr
+from support.figures import Figures, Section, at_most, benchmark_parser
 from support.many_samples import (
     link_samples,
     sample_name,
@@ -45,7 +45,7 @@ from i2am.analysis.figures.report import write_report
 from i2am.capture import SHIPPED_MODEL, capture_manifest
 
 BAR_RATIO, BAR_BEGIN_S, BAR_RESUME_S = 1.05, 3.0, 30.0
-BAR_GROWTH_BYTES = 16 * 2**20
+BAR_GROWTH_MIB, MIB = 16, 2**20
 STEPS = 4
 _INTERVAL_S = 0.01
 _PROCESSES = multiprocessing.get_context("forkserver")
@@ -54,22 +54,30 @@ _FORMATS = ("csv", "jsonl", "parquet")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--dir", type=Path, help="where to write; default: the temporary directory")
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--pages", type=int, default=120, help="samples on the report's page")
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--quick", action="store_true", help="only whether it works")
     options = parser.parse_args(arguments)
     samples, pages, rows = options.samples, options.pages, options.rows
     if options.quick:
         samples, pages, rows = 6, 2, 300
+    figures = Figures("many_samples", options)
     with tempfile.TemporaryDirectory(dir=options.dir) as place:
-        folder = Path(place)
-        run = run_stages(folder, samples, min(pages, samples), few=3 if options.quick else 50)
-        begin_and_resume(folder, run, rows, _FORMATS[:1] if options.quick else _FORMATS)
-        read_many(folder / "listed.zarr")
-        examine_many(folder, counts=(1, 2) if options.quick else (50, 500))
+        folder, few = Path(place), 3 if options.quick else 50
+        title = f"{samples} samples, {STEPS} steps; the last {few} beside the first {few}"
+        with figures.section("stages", title) as section:
+            run = run_stages(section, folder, samples, min(pages, samples), few)
+        formats = _FORMATS[:1] if options.quick else _FORMATS
+        with figures.section(
+            "many-rows", f"A manifest of {rows:,} rows, each with pictures"
+        ) as section:
+            begin_and_resume(section, folder, run, rows, formats)
+            read_many(section, folder / "listed.zarr")
+        counts = (1, 2) if options.quick else (50, 500)
+        title = f"A sample's share of a look at {counts[0]} and at {counts[1]}"
+        with figures.section("examine", title) as section:
+            examine_many(section, folder, counts)
 
 
 @dataclass
@@ -116,31 +124,28 @@ def watching() -> Iterator[Watch]:
         watch.note(process)
 
 
-def run_stages(folder: Path, count: int, pages: int, few: int) -> Path:
-    """Take samples through all four stages, print a line for each, and return the run."""
+def run_stages(section: Section, folder: Path, count: int, pages: int, few: int) -> Path:
+    """Take samples through all four stages, record each, and return the run."""
     run, maps = folder / "run.zarr", folder / "maps.zarr"
     manifest = write_manifest(folder / "few.csv", count)
-    print(f"{count} samples, {STEPS} steps; the last {few} over the first {few}\n")
-    print("| stage | seconds | of the processor | ms a sample | memory, MB | files | threads |")
-    print("|---|---|---|---|---|---|---|")
     with watching() as watch:
         summary = capture_manifest(
             SHIPPED_MODEL, manifest, run, steps=STEPS, shard=(0, 1), progress=False
         )
         if summary.failed:
             raise RuntimeError(next(iter(summary.failed.values())))
-    print_stage("capture", watch, written_at(run), few)
+    tell_stage(section, "capture", watch, written_at(run), few)
     with watching() as watch:
         analyze_run(run, maps, progress=False)
-    print_stage("analyze", watch, written_at(maps), few)
+    tell_stage(section, "analyze", watch, written_at(maps), few)
     times: list[float] = []
     with watching() as watch:
         scores = score_maps(maps, samples=marked(open_maps(maps), times))
-    print_stage("score", watch, times, few)
+    tell_stage(section, "score", watch, times, few)
     seen = _Marked(open_run(run))
     with watching() as watch:
         write_report(seen, open_maps(maps), scores, folder / "report.html", max_samples=pages)
-    print_stage("report", watch, seen.times, min(few, pages // 2))
+    tell_stage(section, "report", watch, seen.times, min(few, pages // 2))
     return run
 
 
@@ -174,54 +179,44 @@ class _Marked(Mapping[str, xr.DataTree]):
         return len(self._run)
 
 
-def print_stage(name: str, watch: Watch, marks: Sequence[float], few: int) -> None:
-    """Print the last samples over the first, and what the process held in the meantime."""
+def tell_stage(section: Section, name: str, watch: Watch, marks: Sequence[float], few: int) -> None:
+    """Record the last samples over the first, and what the process held in the meantime."""
     wall = np.diff(marks)
     processor = np.diff(np.interp(marks, watch.seconds, watch.processor_s))
     few = max(1, min(few, len(wall) // 2))
-    ratios = [float(np.median(each[-few:]) / np.median(each[:few])) for each in (wall, processor)]
+    wall_ratio, own_ratio = (
+        float(np.median(each[-few:]) / np.median(each[:few])) for each in (wall, processor)
+    )
     # The first few are how long it takes until everything was needed once.
     early = marks[min(few, len(marks) - 2)], marks[min(2 * few, len(marks) - 1)]
     late = marks[-1 - few], marks[-1]
+    section.add(name, "by the clock", wall_ratio)
+    section.add(name, "of the processor", own_ratio, bar=at_most(BAR_RATIO))
+    section.add(name, "a sample, first", 1e3 * float(np.median(wall[:few])), "ms")
+    section.add(name, "last", 1e3 * float(np.median(wall[-few:])), "ms")
+    memory = [
+        statistics.median(watch.between(watch.resident_bytes, *t)) / MIB for t in (early, late)
+    ]
+    section.add(name, "memory", memory[1], "MiB")
+    section.add(name, "more memory", memory[1] - memory[0], "MiB", bar=at_most(BAR_GROWTH_MIB))
     # Files and threads come and go: what is left of each sample is there at the least moment, too.
-    held = [
-        (summary(watch.between(values, *early)), summary(watch.between(values, *late)))
-        for values, summary in (
-            (watch.resident_bytes, statistics.median),
-            (watch.files, min),
-            (watch.threads, min),
-        )
-    ]
-    memory, files, threads = held
-    met = [
-        "met" if is_met else "missed"
-        for is_met in (
-            ratios[1] <= BAR_RATIO,
-            memory[1] - memory[0] <= BAR_GROWTH_BYTES,
-            files[1] <= files[0],
-            threads[1] <= threads[0],
-        )
-    ]
-    print(
-        f"| {name} | {ratios[0]:.2f} | {ratios[1]:.2f}, bar {BAR_RATIO}: {met[0]} | "
-        f"{1e3 * np.median(wall[:few]):.0f} → {1e3 * np.median(wall[-few:]):.0f} | "
-        f"{memory[0] / 1e6:.0f} → {memory[1] / 1e6:.0f}: {met[1]} | "
-        f"{files[0]:.0f} → {files[1]:.0f}: {met[2]} | "
-        f"{threads[0]:.0f} → {threads[1]:.0f}: {met[3]} |",
-        flush=True,
-    )
+    for what, values in (("more files", watch.files), ("more threads", watch.threads)):
+        first, last = (min(watch.between(values, *t)) for t in (early, late))
+        section.add(name, what, last - first, bar=at_most(0))
 
 
-def begin_and_resume(folder: Path, run: Path, rows: int, formats: Sequence[str]) -> None:
-    """Print how long the command line takes to begin with many rows, and to skip them all."""
+def begin_and_resume(
+    section: Section, folder: Path, run: Path, rows: int, formats: Sequence[str]
+) -> None:
+    """Record how long the command line takes to begin with many rows, and to skip them all."""
     one = write_manifest(folder / "one.csv", 1, own_files=True)
     load_packages()
     least = Begun.time(one, folder / "begun.zarr")
-    print(f"\nuntil the first sample of {rows:,} begins, less {least} for one row\n")
+    least.tell(section, "until the first sample of one row begins")
     for suffix in formats:
         manifest = write_manifest(folder / f"many.{suffix}", rows, own_files=True)
-        found = Begun.time(manifest, folder / f"begun-{suffix}.zarr")
-        print(f"{suffix}: {found.beyond(least, BAR_BEGIN_S)}", flush=True)
+        more = Begun.time(manifest, folder / f"begun-{suffix}.zarr").beyond(least)
+        more.tell(section, f"until the first of all begins, beyond that: {suffix}", BAR_BEGIN_S)
     listed = folder / "listed.zarr"
     write_listed_samples(run, listed, 1)
     least = Begun.time(one, listed, is_complete=True)
@@ -230,9 +225,8 @@ def begin_and_resume(folder: Path, run: Path, rows: int, formats: Sequence[str])
     (listed / "zarr.json").unlink()
     listed.rmdir()
     write_listed_samples(run, listed, rows)
-    print(f"\nuntil a run of {rows:,} complete samples was skipped, less {least} for one\n")
-    found = Begun.time(folder / "many.csv", listed, is_complete=True)
-    print(f"resume: {found.beyond(least, BAR_RESUME_S)}", flush=True)
+    more = Begun.time(folder / "many.csv", listed, is_complete=True).beyond(least)
+    more.tell(section, "until a complete run was skipped, beyond that of one row", BAR_RESUME_S)
 
 
 def load_packages() -> None:
@@ -252,13 +246,15 @@ class Begun:
     seconds: float
     processor_s: float
 
-    def __str__(self) -> str:
-        return f"{self.seconds:.2f} s ({self.processor_s:.2f} s of the processor)"
+    def beyond(self, least: Begun) -> Begun:
+        """Return what is above the least."""
+        return Begun(self.seconds - least.seconds, self.processor_s - least.processor_s)
 
-    def beyond(self, least: Begun, bar_s: float) -> str:
-        """Return what is above the least, and whether the bar is met."""
-        more = Begun(self.seconds - least.seconds, self.processor_s - least.processor_s)
-        return f"{more}, bar {bar_s:.0f}: {'met' if more.seconds <= bar_s else 'missed'}"
+    def tell(self, section: Section, name: str, bar_s: float | None = None) -> None:
+        """Record both, and whether the bar is met by the clock."""
+        bar = None if bar_s is None else at_most(bar_s)
+        section.add(name, "by the clock", self.seconds, "s", bar=bar)
+        section.add(name, "of the processor", self.processor_s, "s")
 
     @classmethod
     def time(cls, manifest: Path, out: Path, *, is_complete: bool = False) -> Begun:
@@ -296,44 +292,44 @@ def _run_command(arguments: Sequence[str]) -> None:
     sys.exit(main(arguments))
 
 
-def read_many(run: Path) -> None:
-    """Print how long readers take for the whole list."""
+def read_many(section: Section, run: Path) -> None:
+    """Record how long readers take for the whole list."""
     opened = open_run(run)
     ways: dict[str, Callable[[], object]] = {
-        "open_run": lambda: open_run(run),
+        "`open_run`": lambda: open_run(run),
         "the first sample's name": opened.first,
         "all names": lambda: list(opened),
-        "run.table()": opened.table,
+        "`run.table()`": opened.table,
         "one name that is not there": lambda: opened.get("no such sample"),
     }
-    print()
     for name, way in ways.items():
         start_s, used_s = time.perf_counter(), time.process_time()
         way()
         took = Begun(time.perf_counter() - start_s, time.process_time() - used_s)
-        print(f"{name}: {took}", flush=True)
+        took.tell(section, name)
 
 
-def examine_many(folder: Path, counts: Sequence[int]) -> None:
-    """Print what ``info`` and ``validate`` take for a sample, of few samples and of many."""
+def examine_many(section: Section, folder: Path, counts: Sequence[int]) -> None:
+    """Record what ``info`` and ``validate`` take for a sample, of few samples and of many."""
     from i2am.analysis import summarise_store
     from i2am.analysis.inspection.condition import examine_store
 
     manifest, run = folder / "one.csv", folder / "linked.zarr"
     capture_manifest(SHIPPED_MODEL, manifest, run, steps=STEPS, shard=(0, 1), progress=False)
-    print()
-    took: dict[str, list[float]] = {"info": [], "validate": []}
+    ways: dict[str, Callable[[Path], object]] = {
+        "`info`": summarise_store,
+        "`validate`": examine_store,
+    }
+    took: dict[str, list[float]] = {name: [] for name in ways}
     for count in counts:
         link_samples(run, count)
-        for name, way in (("info", summarise_store), ("validate", examine_store)):
+        for name, way in ways.items():
             used_s = time.process_time()
             way(run)
             took[name].append((time.process_time() - used_s) / count)
     for name, each in took.items():
-        print(
-            f"{name}: {1e3 * each[-1]:.1f} ms of the processor a sample of {counts[-1]}, "
-            f"{each[-1] / each[0]:.2f} of that of {counts[0]}"
-        )
+        section.add(name, "of the processor", 1e3 * each[-1], "ms")
+        section.add(name, "of many / of few", each[-1] / each[0])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Everything about capture that only a GPU can tell, in one command of at most six minutes.
 
-    python benchmarks/on_gpu.py [--minutes 6] [--out FILE.json] [--device cuda:1] [--dir DIR]
+    python benchmarks/on_gpu.py [--minutes 6] [--json FILE] [--device cuda:1] [--dir DIR]
 
 Whether captured attention is the model's own: tiny models of real classes, in three dtypes, offloaded
 and compiled, against attention that is computed in the open in the same run. What capture costs on
@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -35,10 +34,10 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(1, str(ROOT))  # For the tests' tiny models, and where i2am is not installed.
 
 from support.capture_variants import VARIANTS, is_available  # noqa: E402
-from support.devices import describe_machine  # noqa: E402
 from support.equality import cases, check  # noqa: E402
 from support.failures import EXPECTED, reason_of  # noqa: E402
-from support.gpu_page import format_page  # noqa: E402
+from support.figures import Figures, benchmark_parser  # noqa: E402
+from support.gpu_page import format_page, tell_costs, tell_equality, tell_rates  # noqa: E402
 from support.models import Kind  # noqa: E402
 from support.time_budget import TimeBudget  # noqa: E402
 from support.transfer_rates import measure_rates  # noqa: E402
@@ -63,11 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write; return 1 if anything failed or is wrong, whatever the speed."""
     options = _parse(arguments)
     budget = TimeBudget(60 * options.minutes - ENDING_S - (time.monotonic() - BEGIN_S))
-    found: dict[str, Any] = {
-        "machine": describe_machine(options.device),
-        "quick": options.quick,
-        "memory_bytes": options.memory_bytes,
-    }
+    figures, found = Figures("on_gpu", options, device=options.device), dict[str, Any]()
     with tempfile.TemporaryDirectory(dir=options.dir) as folder:
         place = Path(folder)
         stages: dict[str, Callable[[], Any]] = {
@@ -78,19 +73,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         for name, stage in stages.items():
             found[name] = stage()
-            found["left_out"], found["elapsed_s"] = budget.left_out, time.monotonic() - BEGIN_S
-            print(f"{found['elapsed_s']:.0f} s: {name} done", file=sys.stderr, flush=True)
-            if options.out is not None:  # At once: a machine may be taken away.
-                text = json.dumps(found, indent=1) + "\n"
-                options.out.write_text(text, encoding="utf-8")
-    page = format_page(found)
-    print(page)
+            tell(figures, name, found[name], options.memory_bytes)
+            print(f"{time.monotonic() - BEGIN_S:.0f} s: {name} done", file=sys.stderr, flush=True)
+    print(f"\ntests of the path to host memory: {found['tests']}")
+    print(*(f"left out: {what}" for what in budget.left_out), sep="\n")
     if options.page is not None:
+        page = format_page(figures, found["tests"], budget.left_out)
         options.page.write_text(page, encoding="utf-8")
     faults = list(find_faults(found))
     for fault in faults:
         print(fault, file=sys.stderr)
     return 1 if faults else 0
+
+
+def tell(figures: Figures, stage: str, found: Any, memory_bytes: int) -> None:
+    """Record what a stage has found, and write it at once: a machine may be taken away."""
+    if stage == "equality":
+        with figures.section(stage, "Captured is computed") as section:
+            tell_equality(section, found)
+    elif stage == "rates":
+        with figures.section(stage, "Bytes a second") as section:
+            tell_rates(section, found)
+    elif stage == "models":
+        for model in found:
+            told = ", ".join(str(model[k]) for k in ("model", "dtype") if k in model)
+            title = f"{told}, {model['steps']} steps" if "steps" in model else told
+            with figures.section(model["kind"], title) as section:
+                tell_costs(section, model, memory_bytes)
 
 
 def find_faults(found: dict[str, Any]) -> Iterator[str]:
@@ -192,20 +201,17 @@ def find_costs(
             folder / kind,
         )
         try:
-            found.append(measure_costs(setting, part))
+            found.append({"kind": kind, **measure_costs(setting, part)})
         except EXPECTED as error:
-            found.append({"model": kind, "error": reason_of(error)})
+            found.append({"kind": kind, "model": kind, "error": reason_of(error)})
     return found
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--device", default=default_device())
     parser.add_argument("--minutes", type=float, default=6, help="at most so many; 6")
     parser.add_argument("--memory-bytes", type=int, default=DEFAULT_MEMORY_BYTES)
-    parser.add_argument("--dir", type=Path, help="on which disk; the temporary directory")
-    parser.add_argument("--quick", action="store_true", help="only whether it works")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="file for all figures")
     parser.add_argument("--page", type=Path, help="file for the tables; on a GPU results/gpu.md")
     options = parser.parse_args(arguments)
     is_for_the_record = options.device != "cpu" and not options.quick

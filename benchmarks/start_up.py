@@ -10,24 +10,19 @@ the disk, does not count.
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-import zarr
-from support.ratios import format_ratio, ratios_of
-from support.synthetic_run import write_run
+from support.figures import Figures, Section, at_most, benchmark_parser
+from support.synthetic_run import layers, write_run
+from support.turns import ratios_of, take_turns
 
 from i2am.analysis import analyze_run
 
@@ -69,33 +64,22 @@ def doors(run: str, maps: str) -> dict[str, Door]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--dir", type=Path, help="where to write; default: the temporary directory")
-    parser.add_argument("--quick", action="store_true", help="only whether it works")
     options = parser.parse_args(arguments)
-    print(
-        f"{os.cpu_count()} cores, Python {platform.python_version()}, NumPy {np.__version__}, "
-        f"zarr {zarr.__version__}, torch {torch.__version__}"
-    )
+    rounds = 1 if options.quick else options.rounds
+    figures = Figures("start_up", options)
     with tempfile.TemporaryDirectory(dir=options.dir) as folder:
-        run = write_run(Path(folder, "run.zarr"), ("0", "1", "2"), steps=2, max_side=16)
+        run = write_run(
+            Path(folder, "run.zarr"), ("0", "1", "2"), steps=2, own_layers=tuple(layers(16))
+        )
         maps = analyze_run(run, Path(folder, "maps.zarr"), progress=False)
         opened = doors(str(run), str(maps))
-        print(
-            *format_doors(opened, measure(opened, 1 if options.quick else options.rounds)), sep="\n"
-        )
-
-
-def measure(opened: Mapping[str, Door], rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """Return the seconds by the clock and of the processor of each door, in each round."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in opened}
-    for number in range(rounds + 1):
-        for name, door in opened.items():
-            seconds = time_process(door.call)
-            if number:  # The first round reads the files from the disk.
-                found[name].append(seconds)
-    return found
+        ways = {name: partial(time_process, door.call) for name, door in opened.items()}
+        title = f"Fresh processes, rounds: {rounds}; ratios by the clock"
+        with figures.section("doors", title) as section:
+            # The first round reads the files from the disk.
+            tell(opened, take_turns(ways, rounds), section)
 
 
 def time_process(call: Sequence[str]) -> tuple[float, float]:
@@ -107,26 +91,21 @@ def time_process(call: Sequence[str]) -> tuple[float, float]:
     return wall_s, cpu_s
 
 
-def format_doors(
-    opened: Mapping[str, Door], found: Mapping[str, Sequence[tuple[float, float]]]
-) -> list[str]:
-    """Return a table: medians of the seconds, the ratio, and whether the bar is met."""
-    lines = ["", "| | s | s of the processor | ratio | bar |", "|---|---|---|---|---|"]
+def tell(
+    opened: Mapping[str, Door],
+    found: Mapping[str, Sequence[tuple[float, float]]],
+    section: Section,
+) -> None:
+    """Record seconds by the clock and of the processor, and the ratio within each round."""
     for name, door in opened.items():
         wall_s, cpu_s = zip(*found[name], strict=True)
-        ratio, bar = "", ""
+        section.add(name, "by the clock", wall_s, "s")
+        bar = None if door.most_cpu_s is None else at_most(door.most_cpu_s)
+        section.add(name, "of the processor", cpu_s, "s", bar=bar)
         if door.beside:
             ratios = ratios_of(wall_s, [wall for wall, _ in found[door.beside]])
-            ratio = f"{format_ratio(ratios)} × {door.beside}"
-            if door.most is not None:
-                is_met = statistics.median(ratios) <= door.most
-                bar = f"≤ {door.most:g} ×: {'met' if is_met else 'missed'}"
-        if door.most_cpu_s is not None:
-            is_met = statistics.median(cpu_s) <= door.most_cpu_s
-            bar = f"≤ {door.most_cpu_s:g} s of the processor: {'met' if is_met else 'missed'}"
-        medians = " | ".join(f"{statistics.median(each):.2f}" for each in (wall_s, cpu_s))
-        lines.append(f"| {name} | {medians} | {ratio} | {bar} |")
-    return lines
+            bar = None if door.most is None else at_most(door.most)
+            section.add(name, "ratio", ratios, f"× {door.beside}", bar=bar)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,8 @@ plain zarr with the files in the page cache. Then what it costs that every chunk
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,8 +19,9 @@ from typing import Any
 from unittest.mock import patch
 
 import zarr
-from support.ratios import format_ratio, ratios_of
+from support.figures import Figures, benchmark_parser
 from support.synthetic_run import STEPS, write_layers_of_sample
+from support.turns import ratios_of, timed
 from zarr.codecs import Crc32cCodec
 from zarr.storage import LocalStore, WrapperStore
 
@@ -86,55 +85,58 @@ def read_one_patch(sample: zarr.Group) -> None:
             layer["key"][:]
 
 
-READERS: dict[str, Callable[[zarr.Group], None]] = {
-    "full pass": read_all,
-    "one layer and step": read_one_step,
-    "one patch, all layers and steps": read_one_patch,
+READERS: dict[str, tuple[str, Callable[[zarr.Group], None]]] = {
+    "full-pass": ("A full pass", read_all),
+    "one-step": ("One layer at one step", read_one_step),
+    "one-patch": ("One patch at all layers and steps", read_one_patch),
 }
 
 
 def measure(
     place: Path, reader: Callable[[zarr.Group], None], repeats: int
-) -> tuple[float, int, float]:
-    """Return MB read, requests and the best time in s."""
+) -> tuple[int, int, list[float]]:
+    """Return bytes read, requests and seconds."""
     seconds = []
     for _ in range(repeats):
         store = CountingStore(LocalStore(place, read_only=True))
         sample = zarr.open_group(store, mode="r")
-        start = time.perf_counter()
-        reader(sample)
-        seconds.append(time.perf_counter() - start)
-    return store.read_bytes / 1e6, store.requests, min(seconds)
+        seconds.append(timed(lambda: reader(sample)))  # noqa: B023
+    return store.read_bytes, store.requests, seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dir", type=Path, help="where to write; default: the temporary directory")
-    parser.add_argument("--quick", action="store_true", help="only whether it works")
-    options = parser.parse_args(arguments)
-    names = "".join(f" | {name}" for name in READERS)
-    print(f"| chunk | files, MB{names} |\n|---|---{'|---' * len(READERS)}|")
+    """Measure and print."""
+    options = benchmark_parser(__doc__).parse_args(arguments)
+    figures = Figures("store_read", options)
+    steps, repeats = (9, 1) if options.quick else (STEPS, 3)
+    sizes, found, checked = {}, {}, dict[str, list[float]]()
     for name, (chunk_bytes, chunk_steps) in SHAPES.items():
         codec.CHUNK_BYTES, codec.MAX_CHUNK_STEPS = chunk_bytes, chunk_steps
         with tempfile.TemporaryDirectory(dir=options.dir) as folder:
             place = Path(folder) / "layers.zarr"
             parent = ObjectFolder(zarr.create_group(place).store_path)
-            write_layers_of_sample(parent, 9 if options.quick else STEPS)
-            sizes = [path.stat().st_size for path in place.rglob("*") if path.is_file()]
-            cells = [f"{len(sizes)}, {sum(sizes) / 1e6:.0f}"]
-            for reader in READERS.values():
-                read_mb, requests, seconds = measure(place, reader, 1 if options.quick else 3)
-                cells.append(f"{read_mb:.1f} MB in {requests} reads, {seconds:.2f} s")
-            print(f"| {name} | {' | '.join(cells)} |", flush=True)
-            if name == next(iter(SHAPES)):
-                checked = compare_checksums(place, 1 if options.quick else 7)
-    print(f"\n{checked}")
+            write_layers_of_sample(parent, steps)
+            sizes[name] = [path.stat().st_size for path in place.rglob("*") if path.is_file()]
+            for reader, (_, read) in READERS.items():
+                found[name, reader] = measure(place, read, repeats)
+            checked = checked or compare_checksums(place, 1 if options.quick else 7)
+    for reader, (what, _) in READERS.items():
+        with figures.section(reader, f"{what} of a sample of {steps} steps") as section:
+            for name in SHAPES:
+                read_bytes, requests, seconds = found[name, reader]
+                section.add(name, "files of the sample", len(sizes[name]))
+                section.add(name, "size", sum(sizes[name]) / 1e6, "MB")
+                section.add(name, "read", read_bytes / 1e6, "MB")
+                section.add(name, "requests", requests)
+                section.add(name, "time", seconds, "s")
+    with figures.section("checksums", "A full pass with checksums, over one without") as section:
+        for reader, ratios in checked.items():
+            section.add(reader, "rate", ratios)
 
 
-def compare_checksums(place: Path, rounds: int) -> str:
-    """Return the ratio of a full pass with checksums to one without, by zarr and by zarrs."""
-    lines = []
+def compare_checksums(place: Path, rounds: int) -> dict[str, list[float]]:
+    """Return the rate of a full pass with checksums over that without, by zarr and by zarrs."""
+    found = {}
     for reader, settings in PIPELINES.items():
         seconds: dict[bool, list[float]] = {True: [], False: []}
         for _, is_checked in itertools.product(range(rounds), (True, False)):
@@ -145,12 +147,9 @@ def compare_checksums(place: Path, rounds: int) -> str:
                 if not is_checked:
                     stack.enter_context(patch.object(Crc32cCodec, "_decode_sync", _cut_off))
                 sample = zarr.open_group(place, mode="r")
-                start = time.perf_counter()
-                read_all(sample)
-                seconds[is_checked].append(time.perf_counter() - start)
-        ratios = ratios_of(seconds[False], seconds[True])
-        lines.append(f"{reader}: rate with checksums over that without {format_ratio(ratios)}.")
-    return "\n".join(lines)
+                seconds[is_checked].append(timed(lambda: read_all(sample)))  # noqa: B023
+        found[reader] = ratios_of(seconds[False], seconds[True])
+    return found
 
 
 def _cut_off(_codec: Crc32cCodec, found: Any, _spec: Any) -> Any:

@@ -2,29 +2,24 @@
 
 Real queries, keys and logits: of the shipped model, and of a UNet of Stable Diffusion 1.5's size
 with random weights (its conditional branch at 2 steps; more steps are these, each scaled a little, so
-that no two are alike). The first table compares codecs on chunks of the capture's own shape, on one
-thread. The second writes a sample of 50 steps by turns: raw (one file, sequentially), through the
+that no two are alike). The first tables compare codecs on chunks of the capture's own shape, on one
+thread. Then a sample of 50 steps is written by turns: raw (one file, sequentially), through the
 capture's writer with several numbers of threads, and through zarr's own codec pipeline and that of
 `zarrs`, if it is installed, into the same shards. All rates are bytes of the arrays over the time
 until everything is on the disk (fsync).
 
-    python benchmarks/store_write.py [--dir DIR] [--rounds N] [--quick]
+    python benchmarks/store_write.py [--dir DIR] [--rounds N] [--json FILE] [--quick]
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import itertools
-import os
-import platform
 import statistics
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,16 +29,17 @@ import numpy as np
 import torch
 import zarr
 from numcodecs import Blosc, Zstd
+from support.figures import Figures, at_least, benchmark_parser
 from support.models import build_model
-from support.ratios import format_ratio, ratios_of
 from support.sample_writing import Step, time_way, write_ours, write_raw
+from support.turns import ratios_of, take_turns, timed
 
 from i2am.capture.writer import sharded_array
 from i2am.capture.writer.sharded_array import MAX_CHUNK_STEPS, plan_shards
 from i2am.capture.writer.staging import MAX_SHARD_BYTES
 from i2am.capture.writer.zarr_objects import Array
 
-BAR = 0.7
+BAR, CHECKSUMS_BAR = 0.7, 0.97
 OURS = "capture's writer, 2 threads"  # the default number
 CODECS: dict[str, Any] = {
     "none (chosen)": None,
@@ -62,27 +58,22 @@ PIPELINES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dir", type=Path, help="on which disk; default: the temporary directory")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="only whether it works")
+    """Measure and print."""
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args(arguments)
-    packages = ("torch", "zarr", "numcodecs")
-    versions = ", ".join(f"{package} {version(package)}" for package in packages)
-    print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}\n")
+    figures = Figures("store_write", options)
     large = read_steps("sd15", 2, quick=options.quick)
     small = read_steps("tiny", MAX_CHUNK_STEPS, quick=options.quick)
     steps = multiply(large, MAX_CHUNK_STEPS if options.quick else 50)
-    compare_codecs(
-        {
-            f"{model}, {array}": chunk
-            for model, steps in (("SD-1.5 size", steps), ("shipped model", small))
-            for array in ("query", "key", "logits")
-            if (chunk := find_chunk(steps, array)) is not None
-        }
-    )
-    compare_writers(steps, options.rounds, options.dir)
+    chunks = {
+        f"{model}, {array}": chunk
+        for model, steps in (("SD-1.5 size", steps), ("shipped model", small))
+        for array in ("query", "key", "logits")
+        if (chunk := find_chunk(steps, array)) is not None
+    }
+    compare_codecs(figures, chunks)
+    compare_writers(figures, steps, 1 if options.quick else options.rounds, options.dir)
 
 
 def read_steps(kind: Any, steps: int, *, quick: bool) -> list[Step]:
@@ -141,27 +132,33 @@ def find_chunk(steps: list[Step], array: str) -> Array | None:
     return None
 
 
-def compare_codecs(chunks: dict[str, Array]) -> None:
-    """Print what each codec makes of each chunk."""
-    names = "".join(f" | {name}" for name in chunks)
-    print(f"| codec{names} |\n|---{'|---' * len(chunks)}|")
+def compare_codecs(figures: Figures, chunks: dict[str, Array]) -> None:
+    """Record what each codec makes of each chunk."""
+    found: dict[tuple[str, str], tuple[float, float, float]] = {}
     for rounded, (name, codec) in itertools.product((False, True), CODECS.items()):
         if codec is None and rounded:
             continue
         label = f"{name}, rounded to {ROUNDED_BITS} bits" if rounded else name
-        cells = [try_codec(codec, round_off(c) if rounded else c) for c in chunks.values()]
-        print(f"| {label} | {' | '.join(cells)} |")
-    print("\nratio of bytes; MB/s to encode / to decode. Rounded values are lossy.\n")
+        for kind, chunk in chunks.items():
+            found[label, kind] = try_codec(codec, round_off(chunk) if rounded else chunk)
+    tables = (
+        ("bytes", "Bytes before over bytes after", ""),
+        ("encode", "To encode, on one thread", "MB/s"),
+        ("decode", "To decode, on one thread", "MB/s"),
+    )
+    for index, (name, title, unit) in enumerate(tables):
+        with figures.section(f"codec-{name}", f"{title}; rounded values are lossy") as section:
+            for (label, kind), values in found.items():
+                section.add(label, kind, values[index], unit)
 
 
-def try_codec(codec: Any, chunk: Array) -> str:
+def try_codec(codec: Any, chunk: Array) -> tuple[float, float, float]:
     """Return ratio and MB/s of encoding and decoding a chunk."""
     if codec is None:
-        return f"1.00; {rate(chunk.nbytes, chunk.copy)} / {rate(chunk.nbytes, chunk.copy)}"
+        return 1.0, rate(chunk.nbytes, chunk.copy), rate(chunk.nbytes, chunk.copy)
     encoded = codec.encode(chunk)
     encode = rate(chunk.nbytes, lambda: codec.encode(chunk))
-    decode = rate(chunk.nbytes, lambda: codec.decode(encoded))
-    return f"{chunk.nbytes / len(encoded):.2f}; {encode} / {decode}"
+    return chunk.nbytes / len(encoded), encode, rate(chunk.nbytes, lambda: codec.decode(encoded))
 
 
 def round_off(values: Array) -> Array:
@@ -171,54 +168,45 @@ def round_off(values: Array) -> Array:
     return (bits >> drop << drop).view(np.float16)
 
 
-def rate(size_bytes: int, work: Callable[[], object]) -> str:
+def rate(size_bytes: int, work: Callable[[], object]) -> float:
     """Return MB/s, the median of several times."""
-    seconds = []
-    for _ in range(30):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return f"{size_bytes / 1e6 / statistics.median(seconds):.0f}"
+    return size_bytes / 1e6 / statistics.median(timed(work) for _ in range(30))
 
 
-def compare_writers(steps: list[Step], rounds: int, folder: Path | None) -> None:
-    """Print the rate of each way to write a sample, and its ratio to the raw rate."""
+def compare_writers(figures: Figures, steps: list[Step], rounds: int, folder: Path | None) -> None:
+    """Record the rate of each way to write a sample, and its ratio to the raw rate."""
     slabs = [
         a for step in steps for arrays in step.values() for n, a in arrays.items() if n != "key"
     ]
-    size_bytes = sum(slab.numpy().nbytes for slab in slabs)
+    size_mb = sum(slab.numpy().nbytes for slab in slabs) / 1e6
     ways: dict[str, Callable[[Path], None]] = {"raw": partial(write_raw, slabs)}
     for threads in (1, 2, 4):
         ways[f"capture's writer, {threads} threads"] = partial(write_ours, steps, threads)
     for name, pipeline in PIPELINES.items():
         if name != "zarrs" or importlib.util.find_spec("zarrs"):
             ways[name] = partial(write_with_zarr, steps, pipeline)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    files = dict.fromkeys(ways, (0, 0))
-    for _, (name, way) in itertools.product(range(rounds), ways.items()):
-        took, sizes = time_way(way, folder)
-        seconds[name].append(took)
-        files[name] = len(sizes), sum(sizes)
-    print(f"{len(steps)} steps, {size_bytes / 1e6:.0f} MB of arrays, {rounds} rounds\n")
-    print("| way | MB/s | over raw, of each round | files | MB |\n|---|---|---|---|---|")
-    for name, times in seconds.items():
-        ratios = ratios_of(seconds["raw"], times)
-        per_s = size_bytes / 1e6 / statistics.median(times)
-        middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
-        count, total = files[name]
-        print(
-            f"| {name} | {per_s:.0f} | {middle:.2f} [{low:.2f}, {high:.2f}] "
-            f"| {count} | {total / 1e6:.0f} |"
-        )
-        if name == OURS:
-            verdict = f"Bar {BAR}: {'met' if middle >= BAR else 'missed'}, {middle:.2f}."
-    print(f"\n{verdict}")
+    turns = {name: partial(time_way, way, folder) for name, way in ways.items()}
+    found = take_turns(turns, rounds, warm_up=0)
+    seconds = {name: [took for took, _ in each] for name, each in found.items()}
+    title = f"{len(steps)} steps, {size_mb:.0f} MB of arrays, until all is on the disk; rounds: {rounds}"
+    with figures.section("writers", title) as section:
+        limit = size_mb / statistics.median(seconds["raw"])
+        for name, times in seconds.items():
+            own_limit = None if name == "raw" else limit
+            section.add(name, "rate", [size_mb / s for s in times], "MB/s", limit=own_limit)
+            bar = at_least(BAR) if name == OURS else None
+            section.add(name, "over raw", ratios_of(seconds["raw"], times), bar=bar)
+            sizes = found[name][-1][1]
+            section.add(name, "files", len(sizes))
+            section.add(name, "size", sum(sizes) / 1e6, "MB")
     places = {"on this disk": folder}
     if (memory := Path("/dev/shm")).is_dir():
         places["in memory"] = memory
-    for name, place in places.items():
-        ratios = compare_checksums(steps, 2 * rounds, place)
-        print(f"Rate with checksums over that without, {name}: {format_ratio(ratios)}.", flush=True)
+    title = f"The capture's writer with checksums, over it without; pairs: {2 * rounds}"
+    with figures.section("checksums", title) as section:
+        for name, place in places.items():
+            bar = at_least(CHECKSUMS_BAR) if place == folder else None
+            section.add(name, "rate", compare_checksums(steps, 2 * rounds, place), bar=bar)
 
 
 def compare_checksums(steps: list[Step], pairs: int, folder: Path | None) -> list[float]:

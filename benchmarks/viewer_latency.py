@@ -1,6 +1,6 @@
 """How long a user of the viewer waits: beside plain napari with the same maps in memory.
 
-    python benchmarks/viewer_latency.py [--rounds N] [--dir DIR] [--quick]
+    python benchmarks/viewer_latency.py [--rounds N] [--dir DIR] [--json FILE] [--quick]
 
 On two runs: the one that ships as sample data, and one with the layers of Stable Diffusion 1.5 at
 512 px (16 layers, 50 steps, 8 heads, 257 reference tokens). Open to first frame, in a new process
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -27,7 +26,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from support import viewer_windows as windows
+from support.figures import Figures, Section, at_most, benchmark_parser
 from support.synthetic_run import STEPS, write_run
+from support.turns import ratios_of
 
 BARS = {
     "first frame, ours / plain": 1.3,
@@ -44,64 +45,59 @@ CLICKS_APART_S = 0.6  # or two of them are a double click
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=40, help="slider moves and clicks")
-    parser.add_argument("--dir", type=Path, help="where to write; default: the temporary directory")
-    parser.add_argument("--quick", action="store_true", help="only whether it works")
     parser.add_argument("--first-frame", nargs=2, metavar=("KIND", "RUN"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     with windows.virtual_display():
         if options.first_frame:
             show_first_frame(*options.first_frame)
             return
-        import napari
-
-        print(
-            f"{os.cpu_count()} cores, Python {platform.python_version()}, napari "
-            f"{napari.__version__}, NumPy {np.__version__}, software rendering"
-        )
+        figures = Figures("viewer_latency", options)
+        rounds, starts = (2, 1) if options.quick else (options.rounds, 5)
         with tempfile.TemporaryDirectory(dir=options.dir) as folder:
-            for name, run in runs(Path(folder), is_quick=options.quick):
-                print(f"\n{name}")
-                measure(run, 2 if options.quick else options.rounds, 1 if options.quick else 5)
+            for name, title, run in runs(Path(folder), is_quick=options.quick):
+                told = f"{title}; medians and 95th percentiles, rounds: {rounds}"
+                with figures.section(name, told) as section:
+                    measure(section, run, rounds, starts)
 
 
-def runs(folder: Path, *, is_quick: bool) -> Iterator[tuple[str, Path]]:
+def runs(folder: Path, *, is_quick: bool) -> Iterator[tuple[str, str, Path]]:
     """Yield the runs that are looked at, with their maps beside them."""
     from i2am.analysis import analyze_run
     from i2am.viewer.reader import DEMO_RUN
 
     shutil.copytree(DEMO_RUN, folder / "demo.zarr")
     analyze_run(folder / "demo.zarr", folder / "demo.maps.zarr", progress=False)
-    yield "the shipped run", folder / "demo.zarr"
+    yield "shipped", "The shipped run", folder / "demo.zarr"
     if is_quick:
         return
     run = write_run(folder / "large.zarr", steps=STEPS)
     analyze_run(run, folder / "large.maps.zarr", progress=False)
-    yield "16 layers x 50 steps x 8 heads, 64x64 patches, 257 tokens", run
+    yield "large", "16 layers × 50 steps × 8 heads, 64 × 64 patches, 257 tokens", run
 
 
-def measure(run: Path, rounds: int, starts: int) -> None:
-    """Print what one run's user waits for."""
+def measure(section: Section, run: Path, rounds: int, starts: int) -> None:
+    """Record what one run's user waits for."""
     save_arrays(run)
     first: dict[str, list[float]] = {"ours": [], "plain": []}
     for _ in range(starts):
         for kind, seconds in first.items():
             seconds.append(first_frame(kind, run))
-    tell("first frame, plain napari, ms", [1e3 * s for s in first["plain"]])
-    tell("first frame, ours, ms", [1e3 * s for s in first["ours"]])
-    ratio = [one / other for one, other in zip(first["ours"], first["plain"], strict=True)]
-    tell("first frame, ours / plain", ratio)
-    Session(run).measure(rounds)
+    tell(section, "first frame, plain napari, ms", [1e3 * s for s in first["plain"]])
+    tell(section, "first frame, ours, ms", [1e3 * s for s in first["ours"]])
+    tell(section, "first frame, ours / plain", ratios_of(first["ours"], first["plain"]))
+    Session(run, section).measure(rounds)
 
 
 class Session:
     """Two windows, ours and plain napari's, used by turns."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, section: Section) -> None:
         from i2am.viewer import open_viewer
         from i2am.viewer.session.attach import session_of
 
+        self.section = section
         self.viewer = open_viewer(run)
         self.session = session_of(self.viewer)
         windows.wait(lambda: self.session.share_loaded == 1 and bool(self.session.samples))
@@ -115,17 +111,15 @@ class Session:
         windows.pump(1)
 
     def measure(self, rounds: int) -> None:
-        """Print the first click, moves, clicks; then do some again, and print what held up the window."""
-        tell("first click of a window, ms", [1e3 * self.first_click])
+        """Record the first click, moves, clicks; then do some again, and record what held up the window."""
+        tell(self.section, "first click of a window, ms", [1e3 * self.first_click])
         self.compute(rounds)
         self.tell_moves(*self.moves(rounds))
         self.tell_clicks(self.clicks(rounds))
         with windows.watching() as watch:  # This slows down what it watches.
             self.moves(min(rounds, 10))
             self.clicks(min(rounds, 10))
-        tell("longest stretch in our code, ms", [1e3 * watch.longest_s])
-        if watch.longest_s:
-            print(f"    {watch.where}")
+        tell(self.section, "longest stretch in our code, ms", [1e3 * watch.longest_s], watch.where)
         self.viewer.close()
         self.plain.close()
         windows.pump(0.2)
@@ -143,13 +137,13 @@ class Session:
         return plain, ours, share
 
     def tell_moves(self, plain: list[float], ours: list[float], share: list[float]) -> None:
-        """Print what `moves` returns."""
-        tell("slider move, plain napari, ms", [1e3 * s for s in plain])
-        tell("slider move, ours, ms", [1e3 * s for s in ours])
+        """Record what `moves` returns."""
+        tell(self.section, "slider move, plain napari, ms", [1e3 * s for s in plain])
+        tell(self.section, "slider move, ours, ms", [1e3 * s for s in ours])
         # Of all moves: plain napari's redraws are of two kinds, which take 15 and 45 ms, and a median is
         # of the kind of which there happen to be more.
-        tell("slider moves, all of ours / of plain", [sum(ours) / sum(plain)])
-        tell("slider move, our share, ms", [1e3 * s for s in share])
+        tell(self.section, "slider moves, all of ours / of plain", [sum(ours) / sum(plain)])
+        tell(self.section, "slider move, our share, ms", [1e3 * s for s in share])
 
     def compute(self, rounds: int) -> None:
         """Ask what patches read in one layer, all steps and heads, without showing it."""
@@ -159,7 +153,7 @@ class Session:
             list(view.live_sram.ask(generated=at, layers=[view.axes.layers[0]]))
 
         seconds = [windows.timed(partial(compute, at)) for at in self.pixels(rounds)]
-        tell("click, one layer's answer computed, ms", [1e3 * s for s in seconds])
+        tell(self.section, "click, one layer's answer computed, ms", [1e3 * s for s in seconds])
 
     def pixels(self, count: int) -> list[tuple[int, int]]:
         """Return pixels of the generated picture."""
@@ -187,12 +181,12 @@ class Session:
         return seen
 
     def tell_clicks(self, seen: dict[str, list[tuple[float, float, float]]]) -> None:
-        """Print what `clicks` returns."""
+        """Record what `clicks` returns."""
         layer, everything = np.array(seen["layer"]), 1e3 * np.array(seen["all"])
-        tell("click, one layer on screen, ms", 1e3 * layer[:, 0])
-        tell("click on screen / plain redraw", layer[:, 0] / layer[:, 2])
-        tell("click, everything, first estimate, ms", everything[:, 0])
-        tell("click, everything, exact, ms", everything[:, 1])
+        tell(self.section, "click, one layer on screen, ms", 1e3 * layer[:, 0])
+        tell(self.section, "click on screen / plain redraw", layer[:, 0] / layer[:, 2])
+        tell(self.section, "click, everything, first estimate, ms", everything[:, 0])
+        tell(self.section, "click, everything, exact, ms", everything[:, 1])
 
     def click(self, at: tuple[int, ...]) -> tuple[float, float]:
         """Return what `timed_click` does, after a redraw of plain napari."""
@@ -293,13 +287,17 @@ def show_first_frame(kind: str, run: str) -> None:
     os._exit(0)
 
 
-def tell(what: str, values: Sequence[float] | NDArray[np.float64]) -> None:
-    """Print median and 95th percentile, and whether a bar is met by the median."""
-    median, high = np.percentile(values, [50, 95])
-    line = f"  {what:42} {median:8.2f}   95 %: {high:8.2f}"
-    if what in BARS:
-        line += f"   bar ≤ {BARS[what]}: {'met' if median <= BARS[what] else 'missed'}"
-    print(line, flush=True)
+def tell(
+    section: Section,
+    what: str,
+    values: Sequence[float] | NDArray[np.float64],
+    note: str = "",
+) -> None:
+    """Record a line, whose median meets a bar or not."""
+    bar = at_most(BARS[what]) if what in BARS else None
+    name, separator, _ = what.partition(", ms")
+    unit, every = "ms" if separator else "", [float(value) for value in values]
+    section.add(name, "", every, unit, spread="95 %", bar=bar, note=note)
 
 
 if __name__ == "__main__":

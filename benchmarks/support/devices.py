@@ -1,21 +1,16 @@
-"""The device that a benchmark runs on: what it is called, waiting for it, and how much memory is used."""
+"""The device that a benchmark runs on: waiting for it, and how much memory is used."""
 
 from __future__ import annotations
 
 import gc
-import os
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["Peak", "describe_machine", "measure_peak", "wait_for"]
-
-_PACKAGES = ("i2am", "torch", "diffusers", "zarr", "zarrs", "attention-map-diffusers")
+__all__ = ["Peak", "measure_peak", "wait_for"]
 
 
 @dataclass(frozen=True)
@@ -41,24 +36,6 @@ def wait_for(device: str) -> None:
     """Wait until a device has done all its work."""
     if torch.device(device).type != "cpu":
         torch.accelerator.synchronize(device)
-
-
-def describe_machine(device: str) -> dict[str, str]:
-    """Return what the figures depend on, without the machine's name."""
-    own = torch.device(device)
-    name_of = getattr(getattr(torch, own.type, None), "get_device_name", None)
-    found = {
-        "device": device if name_of is None else str(name_of(own)),
-        "cores": str(os.cpu_count()),
-        "threads": str(torch.get_num_threads()),
-        "python": platform.python_version(),
-    }
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "none"
-    return found
 
 
 def measure_peak(device: str, work: Callable[[], object]) -> Peak:

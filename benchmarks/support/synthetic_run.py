@@ -1,4 +1,4 @@
-"""A capture store with the layers of Stable Diffusion 1.5 at 512 px, made on the spot.
+"""A capture store with the layers of Stable Diffusion 1.5 at 512 px, or others, made on the spot.
 
 257 reference tokens (one special and 16 × 16), 8 heads, keys that are the same at every step; by
 default 50 steps, 1.27 GB a sample. Written through the capture's own writer. The values are noise
@@ -7,6 +7,7 @@ with the statistics of queries, which is as hard to compress; samples after the 
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,41 +68,61 @@ class Layer:
     name: str
     order: int
     block: str
-    side: int
+    grid: tuple[int, int]
     channels: int
+    reference_grid: tuple[int, int] = (16, 16)
+    special_tokens: int = 1
+    heads: int = HEADS
+
+    @property
+    def patches(self) -> int:
+        """How many patches of the generated image attend."""
+        return math.prod(self.grid)
+
+    @property
+    def tokens(self) -> int:
+        """How many reference tokens they attend to."""
+        return self.special_tokens + math.prod(self.reference_grid)
 
     def attributes(self) -> dict[str, Any]:
         """Return what a reader needs to know of the layer beyond its arrays."""
         return {
             "scale": self.channels**-0.5,
-            "generated_grid": (self.side, self.side),
+            "generated_grid": self.grid,
+            "reference_grid": self.reference_grid,
+            "special_tokens": self.special_tokens,
             "order": self.order,
             "block": self.block,
         }
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return one step: float16, dims (head, token, channel)."""
-        patches, channels = self.side**2, self.channels
-        if patches * TOKENS < (patches + TOKENS) * channels:
-            return {"logits": torch.randn(HEADS, patches, TOKENS).half()}
+        heads, patches, tokens, channels = self.heads, self.patches, self.tokens, self.channels
+        if patches * tokens < (patches + tokens) * channels:
+            return {"logits": torch.randn(heads, patches, tokens).half()}
         generator = torch.Generator().manual_seed(self.order)
-        key = torch.randn(HEADS, TOKENS, channels, generator=generator)
-        return {"query": torch.randn(HEADS, patches, channels).half(), "key": key.half()}
+        key = torch.randn(heads, tokens, channels, generator=generator)
+        return {"query": torch.randn(heads, patches, channels).half(), "key": key.half()}
 
 
-def layers() -> Iterator[Layer]:
-    """Yield the layers in execution order."""
+def layers(max_side: int = 64) -> Iterator[Layer]:
+    """Yield the layers up to a size in execution order."""
     order = 0
     for side, channels, blocks in STABLE_DIFFUSION:
         for number, block in enumerate(blocks.split()):
-            yield Layer(f"{block}.{side}.{number}", order, block, side, channels)
+            if side <= max_side:
+                yield Layer(f"{block}.{side}.{number}", order, block, (side, side), channels)
             order += 1
 
 
 def write_run(
-    path: Path, samples: Sequence[str] = ("0",), *, steps: int = STEPS, max_side: int = 64
+    path: Path,
+    samples: Sequence[str] = ("0",),
+    *,
+    steps: int = STEPS,
+    own_layers: Sequence[Layer] = tuple(layers()),
 ) -> Path:
-    """Write a run of complete samples with the layers up to a size, and return its path."""
+    """Write a run of complete samples with such layers, and return its path."""
     first, *others = samples
     own = {**PROVENANCE, "created": "2026-01-01T00:00:00Z", "steps": steps}
     sample = open_sample(path, first, overwrite=False, attributes=own | {"status": "running"})
@@ -113,7 +134,7 @@ def write_run(
             for name in ("generated", "reference")
         }
     )
-    write_layers_of_sample(sample.folder / "layers", steps, max_side)
+    write_layers_of_sample(sample.folder / "layers", steps, own_layers)
     sample.set_status(own | {"status": "complete"})
     for name in others:
         shutil.copytree(path / first, path / name)
@@ -127,16 +148,17 @@ def _rename(copy: StorePath) -> None:
     write_metadata(copy, {key: value for key, value in own.items() if key != DIGEST}, durable=False)
 
 
-def write_layers_of_sample(parent: ObjectFolder, steps: int, max_side: int = 64) -> None:
-    """Write a sample's layers up to a size through the capture's writer."""
-    every_layer = [layer for layer in layers() if layer.side <= max_side]
-    staging = StagingArea(layers=len(every_layer))
+def write_layers_of_sample(
+    parent: ObjectFolder, steps: int, own_layers: Sequence[Layer] = tuple(layers())
+) -> None:
+    """Write a sample's layers through the capture's writer."""
+    staging = StagingArea(layers=len(own_layers))
     writers = [
         open_layer(parent, layer.name, layer.tensors(), staging, **layer.attributes())
-        for layer in every_layer
+        for layer in own_layers
     ]
     for step in range(steps):
-        for layer, writer in zip(every_layer, writers, strict=True):
+        for layer, writer in zip(own_layers, writers, strict=True):
             writer.append(step, "conditional", layer.tensors())
     for writer in writers:
         writer.close(("conditional",))

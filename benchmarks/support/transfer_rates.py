@@ -49,8 +49,7 @@ def measure_rates(
     """Copy and write the steps of a run in each way, by turns, as long as there is time."""
     step = {
         layer.name: {name: tensor.to(device) for name, tensor in layer.tensors().items()}
-        for layer in layers()
-        if layer.side <= max_side
+        for layer in layers(max_side)
     }
     sizes = {name: 0 for arrays in step.values() for name in arrays}
     for name, tensor in (pair for arrays in step.values() for pair in arrays.items()):

@@ -16,11 +16,11 @@ from support.capture_variants import VARIANTS
 from support.devices import measure_peak, wait_for
 from support.failures import EXPECTED, reason_of
 from support.models import Kind, build_model
+from support.overheads import ALONE
 from support.time_budget import TimeBudget
 
-__all__ = ["ALONE", "Setting", "measure_costs"]
+__all__ = ["Setting", "measure_costs"]
 
-ALONE = "generation alone"
 # A round may take longer than the one before, which its prediction is.
 _MARGIN = 1.25
 
