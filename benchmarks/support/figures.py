@@ -135,7 +135,8 @@ class Figure:
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields that say something, the values to six digits, and what follows from them."""
-        found = {name: value for name, value in dataclasses.asdict(self).items() if value}
+        found: dict[str, Any] = {"row": self.row, "column": self.column}
+        found |= {k: v for k, v in dataclasses.asdict(self).items() if v not in (None, "")}
         if len(self.values) < 2:
             del found["spread"]
         found["values"] = [_shorten(value) for value in self.values]
