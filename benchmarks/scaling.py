@@ -15,7 +15,6 @@ Each round goes through all sizes; the line goes through the medians' logarithms
 from __future__ import annotations
 
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ from pathlib import Path
 import dask
 import torch
 from support.bare_denoiser import BareDenoiser
-from support.figures import Figures, at_most, benchmark_parser
+from support.figures import Bar, Figures, at_most, benchmark_parser
 from support.power_law import fit_power_law
 from support.scaling_picture import draw_scaling
 from support.synthetic_run import Layer, write_run
@@ -209,27 +208,28 @@ def tell(
 
 
 def tell_exponents(figures: Figures) -> None:
-    """Record the exponents of all lines."""
+    """Record the exponents of all lines, and those of their larger half, where fixed costs matter less."""
     lines = dict(figures.sections)
     with figures.section("exponents", "Cost ~ size ^ exponent, ± its standard error") as section:
         for name, points in lines.items():
             what, _, axis = name.partition("-")
             sizes = [int(point.row) for point in points.figures]
-            medians = [statistics.median(point.values) for point in points.figures]
-            line = fit_power_law(sizes, medians)
-            bar = SQUARE_BAR if axis.startswith("patches-") else LINEAR_BAR
-            if what == "memory":
-                bar = FLAT_BAR
+            medians = [point.median for point in points.figures]
             row, unit = f"{what}, {axis.replace('-', ' ')}", points.figures[0].unit
-            for end, size, value in (
-                ("from", sizes[0], medians[0]),
-                ("to", sizes[-1], medians[-1]),
-            ):
-                section.add(row, end, size)
-                section.add(row, f"cost {end}", value, unit)
-            own_bar = None if name == "memory-steps" else at_most(bar)
-            note = f"± {line.error:.2f}"
-            section.add(row, "exponent", round(line.exponent, 3), bar=own_bar, note=note)
+            for end, at in (("smallest", 0), ("largest", -1)):
+                section.add(row, end, sizes[at])
+                section.add(row, f"cost of the {end}", medians[at], unit)
+            for column, few in (("exponent", 0), ("of the three largest", -3)):
+                line = fit_power_law(sizes[few:], medians[few:])
+                value, note = round(line.exponent, 3), f"± {line.error:.2f}"
+                section.add(row, column, value, bar=bar_of(what, axis), note=note)
+
+
+def bar_of(what: str, axis: str) -> Bar | None:
+    """Return the bar of a line's exponents."""
+    if what == "memory":
+        return at_most(FLAT_BAR) if axis == "samples" else None
+    return at_most(SQUARE_BAR if axis == TOGETHER.replace(" ", "-") else LINEAR_BAR)
 
 
 if __name__ == "__main__":

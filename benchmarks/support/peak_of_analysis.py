@@ -15,6 +15,7 @@ from pathlib import Path
 import dask
 
 from i2am.analysis import analyze_run
+from i2am.analysis.kernel.arithmetic import use_arithmetic
 
 
 def peak_bytes() -> int:
@@ -28,6 +29,7 @@ def peak_bytes() -> int:
 
 
 if __name__ == "__main__":
-    with ThreadPoolExecutor(1) as pool, dask.config.set(pool=pool):
+    # Or small runs would come without the compiler's 120 MB, and large ones with them.
+    with ThreadPoolExecutor(1) as pool, dask.config.set(pool=pool), use_arithmetic("compiled"):
         analyze_run(sys.argv[1], sys.argv[2], progress=False)
     print(peak_bytes())
