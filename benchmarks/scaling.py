@@ -221,8 +221,8 @@ def tell_exponents(figures: Figures) -> None:
                 section.add(row, f"cost of the {end}", medians[at], unit)
             for column, few in (("exponent", 0), ("of the three largest", -3)):
                 line = fit_power_law(sizes[few:], medians[few:])
-                value, note = round(line.exponent, 3), f"± {line.error:.2f}"
-                section.add(row, column, value, bar=bar_of(what, axis), note=note)
+                exponent, error = round(line.exponent, 3), round(line.error, 3)
+                section.add(row, column, exponent, bar=bar_of(what, axis), error=error)
 
 
 def bar_of(what: str, axis: str) -> Bar | None:

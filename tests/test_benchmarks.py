@@ -250,6 +250,7 @@ def test_a_page_keeps_its_prose_and_a_comment_needs_figures(
     section.add("ours", "ratio", [0.5, 0.9, 1.3], bar=figures.below(0.9), note="noisy")
     section.add("ours", "files", 1200)
     section.add("theirs", "", 0, bar=figures.at_most(0))
+    section.add("fitted", "time", 1.5, "ms", error=0.25)
     record = {
         "date": "2026-11-29", "commit": "abc", "is_dirty": True,
         "sections": {
@@ -269,6 +270,7 @@ def test_a_page_keeps_its_prose_and_a_comment_needs_figures(
         "|---|---|---|---|---|",
         "| ours | 2.00 (1.00–4.00), limit 0.50 | 0.90 (0.50–1.30), bar < 0.9: missed, noisy | 1,200 |  |",
         "| theirs | 3.00 (3.00) |  |  | 0, bar ≤ 0: met |",
+        "| fitted | 1.50 ± 0.25 |  |  |  |",
         "<!-- end -->",
         "",
         "After.",

@@ -84,6 +84,8 @@ class Figure:
     spread : {"range", "95 %"}
         What is told beside the median: smallest and largest value, or the 95th percentile.
     bar : Bar, optional
+    error : float, optional
+        The standard error of a single value.
     limit : float, optional
         What the machine itself allows, in the same unit.
     note : str
@@ -96,6 +98,7 @@ class Figure:
     unit: str = ""
     spread: Literal["range", "95 %"] = "range"
     bar: Bar | None = None
+    error: float | None = None
     limit: float | None = None
     note: str = ""
 
@@ -124,6 +127,8 @@ class Figure:
             if self.spread == "range":
                 spread = [min(self.values), max(self.values)]
             text += f" ({'–'.join(map(format_number, spread))})"
+        if self.error is not None:
+            text += f" ± {format_number(self.error)}"
         return text + unit
 
     def describe(self, *, with_unit: bool = True) -> str:
@@ -140,8 +145,7 @@ class Figure:
         if len(self.values) < 2:
             del found["spread"]
         found["values"] = [_shorten(value) for value in self.values]
-        if "limit" in found:
-            found["limit"] = _shorten(found["limit"])
+        found |= {name: _shorten(found[name]) for name in ("error", "limit") if name in found}
         if self.values:
             found["median"] = _shorten(self.median)
             found["p95"] = _shorten(float(np.percentile(self.values, 95)))

@@ -163,12 +163,16 @@ def _link(marker: str, benchmark: str) -> str:
 def _machines(kept: Mapping[str, Any]) -> Iterator[str]:
     """Yield when and where each benchmark was measured, and with which versions."""
     _check_any(kept)
-    yield from ("| benchmark | measured | took | machine | versions |", "|---|---|---|---|---|")
+    yield from ("| benchmark | measured | took |", "|---|---|---|")
+    places: dict[str, list[str]] = {}
     for benchmark, record in kept["benchmarks"].items():
-        machine = record["machine"]
-        told = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, {machine['os']}"
-        if machine["accelerator"] != "none":
-            told += f", {machine['accelerator']}"
-        versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items() if v != "none")
         when = _when(record).removeprefix("Measured ")
-        yield f"| {benchmark} | {when} | {record['seconds']} s | {told} | {versions} |"
+        yield f"| {benchmark} | {when} | {record['seconds']} s |"
+        machine = record["machine"]
+        told = [machine["cpu"], f"{machine['cores']} cores", f"{machine['memory_gb']} GB"]
+        told += [machine["os"], f"accelerator {machine['accelerator']}"]
+        told += [f"{name} {one}" for name, one in record["versions"].items()]
+        place = ", ".join(one for one in told if not one.endswith(" none"))
+        places.setdefault(place, []).append(benchmark)
+    yield ""
+    yield from (f"- {', '.join(names)}: {place}" for place, names in places.items())
