@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -71,7 +72,7 @@ class Reading:
     Parameters
     ----------
     single_pass_bytes : int
-        A sample of which no more is to be read gives one estimate, the last.
+        A sample of which no more is to be read gives one estimate, the last, without threads.
     pass_bytes : int
         What is read between two estimates, about, once the first one is there.
     slow_chunk_bytes : int
@@ -219,9 +220,9 @@ class LiveSram:
             request, steps, self._guidance, self._normalisation, self._reading, self._reads
         )
         all_steps = len(steps) * len(layers)
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with _threads(layers, self._reading) as mapped:
             for tasks in _passes(layers, self._reading):
-                maps = pool.map(lambda task: None if stop() else task.maps(), tasks)
+                maps = mapped(lambda task: None if stop() else task.maps(), tasks)
                 for task, found in zip(tasks, maps, strict=True):
                     if found is None:
                         return
@@ -258,8 +259,8 @@ def whole_sram(
     """
     layers = _layers(request, steps, guidance, normalisation, DEFAULT_READING, StoreReads())
     tasks = [task for layer in layers for task in layer.tasks(0, layer.step_batches)]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for task, found in zip(tasks, pool.map(ReadTask.maps, tasks), strict=True):
+    with _threads(layers, DEFAULT_READING) as mapped:
+        for task, found in zip(tasks, mapped(ReadTask.maps, tasks), strict=True):
             task.layer.add(found, len(task.steps))
     return _estimate(layers)
 
@@ -312,11 +313,29 @@ def _never() -> bool:
     return False
 
 
+@contextmanager
+def _threads(layers: Sequence[LayerSram], reading: Reading) -> Iterator[Callable[..., Any]]:
+    """Yield what applies a function to tasks, in order: with threads, if the layers have many bytes.
+
+    To start threads and to hand tasks to them takes longer than to read a small run.
+    """
+    if _is_small(layers, reading):
+        yield map
+        return
+    with ThreadPoolExecutor(_THREADS) as pool:
+        yield pool.map
+
+
+def _is_small(layers: Sequence[LayerSram], reading: Reading) -> bool:
+    batches = max(layer.step_batches for layer in layers)
+    return batches * sum(layer.chunk_bytes for layer in layers) <= reading.single_pass_bytes
+
+
 def _passes(layers: Sequence[LayerSram], reading: Reading) -> Iterator[list[ReadTask]]:
     """Yield the reads between two estimates: of each layer the same number of step batches."""
     batch_bytes = sum(layer.chunk_bytes for layer in layers)
     longest = max(layer.step_batches for layer in layers)
-    begin, count = 0, 1 if longest * batch_bytes > reading.single_pass_bytes else longest
+    begin, count = 0, longest if _is_small(layers, reading) else 1
     while begin < longest:
         yield [task for layer in layers for task in layer.tasks(begin, begin + count)]
         begin, count = begin + count, max(1, reading.pass_bytes // batch_bytes)
