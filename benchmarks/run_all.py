@@ -55,16 +55,16 @@ def run_all(options: argparse.Namespace) -> int:
         print(f"\n# {name}", flush=True)
         try:
             record = run_benchmark(name, quick=options.quick, folder=options.dir)
-        except (OSError, ValueError, subprocess.CalledProcessError) as error:
-            failed.append(f"{name}: {error}")
+        except subprocess.CalledProcessError as error:
+            failed.append(f"{name} failed, with exit status {error.returncode}")
             continue
         if kept is not None:
             kept["benchmarks"] = dict(sorted({**kept["benchmarks"], name: record}.items()))
             write_kept(kept, options.json)
-    if kept is not None and options.json.resolve() == KEPT:
-        render_pages(kept)
     if failed:
         print("", *failed, sep="\n", file=sys.stderr)
+    if kept is not None and options.json.resolve() == KEPT:
+        render_pages(kept)
     return 1 if failed else 0
 
 

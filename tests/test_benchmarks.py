@@ -163,7 +163,10 @@ def test_make_bench_runs_every_benchmark(import_benchmark: Callable[[str], Any])
 
 
 def test_all_run_into_one_file_and_one_that_fails_takes_no_other_along(
-    tmp_path: Path, import_benchmark: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    import_benchmark: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run_all, pages = map(import_benchmark, ("run_all", "support.pages"))
     # A benchmark that crashes, and a cheap one, in a folder of scripts of its own.
@@ -181,6 +184,7 @@ def test_all_run_into_one_file_and_one_that_fails_takes_no_other_along(
     earlier = {"breaks": {"quick": False, "date": "2026-01-01", "commit": "0", "sections": {}}}
     pages.write_kept({"schema": 1, "benchmarks": earlier}, kept)
     assert run_all.main(["--json", str(kept)]) == 1
+    assert capsys.readouterr().err.strip() == "breaks failed, with exit status 3"
     found = json.loads(kept.read_text())["benchmarks"]
     assert found["breaks"] == earlier["breaks"]  # With the day on which it was measured.
     assert found["works"]["versions"]["numpy"] == np.__version__
