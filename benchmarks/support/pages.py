@@ -140,7 +140,7 @@ def _summary(kept: Mapping[str, Any]) -> Iterator[str]:
                 if figure.bar is not None:
                     what = ", ".join(part for part in (figure.row, figure.column) if part)
                     yield (
-                        f"| {_link(f'{benchmark}/{name}', benchmark)} | {what} | "
+                        f"| {_link(f'{benchmark}/{name}')} | {what} | "
                         f"{figure.describe_values()} | {figure.bar} | "
                         f"{'met' if figure.is_met else '**missed**'} |"
                     )
@@ -152,12 +152,12 @@ def _check_any(kept: Mapping[str, Any]) -> None:
         raise FigureError(msg)
 
 
-def _link(marker: str, benchmark: str) -> str:
-    """Return a benchmark's name, as a link to the page that shows this section."""
+def _link(name: str) -> str:
+    """Return a section's name, as a link to the page that shows it."""
     for page in PAGES:
-        if f"{_OPENING} {marker} -->" in page.read_text("utf-8"):
-            return f"[{benchmark}](../{page.relative_to(ROOT).as_posix()})"
-    return benchmark
+        if f"{_OPENING} {name} -->" in page.read_text("utf-8"):
+            return f"[{name}](../{page.relative_to(ROOT).as_posix()})"
+    return name
 
 
 def _machines(kept: Mapping[str, Any]) -> Iterator[str]:
