@@ -7,20 +7,22 @@ patches and tokens together, as layers have them whose reference comes from a se
 those of the processor. Analysis goes from the store on disk to maps on disk, on one thread, with the
 kernel compiled; before each turn the run gets another name, so that nothing is known of it. Capture is
 what a denoiser takes inside ``capture`` beyond what it takes alone; it does nothing but project queries
-and keys. Memory is the largest resident memory of a fresh process that analyses.
+and keys, and seconds are those of our own code: what the system takes for new pages of memory and for
+files, which depends on both, stands beside them. Memory is the largest resident memory of a fresh process that analyses.
 
 Each round goes through all sizes; the line goes through the medians' logarithms.
 """
 
 from __future__ import annotations
 
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -42,6 +44,7 @@ from i2am.analysis.kernel.arithmetic import use_arithmetic
 PEAK = Path(__file__).resolve().parent / "support" / "peak_of_analysis.py"
 CHANNELS = 40
 LINEAR_BAR, SQUARE_BAR, FLAT_BAR = 1.1, 2.2, 0.1
+CLOCK_S = 1e-3  # Shorter times of a process's own code cannot be told from none.
 FACTORS = (0.25, 0.5, 1, 2, 4)
 
 
@@ -171,15 +174,19 @@ def measure_capture(
 ) -> None:
     """Record what capture takes by each size of one sample."""
     for axis, sizes in axes.items():
-        ways: dict[str, Callable[[], float]] = {
+        ways = {
             str(count): partial(seconds_of_capture, size, folder / "captured.zarr")
             for count, size in sizes.items()
         }
-        tell(figures, "capture", axis, take_turns(ways, rounds), "s")
+        found = take_turns(ways, rounds)
+        own, system = (
+            {c: [s[which] for s in each] for c, each in found.items()} for which in (0, 1)
+        )
+        tell(figures, "capture", axis, own, "s", system=system)
 
 
-def seconds_of_capture(size: Size, run: Path) -> float:
-    """Return the seconds of the processor inside `capture`, less those without."""
+def seconds_of_capture(size: Size, run: Path) -> tuple[float, float]:
+    """Return the seconds inside `capture`, less those without: of the process's own code, and the system's."""
     denoiser = BareDenoiser(
         layers=size.layers,
         heads=size.heads,
@@ -187,24 +194,36 @@ def seconds_of_capture(size: Size, run: Path) -> float:
         grid=grid_of(size.patches),
         reference_grid=grid_of(size.tokens),
     )
-    start_s = time.process_time()
+    before = resource.getrusage(resource.RUSAGE_SELF)
     denoiser.generate(size.steps)
-    alone_s = time.process_time()
+    alone = resource.getrusage(resource.RUSAGE_SELF)
     denoiser.capture(run, size.steps)
-    captured_s = time.process_time()
+    captured = resource.getrusage(resource.RUSAGE_SELF)
     shutil.rmtree(run)
-    return captured_s - alone_s - (alone_s - start_s)
+    own_s = captured.ru_utime - alone.ru_utime - (alone.ru_utime - before.ru_utime)
+    return (
+        max(own_s, CLOCK_S),
+        captured.ru_stime - alone.ru_stime - (alone.ru_stime - before.ru_stime),
+    )
 
 
 def tell(
-    figures: Figures, what: str, axis: str, found: Mapping[str, Sequence[float]], unit: str
+    figures: Figures,
+    what: str,
+    axis: str,
+    found: Mapping[str, Sequence[float]],
+    unit: str,
+    *,
+    system: Mapping[str, Sequence[float]] | None = None,
 ) -> None:
-    """Record the points of a line."""
+    """Record the points of a line, and beside them what the system took."""
     names = {"s": "seconds of the processor", "MB": "largest resident memory"}
     title = f"{what.capitalize()} by {axis}: {names[unit]}"
     with figures.section(f"{what}-{axis.replace(' ', '-')}", title) as section:
         for count, values in found.items():
             section.add(count, what, values, unit)
+            if system is not None:
+                section.add(count, "beside it, the system", system[count], unit)
 
 
 def tell_exponents(figures: Figures) -> None:
@@ -213,9 +232,10 @@ def tell_exponents(figures: Figures) -> None:
     with figures.section("exponents", "Cost ~ size ^ exponent, ± its standard error") as section:
         for name, points in lines.items():
             what, _, axis = name.partition("-")
-            sizes = [int(point.row) for point in points.figures]
-            medians = [point.median for point in points.figures]
-            row, unit = f"{what}, {axis.replace('-', ' ')}", points.figures[0].unit
+            line_of = [point for point in points.figures if point.column == what]
+            sizes = [int(point.row) for point in line_of]
+            medians = [point.median for point in line_of]
+            row, unit = f"{what}, {axis.replace('-', ' ')}", line_of[0].unit
             for end, at in (("smallest", 0), ("largest", -1)):
                 section.add(row, end, sizes[at])
                 section.add(row, f"cost of the {end}", medians[at], unit)

@@ -33,7 +33,7 @@ def draw_scaling(record: Mapping[str, Any], path: Path) -> None:
     for name, section in record["sections"].items():
         what, _, axis = name.partition("-")
         if axis:
-            points = [Figure.from_json(one) for one in section["figures"]]
+            points = [Figure.from_json(one) for one in section["figures"] if one["column"] == what]
             panels.setdefault((axis, points[0].unit), {})[what] = points
     panels = dict(sorted(panels.items(), key=lambda panel: panel[0][1] == "MB"))
     columns = 3
