@@ -27,7 +27,7 @@ def draw_scaling(record: Mapping[str, Any], path: Path) -> None:
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure as Sheet
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     panels: dict[tuple[str, str], dict[str, list[Figure]]] = {}
     for name, section in record["sections"].items():
@@ -51,6 +51,7 @@ def draw_scaling(record: Mapping[str, Any], path: Path) -> None:
             sizes = [int(point.row) for point in next(iter(lines.values()))]
             ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
             ax.xaxis.set_minor_formatter(NullFormatter())
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.yaxis.set_major_formatter(plain)
             ax.yaxis.set_minor_formatter(NullFormatter())
             ax.legend(loc="upper left", frameon=False, fontsize=8)
