@@ -292,10 +292,19 @@ class Figures:
 
 
 def to_json(document: dict[str, Any]) -> str:
-    """Return JSON in which a list of numbers is one line."""
-    text = json.dumps(document, indent=1, ensure_ascii=False)
-    numbers = re.compile(r"\[\n\s*(-?[\d.][^\]\[\"{}]*?)\n\s*\]")
-    return numbers.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+    """Return JSON in which each figure is one line."""
+    lines: list[str] = []
+
+    def hide(part: Any) -> Any:
+        if isinstance(part, dict) and "values" in part:
+            lines.append(json.dumps(part, ensure_ascii=False))
+            return f"@{len(lines) - 1}@"
+        if isinstance(part, dict):
+            return {name: hide(value) for name, value in part.items()}
+        return [hide(value) for value in part] if isinstance(part, list) else part
+
+    text = json.dumps(hide(document), indent=1, ensure_ascii=False)
+    return re.sub(r'"@(\d+)@"', lambda found: lines[int(found[1])], text) + "\n"
 
 
 def benchmark_parser(description: str | None) -> argparse.ArgumentParser:
