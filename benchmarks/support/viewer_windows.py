@@ -20,6 +20,7 @@ __all__ = [
     "counting",
     "drawn",
     "pump",
+    "renew_canvas",
     "set_step",
     "timed",
     "virtual_display",
@@ -67,6 +68,19 @@ def click(viewer: Any, at: tuple[int, ...]) -> None:
     events = canvas._scene_canvas.events
     for event in (events.mouse_press, events.mouse_release):
         event(pos=(x, y), button=1, buttons=[1], modifiers=())
+
+
+def renew_canvas(viewer: Any) -> None:
+    """Give a window's canvas a new framebuffer, as when a user changes the window's size.
+
+    Mesa's software renderer keeps frames that were once drawn faster than shown, and their textures in use:
+    from then on each move of a slider waits for the frame before, in one window and not in another.
+    """
+    window = viewer.window._qt_window
+    width, height = window.width(), window.height()
+    for less in (20, 0):
+        window.resize(width - less, height)
+        pump(0.5)
 
 
 def drawn(viewer: Any, act: Callable[[], object]) -> float:
