@@ -27,7 +27,6 @@ import numpy as np
 from numpy.typing import NDArray
 from support import viewer_windows as windows
 from support.figures import Figures, Section, at_most, benchmark_parser
-from support.synthetic_run import STEPS, write_run
 from support.turns import ratios_of
 
 BARS = {
@@ -64,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def runs(folder: Path, *, is_quick: bool) -> Iterator[tuple[str, str, Path]]:
     """Yield the runs that are looked at, with their maps beside them."""
+    # Not above: it imports torch, which a process that shows a first frame does not.
+    from support.synthetic_run import STEPS, write_run
+
     from i2am.analysis import analyze_run
     from i2am.viewer.reader import DEMO_RUN
 
