@@ -26,6 +26,7 @@ from i2am.cli import (
     compare,
     demo,
     figures,
+    report,
     score,
     stores,
     tokens,
@@ -39,7 +40,10 @@ from i2am.schemas.text import safe_text
 __all__ = ["build_parser", "main"]
 
 # A command is a file with `add(commands)`, and a line here; help lists them in this order.
-_COMMANDS = (demo, tokens, capture, analyze, causal, score, average, compare, figures, view, stores)
+_COMMANDS = (
+    *(demo, tokens, capture, analyze, causal, score, average, compare),
+    *(figures, report, view, stores),
+)
 # Commands that skip what an earlier call has finished.
 _CONTINUED = frozenset({"capture", "analyze", "causal"})
 
