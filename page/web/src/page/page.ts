@@ -30,6 +30,7 @@ class Page {
   readonly #options: Options;
   readonly #main = el("div", { class: "content" });
   readonly #look: Look = { style: { isOn: true, opacity: 0.9 }, scale: "own" };
+  readonly #about: HTMLElement;
   readonly #closed = new AbortController();
   #table: SampleTable | null = null;
   #names: readonly string[] = [];
@@ -39,6 +40,12 @@ class Page {
 
   constructor(root: HTMLElement, source: RunSource, options: Options) {
     [this.#root, this.#source, this.#options] = [root, source, options];
+    this.#about = el(
+      "div",
+      {},
+      ...source.notes.map((note) => el("p", { class: "note" }, note)),
+      el("details", {}, el("summary", {}, "About this run"), factList(source.facts)),
+    );
     root.classList.add("i2am");
     const { signal } = this.#closed;
     // In a notebook the keys are its own unless the page has the focus.
@@ -48,17 +55,7 @@ class Page {
   }
 
   async start(): Promise<void> {
-    const { title, facts, notes } = this.#source;
-    this.#root.replaceChildren(
-      el(
-        "header",
-        {},
-        el("h1", {}, title),
-        ...notes.map((note) => el("p", { class: "note" }, note)),
-        el("details", {}, el("summary", {}, "About this run"), factList(facts)),
-      ),
-      this.#main,
-    );
+    this.#root.replaceChildren(el("header", {}, el("h1", {}, this.#source.title)), this.#main);
     try {
       const samples = await this.#source.samples();
       if (this.#closed.signal.aborted) return;
@@ -102,7 +99,7 @@ class Page {
     if (name) {
       void this.#showSample(name, this.#opening);
     } else if (this.#table) {
-      this.#main.replaceChildren(this.#table.element);
+      this.#main.replaceChildren(this.#about, this.#table.element);
       if (before) this.#table.focus(before);
     }
   }

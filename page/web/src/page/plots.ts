@@ -6,7 +6,7 @@ import { formatNumber } from "./words.ts";
 
 const WIDTH = 360;
 const HEIGHT = 190;
-const EDGE = { left: 52, right: 10, top: 10, bottom: 36 };
+const EDGE = { left: 64, right: 10, top: 10, bottom: 36 };
 /** Dashes tell lines apart for those who do not see their colors. */
 const DASHES = ["", "7 3", "2 3", "8 3 2 3", "12 4", "1 4"];
 

@@ -62,7 +62,7 @@ function scoreList(source: SampleSource, scores: readonly Score[]): HTMLElement 
     );
   });
   const table = el("table", { class: "scores" }, el("tbody", {}, ...rows));
-  return el("div", { class: "wide", role: "region", "aria-label": "Scores", tabindex: "0" }, table);
+  return el("div", { class: "wide", role: "region", "aria-label": "Table of scores", tabindex: "0" }, table);
 }
 
 /** Sentences; and the generated image, with how much it changed when the region that is chosen was cut. */

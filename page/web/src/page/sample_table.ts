@@ -110,7 +110,7 @@ export class SampleTable {
   #row(sample: SampleEntry): HTMLTableRowElement {
     const thumbs = (["generated", "reference"] as const).flatMap((side) => {
       const url = sample.thumbs?.[side];
-      return url ? [el("img", { src: url, alt: `${side} image of ${sample.name}`, loading: "lazy" })] : [];
+      return url ? [el("img", { src: url, alt: `${side} image of ${sample.name}` })] : [];
     });
     const link = el("button", { type: "button", class: "link" }, sample.name);
     link.addEventListener("click", () => this.#open(sample.name));
@@ -124,8 +124,8 @@ export class SampleTable {
         isOutlier ? el("span", { class: "tag" }, "outlier") : null,
       );
     });
-    const name = el("th", { scope: "row" }, el("span", { class: "thumbs" }, ...thumbs), link);
-    return el("tr", {}, name, ...cells);
+    const named = el("div", { class: "named" }, el("span", { class: "thumbs" }, ...thumbs), link);
+    return el("tr", {}, el("th", { scope: "row" }, named), ...cells);
   }
 
   #valuesOf(score: Score): number[] {
