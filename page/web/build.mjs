@@ -7,8 +7,36 @@ import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
 const here = dirname(fileURLToPath(import.meta.url));
+// No store of ours needs them.
+const CODECS_LEFT_OUT = ["numcodecs/lz4", "numcodecs/zstd"];
 const STATIC = join(here, "..", "static");
+
+// Blosc's glue makes its functions from source text, which the page's content security policy forbids.
+// The one place that does is replaced by a function that does the same; the build fails when the
+// package has changed there.
+const MADE_FROM_TEXT = "g = La(Ka).apply(null, r);";
+const MADE_AS_CLOSURE = `g = ((types, call, fn, run, isStacked, answers) => (...given) => {
+  if (given.length !== types.length - 2) throw new Error("Expected " + (types.length - 2) + " arguments.");
+  const own = isStacked ? [] : null;
+  const wired = given.map((one, at) => types[at + 2].toWireType(own, one));
+  const found = call(fn, ...wired);
+  if (isStacked) run(own);
+  else types.slice(2).forEach((type, at) => type.G !== null && type.G(wired[at]));
+  return answers ? types[0].fromWireType(found) : undefined;
+})(g, r[1], r[2], r[3], C, Ia);`;
+const withoutEval = {
+  name: "without-eval",
+  setup: (build) =>
+    build.onLoad({ filter: /numcodecs[/\\]dist[/\\]blosc\.js$/ }, async ({ path }) => {
+      const text = await readFile(path, "utf8");
+      if (text.split(MADE_FROM_TEXT).length !== 2) {
+        throw new Error(`Expected one function that is made from text, got another number, at ${path}.`);
+      }
+      return { contents: text.replace(MADE_FROM_TEXT, () => MADE_AS_CLOSURE), loader: "js" };
+    }),
+};
 const common = {
+  plugins: [withoutEval],
   absWorkingDir: here,
   bundle: true,
   charset: "utf8",
@@ -30,7 +58,7 @@ async function buildTests() {
     outdir: out,
     format: "esm",
     platform: "node",
-    packages: "external",
+    external: CODECS_LEFT_OUT,
     outExtension: { ".js": ".mjs" },
   });
 }
@@ -48,6 +76,7 @@ async function buildPage() {
       entryPoints: ["src/live.ts"],
       format: "esm",
       splitting: true,
+      external: CODECS_LEFT_OUT,
       chunkNames: "[name]",
     }),
   ];

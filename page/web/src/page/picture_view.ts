@@ -40,6 +40,7 @@ export class PictureView {
   readonly #marks = svg("svg", { preserveAspectRatio: "none", "aria-hidden": "true" });
   readonly #title = el("figcaption");
   readonly #readout = el("p", { class: "readout" });
+  readonly #message = el("p", { class: "message" });
   readonly #low = el("span");
   readonly #high = el("span");
   readonly #bar = el("div", { class: "bar", "aria-hidden": "true" });
@@ -69,7 +70,7 @@ export class PictureView {
     this.#marks.setAttribute("viewBox", `${x0} ${y0} ${width} ${height}`);
     const stage = el("div", { class: "stage" }, this.#canvas, this.#marks);
     const scaleLine = el("div", { class: "scale" }, this.#low, this.#bar, this.#high);
-    this.element = el("figure", { class: "picture" }, this.#title, stage, scaleLine, this.#readout);
+    this.element = el("figure", { class: "picture" }, this.#title, stage, this.#message, scaleLine, this.#readout);
     this.#canvas.addEventListener("click", (event) => this.#click(event));
     this.#canvas.addEventListener("pointermove", (event) => this.#tell(event));
     this.#canvas.addEventListener("pointerleave", () => this.#readout.replaceChildren());
@@ -104,13 +105,14 @@ export class PictureView {
     this.#low.replaceChildren(heat ? formatNumber(heat.limits[0]) : "");
     this.#high.replaceChildren(heat ? formatNumber(heat.limits[1]) : "");
     this.#bar.hidden = !heat;
+    this.#message.replaceChildren();
     this.#readout.replaceChildren();
     this.#draw();
   }
 
   /** Say in words, below the image, why there is no map, or how far it is. */
   say(words: string): void {
-    this.#readout.replaceChildren(words);
+    this.#message.replaceChildren(words);
   }
 
   set isWaiting(isWaiting: boolean) {

@@ -45,5 +45,7 @@ export function joined(words: readonly string[]): string {
 
 /** What an error says, as one sentence for the reader. */
 export function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  // zarrita tells which codec failed; what it was is the cause.
+  const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
+  return cause instanceof Error ? cause.message : String(cause);
 }
