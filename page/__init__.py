@@ -14,6 +14,8 @@ from i2am.schemas.public_names import public_names
 
 if TYPE_CHECKING:
     from i2am.page.report import write_report as write_report
+    from i2am.page.server import serve as serve
+    from i2am.page.site import export_page as export_page
 
 require_extras("to show a run in a browser", "analysis")
 __getattr__, __dir__, __all__ = public_names(__name__)

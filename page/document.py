@@ -19,10 +19,8 @@ from markupsafe import Markup
 
 from i2am.schemas.text import safe_text
 
-__all__ = ["BUNDLE", "bundle_file", "json_script", "page_html", "policy"]
+__all__ = ["bundle_file", "json_script", "page_html", "policy"]
 
-# The built files that a live page loads; a report holds its own in itself.
-BUNDLE: Final = ("live.js", "page.css")
 _NOTHING: Final = ("default-src 'none'", "base-uri 'none'", "form-action 'none'")
 
 

@@ -31,10 +31,11 @@ from i2am.page.sample_maps import curves, map_means, map_stacks, matrices, shown
 from i2am.page.score_table import ScoreTable, score_table
 from i2am.page.sram_cells import sram_notes, sram_stacks
 from i2am.schemas import AnalysisError, did_you_mean
+from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.directions import DIRECTIONS
 from i2am.schemas.text import safe_text
 
-__all__ = ["head_facts", "write_report"]
+__all__ = ["head_facts", "store_name", "write_report"]
 
 # The run's facts in the head of the page: one value if all samples have it, or else each value once.
 _HEAD_FIELDS: Final = ("model", "pipeline", "scheduler", "steps", "guidance_scale", "created")
@@ -160,7 +161,7 @@ def _page(title: str, sections: Sequence[_Section], count: int, table: ScoreTabl
         "kind": "report",
         "title": safe_text(title),
         "facts": facts,
-        "notes": notes,
+        "notes": [],  # How many are left out, the page says itself.
         "scores": [] if table is None else table.described(),
         "samples": [section.entry for section in sections],
         "left_out": left_out,
@@ -268,7 +269,7 @@ def _section(
         name=data["name"],
         entry=entry,
         script=json_script(f"i2am-sample-{number}", data),
-        provenance=dict(provenance(sample)),
+        provenance=dict(provenance(sample.attrs[ATTRIBUTE_KEY])),
         notes=tuple(data["notes"]),
         figures=tuple(figures),
     )

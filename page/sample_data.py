@@ -72,7 +72,7 @@ def describe_sample(
     return {
         "name": name,
         "notes": sample_notes(sample, maps),
-        "provenance": [[label, value] for label, value in provenance(sample)],
+        "provenance": [[label, value] for label, value in provenance(sample.attrs[ATTRIBUTE_KEY])],
         "images": _images(sample),
         "axes": _axes(sample, maps, groups),
     }
@@ -88,9 +88,9 @@ def sample_notes(sample: xr.DataTree, maps: xr.DataTree) -> list[str]:
     return [*notes, *seen_notes(sample, maps)]
 
 
-def provenance(sample: xr.DataTree) -> Iterator[tuple[str, str]]:
-    """Yield each fact about a sample's capture, nested ones with dotted names."""
-    for label, value in _flat(sample.attrs[ATTRIBUTE_KEY]):
+def provenance(own: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield each fact of a sample's own attributes, nested ones with dotted names."""
+    for label, value in _flat(own):
         yield safe_text(label), safe_text(value)
 
 
