@@ -48,19 +48,22 @@ const common = {
 if (process.argv.includes("--tests")) await buildTests();
 else await buildPage();
 
+// Those in a browser apart: what drives it makes functions from text, and the others must not.
 async function buildTests() {
   const out = join(here, "build", "test");
   await rm(out, { recursive: true, force: true });
-  const names = (await readdir(join(here, "test"))).filter((name) => name.endsWith(".test.ts"));
-  await build({
-    ...common,
-    entryPoints: names.map((name) => join("test", name)),
-    outdir: out,
-    format: "esm",
-    platform: "node",
-    external: CODECS_LEFT_OUT,
-    outExtension: { ".js": ".mjs" },
-  });
+  for (const kind of ["unit", "browser"]) {
+    const names = (await readdir(join(here, "test", kind))).filter((name) => name.endsWith(".ts"));
+    await build({
+      ...common,
+      entryPoints: names.map((name) => join("test", kind, name)),
+      outdir: join(out, kind),
+      format: "esm",
+      platform: "node",
+      external: [...CODECS_LEFT_OUT, "playwright-core"],
+      outExtension: { ".js": ".mjs" },
+    });
+  }
 }
 
 async function buildPage() {

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { actionOf, moved } from "../src/page/keys.ts";
-import { nextOrder, sortSamples } from "../src/page/sorting.ts";
-import { describePosition, formatNumber, joined, messageOf } from "../src/page/words.ts";
+import { actionOf, moved } from "../../src/page/keys.ts";
+import { nextOrder, sortSamples } from "../../src/page/sorting.ts";
+import { describePosition, formatNumber, joined, messageOf } from "../../src/page/words.ts";
 
 const axes = { layers: ["a", "b"], timesteps: [900, 500, 0], steps: ["0", "1", "2"], heads: ["0"] };
 const mean = { layer: null, step: null, head: null };

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Questions, type Model } from "../src/sources/widget_source.ts";
+import { Questions, type Model } from "../../src/sources/widget_source.ts";
 
 type Message = Record<string, unknown> & { id: number };
 

@@ -2,14 +2,14 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deflateRawSync } from "node:zlib";
 
-import { colorIndex, colorOf, INFERNO, isLight } from "../src/maps/colormap.ts";
-import { boxOfCell, cellAt, frameOf, meanOf, peakOf, place, summarise } from "../src/maps/plane.ts";
-import { largestGrid, resize } from "../src/maps/resize.ts";
-import { Stack } from "../src/maps/stack.ts";
-import { isAbsent } from "../src/source.ts";
-import { reportSample } from "../src/sources/report_source.ts";
-import { blend } from "../src/page/picture_view.ts";
-import { assertAlike, golden } from "./support.ts";
+import { colorIndex, colorOf, INFERNO, isLight } from "../../src/maps/colormap.ts";
+import { boxOfCell, cellAt, frameOf, meanOf, peakOf, place, summarise } from "../../src/maps/plane.ts";
+import { largestGrid, resize } from "../../src/maps/resize.ts";
+import { Stack } from "../../src/maps/stack.ts";
+import { isAbsent } from "../../src/source.ts";
+import { reportSample } from "../../src/sources/report_source.ts";
+import { blend } from "../../src/page/picture_view.ts";
+import { assertAlike, golden } from "../support.ts";
 
 const plane = (height: number, width: number, values: number[]) => ({
   height,

@@ -1,14 +1,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { crc32c } from "../src/live/codecs.ts";
-import { fromHalf } from "../src/live/half.ts";
-import { liveSource } from "../src/live/live_run.ts";
-import { parseBucketListing, parseFolderListing } from "../src/live/listing.ts";
-import { vanDerCorputOrder } from "../src/live/sram.ts";
-import { messageOf } from "../src/page/words.ts";
-import { isAbsent, type Plane, type Position, type SampleSource } from "../src/source.ts";
-import { assertAlike, golden, ORIGIN, serve, storedObjects, type GoldenAnswer, type Served } from "./support.ts";
+import { crc32c } from "../../src/live/codecs.ts";
+import { fromHalf } from "../../src/live/half.ts";
+import { liveSource } from "../../src/live/live_run.ts";
+import { parseBucketListing, parseFolderListing } from "../../src/live/listing.ts";
+import { vanDerCorputOrder } from "../../src/live/sram.ts";
+import { messageOf } from "../../src/page/words.ts";
+import { isAbsent, type Plane, type Position, type SampleSource } from "../../src/source.ts";
+import { assertAlike, golden, ORIGIN, serve, storedObjects, type GoldenAnswer, type Served } from "../support.ts";
 
 const json = { format: 1, kind: "live" as const, title: "run", facts: [], notes: [], scores: [] };
 const signal = new AbortController().signal;
@@ -18,7 +18,7 @@ function source(served: Served, run: string, maps: string | null = null) {
   return liveSource(json, { run: at(run), maps: maps && at(maps), names: null }, served.fetch);
 }
 
-function positionOf(sample: SampleSource, { question }: GoldenAnswer): Position {
+function positionFor(sample: SampleSource, { question }: GoldenAnswer): Position {
   const indexOf = (labels: readonly string[], label?: string | number) =>
     label === undefined ? null : labels.indexOf(String(label));
   const { layers, steps, heads } = sample.axes;
@@ -34,7 +34,7 @@ async function answers(sample: SampleSource, asked: GoldenAnswer) {
   const [y, x] = generated ?? reference ?? [0, 0];
   const side = generated ? "generated" : "reference";
   const found: { plane: Plane; share: number }[] = [];
-  for await (const answer of sample.sram(side, y, x, positionOf(sample, asked), signal)) {
+  for await (const answer of sample.sram(side, y, x, positionFor(sample, asked), signal)) {
     if (isAbsent(answer)) throw new Error(answer.absent);
     found.push(answer);
   }
