@@ -105,5 +105,10 @@ async function licences(results) {
     const text = await readFile(join(here, folder, file), "utf8");
     texts.push(`${"=".repeat(78)}\n${name} ${version} (${license})\n\n${text.trim()}\n`);
   }
+  // Packages do not carry the licences of what was compiled into them: here they are.
+  for (const name of (await readdir(join(here, "licences"))).sort()) {
+    const text = await readFile(join(here, "licences", name), "utf8");
+    texts.push(`${"=".repeat(78)}\n${text.trim()}\n`);
+  }
   return texts.join("\n");
 }
