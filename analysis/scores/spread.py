@@ -156,6 +156,8 @@ SCORE: Final = Score(
             "The share of R2G attention inside the inpainting mask.",
             R2G.name,
             "inside the mask",
+            better="high",
+            chance="r2g_inside_chance",
         ),
         ScoreValue(
             "r2g_inside_chance",
@@ -164,19 +166,26 @@ SCORE: Final = Score(
             "by chance",
         ),
         ScoreValue(
-            "r2g_entropy", "How even R2G is: 1 is even, 0 all in one place.", R2G.name, "entropy"
+            "r2g_entropy",
+            "How even R2G is: 1 is even, 0 all in one place.",
+            R2G.name,
+            "entropy",
+            chance=1.0,
         ),
         ScoreValue(
             "r2g_concentration",
             "R2G attention in the brightest tenth of the map: 0.1 is even.",
             R2G.name,
             "concentration",
+            chance=0.1,
         ),
         ScoreValue(
             "g2r_inside",
             "The share of G2R attention on the reference's object.",
             G2R.name,
             "inside the mask",
+            better="high",
+            chance="g2r_inside_chance",
         ),
         ScoreValue(
             "g2r_inside_chance",
@@ -185,13 +194,18 @@ SCORE: Final = Score(
             "by chance",
         ),
         ScoreValue(
-            "g2r_entropy", "How even G2R is: 1 is even, 0 all in one place.", G2R.name, "entropy"
+            "g2r_entropy",
+            "How even G2R is: 1 is even, 0 all in one place.",
+            G2R.name,
+            "entropy",
+            chance=1.0,
         ),
         ScoreValue(
             "g2r_concentration",
             "G2R attention in the brightest tenth of the map: 0.1 is even.",
             G2R.name,
             "concentration",
+            chance=0.1,
         ),
     ),
 )

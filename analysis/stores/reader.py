@@ -204,6 +204,10 @@ class StoredSamples(Mapping[str, _Opened], Generic[_Opened]):
         """
         return _facts_of(own_attributes(self._complete_group(name)))
 
+    def names(self) -> list[str]:
+        """Return the names of all samples, those that are not complete among them; reads no metadata."""
+        return sorted_names(self._root)
+
     def first(self) -> str | None:
         """Return the name of the first complete sample, or None; reads no other's metadata."""
         return next((name for name in sorted_names(self._root) if name in self), None)
