@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
 const here = dirname(fileURLToPath(import.meta.url));
-// No store of ours needs them.
+// No store of ours needs lz4 alone, and zstd is decoded by a smaller package.
 const CODECS_LEFT_OUT = ["numcodecs/lz4", "numcodecs/zstd"];
 const STATIC = join(here, "..", "static");
 
@@ -48,19 +48,22 @@ const common = {
 if (process.argv.includes("--tests")) await buildTests();
 else await buildPage();
 
+// Those in a browser apart: what drives it makes functions from text, and the others must not.
 async function buildTests() {
   const out = join(here, "build", "test");
   await rm(out, { recursive: true, force: true });
-  const names = (await readdir(join(here, "test"))).filter((name) => name.endsWith(".test.ts"));
-  await build({
-    ...common,
-    entryPoints: names.map((name) => join("test", name)),
-    outdir: out,
-    format: "esm",
-    platform: "node",
-    external: CODECS_LEFT_OUT,
-    outExtension: { ".js": ".mjs" },
-  });
+  for (const kind of ["unit", "browser"]) {
+    const names = (await readdir(join(here, "test", kind))).filter((name) => name.endsWith(".ts"));
+    await build({
+      ...common,
+      entryPoints: names.map((name) => join("test", kind, name)),
+      outdir: join(out, kind),
+      format: "esm",
+      platform: "node",
+      external: [...CODECS_LEFT_OUT, "playwright-core"],
+      outExtension: { ".js": ".mjs" },
+    });
+  }
 }
 
 async function buildPage() {
@@ -101,6 +104,11 @@ async function licences(results) {
     if (!file) throw new Error(`Expected a licence, got none, at ${folder}.`);
     const text = await readFile(join(here, folder, file), "utf8");
     texts.push(`${"=".repeat(78)}\n${name} ${version} (${license})\n\n${text.trim()}\n`);
+  }
+  // Packages do not carry the licences of what was compiled into them: here they are.
+  for (const name of (await readdir(join(here, "licences"))).sort()) {
+    const text = await readFile(join(here, "licences", name), "utf8");
+    texts.push(`${"=".repeat(78)}\n${text.trim()}\n`);
   }
   return texts.join("\n");
 }

@@ -142,7 +142,8 @@ export interface RunSource {
   readonly facts: readonly Fact[];
   readonly notes: readonly string[];
   readonly scores: readonly Score[];
-  samples(): Promise<readonly SampleEntry[]>;
+  /** The samples; null if nobody tells their names. */
+  samples(): Promise<readonly SampleEntry[] | null>;
   open(name: string): Promise<SampleSource>;
 }
 

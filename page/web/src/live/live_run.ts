@@ -50,13 +50,7 @@ export function liveSource(json: RunJson, addresses: LiveAddresses, fetcher?: Fe
     scores: json.scores,
     samples: async () => {
       const names = await sampleNames(addresses.run, addresses.names, fetched);
-      if (!names) {
-        throw new Error(
-          "Expected the names of the samples, got none, at this run. Neither samples.json, nor a bucket's " +
-            "listing, nor a folder's page tells them: write samples.json with i2am export --page.",
-        );
-      }
-      return names.map((name) => ({ name }));
+      return names && names.map((name) => ({ name }));
     },
     open: (name) => openSample(store, maps, name, addresses, fetched),
   };

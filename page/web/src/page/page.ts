@@ -1,7 +1,7 @@
 /** The page: a table of samples, or one of them. What it shows is what its source answers. */
 
 import type { RunSource } from "../source.ts";
-import { el } from "./dom.ts";
+import { el, freshId } from "./dom.ts";
 import { actionOf, isTaken } from "./keys.ts";
 import { factList } from "./sample_details.ts";
 import { SampleTable } from "./sample_table.ts";
@@ -59,8 +59,8 @@ class Page {
     try {
       const samples = await this.#source.samples();
       if (this.#closed.signal.aborted) return;
-      this.#names = samples.map((sample) => sample.name);
-      this.#table = new SampleTable(samples, this.#source.scores, (name) => this.#open(name));
+      this.#names = (samples ?? []).map((sample) => sample.name);
+      this.#table = samples && new SampleTable(samples, this.#source.scores, (name) => this.#open(name));
       const first = this.#options.sample || (this.#options.hasAddress ? addressed() : "");
       this.#show(first || (this.#names.length === 1 ? (this.#names[0] ?? "") : ""));
     } catch (error) {
@@ -98,10 +98,23 @@ class Page {
     this.#shown = name;
     if (name) {
       void this.#showSample(name, this.#opening);
-    } else if (this.#table) {
-      this.#main.replaceChildren(this.#about, this.#table.element);
-      if (before) this.#table.focus(before);
+    } else {
+      this.#main.replaceChildren(this.#about, this.#table?.element ?? this.#question());
+      if (before) this.#table?.focus(before);
     }
+  }
+
+  /** What asks for a sample's name, where nothing tells them. */
+  #question(): HTMLElement {
+    const id = freshId("name");
+    const input = el("input", { id, type: "text", autocomplete: "off", required: true });
+    const label = el("label", { for: id }, "Nothing lists the samples of this run. Name one: ");
+    const form = el("form", {}, label, input, " ", el("button", { type: "submit" }, "Open"));
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#open(input.value.trim());
+    });
+    return form;
   }
 
   async #showSample(name: string, number: number): Promise<void> {
