@@ -82,10 +82,11 @@ def test_a_click_is_answered_by_sram(side: str, answers: Answers, run: Path) -> 
         )
         told, plane = found[-1]
         assert told["share"] == 1
-        labels = (
-            {} if asked["layer"] is None else {"layers": LAYERS[2].name, "steps": 1, "heads": 0}
-        )
-        wanted = sram(sample, **{side: (9.5, 11.0)}, **labels)
+        of_one = {"layers": LAYERS[2].name, "steps": 1, "heads": 0}
+        labels: dict[str, Any] = {} if asked["layer"] is None else of_one
+        labels[side] = (9.5, 11.0)
+        wanted = sram(sample, **labels)
+        assert plane is not None
         np.testing.assert_allclose(plane, wanted, atol=1e-6)
 
 
