@@ -3,7 +3,7 @@
 import { colorOf, isLight } from "../maps/colormap.ts";
 import type { Matrix } from "../source.ts";
 import { el } from "./dom.ts";
-import { formatNumber } from "./words.ts";
+import { formatNumber, headWords } from "./words.ts";
 
 export function matrixTable(
   matrix: Matrix,
@@ -17,7 +17,7 @@ export function matrixTable(
       if (value === null) return null;
       const button = el(
         "button",
-        { type: "button", tabindex: -1, "aria-label": `${layer}, head ${head}: ${formatNumber(value)}` },
+        { type: "button", tabindex: -1, "aria-label": `${layer}, ${headWords(head)}: ${formatNumber(value)}` },
         formatNumber(value),
       );
       const heat = high > low ? (value - low) / (high - low) : 0.5;
@@ -40,7 +40,7 @@ export function matrixTable(
     "tr",
     {},
     el("th", { scope: "col" }, "layer"),
-    ...matrix.columns.map((column) => el("th", { scope: "col" }, `head ${column}`)),
+    ...matrix.columns.map((column) => el("th", { scope: "col" }, headWords(column))),
   );
   const table = el(
     "table",

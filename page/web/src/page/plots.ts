@@ -55,20 +55,21 @@ export function curvePlot(curves: Curves): HTMLElement {
   );
 }
 
-/** How the samples' values of a score are spread; null if there are too few to say. */
+/** From how many samples on it says something how they are spread. */
+const SPREAD_FROM = 6;
+
+/** How the samples' values of a score are spread, beside chance; null if there are too few to say. */
 export function histogram(score: Score, values: readonly number[]): HTMLElement | null {
-  if (values.length < 3) return null;
-  const ends = score.chance === null ? values : [...values, score.chance];
-  const [low, high] = padded(ends);
-  const bins = Math.min(20, Math.max(5, Math.ceil(Math.sqrt(values.length) * 1.5)));
+  if (values.length < SPREAD_FROM) return null;
+  const [low, high] = padded(score.chance === null ? values : [...values, score.chance]);
+  const bins = Math.min(20, Math.max(6, Math.ceil(Math.sqrt(values.length) * 1.5)));
   const counts = new Array<number>(bins).fill(0);
   for (const value of values) {
     const bin = Math.min(bins - 1, Math.floor(((value - low) / (high - low)) * bins));
     counts[bin] = (counts[bin] ?? 0) + 1;
   }
   const most = Math.max(...counts);
-  const [left, width] = [8, WIDTH - 16];
-  const [floor, height] = [84, 70];
+  const [left, width, floor, height] = [4, 252, 92, 70];
   const parts: SVGElement[] = counts.map((count, bin) =>
     svg("rect", {
       class: "bin",
@@ -78,27 +79,39 @@ export function histogram(score: Score, values: readonly number[]): HTMLElement 
       height: (count / most) * height,
     }),
   );
-  parts.push(svg("line", { class: "axis", x1: left, x2: left + width, y1: floor, y2: floor }));
-  parts.push(text(left, 99, formatNumber(low), "start"), text(left + width, 99, formatNumber(high), "end"));
+  parts.push(
+    svg("line", { class: "axis", x1: left, x2: left + width, y1: floor, y2: floor }),
+    text(left, 108, formatNumber(low), "start"),
+    text(left + width, 108, formatNumber(high), "end"),
+  );
   if (score.chance !== null) {
     const at = left + ((score.chance - low) / (high - low)) * width;
-    parts.push(svg("line", { class: "chance", x1: at, x2: at, y1: 6, y2: floor }));
-    parts.push(text(Math.min(Math.max(at, 60), WIDTH - 60), 99, `chance ${formatNumber(score.chance)}`, "middle"));
+    parts.push(
+      svg("line", { class: "chance", x1: at, x2: at, y1: 17, y2: floor }),
+      text(Math.min(Math.max(at, 38), 222), 12, `chance ${formatNumber(score.chance)}`, "middle"),
+    );
   }
   const median = [...values].sort((one, other) => one - other)[values.length >> 1];
   const chance = score.chance === null ? "" : `; chance is ${formatNumber(score.chance)}`;
-  const label = `${score.title}: ${values.length} samples from ${formatNumber(Math.min(...values))} to ${formatNumber(Math.max(...values))}, median ${formatNumber(median)}${chance}`;
+  const [least, highest] = [Math.min(...values), Math.max(...values)].map(formatNumber);
   return el(
     "figure",
     { class: "plot histogram" },
     el("figcaption", {}, score.title),
-    chart(label, parts, 104),
-    el("p", { class: "meaning" }, score.meaning),
+    chart(
+      `${score.title}: ${values.length} samples from ${least} to ${highest}, median ${formatNumber(median)}${chance}`,
+      parts,
+      [260, 112],
+    ),
   );
 }
 
-function chart(label: string, parts: readonly SVGElement[], height = HEIGHT): SVGElement {
-  return svg("svg", { viewBox: `0 0 ${WIDTH} ${height}`, role: "img", "aria-label": label }, ...parts);
+function chart(
+  label: string,
+  parts: readonly SVGElement[],
+  [width, height]: readonly [number, number] = [WIDTH, HEIGHT],
+): SVGElement {
+  return svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }, ...parts);
 }
 
 function sampleLine(kind: string, dashes: string): SVGElement {

@@ -1,8 +1,9 @@
 /** The samples as a table: thumbnails, scores, sorted by a click on a heading. */
 
-import type { SampleEntry, Score } from "../source.ts";
+import type { Fact, SampleEntry, Score } from "../source.ts";
 import { el, freshId } from "./dom.ts";
 import { histogram } from "./plots.ts";
+import { factList } from "./sample_details.ts";
 import { nextOrder, sortSamples, type Order } from "./sorting.ts";
 import { formatNumber } from "./words.ts";
 
@@ -49,6 +50,7 @@ export class SampleTable {
       "section",
       { class: "table" },
       el("div", { class: "histograms" }, ...plots),
+      this.#scores.length ? this.#meanings() : null,
       samples.length >= SEARCHED_FROM ? this.#search() : null,
       this.#status,
       el("div", { class: "wide", role: "region", "aria-label": "Samples", tabindex: "0" }, table),
@@ -97,6 +99,11 @@ export class SampleTable {
     return heading;
   }
 
+  #meanings(): HTMLElement {
+    const said = this.#scores.map((score): Fact => [score.title, meaningOf(score)]);
+    return el("details", {}, el("summary", {}, "What the scores say"), factList(said));
+  }
+
   #search(): HTMLElement {
     const id = freshId("search");
     const input = el("input", { id, type: "search", autocomplete: "off" });
@@ -133,6 +140,11 @@ export class SampleTable {
       .map((sample) => sample.scores?.[score.name])
       .filter((value): value is number => typeof value === "number" && Number.isFinite(value));
   }
+}
+
+function meaningOf(score: Score): string {
+  const chance = score.chance === null ? "" : ` Chance is ${formatNumber(score.chance)}.`;
+  return score.meaning + chance;
 }
 
 function count(samples: number): string {

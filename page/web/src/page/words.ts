@@ -34,7 +34,11 @@ export function stepLabel(axes: Axes, step: number): string {
 }
 
 export function headLabel(axes: Axes, head: number): string {
-  const label = axes.heads[head] ?? "";
+  return headWords(axes.heads[head] ?? "");
+}
+
+/** A head's label with the word, where it is a number alone. */
+export function headWords(label: string): string {
   return /[a-z]/i.test(label) ? label : `head ${label}`;
 }
 

@@ -90,7 +90,7 @@ function sample(name: string) {
   };
 }
 
-const NAMES = ["shirt", HOSTILE, "boot", "hat"];
+const NAMES = ["shirt", HOSTILE, "boot", "hat", "s4", "s5", "s6", "s7"];
 
 function reportPage(): string {
   const iou = { name: "iou", title: "IoU", meaning: "overlap with the mask", better: "high", chance: 0.1 };
@@ -120,7 +120,7 @@ function livePage(names: string | null): string {
 function page(policy: string, style: string, scripts: string): string {
   return `<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>page</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta http-equiv="Content-Security-Policy" content="${policy}">${style}</head>
-<body><main><div id="i2am-page"></div></main><div id="i2am-static">without scripts</div>${scripts}</body></html>`;
+<body><div id="i2am-page"></div><div id="i2am-static">without scripts</div>${scripts}</body></html>`;
 }
 
 function dataScript(id: string, json: unknown): string {
@@ -153,11 +153,11 @@ const outputs = (page: Page) => page.locator(".slider output").allTextContents()
 
 test("a report answers to mouse and keys, shows names as text, and asks nobody", options, async () => {
   const { page, faults } = await visit(`${origin}/report.html`, 1400, "light");
-  assert.deepEqual(await rows(page), [HOSTILE, "boot", "hat", "shirt"]);
+  assert.deepEqual(await rows(page), [HOSTILE, "boot", "hat", "s4", "s5", "s6", "s7", "shirt"]);
   await page.getByRole("button", { name: "IoU" }).click();
-  assert.deepEqual(await rows(page), ["boot", HOSTILE, "shirt", "hat"]);
+  assert.deepEqual(await rows(page), ["s7", "s6", "s5", "s4", "boot", HOSTILE, "shirt", "hat"]);
   await page.keyboard.press("Enter");
-  assert.deepEqual(await rows(page), ["shirt", HOSTILE, "boot", "hat"]);
+  assert.deepEqual(await rows(page), ["shirt", HOSTILE, "boot", "s4", "s5", "s6", "s7", "hat"]);
   assert.equal(await page.locator(".tag").textContent(), "outlier");
   await page.getByRole("button", { name: HOSTILE }).click();
   await page.getByRole("heading", { name: HOSTILE }).waitFor();
