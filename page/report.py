@@ -46,8 +46,8 @@ _BELIEF: Final = "effects"
 # Of these the page has the maps themselves.
 _SHOWN_BY_PAGE: Final = ("tlam", "hlam", "sram")
 _CSS_PX_PER_INCH: Final = 96
-# A figure is for print and for no scripts: on paper this is 200 dots an inch.
-_FIGURE_PX: Final = 1400
+# A figure is for print and for no scripts: on paper this is 170 dots an inch.
+_FIGURE_PX: Final = 1200
 _QUALITY: Final = 62
 
 
@@ -282,7 +282,11 @@ def _sample(name: str, sample: xr.DataTree, maps: xr.DataTree) -> dict[str, Any]
     stacks, coarser = map_stacks(means, maps)
     axes, cells = described["axes"], sram_stacks(sample)
     return described | {
-        "notes": [*described["notes"], *coarser, *([] if cells is None else sram_notes(cells))],
+        "notes": [
+            *described["notes"],
+            *coarser,
+            *([] if cells is None else sram_notes(sample, cells)),
+        ],
         "maps": stacks,
         "sram": cells or {},
         "curves": curves(means, sample),

@@ -20,9 +20,11 @@ from PIL import Image
 from i2am.analysis import analyze, open_run, sram
 from i2am.analysis.figures.captions import seen_notes
 from i2am.analysis.figures.files import figure_path, write_figures
+from i2am.analysis.stores.boxes import image_box
 from i2am.cli import main
+from i2am.page import sram_cells
 from i2am.page.report import write_report
-from i2am.page.sram_cells import cell_masks
+from i2am.page.sram_cells import cell_places
 from i2am.page.stacks import area_means
 from i2am.schemas import AnalysisError, Box, StoreError
 from tests.page.reading import Page, decode_stack
@@ -318,22 +320,42 @@ def test_the_stacks_are_the_means_of_the_volume_within_a_level(stored: Any) -> N
 
 
 @pytest.mark.parametrize(("side", "size"), [("generated", (32, 32)), ("reference", (32, 32))])
-def test_the_cells_are_sram_of_their_pixels(side: str, size: tuple[int, int], stored: Any) -> None:
+def test_the_cells_are_sram_of_the_patch_in_their_middle(
+    side: str, size: tuple[int, int], stored: Any
+) -> None:
     sample, _, data = stored
     found, image = data["sram"][side], data["images"][side]
     cells = found["cells"]
     assert cells == ([8, 8] if side == "generated" else [4, 4])
-    masks, kept = cell_masks(size, Box(*image["box"]), tuple(cells))
+    places = cell_places(size, Box(*image["box"]), tuple(cells))
     every = np.full((cells[0] * cells[1], *found["stack"]["shape"][1:]), np.nan)
-    for number in kept[:: len(kept) - 1]:  # The first and the last, each asked for alone.
-        every[number] = sram(sample, **{side: masks[kept.index(number)]})
+    ends = [min(places), max(places)]
+    for number in ends:  # The first and the last, each asked for alone.
+        asked: dict[str, Any] = {side: places[number]}
+        every[number] = sram(sample, **asked)
     values = decode_stack(found["stack"])
     # The generated box reaches beyond the picture: these cells hold no pixel.
     beyond = {row * 8 + column for row in range(8) for column in range(8) if row < 1 or column > 6}
     missing = {number for number in range(len(values)) if np.isnan(values[number]).any()}
     assert missing == (beyond if side == "generated" else set())
-    for number in kept[:: len(kept) - 1]:
+    for number in ends:
         assert np.abs(values[number] - every[number]).max() <= every[number].max() / 250
+
+
+def test_of_a_large_sample_the_cells_are_of_fewer_steps_and_that_is_told(
+    stored: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample, _, _ = stored
+    monkeypatch.setattr(sram_cells, "_MOST_WORK", 144 * 3 * 4 * 304)  # Three heads, 304 positions.
+    stacks = sram_cells.sram_stacks(sample)
+    assert stacks is not None
+    assert stacks["steps"] == 4
+    (note,) = sram_cells.sram_notes(sample, stacks)
+    assert "mean over layers, 4 of 14 steps and heads" in note
+    place = cell_places((32, 32), image_box(sample, "generated"), (8, 8))[20]
+    wanted = np.asarray(sram(sample, generated=place, steps=[0, 4, 9, 13]))
+    found = decode_stack(stacks["generated"]["stack"])[20]
+    assert np.abs(found - wanted).max() <= wanted.max() / 250
 
 
 def test_curves_and_matrix_are_the_measures_of_the_maps(stored: Any) -> None:
