@@ -346,7 +346,7 @@ def test_of_a_large_sample_the_cells_are_of_fewer_steps_and_that_is_told(
     stored: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample, _, _ = stored
-    monkeypatch.setattr(sram_cells, "_MOST_WORK", 144 * 3 * 4 * 304)  # Three heads, 304 positions.
+    monkeypatch.setattr(sram_cells, "_MOST_WORK", 144 * 3 * 4 * 224)  # Three heads, 224 positions.
     stacks = sram_cells.sram_stacks(sample)
     assert stacks is not None
     assert stacks["steps"] == 4
