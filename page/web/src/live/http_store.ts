@@ -79,7 +79,9 @@ export class HttpStore implements AsyncReadable {
       "suffixLength" in wanted
         ? `bytes=-${wanted.suffixLength}`
         : `bytes=${wanted.offset}-${wanted.offset + wanted.length - 1}`;
-    const response = await this.#fetch(this.#url(key), { ...options, headers: { Range: header } });
+    // A browser's cache lets ranges of one object wait for each other, for seconds.
+    const init: RequestInit = { ...options, cache: "no-store", headers: { Range: header } };
+    const response = await this.#fetch(this.#url(key), init);
     if (isMissing(response)) return this.#missing(key);
     if (response.status === 200) {
       // A server that knows no ranges: what it sent is the object, and is kept.
