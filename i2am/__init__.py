@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from i2am import schemas as schemas
     from i2am import viewer as viewer
     from i2am.analysis import analyze, open_maps, open_run, sram
+    from i2am.page import show
 
 # Without the stages: a star import must not ask for every extra.
-__all__ = ["__version__", "analyze", "open_maps", "open_run", "sram"]
+__all__ = ["__version__", "analyze", "open_maps", "open_run", "show", "sram"]
 __version__ = version("i2am")
 
 _STAGES = ("analysis", "capture", "page", "schemas", "viewer")
@@ -29,6 +30,8 @@ _STAGES = ("analysis", "capture", "page", "schemas", "viewer")
 def __getattr__(name: str) -> Any:
     if name in _STAGES:
         return importlib.import_module(f"i2am.{name}")
+    if name == "show":
+        return importlib.import_module("i2am.page").show
     if name in __all__:
         return getattr(importlib.import_module("i2am.analysis"), name)
     msg = f"module {__name__!r} has no attribute {name!r}"

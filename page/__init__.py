@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from i2am.page.report import write_report as write_report
     from i2am.page.server import serve as serve
     from i2am.page.site import export_page as export_page
+    from i2am.page.widget import show as show
 
 require_extras("to show a run in a browser", "analysis")
 __getattr__, __dir__, __all__ = public_names(__name__)

@@ -190,7 +190,7 @@ def _axes(
         "layers": all_layers(maps),
         "timesteps": [float(timesteps[group.start]) for group in groups],
         "steps": [_group_label(steps[group]) for group in groups],
-        "heads": [f"head {head}" for head in heads],
+        "heads": [str(head) for head in heads],
     }
 
 
@@ -206,7 +206,7 @@ def all_layers(maps: xr.DataTree) -> list[str]:
 
 
 def _group_label(steps: list[int]) -> str:
-    return f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]}–{steps[-1]}"
+    return str(steps[0]) if len(steps) == 1 else f"{steps[0]}–{steps[-1]}"
 
 
 def _flat(attributes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

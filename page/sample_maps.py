@@ -166,7 +166,7 @@ def matrices(
         The page's axes: the direction's own layers and heads are among them.
     """
     found = []
-    labels = [int(head.removeprefix("head ")) for head in heads]
+    labels = [int(head) for head in heads]
     for direction, own in means.items():
         maps = own.by_layer_and_head.reindex({LAYER: list(layers), HEAD: labels})
         found.append(

@@ -1,6 +1,6 @@
 """A run's scores as the page shows them: in words, beside chance, with the samples that stand out.
 
-The number that is another one's chance is told beside that one, not as a score of its own.
+A number that is there for comparison is told beside the score that it is for, not as one of its own.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class ScoreTable:
 
     @property
     def names(self) -> list[str]:
-        """The scores that are shown: not those which tell another one's chance."""
-        told = {own.chance for own in score_values() if own.name in self.values}
-        return [str(name) for name in self.values if name not in told]
+        """The scores that are shown: not those which are there for comparison alone."""
+        baselines = {own.name for own in score_values() if own.is_baseline}
+        return [str(name) for name in self.values if name not in baselines]
 
     def described(self) -> list[dict[str, Any]]:
         """Return each shown score in words, with what it is by chance."""
@@ -164,5 +164,5 @@ def _number(value: float) -> str:
 
 def _title(name: str, own: ScoreValue | None) -> str:
     if own is None or not own.label:
-        return name.replace("_", " ")
+        return name.replace("_", " ").replace("iou", "IoU")
     return f"{own.direction.upper()} {own.label}"

@@ -122,5 +122,5 @@ def test_the_licence_expression_is_covered_by_files(project: dict[str, Any]) -> 
 
 def test_the_whole_is_the_sum_of_the_extras(project: dict[str, Any]) -> None:
     extras = project["project"]["optional-dependencies"]
-    assert set(extras) == {"capture", "analysis", "viewer", "all"}
-    assert "i2am[capture,analysis,viewer]" in extras["all"]
+    assert set(extras) == {"capture", "analysis", "viewer", "notebook", "all"}
+    assert "i2am[capture,analysis,viewer,notebook]" in extras["all"]

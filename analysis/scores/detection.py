@@ -212,7 +212,17 @@ SCORE: Final = Score(
             better="high",
             chance="random_box_iou",
         ),
-        ScoreValue("whole_image_iou", "For comparison: the whole image as the box.", R2G.name),
-        ScoreValue("random_box_iou", "For comparison: the mean of random boxes.", R2G.name),
+        ScoreValue(
+            "whole_image_iou",
+            "For comparison: the whole image as the box.",
+            R2G.name,
+            is_baseline=True,
+        ),
+        ScoreValue(
+            "random_box_iou",
+            "For comparison: the mean of random boxes.",
+            R2G.name,
+            is_baseline=True,
+        ),
     ),
 )

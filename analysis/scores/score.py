@@ -91,6 +91,8 @@ class ScoreValue:
         Which end is the better one; None where neither is.
     chance : float or str, optional
         What it is of a map that says nothing: a number, or the name of the value that tells it.
+    is_baseline : bool
+        It is there for comparison with another value, and no score of its own.
     """
 
     name: str
@@ -99,6 +101,7 @@ class ScoreValue:
     label: str = ""
     better: Literal["high", "low"] | None = None
     chance: float | str | None = None
+    is_baseline: bool = False
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,7 @@ SCORE: Final = Score(
             "For comparison: the mask's share of the area.",
             R2G.name,
             "by chance",
+            is_baseline=True,
         ),
         ScoreValue(
             "r2g_entropy",
@@ -192,6 +193,7 @@ SCORE: Final = Score(
             "For comparison: the object's share of the reference's area.",
             G2R.name,
             "by chance",
+            is_baseline=True,
         ),
         ScoreValue(
             "g2r_entropy",

@@ -298,7 +298,7 @@ def test_the_stacks_are_the_means_of_the_volume_within_a_level(stored: Any) -> N
     _, maps, data = stored
     layers = data["axes"]["layers"]
     assert [len(data["axes"][axis]) for axis in ("layers", "steps", "heads")] == [5, 10, 3]
-    assert data["axes"]["steps"][:2] == ["steps 0–1", "steps 2–3"]
+    assert data["axes"]["steps"][:2] == ["0–1", "2–3"]
     assert "The 14 steps are shown as the means of 10 groups." in data["notes"]
     for direction in ("r2g", "g2r"):
         volume = maps[direction]["volume"].compute().reindex(layer=layers, head=range(3))
