@@ -120,7 +120,7 @@ function livePage(names: string | null): string {
 function page(policy: string, style: string, scripts: string): string {
   return `<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>page</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta http-equiv="Content-Security-Policy" content="${policy}">${style}</head>
-<body><div id="i2am-page"></div><div id="i2am-static">without scripts</div>${scripts}</body></html>`;
+<body><main><div id="i2am-page"></div></main><div id="i2am-static">without scripts</div>${scripts}</body></html>`;
 }
 
 function dataScript(id: string, json: unknown): string {
