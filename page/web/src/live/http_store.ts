@@ -81,7 +81,7 @@ export class HttpStore implements AsyncReadable {
         : `bytes=${wanted.offset}-${wanted.offset + wanted.length - 1}`;
     // A browser's cache lets ranges of one object wait for each other, for seconds.
     const init: RequestInit = { ...options, cache: "no-store", headers: { Range: header } };
-    const response = await this.#fetch(this.#url(key), init);
+    const response = await this.#ask(key, init);
     if (isMissing(response)) return this.#missing(key);
     if (response.status === 200) {
       // A server that knows no ranges: what it sent is the object, and is kept.
@@ -109,10 +109,20 @@ export class HttpStore implements AsyncReadable {
   }
 
   async #object(key: string, options: RequestInit): Promise<Uint8Array | undefined> {
-    const response = await this.#fetch(this.#url(key), options);
+    const response = await this.#ask(key, options);
     if (isMissing(response)) return this.#missing(key);
     if (response.status !== 200) throw failed(key, response);
     return this.#bytes(response);
+  }
+
+  async #ask(key: string, init: RequestInit): Promise<Response> {
+    try {
+      return await this.#fetch(this.#url(key), init);
+    } catch (error) {
+      init.signal?.throwIfAborted();
+      const msg = `Expected an answer, got none, at ${key}. See whether the server runs and lets this page read (CORS).`;
+      throw new Error(msg, { cause: error });
+    }
   }
 
   #whole(key: string): Promise<Uint8Array | undefined> {

@@ -121,6 +121,11 @@ test("a damaged chunk, a lost one, and one that was cut off are told, not shown"
   assert.match(await broken((bytes) => bytes.subarray(0, 64)), /checksum/);
 });
 
+test("a server that does not answer is told, with what may be the matter", async () => {
+  const fetch = () => Promise.reject(new TypeError("Failed to fetch"));
+  await assert.rejects(source({ fetch, asked: [] }, "written.zarr").open("shirt"), /got none, at .*shirt.*CORS/);
+});
+
 test("a sample that is not complete is not shown", async () => {
   const objects = storedObjects();
   const key = "written.zarr/shirt/zarr.json";
