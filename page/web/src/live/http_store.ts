@@ -21,8 +21,6 @@ interface Options {
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>;
 
 export class HttpStore implements AsyncReadable {
-  /** How much came over the network. */
-  bytesRead = 0;
   readonly #base: string;
   readonly #fetch: Fetch;
   readonly #listed = new Set<string>();
@@ -86,12 +84,12 @@ export class HttpStore implements AsyncReadable {
     if (response.status === 200) {
       // A server that knows no ranges: what it sent is the object, and is kept.
       this.#hasRanges = false;
-      const whole = this.#bytes(response);
+      const whole = bytesOf(response);
       this.#keep(key, whole);
       return cut(await whole, wanted, key);
     }
     if (response.status !== 206) throw failed(key, response);
-    return cut(await this.#bytes(response), { offset: 0, length: lengthOf(wanted) }, key);
+    return cut(await bytesOf(response), { offset: 0, length: lengthOf(wanted) }, key);
   }
 
   async #readMetadata(path: string, options: Options): Promise<Json | undefined> {
@@ -112,7 +110,7 @@ export class HttpStore implements AsyncReadable {
     const response = await this.#ask(key, options);
     if (isMissing(response)) return this.#missing(key);
     if (response.status !== 200) throw failed(key, response);
-    return this.#bytes(response);
+    return bytesOf(response);
   }
 
   async #ask(key: string, init: RequestInit): Promise<Response> {
@@ -147,12 +145,6 @@ export class HttpStore implements AsyncReadable {
     );
   }
 
-  async #bytes(response: Response): Promise<Uint8Array> {
-    const bytes = new Uint8Array(await response.arrayBuffer());
-    this.bytesRead += bytes.length;
-    return bytes;
-  }
-
   #missing(key: string): undefined {
     if (!this.#listed.has(key)) return undefined;
     throw new Error(
@@ -169,6 +161,10 @@ export class HttpStore implements AsyncReadable {
   #url(key: string): string {
     return this.#base + key.split("/").map(encodeURIComponent).join("/");
   }
+}
+
+async function bytesOf(response: Response): Promise<Uint8Array> {
+  return new Uint8Array(await response.arrayBuffer());
 }
 
 /** A bucket that may not be listed answers "forbidden" for what is not there. */

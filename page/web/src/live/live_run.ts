@@ -89,7 +89,7 @@ async function openSample(
     heads: heads.map(String),
   };
   const maps = mapsStore && (await StoredMaps.open(mapsStore, name, axes));
-  return new LiveSample(name, own, images, axes, layers, heads, maps);
+  return new LiveSample(name, own, withReference(images, layers), axes, layers, heads, maps);
 }
 
 class LiveSample implements SampleSource {
@@ -244,6 +244,13 @@ async function openImages(
     }),
   );
   return Object.fromEntries(opened.flat());
+}
+
+/** The images, with the one that the layers look at as the reference: it may be another than the first. */
+function withReference(images: Record<string, Picture>, layers: readonly Layer[]): Record<string, Picture> {
+  const index = layers[0]?.own.reference_index ?? 0;
+  const looked = images[`reference_${index}`];
+  return index > 0 && looked ? { ...images, reference: looked } : images;
 }
 
 function pictureOf(array: StoredArray): Picture {

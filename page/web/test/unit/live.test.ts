@@ -44,6 +44,7 @@ async function answers(sample: SampleSource, asked: GoldenAnswer) {
 test("the attention of a patch is that of i2am.analysis.sram: factors, logits, shared softmax, regions, frames", async () => {
   const sample = await source(serve(storedObjects()), "mixed.zarr").open("first");
   assert.deepEqual(sample.axes.heads, ["0", "1", "2", "3"]);
+  assert.deepEqual(sample.axes.layers.at(-1), "f.maps"); // g.second looks at another reference.
   for (const asked of golden.sram) {
     const last = (await answers(sample, asked)).at(-1);
     assert.equal(last?.share, 1);
