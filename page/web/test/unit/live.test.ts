@@ -44,7 +44,7 @@ async function answers(sample: SampleSource, asked: GoldenAnswer) {
 test("the attention of a patch is that of i2am.analysis.sram: factors, logits, shared softmax, regions, frames", async () => {
   const sample = await source(serve(storedObjects()), "mixed.zarr").open("first");
   assert.deepEqual(sample.axes.heads, ["0", "1", "2", "3"]);
-  assert.deepEqual(sample.axes.layers.at(-1), "f.maps"); // g.second looks at another reference.
+  assert.deepEqual(sample.axes.layers.at(-1), "f.maps"); // g.second.reference_1 looks at another reference.
   for (const asked of golden.sram) {
     const last = (await answers(sample, asked)).at(-1);
     assert.equal(last?.share, 1);
@@ -66,6 +66,15 @@ for (const kind of ["ranges", "plain", "bucket"] as const) {
   });
 }
 
+test("a server without ranges is asked for each object once, however many patches are clicked", async () => {
+  const served = serve(storedObjects(), "plain");
+  const sample = await source(served, "written.zarr").open("shirt");
+  for (let click = 0; click < 3; click++) await answers(sample, golden.writtenSram);
+  const queries = served.asked.map(({ path }) => path).filter((path) => path.includes("/query/c/"));
+  const first = queries.filter((path) => path === queries[0]);
+  assert.ok(first.length <= 2 && queries.length <= 2 * new Set(queries).size, String(queries.length));
+});
+
 test("opening a run reads names alone, and a click no more than its patch needs", async () => {
   const served = serve(storedObjects());
   const run = source(served, "written.zarr");
@@ -81,7 +90,9 @@ test("opening a run reads names alone, and a click no more than its patch needs"
 test("a map of one layer and step is computed as analyze does it, or read where it was reduced", async () => {
   const sample = await source(serve(storedObjects()), "mixed.zarr").open("first");
   for (const wanted of golden.maps) {
-    const at = { layer: sample.axes.layers.indexOf(wanted.layer), step: 0, head: null };
+    const layer = sample.axes.layers.indexOf(wanted.layer);
+    const head = wanted.head === null ? null : sample.axes.heads.indexOf(String(wanted.head));
+    const at = { layer, step: 0, head };
     for (const direction of ["r2g", "g2r"] as const) {
       const found = await sample.map(direction, at, signal);
       const own = wanted[direction];
