@@ -389,7 +389,7 @@ class Run(_Trees):
             name: LayerAttributes.model_validate(layer.attributes[ATTRIBUTE_KEY])
             for name, layer in sample.groups["layers"].groups.items()
         }
-        grids = {
+        grids: dict[str, list[tuple[int, int] | None]] = {
             "generated grids": [layer.generated_grid for layer in own.values()],
             "reference grids": [layer.reference_grid for layer in own.values()],
         }

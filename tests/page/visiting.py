@@ -33,7 +33,9 @@ class Visit:
     """A page that is open."""
 
     def __init__(self, page: Any, url: str) -> None:
-        self.page, self.faults, self.requests = page, [], []
+        self.page = page
+        self.faults: list[str] = []
+        self.requests: list[str] = []
         origin = re.match(r"\w+://[^/]*", url)
         self._origin = origin[0] if origin else url
         page.on("console", self._hear)
@@ -58,19 +60,21 @@ class Visit:
     def open(self, sample: str) -> None:
         self.page.get_by_role("button", name=sample, exact=True).click()
         self.page.get_by_role("heading", name=sample, exact=True).wait_for()
-        self.page.wait_for_function(
-            "document.querySelectorAll('.picture .scale span')[0].textContent"
-        )
+        self.wait_for_maps()
+
+    def wait_for_maps(self) -> None:
+        """Wait until both pictures have a map, whose ends are told below it."""
+        for side in range(2):
+            ends = self.page.locator(".picture").nth(side).locator(".scale span")
+            ends.filter(has_text=re.compile(r"\d")).first.wait_for()
 
     def click(self, side: int, y: float, x: float) -> None:
         """Click a picture, 0 the generated and 1 the reference, at shares of its sides."""
         canvas = self.page.locator(".picture canvas").nth(side)
         box = canvas.bounding_box()
         canvas.click(position={"x": x * box["width"], "y": y * box["height"]})
-        self.page.locator(".asked", has_text="Attention of the patch").wait_for()
-        self.page.wait_for_function(
-            "!document.querySelector('.asked').textContent.includes('So far')"
-        )
+        told = self.page.locator(".asked", has_text="Attention of the patch")
+        told.filter(has_not_text="So far").wait_for()
 
     def values(self, side: int, grid: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Return what the page says of each cell of a map, to three digits."""
