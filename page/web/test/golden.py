@@ -29,6 +29,7 @@ MIXED = (
     SyntheticLayer("c.logits", (4, 4), (4, 4), heads=2, representation="logits"),
     SyntheticLayer("d.frames", (8, 4), (5, 5), special_tokens=2, heads=4, kept_heads=(1, 3), frames=2),
     SyntheticLayer("e.tokens", (4, 4), None, tokens=4, heads=2, channels=4),
+    SyntheticLayer("e.token", (4, 4), None, tokens=1, heads=2, channels=4),
     SyntheticLayer("f.maps", (4, 4), (4, 4), heads=2, channels=4, representation="maps"),
     SyntheticLayer("g.second.reference_1", (8, 8), (6, 6), heads=2, channels=4, reference_index=1),
 )  # fmt: skip

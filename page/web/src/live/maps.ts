@@ -1,6 +1,7 @@
 /** Maps of a live run: from the maps store where there is one, else of one layer and step from Q and K. */
 
 import { meanOf } from "../maps/plane.ts";
+import type { Grid } from "../maps/resize.ts";
 import type { Absent, Axes, Direction, Plane, Position } from "../source.ts";
 import type { HttpStore } from "./http_store.ts";
 import type { ArrayName, Layer } from "./layers.ts";
@@ -95,31 +96,60 @@ async function meanOver(
   return mean.values.some(Number.isFinite) ? mean : { absent: "The layer has no such head." };
 }
 
-/** The map of one layer and step, and of one head or the mean over all, on the layer's own grid. */
-export async function computedMap(
-  direction: Direction,
+/** Maps of one layer and step, and of one head or the mean over all, on the layer's own grids. */
+export class ComputedMaps {
+  /** Both directions come of one computation: the last one is kept, for whoever asks for the other. */
+  #last: {
+    readonly of: readonly [Layer, step: number, head: number | null];
+    readonly signal: AbortSignal;
+    readonly maps: Promise<Record<Direction, Plane | Absent>>;
+  } | null = null;
+
+  async map(
+    direction: Direction,
+    layer: Layer,
+    step: number,
+    head: number | null,
+    signal: AbortSignal,
+  ): Promise<Plane | Absent> {
+    const of = [layer, step, head] as const;
+    const isKept = this.#last?.of.every((one, at) => one === of[at]) && !this.#last.signal.aborted;
+    const last = this.#last && isKept ? this.#last : { of, signal, maps: computedMaps(...of, signal) };
+    this.#last = last;
+    last.maps.catch(() => {
+      if (this.#last === last) this.#last = null; // So that it can be asked again.
+    });
+    return (await last.maps)[direction];
+  }
+}
+
+async function computedMaps(
   layer: Layer,
   step: number,
   head: number | null,
   signal: AbortSignal,
-): Promise<Plane | Absent> {
-  const grid = direction === "r2g" ? layer.own.generated_grid : layer.own.reference_grid;
-  if (!grid || (direction === "g2r" && !layer.hasG2r)) {
-    return { absent: `No G2R: ${layer.name} has no grid of reference tokens.` };
-  }
+): Promise<Record<Direction, Plane | Absent>> {
+  const both = (absent: string) => ({ r2g: { absent }, g2r: { absent } });
+  const { generated_grid: generated, reference_grid: reference, special_tokens: special } = layer.own;
   const position = head === null ? -1 : layer.heads.indexOf(head);
-  if (head !== null && position < 0) return { absent: `${layer.name} has no head ${head}.` };
-  const [patches, special] = [layer.own.generated_grid[0] * layer.own.generated_grid[1], layer.own.special_tokens];
-  if (layer.own.representation !== "maps" && patches * layer.tokens > MOST_LOGITS) {
-    return { absent: "This layer is too large for a browser: run i2am analyze for its maps." };
+  if (head !== null && position < 0) return both(`${layer.name} has no head ${head}.`);
+  if (layer.own.representation !== "maps" && generated[0] * generated[1] * layer.tokens > MOST_LOGITS) {
+    return both("This layer is too large for a browser: run i2am analyze for its maps.");
   }
   const heads = position < 0 ? ([0, layer.heads.length] as const) : ([position, position + 1] as const);
-  const [height, width] = grid;
-  const maps = [];
-  for await (const { r2g, g2r } of matrixMaps(layer, { step: [step, step + 1], head: heads }, heads[0], signal)) {
-    maps.push({ height, width, values: direction === "r2g" ? r2g : g2r.subarray(special) });
+  const maps: DirectionalMeans[] = [];
+  for await (const own of matrixMaps(layer, { step: [step, step + 1], head: heads }, heads[0], signal)) {
+    maps.push(own);
   }
-  return meanOf(maps);
+  const mean = ([height, width]: Grid, values: readonly Float32Array[]) =>
+    meanOf(values.map((own) => ({ height, width, values: own })));
+  return {
+    r2g: mean(generated, maps.map(({ r2g }) => r2g)),
+    g2r:
+      reference && layer.hasG2r
+        ? mean(reference, maps.map(({ g2r }) => g2r.subarray(special)))
+        : { absent: `No G2R: ${layer.name} has no grid of reference tokens.` },
+  };
 }
 
 /** Both maps of each head, one after the other: what is stored is read once for all of them. */

@@ -45,6 +45,7 @@ test("the attention of a patch is that of i2am.analysis.sram: factors, logits, s
   const sample = await source(serve(storedObjects()), "mixed.zarr").open("first");
   assert.deepEqual(sample.axes.heads, ["0", "1", "2", "3"]);
   assert.deepEqual(sample.axes.layers.at(-1), "f.maps"); // g.second.reference_1 looks at another reference.
+  assert.match(sample.notes[0] ?? "", /a similarity, not a cause, in 1 of 7 layers/);
   for (const asked of golden.sram) {
     const last = (await answers(sample, asked)).at(-1);
     assert.equal(last?.share, 1);
