@@ -151,10 +151,6 @@ export function isAbsent(answer: Plane | SramEstimate | Absent): answer is Absen
   return "absent" in answer;
 }
 
-export function imageOf(direction: Direction): Side {
-  return direction === "r2g" ? "generated" : "reference";
-}
-
 export function otherSide(side: Side): Side {
   return side === "generated" ? "reference" : "generated";
 }

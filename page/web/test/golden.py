@@ -29,7 +29,9 @@ MIXED = (
     SyntheticLayer("c.logits", (4, 4), (4, 4), heads=2, representation="logits"),
     SyntheticLayer("d.frames", (8, 4), (5, 5), special_tokens=2, heads=4, kept_heads=(1, 3), frames=2),
     SyntheticLayer("e.tokens", (4, 4), None, tokens=4, heads=2, channels=4),
+    SyntheticLayer("e.token", (4, 4), None, tokens=1, heads=2, channels=4),
     SyntheticLayer("f.maps", (4, 4), (4, 4), heads=2, channels=4, representation="maps"),
+    SyntheticLayer("g.second.reference_1", (8, 8), (6, 6), heads=2, channels=4, reference_index=1),
 )  # fmt: skip
 STEPS = (0, 2, 5)
 QUESTIONS: tuple[dict[str, Any], ...] = (
@@ -65,7 +67,11 @@ def _golden(folder: Path) -> dict[str, Any]:
         "stores": {name: _objects(folder / name) for name in ("mixed.zarr", "written.zarr", "maps.zarr")},
         "sram": [_answer(sample, question) for question in QUESTIONS],
         "writtenSram": _answer(own, place),
-        "maps": [_maps(sample, layer.name) for layer in MIXED],
+        "maps": [
+            *(_maps(sample, layer.name) for layer in MIXED[:-1]),
+            _maps(sample, "a.special", 1),
+            _maps(sample, "b.shared", 2),
+        ],
         "writtenMaps": _maps(own, "up.0.attn2"),
         "resize": [
             _resized(rng.random(shape).astype(np.float32), grid, frames)
@@ -88,11 +94,12 @@ def _answer(sample: Any, question: dict[str, Any]) -> dict[str, Any]:
     return {"question": question, "plane": _plane(sram(sample, **question).to_numpy())}
 
 
-def _maps(sample: Any, layer: str) -> dict[str, Any]:
-    """Return the maps of one layer at its first step, on its own grids: mean over heads."""
-    maps = analyze(sample, layers=layer, steps=0)
+def _maps(sample: Any, layer: str, head: int | None = None) -> dict[str, Any]:
+    """Return the maps of one layer at its first step, on its own grids: of a head, or the mean over all."""
+    maps = analyze(sample, layers=layer, steps=0, heads=head)
     return {
         "layer": layer,
+        "head": head,
         **{
             direction: _plane(maps[direction]["ulam"].to_numpy())
             for direction in ("r2g", "g2r")

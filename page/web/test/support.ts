@@ -25,6 +25,7 @@ export interface GoldenAnswer {
 
 export interface GoldenMaps {
   readonly layer: string;
+  readonly head: number | null;
   readonly r2g?: GoldenPlane;
   readonly g2r?: GoldenPlane;
 }

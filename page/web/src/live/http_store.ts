@@ -21,8 +21,6 @@ interface Options {
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>;
 
 export class HttpStore implements AsyncReadable {
-  /** How much came over the network. */
-  bytesRead = 0;
   readonly #base: string;
   readonly #fetch: Fetch;
   readonly #listed = new Set<string>();
@@ -79,17 +77,19 @@ export class HttpStore implements AsyncReadable {
       "suffixLength" in wanted
         ? `bytes=-${wanted.suffixLength}`
         : `bytes=${wanted.offset}-${wanted.offset + wanted.length - 1}`;
-    const response = await this.#fetch(this.#url(key), { ...options, headers: { Range: header } });
+    // A browser's cache lets ranges of one object wait for each other, for seconds.
+    const init: RequestInit = { ...options, cache: "no-store", headers: { Range: header } };
+    const response = await this.#ask(key, init);
     if (isMissing(response)) return this.#missing(key);
     if (response.status === 200) {
       // A server that knows no ranges: what it sent is the object, and is kept.
       this.#hasRanges = false;
-      const whole = this.#bytes(response);
+      const whole = bytesOf(response);
       this.#keep(key, whole);
       return cut(await whole, wanted, key);
     }
     if (response.status !== 206) throw failed(key, response);
-    return cut(await this.#bytes(response), { offset: 0, length: lengthOf(wanted) }, key);
+    return cut(await bytesOf(response), { offset: 0, length: lengthOf(wanted) }, key);
   }
 
   async #readMetadata(path: string, options: Options): Promise<Json | undefined> {
@@ -107,10 +107,20 @@ export class HttpStore implements AsyncReadable {
   }
 
   async #object(key: string, options: RequestInit): Promise<Uint8Array | undefined> {
-    const response = await this.#fetch(this.#url(key), options);
+    const response = await this.#ask(key, options);
     if (isMissing(response)) return this.#missing(key);
     if (response.status !== 200) throw failed(key, response);
-    return this.#bytes(response);
+    return bytesOf(response);
+  }
+
+  async #ask(key: string, init: RequestInit): Promise<Response> {
+    try {
+      return await this.#fetch(this.#url(key), init);
+    } catch (error) {
+      init.signal?.throwIfAborted();
+      const msg = `Expected an answer, got none, at ${key}. See whether the server runs and lets this page read (CORS).`;
+      throw new Error(msg, { cause: error });
+    }
   }
 
   #whole(key: string): Promise<Uint8Array | undefined> {
@@ -135,12 +145,6 @@ export class HttpStore implements AsyncReadable {
     );
   }
 
-  async #bytes(response: Response): Promise<Uint8Array> {
-    const bytes = new Uint8Array(await response.arrayBuffer());
-    this.bytesRead += bytes.length;
-    return bytes;
-  }
-
   #missing(key: string): undefined {
     if (!this.#listed.has(key)) return undefined;
     throw new Error(
@@ -157,6 +161,10 @@ export class HttpStore implements AsyncReadable {
   #url(key: string): string {
     return this.#base + key.split("/").map(encodeURIComponent).join("/");
   }
+}
+
+async function bytesOf(response: Response): Promise<Uint8Array> {
+  return new Uint8Array(await response.arrayBuffer());
 }
 
 /** A bucket that may not be listed answers "forbidden" for what is not there. */

@@ -19,6 +19,7 @@ export interface LayerAttributes {
   readonly reference_index?: number;
   readonly heads?: readonly number[] | null;
   readonly frames?: number;
+  readonly causal?: boolean;
 }
 
 export class Layer {
@@ -65,6 +66,11 @@ export class Layer {
 
   get hasSram(): boolean {
     return this.hasG2r && this.own.representation !== "maps";
+  }
+
+  /** Whether its output can depend on its attention: no softmax over one token alone. */
+  get isCausal(): boolean {
+    return (this.own.causal ?? true) && (this.tokens > 1 || this.has("logsumexp"));
   }
 
   /** How many steps are in one chunk of what is read at each step. */

@@ -17,7 +17,7 @@ import { useOwnCodecs } from "./codecs.ts";
 import { HttpStore, type Fetch } from "./http_store.ts";
 import { openLayers, type Layer } from "./layers.ts";
 import { folderNames, sampleNames } from "./listing.ts";
-import { computedMap, StoredMaps } from "./maps.ts";
+import { ComputedMaps, StoredMaps } from "./maps.ts";
 import { liveSram } from "./sram.ts";
 import { StoredArray } from "./stored_array.ts";
 
@@ -89,7 +89,7 @@ async function openSample(
     heads: heads.map(String),
   };
   const maps = mapsStore && (await StoredMaps.open(mapsStore, name, axes));
-  return new LiveSample(name, own, images, axes, layers, heads, maps);
+  return new LiveSample(name, own, withReference(images, layers), axes, layers, heads, maps);
 }
 
 class LiveSample implements SampleSource {
@@ -109,6 +109,7 @@ class LiveSample implements SampleSource {
   readonly #layers: readonly Layer[];
   readonly #heads: readonly number[];
   readonly #maps: StoredMaps | null;
+  readonly #computed = new ComputedMaps();
 
   constructor(
     name: string,
@@ -130,9 +131,7 @@ class LiveSample implements SampleSource {
     this.start = maps
       ? { layer: null, step: null, head: null }
       : { layer: Math.max(layer, 0), step: middle, head: null };
-    this.notes = maps
-      ? []
-      : ["Maps are computed here, of one layer and step at a time: means over all of them need i2am analyze."];
+    this.notes = notesOf(layers, maps !== null);
   }
 
   async map(direction: "r2g" | "g2r", at: Position, signal: AbortSignal) {
@@ -142,7 +141,7 @@ class LiveSample implements SampleSource {
       return { absent: "Choose a layer and a step: there are no stored maps to take a mean of." };
     }
     const head = at.head === null ? null : (this.#heads[at.head] ?? null);
-    return computedMap(direction, layer, at.step, head, signal);
+    return this.#computed.map(direction, layer, at.step, head, signal);
   }
 
   range(): null {
@@ -187,6 +186,18 @@ class LiveSample implements SampleSource {
         (head === undefined || layer.heads.includes(head)),
     );
   }
+}
+
+function notesOf(layers: readonly Layer[], hasMaps: boolean): string[] {
+  const alike = layers.filter((layer) => !layer.isCausal).length;
+  return [
+    alike
+      ? `R2G is a similarity, not a cause, in ${alike} of ${layers.length} layers: they have one reference token.`
+      : "",
+    hasMaps
+      ? ""
+      : "Maps are computed here, of one layer and step at a time: means over all of them need i2am analyze.",
+  ].filter(Boolean);
 }
 
 function whyNoSram(layer: Layer | undefined): string {
@@ -244,6 +255,13 @@ async function openImages(
     }),
   );
   return Object.fromEntries(opened.flat());
+}
+
+/** The images, with the one that the layers look at as the reference: it may be another than the first. */
+function withReference(images: Record<string, Picture>, layers: readonly Layer[]): Record<string, Picture> {
+  const index = layers[0]?.own.reference_index ?? 0;
+  const looked = images[`reference_${index}`];
+  return index > 0 && looked ? { ...images, reference: looked } : images;
 }
 
 function pictureOf(array: StoredArray): Picture {

@@ -1,10 +1,11 @@
 /** Maps of a live run: from the maps store where there is one, else of one layer and step from Q and K. */
 
 import { meanOf } from "../maps/plane.ts";
+import type { Grid } from "../maps/resize.ts";
 import type { Absent, Axes, Direction, Plane, Position } from "../source.ts";
 import type { HttpStore } from "./http_store.ts";
-import type { Layer } from "./layers.ts";
-import { directionalMeans, factoredLogits, pauses, storedLogits } from "./softmax.ts";
+import type { ArrayName, Layer } from "./layers.ts";
+import { directionalMeans, factoredLogits, pauses, storedLogits, type DirectionalMeans } from "./softmax.ts";
 import { StoredArray, type Selection } from "./stored_array.ts";
 
 /** A mean that reads more of a volume is not asked for by a slider. */
@@ -95,67 +96,109 @@ async function meanOver(
   return mean.values.some(Number.isFinite) ? mean : { absent: "The layer has no such head." };
 }
 
-/** The map of one layer and step, and of one head or the mean over all, on the layer's own grid. */
-export async function computedMap(
-  direction: Direction,
+/** Maps of one layer and step, and of one head or the mean over all, on the layer's own grids. */
+export class ComputedMaps {
+  /** Both directions come of one computation: the last one is kept, for whoever asks for the other. */
+  #last: {
+    readonly of: readonly [Layer, step: number, head: number | null];
+    readonly signal: AbortSignal;
+    readonly maps: Promise<Record<Direction, Plane | Absent>>;
+  } | null = null;
+
+  async map(
+    direction: Direction,
+    layer: Layer,
+    step: number,
+    head: number | null,
+    signal: AbortSignal,
+  ): Promise<Plane | Absent> {
+    const of = [layer, step, head] as const;
+    const isKept = this.#last?.of.every((one, at) => one === of[at]) && !this.#last.signal.aborted;
+    const last = this.#last && isKept ? this.#last : { of, signal, maps: computedMaps(...of, signal) };
+    this.#last = last;
+    last.maps.catch(() => {
+      if (this.#last === last) this.#last = null; // So that it can be asked again.
+    });
+    return (await last.maps)[direction];
+  }
+}
+
+async function computedMaps(
   layer: Layer,
   step: number,
   head: number | null,
   signal: AbortSignal,
-): Promise<Plane | Absent> {
-  const grid = direction === "r2g" ? layer.own.generated_grid : layer.own.reference_grid;
-  if (!grid || (direction === "g2r" && !layer.hasG2r)) {
-    return { absent: `No G2R: ${layer.name} has no grid of reference tokens.` };
-  }
+): Promise<Record<Direction, Plane | Absent>> {
+  const both = (absent: string) => ({ r2g: { absent }, g2r: { absent } });
+  const { generated_grid: generated, reference_grid: reference, special_tokens: special } = layer.own;
   const position = head === null ? -1 : layer.heads.indexOf(head);
-  if (head !== null && position < 0) return { absent: `${layer.name} has no head ${head}.` };
-  const [patches, special] = [layer.own.generated_grid[0] * layer.own.generated_grid[1], layer.own.special_tokens];
-  if (layer.own.representation !== "maps" && patches * layer.tokens > MOST_LOGITS) {
-    return { absent: "This layer is too large for a browser: run i2am analyze for its maps." };
+  if (head !== null && position < 0) return both(`${layer.name} has no head ${head}.`);
+  if (layer.own.representation !== "maps" && generated[0] * generated[1] * layer.tokens > MOST_LOGITS) {
+    return both("This layer is too large for a browser: run i2am analyze for its maps.");
   }
-  const heads = position < 0 ? layer.heads.map((_, at) => at) : [position];
-  const maps = await Promise.all(
-    heads.map((one) => matrixMaps(layer, { step: [step, step + 1], head: [one, one + 1] }, one, signal)),
-  );
-  const [height, width] = grid;
-  return meanOf(
-    maps.map(({ r2g, g2r }) => ({
-      height,
-      width,
-      values: direction === "r2g" ? r2g : g2r.subarray(special),
-    })),
-  );
+  const heads = position < 0 ? ([0, layer.heads.length] as const) : ([position, position + 1] as const);
+  const maps: DirectionalMeans[] = [];
+  for await (const own of matrixMaps(layer, { step: [step, step + 1], head: heads }, heads[0], signal)) {
+    maps.push(own);
+  }
+  const mean = ([height, width]: Grid, values: readonly Float32Array[]) =>
+    meanOf(values.map((own) => ({ height, width, values: own })));
+  return {
+    r2g: mean(generated, maps.map(({ r2g }) => r2g)),
+    g2r:
+      reference && layer.hasG2r
+        ? mean(reference, maps.map(({ g2r }) => g2r.subarray(special)))
+        : { absent: `No G2R: ${layer.name} has no grid of reference tokens.` },
+  };
 }
 
-async function matrixMaps(
+/** Both maps of each head, one after the other: what is stored is read once for all of them. */
+async function* matrixMaps(
   layer: Layer,
   at: Selection,
-  head: number,
+  firstHead: number,
   signal: AbortSignal,
-): Promise<{ readonly r2g: Float32Array; readonly g2r: Float32Array }> {
+): AsyncGenerator<DirectionalMeans> {
+  const read = (name: ArrayName) => (layer.has(name) ? layer.read(name, at, signal) : null);
+  const [generated, tokens] = [layer.own.generated_grid, layer.tokens];
+  const patches = generated[0] * generated[1];
   if (layer.own.representation === "maps") {
-    const [r2g, g2r] = await Promise.all([
-      layer.read("r2g", at, signal),
-      layer.has("g2r") ? layer.read("g2r", at, signal) : new Float32Array(),
-    ]);
-    return { r2g, g2r };
+    const [r2g, g2r] = await Promise.all([read("r2g"), read("g2r")]);
+    for (let head = 0; r2g && head * patches < r2g.length; head++) {
+      yield { r2g: part(r2g, head, patches), g2r: part(g2r ?? new Float32Array(), head, tokens) };
+    }
+    return;
   }
+  const { channels } = layer;
   const [query, key, logits, total, region] = await Promise.all([
-    layer.has("query") ? layer.read("query", at, signal) : null,
-    layer.has("key") ? keysOf(layer, at, head, signal) : null,
-    layer.has("logits") ? layer.read("logits", at, signal) : null,
-    layer.has("logsumexp") ? layer.read("logsumexp", at, signal) : null,
+    read("query"),
+    layer.has("key") ? keysOf(layer, at, firstHead, signal) : null,
+    read("logits"),
+    read("logsumexp"),
     layer.region(),
   ]);
-  const own =
-    query && key
-      ? factoredLogits(query, key, layer.channels, layer.own.scale)
-      : storedLogits(logits ?? new Float32Array(), layer.tokens);
-  return directionalMeans(own, total, region, pauses(signal));
+  const heads = query ? query.length / (patches * channels) : (logits?.length ?? 0) / (patches * tokens);
+  const pause = pauses(signal);
+  for (let head = 0; head < heads; head++) {
+    const own =
+      query && key
+        ? factoredLogits(
+            part(query, head, patches * channels),
+            part(key, head, tokens * channels),
+            channels,
+            layer.own.scale,
+          )
+        : storedLogits(part(logits ?? new Float32Array(), head, patches * tokens), tokens);
+    yield directionalMeans(own, total && part(total, head, patches), region, pause);
+  }
 }
 
-async function keysOf(layer: Layer, at: Selection, head: number, signal: AbortSignal): Promise<Float32Array> {
+/** Keys (head, reference, channel) of the heads that are selected. */
+async function keysOf(layer: Layer, at: Selection, firstHead: number, signal: AbortSignal): Promise<Float32Array> {
   if (layer.keysChange) return layer.read("key", at, signal);
-  const size = layer.tokens * layer.channels;
-  return (await layer.keys()).subarray(head * size, (head + 1) * size);
+  return (await layer.keys()).subarray(firstHead * layer.tokens * layer.channels);
+}
+
+function part(values: Float32Array, number: number, size: number): Float32Array {
+  return values.subarray(number * size, (number + 1) * size);
 }

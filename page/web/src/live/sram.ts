@@ -1,8 +1,8 @@
 /**
  * The attention of one patch, from Q and K: what `i2am.analysis.sram` returns, as estimates that get better.
  *
- * All layers are read in turn, a chunk of steps of each at a time, the first ones far apart; each pass
- * over the layers gives an estimate in which every layer has the weight that it has in the end.
+ * Each layer is read by chunks of steps, the first ones far apart; a pass reads as many chunks of every
+ * layer, and gives an estimate in which each layer has the weight that it has in the end.
  */
 
 import { addResized, largestGrid, type Grid } from "../maps/resize.ts";
@@ -35,9 +35,13 @@ export async function* liveSram(
     return;
   }
   const layers = request.layers.map((layer, at) => new LayerSram(layer, request, grid, at));
-  const passes = Math.max(...layers.map((layer) => layer.batches.length));
-  for (let pass = 0; pass < passes; pass++) {
-    await Promise.all(layers.map((layer) => layer.readBatch(pass, signal)));
+  const batches = Math.max(...layers.map((layer) => layer.batches.length));
+  // The first estimate is there soon; after that each one takes as much as all before it.
+  for (let begin = 0, end = 1; begin < batches; [begin, end] = [end, 2 * end]) {
+    const numbers = Array.from({ length: end - begin }, (_, at) => begin + at);
+    await Promise.all(
+      layers.flatMap((layer) => numbers.map((number) => layer.readBatch(number, signal))),
+    );
     signal.throwIfAborted();
     yield estimate(layers, grid);
   }

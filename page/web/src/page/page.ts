@@ -28,7 +28,7 @@ class Page {
   readonly #root: HTMLElement;
   readonly #source: RunSource;
   readonly #options: Options;
-  readonly #main: HTMLElement;
+  readonly #main = el("div", { class: "content" });
   readonly #look: Look = { style: { isOn: true, opacity: 0.9 }, scale: "own" };
   readonly #about: HTMLElement;
   readonly #closed = new AbortController();
@@ -46,8 +46,6 @@ class Page {
       ...source.notes.map((note) => el("p", { class: "note" }, note)),
       el("details", {}, el("summary", {}, "About this run"), factList(source.facts)),
     );
-    // A notebook has a main part already.
-    this.#main = el(options.hasAddress ? "main" : "div", { class: "content" });
     root.classList.add("i2am");
     const { signal } = this.#closed;
     // In a notebook the keys are its own unless the page has the focus.

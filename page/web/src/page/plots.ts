@@ -37,6 +37,12 @@ export function curvePlot(curves: Curves): HTMLElement {
   }
   curves.lines.forEach((line, number) => {
     for (const run of runsOf(line.y)) {
+      const [alone, second] = run;
+      if (alone && !second) {
+        const [cx, cy] = [x(curves.x[alone[0]] ?? 0), y(alone[1])];
+        parts.push(svg("circle", { class: `line line-${number % DASHES.length}`, cx, cy, r: 2.5 }));
+        continue;
+      }
       const points = run.map(([at, value]) => `${x(curves.x[at] ?? 0)},${y(value)}`).join(" ");
       const place = { class: `line line-${number % DASHES.length}`, points };
       parts.push(svg("polyline", { ...place, "stroke-dasharray": DASHES[number % DASHES.length] ?? "" }));

@@ -49,7 +49,8 @@ export function joined(words: readonly string[]): string {
 
 /** What an error says, as one sentence for the reader. */
 export function messageOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
   // zarrita tells which codec failed; what it was is the cause.
-  const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
-  return cause instanceof Error ? cause.message : String(cause);
+  const isOfCodec = error.name === "CodecPipelineError" && error.cause instanceof Error;
+  return isOfCodec ? messageOf(error.cause) : error.message;
 }

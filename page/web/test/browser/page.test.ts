@@ -29,13 +29,14 @@ before(async () => {
   if (!CHROMIUM) return;
   browser = await chromium.launch({ executablePath: CHROMIUM, args: ["--no-sandbox"] });
   const files = storedObjects();
-  for (const name of ["live.js", "blosc.js", "page.css"]) {
+  for (const name of ["live.js", "blosc.js", "widget.js", "page.css"]) {
     files.set(name, new Uint8Array(readFileSync(`../static/${name}`)));
   }
   const texts = {
     "index.html": livePage("samples.json"),
     "unlisted.html": livePage(null),
     "report.html": reportPage(),
+    "notebook.html": notebookPage(),
     "samples.json": '{"samples": ["shirt"]}',
   };
   for (const [name, text] of Object.entries(texts)) files.set(name, new TextEncoder().encode(text));
@@ -117,10 +118,45 @@ function livePage(names: string | null): string {
   return page(policy, '<link rel="stylesheet" href="page.css">', dataScript("i2am-run", run) + script);
 }
 
+/** A notebook's output cell, with the other end of anywidget's model in the page. */
+function notebookPage(): string {
+  const { maps, sram, ...plain } = sample(HOSTILE);
+  const has = { r2g: maps.r2g.length > 0, g2r: false, sram: sram.generated.cells.length > 0 };
+  const answers = {
+    samples: { run: { format: 1, kind: "widget", title: "cell", facts: [], notes: [], scores: [], samples: [{ name: HOSTILE, scores: {} }] } },
+    open: { sample: { ...plain, has } },
+  };
+  const script = `
+    import widget from "./widget.js";
+    const answers = ${JSON.stringify(answers).replaceAll("<", "\\u003c")};
+    const heard = [];
+    window.asked = [];
+    const tell = (message, ...buffers) => setTimeout(() => heard.forEach((one) => one(message, buffers)));
+    const plane = () => new DataView(Float32Array.from({ length: 16 }, (_, at) => at).buffer);
+    window.keys = 0;
+    document.addEventListener("keydown", () => window.keys++);
+    widget.render({
+      el: document.getElementById("cell"),
+      model: {
+        get: () => "",
+        on: (_, listen) => heard.push(listen),
+        off: () => {},
+        send: ({ id, ask, ...rest }) => {
+          window.asked.push({ ask, ...rest });
+          if (ask in answers) tell({ id, ...answers[ask] });
+          if (ask === "map") tell({ id, plane: { height: 4, width: 4 } }, plane());
+          if (ask === "sram") [0.5, 1].forEach((share) => tell({ id, share, plane: { height: 4, width: 4 } }, plane()));
+        },
+      },
+    });`;
+  return `<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>notebook</title><link rel="stylesheet" href="page.css"></head>
+<body><div id="cell"></div><script type="module">${script}</script></body></html>`;
+}
+
 function page(policy: string, style: string, scripts: string): string {
   return `<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>page</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta http-equiv="Content-Security-Policy" content="${policy}">${style}</head>
-<body><div id="i2am-page"></div><div id="i2am-static">without scripts</div>${scripts}</body></html>`;
+<body><main><div id="i2am-page"></div></main><div id="i2am-static">without scripts</div>${scripts}</body></html>`;
 }
 
 function dataScript(id: string, json: unknown): string {
@@ -215,6 +251,29 @@ test("a live run is read from its server alone: stored maps, and a click from Q 
   await page.locator(".picture canvas").first().click({ position: { x: 30, y: 30 } });
   await page.locator(".asked", { hasText: "Attention of the patch" }).waitFor();
   assert.deepEqual(await page.locator(".message").allTextContents(), ["", ""]);
+  assert.deepEqual(faults, []);
+});
+
+test("a notebook's widget draws what its process answers, and keeps its keys to itself", options, async () => {
+  const { page, faults } = await visit(`${origin}/notebook.html`, 1000, "light");
+  await page.getByRole("heading", { name: HOSTILE }).waitFor();
+  await page.locator(".scale span", { hasText: "15" }).waitFor();
+  const messages = await page.locator(".message").allTextContents();
+  assert.deepEqual(messages.slice(0, 2), ["", "There is no map of this direction for this sample."]);
+  await page.locator(".picture canvas").first().click({ position: { x: 10, y: 10 } });
+  await page.locator(".asked", { hasText: "Highest at row 48, column 63: 15. Escape clears." }).waitFor();
+  await page.keyboard.press("ArrowRight");
+  const state = () =>
+    page.evaluate(() => {
+      const { asked, keys } = window as unknown as { asked: { ask: string }[]; keys: number };
+      return { last: asked.filter(({ ask }) => ask === "map").at(-1), keys };
+    });
+  const map = { ask: "map", name: HOSTILE, direction: "r2g", layer: null, step: 0, head: null };
+  assert.deepEqual(await state(), { last: map, keys: 0 });
+  const ground = () => page.evaluate(() => getComputedStyle(document.querySelector(".i2am")!).backgroundColor);
+  const light = await ground();
+  await page.evaluate(() => document.body.setAttribute("data-jp-theme-light", "false"));
+  assert.deepEqual([light, await ground()], ["rgb(255, 255, 255)", "rgb(23, 23, 28)"]);
   assert.deepEqual(faults, []);
 });
 

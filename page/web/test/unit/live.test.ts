@@ -44,6 +44,8 @@ async function answers(sample: SampleSource, asked: GoldenAnswer) {
 test("the attention of a patch is that of i2am.analysis.sram: factors, logits, shared softmax, regions, frames", async () => {
   const sample = await source(serve(storedObjects()), "mixed.zarr").open("first");
   assert.deepEqual(sample.axes.heads, ["0", "1", "2", "3"]);
+  assert.deepEqual(sample.axes.layers.at(-1), "f.maps"); // g.second.reference_1 looks at another reference.
+  assert.match(sample.notes[0] ?? "", /a similarity, not a cause, in 1 of 7 layers/);
   for (const asked of golden.sram) {
     const last = (await answers(sample, asked)).at(-1);
     assert.equal(last?.share, 1);
@@ -65,6 +67,15 @@ for (const kind of ["ranges", "plain", "bucket"] as const) {
   });
 }
 
+test("a server without ranges is asked for each object once, however many patches are clicked", async () => {
+  const served = serve(storedObjects(), "plain");
+  const sample = await source(served, "written.zarr").open("shirt");
+  for (let click = 0; click < 3; click++) await answers(sample, golden.writtenSram);
+  const queries = served.asked.map(({ path }) => path).filter((path) => path.includes("/query/c/"));
+  const first = queries.filter((path) => path === queries[0]);
+  assert.ok(first.length <= 2 && queries.length <= 2 * new Set(queries).size, String(queries.length));
+});
+
 test("opening a run reads names alone, and a click no more than its patch needs", async () => {
   const served = serve(storedObjects());
   const run = source(served, "written.zarr");
@@ -80,7 +91,9 @@ test("opening a run reads names alone, and a click no more than its patch needs"
 test("a map of one layer and step is computed as analyze does it, or read where it was reduced", async () => {
   const sample = await source(serve(storedObjects()), "mixed.zarr").open("first");
   for (const wanted of golden.maps) {
-    const at = { layer: sample.axes.layers.indexOf(wanted.layer), step: 0, head: null };
+    const layer = sample.axes.layers.indexOf(wanted.layer);
+    const head = wanted.head === null ? null : sample.axes.heads.indexOf(String(wanted.head));
+    const at = { layer, step: 0, head };
     for (const direction of ["r2g", "g2r"] as const) {
       const found = await sample.map(direction, at, signal);
       const own = wanted[direction];
@@ -119,6 +132,11 @@ test("a damaged chunk, a lost one, and one that was cut off are told, not shown"
   assert.match(await broken(flipped), /Expected the checksum \d+, got \d+/);
   assert.match(await broken(() => null), /that the sample lists, got none/);
   assert.match(await broken((bytes) => bytes.subarray(0, 64)), /checksum/);
+});
+
+test("a server that does not answer is told, with what may be the matter", async () => {
+  const fetch = () => Promise.reject(new TypeError("Failed to fetch"));
+  await assert.rejects(source({ fetch, asked: [] }, "written.zarr").open("shirt"), /got none, at .*shirt.*CORS/);
 });
 
 test("a sample that is not complete is not shown", async () => {

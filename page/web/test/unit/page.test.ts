@@ -58,5 +58,6 @@ test("positions and numbers are told in words", () => {
     ["0", "1.23e-5", "0.123", "1.23e+7", "–", "–"],
   );
   assert.equal(joined(["a", "b", "c"]), "a, b and c");
-  assert.equal(messageOf(new Error("outer", { cause: new Error("inner") })), "inner");
+  const ofCodec = Object.assign(new Error("codec", { cause: new Error("inner") }), { name: "CodecPipelineError" });
+  assert.deepEqual([messageOf(ofCodec), messageOf(new Error("outer")), messageOf("word")], ["inner", "outer", "word"]);
 });
