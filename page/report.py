@@ -29,7 +29,7 @@ from i2am.page.document import bundle_file, json_script, page_html, policy
 from i2am.page.sample_data import describe_sample, effects_data, provenance, thumbnail
 from i2am.page.sample_maps import curves, map_means, map_stacks, matrices, shown_step_groups
 from i2am.page.score_table import ScoreTable, score_table
-from i2am.page.sram_cells import sram_notes, sram_stacks
+from i2am.page.sram_cells import sram_stacks
 from i2am.schemas import AnalysisError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.directions import DIRECTIONS
@@ -280,15 +280,12 @@ def _sample(name: str, sample: xr.DataTree, maps: xr.DataTree) -> dict[str, Any]
     described = describe_sample(safe_text(name), sample, maps, shown_step_groups(maps))
     means = map_means(sample, maps)
     stacks, coarser = map_stacks(means, maps)
-    axes, cells = described["axes"], sram_stacks(sample)
+    axes = described["axes"]
+    cells, answers = sram_stacks(sample)
     return described | {
-        "notes": [
-            *described["notes"],
-            *coarser,
-            *([] if cells is None else sram_notes(sample, cells)),
-        ],
+        "notes": [*described["notes"], *coarser, *answers],
         "maps": stacks,
-        "sram": cells or {},
+        "sram": cells,
         "curves": curves(means, sample),
         "matrix": matrices(means, axes["layers"], axes["heads"]),
     }

@@ -22,7 +22,7 @@ from i2am.schemas import Box, LayerAttributes
 from i2am.schemas.dims import HEAD, STEP
 from i2am.schemas.directions import G2R, R2G
 
-__all__ = ["cell_places", "sram_notes", "sram_stacks"]
+__all__ = ["cell_places", "sram_stacks"]
 
 Place = tuple[float, float]
 # So many places `sram` reads in one go.
@@ -35,8 +35,8 @@ _MOST_CELLS: Final = 12
 _STACK_BYTES: Final = 26_000
 
 
-def sram_stacks(sample: xr.DataTree) -> dict[str, Any] | None:
-    """Return the SRAM of the cells of both images; None where a sample has none.
+def sram_stacks(sample: xr.DataTree) -> tuple[dict[str, Any], list[str]]:
+    """Return the SRAM of the cells of both images, and how coarse it is, as sentences.
 
     Parameters
     ----------
@@ -45,17 +45,18 @@ def sram_stacks(sample: xr.DataTree) -> dict[str, Any] | None:
 
     Returns
     -------
-    dict or None
+    dict
         For generated and reference: cells [rows, columns] over the part of the image that the model saw,
         and the stack of their maps on the other image; those of cells beyond the picture are without a
-        value. And steps: of how many steps they are the mean.
+        value. Nothing where a sample has no SRAM.
+    list of str
     """
     layers = sram_layers(sample)
     images = sample["images"].dataset
     if not layers or R2G.image not in images or G2R.image not in images:
-        return None
+        return {}, []
     steps = _steps(sample, layers.values())
-    found: dict[str, Any] = {"steps": len(steps)}
+    found: dict[str, Any] = {}
     for side in (R2G.image, G2R.image):
         attribute = "generated_grid" if side == R2G.image else "reference_grid"
         finest = max((getattr(own, attribute) for own in layers.values()), key=_count)
@@ -69,21 +70,16 @@ def sram_stacks(sample: xr.DataTree) -> dict[str, Any] | None:
             "cells": [int(count) for count in cells],
             "stack": fit_stack(every, ["cell"], _STACK_BYTES),
         }
-    return found
+    return found, [_note(found[R2G.image], len(steps), sample.sizes[STEP])]
 
 
-def sram_notes(sample: xr.DataTree, stacks: dict[str, Any]) -> list[str]:
-    """Return how coarse the answers to a click are, in a sentence."""
-    (rows, columns), (height, width) = (
-        stacks[R2G.image]["cells"],
-        stacks[R2G.image]["stack"]["shape"][-2:],
-    )
-    count, every = stacks["steps"], sample.sizes[STEP]
+def _note(own: dict[str, Any], count: int, every: int) -> str:
+    (rows, columns), (height, width) = own["cells"], own["stack"]["shape"][-2:]
     steps = "steps" if count == every else f"{count} of {every} steps"
-    return [
+    return (
         f"A click shows the SRAM of the nearest of {rows} × {columns} patches, on a grid of {height} × {width}, as "
         f"the mean over layers, {steps} and heads; 'i2am serve' answers for each patch, layer, step and head."
-    ]
+    )
 
 
 def cell_places(size: Grid, box: Box, cells: Grid) -> dict[int, Place]:

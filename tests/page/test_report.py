@@ -347,10 +347,7 @@ def test_of_a_large_sample_the_cells_are_of_fewer_steps_and_that_is_told(
 ) -> None:
     sample, _, _ = stored
     monkeypatch.setattr(sram_cells, "_MOST_WORK", 144 * 3 * 4 * 224)  # Three heads, 224 positions.
-    stacks = sram_cells.sram_stacks(sample)
-    assert stacks is not None
-    assert stacks["steps"] == 4
-    (note,) = sram_cells.sram_notes(sample, stacks)
+    stacks, (note,) = sram_cells.sram_stacks(sample)
     assert "mean over layers, 4 of 14 steps and heads" in note
     place = cell_places((32, 32), image_box(sample, "generated"), (8, 8))[20]
     wanted = np.asarray(sram(sample, generated=place, steps=[0, 4, 9, 13]))
