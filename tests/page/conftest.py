@@ -1,4 +1,4 @@
-"""One browser for all tests of the page."""
+"""One browser for the tests of a file: its driver has an event loop, which others must not meet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A real browser without a window; skips where there is none."""
     playwright = pytest.importorskip("playwright.sync_api")
