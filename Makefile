@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # starts them: a model there differs in its last bits from the same on another.
 ONE_THREAD := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
-.PHONY: setup lock demo test test-lowest test-pyside6 faults lint build bench clean
+.PHONY: setup lock demo test test-lowest test-pyside6 faults lint page build bench clean
 
 setup: $(SETUP)
 
@@ -88,6 +88,11 @@ faults: $(SETUP)
 lint: $(SETUP)
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure
 
+# The page's TypeScript, checked, built into page/static and tested. Needs Node.js 20 or later, which
+# nothing else does: what is built is committed, and the same sources give the same bytes.
+page:
+	cd page/web && npm ci --no-progress && npm run check && npm run build && npm test
+
 # Wheel and sdist in dist/; the wheel is installed and tried outside the checkout.
 build: $(SETUP)
 	$(BIN)/python tools/check_wheel.py
@@ -100,4 +105,4 @@ bench: $(SETUP)
 	$(BIN)/python benchmarks/run_all.py $(QUICK)
 
 clean:
-	rm -rf .venv $(LOWEST) $(PYSIDE) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis i2am-demo
+	rm -rf page/web/node_modules page/web/build .venv $(LOWEST) $(PYSIDE) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis i2am-demo

@@ -41,8 +41,8 @@ from support.many_samples import (
 )
 
 from i2am.analysis import analyze_run, open_maps, open_run, score_maps
-from i2am.analysis.figures.report import write_report
 from i2am.capture import SHIPPED_MODEL, capture_manifest
+from i2am.page.report import write_report
 
 BAR_RATIO, BAR_BEGIN_S, BAR_RESUME_S = 1.05, 3.0, 30.0
 BAR_GROWTH_MIB, MIB = 16, 2**20

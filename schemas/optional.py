@@ -19,6 +19,7 @@ EXTRA_PACKAGES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "capture": ("torch", "diffusers", "transformers", "zarr", "PIL", "threadpoolctl", "tqdm"),
         "analysis": _ANALYSIS,
         "viewer": (*_ANALYSIS, "napari", "qtpy", "superqt", "pyqtgraph"),
+        "notebook": (*_ANALYSIS, "anywidget"),
     }
 )
 

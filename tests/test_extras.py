@@ -31,6 +31,8 @@ COMMANDS = {
     "figure": "figure run.zarr",
     "figure --kinds": "figure run.zarr --kinds tlam",
     "report": "report run.zarr",
+    "serve": "serve run.zarr --no-open",
+    "export": "export run.zarr --page new",
     "view": "view run.zarr",
     "info": "info run.zarr",
     "validate": "validate run.zarr",

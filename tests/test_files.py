@@ -24,10 +24,10 @@ from i2am.analysis import (
     write_head_scores,
 )
 from i2am.analysis.figures.files import write_comparison, write_figures
-from i2am.analysis.figures.report import write_report
 from i2am.analysis.statistics.run_pair import pair_runs
 from i2am.analysis.stores.tables import write_table
 from i2am.files import folder_written_whole, outputs_written_whole, written_whole
+from i2am.page.report import write_report
 from i2am.schemas import StoreError
 from i2am.viewer.export.animation import write_animation
 from i2am.viewer.export.pictures import write_picture

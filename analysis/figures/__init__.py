@@ -1,4 +1,4 @@
-"""One file a figure, and the report. Matplotlib is used here alone.
+"""One file a figure. Matplotlib is used here alone.
 
 May import every other folder of analysis. A figure is a function ``draw(sample, maps, style=…)`` in
 a file of its own, and one entry in `FIGURES`: the command line, the files and the report take it from
@@ -122,7 +122,8 @@ class FigureKind:
     exists : callable (DataTree) -> bool
         Whether a captured sample has this figure.
     is_in_report : bool
-        Whether the report shows it, and `write_figures` writes it by default.
+        Whether `write_figures` writes it by default, and the report prints it: but for maps that its page
+        shows itself.
     needs : tuple of str
         The measured effects that it is drawn from, by their names in a sample of `open_effects`. It is
         then called as ``function(sample, effects, style=…)``, where they are given.

@@ -209,8 +209,20 @@ SCORE: Final = Score(
             "detection_iou",
             "Overlap of the box found from R2G with the true one: 1 is best.",
             R2G.name,
+            better="high",
+            chance="random_box_iou",
         ),
-        ScoreValue("whole_image_iou", "For comparison: the whole image as the box.", R2G.name),
-        ScoreValue("random_box_iou", "For comparison: the mean of random boxes.", R2G.name),
+        ScoreValue(
+            "whole_image_iou",
+            "For comparison: the whole image as the box.",
+            R2G.name,
+            is_baseline=True,
+        ),
+        ScoreValue(
+            "random_box_iou",
+            "For comparison: the mean of random boxes.",
+            R2G.name,
+            is_baseline=True,
+        ),
     ),
 )

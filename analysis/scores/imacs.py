@@ -176,12 +176,14 @@ SCORE: Final = Score(
             "R2G attention inside the inpainting mask, less a penalty for that outside: 1 is best.",
             R2G.name,
             "IMACS",
+            better="high",
         ),
         ScoreValue(
             G2R.imacs,
             "G2R attention on the reference's object, less a penalty for that off it: 1 is best.",
             G2R.name,
             "IMACS",
+            better="high",
         ),
     ),
 )

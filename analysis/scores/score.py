@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import xarray as xr
 from numpy.typing import NDArray
@@ -87,12 +87,21 @@ class ScoreValue:
         Of the maps that it is computed from.
     label : str
         Beside the map in view, the same in both directions; empty: the viewer does not show it.
+    better : "high" or "low", optional
+        Which end is the better one; None where neither is.
+    chance : float or str, optional
+        What it is of a map that says nothing: a number, or the name of the value that tells it.
+    is_baseline : bool
+        It is there for comparison with another value, and no score of its own.
     """
 
     name: str
     meaning: str
     direction: DirectionName
     label: str = ""
+    better: Literal["high", "low"] | None = None
+    chance: float | str | None = None
+    is_baseline: bool = False
 
 
 @dataclass(frozen=True)

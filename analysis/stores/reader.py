@@ -12,6 +12,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 import numpy as np
@@ -23,12 +24,17 @@ from i2am.analysis.stores.chunks import in_chunks
 from i2am.analysis.stores.stored_array import StoredArray
 from i2am.schemas import (
     GroupDescription,
+    LayerAttributes,
     StoreError,
     StoreWarning,
     check_schema,
     did_you_mean,
 )
 from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.dims import STEP
+from i2am.schemas.directions import DIRECTIONS
+from i2am.schemas.errors import shorten
+from i2am.schemas.text import safe_text
 from i2am.storage.addresses import StoreLike, open_group, own_attributes
 from i2am.storage.guard.guarded_store import check_read_whole
 from i2am.storage.integrity import metadata_fault
@@ -70,6 +76,9 @@ _KEPT: Final = (ATTRIBUTE_KEY, "units", "long_name")
 _LARGEST_EXACT: Final = 2**53
 _SAID_OF_ALL: Final = ("kind", "schema", "status", "contents")
 _SHOWN: Final = 3
+# In a notebook: names of samples, and the length of a line.
+_NAMES_IN_HTML: Final = 5
+_LONGEST_FACT: Final = 1500
 _KINDS: Final = ("run", "maps", "effects")
 
 # What a sample is opened as.
@@ -203,6 +212,10 @@ class StoredSamples(Mapping[str, _Opened], Generic[_Opened]):
             If there is no complete sample of that name; it is a StoreError, too.
         """
         return _facts_of(own_attributes(self._complete_group(name)))
+
+    def names(self) -> list[str]:
+        """Return the names of all samples, those that are not complete among them; reads no metadata."""
+        return sorted_names(self._root)
 
     def first(self) -> str | None:
         """Return the name of the first complete sample, or None; reads no other's metadata."""
@@ -341,12 +354,55 @@ class _Trees(StoredSamples["xr.DataTree"]):
     def _open(self, group: zarr.Group, name: str, state: SampleState) -> xr.DataTree:
         return open_tree(group, name, state, partial(check_sample, self.kind, name, at=self.path))
 
+    def _repr_html_(self) -> str:
+        """Return what is in the store, as a notebook shows it: a few lines, whatever its size."""
+        names = list(self)
+        listed = ", ".join(names[:_NAMES_IN_HTML]) + ", …" * (len(names) > _NAMES_IN_HTML)
+        facts = {"samples": f"{len(names)}: {listed}" if names else "none"}
+        try:
+            facts |= self._facts(self.describe(names[0])) if names else {}
+        except StoreError as e:  # What a cell shows must not fail for one sample.
+            facts["unreadable"] = str(e)
+        rows = "".join(
+            f"<tr><th style='text-align: left'>{escape(safe_text(label))}</th>"
+            f"<td style='text-align: left'>{escape(shorten(safe_text(value), _LONGEST_FACT))}</td></tr>"
+            for label, value in facts.items()
+        )
+        title = f"i2am {self.kind}: {shorten(safe_text(self.path), _LONGEST_FACT)}"
+        return f"<table><caption style='text-align: left'>{escape(title)}</caption>{rows}</table>"
+
+    @staticmethod
+    @abstractmethod
+    def _facts(sample: GroupDescription) -> dict[str, str]:
+        """Return what is told of one sample."""
+
 
 class Run(_Trees):
     """A capture store: sample name -> DataTree with the groups ``images`` and ``layers/LAYER``."""
 
     kind = "run"
     other_kind_hint = "Give the run that it was made from (its 'source' attribute has the path)."
+
+    @staticmethod
+    def _facts(sample: GroupDescription) -> dict[str, str]:
+        own = {
+            name: LayerAttributes.model_validate(layer.attributes[ATTRIBUTE_KEY])
+            for name, layer in sample.groups["layers"].groups.items()
+        }
+        grids: dict[str, list[tuple[int, int] | None]] = {
+            "generated grids": [layer.generated_grid for layer in own.values()],
+            "reference grids": [layer.reference_grid for layer in own.values()],
+        }
+        return {
+            "layers": f"{len(own)}: {', '.join(sorted(own, key=lambda name: own[name].order))}",
+            "steps": str(sample.arrays[STEP].shape[0]),
+            **{
+                what: ", ".join(dict.fromkeys("×".join(map(str, one)) for one in found if one))
+                or "none"
+                for what, found in grids.items()
+            },
+            "images": ", ".join(sample.groups["images"].arrays),
+        }
 
     def table(self) -> pd.DataFrame:
         """Return one row for each sample, by name, and one column for each field of its provenance.
@@ -400,6 +456,15 @@ class Maps(_Trees):
     kind = "maps"
     unstated_status = "complete"
     other_kind_hint = "Run 'i2am analyze' on it first, and give the maps."
+
+    @staticmethod
+    def _facts(sample: GroupDescription) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for direction in (d for d in DIRECTIONS if d in sample.groups):
+            volume = sample.groups[direction].arrays["volume"]
+            layers, steps, heads, height, width = volume.shape
+            found[direction] = f"{layers} layers, {steps} steps, {heads} heads on {height}×{width}"
+        return found
 
     def _open(self, group: zarr.Group, name: str, state: SampleState) -> xr.DataTree:
         # What the store says of all its samples goes with each, as `analyze` has it.

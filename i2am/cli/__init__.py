@@ -25,8 +25,11 @@ from i2am.cli import (
     causal,
     compare,
     demo,
+    export,
     figures,
+    report,
     score,
+    serve,
     stores,
     tokens,
     view,
@@ -39,7 +42,10 @@ from i2am.schemas.text import safe_text
 __all__ = ["build_parser", "main"]
 
 # A command is a file with `add(commands)`, and a line here; help lists them in this order.
-_COMMANDS = (demo, tokens, capture, analyze, causal, score, average, compare, figures, view, stores)
+_COMMANDS = (
+    *(demo, tokens, capture, analyze, causal, score, average, compare),
+    *(figures, report, view, serve, export, stores),
+)
 # Commands that skip what an earlier call has finished.
 _CONTINUED = frozenset({"capture", "analyze", "causal"})
 

@@ -38,6 +38,7 @@ __all__ = [
     "new_address",
     "new_path",
     "number",
+    "port",
     "positive",
     "print_error",
     "print_summary",
@@ -55,6 +56,7 @@ _MOST: Final = 10**9
 # More labels than any model has steps or heads; they are listed in memory.
 _MOST_LABELS: Final = 100_000
 _MOST_WORKERS: Final = 1024
+_LAST_PORT: Final = 65535
 _LONGEST_WORD: Final = 300
 _LONGEST_MESSAGE: Final = 5000
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -212,6 +214,15 @@ def positive(text: str) -> int:
     """Return a whole number from 1 on."""
     if not (value := _whole_number(text)):
         msg = f"expected a whole number from 1 on{_too_large(text)}, got {shorten(repr(text))}"
+        raise argparse.ArgumentTypeError(msg)
+    return value
+
+
+def port(text: str) -> int:
+    """Return the number of a port; 0 is any free one."""
+    value = _whole_number(text)
+    if value is None or value > _LAST_PORT:
+        msg = f"expected a port from 0 to {_LAST_PORT}, got {shorten(repr(text))}"
         raise argparse.ArgumentTypeError(msg)
     return value
 

@@ -53,8 +53,8 @@ def run_demo(out: Path, *, overwrite: bool = False) -> int:
     _check_room(out, overwrite=overwrite)
     from i2am.analysis import analyze_run, open_maps, open_run, score_maps, summarise_scores
     from i2am.analysis.figures.files import write_figures
-    from i2am.analysis.figures.report import write_report
     from i2am.capture import DEMO_MANIFEST, SHIPPED_MODEL, capture_manifest
+    from i2am.page.report import write_report
 
     start_s = time.monotonic()
     with outputs_written_whole(out) as folder:

@@ -1,4 +1,4 @@
-"""The commands ``i2am figure`` and ``i2am report``: pictures of a run, and a page about it."""
+"""The command ``i2am figure``: pictures of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from i2am.cli.arguments import (
     add_command,
-    existing_file,
     existing_store,
     labels,
     new_path,
@@ -17,6 +16,7 @@ from i2am.cli.arguments import (
     print_error,
     sample_name,
 )
+from i2am.cli.run_and_maps import add_stores, open_effects_of, open_pair
 from i2am.schemas import AnalysisError, StoreError, did_you_mean
 from i2am.schemas.choices import (
     CONTRASTS,
@@ -52,16 +52,12 @@ class _Kinds(Collection[str]):
 
 
 def add(commands: Any) -> None:
-    """Add the commands to a parser's commands."""
-    _add_figure(commands)
-    _add_report(commands)
-
-
-def _add_figure(commands: Any) -> None:
+    """Add the command to a parser's commands."""
     command = add_command(
         commands, "figure", _figure, "draw a paper's figures as PNG, PDF or SVG files"
     )
-    _add_pictures(command)
+    add_stores(command)
+    command.add_argument("--overwrite", action="store_true", help="replace what is there")
     command.add_argument(
         "--samples", nargs="+", type=sample_name, metavar="SAMPLE", help="default: all"
     )
@@ -126,27 +122,6 @@ def _add_style(group: Any) -> None:
     )
 
 
-def _add_report(commands: Any) -> None:
-    command = add_command(commands, "report", _report, "write one self-contained page about a run")
-    _add_pictures(command)
-    command.add_argument("--scores", type=existing_file, metavar="FILE.csv")
-    command.add_argument("--out", type=new_path, default=Path("report.html"), metavar="FILE.html")
-
-
-def _add_pictures(command: argparse.ArgumentParser) -> None:
-    command.add_argument("store", type=existing_store, metavar="RUN.zarr")
-    command.add_argument(
-        "--maps", type=existing_store, metavar="MAPS.zarr", help="default: beside the run"
-    )
-    command.add_argument(
-        "--effects",
-        type=existing_store,
-        metavar="EFFECTS.zarr",
-        help="what 'i2am causal' measured; default: beside the run, if any",
-    )
-    command.add_argument("--overwrite", action="store_true", help="replace what is there")
-
-
 def _place(text: str) -> tuple[float, float]:
     """Return (y, x) of "Y,X"."""
     parts = text.split(",")
@@ -192,7 +167,7 @@ def _figure(options: argparse.Namespace) -> None:
 
     given = {name: getattr(options, name) for name in _STYLE}
     style = FigureStyle(**{name: value for name, value in given.items() if value is not None})
-    run, maps = _open_pair(options)
+    run, maps = open_pair(options)
     names = options.samples or list(run)
     if not names:
         msg = (
@@ -211,7 +186,7 @@ def _figure(options: argparse.Namespace) -> None:
         options.overwrite,
         style,
         progress=True,
-        effects=_open_effects(options),
+        effects=open_effects_of(options),
         options=FigureOptions(
             at=options.at,
             selection=selection,
@@ -249,36 +224,3 @@ def _tell_missing(kind: str, store: str) -> None:
 
     hint = FIGURES[kind].missing or "Its layers do not hold what it shows."
     print_error(f"no sample of {store} has the figure {kind!r}. {hint}")
-
-
-def _report(options: argparse.Namespace) -> None:
-    from i2am.analysis import read_scores
-    from i2am.analysis.figures.report import write_report
-
-    run, maps = _open_pair(options)
-    scores = read_scores(options.scores) if options.scores else None
-    write_report(
-        run,
-        maps,
-        scores,
-        options.out,
-        overwrite=options.overwrite,
-        effects=_open_effects(options),
-    )
-    print(f"Report: {options.out}")
-
-
-def _open_pair(options: argparse.Namespace) -> tuple[Any, Any]:
-    """Open a run and its maps: those that were named, those beside it, or else lazy ones."""
-    from i2am.analysis import find_maps, maps_of, open_run
-
-    run = open_run(options.store)
-    return run, maps_of(run, options.maps or find_maps(options.store))
-
-
-def _open_effects(options: argparse.Namespace) -> Any:
-    """Open the measured effects that were named, or those beside the run; None where there are none."""
-    from i2am.analysis import find_effects, open_effects
-
-    found = options.effects or find_effects(options.store)
-    return None if found is None else open_effects(found)

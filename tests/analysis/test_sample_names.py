@@ -16,9 +16,9 @@ from i2am.analysis import (
     score_maps,
     summarise_store,
 )
-from i2am.analysis.figures.report import write_report
 from i2am.analysis.statistics.comparison import compare_runs
 from i2am.analysis.statistics.run_pair import pair_runs
+from i2am.page.report import write_report
 from i2am.schemas import AnalysisError, SchemaError
 from i2am.viewer.data.open_sample import open_view, run_of_maps
 from tests.support.synthetic_run import SyntheticLayer, write_run
@@ -51,7 +51,8 @@ def test_a_report_shows_the_scores_of_every_sample(run: Path, tmp_path: Path) ->
     opened, named = open_run(run), open_maps(maps)
     page = write_report(opened, named, read_scores(path), tmp_path / "report.html", max_samples=1)
     text = page.read_text(encoding="utf-8")
-    assert text.count("r2g_entropy") == 2  # In the summary, and of the one sample that is shown.
+    assert text.count('<th scope="row">R2G entropy<') == 1  # In the summary.
+    assert text.count('"r2g_entropy":') == 2  # Of the one sample that is shown, in table and data.
     assert f">{len(NAMES)}</td>" in text
 
 

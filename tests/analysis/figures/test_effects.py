@@ -12,8 +12,8 @@ from i2am.analysis import analyze_run, maps_of, open_effects, open_run, region_m
 from i2am.analysis.figures import FIGURES, existing_kinds, load_figure
 from i2am.analysis.figures.effect_words import belief_sentences
 from i2am.analysis.figures.files import write_figures
-from i2am.analysis.figures.report import write_report
 from i2am.cli import main
+from i2am.page.report import write_report
 from tests.support import reference_maps
 from tests.support.effects_store import effect_arrays, even_boxes, write_effects
 from tests.support.figure_reading import brightest, check_words, panels_of, texts_of, titles_of

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from i2am.analysis import analyze_run, figures
 from i2am.analysis.figures import FIGURES, FigureKind, load_figure, report_kinds
 from i2am.analysis.figures.files import write_figures
-from i2am.analysis.figures.report import write_report
 from i2am.cli import main
+from i2am.page.report import write_report
 from i2am.schemas import AnalysisError
 from tests.support.pictured import pictured
 from tests.support.synthetic_run import write_run

@@ -197,7 +197,5 @@ def test_scale_of_density_maps_says_that_uniform_is_one() -> None:
 
 
 def test_figures_do_not_load_pyplot() -> None:
-    script = (
-        "import i2am.analysis.figures.report, sys; sys.exit('matplotlib.pyplot' in sys.modules)"
-    )
+    script = "import i2am.page.report, sys; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

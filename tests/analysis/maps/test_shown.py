@@ -15,8 +15,8 @@ from i2am.analysis.figures.captions import similarity_note, time_titles
 from i2am.analysis.figures.files import write_figures
 from i2am.analysis.figures.maps import hlam, overview, tlam
 from i2am.analysis.figures.patch_maps import sram_grid
-from i2am.analysis.figures.report import write_report
 from i2am.analysis.figures.style import FigureStyle
+from i2am.page.report import write_report
 from i2am.schemas import AnalysisError
 from tests.support import reference_maps
 from tests.support.figure_reading import panels_of, texts_of, titles_of

@@ -21,9 +21,9 @@ from i2am.analysis import (
     score_maps,
     unregister_score,
 )
-from i2am.analysis.figures.report import write_report
 from i2am.analysis.scores.registry import compute_score, score_map, score_meanings
 from i2am.cli import main
+from i2am.page.report import write_report
 from i2am.schemas import AnalysisError
 from i2am.viewer.data import scores as viewer_scores
 from tests.support.pictured import pictured

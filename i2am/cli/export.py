@@ -1,0 +1,45 @@
+"""The command ``i2am export``: a run in a form for others to read."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from i2am.cli.arguments import add_command, existing_store, new_path
+
+__all__ = ["add"]
+
+
+def add(commands: Any) -> None:
+    """Add the command to a parser's commands."""
+    command = add_command(commands, "export", _export, "write a run as a page for a web server")
+    command.add_argument("store", type=existing_store, metavar="RUN.zarr")
+    kinds = command.add_mutually_exclusive_group(required=True)
+    kinds.add_argument(
+        "--page",
+        type=new_path,
+        metavar="DIR",
+        help="a static site that reads the run in the browser",
+    )
+    command.add_argument(
+        "--maps", type=existing_store, metavar="MAPS.zarr", help="default: beside the run, if any"
+    )
+    command.add_argument(
+        "--url", metavar="URL", help="where browsers find the run; default: beside the page"
+    )
+    command.add_argument("--maps-url", metavar="URL", help="where they find the maps")
+    command.add_argument("--overwrite", action="store_true", help="replace what is there")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from i2am.page import export_page
+
+    out = export_page(
+        options.store,
+        options.page,
+        maps=options.maps,
+        url=options.url,
+        maps_url=options.maps_url,
+        overwrite=options.overwrite,
+    )
+    print(f"Page: {out / 'index.html'}")
