@@ -69,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(dir=options.dir) as name, a_browser() as browser:
         folder = Path(name)
         count = 3 if options.quick else SAMPLES
-        with figures.section("report", f"A report of {count} samples, openings: {rounds}") as section:
+        with figures.section(
+            "report", f"A report of {count} samples, openings: {rounds}"
+        ) as section:
             measure_report(section, browser, folder, count, rounds)
         steps = 2 if options.quick else STEPS
         run = write_run(folder / "run.zarr", steps=steps)
@@ -81,7 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 many = write_run(
                     folder / f"{number}.zarr", names, steps=2, own_layers=tuple(layers(max_side=8))
                 )
-                section.add(f"{number} samples", "listed, ms", list(listing_ms(browser, many, rounds)))
+                section.add(
+                    f"{number} samples", "listed, ms", list(listing_ms(browser, many, rounds))
+                )
 
 
 @contextmanager
@@ -94,9 +98,7 @@ def a_browser() -> Iterator[Any]:
         browser.close()
 
 
-def measure_report(
-    section: Section, browser: Any, folder: Path, count: int, rounds: int
-) -> None:
+def measure_report(section: Section, browser: Any, folder: Path, count: int, rounds: int) -> None:
     """Record what a report of the shipped run's samples takes, which come again and again."""
     shutil.copytree(DEMO_RUN, folder / "demo.zarr")
     maps = analyze_run(folder / "demo.zarr", folder / "demo.maps.zarr", progress=False)
