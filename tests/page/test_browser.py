@@ -197,25 +197,47 @@ def test_a_static_site_over_a_plain_file_server_answers_alike(
         assert visit.outside() == []
 
 
-def test_a_run_in_a_bucket_answers_alike(
-    browser: Any, folder: Path, sample: Any, maps: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from obstore.store import S3Store
+@pytest.fixture
+def bucket(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Put the run and its maps into a bucket; yield the server's address."""
+    import boto3  # type: ignore[import-untyped]
 
     with serve_bucket() as (address, _):
         for name, value in credentials(address).items():
             monkeypatch.setenv(name, value)
-        bucket = S3Store("bucket")
+        client = boto3.client("s3")
         for store in ("run.zarr", "maps.zarr"):
             for path in (folder / store).rglob("*"):
                 if path.is_file():
-                    bucket.put(path.relative_to(folder).as_posix(), path.read_bytes())
-        with (
-            serving("s3://bucket/run.zarr", maps="s3://bucket/maps.zarr") as server,
-            visiting(browser, server.url) as visit,
-        ):
-            assert_answers(visit, sample, maps)
-            assert visit.outside() == []
+                    key = path.relative_to(folder).as_posix()
+                    # Anybody may read it, as browsers do.
+                    own = {"Body": path.read_bytes(), "ACL": "public-read"}
+                    client.put_object(Bucket="bucket", Key=key, **own)
+        yield address
+
+
+def test_a_run_in_a_bucket_answers_alike(
+    browser: Any, bucket: str, folder: Path, sample: Any, maps: Any, tmp_path: Path
+) -> None:
+    with (
+        serving("s3://bucket/run.zarr", maps="s3://bucket/maps.zarr") as server,
+        visiting(browser, server.url) as visit,
+    ):
+        assert_answers(visit, sample, maps)
+        assert visit.outside() == []
+    # Read by the browser itself, from another origin, which allows it.
+    export_page(
+        folder / "run.zarr",
+        tmp_path / "page",
+        url=f"{bucket}/bucket/run.zarr",
+        maps_url=f"{bucket}/bucket/maps.zarr",
+    )
+    with (
+        serving_files(tmp_path / "page") as address,
+        visiting(browser, f"{address}/index.html") as visit,
+    ):
+        assert_answers(visit, sample, maps)
+        assert visit.outside(f"{bucket}/bucket") == []
 
 
 def test_a_captured_run_is_read_without_a_request_in_vain(browser: Any) -> None:

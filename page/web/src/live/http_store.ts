@@ -30,6 +30,8 @@ export class HttpStore implements AsyncReadable {
   readonly #wholes = new Map<string, Promise<Uint8Array | undefined>>();
   #keptBytes = 0;
   #hasRanges = true;
+  /** Whether something was refused, which may as well not be there. */
+  isForbidden = false;
 
   /** `base` is the store's URL, without a slash at the end. */
   constructor(base: string, fetcher: Fetch = (url, init) => fetch(url, init)) {
@@ -108,6 +110,7 @@ export class HttpStore implements AsyncReadable {
 
   async #object(key: string, options: RequestInit): Promise<Uint8Array | undefined> {
     const response = await this.#ask(key, options);
+    this.isForbidden ||= response.status === 403;
     if (isMissing(response)) return this.#missing(key);
     if (response.status !== 200) throw failed(key, response);
     return bytesOf(response);

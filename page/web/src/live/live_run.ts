@@ -65,6 +65,12 @@ async function openSample(
 ): Promise<SampleSource> {
   const metadata = await store.metadata(`/${name}`);
   const own = (metadata?.["attributes"] as { i2am?: SampleAttributes } | undefined)?.i2am;
+  if (!own && store.isForbidden) {
+    throw new Error(
+      `Expected a sample that may be read, got the answer 403, at ${name}. ` +
+        "Let browsers read the bucket's objects, or see whether there is such a sample.",
+    );
+  }
   if (!own || own.status !== "complete") {
     throw new Error(`Expected a complete sample, got ${own?.status ?? "none"}, at ${name}. Capture it first.`);
   }

@@ -139,6 +139,11 @@ test("a server that does not answer is told, with what may be the matter", async
   await assert.rejects(source({ fetch, asked: [] }, "written.zarr").open("shirt"), /got none, at .*shirt.*CORS/);
 });
 
+test("what may not be read is not told to be incomplete", async () => {
+  const fetch = () => Promise.resolve(new Response("", { status: 403 }));
+  await assert.rejects(source({ fetch, asked: [] }, "written.zarr").open("shirt"), /may be read, got the answer 403, at shirt/);
+});
+
 test("a sample that is not complete is not shown", async () => {
   const objects = storedObjects();
   const key = "written.zarr/shirt/zarr.json";
