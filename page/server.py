@@ -15,16 +15,14 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, ClassVar, Final
 from urllib.parse import quote, unquote, urlsplit
 
-from i2am.analysis.stores.reader import open_maps, open_run
-from i2am.analysis.stores.related import find_maps
 from i2am.page.site import bundle_bytes, live_page, sample_names
+from i2am.page.stores import open_pair
 from i2am.schemas import StoreError
 from i2am.schemas.text import safe_text
-from i2am.storage.addresses import StoreLike, is_url
+from i2am.storage.addresses import StoreLike
 from i2am.storage.failures import storage_errors
 from i2am.storage.inventory import METADATA_KEY
 from i2am.storage.served_store import ServedStore
@@ -60,7 +58,7 @@ def serve(
     Parameters
     ----------
     run : str, Path or zarr Store
-        A folder, or a bucket's URL.
+        A folder, or a bucket's URL; or maps, which name their run.
     maps : str, Path or zarr Store, optional
         By default those beside the run, if any; without, maps are computed in the browser.
     host : str
@@ -111,13 +109,10 @@ class PageServer(ThreadingHTTPServer):
         host: str = LOOPBACK,
         port: int = 0,
     ) -> None:
-        self._run = open_run(run)
-        if maps is None and isinstance(run, str | Path) and not is_url(run):
-            maps = find_maps(run)
-        self.stores = {"run": ServedStore(run)}
-        if maps is not None:
-            open_maps(maps)  # It is of that kind.
-            self.stores["maps"] = ServedStore(maps)
+        self._run, own_maps = open_pair(run, maps)
+        self.stores = {"run": ServedStore(self._run.path)}
+        if own_maps is not None:
+            self.stores["maps"] = ServedStore(own_maps.path)
         self.host = host
         if ":" in host:
             self.address_family = socket.AF_INET6

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from i2am.analysis.stores.reader import Run, open_maps, open_run
-from i2am.analysis.stores.related import find_maps
+from i2am.analysis.stores.reader import Run
 from i2am.files import check_not_in_store, outputs_written_whole
 from i2am.page.document import json_script, page_html, policy
 from i2am.page.report import head_facts, store_name
 from i2am.page.sample_data import provenance
+from i2am.page.stores import open_pair
 from i2am.schemas import StoreError
 from i2am.schemas.text import safe_text
-from i2am.storage.addresses import is_url
+from i2am.storage.addresses import StoreLike, is_url
 
 __all__ = ["SITE_FILES", "bundle_bytes", "export_page", "live_page", "sample_names"]
 
@@ -44,6 +44,7 @@ def export_page(
     Parameters
     ----------
     run : str or Path
+        Or maps, which name their run.
     out : str or Path
         The folder.
     maps : str or Path, optional
@@ -60,9 +61,7 @@ def export_page(
         If a store is missing or of another kind, one of the files is there and `overwrite` is false, `out`
         is a file or lies in a store, or a browser could not reach the run.
     """
-    opened = open_run(run)
-    if maps is None and not is_url(run):
-        maps = find_maps(run)
+    opened, own_maps = open_pair(run, maps)
     out = Path(out)
     check_not_in_store(out, is_folder=True)
     if out.exists() and not out.is_dir():
@@ -73,13 +72,12 @@ def export_page(
     if there and not overwrite:
         msg = f"Expected no earlier page, got {there[0]}, at {out}. Allow overwriting or name a new folder."
         raise StoreError(msg)
-    run_url = _checked_url(url, "url") if url else _relative(run, out)
+    run_url = _checked_url(url, "url") if url else _relative(opened.path, out)
     of_maps = None
     if maps_url:
         of_maps = _checked_url(maps_url, "maps_url")
-    elif maps is not None and not url:
-        open_maps(maps)
-        of_maps = _relative(maps, out)
+    elif own_maps is not None and not url:
+        of_maps = _relative(own_maps.path, out)
     content["index.html"] = live_page(opened, run_url=run_url, maps_url=of_maps).encode()
     content["samples.json"] = json.dumps({"samples": sample_names(opened)}).encode()
     with outputs_written_whole(out) as folder:
@@ -139,9 +137,9 @@ def bundle_bytes(name: str) -> bytes | None:
     return files("i2am.page").joinpath("static", name).read_bytes()
 
 
-def _relative(store: str | Path, out: Path) -> str:
+def _relative(store: StoreLike, out: Path) -> str:
     """Return where a store is, seen from the page."""
-    if is_url(store):
+    if not isinstance(store, str | Path) or is_url(store):
         msg = (
             f"Expected a URL that browsers read, got none, at {store}. Give --url https://…: the address "
             "of the bucket's objects."

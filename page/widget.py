@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -22,18 +21,18 @@ from numpy.typing import NDArray
 from i2am.analysis.maps.analyze import analyze
 from i2am.analysis.maps.live_sram import LiveSram
 from i2am.analysis.stores.layers import sram_layers
-from i2am.analysis.stores.reader import Maps, Run, open_maps, open_run
-from i2am.analysis.stores.related import find_maps
+from i2am.analysis.stores.reader import Maps, Run
 from i2am.page.document import bundle_file
 from i2am.page.report import head_facts, store_name
 from i2am.page.sample_data import describe_sample, provenance
 from i2am.page.sample_maps import curves, map_means, matrices
+from i2am.page.stores import open_pair
 from i2am.schemas import AnalysisError, I2AMError, did_you_mean
 from i2am.schemas.dims import HEAD, LAYER, STEP
 from i2am.schemas.directions import DIRECTIONS
 from i2am.schemas.optional import require
 from i2am.schemas.text import safe_text
-from i2am.storage.addresses import StoreLike, is_url
+from i2am.storage.addresses import StoreLike
 
 __all__ = ["Answers", "show"]
 
@@ -55,7 +54,7 @@ def show(
     Parameters
     ----------
     run : Run, str, Path or zarr Store
-        As `open_run` gives it, or what it takes.
+        As `open_run` gives it, or what it takes; or maps, which name their run.
     sample : str, optional
         The one to open first; by default the table of all is shown.
     maps : Maps, str, Path or zarr Store, optional
@@ -76,14 +75,10 @@ def show(
         If there is no such sample.
     """
     require("anywidget", "to show a run in a notebook", "notebook")
-    opened = run if isinstance(run, Run) else open_run(run)
+    opened, stored = open_pair(run, maps)
     if sample is not None and sample not in opened:
         msg = f"Expected a sample of the run, got {sample!r}, at sample. {did_you_mean(sample, opened)}"
         raise AnalysisError(msg)
-    path = opened.path
-    if maps is None and isinstance(path, str | Path) and not is_url(path):
-        maps = find_maps(path)
-    stored = maps if isinstance(maps, Maps) or maps is None else open_maps(maps)
     return _widget_class()(Answers(opened, stored), sample=sample or "")
 
 

@@ -13,7 +13,9 @@ __all__ = ["add"]
 def add(commands: Any) -> None:
     """Add the command to a parser's commands."""
     command = add_command(commands, "export", _export, "write a run as a page for a web server")
-    command.add_argument("store", type=existing_store, metavar="RUN.zarr")
+    command.add_argument(
+        "store", type=existing_store, metavar="RUN.zarr", help="or maps, which name their run"
+    )
     kinds = command.add_mutually_exclusive_group(required=True)
     kinds.add_argument(
         "--page",

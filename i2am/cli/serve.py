@@ -17,7 +17,9 @@ def add(commands: Any) -> None:
     command = add_command(
         commands, "serve", _serve, "show a run in a browser, and answer its clicks"
     )
-    command.add_argument("store", type=existing_store, metavar="RUN.zarr")
+    command.add_argument(
+        "store", type=existing_store, metavar="RUN.zarr", help="or maps, which name their run"
+    )
     command.add_argument(
         "--maps", type=existing_store, metavar="MAPS.zarr", help="default: beside the run, if any"
     )

@@ -157,9 +157,18 @@ def test_it_listens_on_loopback_unless_told_otherwise(folder: Path) -> None:
         assert ask(server.server_port, "/", host=socket.gethostname()).status == 200
 
 
+def test_maps_bring_their_run(folder: Path, tmp_path: Path) -> None:
+    with serving(folder / "maps.zarr") as server:
+        for path in ("/run/a/zarr.json", "/maps/a/zarr.json"):
+            assert ask(server.server_port, path).status == 200
+    alone = shutil.copytree(folder / "maps.zarr", tmp_path / "maps.zarr")
+    with pytest.raises(StoreError, match=r"(?s)at .*run.zarr.*Name their run"):
+        PageServer(alone)
+
+
 def test_a_store_of_another_kind_is_refused(folder: Path) -> None:
-    with pytest.raises(StoreError, match="Expected a run"):
-        PageServer(folder / "maps.zarr")
+    with pytest.raises(StoreError, match="Expected a run beside the maps"):
+        PageServer(folder / "maps.zarr", maps=folder / "maps.zarr")
     with pytest.raises(StoreError, match="Expected a maps store"):
         PageServer(folder / "run.zarr", maps=folder / "run.zarr")
 

@@ -48,6 +48,12 @@ def test_the_site_reads_the_run_beside_it(run: Path, capsys: pytest.CaptureFixtu
     assert sources == ["live.js"]
 
 
+def test_maps_bring_their_run(run: Path) -> None:
+    index = export_page(run.with_name("maps.zarr"), run.with_name("of-maps")) / "index.html"
+    told = Page(index).run
+    assert (told["run"], told["maps"]) == ("../run.zarr", "../maps.zarr")
+
+
 def test_what_is_there_is_kept_unless_overwriting_is_allowed(run: Path, tmp_path: Path) -> None:
     url = "https://data.org/run.zarr"
     (tmp_path / "notes.txt").write_text("mine")
