@@ -214,15 +214,22 @@ def test_a_run_in_a_bucket_is_given_as_one_in_a_folder(
 def test_the_command_says_where_the_page_is_and_stops_when_told(folder: Path) -> None:
     call = [sys.executable, "-m", "i2am", "serve", str(folder / "run.zarr"), "--no-open"]
     with subprocess.Popen(
-        [*call, "--host", "0.0.0.0"], stdout=subprocess.PIPE, text=True
+        [*call, "--host", "0.0.0.0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        # Where the tests run in the background, Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().removeprefix("Page: ").strip()
-        assert "can read the run" in process.stdout.readline()
-        with urlopen(url, timeout=20) as page:
-            assert b"i2am-run" in page.read()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().removeprefix("Page: ").strip()
+            assert "can read the run" in process.stdout.readline()
+            with urlopen(url, timeout=20) as page:
+                assert b"i2am-run" in page.read()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
+        finally:
+            process.kill()
 
 
 def test_the_command_refuses_a_port_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
