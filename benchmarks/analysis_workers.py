@@ -24,17 +24,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from distributed import Client, LocalCluster, SchedulerPlugin, wait
 from support.figures import Figures, at_least, benchmark_parser
-from support.synthetic_run import HEADS, STEPS, write_run
+from support.kernel_block import Block
+from support.synthetic_run import STEPS, write_run
 from support.turns import ratios_of, take_turns, timed
 from threadpoolctl import threadpool_limits
 
 from i2am.analysis import analyze_run
-from i2am.analysis.kernel.arithmetic import use_arithmetic
-from i2am.analysis.kernel.logits import FactoredLogits
-from i2am.analysis.kernel.softmax import directional_means
 
 BAR = 1.8
 SAMPLES = "0123"
@@ -97,13 +94,9 @@ def kernels_at_once(rounds: int) -> dict[str, list[float]]:
 
 def kernel_seconds() -> float:
     """Return what the kernel takes for some blocks of Stable Diffusion 1.5's finest layer."""
-    rng = np.random.default_rng(0)
-    query, key = (
-        rng.standard_normal((HEADS, tokens, 40)).astype(np.float16) for tokens in (4096, 257)
-    )
-    logits = FactoredLogits(query, key, 40**-0.5)
-    with threadpool_limits(1), use_arithmetic("compiled"):
-        return timed(lambda: [directional_means(logits) for _ in range(KERNELS)])
+    block = Block(4096, 257, 40)
+    with threadpool_limits(1):
+        return sum(timed(partial(block.ours, "compiled")) for _ in range(KERNELS))
 
 
 class DoneTasks(SchedulerPlugin):  # type: ignore[misc]  # distributed has no types

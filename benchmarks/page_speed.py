@@ -33,7 +33,6 @@ from i2am.page.server import PageServer
 from i2am.viewer.reader import DEMO_RUN
 
 SAMPLES = 50
-SHARE = (0.5, 0.5)  # of a picture: where it is clicked first
 _NUMBER = re.compile(r"\d")
 _FIRST_PAINT = """() => new Promise(resolve => new PerformanceObserver(seen => {
   const painted = seen.getEntriesByName('first-contentful-paint')[0];

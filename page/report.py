@@ -6,7 +6,6 @@ table of scores and the overview of each sample.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -26,7 +25,13 @@ from i2am.analysis.figures.style import DEFAULT_STYLE, FigureStyle
 from i2am.analysis.stores.effects import own_effects
 from i2am.files import check_new_file, written_whole
 from i2am.page.document import bundle_file, json_script, page_html, policy
-from i2am.page.sample_data import describe_sample, effects_data, provenance, thumbnail
+from i2am.page.sample_data import (
+    describe_sample,
+    effects_data,
+    encode_webp,
+    provenance,
+    thumbnail,
+)
 from i2am.page.sample_maps import curves, map_means, map_stacks, matrices, shown_step_groups
 from i2am.page.score_table import ScoreTable, score_table
 from i2am.page.sram_cells import sram_stacks
@@ -35,7 +40,7 @@ from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.directions import DIRECTIONS
 from i2am.schemas.text import safe_text
 
-__all__ = ["head_facts", "store_name", "write_report"]
+__all__ = ["head_facts", "run_data", "store_name", "write_report"]
 
 # The run's facts in the head of the page: one value if all samples have it, or else each value once.
 _HEAD_FIELDS: Final = ("model", "pipeline", "scheduler", "steps", "guidance_scale", "created")
@@ -156,16 +161,14 @@ def _page(title: str, sections: Sequence[_Section], count: int, table: ScoreTabl
     if left_out:
         note = f"This page shows {len(sections)} of {count} samples."
         notes.append(note + " The summary counts all of them." * (table is not None))
-    run = {
-        "format": 1,
-        "kind": "report",
-        "title": safe_text(title),
-        "facts": facts,
-        "notes": [],  # How many are left out, the page says itself.
-        "scores": [] if table is None else table.described(),
-        "samples": [section.entry for section in sections],
-        "left_out": left_out,
-    }
+    run = run_data(  # How many are left out, the page says itself.
+        "report",
+        title,
+        facts,
+        scores=[] if table is None else table.described(),
+        samples=[section.entry for section in sections],
+        left_out=left_out,
+    )
     script = bundle_file("report.js")
     return page_html(
         title=title,
@@ -306,16 +309,12 @@ def _figure(
         png = path.read_bytes()
     else:
         png = render(load_figure(kind)(sample, shown, style=style))
-    # WebP: a tenth of the PNG's size, which fifty samples in one file notice.
-    image = BytesIO()
     with Image.open(BytesIO(png)) as picture:
         size = picture.size
         share = min(1.0, _FIGURE_PX / size[0])
         smaller = (round(size[0] * share), max(1, round(size[1] * share)))
-        picture.convert("RGB").resize(smaller, Image.Resampling.LANCZOS).save(
-            image, "webp", quality=_QUALITY, method=6
-        )
-    source = f"data:image/webp;base64,{base64.b64encode(image.getvalue()).decode('ascii')}"
+        printed = picture.convert("RGB").resize(smaller, Image.Resampling.LANCZOS)
+    source = encode_webp(printed, _QUALITY)
     caption = FIGURES[kind].caption
     title = kind.capitalize() if kind in ("overview", _BELIEF) else kind.upper()
     alt = safe_text(f"{title} of sample {name}. {caption}")
@@ -337,6 +336,14 @@ def head_facts(provenances: Iterable[Mapping[str, str]]) -> Iterator[tuple[str, 
         else:
             more = f" and {len(found) - _MOST_VALUES} more" * (len(found) > _MOST_VALUES)
             yield label, ", ".join(found[:_MOST_VALUES]) + more
+
+
+def run_data(
+    kind: str, title: str, facts: Iterable[tuple[str, str]], **more: Any
+) -> dict[str, Any]:
+    """Return what a page knows of a run before a sample is opened: its title, facts, and what is given."""
+    told = {"format": 1, "kind": kind, "title": safe_text(title), "facts": [*map(list, facts)]}
+    return told | {"notes": [], "scores": []} | more
 
 
 def store_name(store: Mapping[str, Any]) -> str:

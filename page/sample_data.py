@@ -31,6 +31,7 @@ __all__ = [
     "all_layers",
     "describe_sample",
     "effects_data",
+    "encode_webp",
     "provenance",
     "sample_notes",
     "step_groups",
@@ -113,8 +114,13 @@ def webp_uri(pixels: NDArray[np.uint8], longest_px: int | None = None) -> str:
         if longest_px is not None and max(picture.size) > longest_px:
             height, width = grid_within((picture.height, picture.width), longest_px)
             shown = picture.resize((width, height), Image.Resampling.LANCZOS)
-        encoded = BytesIO()
-        shown.save(encoded, "webp", quality=_QUALITY, method=6)
+        return encode_webp(shown, _QUALITY)
+
+
+def encode_webp(picture: Image.Image, quality: int) -> str:
+    """Return a picture as a data URI; a WebP has a tenth of a PNG's size, which fifty samples notice."""
+    encoded = BytesIO()
+    picture.save(encoded, "webp", quality=quality, method=6)
     return f"data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode('ascii')}"
 
 

@@ -16,11 +16,10 @@ from urllib.parse import urlsplit
 from i2am.analysis.stores.reader import Run
 from i2am.files import check_not_in_store, outputs_written_whole
 from i2am.page.document import json_script, page_html, policy
-from i2am.page.report import head_facts, store_name
+from i2am.page.report import head_facts, run_data, store_name
 from i2am.page.sample_data import provenance
 from i2am.page.stores import open_pair
 from i2am.schemas import StoreError
-from i2am.schemas.text import safe_text
 from i2am.storage.addresses import StoreLike, is_url
 
 __all__ = ["SITE_FILES", "bundle_bytes", "export_page", "live_page", "sample_names"]
@@ -97,19 +96,9 @@ def live_page(run: Run, *, run_url: str, maps_url: str | None) -> str:
     """
     first = run.first()
     own: Mapping[str, Any] = {} if first is None else run.attributes_of(first)
-    facts = [list(fact) for fact in head_facts([dict(provenance(own))])]
+    facts = list(head_facts([dict(provenance(own))]))
     title = store_name(run)
-    told = {
-        "format": 1,
-        "kind": "live",
-        "title": safe_text(title),
-        "facts": facts,
-        "notes": [],
-        "scores": [],
-        "run": run_url,
-        "maps": maps_url,
-        "names": "samples.json",
-    }
+    told = run_data("live", title, facts, run=run_url, maps=maps_url, names="samples.json")
     places = [urlsplit(place) for place in (run_url, maps_url or "")]
     origins = [f"{place.scheme}://{place.netloc}" for place in places if place.scheme in _HTTP]
     return page_html(

@@ -130,12 +130,8 @@ def _maps_of(
     found = []
     for first in range(0, len(places), _TOGETHER):
         some = places[first : first + _TOGETHER]
-        asked = (
-            sram(sample, generated=some, steps=steps)
-            if side == R2G.image
-            else sram(sample, reference=some, steps=steps)
-        )
-        found.append(asked.to_numpy())
+        asked: dict[str, Any] = {side: some}
+        found.append(sram(sample, **asked, steps=steps).to_numpy())
     maps: NDArray[np.float32] = np.concatenate(found)
     return maps
 

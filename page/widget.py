@@ -23,7 +23,7 @@ from i2am.analysis.maps.live_sram import LiveSram
 from i2am.analysis.stores.layers import sram_layers
 from i2am.analysis.stores.reader import Maps, Run
 from i2am.page.document import bundle_file
-from i2am.page.report import head_facts, store_name
+from i2am.page.report import head_facts, run_data, store_name
 from i2am.page.sample_data import describe_sample, provenance
 from i2am.page.sample_maps import curves, map_means, matrices
 from i2am.page.stores import open_pair
@@ -220,16 +220,13 @@ class Answers:
         names = list(self._run)
         first = self._run.attributes_of(names[0]) if names else {}
         facts = [*head_facts([dict(provenance(first))]), ("samples", str(len(names)))]
-        return {
-            "format": 1,
-            "kind": "widget",
-            "title": safe_text(store_name(self._run)),
-            "facts": [list(fact) for fact in facts],
-            "notes": [],
-            "scores": [],
-            "samples": [{"name": name, "scores": {}, "outliers": []} for name in names],
-            "left_out": 0,
-        }
+        return run_data(
+            "widget",
+            store_name(self._run),
+            facts,
+            samples=[{"name": name, "scores": {}, "outliers": []} for name in names],
+            left_out=0,
+        )
 
     def _open(self, name: str) -> _OpenSample:
         with self._lock:
