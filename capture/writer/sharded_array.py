@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import crc32c
@@ -82,6 +83,8 @@ class ShardedArray:
     # stored, because all its steps are equal to the branch's constant.
     _shards: dict[tuple[str, int], np.dtype[Any] | None] = field(default_factory=dict)
     _constants: dict[str, torch.Tensor] = field(default_factory=dict)
+    # Writers store shards at once: a branch's constant is there as long as a shard that relies on it.
+    _lock: Lock = field(default_factory=Lock)
 
     def store(
         self,
@@ -106,16 +109,17 @@ class ShardedArray:
         scratch : Array of bytes, optional
             See `encode_shard`.
         """
-        replaced = self._shards.pop((branch, shard), None)
-        if not any(label == branch for label, _ in self._shards):
-            self._constants.pop(branch, None)
-        if self.may_be_constant and self._is_constant(branch, values):
-            self._shards[branch, shard] = None
+        with self._lock:
+            replaced = self._shards.pop((branch, shard), None)
+            if not any(label == branch for label, _ in self._shards):
+                self._constants.pop(branch, None)
+        if self.may_be_constant and self._relies_on_constant(branch, shard, values):
             if replaced is not None:
                 self.folder.delete(self._shard_name(branch, shard))
             return
         self._store(branch, shard, values, dtype, scratch)
-        self._shards[branch, shard] = dtype
+        with self._lock:
+            self._shards[branch, shard] = dtype
 
     def finalize(self, steps: int, dtype: np.dtype[Any]) -> list[Callable[[Array], None]]:
         """Return the remaining work once all shards were stored; each takes scratch memory.
@@ -176,16 +180,20 @@ class ShardedArray:
         )
         return node, None
 
-    def _is_constant(self, branch: str, values: torch.Tensor) -> bool:
-        """Return whether all steps are equal to the branch's first constant shard."""
+    def _relies_on_constant(self, branch: str, shard: int, values: torch.Tensor) -> bool:
+        """Note a shard whose steps are all equal to the branch's first constant one; return whether it is."""
         first, *others = _bits(values)
         if any(not np.array_equal(slab, first) for slab in others):
             return False
-        constant = self._constants.get(branch)
-        if constant is None:  # Another thread may be as far.
-            copied = torch.from_numpy(first.copy()).view(values.dtype)
-            constant = self._constants.setdefault(branch, copied)
-        return np.array_equal(_bits(constant), first)
+        with self._lock:
+            constant = self._constants.get(branch)
+            if constant is None:
+                copied = torch.from_numpy(first.copy()).view(values.dtype)
+                constant = self._constants[branch] = copied
+            is_equal = np.array_equal(_bits(constant), first)
+            if is_equal:
+                self._shards[branch, shard] = None
+        return is_equal
 
     def _never_changed(self) -> bool:
         return all(stored is None for stored in self._shards.values())

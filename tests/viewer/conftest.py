@@ -61,7 +61,7 @@ def run(tmp_path: Path) -> Path:
 # Roles of layers that are made before a first click; to make them is half of filling a window.
 _PREPARED = {"sram", "pick"}
 # What a test may change of a layer, besides what is shown in it.
-_CHANGEABLE = ("visible", "opacity", "interpolation2d", "mode")
+_CHANGEABLE = ("visible", "opacity", "interpolation2d", "mode", "gamma", "colormap")
 
 
 class SharedWindow:
@@ -133,7 +133,9 @@ class SharedWindow:
         remove_layers(viewer, [layer for layer in viewer.layers if _role(layer) not in roles])
         for layer, kept in state.items():
             for name, value in kept.items():
-                if getattr(layer, name) != value:
+                own = getattr(layer, name)
+                is_same = own.name == value.name if name == "colormap" else own == value
+                if not is_same:
                     setattr(layer, name, value)
         if list(state) != [layer for layer in viewer.layers if _role(layer) not in _PREPARED]:
             viewer.layers.clear()

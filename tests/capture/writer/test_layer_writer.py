@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,14 @@ from hypothesis import strategies as st
 from i2am.capture.recording.options import DEFAULT_MEMORY_BYTES
 from i2am.capture.writer.layer_writer import LayerWriter, write_layers
 from i2am.capture.writer.object_folder import ObjectFolder
-from i2am.capture.writer.sharded_array import encode_shard, plan_shards
+from i2am.capture.writer.sharded_array import (
+    ShardedArray,
+    ShardLayout,
+    encode_shard,
+    plan_shards,
+)
 from i2am.capture.writer.staging import StagingArea
+from i2am.capture.writer.zarr_objects import write_nodes
 from i2am.schemas import CaptureError, LayerAttributes
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -143,6 +150,34 @@ def test_what_is_appended_is_what_a_reader_finds(
         assert found == dims
         assert values.dtype == (np.float32 if is_wide or name == "logsumexp" else np.float16)
         assert np.array_equal(values, wanted)
+
+
+@pytest.mark.parametrize("changes", [False, True], ids=["the same", "two by turns"])
+def test_shards_that_threads_store_at_once_are_what_a_reader_finds(changes: bool) -> None:
+    steps, group = 400, zarr.create_group({})
+    folder = ObjectFolder(group.store_path)
+    dims, layout = ("head", "reference", "channel"), ShardLayout(1, (1, 1, 2, 2), 2)
+    array = ShardedArray(folder / "key", dims, layout, ONE, may_be_constant=True)
+    values = torch.arange(steps).remainder(2 if changes else 1).half()[:, None, None, None]
+    values = values.expand(steps, 1, 2, 2).contiguous()
+
+    def store(step: int) -> None:
+        array.store(ONE[0], step, values[step : step + 1], FLOAT16)
+
+    usual_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # Threads meet in each other's midst.
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(store, range(steps)))
+    finally:
+        sys.setswitchinterval(usual_s)
+    for work in array.finalize(steps, FLOAT16):
+        work(np.empty(0, np.uint8))
+    node, whole = array.metadata(steps, (1, 2, 2), FLOAT16)
+    write_nodes(folder, {"key": node}, {} if whole is None else {"key": whole})
+    found, found_dims = read(group, "key")
+    assert found_dims == (("step", *dims) if changes else dims)
+    np.testing.assert_array_equal(found, values.numpy() if changes else values[0].numpy())
 
 
 NATIVE = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
