@@ -114,6 +114,14 @@ class ImageAttributes(_Attributes):
 
     box: Box
 
+    @field_validator("box", mode="before")
+    @classmethod
+    def _has_four_numbers(cls, box: Any) -> Any:
+        if isinstance(box, list | tuple) and len(box) != len(Box._fields):
+            msg = f"expected y0, x0, y1, x1, got {list(box)}"
+            raise ValueError(msg)
+        return box
+
     @field_validator("box")
     @classmethod
     def _has_an_area(cls, box: Box) -> Box:

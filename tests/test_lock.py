@@ -71,7 +71,11 @@ def dependencies() -> Iterator[Requirement]:
 
 
 def tools() -> Iterator[Requirement]:
-    yield from map(Requirement, read_pyproject()["dependency-groups"]["dev"])
+    groups = read_pyproject()["dependency-groups"]
+    assert {"include-group": "docs"} in groups["dev"]
+    for line in (*groups["dev"], *groups["docs"]):
+        if isinstance(line, str):
+            yield Requirement(line)
 
 
 def read_pyproject() -> dict[str, Any]:
