@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # starts them: a model there differs in its last bits from the same on another.
 ONE_THREAD := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
-.PHONY: setup lock demo test test-lowest test-pyside6 faults lint page build bench clean
+.PHONY: setup lock demo test test-lowest test-pyside6 faults lint docs page build bench clean
 
 setup: $(SETUP)
 
@@ -87,6 +87,12 @@ faults: $(SETUP)
 # The list of checks is in .pre-commit-config.yaml. Files that git does not know are not looked at.
 lint: $(SETUP)
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure
+
+# The site in build/html: a warning is an error, and nothing is fetched. `make clean` starts it anew.
+docs: $(SETUP)
+	$(BIN)/sphinx-build --builder html --fail-on-warning --keep-going --quiet \
+		--doctree-dir build/doctrees docs build/html
+	@echo "The site: build/html/index.html"
 
 # The page's TypeScript, checked, built into page/static and tested. Needs Node.js 20 or later, which
 # nothing else does: what is built is committed, and the same sources give the same bytes.

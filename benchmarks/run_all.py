@@ -5,7 +5,7 @@
 
 Each benchmark is a process of its own: what fails is named at the end, and the others go on. Figures are
 kept in ``results/figures.json``, each benchmark's with the day, the commit and the machine; one that was
-not run, or failed, keeps its earlier ones. The tables of ``results/`` and of ``docs/benchmarks.md`` are
+not run, or failed, keeps its earlier ones. The tables of ``results/`` and of ``docs/reference/benchmarks.md`` are
 rendered from there. Figures of ``--quick`` are never kept, nor are those for another ``--json`` rendered.
 """
 

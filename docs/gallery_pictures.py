@@ -1,6 +1,6 @@
-"""Make docs/gallery.md and its pictures: every kind of figure, at the width of a column.
+"""Make docs/gallery/figures.md and its pictures: every kind of figure, at the width of a column.
 
-    python docs/gallery_pictures.py [--out docs/gallery] [--format png pdf svg]
+    python docs/gallery_pictures.py [--out docs/gallery/figures] [--format png pdf svg]
 
 Two samples are drawn. The doughnut of `i2am demo` is painted here by the shipped model. The cat is no
 model's work: its attention is laid down by hand, over pictures that are not square, with two references
@@ -45,7 +45,7 @@ Floats = np.ndarray[Any, Any]
 def main() -> None:
     """Make all pictures, and the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "gallery")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "gallery" / "figures")
     parser.add_argument("--format", nargs="+", default=["png"])
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def main() -> None:
                 path = options.out / f"{name}-{kind}.{ending}"
                 path.write_bytes(small(content) if ending == "png" else content)
             made[kind].append(name)
-    (options.out.parent / "gallery.md").write_text(page(made, options.out.name), encoding="utf-8")
+    (options.out.parent / "figures.md").write_text(page(made, options.out.name), encoding="utf-8")
 
 
 def small(png: bytes) -> bytes:
@@ -78,7 +78,7 @@ def page(made: Mapping[str, list[str]], folder: str) -> str:
         "# Gallery: every kind of figure",
         "",
         f"Each is drawn by `i2am figure run.zarr --kinds KIND --width {WIDTH}`, or in Python by the function of",
-        "its name in `i2am.analysis.figures`; all options: [analysis.md](analysis.md#figures). Left the",
+        "its name in `i2am.analysis.figures`; all options: [analysis.md](../how-to/analysis.md#figures). Left the",
         "doughnut of `i2am demo`; right a cat whose attention was laid down by hand over pictures that are",
         "not square, with two references and text. Made by `python docs/gallery_pictures.py`.",
         "",

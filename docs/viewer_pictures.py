@@ -1,6 +1,6 @@
-"""Take the pictures of docs/viewer.md from the run that ships with the viewer.
+"""Take the pictures of docs/how-to/viewer.md from the run that ships with the viewer.
 
-    xvfb-run -a -s "-screen 0 1600x1000x24" python docs/viewer_pictures.py [--out docs/viewer]
+    xvfb-run -a -s "-screen 0 1600x1000x24" python docs/viewer_pictures.py [--out docs/how-to/viewer]
 
 On a desktop it works without xvfb-run; a window opens meanwhile.
 """
@@ -23,7 +23,7 @@ BETWEEN_WHEELS = (45, 39)
 def main() -> None:
     """Take all pictures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "viewer")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "how-to" / "viewer")
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -238,7 +238,7 @@ def test_pages_show_the_figures_that_are_kept(import_benchmark: Callable[[str], 
     assert kept["benchmarks"]
     for page in pages.PAGES:
         assert pages.render(page.read_text("utf-8"), kept, page) == page.read_text("utf-8")
-    summary = (BENCHMARKS.parent / "docs" / "benchmarks.md").read_text("utf-8")
+    summary = (BENCHMARKS.parent / "docs" / "reference" / "benchmarks.md").read_text("utf-8")
     for benchmark, record in kept["benchmarks"].items():
         assert benchmark in summary
         assert record["commit"] in summary

@@ -25,7 +25,7 @@ from tests.support.synthetic_run import SyntheticLayer, write_run
 
 ROOT = Path(__file__).parents[1]
 FILES = ROOT / "examples" / "clusters"
-GUIDE = ROOT / "docs" / "clusters.md"
+GUIDE = ROOT / "docs" / "how-to" / "clusters.md"
 LAYERS = [SyntheticLayer("one", (4, 4), (2, 2)), SyntheticLayer("two", (2, 2), (2, 2))]
 
 pytestmark = [

@@ -1,4 +1,4 @@
-"""Write the table and the gallery of docs/models.md from the registered profiles.
+"""Write the table and the gallery of docs/gallery/models.md from the registered profiles.
 
 Run from the project's root: ``.venv/bin/python tools/models_page.py``. A test compares the page.
 """
@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from i2am.capture.families.lookup import known_profiles
 from i2am.capture.profiles.notes import ModelNotes
 
-PAGE = Path(__file__).parents[1] / "docs" / "models.md"
+PAGE = Path(__file__).parents[1] / "docs" / "gallery" / "models.md"
 _HEADER = ("profile", "serves", "reference tokens", "grid", "shares the softmax", "text roads")
 
 

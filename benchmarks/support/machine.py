@@ -19,7 +19,7 @@ _PACKAGES = (
     *("torch", "diffusers", "attention-map-diffusers", "napari"),
 )
 # What is rendered from figures is no part of what they were measured with.
-_RENDERED = (":!benchmarks/results", ":!docs/benchmarks.md")
+_RENDERED = (":!benchmarks/results", ":!docs/reference/benchmarks.md")
 
 
 def describe_machine(device: str | None = None) -> dict[str, Any]:

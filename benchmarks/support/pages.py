@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 KEPT = RESULTS / "figures.json"
 # The page that `on_gpu.py` writes as a whole has no comments, and stays as it is.
-PAGES = (*sorted(RESULTS.glob("*.md")), ROOT / "docs" / "benchmarks.md")
+PAGES = (*sorted(RESULTS.glob("*.md")), ROOT / "docs" / "reference" / "benchmarks.md")
 SCHEMA = 1
 _MARKER = re.compile(
     r"^<!-- figures: (\S+) -->$(?:(?!<!-- figures:).)*?^<!-- end -->$", re.DOTALL | re.MULTILINE
@@ -156,7 +156,7 @@ def _link(name: str) -> str:
     """Return a section's name, as a link to the page that shows it."""
     for page in PAGES:
         if f"{_OPENING} {name} -->" in page.read_text("utf-8"):
-            return f"[{name}](../{page.relative_to(ROOT).as_posix()})"
+            return f"[{name}](../../{page.relative_to(ROOT).as_posix()})"
     return name
 
 

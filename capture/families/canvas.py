@@ -326,7 +326,7 @@ def _check_holds(grid: tuple[int, int], tokens: int) -> None:
         return
     msg = (
         f"Expected a canvas of {grid[0]}×{grid[1]} tokens in joint attention, got {tokens} tokens. Give a "
-        "Profile of your own (docs/own-models.md)."
+        "Profile of your own (docs/how-to/own-models.md)."
     )
     raise CaptureError(msg)
 
@@ -401,7 +401,7 @@ def _upper_part(call: RunningCall) -> Preparation | None:
     if (dim := call.variables.get("concat_dim", -2)) not in (-2, 2):
         msg = (
             f"Expected the garment below the person, got them joined along concat_dim={dim}. Pass a "
-            "Profile with canvas(target=…, reference=…) (docs/own-models.md)."
+            "Profile with canvas(target=…, reference=…) (docs/how-to/own-models.md)."
         )
         raise CaptureError(msg)
     return canvas_part(call, target=TOP)

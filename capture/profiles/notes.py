@@ -12,7 +12,7 @@ __all__ = ["ModelNotes"]
 
 @dataclass(frozen=True)
 class ModelNotes:
-    """A profile's row in docs/models.md, in Markdown.
+    """A profile's row in docs/gallery/models.md, in Markdown.
 
     Parameters
     ----------

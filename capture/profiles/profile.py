@@ -82,7 +82,7 @@ class Profile:
         Which part of the stored generated image was painted, over which its patches lie, if it is not
         what diffusers' inpainting pipelines paint.
     notes : ModelNotes, optional
-        What docs/models.md tells of it.
+        What docs/gallery/models.md tells of it.
 
     Examples
     --------

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OWN_PROFILE", "no_denoiser", "no_profile", "no_such_denoiser"]
 
-OWN_PROFILE = "a Profile of your own (docs/own-models.md)"
+OWN_PROFILE = "your own Profile (docs/how-to/own-models.md)"
 _SIMILAR = 0.8  # of two class names, as difflib measures it
 
 

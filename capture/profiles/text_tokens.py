@@ -82,6 +82,6 @@ def _refusal(profile: str, layer: str, tokens: int) -> str:
         came = f"{tokens} as of CLIP's text encoder with {appended} of an IP-Adapter"
     return (
         f"Expected reference tokens, got {came}, at layer {layer!r}. Capture the pipeline, give "
-        f"profile={profile!r} if they are the reference's alone, or a Profile of your own "
-        "(docs/own-models.md)."
+        f"profile={profile!r} if they are the reference's alone, or your own Profile "
+        "(docs/how-to/own-models.md)."
     )

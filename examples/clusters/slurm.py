@@ -4,7 +4,7 @@
     python slurm.py run.zarr maps.zarr --queue cpu --account mine --jobs 4
 
 Run it on a login node, or in a small job of its own: it computes nothing itself. `--show-job` prints
-the job that would be submitted, and submits none. See docs/clusters.md.
+the job that would be submitted, and submits none. See docs/how-to/clusters.md.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 Runs the commands that any user has, at the demo's settings: captures the compositions, and once more with
 random weights; cuts regions and layers out of the attention (`i2am causal`); holds the maps against what
 that changed. We paste the objects, so we also know the true source of every patch. Prints the tables of
-docs/causal.md and draws a sheet of eight samples. Stopped and started again, it goes on.
+docs/how-to/causal.md and draws a sheet of eight samples. Stopped and started again, it goes on.
 """
 
 from __future__ import annotations

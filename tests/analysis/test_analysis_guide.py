@@ -14,8 +14,8 @@ from tests.support.effects_store import effect_arrays, write_effects
 from tests.support.store_reads import run_guide
 from tests.support.synthetic_run import SyntheticLayer, write_run
 
-GALLERY = Path(__file__).parents[2] / "docs" / "gallery.md"
-GUIDE = Path(__file__).parents[2] / "docs" / "analysis.md"
+GALLERY = Path(__file__).parents[2] / "docs" / "gallery" / "figures.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "analysis.md"
 LAYERS = (SyntheticLayer("down", (4, 4), (4, 4)), SyntheticLayer("up", (8, 8), (2, 2)))
 
 
@@ -49,7 +49,7 @@ def test_the_gallery_shows_every_kind_of_figure() -> None:
     text = GALLERY.read_text(encoding="utf-8")
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == list(FIGURES)
     pictures = [GALLERY.parent / path for path in re.findall(r"!\[.*?\]\((.*?)\)", text)]
-    assert sorted(pictures) == sorted((GALLERY.parent / "gallery").iterdir())
+    assert sorted(pictures) == sorted((GALLERY.parent / "figures").iterdir())
     assert sum(path.stat().st_size for path in pictures) < 2.5e6
     shown = {path.stem.partition("-")[2] for path in pictures}
     assert shown == set(FIGURES)

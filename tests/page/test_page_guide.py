@@ -13,7 +13,7 @@ from i2am.analysis import analyze_run, score_maps
 from i2am.cli import build_parser, main
 from tests.support.synthetic_run import LAYERS, write_run
 
-GUIDE = Path(__file__).parents[2] / "docs" / "page.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "page.md"
 
 pytestmark = pytest.mark.skipif(not GUIDE.is_file(), reason="needs the source tree")
 

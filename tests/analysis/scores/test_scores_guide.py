@@ -21,7 +21,7 @@ from i2am.analysis import (
 from tests.support.store_reads import run_guide
 from tests.support.synthetic_run import SyntheticLayer, write_run
 
-GUIDE = Path(__file__).parents[3] / "docs" / "scores.md"
+GUIDE = Path(__file__).parents[3] / "docs" / "reference" / "scores.md"
 LAYERS = (SyntheticLayer("one", (4, 4), (4, 4)), SyntheticLayer("two", (4, 4), (2, 2)))
 
 

@@ -11,7 +11,7 @@ import pytest
 from i2am.capture import cut
 from i2am.cli import main
 
-GUIDE = (Path(__file__).parents[3] / "docs" / "causal.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).parents[3] / "docs" / "how-to" / "causal.md").read_text(encoding="utf-8")
 # As for `i2am capture`, whose page tells of them.
 OF_LOADING = {
     "--revision", "--device", "--model-dtype", "--allow-pickle", "--ip-adapter", "--ip-adapter-scale",

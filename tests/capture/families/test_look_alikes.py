@@ -40,7 +40,7 @@ from tests.support.tiny_pipelines.models import opened
 from tests.support.tiny_pipelines.parts import WIDTH
 
 BLANK = np.zeros((8, 8, 3), np.uint8)
-OWN = "Profile of your own (docs/own-models.md)"
+OWN = "your own Profile (docs/how-to/own-models.md)"
 GARMENT = "self-attention (attn1)"
 
 

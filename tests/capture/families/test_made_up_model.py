@@ -16,7 +16,7 @@ from i2am.schemas import CaptureError
 from tests.support.mirrornet import MirrorNet
 from tests.support.tiny_pipelines.models import opened
 
-GUIDE = Path(__file__).parents[3] / "docs" / "own-models.md"
+GUIDE = Path(__file__).parents[3] / "docs" / "how-to" / "own-models.md"
 HEIGHT, WIDTH = 6, 4
 PICTURE = np.zeros((48, 32, 3), np.uint8)
 

@@ -17,7 +17,7 @@ from i2am.capture.profiles import profile as profiles
 from i2am.schemas import CaptureError
 from tests.support.compvis.models import PLMSSampler, dci_vton
 
-GUIDE = Path(__file__).parents[3] / "docs" / "own-models.md"
+GUIDE = Path(__file__).parents[3] / "docs" / "how-to" / "own-models.md"
 PUBLISHED = """
 from i2am.capture import Profile, cross_attention
 mine = Profile("mine", ("MyDenoiser",), cross_attention)
