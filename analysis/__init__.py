@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from i2am.analysis.effects.region_masses import region_masses as region_masses
     from i2am.analysis.effects.what_if import what_if as what_if
     from i2am.analysis.figures.files import write_comparison as write_comparison
+    from i2am.analysis.figures.plotting import plot_map as plot_map
     from i2am.analysis.inspection.describe import describe_store as describe_store
     from i2am.analysis.inspection.describe import summarise_store as summarise_store
     from i2am.analysis.maps.analyze import analyze as analyze

@@ -34,12 +34,12 @@ from support.synthetic_run import HEADS, STEPS, Layer, layers, write_run
 from support.turns import ratios_of, take_turns, timed
 from threadpoolctl import threadpool_limits
 
+from i2am import DEMO_RUN
 from i2am.analysis import analyze_run, open_run, sram
 from i2am.analysis.kernel.arithmetic import use_arithmetic
 from i2am.analysis.kernel.logits import AttentionLogits, FactoredLogits, StoredLogits
 from i2am.analysis.kernel.softmax import directional_means
 from i2am.schemas.dims import STEP
-from i2am.viewer.reader import DEMO_RUN
 
 OURS, LIMIT = "ours", "matrix product alone"
 # Patches, tokens, channels of a head, and bars: what others take / what ours takes. The finest layer of

@@ -27,10 +27,10 @@ from playwright.sync_api import sync_playwright
 from support.figures import Figures, Section, at_most, benchmark_parser
 from support.synthetic_run import STEPS, layers, write_run
 
+from i2am import DEMO_RUN
 from i2am.analysis import analyze_run, open_maps, open_run, score_maps
 from i2am.page import write_report
 from i2am.page.server import PageServer
-from i2am.viewer.reader import DEMO_RUN
 
 SAMPLES = 50
 _NUMBER = re.compile(r"\d")

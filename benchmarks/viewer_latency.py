@@ -66,8 +66,8 @@ def runs(folder: Path, *, is_quick: bool) -> Iterator[tuple[str, str, Path]]:
     # Not above: it imports torch, which a process that shows a first frame does not.
     from support.synthetic_run import STEPS, write_run
 
+    from i2am import DEMO_RUN
     from i2am.analysis import analyze_run
-    from i2am.viewer.reader import DEMO_RUN
 
     shutil.copytree(DEMO_RUN, folder / "demo.zarr")
     analyze_run(folder / "demo.zarr", folder / "demo.maps.zarr", progress=False)

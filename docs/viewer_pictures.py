@@ -45,8 +45,8 @@ def analyzed_demo(folder: Path) -> Path:
     """Return a copy of the demo run with its maps beside it."""
     import shutil
 
+    from i2am import DEMO_RUN
     from i2am.analysis import analyze_run
-    from i2am.viewer.reader import DEMO_RUN
 
     run = folder / "demo.zarr"
     shutil.copytree(DEMO_RUN, run)

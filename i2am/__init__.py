@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from i2am import analysis as analysis
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
     from i2am.page import show
 
 # Without the stages: a star import must not ask for every extra.
-__all__ = ["__version__", "analyze", "open_maps", "open_run", "show", "sram"]
+__all__ = ["DEMO_RUN", "__version__", "analyze", "open_maps", "open_run", "show", "sram"]
 __version__ = version("i2am")
+
+# A run that ships with the viewer: three pictures that the shipped model painted in ten steps.
+DEMO_RUN: Final = Path(__file__).parent / "viewer" / "demo.zarr"
 
 _STAGES = ("analysis", "capture", "page", "schemas", "viewer")
 

@@ -16,7 +16,7 @@ from i2am.schemas.errors import I2AMError
 if TYPE_CHECKING:
     from i2am.viewer.scene.layers import LayerData
 
-__all__ = ["DEMO_RUN", "get_reader", "kind_of", "open_demo_run", "read_layers"]
+__all__ = ["get_reader", "kind_of", "open_demo_run", "read_layers"]
 
 PathOrPaths = str | PathLike[str] | Sequence[str | PathLike[str]]
 
@@ -99,12 +99,8 @@ def _only(path: PathOrPaths) -> str | None:
     return str(paths[0]) if len(paths) == 1 else None
 
 
-# Three pictures that the shipped model painted in ten steps.
-DEMO_RUN: Final = Path(__file__).parent / "demo.zarr"
-
-
 def open_demo_run() -> list[LayerData]:
     """Return the demo run's layers."""
     from i2am.viewer.reader import read_layers
 
-    return read_layers(str(DEMO_RUN))
+    return read_layers(str(Path(__file__).parent / "demo.zarr"))  # `i2am.DEMO_RUN`

@@ -52,6 +52,7 @@ from i2am.schemas.choices import (
 )
 from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, STEP, TIMESTEP
 from i2am.schemas.directions import G2R, R2G
+from i2am.schemas.text import safe_text
 from i2am.storage.addresses import StoreLike
 
 __all__ = ["analyze", "check_options", "check_weights", "maps_of"]
@@ -375,6 +376,17 @@ class _MapsOnDemand(Mapping[str, xr.DataTree]):
         self, run: Mapping[str, xr.DataTree], stored: Maps | None, options: Mapping[str, Any]
     ) -> None:
         self._run, self._stored, self._options = run, stored, options
+
+    def __repr__(self) -> str:
+        """Return where the maps come from; no sample is opened."""
+        stored = "no store" if self._stored is None else safe_text(self._stored.path)
+        own = ", ".join(f"{name}={value!r}" for name, value in self._options.items())
+        lines = [
+            f"<i2am maps of every sample of {safe_text(getattr(self._run, 'path', 'a run'))}>",
+            f"from {stored}; what it does not hold is computed when asked for",
+            *([f"with {own}"] if own else []),
+        ]
+        return "\n    ".join(lines)
 
     def __getitem__(self, name: str) -> xr.DataTree:
         if self._stored is not None and self._stored.holds(name):

@@ -20,6 +20,7 @@ from i2am.analysis.stores.reader import Maps, Run, open_maps, open_run
 from i2am.analysis.stores.related import find_maps
 from i2am.schemas import AnalysisError, Box, StoreError, did_you_mean
 from i2am.schemas.directions import DIRECTIONS, DirectionName
+from i2am.schemas.text import safe_text
 from i2am.storage.addresses import StoreLike
 
 __all__ = ["RunPair", "SampleWithMaps", "differences_of", "lie_alike", "pair_runs"]
@@ -112,6 +113,19 @@ class RunPair:
     normalisation: str
     only_a: int
     only_b: int
+
+    def __repr__(self) -> str:
+        """Return what is compared, and what to call next."""
+        left_out = f"; left out: {self.only_a} of A alone, {self.only_b} of B alone"
+        lines = [
+            f"<i2am pair of runs, {self.convention} maps, {self.normalisation}>",
+            f"A        {safe_text(self.run_a.path)}",
+            f"B        {safe_text(self.run_b.path)}",
+            f"samples  {len(self.names)}: {safe_text(_few(list(self.names)))}"
+            + (left_out if self.only_a or self.only_b else ""),
+            "next     compare_runs(pair) is the table, summarise_comparison(table) its means",
+        ]
+        return "\n    ".join(lines)
 
     def opened(self) -> Iterator[tuple[str, SampleWithMaps, SampleWithMaps]]:
         """Yield each pair's name, and the two samples with their maps: levels in memory, volumes lazy.

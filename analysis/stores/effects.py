@@ -94,6 +94,10 @@ class Effects(StoredSamples[xr.Dataset]):
 
     kind = "effects"
     other_kind_hint = "Give the store that 'i2am causal' wrote."
+    next_calls = (
+        "effects[{!r}] opens a sample",
+        "score_effects(run) holds maps against them",
+    )
 
     def _open(self, group: zarr.Group, name: str, state: SampleState) -> xr.Dataset:
         nodes = dict(group.members(max_depth=None))

@@ -24,6 +24,7 @@ from i2am.analysis.stores.chunks import in_chunks
 from i2am.analysis.stores.stored_array import StoredArray
 from i2am.schemas import (
     GroupDescription,
+    I2AMError,
     LayerAttributes,
     StoreError,
     StoreWarning,
@@ -76,9 +77,12 @@ _KEPT: Final = (ATTRIBUTE_KEY, "units", "long_name")
 _LARGEST_EXACT: Final = 2**53
 _SAID_OF_ALL: Final = ("kind", "schema", "status", "contents")
 _SHOWN: Final = 3
-# In a notebook: names of samples, and the length of a line.
-_NAMES_IN_HTML: Final = 5
+# What is shown of a store: names of samples, the length of a line, and of how many samples the status
+# is read, so that a store of thousands is shown at once.
+_SHOWN_NAMES: Final = 5
 _LONGEST_FACT: Final = 1500
+_LONGEST_LINE: Final = 200
+_MOST_STATUSES: Final = 100
 _KINDS: Final = ("run", "maps", "effects")
 
 # What a sample is opened as.
@@ -102,6 +106,16 @@ def open_run(path: StoreLike) -> Run:
     ------
     StoreError
         If it is missing, no store of i2am, or a maps store.
+
+    Examples
+    --------
+    >>> import i2am
+    >>> run = open_run(i2am.DEMO_RUN)  # three pictures that the shipped model painted
+    >>> list(run)
+    ['doughnut', 'frog', 'truck']
+    >>> truck = run["truck"]  # lazy: what was stored, as labelled arrays
+    >>> dict(truck["images/generated"].sizes)
+    {'y': 64, 'x': 64, 'rgb': 3}
     """
     return Run(path)
 
@@ -123,6 +137,17 @@ def open_maps(path: StoreLike) -> Maps:
     ------
     StoreError
         If it is missing, no store of i2am, or a run.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import i2am
+    >>> from i2am.analysis import analyze_run
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = analyze_run(i2am.DEMO_RUN, f"{folder}/maps.zarr", samples=["truck"], progress=False)
+    ...     maps = open_maps(store)
+    ...     dict(maps["truck"]["r2g/ulam"].sizes)
+    {'y': 16, 'x': 16}
     """
     return Maps(path)
 
@@ -143,6 +168,8 @@ class StoredSamples(Mapping[str, _Opened], Generic[_Opened]):
     kind: ClassVar[str]
     other_kind_hint: ClassVar[str]
     unstated_status: ClassVar[str] = "running"
+    # What to call next, by the name of a sample; told where the store is shown.
+    next_calls: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, path: StoreLike) -> None:
         self.path: Final = path
@@ -309,6 +336,56 @@ class StoredSamples(Mapping[str, _Opened], Generic[_Opened]):
         group = self._root.get(name)
         return group if isinstance(group, zarr.Group) else None
 
+    def __repr__(self) -> str:
+        """Return what is in the store and what to call next, in a few lines whatever its size."""
+        rows = self._shown()
+        width = max(len(label) for label, _ in rows)
+        lines = [
+            f"{label:{width}}  {shorten(safe_text(value), _LONGEST_LINE)}" for label, value in rows
+        ]
+        return "\n    ".join([f"<i2am {self.kind} at {safe_text(self.path)}>", *lines])
+
+    def _repr_html_(self) -> str:
+        """Return the same as a notebook shows it."""
+        rows = "".join(
+            f"<tr><th style='text-align: left'>{escape(safe_text(label))}</th>"
+            f"<td style='text-align: left'>{escape(shorten(safe_text(value), _LONGEST_FACT))}</td></tr>"
+            for label, value in self._shown()
+        )
+        title = f"i2am {self.kind}: {shorten(safe_text(self.path), _LONGEST_FACT)}"
+        return f"<table><caption style='text-align: left'>{escape(title)}</caption>{rows}</table>"
+
+    def _shown(self) -> list[tuple[str, str]]:
+        """Return labels and values of what is shown: the samples, one of them, and what to call next."""
+        try:
+            names = self.names()
+            complete = [name for name in names[:_MOST_STATUSES] if name in self]
+        except (I2AMError, OSError) as e:  # What a cell shows must not fail.
+            return [("unreadable", str(e))]
+        are_checked = len(names) <= _MOST_STATUSES
+        known = complete if are_checked else names
+        listed = ", ".join(known[:_SHOWN_NAMES]) + ", …" * (len(known) > _SHOWN_NAMES)
+        more = "" if are_checked else ", complete or not"
+        rows = [("samples", f"{len(known)}{more}: {listed}" if known else "none")]
+        if unread := (len(names) - len(complete) if are_checked else 0):
+            rows.append(("left out", f"{unread}, unfinished or damaged"))
+        if complete:
+            try:
+                rows += self._facts_of(complete[0]).items()
+            except (I2AMError, OSError) as e:
+                rows.append(("unreadable", str(e)))
+            calls = [call.format(complete[0]) for call in self.next_calls]
+            rows += zip(["next", *[""] * len(calls)], calls, strict=False)
+        return rows
+
+    def _facts_of(self, name: str) -> dict[str, str]:
+        """Return what is told of one complete sample."""
+        inventory = SampleState(self._complete_group(name).store_path).inventory
+        if inventory is None:
+            return {}
+        size = sum(one.size_bytes for one in inventory.objects.values())
+        return {"stored": f"{size / 1e6:.3g} MB of {name!r}"}
+
     @property
     def left_out(self) -> frozenset[str]:
         """The damaged samples that listings so far have left out."""
@@ -354,22 +431,8 @@ class _Trees(StoredSamples["xr.DataTree"]):
     def _open(self, group: zarr.Group, name: str, state: SampleState) -> xr.DataTree:
         return open_tree(group, name, state, partial(check_sample, self.kind, name, at=self.path))
 
-    def _repr_html_(self) -> str:
-        """Return what is in the store, as a notebook shows it: a few lines, whatever its size."""
-        names = list(self)
-        listed = ", ".join(names[:_NAMES_IN_HTML]) + ", …" * (len(names) > _NAMES_IN_HTML)
-        facts = {"samples": f"{len(names)}: {listed}" if names else "none"}
-        try:
-            facts |= self._facts(self.describe(names[0])) if names else {}
-        except StoreError as e:  # What a cell shows must not fail for one sample.
-            facts["unreadable"] = str(e)
-        rows = "".join(
-            f"<tr><th style='text-align: left'>{escape(safe_text(label))}</th>"
-            f"<td style='text-align: left'>{escape(shorten(safe_text(value), _LONGEST_FACT))}</td></tr>"
-            for label, value in facts.items()
-        )
-        title = f"i2am {self.kind}: {shorten(safe_text(self.path), _LONGEST_FACT)}"
-        return f"<table><caption style='text-align: left'>{escape(title)}</caption>{rows}</table>"
+    def _facts_of(self, name: str) -> dict[str, str]:
+        return self._facts(self.describe(name)) | super()._facts_of(name)
 
     @staticmethod
     @abstractmethod
@@ -382,6 +445,13 @@ class Run(_Trees):
 
     kind = "run"
     other_kind_hint = "Give the run that it was made from (its 'source' attribute has the path)."
+    next_calls = (
+        "run[{!r}] opens a sample",
+        "analyze(run[{!r}]) makes its maps",
+        "sram(run[{!r}], generated=(y, x)) asks a patch",
+        "run.table() lists all samples",
+        "i2am.show(run) shows them",
+    )
 
     @staticmethod
     def _facts(sample: GroupDescription) -> dict[str, str]:
@@ -407,13 +477,24 @@ class Run(_Trees):
     def table(self) -> pd.DataFrame:
         """Return one row for each sample, by name, and one column for each field of its provenance.
 
-        Nested fields have dotted names: ``versions.torch``. Samples whose metadata are not as they
-        were written are left out, with a warning.
+        To find samples, to group them, and to see what differs between them: seeds, guidance, prompts,
+        the manifest's own columns (``labels.NAME``), the pictures that went in (``inputs.reference.path``
+        and ``.sha256``). Nested fields have dotted names: ``versions.torch``. No array is read.
 
         Returns
         -------
         DataFrame
-            Column sample, then the provenance.
+            Column sample, then the provenance; NaN where a sample does not have a field. Samples whose
+            metadata are not as they were written are left out, with a warning.
+
+        Examples
+        --------
+        >>> import i2am
+        >>> table = open_run(i2am.DEMO_RUN).table()
+        >>> table[["sample", "seed", "guidance_scale"]].to_dict("list")
+        {'sample': ['doughnut', 'frog', 'truck'], 'seed': [0, 1, 2], 'guidance_scale': [3.0, 3.0, 3.0]}
+        >>> table.query("seed > 1")["sample"].tolist()
+        ['truck']
         """
         import pandas as pd
 
@@ -456,6 +537,11 @@ class Maps(_Trees):
     kind = "maps"
     unstated_status = "complete"
     other_kind_hint = "Run 'i2am analyze' on it first, and give the maps."
+    next_calls = (
+        "maps[{!r}]['r2g/ulam'] is a map",
+        "score_maps(maps.path) scores all",
+        "i2am.show(maps) shows them",
+    )
 
     @staticmethod
     def _facts(sample: GroupDescription) -> dict[str, str]:

@@ -98,11 +98,24 @@ def capture(
 
     Examples
     --------
-    ::
+    The shipped model and pictures stand for a pipeline of your own, whose call is written as ever.
 
-        with capture(pipe, "run.zarr", sample="shirt-001") as recording:
-            image = pipe(example_image=garment, image=person, mask_image=mask).images[0]
-            recording.add_images(generated=image, reference=garment)
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> from i2am.capture import DEMO_MANIFEST, load_pipeline
+    >>> pipe = load_pipeline("i2am-tiny")
+    >>> pipe.set_progress_bar_config(disable=True)
+    >>> frog, photo, mask = (
+    ...     Image.open(DEMO_MANIFEST.parent / f"frog-{name}.png") for name in ("reference", "source", "mask")
+    ... )
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with capture(pipe, f"{folder}/run.zarr", sample="frog-001") as recording:
+    ...         call = {"example_image": frog, "image": photo, "mask_image": mask}
+    ...         image = pipe(**call, num_inference_steps=1).images[0]
+    ...         recording.add_images(generated=image, reference=frog, inpainting_mask=mask)
+    ...     from i2am.analysis import open_run  # any time later, on any machine
+    ...     list(open_run(f"{folder}/run.zarr"))
+    ['frog-001']
     """
     options = CaptureOptions(
         layers=layers,

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from i2am import DEMO_RUN
 from i2am.analysis import analyze, open_run
 from i2am.cli import main
-from i2am.viewer.reader import DEMO_RUN
 
 
 def test_the_demo_run_opens_from_the_menu_and_its_maps_come(

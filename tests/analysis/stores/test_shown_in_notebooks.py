@@ -1,15 +1,19 @@
-"""What a notebook shows of a run and of maps: few lines, and text alone."""
+"""What Python and a notebook show of a run, of maps and of a pair: few lines, and text alone."""
 
 from __future__ import annotations
 
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import zarr
 
-from i2am.analysis import analyze_run, open_maps, open_run
+import i2am
+from i2am.analysis import analyze_run, maps_of, open_effects, open_maps, open_run, pair_runs
+from tests.support.effects_store import write_effects
 from tests.support.synthetic_run import LAYERS, SyntheticLayer, write_run
 
 MOST_BYTES = 20_000
@@ -40,7 +44,8 @@ def shown(store: Any) -> list[str]:
 def test_a_run_and_its_maps_say_what_is_in_them(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run.zarr", ["a", "b"], LAYERS, steps=3)
     analyze_run(run, tmp_path / "maps.zarr", progress=False)
-    assert shown(open_run(run)) == [
+    found = shown(open_run(run))
+    assert found[: found.index("next")] == [
         f"i2am run: {run}",
         "samples", "2: a, b",
         "layers", f"3: {', '.join(layer.name for layer in LAYERS)}",
@@ -50,11 +55,63 @@ def test_a_run_and_its_maps_say_what_is_in_them(tmp_path: Path) -> None:
         "images", "generated, inpainting_mask, reference, reference_mask, source",
     ]  # fmt: skip
     maps = shown(open_maps(tmp_path / "maps.zarr"))
-    assert maps[1:] == [
+    sizes = {p: p.stat().st_size for p in (tmp_path / "maps.zarr" / "a").rglob("*") if p.is_file()}
+    del sizes[tmp_path / "maps.zarr" / "a" / "zarr.json"]
+    assert maps[maps.index("stored") + 1] == f"{sum(sizes.values()) / 1e6:.3g} MB of 'a'"
+    assert maps[1 : maps.index("stored")] == [
         "samples", "2: a, b",
         "r2g", "3 layers, 3 steps, 2 heads on 8×8",
         "g2r", "3 layers, 3 steps, 2 heads on 4×4",
     ]  # fmt: skip
+
+
+def test_what_is_to_be_called_next_can_be_called(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run.zarr", ["a"], LAYERS, steps=3)
+    run = open_run(path)
+    maps = open_maps(analyze_run(path, tmp_path / "maps.zarr", progress=False))
+    measured = {"floor": np.zeros((8, 8)), "y": np.arange(8.0), "x": np.arange(8.0)}
+    effects = open_effects(write_effects(tmp_path / "effects.zarr", {"a": measured}))
+    known: dict[str, Any] = {
+        name: getattr(i2am.analysis, name) for name in ("analyze", "sram", "score_maps")
+    }
+    known |= {"i2am": i2am, "run": run, "maps": maps, "effects": effects, "y": 1, "x": 1}
+    for store in (run, maps, effects):
+        for call in store.next_calls:
+            code, _, words = call.format("a").partition(") " if ") " in call else "] ")
+            assert words
+            if "show" not in code and "score_effects" not in code:
+                assert eval(code + (")" if ") " in call else "]"), known) is not None
+        assert repr(store).endswith(store.next_calls[-1].format("a"))
+
+
+def test_python_shows_the_same_lines(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run.zarr", ["a", "b"], LAYERS, steps=3)
+    lines = repr(open_run(run)).splitlines()
+    assert lines[0] == f"<i2am run at {run}>"
+    assert [line.split()[0] for line in lines[1:7]] == [
+        *("samples", "layers", "steps", "generated", "reference", "images"),
+    ]
+    assert all(len(line) < 250 for line in lines)
+    pair = repr(pair_runs(run, run))
+    assert f"A        {run}\n" in pair
+    assert "samples  2: 'a', 'b'\n" in pair
+    on_demand = maps_of(open_run(run), steps=0)
+    assert repr(on_demand).splitlines()[0] == f"<i2am maps of every sample of {run}>"
+    assert repr(on_demand).endswith("with steps=0")
+
+
+def test_of_a_long_run_not_every_status_is_read(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run.zarr", ["000"], LAYERS[:1], steps=1)
+    for number in range(1, 130):
+        zarr.create_group(run / f"{number:03}", attributes={"i2am": {"status": "complete"}})
+    for number in (90, 120):
+        (run / f"{number:03}" / "zarr.json").write_text("{")
+    assert shown(open_run(run))[2] == "130, complete or not: 000, 001, 002, 003, 004, …"
+    for number in range(100, 130):
+        shutil.rmtree(run / f"{number:03}")
+    assert shown(open_run(run))[1:5] == [
+        *("samples", "99: 000, 001, 002, 003, 004, …", "left out", "1, unfinished or damaged"),
+    ]
 
 
 def test_it_stays_small_and_shows_names_as_text(tmp_path: Path) -> None:
