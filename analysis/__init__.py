@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from i2am.analysis.figures.plotting import plot_map as plot_map
     from i2am.analysis.inspection.describe import describe_store as describe_store
     from i2am.analysis.inspection.describe import summarise_store as summarise_store
+    from i2am.analysis.intervals.clusters import sample_clusters as sample_clusters
     from i2am.analysis.maps.analyze import analyze as analyze
     from i2am.analysis.maps.analyze import maps_of as maps_of
     from i2am.analysis.maps.analyze_run import analyze_run as analyze_run
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from i2am.analysis.statistics.comparison import compare_runs as compare_runs
     from i2am.analysis.statistics.comparison import summarise_comparison as summarise_comparison
     from i2am.analysis.statistics.differences import difference_maps as difference_maps
+    from i2am.analysis.statistics.over_time import evolution as evolution
     from i2am.analysis.statistics.run_pair import RunPair as RunPair
     from i2am.analysis.statistics.run_pair import pair_runs as pair_runs
     from i2am.analysis.stores.effects import Effects as Effects

@@ -23,12 +23,12 @@ from i2am.analysis.effects.region_masses import (
     object_patches,
     region_masses,
 )
-from i2am.analysis.kernel.resize import Grid
-from i2am.analysis.scores.bootstrap import (
+from i2am.analysis.intervals.bootstrap import (
     DEFAULT_CONFIDENCE,
-    bootstrap_mean_interval,
     check_confidence,
 )
+from i2am.analysis.intervals.clusters import Clusters, mean_interval
+from i2am.analysis.kernel.resize import Grid
 from i2am.analysis.stores.effects import (
     NO_EFFECT_SHARE,
     causal_weights,
@@ -412,7 +412,9 @@ def curve_shares(
 
 
 def summarise_effect_scores(
-    table: pd.DataFrame, confidence: float = DEFAULT_CONFIDENCE
+    table: pd.DataFrame,
+    confidence: float = DEFAULT_CONFIDENCE,
+    clusters: Clusters | None = None,
 ) -> pd.DataFrame:
     """Return each score's mean over the samples, by map, with its confidence interval.
 
@@ -422,6 +424,8 @@ def summarise_effect_scores(
         As `score_effects` gives it.
     confidence : float
         Of the interval, between 0 and 1.
+    clusters : mapping of str to label, optional
+        As in `summarise_scores`.
 
     Returns
     -------
@@ -433,7 +437,7 @@ def summarise_effect_scores(
     Raises
     ------
     AnalysisError
-        If `confidence` is not between 0 and 1.
+        If `confidence` is not between 0 and 1, or a sample has no cluster.
 
     Examples
     --------
@@ -444,10 +448,10 @@ def summarise_effect_scores(
     """
     check_confidence(confidence)
     whole = pd.concat([table, _differences(table)], ignore_index=True)
-    values = whole.groupby(["map", "score"], sort=False)["value"]
-    summary = values.agg(["count", "mean", "std"])
+    groups = whole.groupby(["map", "score"], sort=False)
+    summary = groups["value"].agg(["count", "mean", "std"])
     summary[["low", "high"]] = [
-        bootstrap_mean_interval(of_score, confidence) for _, of_score in values
+        mean_interval(own, "value", confidence, clusters) for _, own in groups
     ]
     return summary
 

@@ -13,8 +13,9 @@ import zarr
 from tqdm.auto import tqdm
 
 from i2am.analysis.figures import FIGURES, existing_kinds, load_figure, report_kinds
+from i2am.analysis.intervals.bootstrap import DEFAULT_CONFIDENCE, check_confidence
+from i2am.analysis.intervals.clusters import sample_clusters
 from i2am.analysis.maps.analyze import maps_of
-from i2am.analysis.scores.bootstrap import DEFAULT_CONFIDENCE, check_confidence
 from i2am.analysis.statistics.comparison import compare_sample, summarise_comparison
 from i2am.analysis.statistics.run_pair import RunPair, SampleWithMaps, differences_of
 from i2am.analysis.stores.effects import own_effects
@@ -237,6 +238,8 @@ def write_comparison(
     out: str | Path,
     *,
     confidence: float = DEFAULT_CONFIDENCE,
+    cluster: str = "picture",
+    by_step: bool = False,
     progress: bool = True,
     overwrite: bool = False,
 ) -> pd.DataFrame:
@@ -252,6 +255,10 @@ def write_comparison(
         sample in groups SAMPLE/r2g and SAMPLE/g2r; and SAMPLE.png of each sample.
     confidence : float
         Of the summary's intervals.
+    cluster : str
+        What makes pairs one cluster in these intervals, as `by` of `sample_clusters`.
+    by_step : bool
+        Compare every denoising step, too.
     progress : bool
         Show a bar over the samples.
     overwrite : bool
@@ -271,6 +278,7 @@ def write_comparison(
         If `confidence` is not between 0 and 1, or a sample's maps share no direction.
     """
     check_confidence(confidence)
+    clusters = sample_clusters(pair.run_a, pair.names, cluster)
     out = _check_room(pair, out, overwrite=overwrite)
     note = f"A: {_short(pair.run_a.path)}; B: {_short(pair.run_b.path)}"
     opened = tqdm(
@@ -278,10 +286,10 @@ def write_comparison(
     )
     with outputs_written_whole(out) as folder:
         zarr.create_group(folder / _STORE, attributes={ATTRIBUTE_KEY: _attributes(pair)})
-        parts = [_write_sample(*each, folder, note) for each in opened]
+        parts = [_write_sample(*each, folder, note, by_step=by_step) for each in opened]
         table = pd.concat(parts, ignore_index=True)
         write_table(table, folder / _TABLE)
-        write_table(summarise_comparison(table, confidence), folder / _SUMMARY)
+        write_table(summarise_comparison(table, confidence, clusters), folder / _SUMMARY)
     return table
 
 
@@ -329,7 +337,7 @@ def _short(path: StoreLike) -> str:
 
 
 def _write_sample(
-    name: str, a: SampleWithMaps, b: SampleWithMaps, folder: Path, note: str
+    name: str, a: SampleWithMaps, b: SampleWithMaps, folder: Path, note: str, *, by_step: bool
 ) -> pd.DataFrame:
     from i2am.analysis.figures.comparison import draw_comparison  # Brings matplotlib.
     from i2am.analysis.figures.sheet import render
@@ -339,7 +347,7 @@ def _write_sample(
     figure = draw_comparison(a, b, f"{name}. {note}")
     with written_whole(folder / f"{name}.png") as unfinished:
         unfinished.write_bytes(render(figure))
-    return compare_sample(name, a, b)
+    return compare_sample(name, a, b, by_step=by_step)
 
 
 def _write_levels(levels: xr.Dataset, store: Path, group: str) -> None:

@@ -1,6 +1,6 @@
 """One file a score; the table of all of them.
 
-May import `kernel` and `stores`. A score is ``SCORE = Score(…)`` in a file of its own, and one line
+May import `intervals`, `kernel` and `stores`. A score is ``SCORE = Score(…)`` in a file of its own, and one line
 in `SCORES`.
 """
 

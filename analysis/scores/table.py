@@ -9,11 +9,8 @@ from typing import Final
 import pandas as pd
 import xarray as xr
 
-from i2am.analysis.scores.bootstrap import (
-    DEFAULT_CONFIDENCE,
-    bootstrap_mean_interval,
-    check_confidence,
-)
+from i2am.analysis.intervals.bootstrap import DEFAULT_CONFIDENCE, check_confidence
+from i2am.analysis.intervals.clusters import Clusters, mean_interval
 from i2am.analysis.scores.imacs import check_weights
 from i2am.analysis.scores.masks import is_within_mask, masks_of
 from i2am.analysis.scores.registry import compute_score, known_scores
@@ -154,26 +151,33 @@ def _read_csv(path: str | Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=missing)
 
 
-def summarise_scores(table: pd.DataFrame, confidence: float = DEFAULT_CONFIDENCE) -> pd.DataFrame:
+def summarise_scores(
+    table: pd.DataFrame,
+    confidence: float = DEFAULT_CONFIDENCE,
+    clusters: Clusters | None = None,
+) -> pd.DataFrame:
     """Return each score's mean over the samples, with its confidence interval.
 
     Parameters
     ----------
-    table : DataFrame, columns score and value
+    table : DataFrame, columns score, value and, for clusters, sample
         As `score_maps` gives it.
     confidence : float
         Of the interval, between 0 and 1.
+    clusters : mapping of str to label, optional
+        The cluster of each sample, as `sample_clusters` gives it: the interval draws samples of one
+        together. By default each sample is alone.
 
     Returns
     -------
     DataFrame
         Indexed by score, in the table's order of scores; columns count, mean, std, and low and
-        high: the bootstrap interval of the mean over samples, NaN for one sample alone.
+        high: the bootstrap interval of the mean over samples, NaN for one sample or cluster alone.
 
     Raises
     ------
     AnalysisError
-        If `confidence` is not between 0 and 1.
+        If `confidence` is not between 0 and 1, or a sample has no cluster.
 
     Examples
     --------
@@ -183,10 +187,11 @@ def summarise_scores(table: pd.DataFrame, confidence: float = DEFAULT_CONFIDENCE
     {'imacs_g': {'count': 2, 'mean': 0.3, 'std': 0.28, 'low': 0.1, 'high': 0.5}}
     """
     check_confidence(confidence)
-    values = table.groupby("score", sort=False)["value"]
-    summary = values.agg(["count", "mean", "std"])
-    ends = [bootstrap_mean_interval(of_score, confidence) for _, of_score in values]
-    summary[["low", "high"]] = ends
+    scores = table.groupby("score", sort=False)
+    summary = scores["value"].agg(["count", "mean", "std"])
+    summary[["low", "high"]] = [
+        mean_interval(own, "value", confidence, clusters) for _, own in scores
+    ]
     return summary
 
 

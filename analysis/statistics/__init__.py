@@ -1,4 +1,4 @@
-"""Over samples and between runs: averages, groups, differences, comparison.
+"""Over samples and between runs: averages, groups, differences, comparison, and over denoising steps.
 
-May import `maps`, `scores`, `kernel` and `stores`.
+May import `maps`, `scores`, `intervals`, `kernel` and `stores`.
 """

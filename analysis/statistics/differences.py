@@ -21,7 +21,7 @@ from i2am.schemas import AnalysisError, Box
 from i2am.schemas.dims import HEAD, LAYER, STEP, TIME
 from i2am.schemas.directions import DIRECTIONS, DirectionName
 
-__all__ = ["agreement", "boxes_alike", "difference_maps", "matching_levels", "shares"]
+__all__ = ["Pair", "agreement", "boxes_alike", "difference_maps", "matching_levels", "shares"]
 
 Pair = tuple[xr.DataArray, xr.DataArray]
 

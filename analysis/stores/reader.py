@@ -43,6 +43,7 @@ from i2am.storage.inventory import (
     DIGEST,
     METADATA_KEY,
     OBJECTS,
+    Inventory,
     contents_of,
     without_inventory,
 )
@@ -240,6 +241,16 @@ class StoredSamples(Mapping[str, _Opened], Generic[_Opened]):
         """
         return _facts_of(own_attributes(self._complete_group(name)))
 
+    def inventory_of(self, name: str) -> Inventory | None:
+        """Return the objects that one complete sample consists of; None of one that does not say.
+
+        Raises
+        ------
+        KeyError
+            If there is no complete sample of that name; it is a StoreError, too.
+        """
+        return SampleState(self._complete_group(name).store_path).inventory
+
     def names(self) -> list[str]:
         """Return the names of all samples, those that are not complete among them; reads no metadata."""
         return sorted_names(self._root)
@@ -380,7 +391,7 @@ class StoredSamples(Mapping[str, _Opened], Generic[_Opened]):
 
     def _facts_of(self, name: str) -> dict[str, str]:
         """Return what is told of one complete sample."""
-        inventory = SampleState(self._complete_group(name).store_path).inventory
+        inventory = self.inventory_of(name)
         if inventory is None:
             return {}
         size = sum(one.size_bytes for one in inventory.objects.values())

@@ -37,7 +37,7 @@ from i2am.analysis import (
 )
 from i2am.analysis.effects.faithfulness import curve_shares
 from i2am.analysis.effects.region_masses import mean_over_layers
-from i2am.analysis.scores.bootstrap import bootstrap_mean_interval
+from i2am.analysis.intervals.bootstrap import bootstrap_mean_interval
 from i2am.capture import SHIPPED_MODEL, EffectOptions
 from i2am.capture.causal.measure_run import measure_run
 from i2am.cli import main as i2am

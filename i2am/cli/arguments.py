@@ -12,7 +12,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Parser",
     "add_command",
+    "add_interval",
     "byte_count",
     "call_argument",
     "existing_file",
@@ -40,6 +41,7 @@ __all__ = [
     "number",
     "port",
     "positive",
+    "print_clusters",
     "print_error",
     "print_summary",
     "sample_name",
@@ -90,6 +92,29 @@ def add_command(
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     command.set_defaults(run=run, command=name, extras=tuple(extras))
     return command
+
+
+def add_interval(command: argparse.ArgumentParser) -> None:
+    """Add the options of intervals over samples."""
+    command.add_argument(
+        "--confidence", type=share, default=0.95, help="of the intervals; default 0.95"
+    )
+    command.add_argument(
+        "--cluster",
+        default="picture",
+        metavar="COLUMN",
+        help="samples that an interval draws together: of the same 'picture' whatever the seed "
+        "(default), each 'sample' alone, or those alike in a column of the run's table",
+    )
+
+
+def print_clusters(clusters: Mapping[str, str], samples: Iterable[str]) -> None:
+    """Print by how many clusters intervals are drawn, where samples share some."""
+    names = list(samples)
+    count = len({clusters[name] for name in names})
+    if count < len(names):
+        clusters_of = f"{count} cluster{'s' * (count > 1)}"
+        sys.stdout.write(f"Intervals: of {len(names)} samples in {clusters_of}, drawn together\n")
 
 
 def print_error(message: str) -> None:

@@ -6,7 +6,14 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from i2am.cli.arguments import add_command, existing_store, new_path, sample_name, share
+from i2am.cli.arguments import (
+    add_command,
+    add_interval,
+    existing_store,
+    new_path,
+    print_clusters,
+    sample_name,
+)
 from i2am.schemas.text import safe_text
 
 if TYPE_CHECKING:
@@ -41,13 +48,22 @@ def add(commands: Any) -> None:
         "--out", type=new_path, metavar="DIR", help="for tables, difference maps and figures"
     )
     command.add_argument(
-        "--confidence", type=share, default=0.95, help="of the intervals; default 0.95"
+        "--by-step",
+        action="store_true",
+        help="compare every denoising step, too; reads the volumes",
     )
+    add_interval(command)
     command.add_argument("--overwrite", action="store_true", help="replace what is in DIR")
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from i2am.analysis import compare_runs, pair_runs, summarise_comparison, write_comparison
+    from i2am.analysis import (
+        compare_runs,
+        pair_runs,
+        sample_clusters,
+        summarise_comparison,
+        write_comparison,
+    )
 
     pair = pair_runs(
         options.store,
@@ -56,20 +72,29 @@ def _compare(options: argparse.Namespace) -> None:
         maps_b=options.maps_b,
         samples=options.samples,
     )
+    clusters = sample_clusters(pair.run_a, pair.names, options.cluster)
     if options.out is None:
-        table = compare_runs(pair, progress=True)
+        table = compare_runs(pair, by_step=options.by_step, progress=True)
     else:
         table = write_comparison(
-            pair, options.out, confidence=options.confidence, overwrite=options.overwrite
+            pair,
+            options.out,
+            confidence=options.confidence,
+            cluster=options.cluster,
+            by_step=options.by_step,
+            overwrite=options.overwrite,
         )
-    summary = summarise_comparison(table, options.confidence)
+    summary = summarise_comparison(table, options.confidence, clusters)
     # Layers have the names that the stores give them.
-    sys.stdout.write(safe_text("\n".join(_lines(pair, summary)), keep="\n") + "\n")
+    sys.stdout.write(
+        safe_text("\n".join(_lines(pair, summary, by_step=options.by_step)), keep="\n") + "\n"
+    )
+    print_clusters(clusters, pair.names)
     if options.out:
         sys.stdout.write(f"Comparison: {options.out}\n")
 
 
-def _lines(pair: RunPair, summary: pd.DataFrame) -> list[str]:
+def _lines(pair: RunPair, summary: pd.DataFrame, *, by_step: bool) -> list[str]:
     """Return what is printed: what was compared, the unified maps, and where most differs."""
     lines = [f"A: {pair.run_a.path}", f"B: {pair.run_b.path}"]
     count = len(pair.names)
@@ -81,9 +106,11 @@ def _lines(pair: RunPair, summary: pd.DataFrame) -> list[str]:
         lines.append("No layer has the same name in both: compared at sample level alone.")
     elif "head" not in levels:
         lines.append("Not all layers are the same in both: heads are not compared.")
+    if by_step and "step" not in levels:
+        lines.append("The timesteps are not the same in both: steps are not compared.")
     unified = summary[summary["level"] == "ulam"]
     lines += ["", "All layers and heads together", _text(unified.drop(columns=["level", "label"]))]
-    for level in ("layer", "head"):
+    for level in ("layer", "head", "step"):
         # Differences of shares; the two maps' agreement is none.
         of_level = summary[(summary["level"] == level) & summary["mean_a"].notna()]
         by_size = of_level.sort_values("mean_difference", key=abs, ascending=False)

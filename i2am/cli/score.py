@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from i2am.cli.arguments import add_command, existing_store, new_path, number, sample_name, share
+from i2am.cli.arguments import (
+    add_command,
+    add_interval,
+    existing_store,
+    new_path,
+    number,
+    print_clusters,
+    sample_name,
+)
 from i2am.schemas import AnalysisError
 from i2am.schemas.choices import EFFECT_KINDS, POLARITIES
 from i2am.schemas.text import safe_text
+
+if TYPE_CHECKING:
+    from i2am.analysis import Run
 
 __all__ = ["add"]
 
@@ -36,9 +47,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--premask", action="store_true", help="IMACS_r of G2R times the mask, as the authors' code"
     )
-    command.add_argument(
-        "--confidence", type=share, default=0.95, help="of the intervals; default 0.95"
-    )
+    add_interval(command)
     command.add_argument(
         "--effects",
         nargs="?",
@@ -66,7 +75,14 @@ def add(commands: Any) -> None:
 
 
 def _score(options: argparse.Namespace) -> None:
-    from i2am.analysis import score_maps, summarise_scores, write_head_scores
+    from i2am.analysis import (
+        open_maps,
+        sample_clusters,
+        score_maps,
+        summarise_scores,
+        write_head_scores,
+    )
+    from i2am.analysis.stores.related import run_of
     from i2am.analysis.stores.tables import check_table_path
 
     shared = {"run": options.source, "samples": options.samples, "overwrite": options.overwrite}
@@ -76,6 +92,8 @@ def _score(options: argparse.Namespace) -> None:
     if options.effects is None and (options.effects_out or options.randomised):
         msg = "Expected --effects beside --effects-out and --randomised, got none. Add --effects."
         raise AnalysisError(msg)
+    run = run_of(open_maps(options.store), options.source)
+    clusters = sample_clusters(run, options.samples, options.cluster)
     table = score_maps(
         options.store,
         out=options.out,
@@ -85,28 +103,27 @@ def _score(options: argparse.Namespace) -> None:
         premask=options.premask,
         **shared,
     )
-    summary = summarise_scores(table, options.confidence)
+    summary = summarise_scores(table, options.confidence, clusters)
     print(summary.to_string(float_format="{:.4f}".format, na_rep=""))
+    print_clusters(clusters, set(table["sample"]))
     if options.out:
         print(f"Scores: {options.out}")
     if options.heads:
         _print_heads(write_head_scores(options.store, options.heads, **shared))
         print(f"Heads: {options.heads}")
     if options.effects is not None:
-        _score_effects(options)
+        _score_effects(options, run, clusters)
         if options.effects_out:
             print(f"Effects: {options.effects_out}")
 
 
-def _score_effects(options: argparse.Namespace) -> None:
+def _score_effects(options: argparse.Namespace, run: Run, clusters: dict[str, str]) -> None:
     """Hold the maps against measured effects, and print one line for each map."""
-    from i2am.analysis import open_maps, score_effects, summarise_effect_scores
+    from i2am.analysis import score_effects, summarise_effect_scores
     from i2am.analysis.stores.effects import NO_EFFECT_SHARE
-    from i2am.analysis.stores.related import run_of
 
-    run = run_of(open_maps(options.store), options.source).path
     table = score_effects(
-        run,
+        run.path,
         None if options.effects is True else options.effects,
         samples=options.samples,
         kind=options.effect_kind,
@@ -114,7 +131,7 @@ def _score_effects(options: argparse.Namespace) -> None:
         out=options.effects_out,
         overwrite=options.overwrite,
     )
-    summary = summarise_effect_scores(table, options.confidence)
+    summary = summarise_effect_scores(table, options.confidence, clusters)
     shown = summary["mean"].unstack("score")
     ends = summary.xs("rank_correlation", level="score")[["low", "high"]]
     shown = shown[[name for name in summary.index.unique("score") if name in shown]]

@@ -37,7 +37,7 @@ def _in_a_folder_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def test_the_commands_and_the_code_of_the_guide_run(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_guide(GUIDE) == (["score", "score", "compare"], 6)
+    assert run_guide(GUIDE) == (["score", "score", "compare"], 8)
     assert float(capsys.readouterr().out.splitlines()[-1]) < 1e-6
     files = {path.name for path in Path("comparison").iterdir()}
     text = GUIDE.read_text(encoding="utf-8")

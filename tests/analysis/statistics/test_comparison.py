@@ -329,3 +329,37 @@ def test_the_same_part_of_pictures_of_other_sizes_is_compared(tmp_path: Path) ->
     )
     assert set(stored["b"].children) == {"r2g", "g2r"}
     assert "y" not in stored["b/r2g"].coords
+
+
+def test_steps_are_compared_where_the_timesteps_are_the_same(
+    runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    table = compare_runs(pair_runs(*runs), by_step=True)
+    assert set(compare_runs(pair_runs(*runs))["level"]) == {"ulam", "layer", "head"}
+    steps = table[table["level"] == "step"]
+    assert set(steps["label"]) == {"0", "1", "2", "3"}
+    found = steps.set_index(KEYS).xs(("b", "r2g", "step", "2"), level=KEYS[:4])
+    maps = [stored_maps(run, tmp_path)["b/r2g/volume"][:, 2] for run in runs]
+    mask = reference_maps.stored(runs[0] / "b" / "images")["inpainting_mask"][:] / 255
+    weights = mask.reshape(8, 2, 8, 2).mean(axis=(1, 3))
+    a, b = ((own.mean(axis=(0, 1)) * weights).sum() / own.mean(axis=(0, 1)).sum() for own in maps)
+    wanted = {"a": a, "b": b, "difference": b - a}
+    assert found.loc["inside"].to_dict() == pytest.approx(wanted, rel=1e-4)
+    assert {"entropy", "concentration", "correlation", "total_variation"} <= set(found.index)
+    fewer = write_run(tmp_path / "fewer.zarr", ["b"], [ONE, TWO], steps=3, size_px=(16, 16))
+    other = compare_runs(pair_runs(runs[0], fewer), by_step=True)
+    assert "step" not in set(other["level"])
+
+
+def test_the_summary_draws_pairs_of_the_same_pictures_together(tmp_path: Path) -> None:
+    rows = [
+        {"sample": name, "direction": "r2g", "level": "ulam", "label": "all", "measure": "inside"}
+        | {"a": 0.0, "b": value, "difference": value}
+        for name, value in zip("abc", (0.1, 0.2, 0.9), strict=True)
+    ]
+    table = pd.DataFrame(rows)
+    (alone,) = summarise_comparison(table).to_dict("records")
+    clusters = {"a": 1, "b": 1, "c": 2}
+    (together,) = summarise_comparison(table, clusters=clusters).to_dict("records")
+    assert (alone["low"], alone["high"]) == pytest.approx((0.1, 0.9))
+    assert (together["low"], together["high"]) == pytest.approx((0.15, 0.9))

@@ -1,0 +1,57 @@
+"""What `i2am score` and `i2am compare` say of intervals, points and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from i2am.analysis import analyze_run
+from i2am.cli import main
+from tests.support import reference_maps
+from tests.support.synthetic_run import SyntheticLayer, write_run
+
+LAYERS = (SyntheticLayer("one", (4, 4), (4, 4)), SyntheticLayer("two", (4, 4), (2, 2)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the current folder: a run of three samples, two of the same pictures, with maps; another run."""
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("run", "other")):
+        write_run(tmp_path / f"{name}.zarr", list("abc"), LAYERS, seed=seed, size_px=(16, 16))
+        for sample in "abc":
+            digest = "1" if sample in "ab" else "2"
+            reference_maps.change_attributes(
+                tmp_path / f"{name}.zarr" / sample,
+                inputs={"reference": {"path": "r.png", "sha256": digest}},
+            )
+    analyze_run("run.zarr", "maps.zarr", progress=False)
+    return tmp_path
+
+
+def test_repeated_pictures_are_drawn_together_and_the_command_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["score", "maps.zarr"]) == 0
+    together = capsys.readouterr().out
+    assert together.endswith("Intervals: of 3 samples in 2 clusters, drawn together\n")
+    assert main(["score", "maps.zarr", "--cluster", "sample"]) == 0
+    alone = capsys.readouterr().out
+    assert "Intervals" not in alone
+    assert together.splitlines()[2] != alone.splitlines()[2]
+    assert main(["score", "maps.zarr", "--cluster", "colour"]) == 1
+    assert "or a column of the run's table, got 'colour'" in capsys.readouterr().err
+
+
+def test_two_runs_are_compared_step_by_step(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", "run.zarr", "other.zarr", "--by-step", "--out", "found"]) == 0
+    shown = capsys.readouterr().out
+    assert "\nThe steps that differ most, each by its largest difference\n" in shown
+    assert shown.endswith("in 2 clusters, drawn together\nComparison: found\n")
+    assert ",step,3,inside," in (folder / "found" / "comparison.csv").read_text()
+    write_run(folder / "short.zarr", list("abc"), LAYERS, steps=2, size_px=(16, 16))
+    assert main(["compare", "run.zarr", "short.zarr", "--by-step"]) == 0
+    assert "The timesteps are not the same in both: steps" in capsys.readouterr().out
