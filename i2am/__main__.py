@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK - a shell's global completion looks for this.
 """Run the command line: ``python -m i2am``."""
 
 import sys

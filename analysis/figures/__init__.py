@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from i2am.analysis.stores.layers import layer_attributes, sram_layers
 from i2am.schemas import AnalysisError, did_you_mean
 from i2am.schemas.dims import GUIDANCE
 from i2am.schemas.directions import DIRECTIONS
@@ -55,6 +54,7 @@ __all__ = [
     "write_figures",
 ]
 
+# Nothing here imports what takes time: the shell lists the kinds at TAB.
 _HOMES: Final = {
     "FigureOptions": "i2am.analysis.figures.files:FigureOptions",
     "FigureStyle": "i2am.analysis.figures.style:FigureStyle",
@@ -73,6 +73,8 @@ def _always(_sample: xr.DataTree) -> bool:
 
 
 def _has_sram(sample: xr.DataTree) -> bool:
+    from i2am.analysis.stores.layers import sram_layers
+
     return bool(sram_layers(sample))
 
 
@@ -86,6 +88,8 @@ def _has_mask(sample: xr.DataTree) -> bool:
 
 
 def _has_references(sample: xr.DataTree) -> bool:
+    from i2am.analysis.stores.layers import layer_attributes
+
     return len({own.reference_index for own in layer_attributes(sample).values()}) > 1
 
 

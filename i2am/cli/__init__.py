@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK - a shell's global completion looks for this.
 """The command line: parse, call one function of a stage, print.
 
 Exit codes: 0 done, 1 the work failed or something is invalid, 2 the call is wrong, 128 and the
@@ -34,7 +35,9 @@ from i2am.cli import (
     tokens,
     view,
 )
-from i2am.cli.arguments import Parser, explain, print_error
+from i2am.cli.arguments import explain
+from i2am.cli.completion import complete
+from i2am.cli.parser import Parser, print_error
 from i2am.cli.stopping import Stopped, stopped_by_signals
 from i2am.schemas import require_extras
 from i2am.schemas.text import safe_text
@@ -57,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A terminal that lacks a character shows its code.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        build_parser().parse_args(arguments, options)
+        parser = build_parser()
+        complete(parser)
+        parser.parse_args(arguments, options)
         if not options.debug:
             _quiet_libraries()
         # Without arguments this is the program itself.

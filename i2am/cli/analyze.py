@@ -10,66 +10,95 @@ from i2am.cli.arguments import (
     add_command,
     existing_store,
     grid,
-    labels,
     new_address,
-    positive,
-    sample_name,
     worker_count,
 )
-from i2am.schemas.choices import CONVENTIONS, LAYER_WEIGHTS, NORMALISATIONS, WITHIN
+from i2am.cli.options import add_option
+from i2am.schemas.choices import CONVENTIONS, LAYER_WEIGHTS, NORMALISATIONS
 
 __all__ = ["add"]
 
 
 def add(commands: Any) -> None:
     """Add the command to a parser's commands."""
-    command = add_command(commands, "analyze", _analyze, "compute every map of a run, out of core")
-    command.add_argument("store", type=existing_store, metavar="RUN.zarr")
-    command.add_argument(
-        "--out", type=new_address, metavar="MAPS.zarr", help="default: beside the run"
+    command = add_command(
+        commands,
+        "analyze",
+        _analyze,
+        "compute every map of a run, out of core",
+        examples=(
+            "i2am analyze run.zarr",
+            "i2am analyze run.zarr --out late.zarr --steps 30:50 --layers 'up_blocks*'",
+            "i2am analyze run.zarr --scheduler tcp://10.0.0.1:8786",
+        ),
     )
+    command.add_argument("store", type=existing_store, metavar="RUN.zarr", help="captured run")
     command.add_argument(
-        "--samples", nargs="+", type=sample_name, metavar="SAMPLE", help="default: all"
+        "--out",
+        type=new_address,
+        metavar="MAPS.zarr",
+        help="maps to write; default: beside the run",
     )
-    command.add_argument("--scheduler", metavar="ADDRESS", help="of a running Dask cluster")
-    command.add_argument("--workers", type=worker_count, help="processes of a local cluster")
-    command.add_argument("--convention", choices=CONVENTIONS, default="i2am")
-    command.add_argument("--normalisation", choices=NORMALISATIONS, default="mass")
-    command.add_argument("--layers", metavar="GLOB", help="default: all")
-    command.add_argument("--steps", type=labels, metavar="A:B[:S]|LIST", help="default: all")
-    command.add_argument("--heads", type=labels, metavar="A:B[:S]|LIST", help="default: all")
-    command.add_argument(
-        "--guidance", default="conditional", metavar="BRANCH", help="default: conditional"
+    add_option(command, "--overwrite", adds="else samples that have their maps are skipped")
+    _add_selection(command.add_argument_group("what the maps are made from"))
+    _add_making(command.add_argument_group("how the maps are made"))
+    _add_running(command.add_argument_group("running"))
+
+
+def _add_selection(group: Any) -> None:
+    for name in ("--samples", "--layers", "--steps", "--heads"):
+        add_option(group, name)
+    group.add_argument(
+        "--guidance",
+        default="conditional",
+        metavar="BRANCH",
+        help="guidance branch, of those that were captured",
     )
-    command.add_argument(
-        "--time-groups",
-        type=positive,
-        default=5,
-        metavar="N",
-        help="of TLAM; as many as there are steps, or more: a map for each step",
+    add_option(group, "--within", default="image")
+
+
+def _add_making(group: Any) -> None:
+    group.add_argument(
+        "--convention",
+        choices=CONVENTIONS,
+        default="i2am",
+        help="order of resizing and mean: ours, or that of the authors' code",
     )
-    command.add_argument("--grid", type=grid, metavar="HxW", help="the maps' common grid")
-    command.add_argument(
+    group.add_argument(
+        "--normalisation",
+        choices=NORMALISATIONS,
+        default="mass",
+        help="each softmax sums to 1 (mass), or uniform attention is 1 (density)",
+    )
+    add_option(group, "--time-groups", default=5)
+    group.add_argument(
+        "--grid",
+        type=grid,
+        metavar="N|HxW",
+        help="rows and columns of the maps; default: the largest grid of the layers, or with "
+        "--convention official the picture's size / 8",
+    )
+    group.add_argument(
         "--weights",
         choices=LAYER_WEIGHTS,
-        help="weigh each layer by its measured effect; default: all alike",
+        help="weigh each layer by its measured effect; default: all layers count alike",
     )
-    command.add_argument(
-        "--effects",
-        type=existing_store,
-        metavar="EFFECTS.zarr",
-        help="of --weights: what 'i2am causal' measured; default: beside the run",
+    add_option(group, "--effects", adds="for --weights; default: beside the run")
+
+
+def _add_running(group: Any) -> None:
+    group.add_argument(
+        "--workers",
+        type=worker_count,
+        metavar="N",
+        help="processes of a Dask cluster on this machine; default: threads of one process",
     )
-    command.add_argument(
-        "--within",
-        choices=WITHIN,
-        default="image",
-        help="maps of all patches, or of those inside the inpainting mask alone; default: image",
+    group.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="a running Dask cluster, as tcp://HOST:8786; default: none",
     )
-    command.add_argument("--overwrite", action="store_true", help="replace an existing store")
-    command.add_argument(
-        "--no-fsync", action="store_true", help="do not wait until a sample is on the disk"
-    )
+    add_option(group, "--no-fsync")
 
 
 def _analyze(options: argparse.Namespace) -> None:

@@ -16,18 +16,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from i2am.cli.parser import Parser, print_error
 from i2am.disk import has_no_room
-from i2am.schemas import Fault, I2AMError, find_faults
-from i2am.schemas.errors import shorten
-from i2am.schemas.text import safe_text
+from i2am.schemas.errors import I2AMError, shorten
 
 if TYPE_CHECKING:
     from i2am.capture.batch.batch_summary import BatchSummary
+    from i2am.schemas import Fault
 
 __all__ = [
     "Parser",
     "add_command",
-    "add_interval",
     "byte_count",
     "call_argument",
     "existing_file",
@@ -45,6 +44,7 @@ __all__ = [
     "print_error",
     "print_summary",
     "sample_name",
+    "sample_names",
     "seed",
     "shard",
     "share",
@@ -59,8 +59,6 @@ _MOST: Final = 10**9
 _MOST_LABELS: Final = 100_000
 _MOST_WORKERS: Final = 1024
 _LAST_PORT: Final = 65535
-_LONGEST_WORD: Final = 300
-_LONGEST_MESSAGE: Final = 5000
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # Where commands take a store.
 _STORE_OPTIONS = ("store", "maps", "source", "other")
@@ -69,43 +67,25 @@ _BYTE_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """One line for a wrong call; argparse would print the usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print what is wrong and exit with code 2."""
-        print_error(f"{message}. See {self.prog} --help.")
-        raise SystemExit(2)
-
-
 def add_command(
     commands: Any,
     name: str,
     run: Callable[[argparse.Namespace], int | None],
     purpose: str,
     extras: Sequence[str] = ("analysis",),
+    *,
+    examples: Sequence[str] = (),
 ) -> argparse.ArgumentParser:
     """Add a command that `run` does with the packages of some extras, and return its parser."""
     command: argparse.ArgumentParser = commands.add_parser(
-        name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}."
+        name,
+        help=purpose,
+        description=f"{purpose[0].upper()}{purpose[1:]}.",
+        examples=examples,
     )
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     command.set_defaults(run=run, command=name, extras=tuple(extras))
     return command
-
-
-def add_interval(command: argparse.ArgumentParser) -> None:
-    """Add the options of intervals over samples."""
-    command.add_argument(
-        "--confidence", type=share, default=0.95, help="of the intervals; default 0.95"
-    )
-    command.add_argument(
-        "--cluster",
-        default="picture",
-        metavar="COLUMN",
-        help="samples that an interval draws together: of the same 'picture' whatever the seed "
-        "(default), each 'sample' alone, or those alike in a column of the run's table",
-    )
 
 
 def print_clusters(clusters: Mapping[str, str], samples: Iterable[str]) -> None:
@@ -115,12 +95,6 @@ def print_clusters(clusters: Mapping[str, str], samples: Iterable[str]) -> None:
     if count < len(names):
         clusters_of = f"{count} cluster{'s' * (count > 1)}"
         sys.stdout.write(f"Intervals: of {len(names)} samples in {clusters_of}, drawn together\n")
-
-
-def print_error(message: str) -> None:
-    """Write one line to standard error, whatever line breaks, controls or lengths `message` holds."""
-    words = (shorten(safe_text(word), _LONGEST_WORD) for word in message.split())
-    sys.stderr.write(f"i2am: {shorten(' '.join(words), _LONGEST_MESSAGE)}\n")
 
 
 def print_summary(address: Any, summary: BatchSummary) -> int:
@@ -184,6 +158,7 @@ def explain(error: Exception, options: argparse.Namespace) -> str:
 
 def _first_fault(store: str | Path) -> Fault | None:
     from i2am.analysis import describe_store
+    from i2am.schemas import find_faults
 
     try:
         return next(find_faults(describe_store(store)), None)
@@ -213,6 +188,17 @@ def sample_name(text: str) -> str:
         msg = f"expected a sample's name, got {shorten(repr(text))}"
         raise argparse.ArgumentTypeError(msg)
     return text
+
+
+def sample_names(text: str) -> list[str]:
+    """Return the names of "A" or "A,B": no sample's name has a comma.
+
+    Examples
+    --------
+    >>> sample_names("shirt-001"), sample_names("a,b")
+    (['shirt-001'], ['a', 'b'])
+    """
+    return [sample_name(name) for name in text.split(",")]
 
 
 def new_address(text: str) -> str:
@@ -297,10 +283,10 @@ def share(text: str) -> float:
 
 
 def grid(text: str) -> tuple[int, int]:
-    """Return (height, width) of "HxW"."""
-    height, width = map(_whole_number, text.partition("x")[::2])
+    """Return (height, width) of "HxW", or of "N" for both."""
+    height, width = map(_whole_number, text.split("x", 1) if "x" in text else (text, text))
     if not (height and width):
-        msg = f"expected a grid HxW such as 64x48, got {shorten(repr(text))}"
+        msg = f"expected a grid N or HxW, such as 64 or 64x48, got {shorten(repr(text))}"
         raise argparse.ArgumentTypeError(msg)
     return height, width
 

@@ -6,7 +6,9 @@ import argparse
 import sys
 from typing import Any
 
-from i2am.cli.arguments import add_command, existing_store, new_address, sample_name
+from i2am.cli.arguments import add_command, existing_store, new_address
+from i2am.cli.options import add_option
+from i2am.cli.parser import ListAction
 from i2am.schemas.choices import LEVEL_NAMES
 from i2am.schemas.text import safe_text
 
@@ -16,33 +18,36 @@ __all__ = ["add"]
 def add(commands: Any) -> None:
     """Add the command to a parser's commands."""
     command = add_command(
-        commands, "average", _average, "average the maps over samples, with their variance"
+        commands,
+        "average",
+        _average,
+        "average the maps over samples, with their variance",
+        examples=(
+            "i2am average maps.zarr --by category",
+            "i2am average maps.zarr --samples shirt-001 shirt-002 --levels ulam llam",
+        ),
     )
-    command.add_argument("store", type=existing_store, metavar="MAPS.zarr")
-    command.add_argument(
-        "--run", dest="source", type=existing_store, metavar="RUN.zarr", help="where the labels are"
-    )
+    command.add_argument("store", type=existing_store, metavar="MAPS.zarr", help="maps of a run")
+    add_option(command, "--run")
     command.add_argument(
         "--by",
         nargs="+",
+        action=ListAction,
         default=[],
         metavar="COLUMN",
-        help="one average for each value of a manifest's column, or of what capture noted",
+        help="one average for each value of these columns: those of the manifest, or what capture "
+        "noted, as guidance_scale; default: one of all samples",
     )
+    levels = LEVEL_NAMES[:4]
+    add_option(command, "--levels", default=list(levels), adds=f"default: {' '.join(levels)}")
+    add_option(command, "--samples")
     command.add_argument(
-        "--levels",
-        nargs="+",
-        choices=LEVEL_NAMES,
-        default=list(LEVEL_NAMES[:4]),
-        help="default: the first four",
+        "--out",
+        type=new_address,
+        metavar="FILE.zarr",
+        help="averages to write; default: beside the maps",
     )
-    command.add_argument(
-        "--samples", nargs="+", type=sample_name, metavar="SAMPLE", help="default: all"
-    )
-    command.add_argument(
-        "--out", type=new_address, metavar="FILE.zarr", help="default: beside the maps"
-    )
-    command.add_argument("--overwrite", action="store_true", help="replace an earlier average")
+    add_option(command, "--overwrite")
 
 
 def _average(options: argparse.Namespace) -> None:

@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING, Any
 from i2am.cli.arguments import (
     add_command,
     byte_count,
-    existing_file,
     kept_steps,
     labels,
     new_address,
-    number,
-    positive,
     print_summary,
     seed,
-    shard,
 )
-from i2am.cli.model import add_arguments, add_loading, arguments_by_name, loading_options
+from i2am.cli.model import add_loading, add_model, arguments_by_name, loading_options
+from i2am.cli.options import add_earlier_spelling, add_option
 from i2am.schemas.choices import GUIDANCE_OPTIONS, REPRESENTATION_OPTIONS, STORED_DTYPES
 
 if TYPE_CHECKING:
@@ -30,62 +27,103 @@ __all__ = ["add"]
 def add(commands: Any) -> None:
     """Add the command to a parser's commands."""
     command = add_command(
-        commands, "capture", _capture, "generate and capture a manifest's samples", ["capture"]
+        commands,
+        "capture",
+        _capture,
+        "generate a manifest's samples, and capture their attention",
+        ["capture"],
+        examples=(
+            "i2am capture --model i2am-tiny --manifest rows.csv --out run.zarr",
+            "i2am capture --model i2am-tiny --manifest rows.csv --out run.zarr"
+            " --inference-steps 25 --keep-steps 5 --layers 'up_blocks*'",
+        ),
     )
-    command.add_argument("--model", required=True, metavar="ID_OR_DIR", help="i2am-tiny, or …")
-    command.add_argument("--manifest", required=True, type=existing_file, metavar="FILE")
-    command.add_argument("--out", required=True, type=new_address, metavar="RUN.zarr")
-    command.add_argument("--overwrite", action="store_true", help="replace complete samples")
+    add_model(command)
+    add_option(
+        command,
+        "--manifest",
+        required=True,
+        adds="columns sample and reference, source and mask where the pipeline takes them, "
+        "optionally prompt, seed, box …",
+    )
+    command.add_argument(
+        "--out",
+        required=True,
+        type=new_address,
+        metavar="RUN.zarr",
+        help="run to write; complete samples of one that is there are kept",
+    )
+    add_option(command, "--overwrite", adds="else complete samples are skipped")
     add_loading(command.add_argument_group("loading the model"), weights=True)
     _add_generation(command.add_argument_group("generating"))
     _add_keeping(command.add_argument_group("what is kept"))
 
 
 def _add_generation(group: Any) -> None:
-    group.add_argument("--steps", type=positive, help="denoising steps")
-    group.add_argument("--guidance-scale", type=number)
-    group.add_argument("--seed", type=seed, default=0, help="plus a row's position; default 0")
-    add_arguments(group)
-    group.add_argument("--batch-size", type=positive, default=1, help="samples in one call")
+    steps = add_option(group, "--inference-steps", adds="default: the pipeline's own")
+    add_earlier_spelling(group, "--steps", steps)
+    add_option(group, "--guidance-scale", adds="default: the pipeline's own")
     group.add_argument(
-        "--shard",
-        type=shard,
-        metavar="I/N",
-        help="every N-th row from the I-th on, 0/N to N-1/N; default: as torchrun or Slurm say",
+        "--seed",
+        type=seed,
+        default=0,
+        metavar="N",
+        help="seed of the first row, and one more for each further row, where a row names none",
     )
+    add_option(group, "--argument")
+    add_option(group, "--batch-size", default=1)
+    add_option(group, "--shard")
 
 
 def _add_keeping(group: Any) -> None:
-    group.add_argument("--profile", help="instead of the one found by the pipeline's class")
+    for name in ("--profile", "--denoiser"):
+        add_option(group, name)
+    add_option(group, "--layers")
     group.add_argument(
-        "--denoiser", metavar="PATH", help="where the pipeline has it, as unet_vton, if not found"
+        "--keep-steps",
+        type=kept_steps,
+        metavar="N|A:B[:S]|LIST",
+        help="denoising steps to store: every N-th, or these, as 0,10 or 0:25; default: all",
     )
-    group.add_argument("--layers", action="append", metavar="GLOB", help="may be repeated")
     group.add_argument(
-        "--keep-steps", type=kept_steps, metavar="N|A:B[:S]|LIST", help="every N-th, or these"
+        "--keep-heads",
+        type=labels,
+        metavar="A:B[:S]|LIST",
+        help="attention heads to store, as 0,3 or 0:8; default: all",
     )
-    group.add_argument("--keep-heads", type=labels, metavar="A:B[:S]|LIST")
-    group.add_argument("--guidance", choices=GUIDANCE_OPTIONS, default="conditional")
-    group.add_argument("--representation", choices=REPRESENTATION_OPTIONS, default="auto")
-    group.add_argument("--dtype", choices=STORED_DTYPES, default="float16")
+    group.add_argument(
+        "--guidance",
+        choices=GUIDANCE_OPTIONS,
+        default="conditional",
+        help="guidance branches to store",
+    )
+    group.add_argument(
+        "--representation",
+        choices=REPRESENTATION_OPTIONS,
+        default="auto",
+        help="store queries and keys (factors), their products (logits), whichever is smaller "
+        "(auto), or maps alone, which cannot be asked for single patches",
+    )
+    group.add_argument(
+        "--dtype",
+        choices=STORED_DTYPES,
+        default="float16",
+        help="numbers to store; a layer with a value beyond float16 is float32 all the same",
+    )
     group.add_argument(
         "--text-roads",
         action="store_true",
-        help="also what the text reads of the reference, and the patches of the text, where they share "
-        "a softmax",
+        help="store what the text reads of the reference, and the patches of the text, too, where "
+        "they share a softmax",
     )
     group.add_argument(
         "--memory",
         type=byte_count,
         default=byte_count("2GiB"),
         metavar="SIZE",
-        help="what may wait to be written, as 2GiB (default)",
+        help="memory for what waits to be written, as 500MB or 2GiB; default: 2GiB",
     )
-    group.add_argument(
-        "--no-fsync",
-        action="store_true",
-        help="do not wait until a sample is on the disk; for file systems that a power cut cannot hurt",
-    )
+    add_option(group, "--no-fsync")
 
 
 def _capture(options: argparse.Namespace) -> int:
@@ -96,7 +134,7 @@ def _capture(options: argparse.Namespace) -> int:
         options.model,
         options.manifest,
         options.out,
-        steps=options.steps,
+        steps=options.inference_steps,
         guidance_scale=options.guidance_scale,
         arguments=arguments,
         seed=options.seed,

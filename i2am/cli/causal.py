@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from i2am.cli.arguments import (
     add_command,
-    existing_file,
     existing_store,
     grid,
     labels,
     new_address,
     number,
-    positive,
     print_summary,
-    sample_name,
-    shard,
 )
-from i2am.cli.model import add_arguments, add_loading, arguments_by_name, loading_options
+from i2am.cli.model import add_loading, add_model, arguments_by_name, loading_options
+from i2am.cli.options import add_earlier_spelling, add_option
+from i2am.cli.parser import ListAction
 from i2am.schemas.choices import EDGE_NAMES, GUIDANCE_OPTIONS
 
 if TYPE_CHECKING:
@@ -38,50 +36,55 @@ def add(commands: Any) -> None:
         commands,
         "causal",
         _causal,
-        "cut reference tokens out of the attention, paint a run's samples again, and store what changed",
+        "measure what changes in a run's images when reference tokens are cut out of the attention",
         ["capture"],
+        examples=(
+            "i2am causal run.zarr --model i2am-tiny --cut-layers",
+            "i2am causal run.zarr --model i2am-tiny --grid 16 --adaptive --curves",
+        ),
     )
-    command.add_argument("store", type=existing_store, metavar="RUN.zarr")
-    command.add_argument("--model", required=True, metavar="ID_OR_DIR", help="that of the run")
+    command.add_argument("store", type=existing_store, metavar="RUN.zarr", help="captured run")
+    add_model(command)
     command.add_argument(
-        "--out", type=new_address, metavar="EFFECTS.zarr", help="default: beside the run"
+        "--out",
+        type=new_address,
+        metavar="EFFECTS.zarr",
+        help="effects to write; default: beside the run",
     )
-    command.add_argument(
+    add_option(
+        command,
         "--manifest",
-        type=existing_file,
-        metavar="FILE",
-        help="of the run, for pictures, prompts and seeds that it does not hold",
+        adds="that of the run, for pictures, prompts and seeds that the run does not hold; "
+        "default: none",
     )
-    command.add_argument(
-        "--samples", type=sample_name, nargs="+", metavar="NAME", help="default: all"
-    )
-    command.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace effects that were measured with other options",
-    )
+    add_option(command, "--samples")
+    add_option(command, "--overwrite", adds="else measured samples are skipped")
     _add_repainting(command)
     _add_measuring(command.add_argument_group("what is measured"))
     _add_running(command.add_argument_group("running"))
 
 
 def _add_repainting(command: argparse.ArgumentParser) -> None:
-    add_loading(command.add_argument_group("loading the model; default: as the run says"))
-    # None says that nothing was given.
-    command.set_defaults(model_dtype=None, ip_adapter_encoder=None)
-    group = command.add_argument_group("painting again; default: as the run says")
-    group.add_argument("--steps", type=positive, help="denoising steps")
-    group.add_argument("--guidance-scale", type=number)
-    add_arguments(group)
+    as_run = "default: as the run says"
+    group = command.add_argument_group(f"loading the model ({as_run})")
+    add_loading(group, default=as_run)
+    group = command.add_argument_group(f"painting again ({as_run})")
+    steps = add_option(group, "--inference-steps", adds=as_run)
+    add_earlier_spelling(group, "--steps", steps)
+    add_option(group, "--guidance-scale", adds=as_run)
+    add_option(group, "--argument")
+    for name in ("--profile", "--denoiser"):
+        add_option(group, name)
 
 
 def _add_measuring(group: Any) -> None:
     group.add_argument(
         "--grid",
-        type=_regions,
+        type=grid,
         default=(8, 8),
         metavar="N|HxW",
-        help="regions of the reference that are cut one by one; default 8, which is 8x8",
+        help="rows and columns of the regions of the reference that are cut one by one; default: "
+        "8, which is 8x8",
     )
     group.add_argument(
         "--adaptive",
@@ -89,69 +92,63 @@ def _add_measuring(group: Any) -> None:
         help="begin with 4x4 regions, and split the strongest quarter of each size, down to --grid",
     )
     group.add_argument("--no-regions", action="store_true", help="cut no regions")
-    group.add_argument("--layers", action="store_true", help="also cut each layer alone")
+    layers = group.add_argument(
+        "--cut-layers", action="store_true", help="cut each layer alone, too"
+    )
+    add_earlier_spelling(group, "--layers", layers)
     group.add_argument(
         "--edges",
         nargs="+",
+        action=ListAction,
         choices=EDGE_NAMES,
         metavar="EDGE",
-        help=f"also cut these apart: {', '.join(EDGE_NAMES)}",
-    )
-    group.add_argument(
-        "--direct",
-        action="store_true",
-        help="also direct effects: of single steps that begin where the untouched run had them",
-    )
-    group.add_argument(
-        "--direct-steps", type=labels, metavar="A:B[:S]|LIST", help="default: four of them"
-    )
-    group.add_argument(
-        "--occlusion",
-        action="store_true",
-        help="also hide each region of the reference picture, painted over from its surroundings",
-    )
-    group.add_argument(
-        "--curves",
-        nargs="*",
-        metavar="ORDER",
-        help=f"also deletion and insertion curves: {', '.join(_CURVES)} (default: these), position, or a "
-        "layer's name, whose map gives the order",
+        help="cut each of these ways through the attention alone, too: "
+        f"{', '.join(EDGE_NAMES)}; default: none",
     )
     group.add_argument(
         "--guidance",
         choices=GUIDANCE_OPTIONS,
         default="conditional",
-        help="the guidance branches in which is cut",
+        help="guidance branches in which is cut",
     )
-    group.add_argument("--profile", help="instead of the one found by the pipeline's class")
-    group.add_argument("--denoiser", metavar="PATH", help="as for i2am capture")
+    group.add_argument(
+        "--direct",
+        action="store_true",
+        help="measure direct effects, too: of single steps, each begun as the uncut run had it",
+    )
+    group.add_argument(
+        "--direct-steps",
+        type=labels,
+        metavar="A:B[:S]|LIST",
+        help="measure direct effects, too, of these steps; default: four, evenly spaced",
+    )
+    group.add_argument(
+        "--occlusion",
+        action="store_true",
+        help="hide each region of the reference picture, too, by painting it over from its "
+        "surroundings",
+    )
+    group.add_argument(
+        "--curves",
+        nargs="*",
+        metavar="ORDER",
+        help=f"deletion and insertion curves, too, in these orders: {', '.join(_CURVES)}, position, "
+        f"or a layer's name, whose map gives the order; without a name: {' '.join(_CURVES)}; "
+        "default: no curves",
+    )
 
 
 def _add_running(group: Any) -> None:
-    group.add_argument("--batch-size", type=positive, default=8, help="images in one call")
-    group.add_argument(
-        "--shard",
-        type=shard,
-        metavar="I/N",
-        help="every N-th sample from the I-th on; default: as torchrun or Slurm say",
-    )
+    add_option(group, "--batch-size", default=8)
+    add_option(group, "--shard")
     group.add_argument(
         "--tolerance",
         type=number,
         metavar="LEVELS",
-        help="by how many of 255 a repainted image may differ from the stored one; default: 1, and four "
-        "times what rounding changes in it",
+        help="largest difference of a repainted image from the stored one, in levels of 255; "
+        "default: 1, and four times what rounding changes in it",
     )
-    group.add_argument(
-        "--no-fsync", action="store_true", help="do not wait until a sample is on the disk"
-    )
-
-
-def _regions(text: str) -> tuple[int, int]:
-    if "x" in text:
-        return grid(text)
-    side = positive(text)
-    return side, side
+    add_option(group, "--no-fsync")
 
 
 def _causal(options: argparse.Namespace) -> int:
@@ -171,7 +168,7 @@ def _causal(options: argparse.Namespace) -> int:
         order_names=curves,
         loading=_given(loading_options(options)),
         settings=GenerationSettings(
-            options.steps, options.guidance_scale, arguments_by_name(options.argument)
+            options.inference_steps, options.guidance_scale, arguments_by_name(options.argument)
         ),
         shard=options.shard,
         tolerance=options.tolerance,
@@ -188,7 +185,7 @@ def _measuring(options: argparse.Namespace) -> EffectOptions:
 
     asked = {
         "region": not options.no_regions,
-        "layer": options.layers,
+        "layer": options.cut_layers,
         "edge": bool(options.edges),
     }
     # Regions, layers and all tokens are cut over what begins at the reference.

@@ -6,14 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from i2am.cli.arguments import (
-    add_command,
-    add_interval,
-    existing_store,
-    new_path,
-    print_clusters,
-    sample_name,
-)
+from i2am.cli.arguments import add_command, existing_store, new_path, print_clusters
+from i2am.cli.options import add_option
 from i2am.schemas.text import safe_text
 
 if TYPE_CHECKING:
@@ -29,31 +23,44 @@ _SHOWN: Final = 5
 def add(commands: Any) -> None:
     """Add the command to a parser's commands."""
     command = add_command(
-        commands, "compare", _compare, "compare two runs: attention of B less that of A"
+        commands,
+        "compare",
+        _compare,
+        "compare two runs: attention of B less that of A",
+        examples=(
+            "i2am compare with.zarr without.zarr",
+            "i2am compare with.zarr without.zarr --out comparison --confidence 0.99",
+        ),
     )
-    command.add_argument("store", type=existing_store, metavar="RUN_A")
-    command.add_argument("other", type=existing_store, metavar="RUN_B")
+    command.add_argument("store", type=existing_store, metavar="RUN_A", help="first run")
     command.add_argument(
-        "--maps-a", type=existing_store, metavar="MAPS.zarr", help="default: beside the run"
+        "other",
+        type=existing_store,
+        metavar="RUN_B",
+        help="second run, of samples of the same names",
     )
-    command.add_argument("--maps-b", type=existing_store, metavar="MAPS.zarr")
+    for letter in "ab":
+        command.add_argument(
+            f"--maps-{letter}",
+            type=existing_store,
+            metavar="MAPS.zarr",
+            help=f"maps of {letter.upper()}; default: beside the run, else computed",
+        )
+    add_option(command, "--samples", adds="default: all that both runs hold")
     command.add_argument(
-        "--samples",
-        nargs="+",
-        type=sample_name,
-        metavar="SAMPLE",
-        help="default: all that both runs hold",
+        "--out",
+        type=new_path,
+        metavar="DIR",
+        help="folder for tables, maps of differences and figures; default: print alone",
     )
-    command.add_argument(
-        "--out", type=new_path, metavar="DIR", help="for tables, difference maps and figures"
-    )
+    add_option(command, "--overwrite")
     command.add_argument(
         "--by-step",
         action="store_true",
         help="compare every denoising step, too; reads the volumes",
     )
-    add_interval(command)
-    command.add_argument("--overwrite", action="store_true", help="replace what is in DIR")
+    for name in ("--confidence", "--cluster"):
+        add_option(command, name)
 
 
 def _compare(options: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from i2am.cli.arguments import add_command, new_path
+from i2am.cli.options import add_option
 from i2am.files import check_not_in_store, outputs_written_whole
 from i2am.schemas import StoreError
 
@@ -23,11 +24,18 @@ def add(commands: Any) -> None:
         commands,
         "demo",
         _demo,
-        "run the whole road on shipped model and pictures",
+        "capture, analyze, score, draw and report the examples that ship in the package",
         ["capture", "analysis"],
+        examples=("i2am demo", "i2am demo --out /tmp/demo --overwrite"),
     )
-    command.add_argument("--out", type=new_path, default=Path("i2am-demo"), metavar="DIR")
-    command.add_argument("--overwrite", action="store_true", help="replace an earlier demo")
+    command.add_argument(
+        "--out",
+        type=new_path,
+        default=Path("i2am-demo"),
+        metavar="DIR",
+        help="folder for all that is written",
+    )
+    add_option(command, "--overwrite")
 
 
 def _demo(options: argparse.Namespace) -> int:

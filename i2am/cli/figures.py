@@ -7,15 +7,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from i2am.cli.arguments import (
-    add_command,
-    existing_store,
-    labels,
-    new_path,
-    number,
-    print_error,
-    sample_name,
-)
+from i2am.cli.arguments import add_command, existing_store, new_path, number
+from i2am.cli.options import add_option
+from i2am.cli.parser import ListAction, print_error
 from i2am.cli.run_and_maps import add_stores, open_effects_of, open_pair
 from i2am.schemas import AnalysisError, StoreError, did_you_mean
 from i2am.schemas.choices import (
@@ -23,8 +17,6 @@ from i2am.schemas.choices import (
     FIGURE_BASES,
     FIGURE_FORMATS,
     FIGURE_INCHES,
-    POLARITIES,
-    WITHIN,
 )
 from i2am.schemas.errors import shorten
 
@@ -54,40 +46,56 @@ class _Kinds(Collection[str]):
 def add(commands: Any) -> None:
     """Add the command to a parser's commands."""
     command = add_command(
-        commands, "figure", _figure, "draw a paper's figures as PNG, PDF or SVG files"
+        commands,
+        "figure",
+        _figure,
+        "draw a paper's figures as PNG, PDF or SVG files",
+        examples=(
+            "i2am figure run.zarr",
+            "i2am figure run.zarr --kinds tlam sram --at 200,120 --width 7 --format pdf",
+        ),
     )
     add_stores(command)
-    command.add_argument("--overwrite", action="store_true", help="replace what is there")
+    add_option(command, "--samples")
     command.add_argument(
-        "--samples", nargs="+", type=sample_name, metavar="SAMPLE", help="default: all"
+        "--kinds",
+        nargs="+",
+        action=ListAction,
+        choices=_Kinds(),
+        metavar="KIND",
+        help="figures to draw, as overview, tlam or sram; another word lists all; default: all",
     )
     command.add_argument(
-        "--kinds", nargs="+", choices=_Kinds(), metavar="KIND", help="such as tlam; default: all"
+        "--after",
+        type=existing_store,
+        metavar="RUN.zarr",
+        help="second run, for the figure before-after; default: none",
     )
     command.add_argument(
-        "--after", type=existing_store, metavar="RUN.zarr", help="a second run, for before-after"
+        "--out", type=new_path, default=Path("figures"), metavar="DIR", help="folder for the files"
     )
-    command.add_argument("--out", type=new_path, default=Path("figures"), metavar="DIR")
-    _add_selection(command.add_argument_group("what of a sample is shown; default: all"))
+    add_option(command, "--overwrite")
+    _add_selection(command.add_argument_group("what of a sample is shown"))
     _add_style(command.add_argument_group("how it looks"))
 
 
 def _add_selection(group: Any) -> None:
-    group.add_argument("--layers", metavar="GLOB")
-    group.add_argument("--steps", type=labels, metavar="A:B[:S]|LIST")
-    group.add_argument("--heads", type=labels, metavar="A:B[:S]|LIST")
-    group.add_argument("--guidance", metavar="BRANCH", help="default: conditional")
+    for name in ("--layers", "--steps", "--heads"):
+        add_option(group, name)
     group.add_argument(
-        "--within",
-        choices=WITHIN,
-        help="mask: maps of the patches inside the inpainting mask alone",
+        "--guidance",
+        metavar="BRANCH",
+        help="guidance branch, of those that were captured; default: conditional",
     )
+    add_option(group, "--within")
     group.add_argument(
         "--at",
         nargs="+",
+        action=ListAction,
         type=_place,
         metavar="Y,X",
-        help="pixels of the generated image whose patches sram and before-after show",
+        help="pixels of the generated image whose patches sram and before-after show; default: "
+        "those that read most",
     )
 
 
@@ -96,29 +104,40 @@ def _add_style(group: Any) -> None:
         "--width",
         type=_inches,
         metavar="INCHES",
-        help="of the printed figure, with text of 7 pt: 3.3 for a column, 7 for a page; "
+        help="width of the printed figure, with text of 7 pt: 3.3 for a column, 7 for a page; "
         "default: as wide as a screen",
     )
     group.add_argument(
-        "--format", nargs="+", choices=FIGURE_FORMATS, default=["png"], help="default: png"
+        "--format",
+        nargs="+",
+        action=ListAction,
+        choices=FIGURE_FORMATS,
+        default=["png"],
+        metavar="FORMAT",
+        help=f"of {', '.join(FIGURE_FORMATS)}; default: png",
     )
     group.add_argument(
         "--base",
         choices=FIGURE_BASES,
-        help="what lies under the heat: the picture in grey (default) or as it is, or nothing",
+        help="what lies under the heat: the picture in grey or as it is, or nothing; default: grey",
     )
     group.add_argument(
         "--colormap",
         type=_colormap,
         metavar="NAME",
-        help="one of Matplotlib's; default inferno",
+        help="colours of the heat, one of Matplotlib's colormaps; default: inferno",
     )
-    group.add_argument("--opacity", type=_opacity, help="of the hottest pixel; default 0.9")
-    group.add_argument("--polarity", choices=POLARITIES, help="default: direct")
+    group.add_argument(
+        "--opacity",
+        type=_opacity,
+        metavar="SHARE",
+        help="of the hottest pixel, above 0, up to 1; default: 0.9",
+    )
+    add_option(group, "--polarity")
     group.add_argument(
         "--contrast",
         choices=CONTRASTS,
-        help="one scale for the maps of a direction (default), or one for each map",
+        help="one scale for the maps of a direction, or one for each panel; default: shared",
     )
 
 

@@ -4,42 +4,85 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from i2am.cli.arguments import call_argument, number, seed
+from i2am.cli.arguments import number, seed
 from i2am.schemas import SchemaError
 from i2am.schemas.choices import MODEL_DTYPES
 
 if TYPE_CHECKING:
     from i2am.capture.pipelines.load import LoadOptions
 
-__all__ = ["add_arguments", "add_loading", "arguments_by_name", "loading_options"]
+__all__ = ["MODEL", "add_loading", "add_model", "arguments_by_name", "loading_options"]
+
+MODEL: Final = "i2am-tiny, a hub id, or a diffusers folder"
 
 
-def add_loading(group: Any, *, weights: bool = False) -> None:
-    """Add the options that say how a model is loaded; with `weights`, also with which weights."""
-    group.add_argument("--revision", help="branch, tag or commit of a hub model")
-    group.add_argument("--device", help="cpu, cuda, cuda:1, xpu, mps, …; default: a GPU if any")
+def add_model(command: argparse.ArgumentParser) -> None:
+    """Add the option that names the model."""
+    command.add_argument("--model", required=True, metavar="ID_OR_DIR", help=MODEL)
+
+
+def add_loading(group: Any, *, weights: bool = False, default: str = "") -> None:
+    """Add the options that say how a model is loaded.
+
+    Parameters
+    ----------
+    group : argument group
+    weights : bool
+        Also the one that says with which weights.
+    default : str
+        What is told where nothing is given, and then taken in place of these options' own defaults.
+    """
+    own: dict[str, str | None] = {
+        "dtype": "float32",
+        "ip_adapter_encoder": "image_encoder",
+    }
+    if default:
+        own = dict.fromkeys(own)
     group.add_argument(
-        "--model-dtype", choices=MODEL_DTYPES, default="float32", help="what the model computes in"
+        "--revision",
+        metavar="NAME",
+        help=f"branch, tag or commit of a hub model; {default or 'default: main'}",
+    )
+    group.add_argument(
+        "--device",
+        help="where the model computes: cpu, cuda, cuda:1, xpu, mps …; default: a GPU, if any",
+    )
+    group.add_argument(
+        "--model-dtype",
+        choices=MODEL_DTYPES,
+        default=own["dtype"],
+        help=f"numbers that the model computes in{f'; {default}' if default else ''}",
     )
     group.add_argument(
         "--allow-pickle", action="store_true", help="load weights that could run code, too"
     )
-    group.add_argument("--ip-adapter", metavar="PATH_OR_ID[:WEIGHT]", help="as REPO:models/X")
-    group.add_argument("--ip-adapter-scale", type=number, help="default 1")
+    group.add_argument(
+        "--ip-adapter",
+        metavar="PATH_OR_ID[:WEIGHT]",
+        help=f"IP-Adapter to load, as REPO:models/NAME; {default or 'default: none'}",
+    )
+    group.add_argument(
+        "--ip-adapter-scale",
+        type=number,
+        metavar="NUMBER",
+        help=f"scale of the IP-Adapter; {default or 'default: 1'}",
+    )
     group.add_argument(
         "--ip-adapter-encoder",
         metavar="FOLDER",
-        default="image_encoder",
-        help="of the image encoder, beside WEIGHT or, with a slash in it, from the top",
+        default=own["ip_adapter_encoder"],
+        help="folder of the IP-Adapter's image encoder, beside WEIGHT or, with a slash in it, from "
+        f"the top{f'; {default}' if default else ''}",
     )
     if weights:
         group.add_argument(
             "--randomize-weights",
             type=seed,
             metavar="SEED",
-            help="draw the denoiser's weights anew, each tensor's with its mean and deviation: a baseline",
+            help="draw the denoiser's weights anew, each tensor's with its mean and deviation, for a "
+            "baseline; default: the trained ones",
         )
 
 
@@ -56,19 +99,6 @@ def loading_options(options: argparse.Namespace) -> LoadOptions:
         ip_adapter_scale=options.ip_adapter_scale,
         ip_adapter_encoder=options.ip_adapter_encoder,
         randomize_weights=getattr(options, "randomize_weights", None),
-    )
-
-
-def add_arguments(group: Any) -> None:
-    """Add the option that gives further arguments of the pipeline's call."""
-    group.add_argument(
-        "--argument",
-        action="append",
-        type=call_argument,
-        default=[],
-        metavar="NAME=VALUE",
-        help="of the pipeline's call, as strength=0.8; JSON or a Python literal, else a text; may be "
-        "repeated",
     )
 
 

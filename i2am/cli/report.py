@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from i2am.cli.arguments import add_command, existing_file, new_path, positive, sample_name
+from i2am.cli.arguments import add_command, existing_file, new_path, positive
+from i2am.cli.options import add_option
 from i2am.cli.run_and_maps import add_stores, open_effects_of, open_pair
 
 __all__ = ["add"]
@@ -19,25 +20,39 @@ def add(commands: Any) -> None:
         "report",
         _report,
         "write one self-contained page about a run, to open in a browser",
+        examples=(
+            "i2am report run.zarr",
+            "i2am report run.zarr --scores scores.csv --sort imacs_g --max-samples 20",
+        ),
     )
     add_stores(command)
-    command.add_argument("--scores", type=existing_file, metavar="FILE.csv")
     command.add_argument(
-        "--samples", type=_names, metavar="A,B", help="default: all that have maps"
+        "--scores",
+        type=existing_file,
+        metavar="FILE.csv",
+        help="table of scores, as 'i2am score --out' writes it; default: none",
+    )
+    add_option(command, "--samples", adds="default: all that have maps")
+    command.add_argument(
+        "--sort",
+        metavar="SCORE",
+        help="order of the samples: the highest of this score first; default: the run's own order",
     )
     command.add_argument(
-        "--sort", metavar="SCORE", help="the highest first; default: the run's own order"
+        "--max-samples",
+        type=positive,
+        default=50,
+        metavar="N",
+        help="samples that the page shows; the others are left out",
     )
     command.add_argument(
-        "--max-samples", type=positive, default=50, metavar="N", help="default: 50"
+        "--out",
+        type=new_path,
+        default=Path("report.html"),
+        metavar="FILE.html",
+        help="page to write",
     )
-    command.add_argument("--out", type=new_path, default=Path("report.html"), metavar="FILE.html")
-    command.add_argument("--overwrite", action="store_true", help="replace what is there")
-
-
-def _names(text: str) -> list[str]:
-    """Return the samples of "A,B": no name has a comma."""
-    return [sample_name(name) for name in text.split(",")]
+    add_option(command, "--overwrite")
 
 
 def _report(options: argparse.Namespace) -> None:

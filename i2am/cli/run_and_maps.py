@@ -6,22 +6,16 @@ import argparse
 from typing import Any
 
 from i2am.cli.arguments import existing_store
+from i2am.cli.options import add_option
 
 __all__ = ["add_stores", "open_effects_of", "open_pair"]
 
 
 def add_stores(command: argparse.ArgumentParser) -> None:
     """Add a run and what belongs to it to a command's parser."""
-    command.add_argument("store", type=existing_store, metavar="RUN.zarr")
-    command.add_argument(
-        "--maps", type=existing_store, metavar="MAPS.zarr", help="default: beside the run"
-    )
-    command.add_argument(
-        "--effects",
-        type=existing_store,
-        metavar="EFFECTS.zarr",
-        help="what 'i2am causal' measured; default: beside the run, if any",
-    )
+    command.add_argument("store", type=existing_store, metavar="RUN.zarr", help="captured run")
+    add_option(command, "--maps")
+    add_option(command, "--effects")
 
 
 def open_pair(options: argparse.Namespace) -> tuple[Any, Any]:

@@ -5,17 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from i2am.cli.arguments import (
-    add_command,
-    add_interval,
-    existing_store,
-    new_path,
-    number,
-    print_clusters,
-    sample_name,
-)
+from i2am.cli.arguments import add_command, existing_store, new_path, number, print_clusters
+from i2am.cli.options import add_earlier_spelling, add_option
 from i2am.schemas import AnalysisError
-from i2am.schemas.choices import EFFECT_KINDS, POLARITIES
+from i2am.schemas.choices import EFFECT_KINDS
 from i2am.schemas.text import safe_text
 
 if TYPE_CHECKING:
@@ -26,52 +19,89 @@ __all__ = ["add"]
 
 def add(commands: Any) -> None:
     """Add the command to a parser's commands."""
-    command = add_command(commands, "score", _score, "score the maps: IMACS, detection, spread")
-    command.add_argument("store", type=existing_store, metavar="MAPS.zarr")
-    command.add_argument(
-        "--run", dest="source", type=existing_store, metavar="RUN.zarr", help="where the masks are"
+    command = add_command(
+        commands,
+        "score",
+        _score,
+        "score the maps: IMACS, detection, spread",
+        examples=(
+            "i2am score maps.zarr --out scores.csv",
+            "i2am score maps.zarr --effects --effects-out faithfulness.csv",
+        ),
     )
+    command.add_argument("store", type=existing_store, metavar="MAPS.zarr", help="maps of a run")
+    add_option(command, "--run")
+    add_option(command, "--samples")
     command.add_argument(
-        "--samples", nargs="+", type=sample_name, metavar="SAMPLE", help="default: all"
-    )
-    command.add_argument("--out", type=new_path, metavar="FILE.csv", help="or .parquet")
-    command.add_argument(
-        "--heads",
+        "--out",
         type=new_path,
         metavar="FILE.csv",
-        help="or .parquet: of every head at every step",
+        help="table of each sample's scores to write, .csv or .parquet; default: print alone",
     )
-    command.add_argument("--penalty", type=number, default=3.0, help="λ of IMACS; default 3")
-    command.add_argument("--threshold", type=number, default=0.4, help="of IMACS; default 0.4")
-    command.add_argument("--polarity", choices=POLARITIES, default="direct")
-    command.add_argument(
-        "--premask", action="store_true", help="IMACS_r of G2R times the mask, as the authors' code"
+    heads = command.add_argument(
+        "--heads-out",
+        type=new_path,
+        metavar="FILE.csv",
+        help="table of every head at every step to write, .csv or .parquet; default: none",
     )
-    add_interval(command)
-    command.add_argument(
+    add_earlier_spelling(command, "--heads", heads)
+    add_option(command, "--overwrite")
+    for name in ("--confidence", "--cluster"):
+        add_option(command, name)
+    _add_imacs(command.add_argument_group("IMACS and detection"))
+    _add_effects(command.add_argument_group("against measured effects"))
+
+
+def _add_imacs(group: Any) -> None:
+    group.add_argument(
+        "--penalty",
+        type=number,
+        default=3.0,
+        metavar="NUMBER",
+        help="λ of IMACS: how much attention outside the mask counts against a map",
+    )
+    group.add_argument(
+        "--threshold",
+        type=number,
+        default=0.4,
+        metavar="SHARE",
+        help="of IMACS: attention up to here counts as 0, in a map that runs from 0 to 1",
+    )
+    add_option(group, "--polarity", default="direct")
+    group.add_argument(
+        "--premask",
+        action="store_true",
+        help="IMACS_r of G2R times the mask, as the authors' code has it",
+    )
+
+
+def _add_effects(group: Any) -> None:
+    add_option(
+        group,
         "--effects",
         nargs="?",
         const=True,
-        type=existing_store,
-        metavar="EFFECTS.zarr",
-        help="hold the maps against what 'i2am causal' measured; without an address: beside the run",
+        adds="the maps are held against it; without an address: beside the run; default: not used",
     )
-    command.add_argument(
+    group.add_argument(
         "--effect-kind",
         choices=EFFECT_KINDS,
         default="total",
-        help="of the regions; default: total",
+        help="which effect of a region the maps are held against",
     )
-    command.add_argument(
-        "--effects-out", type=new_path, metavar="FILE.csv", help="or .parquet: of --effects"
+    group.add_argument(
+        "--effects-out",
+        type=new_path,
+        metavar="FILE.csv",
+        help="table of --effects to write, .csv or .parquet; default: print alone",
     )
-    command.add_argument(
-        "--randomised",
+    randomized = group.add_argument(
+        "--randomized",
         type=existing_store,
         metavar="RUN.zarr",
-        help="of --effects: the same samples by the same model with random weights",
+        help="of --effects: the same samples by the same model with random weights; default: none",
     )
-    command.add_argument("--overwrite", action="store_true", help="replace what is there")
+    add_earlier_spelling(group, "--randomised", randomized)
 
 
 def _score(options: argparse.Namespace) -> None:
@@ -86,11 +116,11 @@ def _score(options: argparse.Namespace) -> None:
     from i2am.analysis.stores.tables import check_table_path
 
     shared = {"run": options.source, "samples": options.samples, "overwrite": options.overwrite}
-    for path in (options.heads, options.effects_out):
+    for path in (options.heads_out, options.effects_out):
         if path:  # A wrong name is told before the scores are computed and written.
             check_table_path(path, overwrite=options.overwrite)
-    if options.effects is None and (options.effects_out or options.randomised):
-        msg = "Expected --effects beside --effects-out and --randomised, got none. Add --effects."
+    if options.effects is None and (options.effects_out or options.randomized):
+        msg = "Expected --effects beside --effects-out and --randomized, got none. Add --effects."
         raise AnalysisError(msg)
     run = run_of(open_maps(options.store), options.source)
     clusters = sample_clusters(run, options.samples, options.cluster)
@@ -108,9 +138,9 @@ def _score(options: argparse.Namespace) -> None:
     print_clusters(clusters, set(table["sample"]))
     if options.out:
         print(f"Scores: {options.out}")
-    if options.heads:
-        _print_heads(write_head_scores(options.store, options.heads, **shared))
-        print(f"Heads: {options.heads}")
+    if options.heads_out:
+        _print_heads(write_head_scores(options.store, options.heads_out, **shared))
+        print(f"Heads: {options.heads_out}")
     if options.effects is not None:
         _score_effects(options, run, clusters)
         if options.effects_out:
@@ -127,7 +157,7 @@ def _score_effects(options: argparse.Namespace, run: Run, clusters: dict[str, st
         None if options.effects is True else options.effects,
         samples=options.samples,
         kind=options.effect_kind,
-        randomised=options.randomised,
+        randomised=options.randomized,
         out=options.effects_out,
         overwrite=options.overwrite,
     )

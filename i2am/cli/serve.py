@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from i2am.cli.arguments import add_command, existing_store, port
+from i2am.cli.options import add_option
 
 __all__ = ["add"]
 
@@ -15,17 +16,26 @@ __all__ = ["add"]
 def add(commands: Any) -> None:
     """Add the command to a parser's commands."""
     command = add_command(
-        commands, "serve", _serve, "show a run in a browser, and answer its clicks"
+        commands,
+        "serve",
+        _serve,
+        "show a run in a browser, and answer its clicks",
+        examples=("i2am serve run.zarr", "i2am serve run.zarr --port 8080 --no-open"),
     )
     command.add_argument(
-        "store", type=existing_store, metavar="RUN.zarr", help="or maps, which name their run"
+        "store",
+        type=existing_store,
+        metavar="RUN.zarr",
+        help="captured run, or maps, which name theirs",
+    )
+    add_option(command, "--maps")
+    command.add_argument(
+        "--port", type=port, default=0, metavar="N", help="port to listen at; default: a free one"
     )
     command.add_argument(
-        "--maps", type=existing_store, metavar="MAPS.zarr", help="default: beside the run, if any"
-    )
-    command.add_argument("--port", type=port, default=0, help="default: a free one")
-    command.add_argument(
-        "--host", default="127.0.0.1", help="default: 127.0.0.1, which this machine alone can reach"
+        "--host",
+        default="127.0.0.1",
+        help="address to listen at; default: 127.0.0.1, which this machine alone can reach",
     )
     command.add_argument(
         "--open",

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add"]
 
+_ANY_STORE = "run, maps, averages, differences or effects"
+
 
 def add(commands: Any) -> None:
     """Add the commands to a parser's commands."""
@@ -24,22 +26,42 @@ def add(commands: Any) -> None:
 
 
 def _add_info(commands: Any) -> None:
-    command = add_command(commands, "info", _info, "tell what is in a store")
-    command.add_argument("store", type=existing_store, metavar="STORE")
+    command = add_command(
+        commands, "info", _info, "tell what is in a store", examples=("i2am info run.zarr",)
+    )
+    command.add_argument("store", type=existing_store, metavar="STORE", help=_ANY_STORE)
 
 
 def _add_validate(commands: Any) -> None:
-    command = add_command(commands, "validate", _validate, "check that a store keeps the contract")
-    command.add_argument("store", type=existing_store, metavar="STORE")
-    command.add_argument("--deep", action="store_true", help="read every value, too")
+    command = add_command(
+        commands,
+        "validate",
+        _validate,
+        "check that a store keeps the contract",
+        examples=("i2am validate run.zarr", "i2am validate run.zarr --deep"),
+    )
+    command.add_argument("store", type=existing_store, metavar="STORE", help=_ANY_STORE)
+    command.add_argument(
+        "--deep",
+        action="store_true",
+        help="read every value, too; else metadata, sizes and each file's last bytes",
+    )
 
 
 def _add_repair(commands: Any) -> None:
     command = add_command(
-        commands, "repair", _repair, "list the samples that must be captured or analyzed again"
+        commands,
+        "repair",
+        _repair,
+        "list the samples that must be captured or analyzed again",
+        examples=("i2am repair run.zarr", "i2am repair run.zarr --apply"),
     )
-    command.add_argument("store", type=existing_store, metavar="STORE")
-    command.add_argument("--quick", action="store_true", help="do not read every value")
+    command.add_argument(
+        "store", type=existing_store, metavar="STORE", help="run, maps or measured effects"
+    )
+    command.add_argument(
+        "--quick", action="store_true", help="do not read every value, metadata and sizes alone"
+    )
     command.add_argument(
         "--apply",
         action="store_true",

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from i2am.cli.arguments import add_command, existing_file, number
-from i2am.cli.model import add_arguments, add_loading, arguments_by_name, loading_options
+from i2am.cli.arguments import add_command
+from i2am.cli.model import MODEL, add_loading, arguments_by_name, loading_options
+from i2am.cli.options import add_option
 
 __all__ = ["add"]
 
@@ -16,20 +17,28 @@ __all__ = ["add"]
 def add(commands: Any) -> None:
     """Add the command to a parser's commands."""
     command = add_command(
-        commands, "tokens", _tokens, "say which tokens of a model's layers are what", ["capture"]
+        commands,
+        "tokens",
+        _tokens,
+        "say which tokens of a model's layers are what",
+        ["capture"],
+        examples=(
+            "i2am tokens i2am-tiny",
+            "i2am tokens ./my-model --manifest rows.csv --guidance-scale 1",
+        ),
     )
-    command.add_argument("model", metavar="MODEL", help="i2am-tiny, a hub id, or a folder")
-    command.add_argument(
+    command.add_argument("model", metavar="ID_OR_DIR", help=MODEL)
+    add_option(
+        command,
         "--manifest",
-        type=existing_file,
-        metavar="FILE",
-        help="run one step on its first row, which tells how many tokens there are",
+        adds="one step is run on its first row, which tells how many tokens there are; default: no "
+        "run, but for i2am-tiny",
     )
-    command.add_argument("--profile", help="instead of the one found by the pipeline's class")
+    add_option(command, "--profile")
     add_loading(command.add_argument_group("loading the model"))
     running = command.add_argument_group("running it")
-    running.add_argument("--guidance-scale", type=number)
-    add_arguments(running)
+    add_option(running, "--guidance-scale", adds="default: the pipeline's own")
+    add_option(running, "--argument")
 
 
 def _tokens(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from i2am.cli.arguments import add_command, existing_store, sample_name
+from i2am.cli.options import add_option
 
 __all__ = ["add"]
 
@@ -13,12 +14,27 @@ __all__ = ["add"]
 def add(commands: Any) -> None:
     """Add the command to a parser's commands."""
     command = add_command(
-        commands, "view", _view, "open a run, or the run of maps, in napari", ["viewer"]
+        commands,
+        "view",
+        _view,
+        "open a run, or the run of maps, in napari",
+        ["viewer"],
+        examples=("i2am view run.zarr", "i2am view run.zarr --sample shirt-002"),
     )
-    command.add_argument("store", type=existing_store, metavar="RUN.zarr|MAPS.zarr")
-    command.add_argument("--maps", type=existing_store, metavar="MAPS.zarr")
-    command.add_argument("--effects", type=existing_store, metavar="EFFECTS.zarr")
-    command.add_argument("--sample", type=sample_name, help="default: the first")
+    command.add_argument(
+        "store",
+        type=existing_store,
+        metavar="RUN.zarr",
+        help="captured run, or maps, which name theirs",
+    )
+    add_option(command, "--maps")
+    add_option(command, "--effects")
+    command.add_argument(
+        "--sample",
+        type=sample_name,
+        metavar="SAMPLE",
+        help="the one that is shown first; default: the run's first",
+    )
 
 
 def _view(options: argparse.Namespace) -> None:

@@ -534,7 +534,7 @@ def _with_other_width(model: Path) -> None:
 
 def _options() -> Iterator[BadInput]:
     digits = "9" * 5000
-    grid, whole = "argument --grid: expected a grid HxW", "expected a whole number from 1 on"
+    grid, whole = "argument --grid: expected a grid N or HxW", "expected a whole number from 1 on"
     numbers = "expected numbers as a list A,B,… or a range"
     seed, memory = "argument --seed: expected a whole number", "expected an amount of memory such"
     steps = "argument --keep-steps: expected every N-th step as N"
@@ -569,7 +569,7 @@ def _options() -> Iterator[BadInput]:
         ("score", "--confidence", "nan", "expected a number between 0 and 1"),
         ("average", "--samples", "..", "expected a sample's name"),
         ("figure", "--samples", "", "expected a sample's name"),
-        ("figure", "--kinds", "nosuch", "invalid choice: 'nosuch'"),
+        ("figure", "--kinds", "nosuch", "expected a known value, got 'nosuch'"),
         ("compare", "--samples", ".", "expected a sample's name"),
         ("compare", "--confidence", "1", "expected a number between 0 and 1"),
         ("view", "--sample", ".", "expected a sample's name"),

@@ -116,7 +116,7 @@ def test_the_style_changes_the_picture(folder: Path, monkeypatch: pytest.MonkeyP
         ("--width 50", 2, "expected inches from 2 to 20, got 50"),
         ("--opacity 0", 2, "expected an opacity above 0"),
         ("--colormap infernal", 2, "Did you mean 'inferno'"),
-        ("--format jpg", 2, "invalid choice: 'jpg'"),
+        ("--format jpg", 2, "expected a known value, got 'jpg'"),
         ("--guidance unconditional", 1, "a guidance branch that was captured, got 'unconditional'"),
     ],
 )
