@@ -26,6 +26,14 @@ from support.turns import ratios_of, take_turns
 
 from i2am.analysis import analyze_run
 
+# As a shell calls it at TAB.
+AT_TAB = """import os
+line = "i2am figure run.zarr --kinds t"
+os.environ |= {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": os.devnull, "COMP_TYPE": "9"}
+os.environ |= {"COMP_LINE": line, "COMP_POINT": str(len(line))}
+from i2am.cli import main
+main()"""
+
 
 @dataclass(frozen=True)
 class Door:
@@ -44,6 +52,7 @@ def doors(run: str, maps: str) -> dict[str, Door]:
         "import zarr": Door(("-c", "import zarr")),
         "import torch": Door(("-c", "import torch")),
         "i2am --help": Door(("-m", "i2am", "--help"), "import zarr"),
+        "i2am at TAB": Door(("-c", AT_TAB), most_cpu_s=0.4),
         "i2am info, a run": Door(("-m", "i2am", "info", run), "import zarr", most=3),
         "i2am info, maps": Door(("-m", "i2am", "info", maps), "import zarr", most=3),
         "i2am validate, a run": Door(("-m", "i2am", "validate", run), "import zarr", most=3),

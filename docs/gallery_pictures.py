@@ -101,11 +101,11 @@ def demo_figures(folder: Path) -> Iterator[tuple[str, str, Any]]:
     for name, seed in (("run", 0), ("after", 7)):
         i2am(
             ["capture", "--model", "i2am-tiny", "--manifest", str(manifest), "--guidance", "both",
-             "--steps", "6", "--seed", str(seed), "--out", str(folder / f"{name}.zarr")]
+             "--inference-steps", "6", "--seed", str(seed), "--out", str(folder / f"{name}.zarr")]
         )  # fmt: skip
     i2am(
         ["causal", str(folder / "run.zarr"), "--model", "i2am-tiny", "--samples", "doughnut",
-         "--grid", "4", "--layers", "--curves"]
+         "--grid", "4", "--cut-layers", "--curves"]
     )  # fmt: skip
     run, after = (open_run(folder / f"{name}.zarr") for name in ("run", "after"))
     measured = open_effects(folder / "effects.zarr")["doughnut"]

@@ -275,7 +275,7 @@ FIGURES: Final[dict[str, FigureKind]] = {
         "changes.",
         is_in_report=False,
         needs=("layer_effect", "ceiling"),
-        missing=f"{_NEEDS_EFFECTS} With --layers.",
+        missing=f"{_NEEDS_EFFECTS} With --cut-layers.",
     ),
 }
 

@@ -291,7 +291,7 @@ def causal_weights(effects: xr.Dataset) -> dict[str, float]:
     if _RENAMED[LAYER] not in effects:
         msg = (
             "Expected effects of single layers, got none, at effects. Measure them: "
-            "'i2am causal RUN.zarr --layers', or leave the weights out."
+            "'i2am causal RUN.zarr --cut-layers', or leave the weights out."
         )
         raise AnalysisError(msg)
     sizes = effect_size(effects[_RENAMED[LAYER]]).to_numpy()

@@ -358,7 +358,7 @@ def _check_kept(pipeline: Any, settings: GenerationSettings, options: CaptureOpt
             what = f"got {beyond}" if beyond else "got none of them"
             msg = (
                 f"Expected steps to keep from 0 to {count - 1}, which the call runs, {what}. Give other "
-                "--keep-steps, or more --steps."
+                "--keep-steps, or more --inference-steps."
             )
             raise SchemaError(msg)
     if options.guidance == "both" and is_unguided(pipeline, settings):

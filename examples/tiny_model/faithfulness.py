@@ -96,13 +96,13 @@ def write_pictures(pairs: Compositions, count: int, out: Path) -> list[str]:
 def measure(out: Path, names: list[str], grid: int, also: int) -> None:
     """Run the commands; each goes on where it was stopped."""
     model, run = "--model i2am-tiny", f"{shlex.quote(str(out))}/run.zarr"
-    capture = f"capture {model} --manifest {out}/pictures/manifest.csv --steps {STEPS}"
+    capture = f"capture {model} --manifest {out}/pictures/manifest.csv --inference-steps {STEPS}"
     causal = f"causal {run} {model} --grid {grid} --batch-size 16 --no-fsync"
     some = " ".join(names[:also])
     commands = [
         f"{capture} --out {run}",
         f"{capture} --out {out}/randomised.zarr --randomize-weights 0",
-        f"{causal} --layers --direct --out {out}/effects.zarr",
+        f"{causal} --cut-layers --direct --out {out}/effects.zarr",
     ]
     if some:
         commands += [

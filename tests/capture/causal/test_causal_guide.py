@@ -15,7 +15,7 @@ GUIDE = (Path(__file__).parents[3] / "docs" / "how-to" / "causal.md").read_text(
 # As for `i2am capture`, whose page tells of them.
 OF_LOADING = {
     "--revision", "--device", "--model-dtype", "--allow-pickle", "--ip-adapter", "--ip-adapter-scale",
-    "--ip-adapter-encoder", "--steps", "--guidance-scale", "--argument", "--profile", "--denoiser",
+    "--ip-adapter-encoder", "--inference-steps", "--guidance-scale", "--argument", "--profile", "--denoiser",
     "--no-fsync", "--overwrite", "--debug",
 }  # fmt: skip
 
