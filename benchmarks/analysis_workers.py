@@ -61,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         possible = [2 * ratio for ratio in ratios_of(alone["1"], alone["2"])]
         section.add("one / two", "ratio", gains, bar=at_least(BAR))
         section.add("one / two, the kernel alone", "ratio", possible)
+        share = statistics.median(gains) / statistics.median(possible)
+        section.add("of what the kernel alone gains", "ratio", [share])
     one = statistics.median(times["1"]) / len(SAMPLES)
     with figures.section("scheduler", f"Tasks, and {MANY_WORKERS} workers") as section:
         section.add("of a sample", "tasks", [tasks])

@@ -75,7 +75,7 @@ class FactoredLogits:
     def fill_rows(self, batch: slice) -> FillRows:
         """Return a function that multiplies rows of the queries with the keys."""
         query = self._matrices(self.query, batch)
-        key = np.multiply(self._matrices(self.key, batch), np.float32(self.scale), dtype=np.float32)
+        key = as_float32(self._matrices(self.key, batch)) * np.float32(self.scale)
         key = key.swapaxes(1, 2)
 
         def fill(rows: slice, out: Floats) -> None:

@@ -39,7 +39,7 @@ WORKING_SET_BYTES: Final = 64 * 2**20
 MIN_SUM: Final = 1e-26
 _SAFE_LOGIT: Final = 60.0
 # A tile is worked on several times while it is in the cache; smaller ones are mostly overhead.
-_TILE_BYTES: Final = 2 * 2**20
+_TILE_BYTES: Final = 5 * 2**20
 # Fewer rows, and the matrix product is slow.
 _MIN_ROWS: Final = 64
 

@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from i2am.analysis.kernel.resize import Grid, largest_grid
-from i2am.analysis.maps.layer_maps import layer_maps
+from i2am.analysis.maps.block_writes import BlockWrites
+from i2am.analysis.maps.layer_maps import LayerMaps, layer_maps
 from i2am.analysis.maps.levels import (
     MapsOfLayer,
     add_step_coordinates,
@@ -55,7 +56,7 @@ from i2am.schemas.directions import G2R, R2G
 from i2am.schemas.text import safe_text
 from i2am.storage.addresses import StoreLike
 
-__all__ = ["analyze", "check_options", "check_weights", "maps_of"]
+__all__ = ["Plan", "analyze", "check_options", "check_weights", "maps_of", "plan_maps"]
 
 # A map of so many float32 takes 64 MiB, for each layer, step and head; layers have thousands.
 _MOST_CELLS: Final = 2**24
@@ -151,6 +152,45 @@ def analyze(
     >>> maps["r2g/ulam"].values.tolist(), maps["g2r/ulam"].values.round(2).tolist()
     ([[0.25, 0.25], [0.25, 0.25]], [[0.0, 1.0], [0.0, 0.0]])
     """
+    return plan_maps(
+        sample,
+        convention=convention,
+        normalisation=normalisation,
+        layers=layers,
+        steps=steps,
+        heads=heads,
+        guidance=guidance,
+        time_groups=time_groups,
+        grid=grid,
+        weights=weights,
+        effects=effects,
+        within=within,
+    ).maps
+
+
+class Plan(NamedTuple):
+    """All maps of a sample, lazily, and how they are written with few tasks, where that is known."""
+
+    maps: xr.DataTree
+    writes: BlockWrites | None
+
+
+def plan_maps(
+    sample: xr.DataTree,
+    *,
+    convention: Convention = "i2am",
+    normalisation: Normalisation = "mass",
+    layers: str | Iterable[str] | None = None,
+    steps: Labels = None,
+    heads: Labels = None,
+    guidance: str = CONDITIONAL,
+    time_groups: int = 5,
+    grid: Grid | None = None,
+    weights: LayerWeights | None = None,
+    effects: xr.Dataset | None = None,
+    within: Within = "image",
+) -> Plan:
+    """Return what `analyze` does, and how to write it."""
     check_options(convention, normalisation, grid, within)
     grid = None if grid is None else (grid[0], grid[1])
     named = layers if layers is None or isinstance(layers, str) else list(layers)
@@ -180,15 +220,18 @@ def analyze(
         "within": None if within == "image" else within,
     }
     attributes |= {name: value for name, value in told.items() if value is not None}
+    writes = None
     if convention == "official":
         directions = _official(sample, selected, coordinates, spans, grid)
     else:
-        directions = _i2am(selected, coordinates, spans, grid, of_layers, density=density)
+        maps = _layer_maps(selected, *_common_grids(selected, grid), density=density)
+        directions = _i2am(maps, coordinates, spans, of_layers)
+        writes = BlockWrites(maps, spans, of_layers)
     for name, levels in directions.items():
         placed = levels.assign_coords(_pixels(sample, selected, levels, name))
         directions[name] = describe_levels(placed, name, normalisation, within)
     tree: dict[str, xr.Dataset] = {"/": xr.Dataset(attrs={ATTRIBUTE_KEY: attributes})}
-    return xr.DataTree.from_dict(tree | directions, name=sample.name)
+    return Plan(xr.DataTree.from_dict(tree | directions, name=sample.name), writes)
 
 
 def check_weights(
@@ -252,13 +295,10 @@ def check_options(
 
 
 def _i2am(
-    selected: list[SelectedLayer],
+    maps: Sequence[tuple[SelectedLayer, LayerMaps]],
     coordinates: xr.Dataset,
     time_groups: list[slice],
-    grid: Grid | None,
     weights: Mapping[str, float] | None,
-    *,
-    density: bool,
 ) -> dict[str, xr.Dataset]:
     """Return both directions: every level is a mean of the volume."""
 
@@ -266,12 +306,7 @@ def _i2am(
         found = compute_levels(maps, time_groups, _weights_of(maps, weights))
         return add_step_coordinates(found, coordinates, time_groups)
 
-    generated = grid or largest_grid(layer.attributes.generated_grid for layer in selected)
-    references = [
-        g for layer in selected if (g := layer.attributes.reference_grid) and layer.has_g2r
-    ]
-    reference = (grid or largest_grid(references)) if references else None
-    r2g, g2r, mass = _maps(selected, generated, reference, density=density)
+    r2g, g2r, mass = _by_kind(maps)
     directions = {"r2g": levels(r2g)}
     if mass:
         own = _weights_of(mass, weights)
@@ -279,6 +314,15 @@ def _i2am(
     if g2r:
         directions["g2r"] = levels(g2r)
     return directions
+
+
+def _common_grids(selected: Sequence[SelectedLayer], grid: Grid | None) -> tuple[Grid, Grid | None]:
+    """Return the grids of R2G and G2R; no reference grid, no G2R."""
+    generated = grid or largest_grid(layer.attributes.generated_grid for layer in selected)
+    references = [
+        own for layer in selected if (own := layer.attributes.reference_grid) and layer.has_g2r
+    ]
+    return generated, (grid or largest_grid(references)) if references else None
 
 
 def _weights_of(
@@ -298,7 +342,7 @@ def _official(
 ) -> dict[str, xr.Dataset]:
     """Return both directions as the authors' code aggregates them."""
     plan = official_plan(sample, selected, grid)
-    r2g, _, mass = _maps(plan.r2g, plan.generated, None, density=False)
+    r2g, _, mass = _by_kind(_layer_maps(plan.r2g, plan.generated, None, density=False))
     levels = official_levels(plan.r2g, plan.r2g, time_groups, plan.generated, direction="r2g")
     directions = {
         "r2g": add_step_coordinates(
@@ -308,7 +352,8 @@ def _official(
     if mass:
         directions["r2g"]["mass"] = mean_float32(stack_layers(mass), [LAYER, STEP, HEAD])
     if plan.reference is not None:
-        _, g2r, _ = _maps(plan.g2r, plan.generated, plan.reference, density=False)
+        own = _layer_maps(plan.g2r, plan.generated, plan.reference, density=False)
+        _, g2r, _ = _by_kind(own)
         levels = official_levels(
             plan.g2r, plan.g2r_time, time_groups, plan.reference, direction="g2r"
         )
@@ -330,14 +375,17 @@ def _pixels(
     return pixel_coordinates(sample, image, plane, grid)
 
 
-def _maps(
+def _layer_maps(
     selected: Sequence[SelectedLayer], generated: Grid, reference: Grid | None, *, density: bool
-) -> tuple[list[MapsOfLayer], ...]:
+) -> list[tuple[SelectedLayer, LayerMaps]]:
+    return [(layer, layer_maps(layer, generated, reference, density=density)) for layer in selected]
+
+
+def _by_kind(maps: Sequence[tuple[SelectedLayer, LayerMaps]]) -> tuple[list[MapsOfLayer], ...]:
     """Return R2G, G2R and mass, each of the layers that have one."""
     found: tuple[list[MapsOfLayer], ...] = ([], [], [])
-    for layer in selected:
-        maps = layer_maps(layer, generated, reference, density=density)
-        for kind, one in zip(found, maps, strict=True):
+    for layer, (*own, _) in maps:
+        for kind, one in zip(found, own, strict=True):
             if one is not None:
                 kind.append((layer, one))
     return found

@@ -19,7 +19,7 @@ import zarr
 from tqdm.auto import tqdm
 
 from i2am.analysis.kernel.resize import Grid
-from i2am.analysis.maps.analyze import analyze, check_options
+from i2am.analysis.maps.analyze import Plan, check_options, plan_maps
 from i2am.analysis.maps.dask_cluster import Executor, ProgressCallback, open_executor
 from i2am.analysis.stores.effects import Effects, causal_weights, check_same_capture
 from i2am.analysis.stores.layers import Labels, head_labels, step_labels
@@ -150,7 +150,7 @@ def analyze_run(
     out = Path(out)
     measured = _measured(run, weights, effects, opened, chosen)
     # An error comes before anything is written.
-    prepared = {first: analyze(sample, **options, **_own_effects(measured, first))}
+    prepared = {first: plan_maps(sample, **options, **_own_effects(measured, first))}
     if measured is not None:
         options |= {"weights": weights, "effects": source_of(measured.path, out)}
     with (
@@ -198,7 +198,7 @@ class _Analysis:
     options: dict[str, Any]
     executor: Executor
     advance: ProgressCallback
-    prepared: dict[str, xr.DataTree]
+    prepared: dict[str, Plan]
     measured: Effects | None
     writer: Writer
     durable: bool
@@ -236,11 +236,19 @@ class _Analysis:
             if is_finished(self.root, name, source):
                 self.advance(1.0)
                 return
-        maps = self.prepared.pop(name, None)
-        if maps is None:
+        plan = self.prepared.pop(name, None)
+        if plan is None:
             options = self.options | _own_effects(self.measured, name)
-            maps = analyze(self.opened[name], **options)
-        writes = start_sample(self.root, name, maps, source, self.writer, durable=self.durable)
+            plan = plan_maps(self.opened[name], **options)
+        writes = start_sample(
+            self.root,
+            name,
+            plan.maps,
+            source,
+            self.writer,
+            by_block=None if plan.writes is None else plan.writes.into,
+            durable=self.durable,
+        )
         self._started.append((name, source, self.executor.start(writes, self.advance)))
 
     def _finish_first(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import multiprocessing
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,10 @@ _WORKER_SETTINGS: Final = {
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 256 * 2**20,
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 32 * 2**20,
 }
+
+# What a worker imports takes it a second: one process does it, and workers are forks of that.
+_FORKS: Final = "forkserver"
+_IMPORTED_BY_WORKERS: Final = ("distributed.nanny", "i2am.analysis.maps.analyze_run")
 
 # Lazy arrays whose blocks are written to a store when they are computed.
 LazyWrites = Sequence["da.Array"]
@@ -99,7 +104,7 @@ def open_executor(scheduler: str | None = None, workers: int | None = None) -> I
     with contextlib.ExitStack() as stack:
         if scheduler is None:
             # Its processes use one thread each for matrix products, too.
-            with dask.config.set(_WORKER_SETTINGS), _without_ctrl_c():
+            with dask.config.set(_WORKER_SETTINGS | _forks()), _without_ctrl_c():
                 cluster = LocalCluster(
                     n_workers=workers,
                     threads_per_worker=1,
@@ -127,6 +132,19 @@ def open_executor(scheduler: str | None = None, workers: int | None = None) -> I
             max_started=2 + threads // _THREADS_PER_SAMPLE,
             dashboard=client.dashboard_link,
         )
+
+
+def _forks() -> dict[str, str]:
+    """Return the setting that makes workers forks of one process that has imported what they need."""
+    if _FORKS not in multiprocessing.get_all_start_methods():
+        return {}
+    from distributed.utils import get_mp_context
+
+    setting = {"distributed.worker.multiprocessing-method": _FORKS}
+    with dask.config.set(setting):
+        context = get_mp_context()  # With Dask's own list of imports, the first time.
+    context.set_forkserver_preload(list(_IMPORTED_BY_WORKERS))
+    return setting
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import dask.array as da
@@ -33,7 +34,15 @@ from i2am.schemas.dims import (
     TEXT,
 )
 
-__all__ = ["LayerMaps", "check_frames", "layer_maps", "layer_probability", "map_layer_blocks"]
+__all__ = [
+    "BlockOutputs",
+    "LayerMaps",
+    "check_frames",
+    "layer_maps",
+    "layer_probability",
+    "map_layer_blocks",
+    "split_block",
+]
 
 _MASS_PLANE = ("mass_y", "mass_x")
 _CORE: Final = {
@@ -52,12 +61,68 @@ _CORE: Final = {
 _OF_REFERENCE: Final = ("query", "key", "logits", "logsumexp", "r2g", "g2r", "mass")
 
 
+class BlockOutputs(NamedTuple):
+    """What a function gives for each block of a layer, its outputs one behind the other.
+
+    Attributes
+    ----------
+    joined : dask Array
+        Dims (step, head, 1, positions of all outputs), or (step, head, y, x) of the only one.
+    sizes : tuple of tuple of int
+        Of each output after step and head.
+    """
+
+    joined: da.Array
+    sizes: tuple[tuple[int, ...], ...]
+
+    def split(self, planes: Sequence[tuple[str, ...]]) -> list[xr.DataArray]:
+        """Return each output, lazily, with its own dimensions after step and head."""
+        if self.joined.shape[2:] == self.sizes[0]:
+            return [xr.DataArray(self.joined, dims=(STEP, HEAD, *planes[0]))]
+        steps_heads = self.joined.chunks[:2]
+        return [
+            xr.DataArray(
+                self.joined.map_blocks(
+                    _part,
+                    part=part,
+                    size=size,
+                    drop_axis=[2, 3],
+                    new_axis=list(range(2, 2 + len(size))),
+                    chunks=(*steps_heads, *((length,) for length in size)),
+                    meta=np.empty((0,) * (2 + len(size)), np.float32),
+                ),
+                dims=(STEP, HEAD, *plane),
+            )
+            for part, size, plane in zip(_parts(self.sizes), self.sizes, planes, strict=True)
+        ]
+
+
+def split_block(
+    block: NDArray[np.float32], sizes: Sequence[tuple[int, ...]]
+) -> list[NDArray[np.float32]]:
+    """Return the outputs, of these sizes, in a block of `BlockOutputs.joined`."""
+    if block.shape[2:] == sizes[0]:
+        return [block]
+    return [_part(block, part, size) for part, size in zip(_parts(sizes), sizes, strict=True)]
+
+
+def _parts(sizes: Sequence[tuple[int, ...]]) -> list[slice]:
+    ends = np.cumsum([0, *map(math.prod, sizes)]).tolist()
+    return [slice(start, end) for start, end in pairwise(ends)]
+
+
+def _part(joined: NDArray[np.float32], part: slice, size: tuple[int, ...]) -> NDArray[np.float32]:
+    return joined[:, :, 0, part].reshape(*joined.shape[:2], *size)
+
+
 class LayerMaps(NamedTuple):
     """Maps of one layer on the common grids, each step and head; None where one does not exist."""
 
     r2g: xr.DataArray
     g2r: xr.DataArray | None
     mass: xr.DataArray | None
+    # Those that exist, as each block gives them.
+    outputs: BlockOutputs
 
 
 def layer_maps(
@@ -96,11 +161,10 @@ def layer_maps(
     if has_mass:
         planes.append(_MASS_PLANE)
         grids.append(generated)
-    maps = map_layer_blocks(
+    outputs = _block_outputs(
         _block_maps,
         layer,
         layer.blocks,
-        planes,
         grids,
         own_generated=layer.attributes.generated_grid,
         own_reference=own_reference,
@@ -110,13 +174,13 @@ def layer_maps(
         region=layer.region,
         patches=layer.patches,
     )
-    found = iter(maps)
+    found = iter(outputs.split(planes))
     r2g = next(found)
     g2r = next(found) if own_reference is not None else None
     mass = next(found) if has_mass else None
     if mass is not None:
         mass = mass.rename(dict(zip(_MASS_PLANE, GENERATED_PLANE, strict=True)))
-    return LayerMaps(r2g, g2r, mass)
+    return LayerMaps(r2g, g2r, mass, outputs)
 
 
 def layer_probability(layer: SelectedLayer) -> xr.DataArray:
@@ -249,6 +313,19 @@ def map_layer_blocks(
         it is one more task, unless there is one output, of two dimensions. A value that is not
         finite raises an AnalysisError with its place when it is computed.
     """
+    return _block_outputs(function, layer, arrays, sizes, names, rows, **options).split(planes)
+
+
+def _block_outputs(
+    function: Callable[..., Any],
+    layer: SelectedLayer,
+    arrays: xr.Dataset,
+    sizes: Sequence[tuple[int, ...]],
+    names: Sequence[str] = _OF_REFERENCE,
+    rows: Mapping[str, NDArray[np.intp]] | None = None,
+    **options: Any,
+) -> BlockOutputs:
+    """Return what `map_layer_blocks` splits."""
     names = [name for name in names if name in arrays]
     if rows is None:
         rows = {} if layer.patches is None else {GENERATED: layer.patches}
@@ -272,24 +349,7 @@ def map_layer_blocks(
         chunks=(*step_head, *((size,) for size in shape)),
         meta=np.empty((0,) * (2 + len(shape)), np.float32),
     )
-    if is_alone:
-        return [xr.DataArray(outputs, dims=(STEP, HEAD, *planes[0]))]
-    ends = np.cumsum([math.prod(size) for size in sizes])
-    return [
-        xr.DataArray(
-            outputs.map_blocks(
-                _slice_output,
-                end=int(end),
-                size=size,
-                drop_axis=[2, 3],
-                new_axis=list(range(2, 2 + len(size))),
-                chunks=(*step_head, *((length,) for length in size)),
-                meta=np.empty((0,) * (2 + len(size)), np.float32),
-            ),
-            dims=(STEP, HEAD, *plane),
-        )
-        for end, size, plane in zip(ends, sizes, planes, strict=True)
-    ]
+    return BlockOutputs(outputs, tuple(sizes))
 
 
 def _four_dims(array: xr.DataArray, name: str) -> da.Array:
@@ -359,12 +419,6 @@ def _apply_and_join(
     outputs = found if isinstance(found, tuple) else (found,)
     flat = [one.reshape(*one.shape[:2], 1, -1) for one in outputs]
     return np.concatenate(flat, axis=-1)
-
-
-def _slice_output(
-    joined: NDArray[np.float32], end: int, size: tuple[int, ...]
-) -> NDArray[np.float32]:
-    return joined[:, :, 0, end - math.prod(size) : end].reshape(*joined.shape[:2], *size)
 
 
 def check_frames(layer: SelectedLayer, grid: Grid) -> None:

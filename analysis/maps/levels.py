@@ -7,7 +7,7 @@ divided by the number of maps: heads that a layer lacks count in no mean.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final
 from uuid import uuid4
@@ -28,8 +28,11 @@ __all__ = [
     "UNITS",
     "MapsOfLayer",
     "add_step_coordinates",
+    "block_sums",
     "compute_levels",
     "describe_levels",
+    "every_head",
+    "levels_of_sums",
     "mean_float32",
     "mean_of_layers",
     "split_time_groups",
@@ -68,7 +71,7 @@ def stack_layers(maps: Sequence[MapsOfLayer]) -> xr.DataArray:
         Dims (layer, step, head, plane), with coordinates layer, head and ``causal`` (layer):
         False where the output cannot depend on the attention.
     """
-    heads = _every_head(maps)
+    heads = every_head(layer for layer, _ in maps)
     padded = [
         one.data
         if list(layer.heads) == heads
@@ -103,7 +106,7 @@ def compute_levels(
         volume (layer, step, head, plane), ulam (plane), tlam (time, plane), hlam (head, plane),
         llam (layer, plane); float32, lazy.
     """
-    heads = _every_head(maps)
+    heads = every_head(layer for layer, _ in maps)
     head_indices = [[heads.index(head) for head in layer.heads] for layer, _ in maps]
     sums = [_block_sums(one.data, time_groups) for _, one in maps]
     volume = stack_layers(maps)
@@ -179,14 +182,15 @@ def add_step_coordinates(
     return levels.assign_coords({**coordinates.coords, **spans})
 
 
-def _every_head(maps: Sequence[MapsOfLayer]) -> list[int]:
-    return sorted({head for layer, _ in maps for head in layer.heads})
+def every_head(layers: Iterable[SelectedLayer]) -> list[int]:
+    """Return the heads that any of the layers has, in their order."""
+    return sorted({head for layer in layers for head in layer.heads})
 
 
 def _coordinates(maps: Sequence[MapsOfLayer]) -> dict[str, Any]:
     return {
         LAYER: [layer.name for layer, _ in maps],
-        HEAD: _every_head(maps),
+        HEAD: every_head(layer for layer, _ in maps),
         "causal": (LAYER, [layer.is_causal for layer, _ in maps]),
     }
 
@@ -213,7 +217,22 @@ def _sums_of_block(
     starts: Sequence[int],
     block_id: tuple[int, ...],
 ) -> Floats:
-    start = starts[block_id[0]]
+    return block_sums(maps, time_groups, starts[block_id[0]])
+
+
+def block_sums(maps: NDArray[Any], time_groups: Sequence[slice], start: int) -> Floats:
+    """Return a block's sums for the levels: over the steps of each time group, and of each head.
+
+    Dims (1, 1, time group and then head, y, x), float64.
+
+    Parameters
+    ----------
+    maps : array (step, head, y, x)
+    time_groups : sequence of slice
+        Positions of the steps of each group.
+    start : int
+        Position of the block's first step.
+    """
     by_step = maps.sum(axis=1, dtype=np.float64)
     own = [slice(max(0, group.start - start), max(0, group.stop - start)) for group in time_groups]
     by_group = np.stack([by_step[part].sum(axis=0) for part in own])
@@ -237,7 +256,10 @@ def _lazy_levels(
         for one in sums
     ]
     sizes = [group.stop - group.start for group in time_groups]
-    task = (partial(_levels, head_indices=head_indices, sizes=sizes, weights=weights), blocks)
+    task = (
+        partial(levels_of_sums, head_indices=head_indices, sizes=sizes, weights=weights),
+        blocks,
+    )
     graph = HighLevelGraph.from_collections(token, {token: task}, dependencies=sums)
 
     def level(name: str, shape: tuple[int, ...]) -> da.Array:
@@ -249,7 +271,7 @@ def _lazy_levels(
     return level
 
 
-def _levels(
+def levels_of_sums(
     blocks: Sequence[Sequence[Sequence[Floats]]],
     head_indices: Sequence[Sequence[int]],
     sizes: Sequence[int],
@@ -262,7 +284,7 @@ def _levels(
     Parameters
     ----------
     blocks : nested sequence of array
-        By layer, block of steps and block of heads: what `_sums_of_block` returned.
+        By layer, block of steps and block of heads: what `block_sums` returned.
     head_indices : sequence of sequence of int
         Positions of each layer's heads among all heads.
     sizes : sequence of int

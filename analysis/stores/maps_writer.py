@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -47,6 +47,7 @@ __all__ = [
     "COORDINATE_CODECS",
     "MAP_CODECS",
     "Source",
+    "Targets",
     "finish_sample",
     "is_finished",
     "open_output",
@@ -54,6 +55,9 @@ __all__ = [
     "write_coordinate",
     "write_coordinates",
 ]
+
+# Where a volume or level is written, by its group and its name.
+Targets = Mapping[tuple[str, str], "zarr.Array[Any]"]
 
 # A chunk of a volume: one layer's heads and whole maps of a few steps, quick to fetch and show.
 _CHUNK_BYTES: Final = 4 * 2**20
@@ -170,6 +174,7 @@ def start_sample(
     source: Source,
     writer: Writer,
     *,
+    by_block: Callable[[Targets], list[da.Array] | None] | None = None,
     durable: bool = True,
 ) -> list[da.Array]:
     """Write a sample's metadata, and return lazy arrays that write its maps when computed.
@@ -185,6 +190,8 @@ def start_sample(
         What they are made from.
     writer : Writer
         This process in the store.
+    by_block : callable (targets) -> lazy arrays, optional
+        What writes all maps with fewer tasks than each array by itself; None where it cannot.
     durable : bool
         See `finish_sample`.
 
@@ -199,26 +206,26 @@ def start_sample(
     write_metadata(path, source.attributes("running"), durable=durable)
     sample = zarr.open_group(path, mode="r+")
     sources: list[da.Array] = []
-    targets: list[zarr.Array[Any]] = []
+    targets: dict[tuple[str, str], zarr.Array[Any]] = {}
     for direction, node in maps.children.items():
         levels = node.to_dataset()
         group = sample.create_group(direction)
         write_coordinates(group, levels)
         for level, values in levels.data_vars.items():
             source, chunks = _chunked(values)
-            targets.append(
-                group.create_array(
-                    str(level),
-                    shape=values.shape,
-                    dtype=values.dtype,
-                    chunks=chunks,
-                    dimension_names=[str(dim) for dim in values.dims],
-                    attributes={str(key): value for key, value in values.attrs.items()},
-                    **MAP_CODECS,
-                )
+            targets[direction, str(level)] = group.create_array(
+                str(level),
+                shape=values.shape,
+                dtype=values.dtype,
+                chunks=chunks,
+                dimension_names=[str(dim) for dim in values.dims],
+                attributes={str(key): value for key, value in values.attrs.items()},
+                **MAP_CODECS,
             )
             sources.append(source)
-    work = da.store(sources, targets, lock=False, compute=False)
+    if by_block is not None and (writes := by_block(targets)) is not None:
+        return writes
+    work = da.store(sources, list(targets.values()), lock=False, compute=False)
     return list(work) if isinstance(work, tuple) else [work]  # One, in older versions of Dask.
 
 
