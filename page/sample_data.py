@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from i2am.analysis.figures import existing_kinds
-from i2am.analysis.figures.captions import absence, seen_notes, similarity_note
+from i2am.analysis.figures.captions import absence, register_note, seen_notes, similarity_note
 from i2am.analysis.figures.effect_words import belief_sentences
 from i2am.analysis.stores.boxes import image_box
 from i2am.page.stacks import fit_stack, grid_within
@@ -84,8 +84,7 @@ def sample_notes(sample: xr.DataTree, maps: xr.DataTree) -> list[str]:
     notes = []
     if note := similarity_note(sample, maps):
         notes.append(f"R2G: {note}.")
-    if "g2r" not in maps.children:
-        notes.append(absence(sample, "g2r"))
+    notes.append(register_note(sample, maps) or absence(sample, "g2r"))
     return [*notes, *seen_notes(sample, maps)]
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "layer_grids",
     "layer_titles",
     "map_options",
+    "register_note",
     "seen_notes",
     "selection_words",
     "similarity_note",
@@ -99,6 +100,25 @@ def similarity_note(sample: xr.DataTree, maps: xr.DataTree) -> str:
     if all(alone):
         return "similarity map, not causal: one reference token"
     return f"in {sum(alone)} of {len(alone)} layers a similarity, not causal: one reference token"
+
+
+def register_note(sample: xr.DataTree, maps: xr.DataTree) -> str:
+    """Return why empty places of a G2R map may be bright; empty where there is no such map.
+
+    Whoever sees a map on the reference for the first time takes them for sources, or for a fault.
+    """
+    if "g2r" not in maps.children:
+        return ""
+    whole = map_options(maps).get("within", "image") == "image"
+    others = (
+        ", such as those outside the mask,"
+        if whole and "inpainting_mask" in sample["images"]
+        else ""
+    )
+    return (
+        "Bright empty places on the reference, often its corners, may be registers: patches that need "
+        f"nothing from it{others} have to put their attention somewhere."
+    )
 
 
 def seen_notes(sample: xr.DataTree, maps: xr.DataTree) -> list[str]:

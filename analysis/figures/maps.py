@@ -14,13 +14,14 @@ from i2am.analysis.figures.captions import (
     layer_grids,
     layer_titles,
     map_options,
+    register_note,
     similarity_note,
     time_titles,
     unit,
 )
 from i2am.analysis.figures.heat import Pixels
 from i2am.analysis.figures.overlay import value_range
-from i2am.analysis.figures.painted import PARKED, painted_g2r
+from i2am.analysis.figures.painted import painted_g2r
 from i2am.analysis.figures.panels import (
     ColorBar,
     Panel,
@@ -75,8 +76,8 @@ def overview(sample: xr.DataTree, maps: xr.DataTree, style: FigureStyle = DEFAUL
     painted = painted_g2r(sample, maps)
     shown.extend(_unified_panels(sample, maps, style, mask, painted))
     title = figure_title(sample, "overview", map_options(maps))
-    note = "" if painted is None else PARKED
-    return draw((PanelGroup("", tuple(shown), note=note, columns=len(shown)),), style, title)
+    group = PanelGroup("", tuple(shown), note=register_note(sample, maps), columns=len(shown))
+    return draw((group,), style, title)
 
 
 def tlam(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import xarray as xr
 
 from i2am.analysis.figures.captions import map_options
@@ -16,12 +14,7 @@ from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.dims import CONDITIONAL, HEAD, LAYER, LAYER_WEIGHT, STEP
 from i2am.schemas.directions import G2R, R2G
 
-__all__ = ["PARKED", "painted_g2r"]
-
-PARKED: Final = (
-    "Outside the mask nothing is painted, and patches need nothing from the reference; their attention is "
-    "parked where it does no harm, often on empty corners."
-)
+__all__ = ["painted_g2r"]
 
 
 def painted_g2r(sample: xr.DataTree, maps: xr.DataTree) -> xr.DataArray | None:

@@ -255,6 +255,11 @@ def test_the_page_says_what_the_model_saw_of_a_picture(page: Page, tmp_path: Pat
     assert "The model saw" not in page.text
 
 
+def test_the_page_says_why_empty_places_of_a_reference_may_be_bright(page: Page) -> None:
+    notes = page.sample(0)["notes"]
+    assert sum("may be registers" in note for note in notes) == 1
+
+
 def test_a_box_beyond_the_picture_is_told_as_padding() -> None:
     case = pictured(wide=True)
     case.sample["images/reference"].attrs["i2am"] = {"box": [-8.25, 0, 64, 192]}

@@ -10,7 +10,7 @@ import pytest
 
 from i2am.analysis import analyze, analyze_run, open_maps, open_run
 from i2am.analysis.figures.maps import overview
-from i2am.analysis.figures.painted import PARKED, painted_g2r
+from i2am.analysis.figures.painted import painted_g2r
 from tests.support.effects_store import effect_arrays, write_effects
 from tests.support.figure_reading import texts_of, titles_of
 from tests.support.synthetic_run import SyntheticLayer, write_run
@@ -71,7 +71,6 @@ def test_the_overview_names_both_and_says_why(folder: Path) -> None:
     sample = open_run(folder / "run.zarr")["a"]
     shown = overview(sample, analyze(sample))
     assert words(titles_of(shown))[-2:] == [PAINTED, PAINTED.replace("painted part", "whole image")]
-    assert PARKED in texts_of(shown).replace("\n", " ")
     within = overview(sample, analyze(sample, within="mask"))
     assert words(titles_of(within))[-1] == "G2R: parts of the reference that were used"
     assert "of the painted part" in texts_of(within)
@@ -89,4 +88,30 @@ def test_without_it_the_overview_is_of_the_whole_image(
         sample["images"] = type(sample)(images)
     maps = analyze(sample, convention="official" if why == "official" else "i2am")
     assert painted_g2r(sample, maps) is None
-    assert PARKED not in texts_of(overview(sample, maps)).replace("\n", " ")
+    assert PAINTED not in words(titles_of(overview(sample, maps)))
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("mask", "nothing from it, such as those outside the mask, have"),
+        ("within", "nothing from it have"),
+        ("no mask", "nothing from it have"),
+        ("one token", ""),
+    ],
+)
+def test_the_overview_says_why_empty_places_may_be_bright(
+    case: str, said: str, folder: Path, tmp_path: Path
+) -> None:
+    sample = open_run(folder / "run.zarr")["a"]
+    if case == "one token":
+        alone = [SyntheticLayer("down", reference_grid=None)]
+        sample = open_run(write_run(tmp_path / "run.zarr", ["a"], alone))["a"]
+    if case == "no mask":
+        images = sample["images"].to_dataset().drop_vars("inpainting_mask")
+        sample = sample.copy()
+        sample["images"] = type(sample)(images)
+    maps = analyze(sample, within="mask" if case == "within" else "image")
+    text = texts_of(overview(sample, maps)).replace("\n", " ")
+    assert ("may be registers" in text) is bool(said)
+    assert said in text
