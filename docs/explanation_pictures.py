@@ -3,7 +3,7 @@
     python docs/explanation_pictures.py [--demo i2am-demo] [--effects i2am-demo/effects.zarr]
 
 What is not given is made first: the demo in half a minute, the effects (`i2am causal i2am-demo/run.zarr
---model i2am-tiny --samples truck --grid 8 --layers`) in some minutes.
+--model i2am-tiny --samples truck --grid 8 --cut-layers`) in some minutes.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main() -> None:
         if options.effects is None:
             i2am(
                 ["causal", str(demo / "run.zarr"), "--model", "i2am-tiny", "--samples", SAMPLE,
-                 "--grid", "8", "--layers", "--out", str(effects)]
+                 "--grid", "8", "--cut-layers", "--out", str(effects)]
             )  # fmt: skip
         for path, figure in pictures(open_run(demo / "run.zarr"), open_effects(effects)[SAMPLE]):
             figure.set_dpi(DPI)
