@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from i2am.analysis.effects.region_masses import object_patches as object_patches
     from i2am.analysis.effects.region_masses import region_masses as region_masses
     from i2am.analysis.effects.what_if import what_if as what_if
+    from i2am.analysis.evaluation.correspondence import score_points as score_points
+    from i2am.analysis.evaluation.correspondence import summarise_points as summarise_points
+    from i2am.analysis.evaluation.points import read_points as read_points
     from i2am.analysis.figures.files import write_comparison as write_comparison
     from i2am.analysis.figures.plotting import plot_map as plot_map
     from i2am.analysis.inspection.describe import describe_store as describe_store

@@ -19,7 +19,7 @@ from i2am.cli.options import SHARED
 from i2am.cli.parser import HIDDEN, ListAction, Parser, shown_options
 
 # Files that the examples name.
-EXAMPLE_FILES = ("rows.csv", "scores.csv")
+EXAMPLE_FILES = ("rows.csv", "scores.csv", "points.csv")
 # The same name, with another value or meaning in some commands, and why.
 SEVERAL_MEANINGS = {
     "--out": "what is written differs, and its metavar says what",

@@ -55,3 +55,31 @@ def test_two_runs_are_compared_step_by_step(
     write_run(folder / "short.zarr", list("abc"), LAYERS, steps=2, size_px=(16, 16))
     assert main(["compare", "run.zarr", "short.zarr", "--by-step"]) == 0
     assert "The timesteps are not the same in both: steps" in capsys.readouterr().out
+
+
+def test_peaks_are_held_against_a_file_of_points(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        "sample,y,x,reference_y,reference_x",
+        "a,3,4,9,9",
+        "a,10,4,2,9",
+        "b,3,4,9,9",
+        "c,1,1,1,1",
+    ]
+    (folder / "points.csv").write_text("\n".join(rows))
+    call = ["score", "maps.zarr", "--points", "points.csv"]
+    assert main([*call, "--points-out", "found.csv"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.endswith("Points: found.csv\n")
+    table = [line.split() for line in shown.splitlines()[-3:-1]]
+    assert [line[:3] for line in table] == [["error_px", "4", "3"], ["hit", "4", "3"]]
+    assert len((folder / "found.csv").read_text().splitlines()) == 5
+    assert main([*call, "--points-by", "layer", "--samples", "a", "c"]) == 0
+    assert "\ntwo   error_px       3        2" in capsys.readouterr().out
+    assert main(["score", "maps.zarr", "--points-by", "layer"]) == 1
+    assert "Add --points." in capsys.readouterr().err
+    (folder / "points.csv").write_text("sample,y\na,1")
+    assert main([*call, "--out", "new.csv"]) == 1
+    assert "Expected a column 'x', got none, at points.csv" in capsys.readouterr().err
+    assert not (folder / "new.csv").exists()

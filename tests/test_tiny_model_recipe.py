@@ -10,8 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+
+from i2am.analysis import score_points, summarise_points
+from i2am.capture import SHIPPED_MODEL, load_pipeline
+from i2am.capture.pipelines.tiny_model import build_pipeline
 
 RECIPE = Path(__file__).parents[1] / "examples" / "tiny_model"
 HELD_OUT = RECIPE / "held-out.zip"
@@ -155,3 +160,38 @@ def test_a_true_source_is_near_its_own_region_alone(compositions: Any) -> None:
     source = np.array([[4.0, 7.0], [4.0, 7.0], [4.0, 7.0]])
     found = faithfulness.near(boxes, source)
     assert found.tolist() == [[1, 1, 1], [0, 1, 1], [0, 0, 0]]
+
+
+@pytest.mark.slow
+def test_the_shipped_model_points_at_the_true_sources_and_a_random_one_does_not(
+    compositions: Any, tmp_path: Path
+) -> None:
+    evaluate = importlib.import_module("evaluate")
+    objects = compositions.read_objects(HELD_OUT, held_out=True)
+    batch = compositions.Compositions(objects, seed=11).batch(0, 4)
+    rows = []
+    for i in range(4):
+        alpha = batch.alpha[i, 0].reshape(16, 4, 16, 4).mean((1, 3)).numpy()
+        top, left, side = batch.box[i].tolist()
+        for y, x in np.argwhere(alpha > 0.9) * 4 + 2.5:  # Within a patch, off its edges.
+            source = ((y - top) / side * 64, (x - left) / side * 64)
+            rows.append((f"{i:04d}", y, x, *source))
+    points = pd.DataFrame(rows, columns=["sample", "y", "x", "reference_y", "reference_x"])
+    assert len(points) > 150
+    pipeline = load_pipeline(SHIPPED_MODEL)
+    found: dict[str, Any] = {}
+    for name in ("shipped", "random"):
+        if name == "random":
+            torch.manual_seed(0)
+            fresh = build_pipeline(tuple(pipeline.unet.config.block_out_channels))
+            pipeline.register_modules(unet=fresh.unet, reference_encoder=fresh.reference_encoder)
+        evaluate.record(pipeline, batch, 0, tmp_path / f"{name}.zarr")
+        found[name] = summarise_points(score_points(tmp_path / f"{name}.zarr", points))
+    for own in found.values():
+        assert own["samples"].tolist() == [4, 4]
+        assert own.loc["hit", "best"] == 1
+    shipped, random = found["shipped"], found["random"]
+    # Its interval leaves out chance by far; that of the model that has learned nothing does not.
+    assert shipped.loc["error_px", "high"] < 0.6 * shipped.loc["error_px", "chance"]
+    assert shipped.loc["hit", "low"] > 4 * shipped.loc["hit", "chance"]
+    assert random.loc["error_px", "high"] > 0.8 * random.loc["error_px", "chance"]

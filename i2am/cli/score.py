@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from i2am.cli.arguments import add_command, existing_store, new_path, number, print_clusters
 from i2am.cli.options import add_earlier_spelling, add_option
+from i2am.cli.score_truth import add_points, check_points, score_known_points
 from i2am.schemas import AnalysisError
 from i2am.schemas.choices import EFFECT_KINDS
 from i2am.schemas.text import safe_text
@@ -27,6 +28,7 @@ def add(commands: Any) -> None:
         examples=(
             "i2am score maps.zarr --out scores.csv",
             "i2am score maps.zarr --effects --effects-out faithfulness.csv",
+            "i2am score maps.zarr --points points.csv --points-by layer",
         ),
     )
     command.add_argument("store", type=existing_store, metavar="MAPS.zarr", help="maps of a run")
@@ -50,6 +52,7 @@ def add(commands: Any) -> None:
         add_option(command, name)
     _add_imacs(command.add_argument_group("IMACS and detection"))
     _add_effects(command.add_argument_group("against measured effects"))
+    add_points(command.add_argument_group("against places that are known to correspond"))
 
 
 def _add_imacs(group: Any) -> None:
@@ -116,12 +119,13 @@ def _score(options: argparse.Namespace) -> None:
     from i2am.analysis.stores.tables import check_table_path
 
     shared = {"run": options.source, "samples": options.samples, "overwrite": options.overwrite}
-    for path in (options.heads_out, options.effects_out):
+    for path in (options.heads_out, options.effects_out, options.points_out):
         if path:  # A wrong name is told before the scores are computed and written.
             check_table_path(path, overwrite=options.overwrite)
     if options.effects is None and (options.effects_out or options.randomized):
         msg = "Expected --effects beside --effects-out and --randomized, got none. Add --effects."
         raise AnalysisError(msg)
+    check_points(options)
     run = run_of(open_maps(options.store), options.source)
     clusters = sample_clusters(run, options.samples, options.cluster)
     table = score_maps(
@@ -145,6 +149,8 @@ def _score(options: argparse.Namespace) -> None:
         _score_effects(options, run, clusters)
         if options.effects_out:
             print(f"Effects: {options.effects_out}")
+    if options.points:
+        score_known_points(options, run, clusters)
 
 
 def _score_effects(options: argparse.Namespace, run: Run, clusters: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from i2am.analysis import (
@@ -14,8 +15,11 @@ from i2am.analysis import (
     head_scores,
     known_scores,
     pair_runs,
+    read_points,
     score_maps,
+    score_points,
     summarise_comparison,
+    summarise_points,
     unregister_score,
 )
 from tests.support.store_reads import run_guide
@@ -31,13 +35,14 @@ def _in_a_folder_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     for seed, name in enumerate(("run", "guided", "free")):
         write_run(tmp_path / f"{name}.zarr", ["first"], LAYERS, seed=seed, size_px=(16, 16))
     analyze_run("run.zarr", "maps.zarr", progress=False)
+    Path("points.csv").write_text("sample,y,x,reference_y,reference_x\nfirst,3,12,4,10.5\n")
     yield
     if "peak" in [score.name for score in known_scores()]:
         unregister_score("peak")
 
 
 def test_the_commands_and_the_code_of_the_guide_run(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_guide(GUIDE) == (["score", "score", "compare"], 8)
+    assert run_guide(GUIDE) == (["score", "score", "score", "compare"], 9)
     assert float(capsys.readouterr().out.splitlines()[-1]) < 1e-6
     files = {path.name for path in Path("comparison").iterdir()}
     text = GUIDE.read_text(encoding="utf-8")
@@ -51,6 +56,10 @@ def test_the_guide_names_every_score_column_and_measure() -> None:
     scores = set(score_maps("maps.zarr")["score"])
     assert {re.sub("^..._(?=inside_chance)", "…_", score) for score in scores} <= named
     assert set(head_scores("maps.zarr").columns) <= named
+    place = {"sample": "first", "y": 3, "x": 12, "reference_y": 4, "reference_x": 10}
+    points = score_points("run.zarr", pd.DataFrame([place]))
+    assert set(summarise_points(points).index) <= named
+    assert set(read_points(points).columns) <= named
     comparison = compare_runs(pair_runs("guided.zarr", "free.zarr"))
     assert {*comparison.columns, *summarise_comparison(comparison).columns} <= named
     assert {*comparison["level"], *comparison["measure"]} <= named
