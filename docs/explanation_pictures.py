@@ -108,7 +108,7 @@ def first_question(sample: xr.DataTree) -> Figure:
         ),
         r2g_panel(sample, "R2G: which regions of it\ndraw on the reference"),
     )
-    return sheet("Where in the painting did the reference go?", panels)
+    return sheet(panels)
 
 
 def second_question(sample: xr.DataTree) -> Figure:
@@ -123,7 +123,7 @@ def second_question(sample: xr.DataTree) -> Figure:
         image_panel(sample, "reference", "the reference"),
         g2r_panel(sample, "G2R: which parts of it\nthe painted patches read"),
     )
-    return sheet("What of the reference was used?", panels)
+    return sheet(panels)
 
 
 def one_patch(sample: xr.DataTree) -> Figure:
@@ -133,7 +133,7 @@ def one_patch(sample: xr.DataTree) -> Figure:
     reference = stored_image(sample, "reference")
     panels, bar = heat_panels(reference, list(asked), titles, STYLE, "attention of the patch")
     generated = image_panel(sample, "generated", "three patches of the painting")
-    return sheet("And of a single patch?", (marked(generated, PATCHES), *panels), bar)
+    return sheet((marked(generated, PATCHES), *panels), bar)
 
 
 def in_one(sample: xr.DataTree) -> Figure:
@@ -160,7 +160,7 @@ def in_one(sample: xr.DataTree) -> Figure:
         r2g_panel(sample, "R2G: which regions of the\npainting draw on it"),
         *read,
     )
-    return sheet("", panels)
+    return sheet(panels)
 
 
 def r2g_panel(sample: xr.DataTree, title: str) -> Panel:
@@ -291,7 +291,7 @@ def cut_registers(sample: xr.DataTree, effects: xr.Dataset) -> Figure:
             bar_of([changed], "share of cutting everything"),
         ),
     )  # fmt: skip
-    return sheet("", panels)
+    return sheet(panels)
 
 
 def cause(sample: xr.DataTree, effects: xr.Dataset) -> Figure:
@@ -304,7 +304,7 @@ def cause(sample: xr.DataTree, effects: xr.Dataset) -> Figure:
         share = layer_share(sample, effects, layer)
         title = f"read in {layer}:\ncutting it changes {share:.0%} of\nwhat cutting all layers does"
         panels.append(heat_panel(image, asked, title, bar_of([asked], "attention of the patch")))
-    return sheet("", panels)
+    return sheet(panels)
 
 
 def conventions(sample: xr.DataTree) -> Figure:
@@ -373,15 +373,15 @@ def box(sample: xr.DataTree) -> Figure:
             wide, values, "right: over the box that the model saw", bar_of([values]), seen=seen
         ),
     )
-    return sheet("", panels)
+    return sheet(panels)
 
 
 # What several of them need.
 
 
-def sheet(heading: str, panels: Sequence[Panel], bar: ColorBar | None = None) -> Figure:
+def sheet(panels: Sequence[Panel], bar: ColorBar | None = None) -> Figure:
     """Return a figure of panels in one row."""
-    return draw((PanelGroup(heading, tuple(panels), bar, columns=len(panels)),), STYLE)
+    return draw((PanelGroup("", tuple(panels), bar, columns=len(panels)),), STYLE)
 
 
 def bar_of(
