@@ -29,7 +29,10 @@ from i2am.schemas.errors import StoreError
 __all__ = [
     "ATTRIBUTE_KEY",
     "SCHEMA_VERSION",
+    "AverageAttributes",
+    "AverageGroupAttributes",
     "CaptureAttributes",
+    "DifferencesAttributes",
     "EffectsAttributes",
     "ImageAttributes",
     "LayerAttributes",
@@ -226,6 +229,34 @@ class EffectsAttributes(_Versioned):
     kind: Literal["effects"] = "effects"
     source: str
     options: dict[str, Any] = Field(default_factory=dict)
+
+
+class AverageAttributes(_Versioned):
+    """Root of a store of averages over samples."""
+
+    kind: Literal["average"] = "average"
+    convention: Convention
+    normalisation: Normalisation
+    source: str
+    # The columns by whose values the samples are grouped.
+    by: list[str]
+
+
+class AverageGroupAttributes(_Attributes):
+    """The average of one group of samples: what they have in common, and how many they are."""
+
+    labels: dict[str, Any]
+    samples: PositiveInt
+
+
+class DifferencesAttributes(_Versioned):
+    """Root of a store of differences: maps of run B less those of run A."""
+
+    kind: Literal["differences"] = "differences"
+    a: str
+    b: str
+    convention: Convention
+    normalisation: Normalisation
 
 
 class SampleEffectsAttributes(_Attributes):

@@ -91,6 +91,8 @@ LEVELS: Final = {
     "hlam": (HEAD,),
     "llam": (LAYER,),
 }
+# What an average holds of each level: its mean under the level's own name, and the variance.
+AVERAGED: Final = ("", "_variance")
 # Arrays of measured effects, all float32: how much each generated patch changed. Total effects in units of
 # the latent and of pixels, direct effects, and those of regions that were painted over in the picture.
 _OF_CUT: Final = (CUT, *GENERATED_PLANE)

@@ -17,7 +17,10 @@ from pydantic import BaseModel, ValidationError
 from i2am.schemas import coordinates, dims
 from i2am.schemas.attributes import (
     ATTRIBUTE_KEY,
+    AverageAttributes,
+    AverageGroupAttributes,
     CaptureAttributes,
+    DifferencesAttributes,
     EffectsAttributes,
     ImageAttributes,
     LayerAttributes,
@@ -32,7 +35,7 @@ from i2am.schemas.errors import SchemaError, describe_validation_error, did_you_
 from i2am.schemas.manifest import check_sample_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pydantic_core import ErrorDetails
 
@@ -44,7 +47,11 @@ _ROOTS: Final[Mapping[str, type[BaseModel]]] = {
     "run": RunAttributes,
     "maps": MapsAttributes,
     "effects": EffectsAttributes,
+    "average": AverageAttributes,
+    "differences": DifferencesAttributes,
 }
+# As faults name them.
+_KINDS: Final = "'run', 'maps', 'effects', 'average' or 'differences'"
 _ALWAYS_SAID: Final = {"kind", "version"}
 _FACTORS_AND_LOGITS: Final = {"query", "key", "logits", "text_key", "text_query"}
 _REFERENCE_SUFFIX: Final = re.compile(r"\.reference_([1-9]\d*)$")
@@ -88,13 +95,13 @@ def find_faults(root: GroupDescription) -> Iterator[Fault]:
     Examples
     --------
     >>> [str(fault) for fault in find_faults(GroupDescription({}))]
-    ["/: expected attribute 'i2am' with a kind of 'run', 'maps' or 'effects', got none"]
+    ["/: expected attribute 'i2am' with a kind of 'run', 'maps', 'effects', 'average' or 'differences', got none"]
     """
     attributes = root.attributes.get(ATTRIBUTE_KEY)
     kind = attributes.get("kind") if isinstance(attributes, dict) else None
     if not isinstance(kind, str) or kind not in _ROOTS:
         got = "none" if attributes is None else repr(kind)
-        msg = f"expected attribute 'i2am' with a kind of 'run', 'maps' or 'effects', got {got}"
+        msg = f"expected attribute 'i2am' with a kind of {_KINDS}, got {got}"
         yield Fault("", msg)
         return
     _, faults = _parse(_ROOTS[kind], root, "")
@@ -109,10 +116,10 @@ def find_sample_faults(kind: str, name: str, sample: GroupDescription) -> Iterat
 
     Parameters
     ----------
-    kind : "run", "maps" or "effects"
+    kind : "run", "maps", "effects", "average" or "differences"
         Of its store.
     name : str
-        Of its group.
+        Of its group; of averages, that of a group of samples.
     sample : GroupDescription
 
     Examples
@@ -125,13 +132,17 @@ def find_sample_faults(kind: str, name: str, sample: GroupDescription) -> Iterat
         return
     if _is_unfinished(sample):
         return
+    if kind != "average":  # A group has the name of what its samples have in common.
+        yield from _name_faults(name)
+    yield from _CHECKS[kind](sample, name)
+
+
+def _name_faults(name: str) -> Iterator[Fault]:
     try:
         check_sample_name(name)
     except SchemaError as e:
         message = str(e)
         yield Fault(name, message[0].lower() + message[1:])
-    check = {"run": _capture_faults, "maps": _maps_faults, "effects": _effects_faults}[kind]
-    yield from check(sample, name)
 
 
 def _parse(
@@ -383,6 +394,47 @@ def _direction_faults(
         yield from _pixel_faults(group, name, sizes, f"{place}/{name}")
 
 
+def _average_faults(group: GroupDescription, place: str) -> Iterator[Fault]:
+    """Yield the faults of a mean with its variance."""
+    _, faults = _parse(AverageGroupAttributes, group, place)
+    yield from faults
+    yield from _result_faults(group, place, dims.AVERAGED)
+
+
+def _difference_faults(sample: GroupDescription, place: str) -> Iterator[Fault]:
+    yield from _result_faults(sample, place, ("",))
+
+
+def _result_faults(sample: GroupDescription, place: str, parts: tuple[str, ...]) -> Iterator[Fault]:
+    """Yield the faults of maps that were made of maps: some levels, each in all its parts."""
+    yield from _stray_arrays(sample, place)
+    planes: dict[str, tuple[str, str]] = {own.name: own.plane for own in DIRECTIONS.values()}
+    if not sample.groups:
+        yield Fault(place, "expected a group 'r2g' or 'g2r', got none")
+    for direction, group in sample.groups.items():
+        where = f"{place}/{direction}"
+        if direction not in planes:
+            yield Fault(where, f"unknown direction. {did_you_mean(direction, planes)}")
+            continue
+        levels = {**dims.LEVELS, "mass": ()}
+        held = [level for level in levels if any(level + part in group.arrays for part in parts)]
+        if not held:
+            yield Fault(where, f"expected a map, of {', '.join(levels)}, got none")
+        sizes: dict[str, int] = {}
+        for name in (level + part for level in held for part in parts):
+            if name not in group.arrays:
+                yield Fault(f"{where}/{name}", "expected a map, got none")
+                continue
+            wanted = (*levels[name.partition("_")[0]], *planes[direction])
+            array = group.arrays[name]
+            yield from _array_faults(array, wanted, f"{where}/{name}", dtypes=("float32",))
+            yield from _size_faults(array, sizes, f"{where}/{name}")
+        for name, check in _MAP_VALUES.items():
+            yield from _value_faults(group.arrays.get(name), check, f"{where}/{name}")
+        for name in planes[direction]:
+            yield from _pixel_faults(group, name, sizes, f"{where}/{name}")
+
+
 def _time_group_faults(group: GroupDescription, place: str) -> Iterator[Fault]:
     """Yield a fault if a time group ends before it begins, or not before the next one begins."""
     found = [group.arrays.get(name) for name in (dims.FIRST_STEP, dims.LAST_STEP)]
@@ -461,3 +513,12 @@ def _size_faults(array: ArrayDescription, sizes: dict[str, int], place: str) -> 
             yield Fault(place, f"expected at least 1 along '{name}', got 0")
         elif name is not None and sizes.setdefault(name, size) != size:
             yield Fault(place, f"expected {sizes[name]} along '{name}', got {size}")
+
+
+_CHECKS: Final[Mapping[str, Callable[[GroupDescription, str], Iterator[Fault]]]] = {
+    "run": _capture_faults,
+    "maps": _maps_faults,
+    "effects": _effects_faults,
+    "average": _average_faults,
+    "differences": _difference_faults,
+}

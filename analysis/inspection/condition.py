@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from i2am.analysis.inspection.describe import describe_store, sample_names
+import zarr
+
+from i2am.analysis.inspection.address import RESULT_KINDS, member_names, open_any, split_address
+from i2am.analysis.inspection.chunks import iter_chunk_faults
+from i2am.analysis.inspection.describe import describe_store
 from i2am.analysis.stores.reader import open_root
-from i2am.schemas import SCHEMA_VERSION, Fault, find_faults
+from i2am.schemas import SCHEMA_VERSION, Fault, find_faults, find_sample_faults
 from i2am.storage.addresses import StoreLike, own_attributes, path_to_write
 from i2am.storage.integrity import Progress, altered_objects, damaged_objects
 from i2am.storage.inventory import DIGEST, METADATA_KEY, OBJECTS, own_facts, without_inventory
@@ -31,10 +35,13 @@ class Condition:
         By sample; those of the store itself under "".
     without_checksums : list of str
         Samples that do not say what they consist of: an older version wrote them.
+    unfinished : list of str
+        Samples that are not complete, so that readers leave them out.
     """
 
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     without_checksums: list[str] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
 
     def add(self, fault: Fault) -> None:
         """Add a fault to its sample."""
@@ -47,13 +54,14 @@ class Condition:
 
 
 def examine_store(
-    store: StoreLike, *, deep: bool = False, progress: Progress = lambda _bytes: None
+    address: StoreLike, *, deep: bool = False, progress: Progress = lambda _bytes: None
 ) -> Condition:
-    """Return what is wrong with a run, a maps or an effects store.
+    """Return what is wrong with a store of any kind, or with one sample in it.
 
     Parameters
     ----------
-    store : str, Path or zarr Store
+    address : str, Path or zarr Store
+        Of a store, or of a sample in it.
     deep : bool
         Read every value, too; else sizes, metadata and each object's last bytes.
     progress : callable (int) -> None
@@ -64,12 +72,34 @@ def examine_store(
     StoreError
         If it is missing or no store of i2am.
     """
-    root = open_root(store)
+    store, only = split_address(address)
+    root = open_any(store)
     condition = Condition()
+    if own_attributes(root)["kind"] in RESULT_KINDS:
+        for fault in iter_chunk_faults(root, only, progress if deep else None):
+            condition.add(fault)
+    else:
+        _examine_objects(root, condition, only, progress if deep else None)
+    described = describe_store(store, left_out=set(condition.faults))
+    if only is None:
+        found = find_faults(described)
+    elif only in described.groups:
+        found = find_sample_faults(own_attributes(root)["kind"], only, described.groups[only])
+    else:
+        found = iter(())
+    for fault in found:
+        condition.add(fault)
+    return condition
+
+
+def _examine_objects(
+    root: zarr.Group, condition: Condition, only: str | None, progress: Progress | None
+) -> None:
+    """Hold the objects of samples against their inventories; with `progress`, every byte of them."""
     path = root.store_path
     unstated = "complete" if own_attributes(root)["kind"] == "maps" else "running"
     has_digest = DIGEST in own_attributes(root)
-    for name in sample_names(path):
+    for name in member_names(root) if only is None else [only]:
         content = read_object(path / name / METADATA_KEY)
         own = own_facts(content)
         if not own:
@@ -78,7 +108,7 @@ def examine_store(
                 Fault(f"{name}/{METADATA_KEY}", f"expected a sample's metadata, got {what}")
             )
         elif OBJECTS not in own and own.get("status", unstated) != "complete":
-            continue
+            condition.unfinished.append(name)
         elif OBJECTS not in own and DIGEST not in own:
             if has_digest:
                 msg = "expected an inventory, as the store's metadata have a digest, got none"
@@ -86,17 +116,16 @@ def examine_store(
             else:
                 condition.without_checksums.append(name)
         else:
-            look = damaged_objects(path / name, name, progress) if deep else None
+            look = None if progress is None else damaged_objects(path / name, name, progress)
             for fault in look or altered_objects(path / name, name):
                 condition.add(fault)
-    for fault in find_faults(describe_store(store, left_out=set(condition.faults))):
-        condition.add(fault)
-    return condition
 
 
-def stored_bytes(store: StoreLike) -> int:
-    """Return how many bytes a store takes."""
-    return sum(list_sizes(open_root(store).store_path).values())
+def stored_bytes(address: StoreLike) -> int:
+    """Return how many bytes a store takes, or a sample in it."""
+    store, only = split_address(address)
+    path = open_any(store).store_path
+    return sum(list_sizes(path if only is None else path / only).values())
 
 
 def take_out(store: StoreLike, samples: Iterable[str], reason: str) -> None:

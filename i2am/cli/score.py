@@ -6,13 +6,18 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from i2am.cli.arguments import add_command, existing_store, new_path, number, print_clusters
+from i2am.cli.json_output import add_json, print_json
 from i2am.cli.options import add_earlier_spelling, add_option
-from i2am.cli.score_truth import add_points, check_points, score_known_points
+from i2am.cli.score_truth import add_points, check_points, print_points, score_known_points
 from i2am.schemas import AnalysisError
 from i2am.schemas.choices import EFFECT_KINDS
 from i2am.schemas.text import safe_text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
     from i2am.analysis import Run
 
 __all__ = ["add"]
@@ -48,6 +53,7 @@ def add(commands: Any) -> None:
     )
     add_earlier_spelling(command, "--heads", heads)
     add_option(command, "--overwrite")
+    add_json(command)
     for name in ("--confidence", "--cluster"):
         add_option(command, name)
     _add_imacs(command.add_argument_group("IMACS and detection"))
@@ -116,16 +122,9 @@ def _score(options: argparse.Namespace) -> None:
         write_head_scores,
     )
     from i2am.analysis.stores.related import run_of
-    from i2am.analysis.stores.tables import check_table_path
 
+    _check(options)
     shared = {"run": options.source, "samples": options.samples, "overwrite": options.overwrite}
-    for path in (options.heads_out, options.effects_out, options.points_out):
-        if path:  # A wrong name is told before the scores are computed and written.
-            check_table_path(path, overwrite=options.overwrite)
-    if options.effects is None and (options.effects_out or options.randomized):
-        msg = "Expected --effects beside --effects-out and --randomized, got none. Add --effects."
-        raise AnalysisError(msg)
-    check_points(options)
     run = run_of(open_maps(options.store), options.source)
     clusters = sample_clusters(run, options.samples, options.cluster)
     table = score_maps(
@@ -138,25 +137,73 @@ def _score(options: argparse.Namespace) -> None:
         **shared,
     )
     summary = summarise_scores(table, options.confidence, clusters)
-    print(summary.to_string(float_format="{:.4f}".format, na_rep=""))
-    print_clusters(clusters, set(table["sample"]))
-    if options.out:
-        print(f"Scores: {options.out}")
+    names = list(dict.fromkeys(table["sample"]))
+    found = {
+        "store": options.store,
+        "confidence": options.confidence,
+        "samples": names,
+        "clusters": len({clusters[name] for name in names}),
+        "scores": summary.to_dict("index"),
+    }
+    if not options.json:
+        print(summary.to_string(float_format="{:.4f}".format, na_rep=""))
+        print_clusters(clusters, names)
+    _tell_written(options, "Scores", options.out)
     if options.heads_out:
-        _print_heads(write_head_scores(options.store, options.heads_out, **shared))
-        print(f"Heads: {options.heads_out}")
+        ranking = write_head_scores(options.store, options.heads_out, **shared)
+        found["heads"] = ranking.to_dict("records")
+        if not options.json:
+            _print_heads(ranking)
+        _tell_written(options, "Heads", options.heads_out)
     if options.effects is not None:
-        _score_effects(options, run, clusters)
-        if options.effects_out:
-            print(f"Effects: {options.effects_out}")
+        effects = _score_effects(options, run, clusters)
+        found["effects"] = _by_map(effects)
+        if not options.json:
+            _print_effects(effects, options.effect_kind)
+        _tell_written(options, "Effects", options.effects_out)
     if options.points:
-        score_known_points(options, run, clusters)
+        points = score_known_points(options, run, clusters)
+        found["points"] = points.reset_index().to_dict("records")
+        if not options.json:
+            print_points(points)
+        _tell_written(options, "Points", options.points_out)
+    if options.json:
+        print_json(found)
 
 
-def _score_effects(options: argparse.Namespace, run: Run, clusters: dict[str, str]) -> None:
-    """Hold the maps against measured effects, and print one line for each map."""
+def _check(options: argparse.Namespace) -> None:
+    """Check outputs and options before scores are computed.
+
+    Raises
+    ------
+    AnalysisError
+        If an option has no use without another, or two tables would be one file.
+    StoreError
+        If a table cannot be written where it should.
+    """
+    from i2am.analysis.stores.tables import check_table_path
+
+    if options.effects is None and (options.effects_out or options.randomized):
+        msg = "Expected --effects beside --effects-out and --randomized, got none. Add --effects."
+        raise AnalysisError(msg)
+    check_points(options)
+    tables = (options.out, options.heads_out, options.effects_out, options.points_out)
+    outputs = [path for path in tables if path]
+    for path in outputs:
+        check_table_path(path, overwrite=options.overwrite)
+        if outputs.count(path) > 1:
+            msg = f"Expected a file for each table, got {path} twice. Name another file."
+            raise AnalysisError(msg)
+
+
+def _tell_written(options: argparse.Namespace, what: str, path: Path | None) -> None:
+    if path and not options.json:
+        print(f"{what}: {path}")
+
+
+def _score_effects(options: argparse.Namespace, run: Run, clusters: dict[str, str]) -> pd.DataFrame:
+    """Hold the maps against measured effects, and return the means by map and score."""
     from i2am.analysis import score_effects, summarise_effect_scores
-    from i2am.analysis.stores.effects import NO_EFFECT_SHARE
 
     table = score_effects(
         run.path,
@@ -167,7 +214,21 @@ def _score_effects(options: argparse.Namespace, run: Run, clusters: dict[str, st
         out=options.effects_out,
         overwrite=options.overwrite,
     )
-    summary = summarise_effect_scores(table, options.confidence, clusters)
+    return summarise_effect_scores(table, options.confidence, clusters)
+
+
+def _by_map(summary: pd.DataFrame) -> dict[str, Any]:
+    """Return the means of each map, by score."""
+    found: dict[str, Any] = {}
+    for (name, score), own in zip(summary.index, summary.to_dict("records"), strict=True):
+        found.setdefault(name, {})[score] = own
+    return found
+
+
+def _print_effects(summary: pd.DataFrame, kind: str) -> None:
+    """Print one line for each map."""
+    from i2am.analysis.stores.effects import NO_EFFECT_SHARE
+
     shown = summary["mean"].unstack("score")
     ends = summary.xs("rank_correlation", level="score")[["low", "high"]]
     shown = shown[[name for name in summary.index.unique("score") if name in shown]]
@@ -176,7 +237,7 @@ def _score_effects(options: argparse.Namespace, run: Run, clusters: dict[str, st
         has_none = shown["share_of_effect"] < NO_EFFECT_SHARE
         shown["note"] = has_none.map({True: "no effect", False: ""})
     text = shown.to_string(float_format="{:.3f}".format, na_rep="")
-    print(f"\nMaps against {options.effect_kind} effects, means over samples")
+    print(f"\nMaps against {kind} effects, means over samples")
     print(safe_text(text, keep="\n"))  # Layers have the names that the store gives them.
 
 

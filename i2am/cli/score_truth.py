@@ -11,9 +11,11 @@ from i2am.schemas import AnalysisError
 from i2am.schemas.text import safe_text
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from i2am.analysis import Run
 
-__all__ = ["add_points", "check_points", "score_known_points"]
+__all__ = ["add_points", "check_points", "print_points", "score_known_points"]
 
 _KEPT = ("layer", "step", "head")
 
@@ -63,8 +65,10 @@ def check_points(options: argparse.Namespace) -> None:
         raise AnalysisError(msg)
 
 
-def score_known_points(options: argparse.Namespace, run: Run, clusters: dict[str, str]) -> None:
-    """Hold SRAM's peaks against known places, and print the mean error and the share of hits."""
+def score_known_points(
+    options: argparse.Namespace, run: Run, clusters: dict[str, str]
+) -> pd.DataFrame:
+    """Hold SRAM's peaks against known places, and return the mean error and the share of hits."""
     from i2am.analysis import read_points, score_points, summarise_points
 
     points = read_points(options.points)
@@ -79,11 +83,13 @@ def score_known_points(options: argparse.Namespace, run: Run, clusters: dict[str
         overwrite=options.overwrite,
         progress=True,
     )
-    summary = summarise_points(table, options.confidence, clusters)
+    return summarise_points(table, options.confidence, clusters)
+
+
+def print_points(summary: pd.DataFrame) -> None:
+    """Print the mean error and the share of hits."""
     text = summary.to_string(float_format="{:.3f}".format, na_rep="")
     print(
         "\nPeaks of SRAM against known places: error in pixels of the reference, share of hits (PCK)"
     )
     print(safe_text(text, keep="\n"))  # Layers have the names that the store gives them.
-    if options.points_out:
-        print(f"Points: {options.points_out}")

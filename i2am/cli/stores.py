@@ -7,6 +7,8 @@ from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING, Any
 
 from i2am.cli.arguments import add_command, existing_store
+from i2am.cli.json_output import add_json, print_json
+from i2am.schemas.errors import shorten
 from i2am.schemas.text import safe_text
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add"]
 
-_ANY_STORE = "run, maps, averages, differences or effects"
+_ANY_STORE = "run, maps, averages, differences or effects, or one sample in it, as run.zarr/SAMPLE"
 
 
 def add(commands: Any) -> None:
@@ -27,9 +29,14 @@ def add(commands: Any) -> None:
 
 def _add_info(commands: Any) -> None:
     command = add_command(
-        commands, "info", _info, "tell what is in a store", examples=("i2am info run.zarr",)
+        commands,
+        "info",
+        _info,
+        "tell what is in a store",
+        examples=("i2am info run.zarr", "i2am info run.zarr/shirt-001 --json"),
     )
     command.add_argument("store", type=existing_store, metavar="STORE", help=_ANY_STORE)
+    add_json(command)
 
 
 def _add_validate(commands: Any) -> None:
@@ -46,6 +53,7 @@ def _add_validate(commands: Any) -> None:
         action="store_true",
         help="read every value, too; else metadata, sizes and each file's last bytes",
     )
+    add_json(command)
 
 
 def _add_repair(commands: Any) -> None:
@@ -70,9 +78,14 @@ def _add_repair(commands: Any) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    from i2am.analysis import summarise_store
+    from i2am.analysis.inspection.describe import facts_in_words
+    from i2am.analysis.inspection.facts import store_facts
 
-    for name, fact in summarise_store(options.store).items():
+    facts = store_facts(options.store)
+    if options.json:
+        print_json(facts)
+        return
+    for name, fact in facts_in_words(facts).items():
         lines = [safe_text(line) for line in ([fact] if isinstance(fact, str) else fact)]
         print(f"{safe_text(name) + ':':14} " + f"\n{'':15}".join(lines))
 
@@ -82,31 +95,51 @@ def _validate(options: argparse.Namespace) -> int:
     if options.deep:
         for fault in _iter_not_finite(options.store, left_out=set(condition.faults)):
             condition.add(fault)
+    faults = list(condition.iter_faults())
+    if options.json:
+        found = [{"place": fault.place, "message": fault.message} for fault in faults]
+        notes = {
+            "without_checksums": condition.without_checksums,
+            "unfinished": condition.unfinished,
+        }
+        print_json(
+            {"store": options.store, "valid": not faults, "deep": options.deep, "faults": found}
+            | notes
+        )
+        return 1 if faults else 0
     for name in condition.without_checksums:
         print(f"{safe_text(name)}: without checksums, as older versions wrote it")
-    faults = [safe_text(fault) for fault in condition.iter_faults()]
-    print(*(faults or [f"{options.store} keeps the contract"]), sep="\n")
+    if condition.unfinished:
+        shown = safe_text(shorten(", ".join(condition.unfinished)))
+        print(f"not complete, so that readers leave them out: {shown}")
+    print(
+        *([safe_text(fault) for fault in faults] or [f"{options.store} keeps the contract"]),
+        sep="\n",
+    )
     return 1 if faults else 0
 
 
-def _iter_not_finite(store: str, left_out: Set[str]) -> Iterator[Fault]:
+def _iter_not_finite(address: str, left_out: Set[str]) -> Iterator[Fault]:
     """Yield the values of a run's samples that are not finite; some are left out."""
     from i2am.analysis import open_run
+    from i2am.analysis.inspection.address import open_any, split_address
     from i2am.analysis.inspection.finite import iter_not_finite
-    from i2am.analysis.stores.reader import open_root
     from i2am.storage.addresses import own_attributes
 
-    if own_attributes(open_root(store))["kind"] != "run" or "" in left_out:
+    store, only = split_address(address)
+    if own_attributes(open_any(store))["kind"] != "run" or "" in left_out:
         return
     run = open_run(store)
-    for name in run:
-        if name not in left_out:
+    for name in run if only is None else [only]:
+        if name not in left_out and name in run:
             yield from iter_not_finite(run[name])
 
 
 def _repair(options: argparse.Namespace) -> int:
     from i2am.analysis.inspection.condition import take_out
+    from i2am.analysis.stores.reader import open_root
 
+    open_root(options.store)  # Averages and differences are made again as a whole.
     condition = _examine(options.store, deep=not options.quick)
     of_store = [safe_text(fault) for fault in condition.faults.pop("", [])]
     for name, faults in condition.faults.items():

@@ -826,7 +826,7 @@ def test_g2r_may_be_absent() -> None:
 
 # --- The root.
 
-NO_KIND = "/: expected attribute 'i2am' with a kind of 'run', 'maps' or 'effects', got "
+NO_KIND = "/: expected attribute 'i2am' with a kind of 'run', 'maps', 'effects', 'average' or 'differences', got "
 
 
 @pytest.mark.parametrize(
