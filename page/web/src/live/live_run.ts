@@ -137,7 +137,7 @@ class LiveSample implements SampleSource {
     this.start = maps
       ? { layer: null, step: null, head: null }
       : { layer: Math.max(layer, 0), step: middle, head: null };
-    this.notes = notesOf(layers, maps !== null);
+    this.notes = notesOf(layers, maps !== null, "inpainting_mask" in images);
   }
 
   async map(direction: "r2g" | "g2r", at: Position, signal: AbortSignal) {
@@ -194,7 +194,8 @@ class LiveSample implements SampleSource {
   }
 }
 
-function notesOf(layers: readonly Layer[], hasMaps: boolean): string[] {
+function notesOf(layers: readonly Layer[], hasMaps: boolean, hasMask: boolean): string[] {
+  const others = hasMask ? ", such as those outside the mask," : "";
   const alike = layers.filter((layer) => !layer.isCausal).length;
   return [
     alike
@@ -203,6 +204,9 @@ function notesOf(layers: readonly Layer[], hasMaps: boolean): string[] {
     hasMaps
       ? ""
       : "Maps are computed here, of one layer and step at a time: means over all of them need i2am analyze.",
+    layers.some((layer) => layer.hasG2r)
+      ? `Bright empty places on the reference, often its corners, may be registers: patches that need nothing from it${others} have to put their attention somewhere.`
+      : "",
   ].filter(Boolean);
 }
 

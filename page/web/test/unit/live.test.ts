@@ -46,6 +46,7 @@ test("the attention of a patch is that of i2am.analysis.sram: factors, logits, s
   assert.deepEqual(sample.axes.heads, ["0", "1", "2", "3"]);
   assert.deepEqual(sample.axes.layers.at(-1), "f.maps"); // g.second.reference_1 looks at another reference.
   assert.match(sample.notes[0] ?? "", /a similarity, not a cause, in 1 of 7 layers/);
+  assert.match(sample.notes.at(-1) ?? "", /may be registers: .* nothing from it, such as those outside the mask, have/);
   for (const asked of golden.sram) {
     const last = (await answers(sample, asked)).at(-1);
     assert.equal(last?.share, 1);
