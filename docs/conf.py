@@ -8,7 +8,8 @@ from pathlib import Path
 
 from i2am import __version__
 
-sys.path.insert(0, str(Path(__file__).parent / "extensions"))
+_here = Path(__file__).parent
+sys.path.insert(0, str(_here / "extensions"))
 # Nothing is fetched, not even by what a page runs.
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
 
@@ -26,10 +27,12 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx_copybutton",
     "sphinx_design",
+    "command_pages",
     "mathml",
     "repository_pages",
+    "store_pages",
 ]
-exclude_patterns = ["assets", "extensions", "**/*.ipynb_checkpoints"]
+exclude_patterns = ["assets", "extensions", "**/_*.md", "**/.ipynb_checkpoints"]
 templates_path = ["assets/templates"]
 # What is in single backticks in a docstring is a link where it names something of the reference.
 default_role = "py:obj"
@@ -55,15 +58,22 @@ repository_pages = {
     "reference/generated/benchmarks": "benchmarks/README.md",
     **{
         f"reference/generated/benchmarks-{page.stem}": f"benchmarks/results/{page.name}"
-        for page in sorted((Path(__file__).parents[1] / "benchmarks" / "results").glob("*.md"))
+        for page in sorted((_here.parent / "benchmarks" / "results").glob("*.md"))
     },
 }
 
 # The reference from the docstrings: types are told there, with dims and units.
-autosummary_generate = True
+autosummary_generate = [
+    page.relative_to(_here).as_posix()
+    for page in sorted((_here / "reference" / "api").glob("*.md"))
+]
 autosummary_ignore_module_all = False
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
+# Members of our own base classes, none of those that Python and pydantic give.
+autodoc_default_options = {
+    "inherited-members": "Mapping,BaseModel,BaseException,tuple,object",
+}
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 88
 numpydoc_show_class_members = False
@@ -89,6 +99,7 @@ html_theme_options = {
     "pygments_dark_style": "a11y-high-contrast-dark",
     "search_bar_text": "Search …",
 }
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
 html_sidebars: dict[str, list[str]] = {"index": []}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

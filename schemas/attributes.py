@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
@@ -28,6 +29,8 @@ from i2am.schemas.errors import StoreError
 
 __all__ = [
     "ATTRIBUTE_KEY",
+    "CONVENTION",
+    "CONVENTIONS_KEY",
     "SCHEMA_VERSION",
     "AverageAttributes",
     "AverageGroupAttributes",
@@ -40,10 +43,22 @@ __all__ = [
     "RunAttributes",
     "SampleEffectsAttributes",
     "check_schema",
+    "root_attributes",
 ]
 
 ATTRIBUTE_KEY: Final = "i2am"
 SCHEMA_VERSION: Final = 1
+# By which tools that know no i2am see what a store is: an entry of the Zarr conventions' list of
+# https://github.com/zarr-conventions/zarr-conventions-spec, which readers may pass over. The uuid stays
+# for ever. An address of a specification belongs here once the project has one.
+CONVENTIONS_KEY: Final = "zarr_conventions"
+CONVENTION: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "uuid": "553f117b-17a8-4f5c-8116-b0eb1d58b824",
+        "name": ATTRIBUTE_KEY,
+        "description": "Attention of image-to-image diffusion models, its maps and their measured effects",
+    }
+)
 
 # As many as an index of 32 bits counts: far more than any layer has.
 _MOST_TOKENS: Final = 2**31 - 1
@@ -75,6 +90,17 @@ def check_schema(own: Mapping[str, Any], place: object) -> None:
         raise StoreError(msg)
 
 
+def root_attributes(own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a store's root: our own, and the Zarr convention that they follow.
+
+    Examples
+    --------
+    >>> root_attributes({"kind": "average", "schema": 1})["zarr_conventions"][0]["name"]
+    'i2am'
+    """
+    return {ATTRIBUTE_KEY: dict(own), CONVENTIONS_KEY: [dict(CONVENTION)]}
+
+
 class _Attributes(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -85,37 +111,61 @@ class _Attributes(BaseModel):
 
 class _Versioned(_Attributes):
     version: Literal[1] = Field(default=SCHEMA_VERSION, alias="schema")
+    """Number of the contract that the store keeps; stored as ``schema``."""
 
 
-class RunAttributes(_Versioned):
+class _RootAttributes(_Versioned):
+    def to_store(self) -> dict[str, Any]:
+        """Return what goes into the root's attributes, JSON types only."""
+        return root_attributes(super().to_store()[ATTRIBUTE_KEY])
+
+
+class RunAttributes(_RootAttributes):
     """Root of a capture store."""
 
     kind: Literal["run"] = "run"
+    """What the store is."""
 
 
 class CaptureAttributes(_Versioned):
     """One captured sample: its status and the provenance that is needed to repeat it."""
 
     kind: Literal["capture"] = "capture"
+    """What the group is: a captured sample."""
     status: Literal["running", "complete", "failed"]
+    """Only a complete sample exists for readers."""
     pipeline: str
+    """Class of the pipeline; of a bare denoiser, its class."""
     model: str
+    """Identifier or folder from which the model was loaded."""
     revision: str | None
+    """Revision of the model on its hub, if there is one."""
     profile: str
+    """Name of the profile by which the model was read."""
     scheduler: str | None
+    """Class of the scheduler."""
     steps: PositiveInt | None
+    """Number of denoising steps of the call."""
     guidance_scale: FiniteNumber | None
+    """Scale of the classifier-free guidance."""
     seed: int | None
+    """Seed of the generator that made the first noise."""
     dtype: str
+    """Dtype of the model's weights."""
     device: str
+    """Device on which the model ran."""
     created: str
+    """When the capture began: UTC, as in ISO 8601."""
     versions: dict[str, str]
+    """Versions of i2am, torch, diffusers and what else took part."""
 
 
 class ImageAttributes(_Attributes):
     """A stored image of a sample; without attributes the model saw all of it."""
 
     box: Box
+    """The part of the stored image that the model saw, over which the layers' grids lie: y0, x0, y1, x1
+    in pixels of that image. It reaches beyond the image where the model saw padding."""
 
     @field_validator("box", mode="before")
     @classmethod
@@ -138,23 +188,30 @@ class LayerAttributes(_Attributes):
     """One captured attention layer, or its share for one of several reference images."""
 
     scale: Annotated[FiniteNumber, Field(gt=0)]
+    """By what the layer multiplies q · k before its softmax."""
     generated_grid: Grid
+    """Rows and columns of the generated image's patches, which are stored row by row."""
     reference_grid: Grid | None
+    """Rows and columns of the reference's tokens; null where they have no layout."""
     special_tokens: NonNegativeInt
+    """Number of tokens before those of the reference's grid: a class token, say."""
     order: NonNegativeInt
+    """Place of the layer among those of the sample, in the order in which the model calls them."""
     block: str
+    """Part of the model: "down", "mid", "up" of a UNet, or another name."""
     representation: Representation
-    # Which of the reference images its keys come from, in the order that the model takes them.
+    """What is stored of the layer: "factors", "logits" or "maps"."""
     reference_index: NonNegativeInt = 0
-    # Labels along the head dimension; None when all heads were kept.
+    """Which of the reference images its keys come from, in the order that the model takes them."""
     heads: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
-    # Video models stack their frames along the generated grid's height.
+    """Labels along the dimension of heads; null when all heads were kept."""
     frames: PositiveInt = 1
-    # False where the layer's output cannot depend on Q and K: a softmax over one token.
+    """Number of a video's frames, which are stacked along the generated grid's height."""
     causal: bool = True
-    # By what the layer multiplies the reference's contribution (an IP-Adapter's scale), where that is
-    # the same at all steps; where it is not, the layer holds an array of this name, and no attribute.
+    """False where the layer's output cannot depend on Q and K: a softmax over one token."""
     weight: FiniteNumber = 1.0
+    """By what the layer multiplies the reference's contribution (an IP-Adapter's scale), where that is
+    the same at all steps; where it is not, the layer holds an array of this name, and no attribute."""
 
     @field_validator("generated_grid", "reference_grid")
     @classmethod
@@ -207,13 +264,17 @@ class LayerAttributes(_Attributes):
         return self.generated_grid[0] * self.generated_grid[1]
 
 
-class MapsAttributes(_Versioned):
+class MapsAttributes(_RootAttributes):
     """Root of a maps store."""
 
     kind: Literal["maps"] = "maps"
+    """What the store is."""
     convention: Convention
+    """How maps are made: "i2am", or "official" as the authors' code does."""
     normalisation: Normalisation
+    """What a map's value is: "mass", or "density", which is 1 on average."""
     source: str
+    """Address of the run that the maps were made from."""
 
     @model_validator(mode="after")
     def _official_means_mass(self) -> Self:
@@ -223,50 +284,66 @@ class MapsAttributes(_Versioned):
         return self
 
 
-class EffectsAttributes(_Versioned):
+class EffectsAttributes(_RootAttributes):
     """Root of a store of measured effects."""
 
     kind: Literal["effects"] = "effects"
+    """What the store is."""
     source: str
+    """Address of the run whose samples were painted again."""
     options: dict[str, Any] = Field(default_factory=dict)
+    """The options of the measurement."""
 
 
-class AverageAttributes(_Versioned):
+class AverageAttributes(_RootAttributes):
     """Root of a store of averages over samples."""
 
     kind: Literal["average"] = "average"
+    """What the store is."""
     convention: Convention
+    """Convention of the maps."""
     normalisation: Normalisation
+    """Normalisation of the maps."""
     source: str
-    # The columns by whose values the samples are grouped.
+    """Address of the maps that were averaged."""
     by: list[str]
+    """The columns by whose values the samples are grouped."""
 
 
 class AverageGroupAttributes(_Attributes):
     """The average of one group of samples: what they have in common, and how many they are."""
 
     labels: dict[str, Any]
+    """What the samples have in common, by column."""
     samples: PositiveInt
+    """Number of samples."""
 
 
-class DifferencesAttributes(_Versioned):
+class DifferencesAttributes(_RootAttributes):
     """Root of a store of differences: maps of run B less those of run A."""
 
     kind: Literal["differences"] = "differences"
+    """What the store is."""
     a: str
+    """Address of run A."""
     b: str
+    """Address of run B."""
     convention: Convention
+    """Convention of the maps."""
     normalisation: Normalisation
+    """Normalisation of the maps."""
 
 
 class SampleEffectsAttributes(_Attributes):
     """The measured effects of one sample: the capture they belong to, and how they were measured."""
 
     status: Literal["running", "complete", "failed"]
+    """Only complete effects exist for readers."""
     source_created: str
-    # A checksum of the captured sample's inventory, if it has one.
+    """When the captured sample was created; effects of another capture are none of it."""
     source_contents: str | None = None
-    # How many images were painted for it.
+    """A checksum of the captured sample's inventory, if it has one."""
     pictures: NonNegativeInt | None = None
-    # The largest absolute difference of the repainted to the stored image, in 8-bit levels.
+    """Number of images that were painted for it."""
     repaint_difference: Annotated[FiniteNumber, Field(ge=0)] | None = None
+    """The largest absolute difference of the repainted to the stored image, in 8-bit levels."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -25,7 +23,6 @@ from tests.support.synthetic_run import SyntheticLayer, write_run
 
 ROOT = Path(__file__).parents[1]
 FILES = ROOT / "examples" / "clusters"
-GUIDE = ROOT / "docs" / "how-to" / "clusters.md"
 LAYERS = [SyntheticLayer("one", (4, 4), (2, 2)), SyntheticLayer("two", (2, 2), (2, 2))]
 
 pytestmark = [
@@ -172,25 +169,3 @@ def test_the_resources_for_kubernetes_fit_together() -> None:
     assert command == "i2am"
     arguments[1] = str(FILES)  # The parser asks for a store that exists.
     assert build_parser().parse_args(arguments).scheduler == address
-
-
-def test_the_code_of_the_guide_runs(
-    run_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (fence,) = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    # As a file: the processes that it starts look for it.
-    script = tmp_path / "guide.py"
-    body = fence.replace("\n", "\n    ")
-    script.write_text(f"if __name__ == '__main__':\n    {body}")
-    subprocess.run([sys.executable, str(script)], check=True, capture_output=True, timeout=180)
-    check_maps(tmp_path / "maps.zarr", run_path)
-
-
-def test_the_commands_of_the_guide_are_right_calls(run_path: Path) -> None:
-    calls = re.findall(r"i2am analyze \S*run\.zarr[^`\n]*", GUIDE.read_text())
-    assert len(calls) >= 5
-    for call in calls:
-        words = [word.rstrip(":") for word in shlex.split(call.partition(": ")[0])][1:]
-        words[1] = words[1] if "://" in words[1] else str(run_path)
-        build_parser().parse_args(words)

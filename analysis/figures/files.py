@@ -28,7 +28,7 @@ from i2am.files import (
     written_whole,
 )
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, StoreError, did_you_mean
-from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.attributes import root_attributes
 from i2am.schemas.choices import FIGURE_FORMATS, FigureFormat, check_choice
 from i2am.schemas.dims import LAYER, STEP
 from i2am.storage.addresses import StoreLike, is_url
@@ -285,7 +285,7 @@ def write_comparison(
         pair.opened(), "compare", total=len(pair.names), unit="sample", disable=not progress
     )
     with outputs_written_whole(out) as folder:
-        zarr.create_group(folder / _STORE, attributes={ATTRIBUTE_KEY: _attributes(pair)})
+        zarr.create_group(folder / _STORE, attributes=root_attributes(_attributes(pair)))
         parts = [_write_sample(*each, folder, note, by_step=by_step) for each in opened]
         table = pd.concat(parts, ignore_index=True)
         write_table(table, folder / _TABLE)

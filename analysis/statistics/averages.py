@@ -35,7 +35,7 @@ from i2am.analysis.stores.reader import Maps, open_maps, open_tree
 from i2am.analysis.stores.related import named_path, run_of
 from i2am.files import check_not_in_store, folder_written_whole, restore_replaced
 from i2am.schemas import SCHEMA_VERSION, AnalysisError, I2AMError, StoreError, did_you_mean
-from i2am.schemas.attributes import ATTRIBUTE_KEY
+from i2am.schemas.attributes import ATTRIBUTE_KEY, root_attributes
 from i2am.schemas.choices import LEVEL_NAMES
 from i2am.storage.addresses import StoreLike, is_url, open_group, own_attributes
 from i2am.storage.sources import source_of
@@ -234,7 +234,7 @@ def write_averages(
     AnalysisError
         If the maps lack a level, or samples of one group differ in layout.
     """
-    root = zarr.create_group(store, attributes={ATTRIBUTE_KEY: attributes})
+    root = zarr.create_group(store, attributes=root_attributes(attributes))
     total = sum(len(group.samples) for group in groups)
     with tqdm(total=total, desc="average", unit="sample", disable=not progress) as bar:
         for group in groups:

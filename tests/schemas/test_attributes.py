@@ -59,13 +59,13 @@ STORED = [
 def test_what_is_stored_comes_back_under_the_contracts_keys(
     model: Any, stored: dict[str, Any]
 ) -> None:
-    assert model.model_validate(stored).to_store() == {"i2am": stored}
+    assert model.model_validate(stored).to_store()["i2am"] == stored
 
 
 @pytest.mark.parametrize(("model", "stored"), STORED)
 def test_unknown_keys_are_kept(model: Any, stored: dict[str, Any]) -> None:
     grown = {**stored, "cluster": {"node": "gpu-7"}, "version": "mine"}
-    assert model.model_validate(grown).to_store() == {"i2am": grown}
+    assert model.model_validate(grown).to_store()["i2am"] == grown
 
 
 @pytest.mark.parametrize(("model", "stored"), STORED)
@@ -77,7 +77,15 @@ def test_attributes_do_not_change(model: Any, stored: dict[str, Any]) -> None:
 
 def test_new_attributes_say_their_kind_and_version() -> None:
     assert SCHEMA_VERSION == 1
-    assert RunAttributes().to_store() == {"i2am": RUN}
+    assert RunAttributes().to_store()["i2am"] == RUN
+
+
+@pytest.mark.parametrize(("model", "stored"), STORED)
+def test_the_root_of_a_store_names_the_convention_and_nothing_else_does(
+    model: Any, stored: dict[str, Any]
+) -> None:
+    others = set(model.model_validate(stored).to_store()) - {"i2am"}
+    assert others == ({"zarr_conventions"} if model in (RunAttributes, MapsAttributes) else set())
 
 
 @pytest.mark.parametrize(

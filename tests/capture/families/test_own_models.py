@@ -1,4 +1,4 @@
-"""The guide to models of your own: its code runs as it stands, and published profiles are found."""
+"""What a package publishes, as the guide to models of your own says, is found."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from i2am.capture.families import lookup
 from i2am.capture.families.lookup import find_profile
 from i2am.capture.profiles import profile as profiles
 from i2am.schemas import CaptureError
-from tests.support.compvis.models import PLMSSampler, dci_vton
 
 GUIDE = Path(__file__).parents[3] / "docs" / "how-to" / "own-models.md"
 PUBLISHED = """
@@ -27,22 +26,6 @@ other = "something else"
 
 def fences(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
-
-
-def test_the_code_of_the_guide_runs_from_the_top_down(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(profiles, "_profiles", dict(profiles._profiles))  # It registers one.
-    model = dci_vton()
-    names = {"__name__": "guide", "model": model, "sampler": PLMSSampler(model)}
-    code = fences("python")
-    assert len(code) == 7
-    for fence in code:
-        exec(compile(fence, str(GUIDE), "exec"), names)
-    assert {path.name for path in Path("run.zarr").iterdir() if path.is_dir()} == {
-        *("one", "cropped", "two", "joint", "shirt-001")
-    }
 
 
 @pytest.fixture
