@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from i2am.analysis.evaluation.correspondence import score_points as score_points
     from i2am.analysis.evaluation.correspondence import summarise_points as summarise_points
     from i2am.analysis.evaluation.points import read_points as read_points
+    from i2am.analysis.evaluation.quality import picture_distances as picture_distances
+    from i2am.analysis.evaluation.quality import picture_quality as picture_quality
+    from i2am.analysis.evaluation.quality import rank_correlations as rank_correlations
+    from i2am.analysis.evaluation.true_pictures import find_true_pictures as find_true_pictures
     from i2am.analysis.figures.files import write_comparison as write_comparison
     from i2am.analysis.figures.plotting import plot_map as plot_map
     from i2am.analysis.inspection.describe import describe_store as describe_store

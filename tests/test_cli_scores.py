@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from i2am.analysis import analyze_run
 from i2am.cli import main
@@ -83,3 +85,41 @@ def test_peaks_are_held_against_a_file_of_points(
     assert main([*call, "--out", "new.csv"]) == 1
     assert "Expected a column 'x', got none, at points.csv" in capsys.readouterr().err
     assert not (folder / "new.csv").exists()
+
+
+def test_generated_images_are_held_against_true_ones_and_imacs_against_that(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "truths").mkdir()
+    for number, name in enumerate("abc"):
+        Image.new("RGB", (16, 16), (60 * number, 90, 30)).save(folder / "truths" / f"{name}.png")
+    call = ["score", "maps.zarr", "--quality", "truths"]
+    assert main([*call, "--quality-out", "quality.csv", "--metrics", "ssim"]) == 0
+    shown = capsys.readouterr().out
+    assert "\nGenerated images against true ones\n" in shown
+    words = shown.split()
+    assert words[words.index("ssim_inside") + 1] == "3"
+    table = shown.partition("\nRank correlation of IMACS with quality, over samples\n")[2]
+    assert [line.split()[:2] for line in table.splitlines()[2:6]] == [
+        ["imacs_g", "ssim"], ["ssim_inside", "3"], ["imacs_r", "ssim"], ["ssim_inside", "3"],
+    ]  # fmt: skip
+    assert shown.endswith("Quality: quality.csv\n")
+    assert len((folder / "quality.csv").read_text().splitlines()) == 7
+    (folder / "rows.csv").write_text("sample,wanted\na,truths/a.png\n")
+    one = ["--samples", "a", "--metrics", "psnr"]
+    rows = ["score", "maps.zarr", "--quality", "rows.csv", "--truth-column", "wanted"]
+    assert main([*rows, *one]) == 0
+    assert main([*rows[:-1], "wantde", *one]) == 1
+    assert "Did you mean 'wanted'?" in capsys.readouterr().err
+    assert main([*rows, "--out", "new.csv"]) == 1
+    assert "of each sample, got none of 'b' and 1 more, at rows.csv" in capsys.readouterr().err
+    assert main(["score", "maps.zarr", "--quality-out", "q.csv"]) == 1
+    assert "Add --quality." in capsys.readouterr().err
+    assert main([*call, "--metrics", "fid", "--quality-out", "q.csv"]) == 1
+    assert "Add one of ssim, psnr, lpips." in capsys.readouterr().err
+    assert main([*call, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["pictures"]
+    assert [row["score"] for row in found["quality"]] == [
+        *("ssim", "psnr", "ssim_inside", "psnr_inside")
+    ]
+    assert len(found["correlations"]) == 8

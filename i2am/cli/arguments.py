@@ -30,6 +30,7 @@ __all__ = [
     "byte_count",
     "call_argument",
     "existing_file",
+    "existing_path",
     "existing_store",
     "explain",
     "grid",
@@ -170,6 +171,14 @@ def existing_file(text: str) -> Path:
     """Return the path of a file that exists."""
     if not os.path.isfile(text):  # noqa: PTH113 - pathlib's raises of a name that is too long
         msg = f"expected a file, found none at {shorten(repr(text))}"
+        raise argparse.ArgumentTypeError(msg)
+    return Path(text)
+
+
+def existing_path(text: str) -> Path:
+    """Return the path of a file or folder that exists."""
+    if not (text and os.path.exists(text)):  # noqa: PTH110 - as above
+        msg = f"expected a file or folder, found none at {shorten(repr(text))}"
         raise argparse.ArgumentTypeError(msg)
     return Path(text)
 

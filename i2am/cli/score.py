@@ -8,6 +8,12 @@ from typing import TYPE_CHECKING, Any
 from i2am.cli.arguments import add_command, existing_store, new_path, number, print_clusters
 from i2am.cli.json_output import add_json, print_json
 from i2am.cli.options import add_earlier_spelling, add_option
+from i2am.cli.score_pictures import (
+    add_pictures,
+    check_pictures,
+    print_pictures,
+    score_pictures,
+)
 from i2am.cli.score_truth import add_points, check_points, print_points, score_known_points
 from i2am.schemas import AnalysisError
 from i2am.schemas.choices import EFFECT_KINDS
@@ -33,7 +39,7 @@ def add(commands: Any) -> None:
         examples=(
             "i2am score maps.zarr --out scores.csv",
             "i2am score maps.zarr --effects --effects-out faithfulness.csv",
-            "i2am score maps.zarr --points points.csv --points-by layer",
+            "i2am score maps.zarr --points points.csv --quality rows.csv",
         ),
     )
     command.add_argument("store", type=existing_store, metavar="MAPS.zarr", help="maps of a run")
@@ -59,6 +65,7 @@ def add(commands: Any) -> None:
     _add_imacs(command.add_argument_group("IMACS and detection"))
     _add_effects(command.add_argument_group("against measured effects"))
     add_points(command.add_argument_group("against places that are known to correspond"))
+    add_pictures(command.add_argument_group("generated images against true ones"))
 
 
 def _add_imacs(group: Any) -> None:
@@ -167,6 +174,14 @@ def _score(options: argparse.Namespace) -> None:
         if not options.json:
             print_points(points)
         _tell_written(options, "Points", options.points_out)
+    if options.quality:
+        pictures = score_pictures(options, run, table, clusters)
+        found["pictures"] = {
+            kind: own.reset_index().to_dict("records") for kind, own in pictures.items()
+        }
+        if not options.json:
+            print_pictures(pictures)
+        _tell_written(options, "Quality", options.quality_out)
     if options.json:
         print_json(found)
 
@@ -187,7 +202,11 @@ def _check(options: argparse.Namespace) -> None:
         msg = "Expected --effects beside --effects-out and --randomized, got none. Add --effects."
         raise AnalysisError(msg)
     check_points(options)
-    tables = (options.out, options.heads_out, options.effects_out, options.points_out)
+    check_pictures(options)
+    tables = (
+        *(options.out, options.heads_out, options.effects_out),
+        *(options.points_out, options.quality_out),
+    )
     outputs = [path for path in tables if path]
     for path in outputs:
         check_table_path(path, overwrite=options.overwrite)

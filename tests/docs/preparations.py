@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from PIL import Image
+
 from i2am.analysis import analyze_run, known_scores, score_maps, unregister_score
 from tests.support import reference_maps
 from tests.support.effects_store import effect_arrays, write_effects
@@ -64,8 +66,6 @@ def _capture(folder: Path) -> Names:
 
 
 def _causal(folder: Path) -> Names:
-    from PIL import Image
-
     from i2am.capture import load_pipeline
 
     pipe = load_pipeline("i2am-tiny")
@@ -104,6 +104,8 @@ def _scores(folder: Path) -> Names:
     analyze_run(folder / "run.zarr", folder / "maps.zarr", progress=False)
     points = "sample,y,x,reference_y,reference_x\nfirst,3,12,4,10.5\n"
     (folder / "points.csv").write_text(points, encoding="utf-8")
+    (folder / "truths").mkdir()
+    Image.new("RGB", (16, 16)).save(folder / "truths" / "first.png")
     return {}
 
 

@@ -158,11 +158,11 @@ def _fault(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def _make_inputs(call: list[str]) -> None:
     """Make the stores and files that a call names: the parser asks whether they are there."""
-    for word in call:
+    for option, word in zip(["", *call], call, strict=False):
         path = Path(word)
         if "://" in word or path.is_absolute() or path.exists():
             continue
-        if path.suffix == ".zarr":
+        if path.suffix == ".zarr" or (option == "--quality" and not path.suffix):
             path.mkdir(parents=True)
         elif path.suffix in {".csv", ".jsonl", ".parquet"}:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,118 @@
+"""What ``i2am score`` holds generated images against: true ones, and IMACS against the outcome."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from i2am.cli.arguments import existing_path, new_path
+from i2am.cli.parser import ListAction
+from i2am.schemas import AnalysisError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from i2am.analysis import Run
+
+__all__ = ["add_pictures", "check_pictures", "print_pictures", "score_pictures"]
+
+_OF_PAIRS = ("ssim", "psnr", "lpips")
+_OF_SETS = ("fid", "kid")
+# What quality is held against, as in the paper's table.
+_CORRELATED = ("imacs_g", "imacs_r")
+_TITLES = {
+    "quality": "Generated images against true ones",
+    "correlations": "Rank correlation of IMACS with quality, over samples",
+    "sets": "Generated images against true ones, as sets",
+}
+
+
+def add_pictures(group: Any) -> None:
+    """Add the options of true pictures."""
+    group.add_argument(
+        "--quality",
+        type=existing_path,
+        metavar="PATH",
+        help="true pictures of the generated images' size: a folder with SAMPLE.png, or a manifest with "
+        "a column of files; default: none",
+    )
+    group.add_argument(
+        "--truth-column",
+        default="truth",
+        metavar="COLUMN",
+        help="of a manifest at --quality: which column names the true pictures",
+    )
+    group.add_argument(
+        "--metrics",
+        nargs="+",
+        action=ListAction,
+        choices=(*_OF_PAIRS, *_OF_SETS),
+        default=("ssim", "psnr"),
+        metavar="METRIC",
+        help=f"of --quality, of {', '.join((*_OF_PAIRS, *_OF_SETS))}; the last three need "
+        "i2am[metrics]; default: ssim psnr",
+    )
+    group.add_argument(
+        "--quality-out",
+        type=new_path,
+        metavar="FILE.csv",
+        help="table of --quality by sample to write, .csv or .parquet; default: print alone",
+    )
+
+
+def check_pictures(options: argparse.Namespace) -> None:
+    """Raise an AnalysisError for what is wrong with the call or its files, before anything is computed."""
+    from i2am.analysis import find_true_pictures
+
+    if options.quality:
+        find_true_pictures(options.quality, options.truth_column)
+    elif options.quality_out:
+        msg = "Expected --quality beside --quality-out, got none. Add --quality."
+        raise AnalysisError(msg)
+    if options.quality_out and not set(options.metrics) & set(_OF_PAIRS):
+        msg = (
+            f"Expected a metric of single samples beside --quality-out, got {' and '.join(options.metrics)} "
+            f"alone. Add one of {', '.join(_OF_PAIRS)}."
+        )
+        raise AnalysisError(msg)
+
+
+def score_pictures(
+    options: argparse.Namespace, run: Run, scores: pd.DataFrame, clusters: dict[str, str]
+) -> dict[str, pd.DataFrame]:
+    """Hold generated images against true ones, and return what is printed, by kind of table."""
+    from i2am.analysis import (
+        picture_distances,
+        picture_quality,
+        rank_correlations,
+        summarise_scores,
+    )
+
+    shared = {"column": options.truth_column, "samples": options.samples}
+    of_pairs = [metric for metric in options.metrics if metric in _OF_PAIRS]
+    of_sets = [metric for metric in options.metrics if metric in _OF_SETS]
+    found: dict[str, pd.DataFrame] = {}
+    if of_pairs:
+        table = picture_quality(
+            run.path,
+            options.quality,
+            metrics=of_pairs,
+            out=options.quality_out,
+            overwrite=options.overwrite,
+            progress=True,
+            **shared,
+        )
+        found["quality"] = summarise_scores(table, options.confidence, clusters)
+        held = scores[scores["score"].isin(_CORRELATED)]
+        found["correlations"] = rank_correlations(held, table, options.confidence, clusters)
+    if of_sets:
+        found["sets"] = picture_distances(run.path, options.quality, metrics=of_sets, **shared)
+    return found
+
+
+def print_pictures(found: dict[str, pd.DataFrame]) -> None:
+    """Print the tables of `score_pictures`."""
+    for kind, table in found.items():
+        if len(table):
+            text = table.to_string(float_format="{:.4f}".format, na_rep="")
+            print(f"\n{_TITLES[kind]}\n{text}")
