@@ -109,6 +109,13 @@ def write_report(
     AnalysisError
         If run and maps share no sample, or one of `samples` is not among those they share; `scores` lacks
         a column or has names that are not text; or no scores are given to sort by, or none of that name.
+
+    Examples
+    --------
+    ::
+
+        run, maps = open_run("run.zarr"), open_maps("maps.zarr")
+        write_report(run, maps, read_scores("scores.csv"), Path("report.html"))
     """
     out = check_new_file(out, overwrite=overwrite)
     names = _shared_names(run, maps, samples)

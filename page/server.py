@@ -73,6 +73,12 @@ def serve(
     ------
     StoreError
         If a store is missing or of another kind, or nobody can listen there.
+
+    Examples
+    --------
+    ::
+
+        serve("run.zarr", port=8080, tell=print)  # until Ctrl-C
     """
     tell = tell or print
     with PageServer(run, maps=maps, host=host, port=port) as server:

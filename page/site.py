@@ -59,6 +59,12 @@ def export_page(
     StoreError
         If a store is missing or of another kind, one of the files is there and `overwrite` is false, `out`
         is a file or lies in a store, or a browser could not reach the run.
+
+    Examples
+    --------
+    ::
+
+        export_page("run.zarr", "page")  # beside the run: then python -m http.server
     """
     opened, own_maps = open_pair(run, maps)
     out = Path(out)

@@ -73,6 +73,14 @@ def show(
         If a store is missing or of another kind.
     AnalysisError
         If there is no such sample.
+
+    Examples
+    --------
+    In a notebook:
+
+    ::
+
+        i2am.show(i2am.DEMO_RUN, "truck")
     """
     require("anywidget", "to show a run in a notebook", "notebook")
     opened, stored = open_pair(run, maps)

@@ -121,14 +121,28 @@ class _RootAttributes(_Versioned):
 
 
 class RunAttributes(_RootAttributes):
-    """Root of a capture store."""
+    """Root of a capture store.
+
+    Examples
+    --------
+    >>> RunAttributes().to_store()["i2am"]
+    {'schema': 1, 'kind': 'run'}
+    """
 
     kind: Literal["run"] = "run"
     """What the store is."""
 
 
 class CaptureAttributes(_Versioned):
-    """One captured sample: its status and the provenance that is needed to repeat it."""
+    """One captured sample: its status and the provenance that is needed to repeat it.
+
+    Examples
+    --------
+    ::
+
+        run = open_run("run.zarr")
+        CaptureAttributes.model_validate(run["shirt-001"].attrs["i2am"]).seed
+    """
 
     kind: Literal["capture"] = "capture"
     """What the group is: a captured sample."""
@@ -161,7 +175,13 @@ class CaptureAttributes(_Versioned):
 
 
 class ImageAttributes(_Attributes):
-    """A stored image of a sample; without attributes the model saw all of it."""
+    """A stored image of a sample; without attributes the model saw all of it.
+
+    Examples
+    --------
+    >>> ImageAttributes(box=(0, 32, 512, 480)).to_store()
+    {'i2am': {'box': [0.0, 32.0, 512.0, 480.0]}}
+    """
 
     box: Box
     """The part of the stored image that the model saw, over which the layers' grids lie: y0, x0, y1, x1
@@ -185,7 +205,17 @@ class ImageAttributes(_Attributes):
 
 
 class LayerAttributes(_Attributes):
-    """One captured attention layer, or its share for one of several reference images."""
+    """One captured attention layer, or its share for one of several reference images.
+
+    Examples
+    --------
+    >>> layer = LayerAttributes(
+    ...     scale=0.125, generated_grid=(64, 48), reference_grid=(16, 16), special_tokens=1, order=0,
+    ...     block="down", representation="factors",
+    ... )
+    >>> layer.generated_tokens(), layer.reference_tokens(), layer.reference_image()
+    (3072, 257, 'reference')
+    """
 
     scale: Annotated[FiniteNumber, Field(gt=0)]
     """By what the layer multiplies q · k before its softmax."""
@@ -265,7 +295,13 @@ class LayerAttributes(_Attributes):
 
 
 class MapsAttributes(_RootAttributes):
-    """Root of a maps store."""
+    """Root of a maps store.
+
+    Examples
+    --------
+    >>> MapsAttributes(convention="i2am", normalisation="mass", source="run.zarr").kind
+    'maps'
+    """
 
     kind: Literal["maps"] = "maps"
     """What the store is."""
@@ -285,7 +321,13 @@ class MapsAttributes(_RootAttributes):
 
 
 class EffectsAttributes(_RootAttributes):
-    """Root of a store of measured effects."""
+    """Root of a store of measured effects.
+
+    Examples
+    --------
+    >>> EffectsAttributes(source="run.zarr").options
+    {}
+    """
 
     kind: Literal["effects"] = "effects"
     """What the store is."""
@@ -335,7 +377,13 @@ class DifferencesAttributes(_RootAttributes):
 
 
 class SampleEffectsAttributes(_Attributes):
-    """The measured effects of one sample: the capture they belong to, and how they were measured."""
+    """The measured effects of one sample: the capture they belong to, and how they were measured.
+
+    Examples
+    --------
+    >>> SampleEffectsAttributes(status="complete", source_created="2026-11-29T12:00:00+00:00").pictures is None
+    True
+    """
 
     status: Literal["running", "complete", "failed"]
     """Only complete effects exist for readers."""

@@ -16,7 +16,13 @@ __all__ = ["ArrayDescription", "Fault", "GroupDescription"]
 
 @dataclass(frozen=True)
 class ArrayDescription:
-    """What an array's metadata tells."""
+    """What an array's metadata tells.
+
+    Examples
+    --------
+    >>> ArrayDescription(("y", "x"), (64, 64), "uint8").shape
+    (64, 64)
+    """
 
     dims: tuple[str | None, ...] | None
     shape: tuple[int, ...]
@@ -30,6 +36,12 @@ class GroupDescription:
     """What a group's metadata tells, and its members. `groups` may load each one when asked.
 
     Of one that cannot be read `unreadable` says why, and nothing else is known.
+
+    Examples
+    --------
+    >>> mask = ArrayDescription(("y", "x"), (64, 64), "uint8")
+    >>> list(GroupDescription({}, arrays={"inpainting_mask": mask}).arrays)
+    ['inpainting_mask']
     """
 
     attributes: Mapping[str, Any]
@@ -40,7 +52,13 @@ class GroupDescription:
 
 @dataclass(frozen=True)
 class Fault:
-    """One way in which a store breaks the contract."""
+    """One way in which a store breaks the contract.
+
+    Examples
+    --------
+    >>> str(Fault("shirt-001/images", "expected 'generated', got none"))
+    "shirt-001/images: expected 'generated', got none"
+    """
 
     place: str
     message: str

@@ -47,6 +47,12 @@ class ManifestRow(BaseModel):
     """One sample: its name, its pictures (absolute paths once read) and what else is known.
 
     Columns beyond the contract's are labels of the sample and are kept as they came.
+
+    Examples
+    --------
+    >>> row = ManifestRow(sample="shirt-001", reference="shirt.png", seed=7, category="shirts")
+    >>> row.seed, row.model_extra
+    (7, {'category': 'shirts'})
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -139,7 +145,7 @@ def check_sample_name(name: str) -> str:
 
 
 def read_manifest(path: Path | str) -> list[ManifestRow]:
-    """Read a manifest; relative paths are taken from its own folder.
+    r"""Read a manifest; relative paths are taken from its own folder.
 
     Parameters
     ----------
@@ -163,6 +169,17 @@ def read_manifest(path: Path | str) -> list[ManifestRow]:
     -----
     InputWarning
         If a column's name is nearly a known one: it is a label then.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "rows.csv")
+    ...     Path(folder, "shirt.png").touch()
+    ...     text = file.write_text("sample,reference,seed\nshirt-001,shirt.png,7\n")
+    ...     (row,) = read_manifest(file)
+    >>> row.sample, row.reference.name, row.seed
+    ('shirt-001', 'shirt.png', 7)
     """
     path = Path(path)
     if not os.path.isfile(path):  # noqa: PTH113 - pathlib's raises of a name that is too long

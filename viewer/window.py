@@ -59,6 +59,13 @@ def open_viewer(
         If napari or a Qt binding is missing.
     I2AMError
         If there is no display.
+
+    Examples
+    --------
+    ::
+
+        viewer = open_viewer(i2am.DEMO_RUN, sample="truck")
+        viewer.screenshot("truck.png")
     """
     check_qt()
     from i2am.viewer.data.effects import check_effects
@@ -112,7 +119,14 @@ def view(
     maps: str | PathLike[str] | None = None,
     effects: str | PathLike[str] | None = None,
 ) -> None:
-    """Open a run as `open_viewer` does, and return when the window is closed."""
+    """Open a run as `open_viewer` does, and return when the window is closed.
+
+    Examples
+    --------
+    ::
+
+        view(i2am.DEMO_RUN, sample="truck")
+    """
     open_viewer(run_path, sample=sample, maps=maps, effects=effects)
     import napari
 

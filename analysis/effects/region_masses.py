@@ -252,6 +252,13 @@ def object_patches(sample: xr.DataTree, grid: Grid, region: Any = None) -> NDArr
     ------
     AnalysisError
         If `region` is not valid.
+
+    Examples
+    --------
+    >>> import i2am
+    >>> patches = object_patches(i2am.open_run(i2am.DEMO_RUN)["truck"], (16, 16))
+    >>> patches.shape, bool(patches.any()), bool(patches.all())
+    ((16, 16), True, False)
     """
     if region is not None:
         (own,) = resolve_regions(sample, region, R2G.image).patches(grid)

@@ -140,6 +140,11 @@ class FigureKind:
         Whether it shows all samples, and is called as ``function(run, maps, style=…)`` with mappings.
     missing : str
         What to do where a sample does not have it, as a sentence.
+
+    Examples
+    --------
+    >>> FIGURES["sram"].takes[0], FIGURES["before-after"].needs_other
+    ('at', True)
     """
 
     function: str
@@ -281,7 +286,13 @@ FIGURES: Final[dict[str, FigureKind]] = {
 
 
 def report_kinds() -> tuple[str, ...]:
-    """Return the kinds of figures that the report shows."""
+    """Return the kinds of figures that the report shows.
+
+    Examples
+    --------
+    >>> "overview" in report_kinds()
+    True
+    """
     return tuple(name for name, kind in FIGURES.items() if kind.is_in_report)
 
 
@@ -303,6 +314,13 @@ def existing_kinds(
         This sample of `open_effects`.
     has_other : bool
         Whether a second run holds the sample, too.
+
+    Examples
+    --------
+    >>> import i2am
+    >>> sample = i2am.open_run(i2am.DEMO_RUN)["truck"]
+    >>> existing_kinds(sample, ["overview", "roads"])  # it reads no text
+    ['overview']
     """
     measured = set() if effects is None else set(effects.data_vars)
     return [
@@ -321,6 +339,11 @@ def load_figure(kind: str) -> Callable[..., Figure]:
     ------
     AnalysisError
         If there is no such kind.
+
+    Examples
+    --------
+    >>> load_figure("overview").__name__
+    'overview'
     """
     if kind not in FIGURES:
         msg = f"Expected a figure, got {kind!r}, at kinds. {did_you_mean(kind, FIGURES)}"

@@ -68,6 +68,11 @@ class FigureOptions:
         A second run, for ``before-after``.
     formats : sequence of "png", "pdf" and "svg"
         A figure is written as each of them.
+
+    Examples
+    --------
+    >>> FigureOptions(at=[(20, 12)], formats=("pdf",)).of("sram")
+    {'at': [(20, 12)]}
     """
 
     at: Sequence[tuple[float, float]] | None = None
@@ -126,6 +131,16 @@ def write_figures(
         If a kind is not in `FIGURES`, or a sample is in the run or the maps alone.
     StoreError
         If a file exists and `overwrite` is false, or `out_dir` is a store or inside one.
+
+    Examples
+    --------
+    >>> import i2am, tempfile
+    >>> from i2am.analysis import maps_of
+    >>> run = i2am.open_run(i2am.DEMO_RUN)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     written = write_figures(run, maps_of(run), ["truck"], Path(folder), kinds=["overview"])
+    >>> [path.name for path in written]
+    ['truck-overview.png']
     """
     from i2am.analysis.figures.sheet import render  # Bring Matplotlib.
     from i2am.analysis.figures.style import DEFAULT_STYLE
@@ -213,6 +228,15 @@ def selected_maps(
         As `open_run` and `maps_of` give them.
     selection : mapping
         What `analyze` takes, by name; None is its default.
+
+    Examples
+    --------
+    >>> import i2am
+    >>> from i2am.analysis import maps_of
+    >>> run = i2am.open_run(i2am.DEMO_RUN)
+    >>> early = selected_maps(run, maps_of(run), {"steps": slice(0, 2)})
+    >>> early["truck"]["r2g/volume"].sizes["step"]
+    2
     """
     given = {name: value for name, value in selection.items() if value is not None}
     return maps_of(run, **given) if given else maps
@@ -276,6 +300,12 @@ def write_comparison(
         If `out` is a file, a URL, a store or inside one, or one of the outputs is there and `overwrite` is false.
     AnalysisError
         If `confidence` is not between 0 and 1, or a sample's maps share no direction.
+
+    Examples
+    --------
+    ::
+
+        table = write_comparison(pair_runs("guided.zarr", "free.zarr"), "comparison")
     """
     check_confidence(confidence)
     clusters = sample_clusters(pair.run_a, pair.names, cluster)

@@ -100,6 +100,12 @@ def sram_grid(
     AnalysisError
         If no layer can be shown on the reference, or a point lies outside the image, or where the
         model saw nothing of it.
+
+    Examples
+    --------
+    ::
+
+        figure = sram_grid(open_run("run.zarr")["shirt-001"], at=[(20, 12), (40, 30)])
     """
     points = default_points(sample) if points is None else points
     maps = _computed([ask(sample, generated=point, **selection) for point in points])

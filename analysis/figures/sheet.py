@@ -148,6 +148,12 @@ def render(figure: Figure, file_format: FigureFormat = "png") -> bytes:
     """Return the figure as a file, the same bytes for the same figure.
 
     Text stays text: a PDF holds its font, an SVG names it.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> render(Figure(figsize=(1, 1)), "svg")[:5]
+    b'<?xml'
     """
     # No version of the software and no date in the file.
     nothing = {

@@ -57,6 +57,11 @@ class FigureStyle:
     ------
     AnalysisError
         If a value is none of these.
+
+    Examples
+    --------
+    >>> FigureStyle(width=3.3, colormap="magma").base
+    'grey'
     """
 
     polarity: Polarity = "direct"

@@ -39,6 +39,13 @@ def describe_store(path: StoreLike, left_out: Container[str] = ()) -> GroupDescr
     ------
     StoreError
         If it is missing or no store of i2am.
+
+    Examples
+    --------
+    >>> import i2am
+    >>> store = describe_store(i2am.DEMO_RUN)
+    >>> sorted(store.groups), store.attributes["i2am"]["kind"]
+    (['doughnut', 'frog', 'truck'], 'run')
     """
     root = open_any(path)
     names = [name for name in member_names(root) if name not in left_out]
@@ -63,6 +70,12 @@ def summarise_store(path: StoreLike) -> dict[str, str | list[str]]:
     ------
     StoreError
         If it is missing or no store of i2am.
+
+    Examples
+    --------
+    >>> import i2am
+    >>> "truck" in str(summarise_store(i2am.DEMO_RUN))
+    True
     """
     return facts_in_words(store_facts(path))
 

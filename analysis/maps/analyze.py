@@ -415,6 +415,13 @@ def maps_of(
     ------
     StoreError
         If the maps store is missing or of the wrong kind.
+
+    Examples
+    --------
+    >>> import i2am
+    >>> maps = maps_of(i2am.open_run(i2am.DEMO_RUN))
+    >>> maps["truck"]["r2g/ulam"].dims  # made when it is asked for
+    ('y', 'x')
     """
     return _MapsOnDemand(run, None if maps is None else open_maps(maps), options)
 

@@ -124,6 +124,14 @@ def analyze_run(
         samples in a row whose maps could not be read or written no further one is tried.
     AnalysisError
         If an option is unknown, a label was not captured, or the cluster does not answer.
+
+    Examples
+    --------
+    >>> import i2am, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = analyze_run(i2am.DEMO_RUN, f"{folder}/maps.zarr", samples=["truck"], progress=False)
+    ...     print(store.name, list(i2am.open_maps(store)))
+    maps.zarr ['truck']
     """
     check_options(convention, normalisation, grid, within)
     patterns = None if layers is None else [layers] if isinstance(layers, str) else list(layers)

@@ -102,6 +102,15 @@ class SramEstimate(NamedTuple):
         As `sram` returns it, in memory.
     share : float
         Of all steps of all layers, 0..1; 1 for the last one, which is `sram` itself.
+
+    Examples
+    --------
+    Show each estimate of a slow bucket as it comes; the last one is exact:
+
+    ::
+
+        for estimate in LiveSram(sample).ask(generated=(200, 120)):
+            draw(estimate.values, f"{estimate.share:.0%} is read")
     """
 
     values: xr.DataArray

@@ -53,6 +53,16 @@ def head_scores(
     ------
     StoreError
         If a store is missing or of the wrong kind, or a sample is not there.
+
+    Examples
+    --------
+    >>> import i2am, tempfile
+    >>> from i2am.analysis import analyze_run
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     maps = analyze_run(i2am.DEMO_RUN, f"{folder}/maps.zarr", samples=["truck"], progress=False)
+    ...     heads = head_scores(maps)
+    >>> bool((heads["concentration"] > 0).all()), sorted(heads["direction"].unique())
+    (True, ['g2r', 'r2g'])
     """
     return pd.concat(iter_head_scores(maps, run=run, samples=samples), ignore_index=True)
 
@@ -109,6 +119,16 @@ def write_head_scores(
         As `head_scores`, or if `out` exists and `overwrite` is false.
     AnalysisError
         If `out` is neither CSV nor Parquet.
+
+    Examples
+    --------
+    >>> import i2am, tempfile
+    >>> from i2am.analysis import analyze_run
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     maps = analyze_run(i2am.DEMO_RUN, f"{folder}/maps.zarr", samples=["truck"], progress=False)
+    ...     ranked = write_head_scores(maps, f"{folder}/heads.csv", progress=False)
+    >>> bool(ranked.query("direction == 'r2g'")["concentration"].is_monotonic_decreasing)
+    True
     """
     path = check_table_path(out, overwrite=overwrite)
     parts = iter_head_scores(maps, run=run, samples=samples, progress=progress)

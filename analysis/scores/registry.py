@@ -88,6 +88,14 @@ def unregister_score(name: str) -> None:
     ------
     AnalysisError
         If there is none of that name.
+
+    Examples
+    --------
+    >>> from i2am.analysis import Score, known_scores, register_score
+    >>> registered = register_score(Score("peak", "The highest value.", lambda scored: []))
+    >>> unregister_score("peak")
+    >>> "peak" in [score.name for score in known_scores()]
+    False
     """
     if name not in _registered:
         hint = did_you_mean(name, _registered)

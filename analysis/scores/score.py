@@ -40,6 +40,11 @@ class ScoreOptions:
         As in `imacs`; `premask` is for IMACS_r alone.
     polarity : "direct" or "inverted"
         Of R2G.
+
+    Examples
+    --------
+    >>> ScoreOptions(penalty=1.0).polarity
+    'direct'
     """
 
     penalty: float = DEFAULT_PENALTY
@@ -64,6 +69,15 @@ class ScoredMap:
         The captured sample that the map is of: its images and provenance. None for a map that is
         not the ULAM of a sample.
     options : ScoreOptions
+
+    Examples
+    --------
+    A score gets one and yields its values:
+
+    ::
+
+        def compute(scored):
+            yield f"{scored.direction}_peak", scored.values.max() / scored.values.sum()
     """
 
     direction: DirectionName
@@ -93,6 +107,11 @@ class ScoreValue:
         What it is of a map that says nothing: a number, or the name of the value that tells it.
     is_baseline : bool
         It is there for comparison with another value, and no score of its own.
+
+    Examples
+    --------
+    >>> ScoreValue("r2g_peak", "The share of the highest position.", "r2g", better="high").chance is None
+    True
     """
 
     name: str

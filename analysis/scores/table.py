@@ -81,6 +81,16 @@ def score_maps(
         `out` exists and `overwrite` is false.
     AnalysisError
         If an option is unknown, or `out` is neither CSV nor Parquet.
+
+    Examples
+    --------
+    >>> import i2am, tempfile
+    >>> from i2am.analysis import analyze_run
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     maps = analyze_run(i2am.DEMO_RUN, f"{folder}/maps.zarr", samples=["truck"], progress=False)
+    ...     table = score_maps(maps)
+    >>> list(table.columns), "imacs_g" in set(table["score"])
+    (['sample', 'score', 'value'], True)
     """
     check_choice("polarity", polarity, POLARITIES, AnalysisError)
     check_weights(penalty, threshold)
@@ -130,6 +140,16 @@ def read_scores(path: str | Path) -> pd.DataFrame:
     ------
     SchemaError
         If the file is not such a table.
+
+    Examples
+    --------
+    >>> import i2am, tempfile
+    >>> from i2am.analysis import analyze_run
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     maps = analyze_run(i2am.DEMO_RUN, f"{folder}/maps.zarr", samples=["truck"], progress=False)
+    ...     table = score_maps(maps, out=f"{folder}/scores.csv")
+    ...     print(len(read_scores(f"{folder}/scores.csv")) == len(table))
+    True
     """
     try:
         is_parquet = Path(path).suffix == ".parquet"

@@ -109,6 +109,16 @@ def average_maps(
     -----
     Accumulated in float64 by Welford's recurrence. A large volume is accumulated part by part, with
     one pass over the samples for each.
+
+    Examples
+    --------
+    >>> import i2am, tempfile
+    >>> from i2am.analysis import analyze_run
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     maps = analyze_run(i2am.DEMO_RUN, f"{folder}/maps.zarr", progress=False)
+    ...     mean = average_maps(maps)["all/r2g/ulam"].compute()
+    >>> mean.dims
+    ('y', 'x')
     """
     wanted = _known_levels([levels] if isinstance(levels, str) else list(levels))
     columns = [by] if isinstance(by, str) else list(by)

@@ -65,6 +65,14 @@ def compare_runs(pair: RunPair, *, by_step: bool = False, progress: bool = False
           in `difference`. They do not exist where the models saw other parts of the image.
 
         A measure that does not exist in both has no row.
+
+    Examples
+    --------
+    >>> import i2am
+    >>> from i2am.analysis import pair_runs
+    >>> table = compare_runs(pair_runs(i2am.DEMO_RUN, i2am.DEMO_RUN, samples=["truck"]))
+    >>> float(table.query("measure == 'concentration'")["difference"].abs().max())
+    0.0
     """
     opened = tqdm(
         pair.opened(), "compare", total=len(pair.names), unit="sample", disable=not progress

@@ -102,6 +102,14 @@ class RunPair:
         Of all maps.
     only_a, only_b : int
         How many samples the other run does not have.
+
+    Examples
+    --------
+    >>> import i2am
+    >>> from i2am.analysis import pair_runs
+    >>> pair = pair_runs(i2am.DEMO_RUN, i2am.DEMO_RUN)
+    >>> pair.only_a, pair.only_b, pair.convention
+    (0, 0, 'i2am')
     """
 
     run_a: Run
@@ -168,6 +176,12 @@ def pair_runs(
     AnalysisError
         If the maps differ in convention, normalisation, weights or the patches that they are of, or share
         no direction.
+
+    Examples
+    --------
+    >>> import i2am
+    >>> pair_runs(i2am.DEMO_RUN, i2am.DEMO_RUN, samples=["truck", "frog"]).names
+    ('truck', 'frog')
     """
     opened_a, opened_b = open_run(run_a), open_run(run_b)
     stored_a, stored_b = _stored(run_a, maps_a), _stored(run_b, maps_b)

@@ -79,6 +79,13 @@ def open_effects(path: StoreLike) -> Effects:
     ------
     StoreError
         If it is missing, no store of i2am, a run, or maps.
+
+    Examples
+    --------
+    ::
+
+        effects = open_effects("effects.zarr")["shirt-001"]
+        effects["region"].sel(cut=0)  # (y, x): what changed when the first region was cut
     """
     return Effects(path)
 
@@ -90,6 +97,13 @@ class Effects(StoredSamples[xr.Dataset]):
     the layers is named ``layer_effect``, that of the edges ``edge_effect``. Coordinates: y and x in pixels
     of the generated image, cut_box (cut, corner) in pixels of the reference, and the names of layers,
     edges and orders.
+
+    Examples
+    --------
+    ::
+
+        effects = open_effects("effects.zarr")
+        list(effects), effects["shirt-001"]["ceiling"].dims
     """
 
     kind = "effects"

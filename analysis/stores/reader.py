@@ -452,7 +452,15 @@ class _Trees(StoredSamples["xr.DataTree"]):
 
 
 class Run(_Trees):
-    """A capture store: sample name -> DataTree with the groups ``images`` and ``layers/LAYER``."""
+    """A capture store: sample name -> DataTree with the groups ``images`` and ``layers/LAYER``.
+
+    Examples
+    --------
+    >>> import i2am
+    >>> run = open_run(i2am.DEMO_RUN)
+    >>> list(run), run["truck"]["images/generated"].dims
+    (['doughnut', 'frog', 'truck'], ('y', 'x', 'rgb'))
+    """
 
     kind = "run"
     other_kind_hint = "Give the run that it was made from (its 'source' attribute has the path)."
@@ -543,7 +551,18 @@ def _flat(own: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 class Maps(_Trees):
-    """A maps store: sample name -> DataTree with the groups ``r2g`` and, where it exists, ``g2r``."""
+    """A maps store: sample name -> DataTree with the groups ``r2g`` and, where it exists, ``g2r``.
+
+    Examples
+    --------
+    >>> import i2am, tempfile
+    >>> from i2am.analysis import analyze_run
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = analyze_run(i2am.DEMO_RUN, f"{folder}/maps.zarr", samples=["truck"], progress=False)
+    ...     maps = open_maps(store)
+    ...     print(list(maps), maps["truck"]["g2r/hlam"].dims)
+    ['truck'] ('head', 'reference_y', 'reference_x')
+    """
 
     kind = "maps"
     unstated_status = "complete"

@@ -147,6 +147,14 @@ class MeasuredEffects:
         The steps at which direct effects were measured.
     pictures : int
         Number of images that were painted.
+
+    Examples
+    --------
+    >>> ones = np.ones((2, 2), np.float32)
+    >>> regions = {"region": np.stack([ones / 2, ones]), "floor": 0 * ones, "ceiling": ones}
+    >>> found = MeasuredEffects(regions, boxes=np.array([[0, 0, 8, 8], [8, 8, 16, 16]], float))
+    >>> found.share("region").tolist()
+    [0.5, 1.0]
     """
 
     arrays: Mapping[str, NDArray[np.float32]]

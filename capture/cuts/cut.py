@@ -144,6 +144,15 @@ def cutting(
     ------
     CaptureError
         As `cut`; nothing was cut of an image that has a cut.
+
+    Examples
+    --------
+    The left half of the reference for the first image of a call, nothing for the second:
+
+    ::
+
+        with cutting(pipe, [Cut(region=(0, 0, 512, 256)), None], {"reference": (512, 512)}):
+            images = pipe(image=person, mask_image=mask, num_images_per_prompt=2).images
     """
     options = CaptureOptions(guidance=guidance, steps=steps, profile=profile, denoiser=denoiser)
     hooked = hook_target(target, options, len(cuts))

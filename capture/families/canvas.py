@@ -122,6 +122,13 @@ def canvas_part(call: RunningCall, *, target: Part) -> Preparation | None:
     call : RunningCall
     target : (y0, x0, y1, x1)
         As `canvas` has it.
+
+    Examples
+    --------
+    ::
+
+        lower_half = (0.5, 0.0, 1.0, 1.0)
+        profile = Profile("mine", ("MyTransformer",), taps, paints=partial(canvas_part, target=lower_half))
     """
     part = _checked(target)
     crop = painted_part(call)

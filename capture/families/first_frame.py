@@ -141,6 +141,15 @@ def latent_video(denoiser: Any, call: DenoiserCall) -> VideoTokens:
         Its configuration has the sides of a patch, ``patch_size`` and maybe ``patch_size_t``.
     call : DenoiserCall
         Has the latents at ``hidden_states``; the first frame is given.
+
+    Examples
+    --------
+    ::
+
+        def taps(denoiser):
+            return first_frame(denoiser, video=partial(latent_video, denoiser))
+
+        profile = register(Profile("mine", ("MyVideoTransformer",), taps))
     """
     patch = denoiser.config.patch_size
     if isinstance(patch, int):

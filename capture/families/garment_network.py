@@ -191,6 +191,12 @@ def joint_garment_network(
     ------
     CaptureError
         From within the model's call, if queries or keys are of other numbers.
+
+    Examples
+    --------
+    ::
+
+        profile = register(Profile("mine", ("MyTransformer",), joint_garment_network))
     """
     for name, attention in denoiser.named_modules():
         if name.endswith(suffix) and hasattr(attention, "to_q"):

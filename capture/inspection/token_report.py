@@ -109,6 +109,14 @@ class TokenReport:
     ------
     CaptureError
         If no profile serves the target. When left, if the model did not run.
+
+    Examples
+    --------
+    ::
+
+        with describe_tokens(pipe) as report:
+            pipe(image=person, mask_image=mask, example_image=garment)
+        print(report)
     """
 
     def __init__(self, target: Any, options: CaptureOptions, samples: int) -> None:

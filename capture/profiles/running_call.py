@@ -49,6 +49,12 @@ class RunningCall:
         Number of the sample among those of the call, from 0, and how many these are.
     grid : (height, width), optional
         Of the generated patches, in the layer that is read first.
+
+    Examples
+    --------
+    >>> call = RunningCall(None, {"height": 512, "width": 384}, grid=(64, 48))
+    >>> call.variables["width"] // call.grid[1]
+    8
     """
 
     target: Any
