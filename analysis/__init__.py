@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from i2am.analysis.evaluation.quality import picture_quality as picture_quality
     from i2am.analysis.evaluation.quality import rank_correlations as rank_correlations
     from i2am.analysis.evaluation.true_pictures import find_true_pictures as find_true_pictures
+    from i2am.analysis.export.animation import export_animation as export_animation
+    from i2am.analysis.export.netcdf import export_netcdf as export_netcdf
+    from i2am.analysis.export.numpy_arrays import export_numpy as export_numpy
+    from i2am.analysis.export.ome_zarr import export_ome_zarr as export_ome_zarr
+    from i2am.analysis.export.pictures import export_pictures as export_pictures
+    from i2am.analysis.export.table import export_table as export_table
+    from i2am.analysis.export.table import to_table as to_table
     from i2am.analysis.figures.files import write_comparison as write_comparison
     from i2am.analysis.figures.plotting import plot_map as plot_map
     from i2am.analysis.inspection.describe import describe_store as describe_store

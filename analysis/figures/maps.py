@@ -42,7 +42,7 @@ from i2am.analysis.stores.layers import image_under, reference_image
 from i2am.schemas import AnalysisError, dims
 from i2am.schemas.directions import DIRECTIONS, DirectionName
 
-__all__ = ["hlam", "llam", "overview", "tlam"]
+__all__ = ["hlam", "llam", "maps_by_scale", "overview", "tlam"]
 
 _LEVEL_TITLES: Final = {
     "tlam": "TLAM, attention by denoising steps",
@@ -185,7 +185,7 @@ def _level_groups(
     note = similarity_note(sample, maps) if direction == "r2g" else ""
     (planes,) = compute_together([values])
     heading = DIRECTIONS[direction].meaning
-    for grid, members in _members(sample, values, level, direction).items():
+    for grid, members in maps_by_scale(sample, values, direction).items():
         titles = _titles(sample, values, level, direction)
         shown, colorbar = heat_panels(
             image,
@@ -199,15 +199,22 @@ def _level_groups(
         yield PanelGroup(name, shown, colorbar, note)
 
 
-def _members(
-    sample: xr.DataTree, values: xr.DataArray, level: str, direction: DirectionName
+def maps_by_scale(
+    sample: xr.DataTree, values: xr.DataArray, direction: DirectionName
 ) -> dict[Grid | None, list[int]]:
-    """Return which maps share a scale.
+    """Return which maps of a level share a scale, by the grid of their layers where that matters.
 
     A softmax over four times as many positions has a quarter of the value at each, so layers of
     other grids cannot be read against each other.
+
+    Parameters
+    ----------
+    sample : DataTree
+        One sample of a run.
+    values : DataArray, dims (time | head | layer, y, x)
+    direction : "r2g" or "g2r"
     """
-    if level != "llam":
+    if dims.LAYER not in values.dims:
         return {None: list(range(len(values)))}
     grids = layer_grids(sample, [str(name) for name in values[dims.LAYER].values], direction)
     if len(set(grids)) == 1:

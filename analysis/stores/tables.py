@@ -66,8 +66,8 @@ def _csv(path: Path) -> Iterator[TableWriter]:
 
 @contextmanager
 def _parquet(path: Path) -> Iterator[TableWriter]:
-    arrow = require("pyarrow", "to write a Parquet table", "capture")
-    parquet = require("pyarrow.parquet", "to write a Parquet table", "capture")
+    arrow = require("pyarrow", "to write a Parquet table", "export")
+    parquet = require("pyarrow.parquet", "to write a Parquet table", "export")
     writer: Any = None
 
     def write(part: pd.DataFrame) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from PIL import Image
 
-from i2am.analysis import analyze_run, known_scores, score_maps, unregister_score
+from i2am.analysis import analyze_run, average_maps, known_scores, score_maps, unregister_score
 from tests.support import reference_maps
 from tests.support.effects_store import effect_arrays, write_effects
 from tests.support.synthetic_run import SyntheticLayer, write_run
@@ -73,6 +73,13 @@ def _causal(folder: Path) -> Names:
     return {"pipe": pipe, "mask": Image.new("L", (64, 64), 255), **pictures}
 
 
+def _export(folder: Path) -> Names:
+    _stores(folder)
+    average_maps(folder / "maps.zarr", out=folder / "maps.average.zarr")
+    write_effects(folder / "effects.zarr", {"shirt-001": effect_arrays(layers=["down", "up"])})
+    return {}
+
+
 def _own_models(folder: Path) -> Names:
     from tests.support.compvis.models import PLMSSampler, dci_vton
 
@@ -127,6 +134,7 @@ PREPARATIONS: Final[dict[str, Preparation]] = {
     "docs/how-to/capture.md": Preparation(_capture),
     "docs/how-to/causal.md": Preparation(_causal),
     "docs/how-to/clusters.md": Preparation(as_file=True),
+    "docs/how-to/export.md": Preparation(_export, frozenset({"export"})),
     "docs/how-to/own-models.md": Preparation(_own_models, after=_own_models_after),
     "docs/how-to/page.md": Preparation(_page, frozenset({"export", "report"}), _page_after),
     "docs/reference/scores.md": Preparation(

@@ -1,4 +1,4 @@
-"""An animation over the timesteps: its frames, and their GIF or MP4."""
+"""An animation over the timesteps of what is in view."""
 
 from __future__ import annotations
 
@@ -6,25 +6,20 @@ import contextlib
 import queue
 import threading
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from i2am.files import written_whole
+from i2am.analysis.export.frames import SUFFIXES, Pixels, check_encoder, write_frames
 from i2am.schemas.dims import STEP
-from i2am.schemas.errors import AnalysisError, StoreError
-from i2am.schemas.optional import require
+from i2am.schemas.errors import AnalysisError
 from i2am.viewer.data.volume import MapVolume
 from i2am.viewer.export.figure import SceneFigure, take_figure
-from i2am.viewer.export.pictures import Pixels, check_export_file
+from i2am.viewer.export.pictures import check_export_file
 
 __all__ = ["SUFFIXES", "TimestepAnimation", "caption_of", "check_animation_file", "write_animation"]
 
-SUFFIXES: Final = (".gif", ".mp4")
-_QUALITY: Final = 8  # of 10
 _TICK_MS: Final = 10
 _FRAMES_WAITING: Final = 4  # for the thread that writes them
 
@@ -42,8 +37,7 @@ def check_animation_file(path: str | Path, *, overwrite: bool = False) -> Path:
         If it is an MP4 and what writes them is not installed.
     """
     path = check_export_file(path, SUFFIXES, overwrite=overwrite)
-    if path.suffix.lower() == ".mp4":
-        require("imageio_ffmpeg", "to write an MP4", "viewer")
+    check_encoder(path)
     return path
 
 
@@ -54,90 +48,22 @@ def write_animation(
     frames_per_second: float = 4,
     overwrite: bool = False,
 ) -> Path:
-    """Write frames one after the other.
+    """Write frames one after the other, in a folder that is there.
 
     Parameters
     ----------
-    frames : iterable of array (y, x, rgb), uint8
-        All of one size, at least one.
-    path : str or Path
-        Ends in ``.gif`` or ``.mp4``. An MP4's sizes are even: an odd one grows by a pixel.
-    frames_per_second : float
+    frames, path, frames_per_second
+        As in `write_frames`.
     overwrite : bool
         Whether the file may exist.
 
     Raises
     ------
     AnalysisError, StoreError, MissingExtra
-        As `check_animation_file`; also if there are no frames, or it cannot be written.
+        As `check_animation_file` and `write_frames`.
     """
     path = check_animation_file(path, overwrite=overwrite)
-    pending = iter(frames)
-    first = next(pending, None)
-    if first is None:
-        msg = f"Expected at least one frame, got none, at {path}. Give some steps."
-        raise AnalysisError(msg)
-    write = _write_mp4 if path.suffix.lower() == ".mp4" else _write_gif
-    try:
-        with written_whole(path) as unfinished:
-            write(first, pending, unfinished, frames_per_second)
-    except (OSError, RuntimeError) as e:
-        msg = f"Expected to write an animation, got '{e}', at {path}. Choose another place or kind."
-        raise StoreError(msg) from e
-    return path
-
-
-def _write_gif(first: Pixels, rest: Iterator[Pixels], path: Path, frames_per_second: float) -> None:
-    from PIL import Image
-
-    pictures = (Image.fromarray(frame).quantize() for frame in chain([first], rest))
-    next(pictures).save(
-        path,
-        save_all=True,
-        append_images=pictures,
-        duration=round(1000 / frames_per_second),
-        loop=0,
-    )
-
-
-def _write_mp4(first: Pixels, rest: Iterator[Pixels], path: Path, frames_per_second: float) -> None:
-    import imageio_ffmpeg
-
-    even = _even(first)
-    writer = imageio_ffmpeg.write_frames(
-        path,
-        (even.shape[1], even.shape[0]),
-        fps=frames_per_second,
-        quality=_QUALITY,
-        macro_block_size=2,
-    )
-    count = 0
-    with contextlib.closing(writer):
-        writer.send(None)
-        for frame in chain([first], rest):
-            writer.send(_even(frame))
-            count += 1
-    _check_has_frames(path, count)
-
-
-def _check_has_frames(path: Path, count: int) -> None:
-    """Check that an MP4 is whole: what writes it ends without a word on a full disk."""
-    import imageio_ffmpeg
-
-    try:
-        found, _ = imageio_ffmpeg.count_frames_and_secs(path)
-    except RuntimeError:
-        found = 0
-    if found != count:
-        msg = f"{found} of {count} frames; the disk may be full"
-        raise OSError(msg)
-
-
-def _even(frame: Pixels) -> Pixels:
-    """Return a frame whose sizes are even, as the video's half-size colours need them."""
-    height, width = frame.shape[:2]
-    padding = ((0, height % 2), (0, width % 2), (0, 0))
-    return np.ascontiguousarray(np.pad(frame, padding, mode="edge"))
+    return write_frames(frames, path, frames_per_second=frames_per_second)
 
 
 class TimestepAnimation(QObject):  # type: ignore[misc]  # Qt has no types here
