@@ -72,8 +72,10 @@ autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 # Members of our own base classes, none of those that Python and pydantic give.
 autodoc_default_options = {
+    "exclude-members": "model_config",
     "inherited-members": "Mapping,BaseModel,BaseException,tuple,object",
 }
+toc_object_entries_show_parents = "hide"
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 88
 numpydoc_show_class_members = False

@@ -181,6 +181,13 @@ def picture_distances(
     FID is biased upwards the more, the fewer the pictures are: compare values of as many alone, and of no
     fewer than some thousand. KID (here with 100 subsets of 1,000 pictures, or of half of the pictures where
     they are fewer, drawn the same at every call) is not.
+
+    Examples
+    --------
+    ::
+
+        table = picture_distances("run.zarr", "photographs/")
+        table.loc["fid", "value"]
     """
     wanted = _known([metrics] if isinstance(metrics, str) else list(metrics), SET_METRICS)
     opened = open_run(run)

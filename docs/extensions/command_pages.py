@@ -60,7 +60,8 @@ def _page(command: argparse.ArgumentParser) -> Iterator[str]:
         actions = [action for action in group._group_actions if action.help != argparse.SUPPRESS]
         if not actions:
             continue
-        yield from (f"## {_plain(str(group.title)).capitalize()}", "")
+        title = _plain(str(group.title))
+        yield from (f"## {title[0].upper()}{title[1:]}", "")
         if group.description:
             yield from (_plain(group.description), "")
         for action in actions:

@@ -15,6 +15,8 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
+# A link that is called by its file's name, which readers of the site do not know: its title stands there.
+_NAMED_BY_FILE = re.compile(r"\[[\w./-]+\.md\](?=\([^)#\s]+\.md(#[^)\s]+)?\))")
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#|<)([^)#\s]+)")
 
 
@@ -48,7 +50,8 @@ def _write_pages(app: Sphinx) -> None:
 def _read(app: Sphinx, name: str, source: list[str]) -> None:
     page = Path(app.env.doc2path(name))
     if page.suffix == ".md":
-        source[0] = _with_links(source[0], page.parent, page.parent, _pages(app))
+        text = _NAMED_BY_FILE.sub("[]", source[0])
+        source[0] = _with_links(text, page.parent, page.parent, _pages(app))
 
 
 def _with_links(text: str, was_in: Path, is_in: Path, pages: Mapping[Path, Path]) -> str:
