@@ -23,6 +23,7 @@ from i2am.schemas import StoreError
 from i2am.schemas.errors import shorten
 
 __all__ = [
+    "check_can_hold_store",
     "check_new_file",
     "check_not_in_store",
     "folder_written_whole",
@@ -101,6 +102,22 @@ def _check_can_be_reached(path: str) -> None:
                 "Name another."
             )
             raise StoreError(msg) from e
+
+
+def check_can_hold_store(path: str | Path) -> None:
+    """Check that a folder can be made at a local path; URLs of buckets are not looked at.
+
+    Raises
+    ------
+    StoreError
+        If it is a file, or a file lies on the way, or it would lie inside a store.
+    """
+    check_not_in_store(path)
+    if "://" in os.fspath(path):
+        return
+    if any(one.is_file() for one in (Path(path), *Path(path).parents)):
+        msg = f"Expected a folder, got a file on the way, at {path}. Name another place."
+        raise StoreError(msg)
 
 
 def check_new_file(path: str | Path, *, overwrite: bool) -> Path:

@@ -121,7 +121,11 @@ WRONG = [
     *(_wrong(1, f"{c} empty", "got an empty folder, at empty") for c in STORE_COMMANDS),
     *(_wrong(1, f"{c} foreign.zarr", "the attributes multiscales") for c in STORE_COMMANDS),
     *(_wrong(1, f"{c} foreign.zarr/array", "got a Zarr array") for c in STORE_COMMANDS),
-    *(_wrong(1, f"{c} run.zarr/first", "got a sample's group") for c in STORE_COMMANDS),
+    *(
+        _wrong(1, f"{c} run.zarr/first", "got a sample's group")
+        for c in STORE_COMMANDS
+        if c not in {"info", "validate"}
+    ),
     *(_wrong(1, f"{c} newer.zarr", "Upgrade i2am") for c in STORE_COMMANDS),
     *(
         _wrong(1, f"{c} maps.zarr", "Expected a run store, got a maps store at maps.zarr")
@@ -154,7 +158,7 @@ WRONG = [
     *(
         _wrong(1, f"{c} averages.zarr", "got one of kind 'average', at averages.zarr. Give one of")
         for c in STORE_COMMANDS
-        if c != "info"
+        if c not in {"info", "validate"}
     ),
     *(_wrong(1, f"{c} .", "a folder without Zarr metadata, at .") for c in STORE_COMMANDS),
     *(

@@ -148,21 +148,21 @@ def write_figures(
     style, options = style or DEFAULT_STYLE, options or FigureOptions()
     names = list(dict.fromkeys(sample_names))
     kinds = report_kinds() if kinds is None else kinds
-    _check_known(kinds, FIGURES, "figure")
-    _check_known(names, run, "sample of the run")
-    _check_known(names, maps, "sample of the maps")
+    _check_known(kinds, FIGURES, "figure", "kinds")
+    _check_known(names, run, "sample of the run", "samples")
+    _check_known(names, maps, "sample of the maps", "samples")
     check_not_in_store(out_dir, is_folder=True)
     wanted = _existing(run, names, kinds, effects, options)
     for name, kind in wanted:
         for one in options.formats:
             check_new_file(figure_path(out_dir, name, kind, one), overwrite=overwrite)
-    Path(out_dir).mkdir(parents=True, exist_ok=True)
     paths = []
     with tqdm(total=len(wanted), desc="figures", unit="figure", disable=not progress) as bar:
         for name, kind in wanted:
             figure = _draw(name, kind, run, maps, names, style, effects, options)
             for one in options.formats:
                 path = figure_path(out_dir, name, kind, one)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 with written_whole(path) as unfinished:
                     unfinished.write_bytes(render(figure, one))
                 paths.append(path)
@@ -250,10 +250,10 @@ def figure_path(
     return Path(out_dir) / f"{stem}.{file_format}"
 
 
-def _check_known(names: Iterable[str], known: Mapping[str, object], what: str) -> None:
+def _check_known(names: Iterable[str], known: Mapping[str, object], what: str, at: str) -> None:
     for name in names:
         if name not in known:
-            msg = f"Expected a {what}, got {name!r}, at write_figures. {did_you_mean(name, known)}"
+            msg = f"Expected a {what}, got {name!r}, at {at}. {did_you_mean(name, known)}"
             raise AnalysisError(msg)
 
 

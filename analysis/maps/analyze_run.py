@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ from i2am.analysis.stores.maps_writer import (
 )
 from i2am.analysis.stores.reader import Run, open_run
 from i2am.analysis.stores.related import effects_of
-from i2am.files import check_not_in_store
+from i2am.files import check_can_hold_store
 from i2am.schemas import AnalysisError, I2AMError, StorageError, StoreError
 from i2am.schemas.choices import (
     LAYER_WEIGHTS,
@@ -154,22 +155,20 @@ def analyze_run(
     if is_url(out):
         msg = f"Expected a local folder for the maps, got a URL, at {out}. Write them locally."
         raise StoreError(msg)
-    check_not_in_store(out)
+    check_can_hold_store(out)
     out = Path(out)
     measured = _measured(run, weights, effects, opened, chosen)
     # An error comes before anything is written.
     prepared = {first: plan_maps(sample, **options, **_own_effects(measured, first))}
     if measured is not None:
         options |= {"weights": weights, "effects": source_of(measured.path, out)}
-    with (
-        open_executor(scheduler, workers) as executor,
-        _entered(
-            out if scheduler is None else out.resolve(),
-            source_of(run, out),
-            options,
-            overwrite=overwrite,
-        ) as writer,
-    ):
+    place = out if scheduler is None else out.resolve()
+    with ExitStack() as opened_things:
+        enter = partial(_entered, place, source_of(run, out), options, overwrite=overwrite)
+        # What is wrong with a store is told before a cluster starts; one is made for one that answers.
+        writer = opened_things.enter_context(enter()) if place.exists() else None
+        executor = opened_things.enter_context(open_executor(scheduler, workers))
+        writer = writer or opened_things.enter_context(enter())
         if progress and executor.dashboard:
             print(f"Dashboard: {executor.dashboard}", file=sys.stderr)  # noqa: T201
         with tqdm(

@@ -28,7 +28,7 @@ from i2am.capture.batch.run_settings import (
     settings_of_pipeline,
 )
 from i2am.capture.batch.sample_images import SampleImages
-from i2am.capture.families.lookup import find_profile
+from i2am.capture.families.lookup import find_profile, named_profile
 from i2am.capture.pipelines.call import (
     Generate,
     GenerationSettings,
@@ -60,7 +60,7 @@ from i2am.capture.writer.run_store import (
     iter_finished_samples,
     stored_bytes,
 )
-from i2am.files import check_not_in_store
+from i2am.files import check_can_hold_store
 from i2am.schemas import (
     CaptureError,
     InputWarning,
@@ -190,7 +190,9 @@ def capture_manifest(
     options, loading = options or CaptureOptions(), loading or LoadOptions()
     settings = GenerationSettings(steps, guidance_scale, arguments or {})
     _check_numbers(steps, batch_size)
-    check_not_in_store(out)
+    check_can_hold_store(out)
+    if isinstance(options.profile, str):
+        named_profile(options.profile)
     summary = CaptureSummary(shard=find_shard(os.environ, shard))
     manifest_rows = read_manifest(manifest)
     rows = summary.shard.select(list(enumerate(manifest_rows)))

@@ -24,7 +24,7 @@ from i2am.capture.writer.zarr_objects import (
     write_nodes,
     write_text_array,
 )
-from i2am.files import check_not_in_store
+from i2am.files import check_can_hold_store
 from i2am.schemas import Box, EffectsAttributes, StoreError
 from i2am.schemas.attributes import ATTRIBUTE_KEY, check_schema
 from i2am.schemas.dims import (
@@ -102,7 +102,7 @@ def enter_effects(
     with reported_as_store_error(out):
         if (content := read_object(root / METADATA_KEY)) is None:
             _check_is_free(out)
-            check_not_in_store(out)
+            check_can_hold_store(out)
             create_object(root / METADATA_KEY, wanted)
             make_durable(root, [METADATA_KEY])
             content = read_object(root / METADATA_KEY)  # Another process may have been faster.
@@ -127,6 +127,27 @@ def enter_effects(
             writer.close()
             raise
         return writer
+
+
+def is_new_store(out: str | Path) -> bool:
+    """Whether a store of effects would be made at an address; nothing is written.
+
+    Raises
+    ------
+    StoreError
+        If something else is there, it is inside a store, or it cannot be reached.
+    """
+    check_can_hold_store(out)
+    place = to_store(out)
+    with reported_as_store_error(out):
+        # To open a local store for writing would make its folder.
+        if isinstance(place, Path):
+            is_there = (place / METADATA_KEY).exists()
+        else:
+            is_there = read_object(path_to_write(out) / METADATA_KEY) is not None
+        if not is_there:
+            _check_is_free(out)
+    return not is_there
 
 
 def is_measured(root: StorePath, sample: str, source: EffectsSource) -> bool:

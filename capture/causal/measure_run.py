@@ -22,6 +22,7 @@ from i2am.capture.batch.sample_images import SampleImages
 from i2am.capture.causal.effects_store import (
     enter_effects,
     is_measured,
+    is_new_store,
     start_sample,
 )
 from i2am.capture.causal.forced import chosen_steps
@@ -29,7 +30,7 @@ from i2am.capture.causal.measure import EffectOptions, MeasuredEffects, kinds_of
 from i2am.capture.causal.painting import Painter, Painting
 from i2am.capture.causal.repeated_call import RepeatedCall
 from i2am.capture.causal.stored_run import StoredRun, StoredSample
-from i2am.capture.families.lookup import find_profile
+from i2am.capture.families.lookup import find_profile, named_profile
 from i2am.capture.pipelines.call import (
     GenerationSettings,
     SampleInputs,
@@ -184,16 +185,21 @@ def measure_run(
     first = stored.read(names[0])
     if options.forced and options.forced_steps is None:
         options = replace(options, forced_steps=_direct_steps(first))
+    _check_direct_steps(options, first, settings)
+    if profile is not None:
+        named_profile(profile)
     described = _described(options, order_names)
+    how = replace(first.loading(), **(loading or {}))
+    if how.device is None:
+        how = replace(how, device=default_device(summary.shard.local_rank))
+    # A store is made for a model that loads, and no model is loaded for a store that is complete.
+    pipeline = load_model(model, how, denoiser) if is_new_store(out) else None
     with enter_effects(out, source_of(run, out), described, overwrite=overwrite) as writer:
         waiting = [name for name in names if not _is_done(writer, stored, name)]
         summary.skipped = [name for name in names if name not in set(waiting)]
         if not waiting:
             return summary
-        how = replace(first.loading(), **(loading or {}))
-        if how.device is None:
-            how = replace(how, device=default_device(summary.shard.local_rank))
-        pipeline = load_model(model, how, denoiser)
+        pipeline = pipeline or load_model(model, how, denoiser)
         pipeline.set_progress_bar_config(disable=True)
         work = _RunMeasurement(
             pipeline,
@@ -223,6 +229,22 @@ def measure_run(
                 _measure_one(work, name, summary, strikes)
         summary.elapsed_s = time.monotonic() - start_s
     return summary
+
+
+def _check_direct_steps(
+    options: EffectOptions, sample: StoredSample, settings: GenerationSettings | None
+) -> None:
+    """Check that the steps of direct effects are among those that are painted."""
+    asked = None if settings is None else settings.steps
+    count = asked or sample.provenance.get("steps")
+    if not isinstance(count, int) or not options.forced:
+        return
+    if beyond := [step for step in options.forced_steps or () if step >= count]:
+        msg = (
+            f"Expected steps of direct effects from 0 to {count - 1}, got {beyond}, at --direct-steps. "
+            "Give others."
+        )
+        raise SchemaError(msg)
 
 
 def _direct_steps(sample: StoredSample) -> list[int]:

@@ -7,7 +7,6 @@ a profile is looked up, and none takes the place of one that a user has register
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from i2am.schemas.published import iter_published
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ENTRY_POINTS", "find_profile", "known_profiles", "register"]
+__all__ = ["ENTRY_POINTS", "find_profile", "known_profiles", "named_profile", "register"]
 
 ENTRY_POINTS = "i2am.profiles"
 
@@ -60,7 +59,7 @@ def find_profile(
         return wanted
     known = known_profiles()
     if wanted is not None:
-        return _named(wanted, known)
+        return named_profile(wanted)
     denoiser = find_denoiser(target) if denoiser is None else denoiser
     for profile in reversed(known):
         if profile.serves(target, denoiser):
@@ -72,8 +71,20 @@ def find_profile(
     raise CaptureError(no_profile(target, denoiser, served))
 
 
-def _named(wanted: object, known: Sequence[Profile]) -> Profile:
-    found = {profile.name: profile for profile in known}
+def named_profile(wanted: object) -> Profile:
+    """Return the registered profile of a name.
+
+    Raises
+    ------
+    CaptureError
+        If there is none.
+
+    Examples
+    --------
+    >>> named_profile("unet").name
+    'unet'
+    """
+    found = {profile.name: profile for profile in known_profiles()}
     if isinstance(wanted, str) and wanted in found:
         return found[wanted]
     hint = "Give a name, such as 'unet', or a Profile."

@@ -19,6 +19,7 @@ from i2am.cli.arguments import (
 from i2am.cli.model import add_loading, add_model, arguments_by_name, loading_options
 from i2am.cli.options import add_earlier_spelling, add_option
 from i2am.cli.parser import ListAction
+from i2am.schemas import SchemaError, did_you_mean
 from i2am.schemas.choices import EDGE_NAMES, GUIDANCE_OPTIONS
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ def _causal(options: argparse.Namespace) -> int:
     from i2am.capture.causal.measure_run import measure_run
 
     curves = _curves(options.curves)
+    _check(options, curves)
     out = options.out or _default_out(options.store)
     summary = measure_run(
         options.model,
@@ -166,7 +168,7 @@ def _causal(options: argparse.Namespace) -> int:
         samples=options.samples,
         orders=_orders(options.store, curves) if curves else None,
         order_names=curves,
-        loading=_given(loading_options(options)),
+        loading=_given(loading_options(options, is_again=True)),
         settings=GenerationSettings(
             options.inference_steps, options.guidance_scale, arguments_by_name(options.argument)
         ),
@@ -178,6 +180,35 @@ def _causal(options: argparse.Namespace) -> int:
         durable=not options.no_fsync,
     )
     return print_summary(out, summary)
+
+
+def _check(options: argparse.Namespace, curves: Sequence[str]) -> None:
+    """Check what needs no model.
+
+    Raises
+    ------
+    SchemaError
+        If options contradict each other, or a curve has an order that is none.
+    """
+    if options.no_regions and options.adaptive:
+        msg = "Expected --adaptive or --no-regions, got both. Leave out one of them."
+        raise SchemaError(msg)
+    if options.tolerance is not None and options.tolerance < 0:
+        msg = f"Expected a tolerance of 0 or more, got {options.tolerance:g}, at --tolerance. Give another."
+        raise SchemaError(msg)
+    if set(curves) <= {*_CURVES, "position"}:
+        return
+    from i2am.analysis import open_run
+    from i2am.analysis.stores.layers import layer_attributes
+
+    run = open_run(options.store)
+    sample = options.samples[0] if options.samples else run.first()
+    known = [*_CURVES, "position", *(() if sample is None else layer_attributes(run[sample]))]
+    for order in curves:
+        if order not in known:
+            hint = did_you_mean(order, known)
+            msg = f"Expected an order of curves or a layer, got {order!r}, at --curves. {hint}"
+            raise SchemaError(msg)
 
 
 def _measuring(options: argparse.Namespace) -> EffectOptions:

@@ -225,7 +225,7 @@ def _asked_kinds(options: argparse.Namespace) -> list[str]:
     Raises
     ------
     AnalysisError
-        If places are given, and none of the kinds asks single patches.
+        If places or a second run are given, and none of the kinds shows them.
     """
     from i2am.analysis.figures import FIGURES
 
@@ -233,6 +233,10 @@ def _asked_kinds(options: argparse.Namespace) -> list[str]:
     if options.at and not any("at" in FIGURES[kind].takes for kind in kinds):
         those = " or ".join(kind for kind, own in FIGURES.items() if "at" in own.takes)
         msg = f"Expected a kind that shows single patches, got {', '.join(kinds)}, at --at. Draw {those}."
+        raise AnalysisError(msg)
+    if options.after and not any(FIGURES[kind].needs_other for kind in kinds):
+        those = " or ".join(kind for kind, own in FIGURES.items() if own.needs_other)
+        msg = f"Expected a kind that shows a second run, got {', '.join(kinds)}, at --after. Draw {those}."
         raise AnalysisError(msg)
     return kinds
 

@@ -18,6 +18,9 @@ __all__ = ["MODEL", "add_loading", "add_model", "arguments_by_name", "loading_op
 MODEL: Final = "i2am-tiny, a hub id, or a diffusers folder"
 
 
+_ENCODER: Final = "image_encoder"
+
+
 def add_model(command: argparse.ArgumentParser) -> None:
     """Add the option that names the model."""
     command.add_argument("--model", required=True, metavar="ID_OR_DIR", help=MODEL)
@@ -36,7 +39,7 @@ def add_loading(group: Any, *, weights: bool = False, default: str = "") -> None
     """
     own: dict[str, str | None] = {
         "dtype": "float32",
-        "ip_adapter_encoder": "image_encoder",
+        "ip_adapter_encoder": _ENCODER,
     }
     if default:
         own = dict.fromkeys(own)
@@ -86,10 +89,23 @@ def add_loading(group: Any, *, weights: bool = False, default: str = "") -> None
         )
 
 
-def loading_options(options: argparse.Namespace) -> LoadOptions:
-    """Return how the model is loaded."""
+def loading_options(options: argparse.Namespace, *, is_again: bool = False) -> LoadOptions:
+    """Return how the model is loaded; `is_again` if what is not given is as a run says.
+
+    Raises
+    ------
+    SchemaError
+        If an IP-Adapter's encoder is named, and no IP-Adapter.
+    """
     from i2am.capture.pipelines.load import LoadOptions
 
+    is_encoder_given = options.ip_adapter_encoder not in {None, _ENCODER}
+    if is_encoder_given and options.ip_adapter is None and not is_again:
+        msg = (
+            f"Expected --ip-adapter beside --ip-adapter-encoder {options.ip_adapter_encoder}, got none. "
+            "Name the IP-Adapter, too."
+        )
+        raise SchemaError(msg)
     return LoadOptions(
         revision=options.revision,
         device=options.device,

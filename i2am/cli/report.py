@@ -9,6 +9,7 @@ from typing import Any
 from i2am.cli.arguments import add_command, existing_file, new_path, positive
 from i2am.cli.options import add_option
 from i2am.cli.run_and_maps import add_stores, open_effects_of, open_pair
+from i2am.schemas.errors import shorten
 
 __all__ = ["add"]
 
@@ -47,12 +48,21 @@ def add(commands: Any) -> None:
     )
     command.add_argument(
         "--out",
-        type=new_path,
+        type=_page,
         default=Path("report.html"),
         metavar="FILE.html",
         help="page to write",
     )
     add_option(command, "--overwrite")
+
+
+def _page(text: str) -> Path:
+    """Return the path of a page, which browsers know by its suffix."""
+    path = new_path(text)
+    if path.suffix.lower() not in {"", ".html", ".htm"}:
+        msg = f"expected a file that ends in .html, got {shorten(repr(text))}"
+        raise argparse.ArgumentTypeError(msg)
+    return path
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -102,8 +102,7 @@ def _add_effects(group: Any) -> None:
     group.add_argument(
         "--effect-kind",
         choices=EFFECT_KINDS,
-        default="total",
-        help="which effect of a region the maps are held against",
+        help="which effect of a region the maps are held against; default: total",
     )
     group.add_argument(
         "--effects-out",
@@ -123,16 +122,21 @@ def _add_effects(group: Any) -> None:
 def _score(options: argparse.Namespace) -> None:
     from i2am.analysis import (
         open_maps,
+        open_run,
         sample_clusters,
         score_maps,
         summarise_scores,
         write_head_scores,
     )
-    from i2am.analysis.stores.related import run_of
+    from i2am.analysis.stores.related import effects_of, run_of
 
     _check(options)
     shared = {"run": options.source, "samples": options.samples, "overwrite": options.overwrite}
     run = run_of(open_maps(options.store), options.source)
+    if options.effects is not None:  # What cannot be opened is told before anything is written.
+        effects_of(run.path, None if options.effects is True else options.effects)
+    if options.randomized:
+        open_run(options.randomized)
     clusters = sample_clusters(run, options.samples, options.cluster)
     table = score_maps(
         options.store,
@@ -166,7 +170,7 @@ def _score(options: argparse.Namespace) -> None:
         effects = _score_effects(options, run, clusters)
         found["effects"] = _by_map(effects)
         if not options.json:
-            _print_effects(effects, options.effect_kind)
+            _print_effects(effects, options.effect_kind or "total")
         _tell_written(options, "Effects", options.effects_out)
     if options.points:
         points = score_known_points(options, run, clusters)
@@ -198,8 +202,14 @@ def _check(options: argparse.Namespace) -> None:
     """
     from i2am.analysis.stores.tables import check_table_path
 
-    if options.effects is None and (options.effects_out or options.randomized):
-        msg = "Expected --effects beside --effects-out and --randomized, got none. Add --effects."
+    of_effects = {
+        "--effect-kind": options.effect_kind,
+        "--effects-out": options.effects_out,
+        "--randomized": options.randomized,
+    }
+    given = [name for name, value in of_effects.items() if value]
+    if options.effects is None and given:
+        msg = f"Expected --effects beside {' and '.join(given)}, got none. Add --effects."
         raise AnalysisError(msg)
     check_points(options)
     check_pictures(options)
@@ -228,7 +238,7 @@ def _score_effects(options: argparse.Namespace, run: Run, clusters: dict[str, st
         run.path,
         None if options.effects is True else options.effects,
         samples=options.samples,
-        kind=options.effect_kind,
+        kind=options.effect_kind or "total",
         randomised=options.randomized,
         out=options.effects_out,
         overwrite=options.overwrite,

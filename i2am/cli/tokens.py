@@ -45,11 +45,18 @@ def _tokens(options: argparse.Namespace) -> int:
     from i2am.capture import CaptureOptions, GenerationSettings
     from i2am.capture.batch.capture_manifest import run_first_row
     from i2am.capture.batch.load_model import load_model
+    from i2am.capture.families.lookup import named_profile
     from i2am.capture.inspection.token_report import describe_tokens
+    from i2am.schemas import read_manifest
 
     settings = GenerationSettings(1, options.guidance_scale, arguments_by_name(options.argument))
     manifest = options.manifest or _manifest_of_shipped(options.model)
-    pipeline = load_model(options.model, loading_options(options))
+    loading = loading_options(options)
+    if options.profile is not None:
+        named_profile(options.profile)
+    if manifest is not None:
+        read_manifest(manifest)
+    pipeline = load_model(options.model, loading)
     report = describe_tokens(pipeline, profile=options.profile)
     if manifest is not None:
         with report:
