@@ -12,6 +12,7 @@ from i2am.schemas import require_extras
 from i2am.schemas.public_names import public_names
 
 if TYPE_CHECKING:
+    from i2am.analysis.batch.analyze_run import analyze_run as analyze_run
     from i2am.analysis.effects.faithfulness import score_effects as score_effects
     from i2am.analysis.effects.faithfulness import (
         summarise_effect_scores as summarise_effect_scores,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from i2am.analysis.intervals.clusters import sample_clusters as sample_clusters
     from i2am.analysis.maps.analyze import analyze as analyze
     from i2am.analysis.maps.analyze import maps_of as maps_of
-    from i2am.analysis.maps.analyze_run import analyze_run as analyze_run
     from i2am.analysis.maps.live_sram import LiveSram as LiveSram
     from i2am.analysis.maps.live_sram import SramEstimate as SramEstimate
     from i2am.analysis.maps.roads import most_read as most_read

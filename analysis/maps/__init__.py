@@ -1,4 +1,4 @@
-"""Volumes, their levels and SRAM, lazily, and a whole run's maps on a cluster.
+"""Volumes, their levels and SRAM, lazily.
 
 May import `kernel` and `stores`.
 """

@@ -13,7 +13,6 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from i2am.analysis.kernel.resize import Grid, largest_grid
-from i2am.analysis.maps.block_writes import BlockWrites
 from i2am.analysis.maps.layer_maps import LayerMaps, layer_maps
 from i2am.analysis.maps.levels import (
     MapsOfLayer,
@@ -169,10 +168,24 @@ def analyze(
 
 
 class Plan(NamedTuple):
-    """All maps of a sample, lazily, and how they are written with few tasks, where that is known."""
+    """All maps of a sample, lazily, and what they are made of.
+
+    Attributes
+    ----------
+    maps : DataTree
+        What `analyze` returns.
+    layers : sequence of (SelectedLayer, LayerMaps)
+        Those whose volume every level is a mean of; none by the authors' convention.
+    time_groups : sequence of slice
+        Positions of the steps of each group.
+    weights : mapping of layer to float, or None
+        By which the layers are weighed.
+    """
 
     maps: xr.DataTree
-    writes: BlockWrites | None
+    layers: Sequence[tuple[SelectedLayer, LayerMaps]]
+    time_groups: Sequence[slice]
+    weights: Mapping[str, float] | None
 
 
 def plan_maps(
@@ -190,7 +203,7 @@ def plan_maps(
     effects: xr.Dataset | None = None,
     within: Within = "image",
 ) -> Plan:
-    """Return what `analyze` does, and how to write it."""
+    """Return what `analyze` does, and what it is made of."""
     check_options(convention, normalisation, grid, within)
     grid = None if grid is None else (grid[0], grid[1])
     named = layers if layers is None or isinstance(layers, str) else list(layers)
@@ -220,18 +233,18 @@ def plan_maps(
         "within": None if within == "image" else within,
     }
     attributes |= {name: value for name, value in told.items() if value is not None}
-    writes = None
+    maps: list[tuple[SelectedLayer, LayerMaps]] = []
     if convention == "official":
         directions = _official(sample, selected, coordinates, spans, grid)
     else:
         maps = _layer_maps(selected, *_common_grids(selected, grid), density=density)
         directions = _i2am(maps, coordinates, spans, of_layers)
-        writes = BlockWrites(maps, spans, of_layers)
     for name, levels in directions.items():
         placed = levels.assign_coords(_pixels(sample, selected, levels, name))
         directions[name] = describe_levels(placed, name, normalisation, within)
     tree: dict[str, xr.Dataset] = {"/": xr.Dataset(attrs={ATTRIBUTE_KEY: attributes})}
-    return Plan(xr.DataTree.from_dict(tree | directions, name=sample.name), writes)
+    whole = xr.DataTree.from_dict(tree | directions, name=sample.name)
+    return Plan(whole, maps, spans, of_layers)
 
 
 def check_weights(

@@ -18,7 +18,7 @@ __all__ = ["CliProcess", "Ended", "start_cli", "start_process"]
 _CONTEXT = multiprocessing.get_context("forkserver")
 _PRELOADED = [
     "i2am.cli",
-    "i2am.analysis.maps.analyze_run",
+    "i2am.analysis.batch.analyze_run",
     "i2am.analysis.statistics.comparison",
     "i2am.capture.batch.capture_manifest",
     "diffusers.models.unets.unet_2d_condition",

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from i2am.analysis import analyze, open_run, sram
+from i2am.analysis.batch.analyze_run import analyze_run
 from i2am.analysis.kernel.resize import resize
-from i2am.analysis.maps.analyze_run import analyze_run
 from tests.support import written_run
 from tests.support.synthetic_run import SyntheticLayer, write_run
 

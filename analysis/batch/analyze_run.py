@@ -19,9 +19,10 @@ import xarray as xr
 import zarr
 from tqdm.auto import tqdm
 
+from i2am.analysis.batch.block_writes import write_blocks
+from i2am.analysis.batch.dask_cluster import Executor, ProgressCallback, open_executor
 from i2am.analysis.kernel.resize import Grid
 from i2am.analysis.maps.analyze import Plan, check_options, plan_maps
-from i2am.analysis.maps.dask_cluster import Executor, ProgressCallback, open_executor
 from i2am.analysis.stores.effects import Effects, causal_weights, check_same_capture
 from i2am.analysis.stores.layers import Labels, head_labels, step_labels
 from i2am.analysis.stores.maps_writer import (
@@ -253,7 +254,7 @@ class _Analysis:
             plan.maps,
             source,
             self.writer,
-            by_block=None if plan.writes is None else plan.writes.into,
+            by_block=None if not plan.layers else partial(write_blocks, plan),
             durable=self.durable,
         )
         self._started.append((name, source, self.executor.start(writes, self.advance)))

@@ -44,7 +44,7 @@ _WORKER_SETTINGS: Final = {
 
 # What a worker imports takes it a second: one process does it, and workers are forks of that.
 _FORKS: Final = "forkserver"
-_IMPORTED_BY_WORKERS: Final = ("distributed.nanny", "i2am.analysis.maps.analyze_run")
+_IMPORTED_BY_WORKERS: Final = ("distributed.nanny", "i2am.analysis.batch.analyze_run")
 
 # Lazy arrays whose blocks are written to a store when they are computed.
 LazyWrites = Sequence["da.Array"]

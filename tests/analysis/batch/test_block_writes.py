@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 import zarr
 
 from i2am.analysis import analyze, analyze_run, open_effects, open_maps, open_run
-from i2am.analysis.maps.analyze import plan_maps
-from i2am.analysis.maps.block_writes import BlockWrites
+from i2am.analysis.batch.block_writes import write_blocks
+from i2am.analysis.maps.analyze import Plan, plan_maps
 from tests.support.effects_store import effect_arrays, write_effects
 from tests.support.synthetic_run import SyntheticLayer, write_run
+
+analyze_run_module = importlib.import_module("i2am.analysis.batch.analyze_run")
 
 # Layers of other grids and head counts, with and without mass, and one that has no G2R.
 LAYERS = (
@@ -42,14 +45,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def written(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Return whether each sample was written by block, in their order."""
     found: list[bool] = []
-    into = BlockWrites.into
 
-    def noted(self: BlockWrites, targets: Any) -> list[da.Array] | None:
-        writes = into(self, targets)
+    def noted(plan: Plan, targets: Any) -> list[da.Array] | None:
+        writes = write_blocks(plan, targets)
         found.append(writes is not None)
         return writes
 
-    monkeypatch.setattr(BlockWrites, "into", noted)
+    monkeypatch.setattr(analyze_run_module, "write_blocks", noted)
     return found
 
 
@@ -90,8 +92,7 @@ def test_what_is_written_by_block_is_what_the_lazy_maps_are(
 
 def test_a_block_is_one_task_and_all_levels_are_one_more(folder: Path, tmp_path: Path) -> None:
     plan = plan_maps(open_run(folder / "run.zarr")["a"], layers=["down", "mid", "clip"])
-    assert plan.writes is not None
-    writes = plan.writes.into(_targets(plan.maps, tmp_path, steps=STEPS))
+    writes = write_blocks(plan, _targets(plan.maps, tmp_path, steps=STEPS))
     assert writes is not None
     graph: dict[Any, Any] = dict(dask.optimize(*writes)[-1].__dask_graph__())
     tasks = [key for key, task in graph.items() if type(task).__name__ != "Alias"]
@@ -104,8 +105,7 @@ def test_blocks_of_a_few_steps_are_written_where_they_belong(folder: Path, tmp_p
         sample[f"layers/{name}"] = layer.to_dataset().chunk({"step": 2})
     plan = plan_maps(sample)
     targets = _targets(plan.maps, tmp_path, steps=1)
-    assert plan.writes is not None
-    writes = plan.writes.into(targets)
+    writes = write_blocks(plan, targets)
     assert writes is not None
     with dask.config.set(scheduler="threads"):
         dask.compute(*writes)
@@ -120,8 +120,7 @@ def test_blocks_that_share_a_chunk_are_joined_before(folder: Path, tmp_path: Pat
     for name, layer in sample["layers"].children.items():
         sample[f"layers/{name}"] = layer.to_dataset().chunk({"step": 2})
     plan = plan_maps(sample)
-    assert plan.writes is not None
-    assert plan.writes.into(_targets(plan.maps, tmp_path, steps=3)) is None
+    assert write_blocks(plan, _targets(plan.maps, tmp_path, steps=3)) is None
 
 
 def test_the_authors_convention_is_written_as_its_maps_are(

@@ -6,7 +6,7 @@ import ipaddress
 
 import psutil
 
-from i2am.analysis.maps.dask_cluster import open_executor
+from i2am.analysis.batch.dask_cluster import open_executor
 
 
 def test_a_cluster_of_this_machine_listens_to_it_alone() -> None:
