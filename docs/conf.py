@@ -6,12 +6,18 @@ import os
 import sys
 from pathlib import Path
 
+from nbclient import NotebookClient
+
 from i2am import __version__
 
 _here = Path(__file__).parent
 sys.path.insert(0, str(_here / "extensions"))
 # Nothing is fetched, not even by what a page runs.
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+# Notebooks call `i2am` by its name. Their small models gain nothing from a second thread, and several
+# threads wait for each other where another build shares the machine.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ["OMP_NUM_THREADS"] = "1"
 
 project = "i2am"
 author = "The i2am developers"
@@ -44,6 +50,10 @@ myst_heading_anchors = 4
 nb_execution_mode = "auto"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
+# What a page's code writes is not left among the pages.
+nb_execution_in_temp = True
+# What a command prints comes in pieces of a hundred characters; they are joined as they were printed.
+NotebookClient.coalesce_streams = True  # type: ignore[assignment] # for a trait
 nb_merge_streams = True
 # Widgets would come from a host.
 nb_ipywidgets_js: dict[str, str] = {}

@@ -144,4 +144,9 @@ PREPARATIONS: Final[dict[str, Preparation]] = {
 # Pages whose blocks need more than one preparation: the test that runs each of them.
 TESTED_BY: Final[dict[str, str]] = {
     "README.md": "tests/test_readme.py",
+    "docs/how-to/experiment-logs.md": "tests/docs/test_how_to.py",
+    "docs/how-to/extend.md": "tests/docs/test_how_to.py",
+    "docs/how-to/my-pipeline.md": "tests/docs/test_my_pipeline.py",
+    "docs/how-to/notebooks.md": "tests/docs/test_how_to.py",
+    "docs/how-to/plain-readers.md": "tests/docs/test_how_to.py",
 }
