@@ -140,6 +140,7 @@ def test_a_long_table_is_written_in_parts_of_bounded_size(
     stores: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = export_table(stores["maps"], tmp_path / "whole.parquet", levels=["volume"])
+    assert pq.ParquetFile(whole).num_row_groups == 1  # Small parts are written together.
     monkeypatch.setattr(table_module, "_ROWS", 100)
     parts = export_table(stores["maps"], tmp_path / "parts.parquet", levels=["volume"])
     pd.testing.assert_frame_equal(read(parts), read(whole))
