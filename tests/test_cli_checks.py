@@ -73,7 +73,7 @@ WRONG = {
         (f"{CAUSAL} --out maps.zarr", 1, "effects to write to, got maps at maps.zarr"),
         (f"{CAUSAL} --out run.zarr/new.zarr", 1, "Expected a place outside of stores"),
         (f"{CAUSAL} --no-regions --adaptive", 1, "Expected --adaptive or --no-regions, got both"),
-        (f"{CAUSAL} --curves noe", 1, "got 'noe', at --curves. Did you mean 'one'?"),
+        (f"{CAUSAL} --curves tow", 1, "got 'tow', at --curves. Did you mean 'two'?"),
         (f"{CAUSAL} --direct-steps 2", 1, "Expected steps of direct effects from 0 to 1, got [2]"),
         (f"{CAUSAL} --direct-steps 7 --inference-steps 7", 1, "from 0 to 6, got [7]"),
         (f"{CAUSAL} --tolerance=-1", 1, "Expected a tolerance of 0 or more, got -1"),

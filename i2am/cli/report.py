@@ -59,7 +59,7 @@ def add(commands: Any) -> None:
 def _page(text: str) -> Path:
     """Return the path of a page, which browsers know by its suffix."""
     path = new_path(text)
-    if path.suffix.lower() not in {"", ".html", ".htm"}:
+    if path.suffix.lower() not in {"", ".html", ".htm"} and not path.is_dir():
         msg = f"expected a file that ends in .html, got {shorten(repr(text))}"
         raise argparse.ArgumentTypeError(msg)
     return path
