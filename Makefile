@@ -89,9 +89,12 @@ lint: $(SETUP)
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure
 
 # The site in build/html: a warning is an error, and nothing is fetched. `make clean` starts it anew.
+# Its notebooks run for some minutes the first time; CI, whose tests run them, has NOTEBOOKS=off.
+NOTEBOOKS ?= auto
+
 docs: $(SETUP)
 	$(BIN)/sphinx-build --builder html --fail-on-warning --keep-going --quiet \
-		--doctree-dir build/doctrees docs build/html
+		--define nb_execution_mode=$(NOTEBOOKS) --doctree-dir build/doctrees docs build/html
 	@echo "The site: build/html/index.html"
 
 # The page's TypeScript, checked, built into page/static and tested. Needs Node.js 20 or later, which
