@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import multiprocessing
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -136,7 +135,7 @@ def open_executor(scheduler: str | None = None, workers: int | None = None) -> I
 
 def _forks() -> dict[str, str]:
     """Return the setting that makes workers forks of one process that has imported what they need."""
-    if _FORKS not in multiprocessing.get_all_start_methods():
+    if sys.platform != "linux":  # macOS's own libraries may not live through a fork.
         return {}
     from distributed.utils import get_mp_context
 
