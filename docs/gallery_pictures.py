@@ -79,7 +79,7 @@ def page(made: Mapping[str, list[str]], folder: str) -> str:
         "",
         f"Each is drawn by `i2am figure run.zarr --kinds KIND --width {WIDTH}`, or in Python by the function of",
         "its name in `i2am.analysis.figures`; all options: [analysis.md](../how-to/analysis.md#figures). Left the",
-        "doughnut of `i2am demo`; right a cat whose attention was laid down by hand over pictures that are",
+        "doughnut of `i2am demo`; right a cat whose attention was made by hand, over pictures that are",
         "not square, with two references and text. Made by `python docs/gallery_pictures.py`.",
         "",
     ]

@@ -1,4 +1,4 @@
-"""I²AM: which generated regions draw on the reference, and which of its parts were used.
+"""I²AM: which generated regions use the reference, and which of its parts were used.
 
 The stages are ``i2am.capture``, ``i2am.analysis``, ``i2am.viewer`` and ``i2am.page``; they meet in the store that
 ``i2am.schemas`` describes. Importing this package loads none of them: stages and public names come

@@ -48,7 +48,7 @@ R2G: Final = Direction(
     "generated",
     "inpainting_mask",
     "imacs_g",
-    "R2G: generated regions that draw on the reference",
+    "R2G: generated regions that use the reference",
 )
 G2R: Final = Direction(
     "g2r",

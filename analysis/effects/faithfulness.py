@@ -98,7 +98,7 @@ def score_effects(
     out: str | Path | None = None,
     overwrite: bool = False,
 ) -> pd.DataFrame:
-    """Hold the maps of each sample against its measured effects, and return one tidy table.
+    """Compare the maps of each sample with its measured effects, and return one tidy table.
 
     Parameters
     ----------

@@ -287,7 +287,7 @@ def cell_order(
     seed: int = 0,
     **selection: Any,
 ) -> list[int]:
-    """Return in which order regions of the reference are to be cut, from the first on.
+    """Return the order in which to cut the regions of the reference.
 
     Parameters
     ----------

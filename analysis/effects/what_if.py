@@ -34,7 +34,7 @@ def what_if(
     guidance: str = CONDITIONAL,
     grid: Grid | None = None,
 ) -> xr.Dataset:
-    """Return how much attention would move if the tokens of a region weighed `scale` times as much.
+    """Return how attention would change if the tokens of a region weighed `scale` times as much.
 
     Parameters
     ----------
@@ -68,8 +68,8 @@ def what_if(
     -----
     With p the share before, the one after is ``scale * p / (1 - p + scale * p)``: a softmax whose logits
     at these tokens have ``log(scale)`` added. That is exact for one layer at one step, for its attention.
-    It leaves out what the tokens' values write, so it is no measure of the picture; and that all later
-    layers and steps would have other queries. What really changes is measured by ``i2am causal``.
+    It leaves out the tokens' values, so it does not measure the picture; and it leaves out that all later
+    layers and steps would have other queries. ``i2am causal`` measures what really changes.
 
     Examples
     --------

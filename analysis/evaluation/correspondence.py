@@ -96,8 +96,8 @@ def score_points(
     Notes
     -----
     PCK, the percentage of correct keypoints: Yang & Ramanan, Articulated human detection with flexible
-    mixtures of parts, 2013. Its radius is there a share of the object's size: give that as the column
-    radius.
+    mixtures of parts, 2013. There the radius is a share of the object's size: give it in
+    the column ``radius``.
 
     Examples
     --------

@@ -108,9 +108,9 @@ def picture_quality(
     Notes
     -----
     SSIM as Wang et al. 2004 define it: a Gaussian window of 1.5 pixels, 11 x 11, K1 = 0.01, K2 = 0.03;
-    of each color, and their mean. Inside a mask it is the mean of the SSIM map, weighed by the mask; PSNR
-    there is of the mean square error so weighed. A painted region is a small part of many images: whole
-    values mostly tell of what was not painted.
+    of each color, and their mean. Inside a mask it is the mean of the SSIM map, weighted by the mask;
+    PSNR there uses the mean square error, weighted in the same way. In many images the painted region is
+    small, so that values of the whole image mostly measure what was not painted.
 
     Examples
     --------
@@ -178,9 +178,9 @@ def picture_distances(
 
     Notes
     -----
-    FID is biased upwards the more, the fewer the pictures are: compare values of as many alone, and of no
-    fewer than some thousand. KID (here with 100 subsets of 1,000 pictures, or of half of the pictures where
-    they are fewer, drawn the same at every call) is not.
+    FID is biased upwards, and more so with fewer pictures: compare only values of equally many pictures,
+    at least a few thousand. KID (here with 100 subsets of 1,000 pictures, or of half of the pictures where
+    they are fewer, drawn the same at every call) is not biased.
 
     Examples
     --------

@@ -162,7 +162,7 @@ FIGURES: Final[dict[str, FigureKind]] = {
     "overview": FigureKind(
         "i2am.analysis.figures.maps:overview",
         "The images, and the maps averaged over layers, steps and heads: R2G shows which generated "
-        "regions draw on the reference, G2R which parts of the reference were used.",
+        "regions use the reference, G2R which parts of the reference were used.",
     ),
     "tlam": FigureKind(
         "i2am.analysis.figures.maps:tlam",
@@ -216,7 +216,7 @@ FIGURES: Final[dict[str, FigureKind]] = {
     ),
     "references": FigureKind(
         "i2am.analysis.figures.reference_shares:references",
-        "Which reference each patch reads most, the stronger the surer.",
+        "Which reference each patch reads most; the color is stronger where the others are read less.",
         exists=_has_shared_references,
         is_in_report=False,
         takes=_SELECTION,

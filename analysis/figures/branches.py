@@ -38,8 +38,8 @@ def guidance(
 ) -> Figure:
     """Draw the unified maps of each branch of guidance, on one scale.
 
-    Whether attention leaves the mask without the condition shows at a glance, and in numbers: the
-    titles tell the share inside the mask, where one is stored.
+    The titles tell the share of attention inside the mask, where one is stored, so that the branches can
+    be compared in numbers, too.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ _OPACITY_OVER_IMAGE = 0.6
 def plot_map(
     attention: xr.DataArray, *, image: xr.DataArray | NDArray[Any] | None = None, **options: Any
 ) -> Any:
-    """Plot a map, or one panel for each of several, as its image stands: y downwards, square pixels.
+    """Plot a map, or one panel for each of several, the same way up as its image, y downwards.
 
     For a look in a notebook; the figures of `i2am.analysis.figures` are for a paper.
 

@@ -39,7 +39,7 @@ def references(
     style: FigureStyle = DEFAULT_STYLE,
     **selection: Any,
 ) -> Figure:
-    """Draw each patch in the color of the reference that it reads most, the stronger the surer.
+    """Draw each patch in the color of the reference that it reads most.
 
     Parameters
     ----------
@@ -58,8 +58,8 @@ def references(
 
     Notes
     -----
-    A patch is sure of its reference as far as the entropy of its shares, divided by that of equal
-    shares, is below 1.
+    The color of a patch is the stronger, the further the entropy of its shares, divided by that of
+    equal shares, is below 1.
     """
     mass = source_mass(sample, **selection).mean((LAYER, STEP))
     most, computed = dask.compute(most_read(mass), mass)

@@ -87,8 +87,8 @@ def two_hop(
     A[patch, reference]; through the text it is the sum over text tokens of A[patch, text] in layer l,
     times the mean of A[text, reference] over the layers before l. So both are shares of what a
     patch reads, if the text holds what it read, in equal parts by layer. The text's own content, and
-    what residual connections keep of it, is not known to attention: the share is an upper bound of
-    this road, not a measured effect.
+    what residual connections keep of it, does not show in attention: the share is an upper bound
+    of this road, not a measured effect.
 
     Examples
     --------

@@ -109,8 +109,8 @@ def sram(
     Notes
     -----
     ``softmax_R(S)[p, :]``, for a region of the reference ``softmax_P(S)[:, r]``; resized and clamped
-    at 0 before the means over layers, steps and heads. Many regions share what is read and the
-    exponential, so that they cost little more than one.
+    at 0 before the means over layers, steps and heads. Many regions share the reads and the
+    exponentials, so that they cost little more than one.
 
     Examples
     --------

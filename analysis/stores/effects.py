@@ -245,7 +245,7 @@ def effect_size(effect: xr.DataArray) -> xr.DataArray:
 
 
 def effect_share(effect: xr.DataArray, ceiling: xr.DataArray) -> xr.DataArray:
-    """Return the size of effects as shares of the effect of cutting all there is.
+    """Return the size of effects as shares of the effect of cutting the whole reference.
 
     Parameters
     ----------

@@ -126,10 +126,10 @@ def capture_manifest(
     """Generate and capture each row of a manifest.
 
     Complete samples are skipped, unfinished ones captured again. A sample that fails is marked as
-    failed in the store, and the next one follows; but after two in a row that the store did not take,
-    no further one is tried. A sample whose own metadata in the store cannot be read fails, too, and is
-    left as it is: whether it was complete cannot be told. One run has one setting: with other settings
-    than its samples have, the run is not continued.
+    failed in the store, and the next one follows; but after two in a row that could not be written to
+    the store, no further one is tried. A sample whose own metadata in the store cannot be read fails,
+    too, and is left as it is, since it may be complete. All samples of a run have the same settings:
+    with other settings the run is not continued.
 
     Parameters
     ----------

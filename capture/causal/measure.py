@@ -47,7 +47,7 @@ _CURVE_PARTS = 8
 
 @dataclass(frozen=True)
 class EffectOptions:
-    """What is measured.
+    """What `knock_out` measures.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class EffectOptions:
     forced_steps : sequence of int, optional
         None spreads four over the run.
     guidance : {"conditional", "both"}
-        The guidance branches in which is cut.
+        The guidance branches in which tokens are cut.
     batch : int
         Number of images that one call paints.
 
@@ -258,9 +258,9 @@ def knock_out(
 
     Notes
     -----
-    ``floor`` is what changes when nothing can: the keys in another order, which is rounding. ``ceiling``
-    is the effect of cutting all reference tokens in all layers: an effect below the floor is none, and
-    one of the ceiling's strength is all that the picture owes to the reference's tokens.
+    ``floor`` is the effect of the keys in another order, which changes rounding alone. ``ceiling`` is the
+    effect of cutting all reference tokens in all layers. An effect below the floor counts as none, and
+    one as large as the ceiling is the whole effect of the reference's tokens.
 
     Examples
     --------

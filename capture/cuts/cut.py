@@ -79,9 +79,9 @@ def cut(
 
     Notes
     -----
-    A cut shows what the picture owes to the tokens by attention: what the model reads of the reference
-    elsewhere (in its latents, channels or embeddings) stays. In a layer with one token, cutting it makes
-    the layer's contribution zero, which asks another question than where the model looks.
+    A cut shows how the tokens act on the picture through attention: what the model reads of the
+    reference elsewhere (in its latents, channels or embeddings) stays. In a layer with one token, a cut
+    makes the layer's contribution zero, which says nothing about where the model looks.
 
     Examples
     --------

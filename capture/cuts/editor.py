@@ -38,7 +38,7 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """One intervention: reference tokens that are taken out of the attention, or weighed otherwise.
+    """One intervention: reference tokens that are taken out of the attention, or get another weight.
 
     Parameters
     ----------

@@ -386,7 +386,7 @@ TOP, BOTTOM = (0, 0, 0.5, 1), (0.5, 0, 1, 1)
 LEFT, RIGHT = (0, 0, 1, 0.5), (0, 0.5, 1, 1)
 _HALF = "as many as the generated part has patches"
 _SHARES = "the generated patches, the rest of the canvas"
-_BY_YOU = "by you, as a part of the canvas"
+_BY_YOU = "placed by you on the canvas"
 
 
 def _refuse_refining(call: RunningCall) -> None:
@@ -450,8 +450,8 @@ register(
             tokens=_HALF,
             grid="the right half's",
             shares=f"{_SHARES}, padding, text",
-            prepared="by you, to the size of the generated image",
-            unseen="its last steps where they refine: there is no reference in them",
+            prepared="resized by you to the size of the generated image",
+            unseen="its last steps if they refine: the model does not read the reference in them",
             example=(
                 'with capture(pipe, "run.zarr", sample="cat", steps=slice(0, 19)) as recording:\n'
                 "    image = pipe(prompt, image=picture, num_inference_steps=28,\n"
@@ -463,10 +463,14 @@ register(
     )
 )
 for _name, _serves, _unseen in (
-    ("icedit", "by its name: ICEdit on `FluxFillPipeline`, reference left, target right", "–"),
+    (
+        "icedit",
+        "if you name the profile: ICEdit on `FluxFillPipeline`, reference left, target right",
+        "–",
+    ),
     (
         "in-context-lora",
-        "by its name: FLUX with an in-context LoRA and two panels, reference left, target right",
+        "if you name the profile: FLUX with an in-context LoRA and two panels, reference left, target right",
         "that the left panel may be generated, too",
     ),
 ):

@@ -108,7 +108,7 @@ _SAMPLED = """\
 with capture(model, "run.zarr", sample="one") as recording:
     latents, _ = sampler.sample(50, 1, shape, conditioning, **settings)
     recording.add_images(generated=decode(latents), reference=reference)"""
-_BY_YOU = "by you: a picture must have the shape of its tokens' grid, or its box is given"
+_BY_YOU = "prepared by you: a picture must have the shape of its tokens' grid, or you give its box"
 _ONE_TOKEN = "which part of the reference is used: one token has no parts"
 
 # The last one that serves a target is taken: each is a special case of those before it.

@@ -133,7 +133,7 @@ def first_frame(
 
 
 def latent_video(denoiser: Any, call: DenoiserCall) -> VideoTokens:
-    """Return how a video lies that is given as latents, dims (batch, channel, frame, y, x).
+    """Return the layout of a video that is given as latents, dims (batch, channel, frame, y, x).
 
     Parameters
     ----------
@@ -328,7 +328,7 @@ register(
         is_batched=False,
         prepares=_prepared,
         notes=ModelNotes(
-            serves="Wan 2.2 image-to-video: 14B (both transformers) and 5B; named, also Wan 2.1",
+            serves="Wan 2.2 image-to-video: 14B (both transformers) and 5B; if you name the profile, also Wan 2.1",
             tokens="those of one latent frame: a token for 16 × 16 pixels, of the 5B for 32 × 32",
             grid="the frame's",
             shares="the other frames",
@@ -592,8 +592,8 @@ register(
         prepares=_prepared,
         notes=ModelNotes(
             serves=(
-                "HunyuanVideo image-to-video, with replaced tokens and with further channels; named, "
-                "also 1.5"
+                "HunyuanVideo image-to-video, with replaced tokens and with further channels; "
+                "if you name the profile, also 1.5"
             ),
             tokens="those of one latent frame: a token for 16 × 16 pixels",
             grid="the frame's",

@@ -87,13 +87,13 @@ register(
         is_batched=False,
         prepares=_prepared,
         notes=ModelNotes(
-            serves="FLUX.3, which is a modular pipeline, and its distilled kin; one picture or several",
+            serves="FLUX.3, which is a modular pipeline, and its distilled versions; one picture or several",
             tokens="a token for 16 × 16 pixels",
             grid="the image's",
             shares="text, the generated patches, other references",
             prepared=(
-                "one is padded by its reflection to multiples of 16; several are made smaller if they have "
-                "more than 1024 × 1024 pixels, then cropped in the middle"
+                "padded by its reflection to multiples of 16 if it is the only one; several are made "
+                "smaller if they have more than 1024 × 1024 pixels, then cropped in the middle"
             ),
             unseen="the picture as the prompt's rewriting by a language model saw it",
             example="""\

@@ -284,7 +284,7 @@ def _mimicbrush_prepares(call: RunningCall) -> Preparation | None:
 
 _OWN_GRID = "the layer's own"
 _OWN_PATCHES = "the generated patches"
-_BY_YOU = "by you, to the size of the generated image"
+_BY_YOU = "resized by you to the size of the generated image"
 
 register(
     Profile(
@@ -292,7 +292,7 @@ register(
         (),
         garment_network,
         notes=ModelNotes(
-            serves="by its name: a UNet whose `attn1` reads [own patches, reference's patches]",
+            serves="if you name the profile: a UNet whose `attn1` reads [own patches, reference's patches]",
             tokens="as many as the layer has patches",
             grid=_OWN_GRID,
             shares=_OWN_PATCHES,

@@ -81,7 +81,7 @@ register(
             tokens="32",
             grid="–",
             shares="the generated patches",
-            prepared="encoded before the pipeline is called: not known, and no token is a place",
+            prepared="encoded before the pipeline is called, so that i2am does not know how it was prepared",
             unseen="which part of the reference is used: all 32 tokens are made of one embedding",
             example="""\
 embeds, negative = prior(prompt=prompt, image=reference).to_tuple()

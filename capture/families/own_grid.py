@@ -139,7 +139,7 @@ def _holds(part: str) -> Callable[[Any, nn.Module], bool]:
 
 
 _OWN_GRID = "the layer's own"
-_BY_YOU = "by you, to the size of the generated image"
+_BY_YOU = "resized by you to the size of the generated image"
 _MIXED = "what the ControlNet took from the noisy latents: its features mix both"
 _EXAMPLE = (
     'with capture(pipe, "run.zarr", sample="street") as recording:\n'
@@ -192,7 +192,7 @@ register(
             tokens="1 + 144",
             grid="1 + 12 × 12, of RAM's encoder",
             shares="–",
-            prepared="by you, squashed to a square, as its scripts do",
+            prepared="resized by you to a square, as its scripts do",
             unseen="what its ControlNet adds to the UNet's features, and the tags that RAM finds",
             example=(
                 'with capture(pipe, "run.zarr", sample="street") as recording:\n'

@@ -41,7 +41,7 @@ register(
         calls=(CONDITIONAL, CONDITIONAL),  # The reference's run, then the generated image's.
         prepares=stretched,  # To the size of the generated image.
         notes=ModelNotes(
-            serves="the community's `StableDiffusionReferencePipeline` and its kin",
+            serves="the community's `StableDiffusionReferencePipeline` and pipelines like it",
             tokens="as many as the layer has patches",
             grid="the layer's own",
             shares="the generated patches",

@@ -198,7 +198,7 @@ register(
             tokens="any but a text encoder's",
             grid="a square, maybe after one special token; others –",
             shares="–",
-            prepared="by you: a picture must have the shape of its tokens' grid, or its box is given",
+            prepared="prepared by you: a picture must have the shape of its tokens' grid, or you give its box",
             unseen="what you put into the latents, channels or embeddings beside them",
             example="""\
 with capture(unet, "run.zarr", sample="one") as recording:

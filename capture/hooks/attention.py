@@ -65,8 +65,9 @@ Layout = Callable[[int, tuple[int, int]], ReferenceLayout]
 def square_layout(tokens: int, _query_grid: tuple[int, int] | None = None) -> ReferenceLayout:
     """Return the layout of a vision transformer's tokens: a square, with or without a class token.
 
-    Other numbers of tokens have no grid. That a count is a square's does not make the tokens one:
-    where nobody says how the picture is prepared, it must be a square, too, or it is refused.
+    Other numbers of tokens have no grid. A square number of tokens does not prove that
+    they fill a square: if the profile does not say how the picture is prepared, the picture must be
+    a square, too, or it is refused.
 
     Examples
     --------
@@ -85,8 +86,8 @@ def square_layout(tokens: int, _query_grid: tuple[int, int] | None = None) -> Re
 def query_grid_layout(_tokens: int, query_grid: tuple[int, int]) -> ReferenceLayout:
     """Return the layout of tokens that lie as the layer's own queries do.
 
-    So it is where a network beside the denoiser computes the reference's features at each of its
-    levels. A layer with another number of tokens is refused.
+    They lie so if a second network beside the denoiser computes the reference's features at each
+    of its levels. A layer with another number of tokens is refused.
 
     Examples
     --------
@@ -136,7 +137,7 @@ class ReferenceKeys:
 
 @dataclass(frozen=True)
 class TextTokens:
-    """The text that shares a softmax with the reference: the indirect road leads through it.
+    """The text that shares a softmax with the reference, which reaches patches through it, too.
 
     Parameters
     ----------

@@ -175,7 +175,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class SeenPart:
-    """A known part of a picture whose size the model's call told.
+    """A known part of a picture, whose size is known from the model's call.
 
     Parameters
     ----------

@@ -134,7 +134,7 @@ _profiles: dict[str, Profile] = {}
 def register(profile: Profile) -> Profile:
     """Make a profile findable by its name and classes, and return it.
 
-    Of several profiles that serve a target, the last one that was registered is taken.
+    If several profiles serve a target, the one that was registered last is used.
 
     Parameters
     ----------

@@ -34,7 +34,7 @@ _IDENTIFIER = "__guidance_identifier__"
 
 @dataclass(frozen=True)
 class RunningCall:
-    """What is known of the running call when it first reads the reference, of one sample.
+    """What is known of one sample's call when it first reads the reference.
 
     Parameters
     ----------

@@ -81,7 +81,7 @@ def _add_making(group: Any) -> None:
     group.add_argument(
         "--weights",
         choices=LAYER_WEIGHTS,
-        help="weigh each layer by its measured effect; default: all layers count alike",
+        help="weight each layer by its measured effect; default: all layers count alike",
     )
     add_option(group, "--effects", adds="for --weights; default: beside the run")
 

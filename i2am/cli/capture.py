@@ -113,8 +113,8 @@ def _add_keeping(group: Any) -> None:
     group.add_argument(
         "--text-roads",
         action="store_true",
-        help="store what the text reads of the reference, and the patches of the text, too, where "
-        "they share a softmax",
+        help="store what the text reads of the reference, and what the patches read of the text, "
+        "too, where they share a softmax",
     )
     group.add_argument(
         "--memory",

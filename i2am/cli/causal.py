@@ -110,12 +110,12 @@ def _add_measuring(group: Any) -> None:
         "--guidance",
         choices=GUIDANCE_OPTIONS,
         default="conditional",
-        help="guidance branches in which is cut",
+        help="guidance branches in which tokens are cut",
     )
     group.add_argument(
         "--direct",
         action="store_true",
-        help="measure direct effects, too: of single steps, each begun as the uncut run had it",
+        help="measure direct effects, too: of single steps, each begun from the uncut run's latents",
     )
     group.add_argument(
         "--direct-steps",

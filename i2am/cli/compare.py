@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
         commands,
         "compare",
         _compare,
-        "compare two runs: attention of B less that of A",
+        "compare two runs: attention of B minus that of A",
         examples=(
             "i2am compare with.zarr without.zarr",
             "i2am compare with.zarr without.zarr --out comparison --confidence 0.99",

@@ -121,7 +121,7 @@ def _add_details(group: Any) -> None:
     group.add_argument(
         "--ome-version",
         choices=("0.5", "0.6"),
-        help="of --ome-zarr; 0.6 is a draft, which napari's reader places better; default: 0.5",
+        help="version of --ome-zarr; 0.6 is a draft that napari's reader places right; default: 0.5",
     )
     group.add_argument(
         "--frames-per-second",

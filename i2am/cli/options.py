@@ -102,8 +102,8 @@ SHARED: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         },
         "--no-fsync": {
             "action": "store_true",
-            "help": "do not wait until each sample is on the disk; faster, and safe where no power "
-            "cut can hurt the file system",
+            "help": "do not wait until each sample is on the disk; faster, but a power cut can "
+            "damage samples",
         },
         "--overwrite": {"action": "store_true", "help": "replace what is there already"},
         "--polarity": {

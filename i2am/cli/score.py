@@ -87,7 +87,7 @@ def _add_imacs(group: Any) -> None:
     group.add_argument(
         "--premask",
         action="store_true",
-        help="IMACS_r of G2R times the mask, as the authors' code has it",
+        help="multiply G2R by the mask before IMACS_r, as the authors' code does",
     )
 
 
@@ -102,7 +102,7 @@ def _add_effects(group: Any) -> None:
     group.add_argument(
         "--effect-kind",
         choices=EFFECT_KINDS,
-        help="which effect of a region the maps are held against; default: total",
+        help="which effect of a region the maps are compared with; default: total",
     )
     group.add_argument(
         "--effects-out",

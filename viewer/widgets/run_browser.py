@@ -39,7 +39,7 @@ from i2am.viewer.widgets.qt import Background, make_button, plain_label
 __all__ = ["RunBrowser"]
 
 _MAPS_TIP: Final = (
-    "R2G, over the generated image: where it draws on the reference.\n"
+    "R2G, over the generated image: where it uses the reference.\n"
     "G2R, over the reference: which parts of it were used."
 )
 _WITHIN_TIP: Final = (
