@@ -238,7 +238,7 @@ FIGURES: Final[dict[str, FigureKind]] = {
         exists=_has_mask,
         is_in_report=False,
         is_of_run=True,
-        missing="It is held against a mask: capture with one, an inpainting mask or a reference's.",
+        missing="It is compared with a mask: capture with one, an inpainting mask or a reference's.",
     ),
     "roads": FigureKind(
         "i2am.analysis.figures.text_roads:roads",

@@ -51,7 +51,7 @@ def add(commands: Any) -> None:
         "--out",
         type=new_path,
         metavar="DIR",
-        help="folder for tables, maps of differences and figures; default: print alone",
+        help="folder for tables, maps of differences and figures; default: only print",
     )
     add_option(command, "--overwrite")
     command.add_argument(

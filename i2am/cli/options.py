@@ -45,7 +45,7 @@ SHARED: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "default": "picture",
             "metavar": "COLUMN",
             "help": "samples that an interval draws together: of the same picture whatever the seed "
-            "(picture), none (sample), or those alike in a column of the run's table",
+            "(picture), none (sample), or those with one value in a column of the run's table",
         },
         "--confidence": {
             "type": share,

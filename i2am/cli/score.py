@@ -49,7 +49,7 @@ def add(commands: Any) -> None:
         "--out",
         type=new_path,
         metavar="FILE.csv",
-        help="table of each sample's scores to write, .csv or .parquet; default: print alone",
+        help="table of each sample's scores to write, .csv or .parquet; default: only print",
     )
     heads = command.add_argument(
         "--heads-out",
@@ -108,7 +108,7 @@ def _add_effects(group: Any) -> None:
         "--effects-out",
         type=new_path,
         metavar="FILE.csv",
-        help="table of --effects to write, .csv or .parquet; default: print alone",
+        help="table of --effects to write, .csv or .parquet; default: only print",
     )
     randomized = group.add_argument(
         "--randomized",

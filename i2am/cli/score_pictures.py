@@ -56,7 +56,7 @@ def add_pictures(group: Any) -> None:
         "--quality-out",
         type=new_path,
         metavar="FILE.csv",
-        help="table of --quality by sample to write, .csv or .parquet; default: print alone",
+        help="table of --quality by sample to write, .csv or .parquet; default: only print",
     )
 
 

@@ -50,7 +50,7 @@ def add_points(group: Any) -> None:
         "--points-out",
         type=new_path,
         metavar="FILE.csv",
-        help="table of --points to write, .csv or .parquet; default: print alone",
+        help="table of --points to write, .csv or .parquet; default: only print",
     )
 
 
