@@ -51,7 +51,7 @@ def add(commands: Any) -> None:
         required=True,
         type=new_address,
         metavar="RUN.zarr",
-        help="run to write; complete samples of one that is there are kept",
+        help="run to write; the complete samples of an existing run are kept",
     )
     add_option(command, "--overwrite", adds="else complete samples are skipped")
     add_loading(command.add_argument_group("loading the model"), weights=True)
@@ -68,7 +68,7 @@ def _add_generation(group: Any) -> None:
         type=seed,
         default=0,
         metavar="N",
-        help="seed of the first row, and one more for each further row, where a row names none",
+        help="seed of the first row, and one more for each further row; a row's own seed replaces it",
     )
     add_option(group, "--argument")
     add_option(group, "--batch-size", default=1)
@@ -102,13 +102,13 @@ def _add_keeping(group: Any) -> None:
         choices=REPRESENTATION_OPTIONS,
         default="auto",
         help="store queries and keys (factors), their products (logits), whichever is smaller "
-        "(auto), or maps alone, which cannot be asked for single patches",
+        "(auto), or maps alone, which show no single patches",
     )
     group.add_argument(
         "--dtype",
         choices=STORED_DTYPES,
         default="float16",
-        help="numbers to store; a layer with a value beyond float16 is float32 all the same",
+        help="type of the stored numbers; a layer with a value beyond float16 is stored as float32",
     )
     group.add_argument(
         "--text-roads",
@@ -121,7 +121,7 @@ def _add_keeping(group: Any) -> None:
         type=byte_count,
         default=byte_count("2GiB"),
         metavar="SIZE",
-        help="memory for what waits to be written, as 500MB or 2GiB; default: 2GiB",
+        help="memory for data that waits to be written, as 500MB or 2GiB; default: 2GiB",
     )
     add_option(group, "--no-fsync")
 

@@ -131,7 +131,7 @@ def _add_style(group: Any) -> None:
         "--opacity",
         type=_opacity,
         metavar="SHARE",
-        help="of the hottest pixel, above 0, up to 1; default: 0.9",
+        help="opacity of the hottest pixel, above 0, up to 1; default: 0.9",
     )
     add_option(group, "--polarity")
     group.add_argument(

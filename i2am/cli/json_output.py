@@ -14,7 +14,7 @@ __all__ = ["add_json", "print_json", "to_json"]
 def add_json(command: Any) -> None:
     """Add the option that asks for JSON in place of text."""
     command.add_argument(
-        "--json", action="store_true", help="print one JSON document in place of text"
+        "--json", action="store_true", help="print one JSON document instead of text"
     )
 
 

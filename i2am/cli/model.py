@@ -56,7 +56,7 @@ def add_loading(group: Any, *, weights: bool = False, default: str = "") -> None
         "--model-dtype",
         choices=MODEL_DTYPES,
         default=own["dtype"],
-        help=f"numbers that the model computes in{f'; {default}' if default else ''}",
+        help=f"type of the numbers that the model computes with{f'; {default}' if default else ''}",
     )
     group.add_argument(
         "--allow-pickle", action="store_true", help="load weights that could run code, too"
@@ -76,16 +76,16 @@ def add_loading(group: Any, *, weights: bool = False, default: str = "") -> None
         "--ip-adapter-encoder",
         metavar="FOLDER",
         default=own["ip_adapter_encoder"],
-        help="folder of the IP-Adapter's image encoder, beside WEIGHT or, with a slash in it, from "
-        f"the top{f'; {default}' if default else ''}",
+        help="folder of the IP-Adapter's image encoder, beside WEIGHT or, if it has a slash, from "
+        f"the repository's top{f'; {default}' if default else ''}",
     )
     if weights:
         group.add_argument(
             "--randomize-weights",
             type=seed,
             metavar="SEED",
-            help="draw the denoiser's weights anew, each tensor's with its mean and deviation, for a "
-            "baseline; default: the trained ones",
+            help="replace the denoiser's weights by random ones, with each tensor's mean and deviation, "
+            "for a baseline; default: the trained ones",
         )
 
 

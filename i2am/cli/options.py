@@ -33,8 +33,8 @@ SHARED: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "type": call_argument,
             "default": [],
             "metavar": "NAME=VALUE",
-            "help": "an argument of the pipeline's call, as strength=0.8; a value that reads as JSON "
-            "or as a Python literal is one, any other a text; may be repeated",
+            "help": "an argument of the pipeline's call, as strength=0.8; a value in JSON "
+            "or a Python literal is read as such, any other as text; may be repeated",
         },
         "--batch-size": {
             "type": positive,
@@ -51,7 +51,7 @@ SHARED: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "type": share,
             "default": 0.95,
             "metavar": "SHARE",
-            "help": "of the intervals, from 0 to 1",
+            "help": "level of the intervals, from 0 to 1",
         },
         "--denoiser": {
             "metavar": "PATH",
@@ -108,7 +108,7 @@ SHARED: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         "--overwrite": {"action": "store_true", "help": "replace what is there already"},
         "--polarity": {
             "choices": POLARITIES,
-            "help": "what counts most: the most attended (direct), or the least (inverted); default: direct",
+            "help": "what counts most: the highest attention (direct), or the lowest (inverted); default: direct",
         },
         "--profile": {
             "metavar": "NAME",
@@ -130,8 +130,8 @@ SHARED: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         "--shard": {
             "type": shard,
             "metavar": "I/N",
-            "help": "every N-th sample from the I-th on, 0/N to N-1/N; default: as torchrun or Slurm "
-            "say, else all",
+            "help": "every N-th sample from the I-th on, 0/N to N-1/N; default: the share that "
+            "torchrun or Slurm sets, else all",
         },
         "--steps": {
             "type": labels,
@@ -141,7 +141,7 @@ SHARED: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         "--time-groups": {
             "type": positive,
             "metavar": "N",
-            "help": "maps of TLAM, each of equally many steps, and no more than there are steps",
+            "help": "number of TLAM's maps, each of equally many steps; at most the number of steps",
         },
         "--within": {
             "choices": WITHIN,

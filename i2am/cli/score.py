@@ -97,7 +97,7 @@ def _add_effects(group: Any) -> None:
         "--effects",
         nargs="?",
         const=True,
-        adds="the maps are held against it; without an address: beside the run; default: not used",
+        adds="the maps are compared with it; without an address: beside the run; default: not used",
     )
     group.add_argument(
         "--effect-kind",
@@ -114,7 +114,7 @@ def _add_effects(group: Any) -> None:
         "--randomized",
         type=existing_store,
         metavar="RUN.zarr",
-        help="of --effects: the same samples by the same model with random weights; default: none",
+        help="of --effects: a run of the same samples by the same model with random weights; default: none",
     )
     add_earlier_spelling(group, "--randomised", randomized)
 

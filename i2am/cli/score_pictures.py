@@ -33,14 +33,14 @@ def add_pictures(group: Any) -> None:
         "--quality",
         type=existing_path,
         metavar="PATH",
-        help="true pictures of the generated images' size: a folder with SAMPLE.png, or a manifest with "
-        "a column of files; default: none",
+        help="true pictures, as large as the generated images: a folder with SAMPLE.png, or a manifest "
+        "with a column of files; default: none",
     )
     group.add_argument(
         "--truth-column",
         default="truth",
         metavar="COLUMN",
-        help="of a manifest at --quality: which column names the true pictures",
+        help="of a manifest at --quality: the column that names the true pictures",
     )
     group.add_argument(
         "--metrics",

@@ -36,7 +36,7 @@ def add_points(group: Any) -> None:
         choices=_KEPT,
         default=(),
         metavar="DIM",
-        help=f"of --points: what has rows of its own, of {', '.join(_KEPT)}; default: none, the mean",
+        help=f"of --points: a row for each of these, of {', '.join(_KEPT)}; default: none, the mean",
     )
     group.add_argument(
         "--alpha",

@@ -32,7 +32,7 @@ def _add_info(commands: Any) -> None:
         commands,
         "info",
         _info,
-        "tell what is in a store",
+        "show what is in a store",
         examples=("i2am info run.zarr", "i2am info run.zarr/shirt-001 --json"),
     )
     command.add_argument("store", type=existing_store, metavar="STORE", help=_ANY_STORE)
@@ -68,7 +68,7 @@ def _add_repair(commands: Any) -> None:
         "store", type=existing_store, metavar="STORE", help="run, maps or measured effects"
     )
     command.add_argument(
-        "--quick", action="store_true", help="do not read every value, metadata and sizes alone"
+        "--quick", action="store_true", help="do not read every value, only metadata and sizes"
     )
     command.add_argument(
         "--apply",

@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
         commands,
         "tokens",
         _tokens,
-        "say which tokens of a model's layers are what",
+        "show what the tokens of a model's layers stand for",
         ["capture"],
         examples=(
             "i2am tokens i2am-tiny",
@@ -31,8 +31,8 @@ def add(commands: Any) -> None:
     add_option(
         command,
         "--manifest",
-        adds="one step is run on its first row, which tells how many tokens there are; default: no "
-        "run, but for i2am-tiny",
+        adds="one step is run on its first row, to count the tokens; default: no "
+        "run, except for i2am-tiny",
     )
     add_option(command, "--profile")
     add_loading(command.add_argument_group("loading the model"))

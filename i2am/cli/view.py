@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
         "--sample",
         type=sample_name,
         metavar="SAMPLE",
-        help="the one that is shown first; default: the run's first",
+        help="sample that is shown first; default: the run's first",
     )
 
 
