@@ -144,7 +144,7 @@ def check_new_file(path: str | Path, *, overwrite: bool) -> Path:
         msg = f"Expected a file, got a device, pipe or socket, at {path}. Name another."
         raise StoreError(msg)
     if path.exists() and not overwrite:
-        msg = f"Expected no file, got one, at {path}. Allow overwriting or name a new file."
+        msg = f"Expected no file, got one, at {path}. Allow overwriting (--overwrite) or name a new file."
         raise StoreError(msg)
     return path
 

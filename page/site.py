@@ -75,7 +75,7 @@ def export_page(
     content = {name: bundle_bytes(name) or b"" for name in SITE_FILES}
     there = [name for name in ("index.html", "samples.json", *content) if (out / name).exists()]
     if there and not overwrite:
-        msg = f"Expected no earlier page, got {there[0]}, at {out}. Allow overwriting or name a new folder."
+        msg = f"Expected no earlier page, got {there[0]}, at {out}. Allow overwriting (--overwrite) or name a new folder."
         raise StoreError(msg)
     run_url = _checked_url(url, "url") if url else _relative(opened.path, out)
     of_maps = None

@@ -72,7 +72,7 @@ def show(
     StoreError
         If a store is missing or of another kind.
     AnalysisError
-        If there is no such sample.
+        If there is no such sample, or `run` is one sample of a run.
 
     Examples
     --------

@@ -212,6 +212,9 @@ WRONG = [
     _wrong(1, "average maps.zarr --out run.zarr --overwrite", "got something else, at run.zarr"),
     _wrong(1, "average maps.zarr --out notes.txt", "got something else, at notes.txt"),
     _wrong(2, "figure run.zarr --kinds overview tlma", "expected a known value, got 'tlma'. "),
+    _wrong(2, "figure run.zarr --kinds", "expected one of overview, tlam, "),
+    _wrong(2, "figure --kinds", "expected one of overview, tlam, "),
+    _wrong(2, "figure run.zarr --within", "expected one of image, mask, got none"),
     _wrong(2, "report run.zarr --out new.html --scores missing.csv", "found none at 'missing.csv'"),
     _wrong(1, "report run.zarr --out new.html --scores scores.csv", "at scores.csv"),
     # Two runs.

@@ -127,7 +127,11 @@ WRONG = {
         ("run.zarr --out new.html --samples frist", 1, "Did you mean 'first'?"),
         ("run.zarr --out new.html --sort imacs_g", 1, "Expected scores to sort by, got none"),
         ("run.zarr --out new.pdf", 2, "expected a file that ends in .html, got 'new.pdf'"),
-        ("run.zarr --out page.html", 1, "Expected no file, got one, at page.html"),
+        (
+            "run.zarr --out page.html",
+            1,
+            "Expected no file, got one, at page.html. Allow overwriting (--overwrite) or",
+        ),
     ],
     "view": [
         ("run.zarr --sample frist", 1, "Did you mean 'first'?"),

@@ -146,6 +146,14 @@ def test_the_examples_of_a_command_are_right_calls(
         assert build_parser().parse_args(words[1:]).command == command
 
 
+def test_the_examples_of_the_help_of_all_are_right_calls() -> None:
+    parser = build_parser()
+    assert isinstance(parser, Parser)
+    told = parser.format_help().partition("\nexamples:\n")[2]
+    assert [line.strip() for line in told.splitlines()] == list(parser.examples)
+    assert {call.split()[1] for call in parser.examples} <= set(commands())
+
+
 def test_earlier_spellings_work_and_are_not_shown() -> None:
     hidden = {
         (command, name): action.dest

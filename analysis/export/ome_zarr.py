@@ -202,7 +202,7 @@ def _check_output(out: str | Path, *, overwrite: bool) -> Path:
         is_earlier = _is_export(path)
         if not (is_earlier and overwrite):
             found = "an earlier export" if is_earlier else "something else"
-            hint = "Allow overwriting, or name" if is_earlier else "Name"
+            hint = "Allow overwriting (--overwrite) or name" if is_earlier else "Name"
             msg = f"Expected a new folder, got {found}, at {path}. {hint} another folder."
             raise StoreError(msg)
     return path

@@ -54,7 +54,7 @@ def check_outputs(out: str | Path, names: Iterable[str], *, overwrite: bool) -> 
         more = f" and {len(found) - 1} more" if found[1:] else ""
         msg = (
             f"Expected no earlier export, got {found[0]}{more}, at {folder}. "
-            "Allow overwriting or name another folder."
+            "Allow overwriting (--overwrite) or name another folder."
         )
         raise StoreError(msg)
     return folder

@@ -338,7 +338,7 @@ def _check_room(pair: RunPair, out: str | Path, *, overwrite: bool) -> Path:
         more = f" and {len(found) - 1} more" if found[1:] else ""
         msg = (
             f"Expected no earlier comparison, got {found[0]}{more}, at {folder}. "
-            "Allow overwriting or name another folder."
+            "Allow overwriting (--overwrite) or name another folder."
         )
         raise StoreError(msg)
     return folder

@@ -32,7 +32,7 @@ from i2am.analysis.stores.boxes import image_box
 from i2am.analysis.stores.layers import layers_with_reference_grid, sram_layers
 from i2am.schemas import AnalysisError, Box
 
-__all__ = ["Place", "default_points", "looks", "sram", "sram_grid"]
+__all__ = ["Place", "default_points", "looks", "places", "sram", "sram_grid"]
 
 Place = tuple[float, float]
 
@@ -42,7 +42,7 @@ def sram(
     maps: xr.DataTree | None = None,
     style: FigureStyle = DEFAULT_STYLE,
     *,
-    at: Sequence[Place] | None = None,
+    at: Sequence[Place] | Place | None = None,
     **selection: Any,
 ) -> Figure:
     """Draw where picked patches look on the reference, and which patches look at these places.
@@ -54,7 +54,7 @@ def sram(
     maps : DataTree, optional
         Not used: SRAM comes from the sample itself.
     style : FigureStyle
-    at : sequence of (y, x), optional
+    at : sequence of (y, x), or one (y, x), optional
         Places in the generated image, in its pixels; `default_points` if none are given.
     **selection
         ``layers``, ``steps``, ``heads`` and ``guidance``, as in `analyze`.
@@ -65,7 +65,7 @@ def sram(
         As `sram_grid`.
     """
     # On a page fewer patches are shown larger.
-    points = default_points(sample, 3 if style.width is None else 2) if at is None else at
+    points = default_points(sample, 3 if style.width is None else 2) if at is None else places(at)
     maps_of_points = _computed([ask(sample, generated=point, **selection) for point in points])
     peaks = [_peak(values) for values in maps_of_points]
     there = _merged(peaks)
@@ -79,7 +79,7 @@ def sram(
 
 def sram_grid(
     sample: xr.DataTree,
-    points: Sequence[Place] | None = None,
+    points: Sequence[Place] | Place | None = None,
     style: FigureStyle = DEFAULT_STYLE,
     **selection: Any,
 ) -> Figure:
@@ -89,7 +89,7 @@ def sram_grid(
     ----------
     sample : DataTree
         One sample of a run.
-    points : sequence of (y, x), optional
+    points : sequence of (y, x), or one (y, x), optional
         Places in the generated image, in its pixels; `default_points` if none are given.
     style : FigureStyle
     **selection
@@ -105,12 +105,18 @@ def sram_grid(
     --------
     ::
 
-        figure = sram_grid(open_run("run.zarr")["shirt-001"], at=[(20, 12), (40, 30)])
+        figure = sram_grid(open_run("run.zarr")["shirt-001"], [(20, 12), (40, 30)])
     """
-    points = default_points(sample) if points is None else points
+    points = default_points(sample) if points is None else places(points)
     maps = _computed([ask(sample, generated=point, **selection) for point in points])
     title = figure_title(sample, "SRAM", selection)
     return draw((looks(sample, points, maps, style),), style, title)
+
+
+def places(at: Sequence[Place] | Place) -> list[Place]:
+    """Return the places to ask, where one may be given as it is."""
+    several: Any = [at] if len(at) == 2 and not any(map(np.ndim, at)) else at
+    return [tuple(place) for place in several]
 
 
 def looks(

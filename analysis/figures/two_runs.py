@@ -16,7 +16,7 @@ from i2am.analysis.figures.panels import (
     image_size,
     stored_image,
 )
-from i2am.analysis.figures.patch_maps import Place, default_points, looks
+from i2am.analysis.figures.patch_maps import Place, default_points, looks, places
 from i2am.analysis.figures.sheet import draw
 from i2am.analysis.figures.style import DEFAULT_STYLE, FigureStyle
 from i2am.analysis.maps.sram import sram
@@ -31,7 +31,7 @@ def before_after(
     style: FigureStyle = DEFAULT_STYLE,
     *,
     other: xr.DataTree,
-    at: Sequence[Place] | None = None,
+    at: Sequence[Place] | Place | None = None,
     **selection: Any,
 ) -> Figure:
     """Draw what picked patches read in a sample and in the same sample of another run, on one scale.
@@ -45,7 +45,7 @@ def before_after(
     style : FigureStyle
     other : DataTree
         The same sample of another run: after.
-    at : sequence of (y, x), optional
+    at : sequence of (y, x), or one (y, x), optional
         Places in both generated images, in their pixels; four by default.
     **selection
         ``layers``, ``steps``, ``heads`` and ``guidance``, as in `analyze`.
@@ -63,7 +63,7 @@ def before_after(
             f"{sample.name or 'sample'}. Capture both runs at the same size: their places are pixels."
         )
         raise AnalysisError(msg)
-    points = default_points(sample, 2) if at is None else at
+    points = default_points(sample, 2) if at is None else places(at)
     maps_of = {
         when: [sram(one, generated=point, **selection) for point in points]
         for when, one in both.items()

@@ -114,7 +114,11 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; parsed options have a `run` to call."""
     from i2am import __version__
 
-    parser = Parser(prog="i2am", description="Attention attribution for image-to-image diffusion.")
+    parser = Parser(
+        prog="i2am",
+        description="Attention attribution for image-to-image diffusion.",
+        examples=("i2am demo", "i2am serve i2am-demo/run.zarr", "i2am capture --help"),
+    )
     parser.add_argument("--version", action="version", version=f"i2am {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     for command in _COMMANDS:

@@ -63,7 +63,7 @@ def add(commands: Any) -> None:
         action=ListAction,
         choices=_Kinds(),
         metavar="KIND",
-        help="figures to draw, as overview, tlam or sram; another word lists all; default: all",
+        help="figures to draw, as overview, tlam or sram; --kinds alone lists them; default: all",
     )
     command.add_argument(
         "--after",

@@ -76,6 +76,16 @@ class Parser(argparse.ArgumentParser):
         hint = f". Did you mean '--{close[0]}'?" if close else ""
         return f"expected an option of '{self.prog}', got {came}{hint}"
 
+    def _match_argument(self, action: argparse.Action, arg_strings_pattern: str) -> int:
+        """Return how many arguments an option takes; one that has none is told its choices."""
+        try:
+            return super()._match_argument(action, arg_strings_pattern)
+        except argparse.ArgumentError as e:
+            if action.choices is None:
+                raise
+            msg = f"expected one of {', '.join(map(str, action.choices))}, got none"
+            raise argparse.ArgumentError(action, msg) from e
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Raise unless a value is one of the choices; argparse's text lists them all."""
         if action.choices is None or value in action.choices:

@@ -156,6 +156,13 @@ def test_the_widget_answers_messages_with_float32(
     widget.close()
 
 
+def test_a_sample_in_place_of_its_run_is_refused(run: Path) -> None:
+    pytest.importorskip("anywidget")
+    sample: Any = open_run(run)["a"]
+    with pytest.raises(AnalysisError, match=r"Expected a run, got a sample of it, 'a', at run\. Give"):
+        i2am.show(sample)
+
+
 def test_an_unknown_sample_or_another_store_is_refused(run: Path) -> None:
     pytest.importorskip("anywidget")
     with pytest.raises(AnalysisError, match="got 'c', at sample"):

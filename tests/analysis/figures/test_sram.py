@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +54,18 @@ def test_points_that_share_a_patch_are_named_once() -> None:
     sample = case.sample.assign({})
     sample["images"] = xr.DataTree(images)
     assert default_points(sample) == [(20, 21), (20, 24)]
+
+
+def test_one_place_is_asked_as_a_list_of_it_is() -> None:
+    sample = pictured().sample
+    lead, panel = panels_of(sram_grid(sample, (20, 28)))
+    lead_of_list, panel_of_list = panels_of(sram_grid(sample, [(20, 28)]))
+    assert panel.get_title() == panel_of_list.get_title()
+    assert len(lead.texts) == len(lead_of_list.texts)
+    assert brightest(panel) == brightest(panel_of_list)
+    # Two places are no place, whatever holds them.
+    both: Any = np.array([[20, 28], [30, 40]])
+    assert len(panels_of(sram_grid(sample, both))) == 3
 
 
 def test_sram_of_one_token_is_refused() -> None:

@@ -41,7 +41,7 @@ def test_effects_are_a_mapping_of_complete_samples(tmp_path: Path, arrays: Array
     assert list(effects) == ["a"]
     with pytest.raises(StoreError, match="Expected a complete sample, got none named 'c'"):
         effects["c"]
-    with pytest.raises(StoreError, match="Expected a complete sample, got none named 'b'"):
+    with pytest.raises(StoreError, match="Expected a complete sample, got 'b' unfinished"):
         effects["b"]
 
 

@@ -189,10 +189,15 @@ def test_an_address_that_nothing_serves_is_refused() -> None:
 
 def test_an_unknown_sample_names_the_nearest(run_path: Path) -> None:
     run = open_run(run_path)
-    with pytest.raises(StoreError, match=r"none named 'half-done', at .* Known: 'a', 'b'"):
-        run["half-done"]
+    with pytest.raises(StoreError, match=r"none named 'nothing', at .* Known: 'a', 'b'"):
+        run["nothing"]
     with pytest.raises(KeyError, match="Did you mean 'a'"):
         run["aa"]
+
+
+def test_an_unfinished_sample_is_told_from_one_that_is_not_there(run_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"got 'half-done' unfinished, at .*given no images"):
+        open_run(run_path)["half-done"]
 
 
 def test_an_array_without_named_dimensions_is_refused(tmp_path: Path) -> None:
