@@ -159,7 +159,9 @@ def test_the_widget_answers_messages_with_float32(
 def test_a_sample_in_place_of_its_run_is_refused(run: Path) -> None:
     pytest.importorskip("anywidget")
     sample: Any = open_run(run)["a"]
-    with pytest.raises(AnalysisError, match=r"Expected a run, got a sample of it, 'a', at run\. Give"):
+    with pytest.raises(
+        AnalysisError, match=r"Expected a run, got a sample of it, 'a', at run\. Give"
+    ):
         i2am.show(sample)
 
 
