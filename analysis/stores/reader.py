@@ -325,11 +325,15 @@ class StoredSamples(Mapping[str, _Opened], Generic[_Opened]):
     def _complete_group(self, name: str) -> zarr.Group:
         group = self._checked_group(name)
         if group is None:
-            got, hint = f"none named {name!r}", did_you_mean(name, self)
+            msg = (
+                f"Expected a complete sample, got none named {name!r}, at {self.path}. "
+                f"{did_you_mean(name, self)}"
+            )
             if name in sorted_names(self._root):
-                got = f"{name!r} unfinished"
-                hint = "It is being written, was stopped, or was given no images. Wait, or make it anew."
-            msg = f"Expected a complete sample, got {got}, at {self.path}. {hint}"
+                msg = (
+                    f"Expected a complete sample, got {name!r} unfinished, at {self.path}. It is being "
+                    "written, was stopped, or was given no images. Wait, or make it anew."
+                )
             raise _NoSample(msg)
         return group
 
