@@ -117,7 +117,10 @@ def test_both_ways_make_the_same_maps() -> None:
     assert (maps["compiled"].r2g != maps["numpy"].r2g).any()  # They are two ways.
 
 
-def test_little_work_is_done_by_numpy_and_much_loads_the_compiled_code() -> None:
+def test_little_work_is_done_by_numpy_and_much_loads_the_compiled_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("I2AM_ARITHMETIC", raising=False)
     state = arithmetic._State()
     assert state.after(1000).exponentials is arithmetic._NUMPY.exponentials
     state.after(arithmetic._WORTH_LOADING)
