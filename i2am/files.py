@@ -10,7 +10,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,7 @@ __all__ = [
     "check_can_hold_store",
     "check_new_file",
     "check_not_in_store",
+    "check_outputs",
     "folder_written_whole",
     "outputs_written_whole",
     "restore_replaced",
@@ -147,6 +148,37 @@ def check_new_file(path: str | Path, *, overwrite: bool) -> Path:
         msg = f"Expected no file, got one, at {path}. Allow overwriting (--overwrite) or name a new file."
         raise StoreError(msg)
     return path
+
+
+def check_outputs(folder: Path, names: Iterable[str], what: str, *, overwrite: bool) -> None:
+    """Check that outputs of these names can be written into a folder.
+
+    Parameters
+    ----------
+    folder : Path
+    names : iterable of str
+        Of the files and folders in it.
+    what : str
+        What they are together, for the message.
+    overwrite : bool
+        Whether they may be there already.
+
+    Raises
+    ------
+    StoreError
+        If one of them is there and `overwrite` is false.
+    """
+    known = list(names)
+    for name in known:
+        restore_replaced(folder / name)
+    found = [name for name in known if (folder / name).exists()]
+    if found and not overwrite:
+        more = f" and {len(found) - 1} more" if found[1:] else ""
+        msg = (
+            f"Expected no earlier {what}, got {found[0]}{more}, at {folder}. "
+            "Allow overwriting (--overwrite) or name another folder."
+        )
+        raise StoreError(msg)
 
 
 @contextmanager

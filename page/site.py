@@ -14,7 +14,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from i2am.analysis.stores.reader import Run
-from i2am.files import check_not_in_store, outputs_written_whole
+from i2am.files import check_not_in_store, check_outputs, outputs_written_whole
 from i2am.page.document import json_script, page_html, policy
 from i2am.page.report import head_facts, run_data, store_name
 from i2am.page.sample_data import provenance
@@ -73,10 +73,7 @@ def export_page(
         msg = f"Expected a folder, got a file, at {out}. Name another."
         raise StoreError(msg)
     content = {name: bundle_bytes(name) or b"" for name in SITE_FILES}
-    there = [name for name in ("index.html", "samples.json", *content) if (out / name).exists()]
-    if there and not overwrite:
-        msg = f"Expected no earlier page, got {there[0]}, at {out}. Allow overwriting (--overwrite) or name a new folder."
-        raise StoreError(msg)
+    check_outputs(out, ["index.html", "samples.json", *content], "page", overwrite=overwrite)
     run_url = _checked_url(url, "url") if url else _relative(opened.path, out)
     of_maps = None
     if maps_url:

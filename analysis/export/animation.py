@@ -11,7 +11,7 @@ import numpy as np
 
 from i2am.analysis.export.frames import Pixels, check_frames_file, write_frames
 from i2am.analysis.export.pictures import with_pictures
-from i2am.analysis.export.source import ExportSample, Kind, open_source
+from i2am.analysis.export.source import WITH_PICTURES, ExportSample, open_source
 from i2am.schemas import AnalysisError
 from i2am.schemas.directions import DIRECTIONS
 from i2am.storage.addresses import StoreLike
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["export_animation"]
 
-_KINDS: Final[tuple[Kind, ...]] = ("run", "maps")
 _LEVEL: Final = "tlam"
 
 
@@ -88,7 +87,7 @@ def export_animation(
         raise AnalysisError(msg)
     source = open_source(
         store,
-        _KINDS,
+        WITH_PICTURES,
         maps=maps,
         samples=samples,
         levels=[_LEVEL],

@@ -11,14 +11,13 @@ import numpy as np
 import xarray as xr
 
 from i2am.analysis.export.outputs import one_file_or_one_each
-from i2am.analysis.export.source import ExportSample, Kind, open_source
+from i2am.analysis.export.source import ALL_KINDS, ExportSample, open_source
 from i2am.schemas import require
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.storage.addresses import StoreLike
 
 __all__ = ["export_netcdf"]
 
-_KINDS: Final[tuple[Kind, ...]] = ("run", "maps", "average", "differences", "effects")
 # Smaller than it was, and a damaged chunk is told when it is read.
 _FILTERS: Final = {"zlib": True, "complevel": 1, "shuffle": True, "fletcher32": True}
 
@@ -85,7 +84,7 @@ def export_netcdf(
     """
     require("h5netcdf", "to write NetCDF", "export")
     source = open_source(
-        store, _KINDS, maps=maps, samples=samples, levels=levels, selection=selection
+        store, ALL_KINDS, maps=maps, samples=samples, levels=levels, selection=selection
     )
     with one_file_or_one_each(out, ".nc", source.names, overwrite=overwrite) as place_of:
         for sample in source.opened(progress=progress):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
@@ -13,13 +13,11 @@ import xarray as xr
 from numpy.lib import format as npy
 
 from i2am.analysis.export.outputs import one_file_or_one_each
-from i2am.analysis.export.source import ExportSample, Kind, open_source
+from i2am.analysis.export.source import ALL_KINDS, ExportSample, open_source
 from i2am.schemas.dims import LAYER
 from i2am.storage.addresses import StoreLike
 
 __all__ = ["export_numpy"]
-
-_KINDS: Final[tuple[Kind, ...]] = ("run", "maps", "average", "differences", "effects")
 
 
 def export_numpy(
@@ -66,7 +64,7 @@ def export_numpy(
             arrays["shirt-001/r2g/ulam"], arrays["shirt-001/r2g/ulam.dims"]
     """
     source = open_source(
-        store, _KINDS, maps=maps, samples=samples, levels=levels, selection=selection
+        store, ALL_KINDS, maps=maps, samples=samples, levels=levels, selection=selection
     )
     with one_file_or_one_each(out, ".npz", source.names, overwrite=overwrite) as place_of:
         for sample in source.opened(progress=progress):

@@ -9,13 +9,13 @@ from pathlib import Path
 from i2am.files import (
     check_new_file,
     check_not_in_store,
+    check_outputs,
     outputs_written_whole,
-    restore_replaced,
     written_whole,
 )
 from i2am.schemas import StoreError
 
-__all__ = ["check_new_folder", "check_outputs", "one_file_or_one_each"]
+__all__ = ["check_new_folder", "one_file_or_one_each"]
 
 
 def check_new_folder(out: str | Path) -> Path:
@@ -34,28 +34,6 @@ def check_new_folder(out: str | Path) -> Path:
     file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
     if file is not None:
         msg = f"Expected a folder, got a file, at {file}. Name another folder."
-        raise StoreError(msg)
-    return folder
-
-
-def check_outputs(out: str | Path, names: Iterable[str], *, overwrite: bool) -> Path:
-    """Return a folder in which outputs of these names can be written.
-
-    Raises
-    ------
-    StoreError
-        As `check_new_folder`; or if one of them is there and `overwrite` is false.
-    """
-    folder = check_new_folder(out)
-    for name in names:
-        restore_replaced(folder / name)
-    found = [name for name in names if (folder / name).exists()]
-    if found and not overwrite:
-        more = f" and {len(found) - 1} more" if found[1:] else ""
-        msg = (
-            f"Expected no earlier export, got {found[0]}{more}, at {folder}. "
-            "Allow overwriting (--overwrite) or name another folder."
-        )
         raise StoreError(msg)
     return folder
 
@@ -100,7 +78,7 @@ def one_file_or_one_each(
         with written_whole(path) as unfinished:
             yield lambda name: (unfinished, name)
         return
-    known = list(names)
-    files = check_outputs(out, [f"{name}{suffix}" for name in known], overwrite=overwrite)
-    with outputs_written_whole(files) as folder:
+    whole = check_new_folder(out)
+    check_outputs(whole, [f"{name}{suffix}" for name in names], "export", overwrite=overwrite)
+    with outputs_written_whole(whole) as folder:
         yield lambda name: (folder / f"{name}{suffix}", "")

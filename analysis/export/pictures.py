@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import xarray as xr
 
-from i2am.analysis.export.outputs import check_outputs
-from i2am.analysis.export.source import ExportSample, Kind, open_source
-from i2am.files import outputs_written_whole
+from i2am.analysis.export.outputs import check_new_folder
+from i2am.analysis.export.source import WITH_PICTURES, ExportSample, open_source
+from i2am.files import check_outputs, outputs_written_whole
 from i2am.schemas import AnalysisError
 from i2am.schemas.dims import FIRST_STEP, LAST_STEP, LAYER, STEP, TIME
 from i2am.schemas.directions import DIRECTIONS, DirectionName
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["export_pictures", "with_pictures"]
 
-_KINDS: Final[tuple[Kind, ...]] = ("run", "maps")
 _NOT_IN_NAMES: Final = re.compile(r"[^\w.+@=-]")
 _LONGEST_NAME: Final = 150
 
@@ -89,14 +88,15 @@ def export_pictures(
 
     source = open_source(
         store,
-        _KINDS,
+        WITH_PICTURES,
         maps=maps,
         samples=samples,
         levels=levels,
         selection=selection,
         pictures="needed",
     )
-    folder = check_outputs(out, source.names, overwrite=overwrite)
+    folder = check_new_folder(out)
+    check_outputs(folder, source.names, "export", overwrite=overwrite)
     with outputs_written_whole(folder) as unfinished:
         for sample in source.opened(progress=progress):
             (unfinished / sample.name).mkdir()

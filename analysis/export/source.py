@@ -8,29 +8,32 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import dask
 import xarray as xr
 import zarr
 from tqdm.auto import tqdm
 
+from i2am.analysis.inspection.address import RESULT_KINDS, open_any
 from i2am.analysis.maps.analyze import maps_of
 from i2am.analysis.stores.effects import open_effects
 from i2am.analysis.stores.layers import image_under
 from i2am.analysis.stores.reader import Maps, Run, open_maps, open_run, open_tree
 from i2am.analysis.stores.related import find_maps, run_of
-from i2am.schemas import AnalysisError, StoreError, check_schema, did_you_mean
+from i2am.schemas import AnalysisError, StoreError, did_you_mean
 from i2am.schemas.attributes import ATTRIBUTE_KEY
 from i2am.schemas.choices import LEVEL_NAMES, check_choice
 from i2am.schemas.dims import STEP
 from i2am.schemas.directions import DIRECTIONS, DirectionName
-from i2am.storage.addresses import StoreLike, open_group, own_attributes
+from i2am.storage.addresses import StoreLike, own_attributes
 from i2am.storage.inventory import DIGEST
 
 __all__ = [
+    "ALL_KINDS",
     "DEFAULT_LEVELS",
     "PLANES",
+    "WITH_PICTURES",
     "ExportSample",
     "ExportSource",
     "Kind",
@@ -40,6 +43,9 @@ __all__ = [
 
 Kind = Literal["run", "maps", "average", "differences", "effects"]
 Pictures = Literal["none", "found", "needed"]
+ALL_KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+# Stores of one sample's maps each, which lie over pictures of the run.
+WITH_PICTURES: Final[tuple[Kind, ...]] = ("run", "maps")
 
 # A volume has a map of each layer, step and head: gigabytes of a large run, so it is asked for by name.
 DEFAULT_LEVELS: Final = tuple(level for level in LEVEL_NAMES if level != "volume")
@@ -199,7 +205,8 @@ def open_source(
     AnalysisError
         If a level is unknown, or levels or a selection are given for a store that has none.
     """
-    kind = _kind(store)
+    root = open_any(store)
+    kind: Kind = own_attributes(root)["kind"]
     _check_kind(kind, kinds, store)
     asked = None if levels is None else tuple(dict.fromkeys(levels))
     for level in asked or ():
@@ -221,7 +228,7 @@ def open_source(
             "Give the run, or leave the selection out."
         )
         raise AnalysisError(msg)
-    found, known, run = _open(kind, store, maps, given, pictures)
+    found, known, run = _open(kind, store, root, maps, given, pictures)
     names = tuple(known) if samples is None else tuple(dict.fromkeys(samples))
     for name in names if samples is not None else ():
         if name not in known:
@@ -232,27 +239,10 @@ def open_source(
         raise StoreError(msg)
     taken = None if kind == "effects" else asked or DEFAULT_LEVELS
     # What a maps store says of all samples, each sample says itself; of a part it would not be true.
-    own = {} if kind in ("run", "maps") else _attributes(store)
+    own = {} if kind in ("run", "maps") else _attributes(root)
     if pictures == "none":
         run = None
     return ExportSource(kind, names, found, own, taken, asked is not None, run)
-
-
-def _kind(store: StoreLike) -> Kind:
-    """Return a store's kind; what is no store of ours, or a part of one, is refused by who opens it."""
-    own = own_attributes(open_group(store))
-    kind: Any = own.get("kind")
-    if kind in ("average", "differences"):
-        check_schema(own, store)
-    elif kind == "maps":
-        open_maps(store)
-    elif kind == "effects":
-        open_effects(store)
-    else:
-        open_run(store)
-        kind = "run"
-    found: Kind = kind
-    return found
 
 
 def _check_kind(kind: Kind, kinds: Iterable[Kind], store: StoreLike) -> None:
@@ -266,15 +256,15 @@ def _check_kind(kind: Kind, kinds: Iterable[Kind], store: StoreLike) -> None:
         raise StoreError(msg)
 
 
-def _attributes(store: StoreLike) -> dict[str, Any]:
+def _attributes(root: zarr.Group) -> dict[str, Any]:
     """Return what the root says of all samples."""
-    own = own_attributes(open_group(store))
-    return {key: value for key, value in own.items() if key not in _OF_STORE}
+    return {key: value for key, value in own_attributes(root).items() if key not in _OF_STORE}
 
 
 def _open(
     kind: Kind,
     store: StoreLike,
+    root: zarr.Group,
     maps: StoreLike | None,
     selection: Mapping[str, Any],
     pictures: Pictures,
@@ -283,8 +273,8 @@ def _open(
     if kind == "effects":
         effects = open_effects(store)
         return effects, effects, None
-    if kind in ("average", "differences"):
-        groups = _Groups(store)
+    if kind in RESULT_KINDS:
+        groups = _Groups(root)
         return groups, groups, None
     if kind == "maps":
         stored = open_maps(store)
@@ -306,8 +296,8 @@ def _open(
 class _Groups(Mapping[str, xr.DataTree]):
     """The groups of an average or of differences; each is opened when it is asked for."""
 
-    def __init__(self, store: StoreLike) -> None:
-        self._root = open_group(store)
+    def __init__(self, root: zarr.Group) -> None:
+        self._root = root
         self._names = sorted(self._root.group_keys())
 
     def __getitem__(self, name: str) -> xr.DataTree:

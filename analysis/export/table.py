@@ -15,9 +15,9 @@ import pandas as pd
 import xarray as xr
 
 from i2am.analysis.export.source import (
+    ALL_KINDS,
     DEFAULT_LEVELS,
     PLANES,
-    Kind,
     open_source,
 )
 from i2am.analysis.stores.tables import TableWriter, check_table_path, writing_table
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 __all__ = ["export_table", "to_table"]
 
-_KINDS: Final[tuple[Kind, ...]] = ("run", "maps", "average", "differences", "effects")
 # The columns of a cut's box.
 _BOX: Final = ("cut_y0", "cut_x0", "cut_y1", "cut_x1")
 # The columns of each leading dimension: its own label, and what belongs to it.
@@ -110,7 +109,7 @@ def export_table(
     """
     path = check_table_path(out, overwrite=overwrite)
     source = open_source(
-        store, _KINDS, maps=maps, samples=samples, levels=levels, selection=selection
+        store, ALL_KINDS, maps=maps, samples=samples, levels=levels, selection=selection
     )
     dims = _DIMS_OF_EFFECTS if source.levels is None else _dims_of(source.levels)
     with writing_table(path) as write, _gathered(write) as gather:

@@ -24,6 +24,7 @@ from i2am.analysis.stores.tables import write_table
 from i2am.files import (
     check_new_file,
     check_not_in_store,
+    check_outputs,
     outputs_written_whole,
     written_whole,
 )
@@ -333,14 +334,7 @@ def _check_room(pair: RunPair, out: str | Path, *, overwrite: bool) -> Path:
         msg = f"Expected a local folder, got {got}, at {file or out}. Name another folder."
         raise StoreError(msg)
     names = [_TABLE, _SUMMARY, _STORE, *(f"{name}.png" for name in pair.names)]
-    found = [name for name in names if (folder / name).exists()]
-    if found and not overwrite:
-        more = f" and {len(found) - 1} more" if found[1:] else ""
-        msg = (
-            f"Expected no earlier comparison, got {found[0]}{more}, at {folder}. "
-            "Allow overwriting (--overwrite) or name another folder."
-        )
-        raise StoreError(msg)
+    check_outputs(folder, names, "comparison", overwrite=overwrite)
     return folder
 
 
