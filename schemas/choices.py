@@ -20,8 +20,10 @@ __all__ = [
     "LEVEL_NAMES",
     "MODEL_DTYPES",
     "NORMALISATIONS",
+    "PAIR_METRICS",
     "POLARITIES",
     "REPRESENTATION_OPTIONS",
+    "SET_METRICS",
     "STORED_DTYPES",
     "WITHIN",
     "Contrast",
@@ -35,9 +37,11 @@ __all__ = [
     "LevelName",
     "ModelDtype",
     "Normalisation",
+    "PairMetricName",
     "Polarity",
     "Representation",
     "RepresentationOption",
+    "SetMetricName",
     "StoredDtype",
     "Within",
     "check_choice",
@@ -68,6 +72,9 @@ FigureFormat = Literal["png", "pdf", "svg"]
 # The least and the most width of a printed figure: less has no room for a panel and its scale.
 FIGURE_INCHES: Final = (2.0, 20.0)
 LevelName = Literal["ulam", "tlam", "hlam", "llam", "volume", "mass"]
+# How near generated images come to true ones: one by one, and as sets.
+PairMetricName = Literal["ssim", "psnr", "lpips"]
+SetMetricName = Literal["fid", "kid"]
 
 REPRESENTATION_OPTIONS: Final = get_args(RepresentationOption)
 STORED_DTYPES: Final = get_args(StoredDtype)
@@ -84,6 +91,8 @@ CONTRASTS: Final = get_args(Contrast)
 FIGURE_BASES: Final = get_args(FigureBase)
 FIGURE_FORMATS: Final = get_args(FigureFormat)
 LEVEL_NAMES: Final = get_args(LevelName)
+PAIR_METRICS: Final = get_args(PairMetricName)
+SET_METRICS: Final = get_args(SetMetricName)
 
 
 def check_choice(

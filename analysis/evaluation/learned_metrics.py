@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from i2am.schemas import require
 
-__all__ = ["LPIPS", "SET_METRICS", "PairMetric", "lpips_metric", "measure_sets"]
+__all__ = ["LPIPS", "PairMetric", "lpips_metric", "measure_sets"]
 
 LPIPS: Final = "lpips"
-SET_METRICS: Final = ("fid", "kid")
 PairMetric = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
 
 _EXTRA: Final = "metrics"

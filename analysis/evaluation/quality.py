@@ -9,12 +9,12 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from i2am.analysis.evaluation.learned_metrics import (
     LPIPS,
-    SET_METRICS,
     PairMetric,
     lpips_metric,
     measure_sets,
@@ -30,21 +30,20 @@ from i2am.analysis.evaluation.true_pictures import (
 from i2am.analysis.intervals.bootstrap import DEFAULT_CONFIDENCE, check_confidence
 from i2am.analysis.intervals.clusters import Clusters, cluster_labels
 from i2am.analysis.intervals.rank_correlation import rank_correlation
-from i2am.analysis.stores.reader import Run, open_run
+from i2am.analysis.stores.reader import open_run
 from i2am.analysis.stores.tables import check_table_path, write_table
 from i2am.schemas import AnalysisError, did_you_mean
+from i2am.schemas.choices import PAIR_METRICS, SET_METRICS
 from i2am.schemas.directions import R2G
 from i2am.storage.addresses import StoreLike
 
 __all__ = [
-    "METRICS",
     "picture_distances",
     "picture_quality",
     "rank_correlations",
     "ssim_and_psnr",
 ]
 
-METRICS: Final = ("ssim", "psnr", LPIPS)
 _COLUMNS: Final = ("sample", "score", "value")
 _LARGEST: Final = 255
 # Wang et al.'s window: a Gaussian of 1.5 pixels, cut off at 11 x 11.
@@ -121,7 +120,7 @@ def picture_quality(
     >>> sorted(set(table["score"]))
     ['psnr', 'psnr_inside', 'ssim', 'ssim_inside']
     """
-    wanted = _known([metrics] if isinstance(metrics, str) else list(metrics), METRICS)
+    wanted = _known([metrics] if isinstance(metrics, str) else list(metrics), PAIR_METRICS)
     path = None if out is None else check_table_path(out, overwrite=overwrite)
     opened = open_run(run)
     names = list(opened if samples is None else dict.fromkeys(samples))
@@ -131,7 +130,7 @@ def picture_quality(
     rows = [
         (name, score, value)
         for name in tqdm(names, "quality", unit="sample", disable=not progress)
-        for score, value in _of_sample(opened, name, true[name], wanted, distance)
+        for score, value in _of_sample(opened[name], name, true[name], wanted, distance)
     ]
     table = pd.DataFrame(rows, columns=list(_COLUMNS))
     if path is not None:
@@ -199,7 +198,7 @@ def picture_distances(
             "true, at samples and truth. Sets are compared, not pictures."
         )
         raise AnalysisError(msg)
-    generated = (_generated(opened, name) for name in names)
+    generated = (_generated(opened[name], name) for name in names)
     found = measure_sets(
         wanted, generated, iter_pictures(true), min(len(names), len(true)), features
     )
@@ -327,8 +326,8 @@ def _check_complete(names: list[str], true: Any, truth: Truth) -> None:
         raise AnalysisError(msg)
 
 
-def _generated(run: Run, name: str) -> Picture:
-    images = run[name]["images"].dataset
+def _generated(sample: xr.DataTree, name: str) -> Picture:
+    images = sample["images"].dataset
     if R2G.image not in images:
         msg = (
             f"Expected a stored generated image, got none, at {name}. Capture it with "
@@ -339,10 +338,10 @@ def _generated(run: Run, name: str) -> Picture:
 
 
 def _of_sample(
-    run: Run, name: str, truth: Any, metrics: list[str], distance: PairMetric | None
+    sample: xr.DataTree, name: str, truth: Any, metrics: list[str], distance: PairMetric | None
 ) -> Iterator[tuple[str, float]]:
     """Yield the scores of one sample that were asked for."""
-    generated, true = _generated(run, name), read_picture(truth)
+    generated, true = _generated(sample, name), read_picture(truth)
     if generated.shape != true.shape:
         msg = (
             f"Expected a true picture of the generated image's {_size(generated)} pixels, got "
@@ -355,7 +354,7 @@ def _of_sample(
             f"sample {name!r}. SSIM has no meaning there."
         )
         raise AnalysisError(msg)
-    images = run[name]["images"].dataset
+    images = sample["images"].dataset
     mask = images[R2G.mask].to_numpy() / _LARGEST if R2G.mask in images else None
     for score, value in ssim_and_psnr(generated, true, mask):
         if score.removesuffix("_inside") in metrics:

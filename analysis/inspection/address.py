@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import zarr
 
@@ -14,7 +14,7 @@ from i2am.storage.addresses import StoreLike, is_url, open_group, own_attributes
 from i2am.storage.inventory import METADATA_KEY
 from i2am.storage.objects import folder_names
 
-__all__ = ["RESULT_KINDS", "member_names", "open_any", "split_address"]
+__all__ = ["RESULT_KINDS", "Address", "member_names", "open_address", "open_any"]
 
 # Stores that are made of maps: groups of averages, or samples with differences.
 RESULT_KINDS: Final = ("average", "differences")
@@ -36,8 +36,25 @@ def open_any(address: StoreLike) -> zarr.Group:
     return root
 
 
-def split_address(address: StoreLike) -> tuple[StoreLike, str | None]:
-    """Return a store's address, and the name of one of its samples if the address is that of one.
+class Address(NamedTuple):
+    """What an address means.
+
+    Attributes
+    ----------
+    store : str, Path or zarr Store
+    root : zarr.Group
+        Of the store.
+    sample : str or None
+        The one that the address is of; of averages, the group.
+    """
+
+    store: StoreLike
+    root: zarr.Group
+    sample: str | None
+
+
+def open_address(address: StoreLike) -> Address:
+    """Open a store, or the store that a sample's address lies in.
 
     Parameters
     ----------
@@ -50,17 +67,20 @@ def split_address(address: StoreLike) -> tuple[StoreLike, str | None]:
         If it is neither.
     """
     try:
-        open_any(address)
-    except StoreError:
-        parent, name = _parent(address)
-        if parent is None or not _is_store(parent):
-            raise
-        names = member_names(open_any(parent))
-        if name not in names:
-            msg = f"Expected a sample, got none named {name!r}, at {parent}. {did_you_mean(name, names)}"
-            raise StoreError(msg) from None
-        return parent, name
-    return address, None
+        return Address(address, open_any(address), None)
+    except StoreError as e:
+        wrong = e
+    parent, name = _parent(address)
+    root = None if parent is None else _open_if_store(parent)
+    if parent is None or root is None:
+        raise wrong
+    names = member_names(root)
+    if name not in names:
+        msg = (
+            f"Expected a sample, got none named {name!r}, at {parent}. {did_you_mean(name, names)}"
+        )
+        raise StoreError(msg)
+    return Address(parent, root, name)
 
 
 def member_names(root: zarr.Group) -> list[str]:
@@ -81,9 +101,8 @@ def _parent(address: StoreLike) -> tuple[str | None, str]:
     return (parent or None) if name else None, name
 
 
-def _is_store(address: str) -> bool:
+def _open_if_store(address: str) -> zarr.Group | None:
     try:
-        open_any(address)
+        return open_any(address)
     except StoreError:
-        return False
-    return True
+        return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import zarr
 
-from i2am.analysis.inspection.address import RESULT_KINDS, member_names, open_any, split_address
+from i2am.analysis.inspection.address import RESULT_KINDS, member_names, open_address
 from i2am.analysis.inspection.chunks import iter_chunk_faults
 from i2am.analysis.inspection.describe import describe_store
 from i2am.analysis.stores.reader import open_root
@@ -72,8 +72,7 @@ def examine_store(
     StoreError
         If it is missing or no store of i2am.
     """
-    store, only = split_address(address)
-    root = open_any(store)
+    store, root, only = open_address(address)
     condition = Condition()
     if own_attributes(root)["kind"] in RESULT_KINDS:
         for fault in iter_chunk_faults(root, only, progress if deep else None):
@@ -123,8 +122,8 @@ def _examine_objects(
 
 def stored_bytes(address: StoreLike) -> int:
     """Return how many bytes a store takes, or a sample in it."""
-    store, only = split_address(address)
-    path = open_any(store).store_path
+    _, root, only = open_address(address)
+    path = root.store_path
     return sum(list_sizes(path if only is None else path / only).values())
 
 

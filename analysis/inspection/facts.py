@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 from zarr.errors import BaseZarrError
 
-from i2am.analysis.inspection.address import RESULT_KINDS, member_names, open_any, split_address
+from i2am.analysis.inspection.address import RESULT_KINDS, member_names, open_address
 from i2am.analysis.stores.checked import describe_array
 from i2am.analysis.stores.layers import is_causal
 from i2am.analysis.stores.reader import open_maps, open_run
@@ -78,8 +78,7 @@ def store_facts(address: StoreLike) -> Facts:
     StoreError
         If it is missing or no store of i2am.
     """
-    store, name = split_address(address)
-    root = open_any(store)
+    store, root, name = open_address(address)
     own = own_attributes(root)
     facts: Facts = {"store": str(store), "kind": own["kind"], "schema": own["schema"]}
     facts |= {key: own[key] for key in _MADE_BY if own.get(key)}

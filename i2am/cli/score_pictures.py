@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from i2am.cli.arguments import existing_path, new_path
 from i2am.cli.parser import ListAction
 from i2am.schemas import AnalysisError
+from i2am.schemas.choices import PAIR_METRICS, SET_METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_pictures", "check_pictures", "print_pictures", "score_pictures"]
 
-_OF_PAIRS = ("ssim", "psnr", "lpips")
-_OF_SETS = ("fid", "kid")
 # What quality is held against, as in the paper's table.
 _CORRELATED = ("imacs_g", "imacs_r")
 _TITLES = {
@@ -46,10 +45,10 @@ def add_pictures(group: Any) -> None:
         "--metrics",
         nargs="+",
         action=ListAction,
-        choices=(*_OF_PAIRS, *_OF_SETS),
+        choices=(*PAIR_METRICS, *SET_METRICS),
         default=("ssim", "psnr"),
         metavar="METRIC",
-        help=f"of --quality, of {', '.join((*_OF_PAIRS, *_OF_SETS))}; the last three need "
+        help=f"of --quality, of {', '.join((*PAIR_METRICS, *SET_METRICS))}; the last three need "
         "i2am[metrics]; default: ssim psnr",
     )
     group.add_argument(
@@ -69,10 +68,10 @@ def check_pictures(options: argparse.Namespace) -> None:
     elif options.quality_out:
         msg = "Expected --quality beside --quality-out, got none. Add --quality."
         raise AnalysisError(msg)
-    if options.quality_out and not set(options.metrics) & set(_OF_PAIRS):
+    if options.quality_out and not set(options.metrics) & set(PAIR_METRICS):
         msg = (
             f"Expected a metric of single samples beside --quality-out, got {' and '.join(options.metrics)} "
-            f"alone. Add one of {', '.join(_OF_PAIRS)}."
+            f"alone. Add one of {', '.join(PAIR_METRICS)}."
         )
         raise AnalysisError(msg)
 
@@ -89,8 +88,8 @@ def score_pictures(
     )
 
     shared = {"column": options.truth_column, "samples": options.samples}
-    of_pairs = [metric for metric in options.metrics if metric in _OF_PAIRS]
-    of_sets = [metric for metric in options.metrics if metric in _OF_SETS]
+    of_pairs = [metric for metric in options.metrics if metric in PAIR_METRICS]
+    of_sets = [metric for metric in options.metrics if metric in SET_METRICS]
     found: dict[str, pd.DataFrame] = {}
     if of_pairs:
         table = picture_quality(

@@ -122,12 +122,12 @@ def _validate(options: argparse.Namespace) -> int:
 def _iter_not_finite(address: str, left_out: Set[str]) -> Iterator[Fault]:
     """Yield the values of a run's samples that are not finite; some are left out."""
     from i2am.analysis import open_run
-    from i2am.analysis.inspection.address import open_any, split_address
+    from i2am.analysis.inspection.address import open_address
     from i2am.analysis.inspection.finite import iter_not_finite
     from i2am.storage.addresses import own_attributes
 
-    store, only = split_address(address)
-    if own_attributes(open_any(store))["kind"] != "run" or "" in left_out:
+    store, root, only = open_address(address)
+    if own_attributes(root)["kind"] != "run" or "" in left_out:
         return
     run = open_run(store)
     for name in run if only is None else [only]:
