@@ -10,8 +10,8 @@ PYSIDE := .venv-pyside6
 export PYTHONDONTWRITEBYTECODE :=
 # Numba's threads, which napari's compiled loops start, give PyTorch as many on the thread that
 # starts them: a model there differs in its last bits from the same on another.
-# And a process that goes over to compiled arithmetic on the way gives other last bits from then on;
-# tests of that arithmetic ask for it.
+# A process that changes from NumPy to compiled arithmetic in the middle of its work gives other last
+# bits afterwards; the tests of compiled arithmetic ask for it.
 ONE_THREAD := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 I2AM_ARITHMETIC=numpy
 
 .PHONY: setup lock demo test test-lowest test-pyside6 faults lint docs page build bench clean
