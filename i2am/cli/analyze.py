@@ -48,12 +48,7 @@ def add(commands: Any) -> None:
 def _add_selection(group: Any) -> None:
     for name in ("--samples", "--layers", "--steps", "--heads"):
         add_option(group, name)
-    group.add_argument(
-        "--guidance",
-        default="conditional",
-        metavar="BRANCH",
-        help="guidance branch, of those that were captured",
-    )
+    add_option(group, "--guidance", default="conditional")
     add_option(group, "--within", default="image")
 
 

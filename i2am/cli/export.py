@@ -106,14 +106,8 @@ def add(commands: Any) -> None:
 def _add_selection(group: Any) -> None:
     add_option(group, "--samples")
     add_option(group, "--levels", adds="default: all but the volume")
-    for name in ("--layers", "--steps", "--heads"):
+    for name in ("--layers", "--steps", "--heads", "--guidance", "--within"):
         add_option(group, name)
-    group.add_argument(
-        "--guidance",
-        metavar="BRANCH",
-        help="guidance branch, of those that were captured; default: conditional",
-    )
-    add_option(group, "--within")
     add_option(group, "--time-groups", adds="default: as the maps have them, or 5")
 
 

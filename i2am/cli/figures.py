@@ -80,14 +80,8 @@ def add(commands: Any) -> None:
 
 
 def _add_selection(group: Any) -> None:
-    for name in ("--layers", "--steps", "--heads"):
+    for name in ("--layers", "--steps", "--heads", "--guidance", "--within"):
         add_option(group, name)
-    group.add_argument(
-        "--guidance",
-        metavar="BRANCH",
-        help="guidance branch, of those that were captured; default: conditional",
-    )
-    add_option(group, "--within")
     group.add_argument(
         "--at",
         nargs="+",

@@ -63,6 +63,10 @@ SHARED: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "metavar": "EFFECTS.zarr",
             "help": "what 'i2am causal' measured; default: beside the run, if any",
         },
+        "--guidance": {
+            "metavar": "BRANCH",
+            "help": "guidance branch, of those that were captured; default: conditional",
+        },
         "--guidance-scale": {
             "type": number,
             "metavar": "NUMBER",
